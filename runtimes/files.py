@@ -1,0 +1,122 @@
+"""What lensmith knows about files: their hashes, JSON that is always the same, safe names, room on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypedDict
+
+from ..targets.errors import InputError
+
+
+class FileRecord(TypedDict):
+    """What is kept about a file: its size in bytes and the SHA-256 of its content in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+def hash_file(path: str | Path) -> FileRecord:
+    """The size and SHA-256 of one file, read as a stream; a missing file is an InputError."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"size": file.tell(), "sha256": digest}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
+
+
+def hash_files(paths: Iterable[Path]) -> dict[Path, FileRecord]:
+    """The record of each of `paths`."""
+    return {path: hash_file(path) for path in paths}
+
+
+def hash_in_background(paths: Iterable[Path]) -> Future[dict[Path, FileRecord]]:
+    """Start `hash_files` in a thread of its own, which never delays the end of the process."""
+    future: Future[dict[Path, FileRecord]] = Future()
+    chosen = list(paths)
+
+    def work() -> None:
+        try:
+            future.set_result(hash_files(chosen))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="hash_files", daemon=True).start()
+    return future
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; anything else there is an InputError that names the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); copy or download the file again.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a JSON {type(data).__name__}, expected an object; copy the file again.")
+    return data
+
+
+def dump_json(data: object) -> str:
+    """JSON text that is the same for the same data: sorted keys, two spaces, one final newline."""
+    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write `dump_json(data)` so that the file is on disk when this returns."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(dump_json(data))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether `name` is a plain relative path below its folder, on every system: no `..`, drive, root or backslash."""
+    path = PurePosixPath(name)
+    plain = bool(name) and "\\" not in name and "\0" not in name and str(path) == name and name != "."
+    return plain and not path.is_absolute() and ".." not in path.parts and not PureWindowsPath(name).drive
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where the system knows how."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """An InputError when the disk of `folder` (or of its nearest existing parent) has fewer bytes free than needed."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise InputError(
+            f"{folder} needs {needed_bytes / 1e9:.2f} GB but its disk has {free_bytes / 1e9:.2f} GB free; "
+            "free some space or choose another folder."
+        )
+
+
+@contextlib.contextmanager
+def disk_full_is_input(folder: Path) -> Iterator[None]:
+    """Turn the system's "disk full" or "quota exceeded" into an InputError that names `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk became full while {folder} was being written, and nothing was kept; "
+            "free some space or choose another folder."
+        ) from error
