@@ -176,8 +176,8 @@ def test_source_files(folder: Path) -> None:
     assert set(files) == {"config.json", SINGLE}
 
 
-def test_memory_stays_near_one_block(tmp_path: Path) -> None:
-    """Reading a row range of a big tensor must not touch the rest of the file."""
+def test_rows_of_a_tensor_larger_than_memory(tmp_path: Path) -> None:
+    """Reading some rows of a sparse file of 4 GB touches nothing else."""
     write_config(tmp_path)
     write_raw(tmp_path / SINGLE, {"big": entry(0, 4 * 2**30, [2**20, 2**10])})
     with open(tmp_path / SINGLE, "r+b") as file:

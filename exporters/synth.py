@@ -1,0 +1,133 @@
+"""Checkpoints with random weights of real architectures, to measure size, memory and speed without a download."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtimes.files import disk_full_is_input, read_json, require_space
+from ..targets.errors import InputError, closest
+from .synth_tokenizer import fill_tokenizer
+from .synth_weights import Progress, SynthTensor, qwen3_vl_tensors, write_weights
+
+CONFIGS = Path(__file__).parent / "synth_configs"
+TINY_VOCAB = 2048  # ordinary tokens; the special ones follow
+ROOM_BYTES = 16_000_000  # for the tokenizer and the small files
+
+README = """---
+license: apache-2.0
+---
+Random weights (seed {seed}) in the architecture of {name}{tiny}, made by `lensmith synth`. Not a trained model.
+"""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is needed to synthesize one: a folder of configuration files, its tensors, and what `tiny` changes."""
+
+    folder: str
+    tensors: Callable[[Mapping[str, Any]], Iterator[SynthTensor]]
+    tiny: Mapping[str, Mapping[str, Any]]
+
+
+TINY_QWEN3 = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
+              "num_hidden_layers": 4}  # fmt: skip
+TINY_QWEN_VISION = {"hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "depth": 4, "out_hidden_size": 256,
+                    "deepstack_visual_indexes": [0, 1, 2]}  # fmt: skip
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "qwen3-vl-2b": Architecture(
+        "qwen3-vl-2b", qwen3_vl_tensors, {"text_config": TINY_QWEN3, "vision_config": TINY_QWEN_VISION}
+    ),
+}
+
+
+def synth(name: str, out: str | Path, *, tiny: bool = False, seed: int = 0, progress: Progress | None = None) -> Path:
+    """Write a checkpoint of random weights to the new folder `out` and return it.
+
+    `progress` is called with the bytes done and the bytes in all. An unknown name, a folder in use or a full disk is
+    an InputError, and then nothing is left behind.
+    """
+    out = Path(out).absolute()
+    architecture = _architecture(name)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists already; remove it or choose another folder.")
+    files = small_files(architecture, tiny=tiny)
+    tensors = list(architecture.tensors(files["config.json"]))
+    require_space(out, sum(tensor.nbytes for tensor in tensors) + ROOM_BYTES)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    try:
+        with disk_full_is_input(out):
+            partial.mkdir(parents=True)
+            _write_small_files(partial, files, architecture)
+            readme = README.format(name=name, seed=seed, tiny=" at tiny size" if tiny else "")
+            (partial / "README.md").write_text(readme, encoding="utf-8")
+            write_weights(partial / "model.safetensors", tensors, seed, progress or (lambda done, total: None))
+            partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _architecture(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise InputError(f"no architecture {name!r} to synthesize; {closest(name, ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def small_files(architecture: Architecture, *, tiny: bool) -> dict[str, dict[str, Any]]:
+    """The JSON files of the checkpoint by name: the real ones at full size, cut and renumbered ones when tiny."""
+    files = {path.name: read_json(path) for path in sorted((CONFIGS / architecture.folder).glob("*.json"))}
+    first_added = files["tokenizer.json"]["added_tokens"][0]["id"]
+    size = TINY_VOCAB if tiny else first_added
+    if tiny:
+        files = {name: renumber(data, first_added, size) for name, data in files.items()}
+        config = files["config.json"]
+        for part, changes in architecture.tiny.items():
+            config[part].update(copy.deepcopy(dict(changes)))
+        used = size + len(files["tokenizer.json"]["added_tokens"])
+        config["text_config"]["vocab_size"] = -(-used // 64) * 64
+    files["tokenizer.json"] = fill_tokenizer(files["tokenizer.json"], size)
+    return files
+
+
+def renumber(data: Any, first: int, new_first: int) -> Any:
+    """Move the token ids from `first` on down to `new_first`, wherever a key says that its value is a token id."""
+    if isinstance(data, list):
+        return [renumber(item, first, new_first) for item in data]
+    if not isinstance(data, dict):
+        return data
+    moved = {}
+    for key, value in data.items():
+        if key == "added_tokens_decoder":
+            moved[key] = {str(int(token) - first + new_first): content for token, content in value.items()}
+        elif re.search(r"token_(id|index)s?$", key):
+            moved[key] = _move(value, first, new_first)
+        else:
+            moved[key] = renumber(value, first, new_first)
+    return moved
+
+
+def _move(value: Any, first: int, new_first: int) -> Any:
+    if isinstance(value, list):
+        return [_move(item, first, new_first) for item in value]
+    return value - first + new_first if isinstance(value, int) and value >= first else value
+
+
+def _write_small_files(folder: Path, files: Mapping[str, dict[str, Any]], architecture: Architecture) -> None:
+    """A file that is as published is copied to the byte; a changed one is written anew."""
+    source = CONFIGS / architecture.folder
+    shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")
+    for name, data in files.items():
+        if data == read_json(source / name):
+            shutil.copyfile(source / name, folder / name)
+        else:
+            indent = None if name == "tokenizer.json" else 2
+            (folder / name).write_text(json.dumps(data, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

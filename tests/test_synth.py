@@ -1,0 +1,171 @@
+"""Synthesized checkpoints: the right tensors and sizes, the same for the same seed, loadable by transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lensmith.exporters import synth as module
+from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
+from lensmith.exporters.synth import ARCHITECTURES, small_files, synth
+from lensmith.exporters.synth_tokenizer import vocabulary
+from lensmith.exporters.synth_weights import SynthTensor, blocks, encode, file_order, header_of
+from lensmith.runtimes.files import hash_file
+from lensmith.targets.errors import InputError
+from tokenizers import Tokenizer
+
+QWEN3_VL = "qwen3-vl-2b"
+LAYERS = "model.language_model.layers."
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(synth(QWEN3_VL, tmp_path_factory.mktemp("synth") / "tiny", tiny=True))
+
+
+def full_tensors() -> list[SynthTensor]:
+    architecture = ARCHITECTURES[QWEN3_VL]
+    return file_order(architecture.tensors(small_files(architecture, tiny=False)["config.json"]))
+
+
+def test_full_size_is_the_published_one() -> None:
+    """model.safetensors of Qwen/Qwen3-VL-2B-Instruct has 4,255,140,312 bytes; nothing is written here."""
+    tensors = full_tensors()
+    assert len(header_of(tensors)) + sum(tensor.nbytes for tensor in tensors) == 4_255_140_312
+    assert len({tensor.name for tensor in tensors}) == len(tensors) == 625
+
+
+def test_full_size_configuration_is_the_real_one() -> None:
+    files = small_files(ARCHITECTURES[QWEN3_VL], tiny=False)
+    assert files["config.json"]["text_config"]["vocab_size"] == 151_936
+    tokenizer = Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    assert tokenizer.get_vocab_size() == 151_669
+    for content, token in (("<|endoftext|>", 151643), ("<|image_pad|>", 151655), ("</think>", 151668)):
+        assert tokenizer.token_to_id(content) == token
+        assert tokenizer.encode(f"a{content}b").ids[1] == token
+    for token in range(0, 151_669, 7):
+        assert tokenizer.decode([token], skip_special_tokens=False)
+
+
+def test_tiny_loads_in_transformers_and_runs(tiny: Checkpoint) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    with contextlib.suppress(ImportError):  # lets a torchvision without its compiled operators be imported
+        importlib.import_module("tiny_vlm.torchvision_import")
+    models = importlib.import_module("transformers.models.qwen3_vl.modeling_qwen3_vl")
+    model, info = models.Qwen3VLForConditionalGeneration.from_pretrained(
+        tiny.path, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ids = [tiny.config["vision_start_token_id"], *[tiny.config["image_token_id"]] * 4, 65, 66]
+    with torch.no_grad():
+        logits = model.eval()(
+            input_ids=torch.tensor([ids]), pixel_values=torch.randn(16, 1536), image_grid_thw=torch.tensor([[1, 4, 4]]),
+            mm_token_type_ids=torch.tensor([[0, 1, 1, 1, 1, 0, 0]]),
+        ).logits  # fmt: skip
+    assert logits.shape == (1, 7, tiny.config["text_config"]["vocab_size"])
+    assert torch.isfinite(logits).all()
+    assert logits.std() > 0.5  # neither flat nor collapsed
+
+
+def test_tiny_ids_agree_with_its_tokenizer(tiny: Checkpoint) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny.tokenizer_path))
+    assert tiny.config["image_token_id"] == tokenizer.token_to_id("<|image_pad|>") == 2048 + 12
+    assert tiny.config["text_config"]["eos_token_id"] == tokenizer.token_to_id("<|im_end|>")
+    assert tiny.generation_config["eos_token_id"] == [2050, 2048]
+    assert tiny.tokenizer_config["added_tokens_decoder"]["2060"]["content"] == "<|image_pad|>"
+    assert tiny.config["text_config"]["vocab_size"] >= tokenizer.get_vocab_size()
+    assert (tiny.license, tiny.chat_template is None) == ("apache-2.0", False)
+    text = "Describe the image: Größe 12 日本 😀\n"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert [tokenizer.decode([i]) for i in tokenizer.encode(" the image").ids] == [" the", " image"]
+
+
+@pytest.mark.parametrize("size", [256, 1000, 2048, 9000])
+def test_vocabulary_is_complete(size: int) -> None:
+    vocab, rules = vocabulary(size)
+    assert list(vocab.values()) == list(range(size))
+    for rule in rules:
+        left, right = rule.split(" ")
+        assert {left, right, left + right} <= vocab.keys()
+
+
+def test_same_seed_same_bytes(tiny: Checkpoint, tmp_path: Path) -> None:
+    again = synth(QWEN3_VL, tmp_path / "again", tiny=True)
+    assert {p.name: hash_file(p) for p in again.iterdir()} == {p.name: hash_file(p) for p in tiny.path.iterdir()}
+    other = open_checkpoint(synth(QWEN3_VL, tmp_path / "other", tiny=True, seed=1))
+    name = f"{LAYERS}0.mlp.up_proj.weight"
+    assert not np.array_equal(other.tensor(name).numpy(), tiny.tensor(name).numpy())
+
+
+def test_weights_have_the_features_of_trained_ones(tiny: Checkpoint) -> None:
+    down = [tiny.tensor(f"{LAYERS}{i}.mlp.down_proj.weight").numpy() for i in range(4)]
+    assert max(np.abs(w.mean(axis=1)).max() for w in down) < 1e-3  # rows sum to zero
+    strongest = [set(np.argsort(w.std(axis=1))[-2:]) for w in down]
+    assert all(channels == strongest[0] for channels in strongest)  # outlier channels are those of every layer
+    assert not np.array_equal(down[0], down[1])
+    assert tiny.tensor("model.language_model.norm.weight").numpy().mean() == pytest.approx(4, abs=0.1)
+
+
+def test_blocks_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lensmith.exporters.synth_weights.BLOCK", 1000)
+    tensor = SynthTensor("x", (70, 30), "residual")
+    parts = [make() for make in blocks(tensor, 0)]
+    assert [part.shape for part in parts] == [(33, 30), (33, 30), (4, 30)]
+
+
+def test_bfloat16_rounds_to_nearest() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    values = np.random.default_rng(0).standard_normal(100_000, dtype=np.float32)
+    np.testing.assert_array_equal(
+        encode(values.copy(), "BF16").view(ml_dtypes.bfloat16), values.astype(ml_dtypes.bfloat16)
+    )
+
+
+def test_progress_reaches_the_end(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    synth(QWEN3_VL, tmp_path / "out", tiny=True, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1] == open_checkpoint(tmp_path / "out").nbytes
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no architecture 'qwen3-vl' to synthesize; did you mean 'qwen3-vl-2b'"):
+        synth("qwen3-vl", tmp_path / "out")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(InputError, match="used exists already; remove it"):
+        synth(QWEN3_VL, tmp_path / "used")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
+    with pytest.raises(InputError, match=r"needs 4\.27 GB but its disk has 1\.00 GB free"):
+        synth(QWEN3_VL, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), InputError),
+        (OSError(errno.EIO, "Input/output error"), OSError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_nothing_half_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: type[BaseException]
+) -> None:
+    def fail(path: Path, *rest: Any) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(module, "write_weights", fail)
+    with pytest.raises(expected):
+        synth(QWEN3_VL, tmp_path / "deep" / "out", tiny=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    monkeypatch.undo()
+    assert synth(QWEN3_VL, tmp_path / "deep" / "out", tiny=True).is_dir()
