@@ -1,0 +1,202 @@
+"""Leaf modules of graph descriptions: parameters that know their source tensor and how they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnxscript import nn
+
+from ..calibration.packing import pack_low_first
+from ..calibration.rounding import quantize
+from .scheme import Scheme
+
+Op = Any  # onnxscript's OpBuilder: operators are attributes made on demand
+Value = Any  # ir.Value
+FLOATS = {32: (ir.DataType.FLOAT, np.float32), 16: (ir.DataType.FLOAT16, np.float16)}
+
+
+class Matrix(nn.Module):
+    """A weight matrix [rows, columns] of the checkpoint, stored as its scheme says.
+
+    Rows are the outputs, as PyTorch's Linear has them. A tensor of more dimensions is flattened behind the first.
+    Integers have the shape [rows, groups, bytes], or [rows, bytes] when `flat`: the bytes are the same.
+    """
+
+    def __init__(self, rows: int, columns: int, scheme: Scheme, *, flat: bool = False) -> None:
+        super().__init__()
+        self.rows, self.columns, self.scheme = rows, columns, scheme
+        self._parts: dict[str, Value] = {}
+        if not scheme.quantized:
+            self.values = nn.Parameter([rows, columns], dtype=FLOATS[scheme.bits][0])
+            return
+        groups, row_bytes = columns // scheme.group_size, columns * scheme.bits // 8
+        shape = [rows, row_bytes] if flat else [rows, groups, row_bytes // groups]
+        self.values = nn.Parameter(shape, dtype=ir.DataType.UINT8)
+        self.scales = nn.Parameter([rows, groups], dtype=ir.DataType.FLOAT16)
+        if not scheme.symmetric:
+            self.zero_points = nn.Parameter([rows, -(-groups * scheme.bits // 8)], dtype=ir.DataType.UINT8)
+
+    def pack(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """The stored form of some rows, one array for each parameter in their order."""
+        rows = rows.reshape(len(rows), self.columns)
+        scheme = self.scheme
+        if not scheme.quantized:
+            return [_to_float(rows, scheme.bits)]
+        made = quantize(rows, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
+        arrays: list[NDArray[Any]] = [pack_low_first(made.values, scheme.bits), made.scales]
+        if made.zero_points is not None:
+            arrays.append(pack_low_first(made.zero_points, scheme.bits))
+        return arrays
+
+    def forward(self, op: Op) -> dict[str, Value]:
+        """The stored values as graph values: floats as float32, integers with float32 scales. Made once in a graph."""
+        if not self._parts:
+            self._parts = {
+                key: value if value.dtype == ir.DataType.UINT8 else _widen(op, value)
+                for key, value in self._parameters.items()
+            }
+        return self._parts
+
+
+class Table(nn.Module):
+    """A table of rows to look up by id. `shared` with an output head, it is a second view of the head's bytes."""
+
+    def __init__(self, rows: int, columns: int, scheme: Scheme, *, shared: bool) -> None:
+        super().__init__()
+        self.weight = Matrix(rows, columns, scheme, flat=not shared)
+        self.view: nn.Parameter | None = None
+        if shared and scheme.quantized:
+            self.view = nn.Parameter([rows, columns * scheme.bits // 8], dtype=ir.DataType.UINT8)
+
+    def forward(self, op: Op) -> dict[str, Value]:
+        """The parts of the matrix, its values in the shape that a look-up wants."""
+        parts = self.weight(op)
+        return parts if self.view is None else {**parts, "values": self.view}
+
+
+def _to_float(rows: NDArray[np.float32], bits: int) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        stored = rows.astype(FLOATS[bits][1])
+    if not np.isfinite(stored).all():
+        raise ValueError(f"values are not finite in float{bits}")
+    return stored
+
+
+def _widen(op: Op, value: Value) -> Value:
+    # A constant for every engine, folded at load: the smaller type is a matter of disk space only.
+    return value if value.dtype == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
+
+
+class Dialect(Protocol):
+    """The operators that graph descriptions ask for; each dialect lowers them its own way."""
+
+    def matmul(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value: ...
+    def gather_rows(self, op: Op, ids: Value, table: Table) -> Value: ...
+    def rms_norm(self, op: Op, x: Value, weight: Value, eps: float) -> Value: ...
+    def add_rms_norm(self, op: Op, x: Value, skip: Value, weight: Value, eps: float) -> tuple[Value, Value]: ...
+    def layer_norm(self, op: Op, x: Value, weight: Value, bias: Value, eps: float) -> Value: ...
+    def add_layer_norm(
+        self, op: Op, x: Value, skip: Value, weight: Value, bias: Value, eps: float
+    ) -> tuple[Value, Value]: ...
+    def activation(self, op: Op, x: Value, kind: str) -> Value: ...
+    def rotary(self, op: Op, x: Value, angles: Angles, heads: int) -> Value: ...
+    def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int) -> Value: ...
+    def cached_attention(self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Rotary angles shared by all layers: cos and sin float32 [positions, head_dim / 2], and each token's row."""
+
+    cos: Value
+    sin: Value
+    rows: Value  # int64 [batch, seq]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Past keys and values [batch, kv_heads, capacity, head_dim] of one layer, and the lengths that count."""
+
+    key: Value
+    value: Value
+    last: Value  # int32 [batch], index of the last position after this step
+    total: Value  # int32 scalar, the longest length after this step
+
+
+class Linear(nn.Module):
+    """x @ weight.T + bias."""
+
+    def __init__(self, dialect: Dialect, inputs: int, outputs: int, scheme: Scheme, *, bias: bool) -> None:
+        super().__init__()
+        self.dialect = dialect
+        self.weight = Matrix(outputs, inputs, scheme)
+        self.bias = nn.Parameter([outputs]) if bias else None
+
+    def forward(self, op: Op, x: Value) -> Value:
+        return self.dialect.matmul(op, x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, with the residual addition before it on request."""
+
+    def __init__(self, dialect: Dialect, size: int, eps: float) -> None:
+        super().__init__()
+        self.dialect, self.eps = dialect, eps
+        self.weight = nn.Parameter([size])
+
+    def forward(self, op: Op, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
+        """The normalized sum of `x` and `skip`, and the sum itself."""
+        if skip is None:
+            return self.dialect.rms_norm(op, x, self.weight, self.eps), x
+        return self.dialect.add_rms_norm(op, x, skip, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, with the residual addition before it on request."""
+
+    def __init__(self, dialect: Dialect, size: int, eps: float) -> None:
+        super().__init__()
+        self.dialect, self.eps = dialect, eps
+        self.weight = nn.Parameter([size])
+        self.bias = nn.Parameter([size])
+
+    def forward(self, op: Op, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
+        """The normalized sum of `x` and `skip`, and the sum itself."""
+        if skip is None:
+            return self.dialect.layer_norm(op, x, self.weight, self.bias, self.eps), x
+        return self.dialect.add_layer_norm(op, x, skip, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source tensor and the initializers made from it."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    matrix: Matrix | None = None  # None: stored as it is, in float32
+    alias: nn.Parameter | None = None  # a second view of the first parameter's bytes
+
+    def pack(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """The stored form of some rows of the source tensor."""
+        if self.matrix is None:
+            return [_to_float(rows, 32)]
+        return self.matrix.pack(rows)
+
+
+def sources(root: nn.Module, prefix: str) -> Iterator[Source]:
+    """Every source tensor that the modules below `root` need; names follow the checkpoint, below `prefix`."""
+    views: dict[str, nn.Parameter | None] = {}
+    for path, module in root.named_modules():
+        name = f"{prefix}.{path}" if path else prefix
+        if isinstance(module, Table):
+            views[f"{name}.weight"] = module.view
+        elif isinstance(module, Matrix):
+            yield Source(name, tuple(module._parameters.values()), module, views.get(name))
+        else:
+            for key, parameter in module._parameters.items():
+                yield Source(f"{name}.{key}", (parameter,))

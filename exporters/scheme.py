@@ -1,0 +1,80 @@
+"""How weights are stored: one scheme for each role a tensor has in the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..targets.errors import InputError, closest
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Storage of one weight matrix: `bits` 32 or 16 are floats, 8 and 4 are integers in groups along the inputs."""
+
+    bits: int
+    group_size: int = 0
+    symmetric: bool = True
+    reason: str = ""
+
+    @property
+    def quantized(self) -> bool:
+        return self.bits <= 8
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A named choice: what `--precision` means for each role."""
+
+    decoder: int  # bits of the decoder's matrices, embedding table included
+    vision: int  # bits of the vision encoder's matrices
+    merger: int  # bits of the matrices that merge patches into image tokens
+    rest: int  # bits of what is never quantized: norms, biases, position table
+
+
+PRECISIONS = {
+    "fp32": Precision(32, 32, 32, 32),
+    "fp16": Precision(16, 16, 16, 32),
+    "int8": Precision(8, 8, 8, 32),
+    "int4": Precision(4, 8, 8, 32),
+}
+GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Maps a role and an input width to a scheme."""
+
+    precision: Precision
+    group_size: int
+    symmetric: bool
+
+    def scheme(self, role: str, inputs: int) -> Scheme:
+        """The scheme of a matrix of `role` ("decoder", "vision", "merger") with `inputs` columns."""
+        bits = int(getattr(self.precision, role))
+        if bits > 8:
+            return Scheme(bits, reason=f"{role}: stored as float{bits}")
+        wanted = self.group_size if role == "decoder" else 256
+        group = largest_group(inputs, wanted)
+        if group is None:
+            return Scheme(16, reason=f"{role}: {inputs} inputs are no multiple of 16")
+        symmetric = self.symmetric or role != "decoder"
+        return Scheme(bits, group, symmetric, f"{role}: {bits} bits, round to nearest")
+
+
+def largest_group(inputs: int, wanted: int) -> int | None:
+    """The largest power of two up to `wanted`, at least 16, that divides `inputs`."""
+    group = wanted
+    while group >= 16:
+        if inputs % group == 0:
+            return group
+        group //= 2
+    return None
+
+
+def make_policy(precision: str, *, group_size: int = 128, symmetric: bool = True) -> Policy:
+    """The policy of a named precision. Raises InputError for unknown names and group sizes."""
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; {closest(precision, PRECISIONS)}")
+    if group_size not in GROUP_SIZES:
+        raise InputError(f"group size {group_size} is not supported; expected one of 32, 64, 128")
+    return Policy(PRECISIONS[precision], group_size, symmetric)

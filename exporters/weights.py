@@ -1,0 +1,124 @@
+"""From source tensors to the data file of a graph: layout first, then bytes in a stream of small blocks of rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..runtimes.files import disk_full_is_input
+from ..targets.errors import InputError, closest
+from .blocks import Source
+from .checkpoint import Checkpoint, LazyTensor
+from .graphs import Graph
+
+PAGE = 4096  # large tensors start on a page, so that engines can map them
+BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near the size of a core's cache
+THREADS = 2  # numpy releases the interpreter lock in the heavy steps; the bytes do not depend on the number
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source tensor, its description and the offsets of its parts in the data file."""
+
+    tensor: LazyTensor
+    source: Source
+    offsets: tuple[int, ...]
+
+
+def check_names(checkpoint: Checkpoint, used: Iterable[Source], dropped: dict[str, str]) -> None:
+    """Every needed tensor is there in the right shape, and every tensor is used or dropped with a reason."""
+    needed = {source.name: source for source in used}
+    for name, source in needed.items():
+        _check_shape(checkpoint.tensor(name), source)
+    unknown = sorted(set(checkpoint.tensors) - set(needed) - set(dropped))
+    if unknown:
+        hint = closest(unknown[0], needed)
+        raise InputError(
+            f"{checkpoint.path} has {len(unknown)} tensors that this architecture does not use, such as "
+            f"{unknown[0]!r} ({hint or 'no similar name is used'}); remove them or check the model_type"
+        )
+
+
+def _check_shape(tensor: LazyTensor, source: Source) -> None:
+    if source.matrix is not None:
+        expected: tuple[int, ...] = (source.matrix.rows, source.matrix.columns)
+        found: tuple[int, ...] = (tensor.shape[0], prod(tensor.shape[1:])) if tensor.shape else ()
+    else:
+        expected, found = tuple(int(d) for d in source.parameters[0].shape or ()), tensor.shape
+    if found != expected:
+        raise InputError(
+            f"tensor {tensor.name!r} has shape {list(tensor.shape)}; config.json implies {list(expected)}: "
+            "the weights and the configuration do not belong together"
+        )
+
+
+def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job], int]:
+    """Lay out the initializers of a graph in one data file and point the graph at it: jobs and the file's size."""
+    jobs, end = [], 0
+    for source in graph.sources:
+        offsets = []
+        for parameter in source.parameters:
+            end = _place(parameter, data_name, end)
+            offsets.append(parameter.const_value.offset)
+        if source.alias is not None:
+            _refer(source.alias, data_name, offsets[0])
+        jobs.append(Job(checkpoint.tensor(source.name), source, tuple(offsets)))
+    return jobs, end
+
+
+def _place(parameter: ir.Value, data_name: str, end: int) -> int:
+    align = PAGE if _nbytes(parameter) >= PAGE else 64
+    start = -(-end // align) * align
+    _refer(parameter, data_name, start)
+    return start + _nbytes(parameter)
+
+
+def _refer(parameter: ir.Value, data_name: str, offset: int) -> None:
+    assert parameter.type is not None and parameter.shape is not None
+    parameter.const_value = ir.ExternalTensor(
+        data_name, offset, _nbytes(parameter), parameter.type.dtype, shape=parameter.shape, name=str(parameter.name)
+    )
+
+
+def _nbytes(parameter: ir.Value) -> int:
+    assert parameter.type is not None and parameter.shape is not None
+    return prod(int(d) for d in parameter.shape) * int(parameter.type.dtype.itemsize)
+
+
+def write(jobs: list[Job], size: int, path: Path, progress: Progress = lambda _: None) -> None:
+    """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError."""
+    with disk_full_is_input(path.parent), open(path, "wb") as file:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
+        with ThreadPoolExecutor(THREADS) as pool:
+            running = [pool.submit(_write_tensor, job, file.fileno(), progress) for job in jobs]
+            try:
+                for future in running:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _write_tensor(job: Job, descriptor: int, progress: Progress) -> None:
+    shape = job.tensor.shape or (1,)
+    step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
+    offsets = list(job.offsets)
+    for start in range(0, shape[0], step):
+        rows = job.tensor.rows(start, min(start + step, shape[0]))
+        try:
+            parts = job.source.pack(rows)
+        except ValueError as error:
+            raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; choose --precision fp32") from error
+        for index, part in enumerate(parts):
+            os.pwrite(descriptor, part.tobytes(), offsets[index])
+            offsets[index] += part.nbytes
+        progress(rows.size)
