@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -15,6 +16,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypedDict
 
 from ..targets.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two builds into one folder are not noticed
+    fcntl = None  # type: ignore[assignment]
 
 
 class FileRecord(TypedDict):
@@ -87,6 +93,20 @@ def is_safe_name(name: str) -> bool:
     return plain and not path.is_absolute() and ".." not in path.parts and not PureWindowsPath(name).drive
 
 
+def files_in(folder: Path) -> list[str]:
+    """The relative names of all files and links below a folder."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files, and the folders below `folder` that become empty."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        for parent in list(PurePosixPath(name).parents)[:-1]:
+            with contextlib.suppress(OSError):  # something else is in it
+                (folder / parent).rmdir()
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable, where the system knows how."""
     with contextlib.suppress(OSError):
@@ -108,15 +128,66 @@ def require_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one it was raised from, is the system's "disk full" or "quota exceeded"."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or (error is not None and is_disk_full(error.__cause__))
+
+
 @contextlib.contextmanager
 def disk_full_is_input(folder: Path) -> Iterator[None]:
-    """Turn the system's "disk full" or "quota exceeded" into an InputError that names `folder`."""
+    """Turn the system's "disk full" into an InputError that names `folder`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise InputError(
             f"the disk became full while {folder} was being written, and nothing was kept; "
             "free some space or choose another folder."
         ) from error
+
+
+def sync_file(path: Path) -> None:
+    """Return when the content of a file is on disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` against a second process; an InputError when one has it. A killed process lets go."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is writing {folder}; wait for it or choose another folder.") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Give `new` the name `final`, whose old content goes; atomic where Linux can exchange two names."""
+    if final.exists() and _exchange(new, final):
+        sync_folder(final.parent)
+        shutil.rmtree(new, ignore_errors=True)  # now the old content
+        return
+    if final.exists():
+        shutil.rmtree(final)
+    new.replace(final)
+    sync_folder(final.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; whether the system could (renameat2 of Linux, with RENAME_EXCHANGE)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here = -100  # AT_FDCWD
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), 2) == 0)

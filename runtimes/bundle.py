@@ -1,0 +1,275 @@
+"""The bundle: a folder complete on the device, its manifest `lensmith.json`, and how it is written and opened.
+
+A bundle appears whole or not at all. It is written into a hidden sibling folder, which a rerun can resume stage by
+stage, and takes the final name at the end. Opening one trusts nothing: names, sizes and hashes are checked first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from ..targets.errors import InputError, LensmithError, closest
+from .files import (
+    FileRecord,
+    disk_full_is_input,
+    files_in,
+    hash_file,
+    is_disk_full,
+    is_safe_name,
+    only_writer,
+    read_json,
+    remove_files,
+    replace_folder,
+    sync_file,
+    write_json,
+)
+
+FORMAT_VERSION = 1
+MANIFEST, STAGES = "lensmith.json", "stages.json"
+HASHED_BELOW_BYTES = 16_000_000  # smaller files are always hashed on opening, larger ones with check="sha256"
+
+Manifest = dict[str, Any]
+
+# The top level of a manifest. `BundleWriter` fills in format_version and files.
+SECTIONS: Mapping[str, type] = {
+    "format_version": int,
+    "family": str,  # "qwen3_vl"
+    "source": dict,  # name, files {name: {size, sha256}}, license
+    "target": str,  # name of the target profile
+    "precision": dict,  # {tensor: {bits, group_size, symmetric, reason}}
+    "graphs": dict,  # {"decoder": {file, inputs, outputs}}
+    "prompt": dict,  # special token ids, end-of-sequence ids, file of the chat template
+    "image": dict,  # constants of the image processor
+    "limits": dict,  # min_pixels, max_pixels, max_image_tokens, context
+    "generation": dict,  # defaults of sampling
+    "evidence": dict,  # golden traces and figures of parity and calibration
+    "tools": dict,  # versions
+    "files": dict,  # {relative name: {size, sha256}}
+}
+FIELDS: Mapping[str, tuple[str, ...]] = {  # what each entry of a section must have
+    "precision": ("bits", "group_size", "symmetric", "reason"),
+    "graphs": ("file", "inputs", "outputs"),
+    "files": ("size", "sha256"),
+}
+
+log = logging.getLogger(__name__)
+
+
+def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
+    """The manifest as it is; an InputError names the first thing in it that is missing or of the wrong type."""
+    version = manifest.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise InputError(
+            f"{where} has format {version} and this lensmith reads up to {FORMAT_VERSION}; "
+            "upgrade it: pip install --upgrade lensmith."
+        )
+    for section, kind in SECTIONS.items():
+        if type(manifest.get(section)) is not kind:
+            found = "nothing" if section not in manifest else f"a {type(manifest[section]).__name__}"
+            raise _damaged(where, f"{section!r} should be a {kind.__name__}, found {found}")
+    if not {"name", "files", "license"} <= manifest["source"].keys():
+        raise _damaged(where, "'source' should have name, files, license")
+    for section, fields in FIELDS.items():
+        for name, entry in manifest[section].items():
+            if not isinstance(entry, dict) or not set(fields) <= entry.keys():
+                raise _damaged(where, f"{section}[{name!r}] should have {', '.join(fields)}")
+    _check_files(manifest, where)
+    return dict(manifest)
+
+
+def _check_files(manifest: Mapping[str, Any], where: str | Path) -> None:
+    for name, record in manifest["files"].items():
+        if not is_safe_name(name) or name == MANIFEST:
+            raise _damaged(where, f"the file name {name!r} should be a relative path inside the bundle")
+        size, digest = record["size"], record["sha256"]
+        if type(size) is not int or size < 0 or not re.fullmatch("[0-9a-f]{64}", str(digest)):
+            raise _damaged(where, f"files[{name!r}] should have a size in bytes and a SHA-256")
+    for graph, entry in manifest["graphs"].items():
+        if str(entry["file"]) not in manifest["files"]:
+            raise _damaged(where, f"the graph {graph!r} is in {entry['file']!r}, which is not one of its files")
+
+
+def _damaged(where: str | Path, what: str) -> InputError:
+    return InputError(f"{where} is not a valid manifest: {what}; export the bundle again.")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened and checked bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of a file of the manifest; an InputError for any other name."""
+        files = self.manifest["files"]
+        if name not in files:
+            raise InputError(f"the bundle {self.path} has no file {name!r}; {closest(name, files) or 'export again.'}")
+        return self.path / str(name)
+
+    def graph(self, name: str) -> Path:
+        """The file of a graph ("decoder"); an InputError when the bundle has no such graph."""
+        graphs = self.manifest["graphs"]
+        if name not in graphs:
+            raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
+        return self.file(graphs[name]["file"])
+
+
+def open_bundle(path: str | Path, *, check: Literal["size", "sha256"] = "size") -> Bundle:
+    """Open a bundle and check its files.
+
+    "size" compares all sizes and the hashes of files below 16 MB; "sha256" compares all hashes. Whatever is missing,
+    changed or outside the folder is an InputError.
+    """
+    folder = Path(path)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: lensmith export.")
+    manifest = check_manifest(read_json(folder / MANIFEST), folder / MANIFEST)
+    for name, record in manifest["files"].items():
+        _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BELOW_BYTES)
+    return Bundle(folder, manifest)
+
+
+def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} leads out of the bundle through a link; copy the bundle again without links.")
+    if not path.is_file():
+        raise InputError(f"the bundle {folder} lacks the file {name}; copy or export it again.")
+    size = path.stat().st_size
+    if size != record["size"]:
+        raise InputError(f"{path} has {size} bytes, expected {record['size']}; copy or export the bundle again.")
+    if hashed and hash_file(path)["sha256"] != record["sha256"]:
+        raise InputError(f"{path} was changed: its SHA-256 is not the manifest's; copy or export the bundle again.")
+
+
+@dataclass
+class BundleWriter:
+    """Writes the bundle `out` as a context manager; an existing bundle there stays until `close` replaces it.
+
+    Stages that were finished before an interruption are kept, and a rerun with the same keys reuses them.
+    """
+
+    out: Path
+    partial: Path = field(init=False)
+    _names: set[str] = field(init=False, default_factory=set)
+    _records: dict[str, FileRecord] = field(init=False, default_factory=dict)
+    _stages: dict[str, dict[str, FileRecord]] = field(init=False, default_factory=dict)
+    _closed: bool = field(init=False, default=False)
+    _lock: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
+
+    def __post_init__(self) -> None:
+        self.out = Path(os.path.realpath(self.out))
+        self.partial = self.out.with_name(f".{self.out.name}.partial")
+
+    def __enter__(self) -> BundleWriter:
+        _refuse_other_use(self.out)
+        with disk_full_is_input(self.out):
+            self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock.enter_context(only_writer(self.partial))
+        self._stages = _finished_stages(self.partial)
+        kept = {STAGES, *(name for files in self._stages.values() for name in files)}
+        remove_files(self.partial, set(files_in(self.partial)) - kept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if error is not None and self._stages and not is_disk_full(error):
+                log.warning("%s is kept: the same command run again resumes from there", self.partial)
+                return
+            shutil.rmtree(self.partial, ignore_errors=True)
+        if isinstance(error, OSError) and is_disk_full(error):
+            with disk_full_is_input(self.out):
+                raise error
+        if error is None:
+            raise LensmithError(f"the bundle {self.out} was not closed; call close(manifest) last.")
+
+    def add(self, name: str) -> Path:
+        """Announce a file, by its relative name, and get the path to write it to."""
+        if not is_safe_name(name) or name in (MANIFEST, STAGES):
+            raise ValueError(f"not a name for a file of a bundle: {name!r}")
+        self._names.add(name)
+        path = self.partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def stage(self, key: str, names: Iterable[str]) -> Iterator[bool]:
+        """Announce the files of a stage; gives whether they are there already, made by a stage of the same key.
+
+        The key must contain everything that the content depends on, such as a hash of the inputs. Where the block gets
+        False it writes the files; when it ends they are hashed and recorded.
+        """
+        paths = {name: self.add(name) for name in sorted(names)}
+        reused = _is_intact(self._stages.get(key), paths)
+        yield reused
+        if not reused:
+            self._stages[key] = {name: self._seal(name) for name in paths}
+            write_json(self.partial / (STAGES + ".new"), self._stages)
+            os.replace(self.partial / (STAGES + ".new"), self.partial / STAGES)
+        self._records |= self._stages[key]
+
+    def close(self, manifest: Mapping[str, Any]) -> Path:
+        """Write the manifest, to which format_version and files are added, and give the bundle its final name."""
+        with disk_full_is_input(self.out):
+            stale = {name for files in self._stages.values() for name in files} - self._names
+            remove_files(self.partial, stale | {STAGES})
+            records = {name: self._records.get(name) or self._seal(name) for name in sorted(self._names)}
+            complete = dict(manifest) | {"format_version": FORMAT_VERSION, "files": records}
+            self._refuse_strays()
+            write_json(self.partial / MANIFEST, check_manifest(complete, MANIFEST))
+            replace_folder(self.partial, self.out)
+        self._closed = True
+        return self.out
+
+    def _seal(self, name: str) -> FileRecord:
+        if not (self.partial / name).is_file() or (self.partial / name).is_symlink():
+            raise LensmithError(f"the bundle file {name} was announced but not written as a plain file.")
+        sync_file(self.partial / name)
+        return hash_file(self.partial / name)
+
+    def _refuse_strays(self) -> None:
+        strays = sorted(name for name in files_in(self.partial) if name not in self._names)
+        if strays:
+            raise LensmithError(f"the bundle file {strays[0]} was written but not announced with add().")
+
+
+def _refuse_other_use(out: Path) -> None:
+    """An InputError unless `out` is free, an empty folder or a bundle."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    with contextlib.suppress(InputError):
+        if out.is_dir() and "format_version" in read_json(out / MANIFEST):
+            return
+    raise InputError(f"{out} exists and is not a bundle; choose another folder, or remove it first.")
+
+
+def _finished_stages(partial: Path) -> dict[str, dict[str, FileRecord]]:
+    """The stages of an interrupted run; none when their record cannot be read."""
+    try:
+        stages = json.loads((partial / STAGES).read_text(encoding="utf-8"))
+        names = [name for files in stages.values() for name in files]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+    return stages if all(is_safe_name(name) for name in names) else {}
+
+
+def _is_intact(recorded: Mapping[str, FileRecord] | None, paths: Mapping[str, Path]) -> bool:
+    """Whether exactly the files of a stage are there, with the content that was recorded."""
+    if recorded is None or recorded.keys() != paths.keys() or not all(path.is_file() for path in paths.values()):
+        return False
+    return all(recorded[name] == hash_file(path) for name, path in paths.items())

@@ -1,0 +1,338 @@
+"""Bundles: what is written is what is opened, nothing half-written is ever seen, and every damage has its sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lensmith.runtimes import files as files_module
+from lensmith.runtimes.bundle import MANIFEST, Bundle, BundleWriter, check_manifest, open_bundle
+from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_safe_name, require_space
+from lensmith.targets.errors import InputError, LensmithError
+
+CONTENT: dict[str, Any] = {
+    "family": "qwen3_vl",
+    "source": {"name": "model", "files": {}, "license": "apache-2.0"},
+    "target": "cpu-x86",
+    "precision": {"w": {"bits": 4, "group_size": 128, "symmetric": True, "reason": "default"}},
+    "graphs": {"decoder": {"file": "decoder.onnx", "inputs": ["input_ids"], "outputs": ["logits"]}},
+    "prompt": {}, "image": {}, "limits": {}, "generation": {}, "evidence": {}, "tools": {},
+}  # fmt: skip
+
+
+def write(out: Path, data: bytes = b"graph") -> Path:
+    with BundleWriter(out) as bundle:
+        bundle.add("decoder.onnx").write_bytes(data)
+        bundle.add("golden/0.json").write_text("{}")
+        return bundle.close(CONTENT)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write(tmp_path / "out")
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def change(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    edit(manifest)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_round_trip(bundle: Path) -> None:
+    opened: Bundle = open_bundle(bundle, check="sha256")
+    files = {name: hash_file(bundle / name) for name in ("decoder.onnx", "golden/0.json")}
+    assert opened.manifest == CONTENT | {"format_version": 1, "files": files}
+    assert opened.file("golden/0.json").read_text() == "{}"
+    assert opened.graph("decoder") == bundle / "decoder.onnx"
+    with pytest.raises(InputError, match=r"no file 'decoder.onx'; did you mean 'decoder.onnx'\?"):
+        opened.file("decoder.onx")
+    with pytest.raises(InputError, match="no graph 'mtp'; known: decoder"):
+        opened.graph("mtp")
+    assert entries(bundle.parent) == ["out"]
+
+
+def test_same_inputs_same_bytes(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one"), write(tmp_path / "two")
+    assert (one / MANIFEST).read_bytes() == (two / MANIFEST).read_bytes()
+    assert dump_json({"b": 1, "a": "ä"}) == '{\n  "a": "ä",\n  "b": 1\n}\n'
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_replaces_a_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(files_module, "_exchange", lambda one, other: False)
+    (bundle / "old").touch()
+    write(bundle, b"new")
+    assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"new"
+    assert not (bundle / "old").exists()
+    assert entries(bundle.parent) == ["out"]
+
+
+def test_refuses_what_is_not_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / MANIFEST).write_text("{}")
+    for name in ("file", "folder"):
+        with pytest.raises(InputError, match="exists and is not a bundle; choose another"):
+            write(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    assert entries(tmp_path) == ["empty", "file", "folder"]
+
+
+def test_a_link_to_a_bundle_stays_a_link(bundle: Path) -> None:
+    (bundle.parent / "link").symlink_to(bundle)
+    write(bundle.parent / "link", b"new")
+    assert (bundle.parent / "link").is_symlink()
+    assert (bundle / "decoder.onnx").read_bytes() == b"new"
+
+
+UNSAFE = ("../x", "/x", "a/../../x", "", ".", "a\\b", "C:/x", "a//b", "./a")
+
+
+@pytest.mark.parametrize("name", [*UNSAFE, MANIFEST, "stages.json"])
+def test_unsafe_names_cannot_be_added(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"), BundleWriter(tmp_path / "out") as bundle:
+        bundle.add(name)
+    assert is_safe_name(name) == (name not in UNSAFE)
+    assert entries(tmp_path) == []
+
+
+def attempt(out: Path, act: Callable[[BundleWriter], object], content: dict[str, Any] = CONTENT) -> None:
+    """Write a bundle in which `act` does something wrong."""
+    with BundleWriter(out) as bundle:
+        act(bundle)
+        bundle.close(content)
+
+
+def write_stray(bundle: BundleWriter) -> None:
+    bundle.add("decoder.onnx").touch()
+    (bundle.partial / "stray.data").touch()
+
+
+def test_mistakes_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(LensmithError, match="was not closed"), BundleWriter(tmp_path / "out"):
+        pass
+    with pytest.raises(LensmithError, match=r"decoder\.onnx was announced but not written"):
+        attempt(tmp_path / "out", lambda bundle: bundle.add("decoder.onnx"))
+    with pytest.raises(LensmithError, match=r"stray\.data was written but not announced"):
+        attempt(tmp_path / "out", write_stray)
+    assert entries(tmp_path) == []
+
+
+def test_two_writers_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with pytest.raises(InputError, match="another process is writing"), BundleWriter(tmp_path / "out"):
+        write(tmp_path / "out")
+
+
+def staged(out: Path, keys: tuple[str, str], built: list[str], interrupt: BaseException | None = None) -> None:
+    """Two stages; `interrupt` is raised in the second."""
+    with BundleWriter(out) as bundle:
+        with bundle.stage(keys[0], ["vision/a.onnx", "vision/a.data"]) as done:
+            if not done:
+                built.append("vision")
+                bundle.add("vision/a.onnx").write_text(keys[0])
+                bundle.add("vision/a.data").write_text("data")
+        with bundle.stage(keys[1], ["decoder.onnx"]) as done:
+            if not done:
+                built.append("decoder")
+                bundle.add("decoder.onnx").write_text("half")
+                if interrupt:
+                    raise interrupt
+                bundle.add("decoder.onnx").write_text(keys[1])
+        bundle.close(CONTENT)
+
+
+def test_an_interrupted_build_resumes(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    built: list[str] = []
+    with pytest.raises(KeyboardInterrupt), caplog.at_level(logging.WARNING):
+        staged(bundle, ("v1", "d1"), built, KeyboardInterrupt())
+    assert "is kept: the same command run again resumes" in caplog.text
+    assert (bundle / "decoder.onnx").read_bytes() == b"graph"  # the old bundle is untouched
+    staged(bundle, ("v1", "d1"), built)
+    assert built == ["vision", "decoder", "decoder"]
+    opened = open_bundle(bundle, check="sha256")
+    assert sorted(opened.manifest["files"]) == ["decoder.onnx", "vision/a.data", "vision/a.onnx"]
+    assert opened.file("decoder.onnx").read_text() == "d1"
+    assert entries(bundle.parent) == ["out"]
+    assert entries(bundle) == ["decoder.onnx", MANIFEST, "vision"]
+
+
+@pytest.mark.parametrize("damage", ["key", "content", "missing", "stages"])
+def test_a_stage_that_does_not_fit_is_built_again(tmp_path: Path, damage: str) -> None:
+    built: list[str] = []
+    with pytest.raises(RuntimeError):
+        staged(tmp_path / "out", ("v1", "d1"), built, RuntimeError())
+    partial = tmp_path / ".out.partial"
+    if damage == "content":
+        (partial / "vision/a.data").write_text("tada")
+    elif damage == "missing":
+        (partial / "vision/a.data").unlink()
+    elif damage == "stages":
+        (partial / "stages.json").write_text('{"v1": ')
+    staged(tmp_path / "out", ("v2" if damage == "key" else "v1", "d1"), built)
+    assert built == ["vision", "decoder", "vision", "decoder"]
+    open_bundle(tmp_path / "out", check="sha256")
+
+
+def test_files_of_a_stage_no_longer_used_are_removed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        staged(tmp_path / "out", ("v1", "d1"), [], RuntimeError())
+    write(tmp_path / "out")
+    assert entries(tmp_path / "out") == ["decoder.onnx", "golden", MANIFEST]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from lensmith.runtimes.bundle import BundleWriter
+with BundleWriter(Path(sys.argv[1])) as bundle:
+    with bundle.stage("v1", ["vision/a.onnx", "vision/a.data"]) as done:
+        bundle.add("vision/a.onnx").write_text("v1")
+        bundle.add("vision/a.data").write_text("data")
+    bundle.add("decoder.onnx").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_kill_between_stages(bundle: Path) -> None:
+    import lensmith.runtimes.bundle as module
+
+    root = str(Path(module.__file__).absolute().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(bundle)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert entries(bundle.parent) == [".out.partial", "out"]
+    assert open_bundle(bundle, check="sha256").file("decoder.onnx").read_bytes() == b"graph"
+    built: list[str] = []
+    staged(bundle, ("v1", "d1"), built)
+    assert built == ["decoder"]
+    assert entries(bundle.parent) == ["out"]
+
+
+def fill_disk(bundle: BundleWriter, *, staged_before: bool) -> None:
+    with bundle.stage("v1", ["a"]) if staged_before else contextlib.nullcontext():
+        bundle.add("a").touch()
+    with open("/dev/full", "wb") as file:
+        file.write(bytes(100_000))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+@pytest.mark.parametrize("staged_before", [False, True])
+def test_disk_full(bundle: Path, staged_before: bool) -> None:
+    with pytest.raises(InputError, match=f"disk became full while {bundle} was being written") as caught:
+        attempt(bundle, lambda writer: fill_disk(writer, staged_before=staged_before))
+    assert "\n" not in str(caught.value)
+    assert entries(bundle.parent) == ["out"]
+    open_bundle(bundle, check="sha256")
+
+
+def test_room_is_asked_for_first(tmp_path: Path) -> None:
+    require_space(tmp_path / "deep" / "out", 1)
+    with pytest.raises(InputError, match="GB free; free some space"):
+        require_space(tmp_path / "deep" / "out", 2**62)
+
+
+def test_large_files_are_hashed_when_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle / "decoder.onnx").write_bytes(b"grapH")
+    with pytest.raises(InputError, match=r"decoder\.onnx was changed"):
+        open_bundle(bundle)
+    monkeypatch.setattr("lensmith.runtimes.bundle.HASHED_BELOW_BYTES", 3)
+    open_bundle(bundle)
+    with pytest.raises(InputError, match=r"decoder\.onnx was changed"):
+        open_bundle(bundle, check="sha256")
+
+
+def test_missing_and_cut_files(bundle: Path) -> None:
+    (bundle / "decoder.onnx").write_bytes(b"gra")
+    with pytest.raises(InputError, match=r"decoder\.onnx has 3 bytes, expected 5"):
+        open_bundle(bundle)
+    (bundle / "decoder.onnx").unlink()
+    with pytest.raises(InputError, match=r"lacks the file decoder\.onnx"):
+        open_bundle(bundle)
+    with pytest.raises(InputError, match="is not a bundle: it has no"):
+        open_bundle(bundle.parent)
+
+
+def test_links(bundle: Path) -> None:
+    (bundle / "decoder.onnx").rename(bundle / "real.onnx")
+    (bundle / "decoder.onnx").symlink_to("real.onnx")
+    open_bundle(bundle)
+    (bundle / "real.onnx").rename(bundle.parent / "outside.onnx")
+    (bundle / "decoder.onnx").unlink()
+    (bundle / "decoder.onnx").symlink_to(bundle.parent / "outside.onnx")
+    with pytest.raises(InputError, match="leads out of the bundle through a link"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["../out/decoder.onnx", "/etc/passwd", "a/../../x", "a\\..\\x", "C:/x", ""])
+def test_manifest_that_leaves_the_folder(bundle: Path, name: str) -> None:
+    change(bundle, lambda manifest: manifest["files"].update({name: {"size": 1, "sha256": "0" * 64}}))
+    with pytest.raises(InputError, match="should be a relative path inside the bundle"):
+        open_bundle(bundle)
+
+
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "newer": (lambda m: m.update(format_version=2), "has format 2 and this lensmith reads up to 1; upgrade"),
+    "no version": (lambda m: m.pop("format_version"), "'format_version' should be a int, found nothing"),
+    "version true": (lambda m: m.update(format_version=True), "'format_version' should be a int, found a bool"),
+    "no family": (lambda m: m.pop("family"), "'family' should be a str, found nothing"),
+    "files a list": (lambda m: m.update(files=[]), "'files' should be a dict, found a list"),
+    "source": (lambda m: m.update(source={}), "'source' should have name, files, license"),
+    "graph": (lambda m: m["graphs"].update(x=1), r"graphs\['x'\] should have file, inputs, outputs"),
+    "graph file": (lambda m: m["files"].pop("decoder.onnx"), "is in 'decoder.onnx', which is not one of its files"),
+    "precision": (lambda m: m["precision"].update(w={"bits": 4}), r"precision\['w'\] should have bits"),
+    "size": (lambda m: m["files"]["decoder.onnx"].update(size="5"), "should have a size in bytes and a SHA-256"),
+    "hash": (lambda m: m["files"]["decoder.onnx"].update(sha256="0"), "should have a size in bytes and a SHA-256"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_manifest(bundle: Path, case: str) -> None:
+    edit, message = BROKEN[case]
+    change(bundle, edit)
+    with pytest.raises(InputError, match=message) as caught:
+        open_bundle(bundle)
+    assert str(bundle / MANIFEST) in str(caught.value)
+
+
+def test_manifest_not_json(bundle: Path) -> None:
+    for text in ("{", "[1]", "\0"):
+        (bundle / MANIFEST).write_text(text)
+        with pytest.raises(InputError, match=MANIFEST):
+            open_bundle(bundle)
+
+
+def test_a_bad_manifest_is_not_written(bundle: Path) -> None:
+    with pytest.raises(InputError, match="'image' should be a dict"):
+        attempt(bundle, lambda writer: writer.add("decoder.onnx").touch(), CONTENT | {"image": None})
+    assert check_manifest(open_bundle(bundle).manifest, "here")
+
+
+def test_hash_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    record = hash_files([tmp_path / "a"])[tmp_path / "a"]
+    assert record["size"] == 3
+    assert record["sha256"].startswith("ba7816bf")
+    with pytest.raises(InputError, match="cannot be read"):
+        hash_file(tmp_path / "b")
