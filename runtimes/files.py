@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -130,8 +131,11 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or the one it was raised from, is the system's "disk full" or "quota exceeded"."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or (error is not None and is_disk_full(error.__cause__))
+    if not isinstance(error, OSError):
+        return error is not None and is_disk_full(error.__cause__)
+    # numpy's tofile gives no number, only a text
+    told = error.errno is None and re.search("Not enough free space|requested and .* written", str(error)) is not None
+    return told or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager

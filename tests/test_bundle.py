@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from lensmith.runtimes import files as files_module
 from lensmith.runtimes.bundle import MANIFEST, Bundle, BundleWriter, check_manifest, open_bundle
-from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_safe_name, require_space
+from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
 from lensmith.targets.errors import InputError, LensmithError
 
 CONTENT: dict[str, Any] = {
@@ -245,6 +246,22 @@ def test_disk_full(bundle: Path, staged_before: bool) -> None:
     assert "\n" not in str(caught.value)
     assert entries(bundle.parent) == ["out"]
     open_bundle(bundle, check="sha256")
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (OSError("Not enough free space to write 20000000 bytes after offset 0"), True),  # numpy
+        (OSError("2000 requested and 1000 written"), True),  # numpy
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (ValueError("2 requested and 1 written"), False),
+        (None, False),
+    ],
+)
+def test_is_disk_full(error: BaseException | None, full: bool) -> None:
+    assert is_disk_full(error) == full
 
 
 def test_room_is_asked_for_first(tmp_path: Path) -> None:
