@@ -1,0 +1,240 @@
+"""Images into patches, to the bit as the Hugging Face processor of the Qwen models (Qwen2VLImageProcessor).
+
+A file is read as `transformers.image_utils.load_image` does (upright by its EXIF orientation, then RGB); an image
+object is taken as the processor takes it (transparency onto white, EXIF ignored).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..targets.errors import InputError
+from .resize import UInt8, resize_bicubic
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
+Patches: TypeAlias = npt.NDArray[np.float32]
+Grid: TypeAlias = tuple[int, int, int]
+
+MAX_ASPECT_RATIO = 200  # smart_resize refuses more
+# Formats that Pillow decodes in memory; EPS, for one, would start Ghostscript.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
+_EXPECTED = "a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may cost before it is decoded: pixels by its header, bytes of the file."""
+
+    max_decoded_pixels: int = 1 << 26
+    max_file_bytes: int = 1 << 28
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _require(getattr(self, field.name) > 0, f"image limit {field.name} must be positive")
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How images become patches: sizes in pixels, `min_pixels` and `max_pixels` as areas in pixels."""
+
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    min_pixels: int = 65_536
+    max_pixels: int = 16_777_216
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    rescale_factor: float = 1 / 255
+    allowed_pixels: tuple[int, int] | None = None  # the range that `with_pixels` may choose from
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value > 0, f"image {name} is {value!r}; expected a positive integer")
+        _require(self.min_pixels <= self.max_pixels,
+                 f"image min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}; exchange or widen them")
+        _require(len(self.mean) == 3 and len(self.std) == 3, "image mean and std need three values each, for RGB")
+        _require(all(map(math.isfinite, (*self.mean, *self.std, self.rescale_factor))) and all(self.std)
+                 and self.rescale_factor > 0, "image mean, std and rescale_factor must be finite, std not zero")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ImageSpec:
+        """Read a preprocessor_config.json; raises InputError for steps that this runtime does not do."""
+        for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            _require(config.get(step, True) is True, f"preprocessor_config has {step} off; expected all steps on")
+        resample = config.get("resample", 3)
+        _require(resample == 3, f"preprocessor_config resample is {resample}; expected 3 (bicubic)")
+        size = config.get("size", {})
+        chosen = {name: config[name] for name in ("patch_size", "temporal_patch_size", "merge_size") if name in config}
+        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+            pixels = config.get(name, size.get(edge))
+            if pixels is not None:
+                chosen[name] = pixels
+        for name, key in (("mean", "image_mean"), ("std", "image_std")):
+            if key in config:
+                chosen[name] = tuple(config[key])
+        return cls(**chosen, rescale_factor=config.get("rescale_factor", 1 / 255))
+
+    def with_pixels(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageSpec:
+        """The same spec with another pixel range; raises InputError outside the range the bundle was built for."""
+        low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
+        least = self.min_pixels if min_pixels is None else min_pixels
+        most = self.max_pixels if max_pixels is None else max_pixels
+        for name, value in (("min_pixels", least), ("max_pixels", most)):
+            _require(low <= value <= high, f"{name} {value} is outside the {low} to {high} pixels that this bundle was "
+                     "built for; choose a value in that range or build another bundle")
+        return dataclasses.replace(self, min_pixels=least, max_pixels=most, allowed_pixels=(low, high))
+
+    @property
+    def factor(self) -> int:
+        """Pixels along each side of one image token."""
+        return self.patch_size * self.merge_size
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.float32]:
+        """The normalized value of each byte [3, 256], in the float32 operations of the fused HF normalization."""
+        scale = np.float32(1.0 / self.rescale_factor)
+        mean = (np.asarray(self.mean, np.float32) * scale)[:, None]
+        std = (np.asarray(self.std, np.float32) * scale)[:, None]
+        return np.asarray((np.arange(256, dtype=np.float32) - mean) / std, np.float32)
+
+
+def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
+    """Open a path, the bytes of a file, a `data:image/` URL or an image object as RGB; InputError if unusable."""
+    limits = limits or ImageLimits()
+    if isinstance(source, Image.Image):
+        _check_header(source, "the image", limits)
+        return _decoded("the image", lambda: _onto_white(source))
+    name, data = _read(source, limits)
+    _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
+    image = _decoded(name, lambda: _identify(data))
+    _check_header(image, name, limits)
+    return _decoded(name, lambda: _onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+
+
+def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
+    """The size (height, width) HF resizes to: multiples of `spec.factor`, area in the spec's range where possible."""
+    check_aspect(height, width)
+    factor = spec.factor
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > spec.max_pixels:
+        beta = math.sqrt((height * width) / spec.max_pixels)
+        new_height = max(factor, math.floor(height / beta / factor) * factor)
+        new_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif new_height * new_width < spec.min_pixels:
+        beta = math.sqrt(spec.min_pixels / (height * width))
+        new_height = math.ceil(height * beta / factor) * factor
+        new_width = math.ceil(width * beta / factor) * factor
+    return new_height, new_width
+
+
+def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[Patches, Grid]:
+    """Patches [grid_t*grid_h*grid_w, 3*temporal*patch*patch] and the grid (t, h, w) of an RGB image, as HF makes them.
+
+    The order of patches is that of the 2-by-2 (merge_size) blocks; raises InputError for sides that HF refuses.
+    """
+    height, width = smart_resize(image.height, image.width, spec)
+    planes = np.stack([np.asarray(band) for band in image.convert("RGB").split()])  # [3, h, w]
+    return patchify(resize_bicubic(planes, height, width), spec)
+
+
+def preprocess_images(images: Iterable[Image.Image], spec: ImageSpec) -> tuple[Patches, npt.NDArray[np.int64]]:
+    """Patches of several images one after the other [patches, values] and their grids [images, 3]."""
+    parts = [preprocess(image, spec) for image in images]
+    values = 3 * spec.temporal_patch_size * spec.patch_size**2
+    grids = np.array([grid for _, grid in parts], np.int64).reshape(-1, 3)
+    return np.concatenate([np.empty((0, values), np.float32), *(patches for patches, _ in parts)]), grids
+
+
+def patchify(planes: UInt8, spec: ImageSpec) -> tuple[Patches, Grid]:
+    """Normalize and cut `planes` [3, h, w], whose sides are multiples of `spec.factor`, into patches."""
+    patch, merge, repeat = spec.patch_size, spec.merge_size, spec.temporal_patch_size
+    grid_h, grid_w = planes.shape[1] // patch, planes.shape[2] // patch
+    out = np.empty((grid_h * grid_w, 3, repeat, patch * patch), np.float32)
+    for channel, plane in enumerate(planes):
+        blocks = plane.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch)
+        ordered = blocks.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, 1, patch * patch)
+        out[:, channel] = spec.table[channel][ordered]  # a still image fills every time step
+    return out.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+
+
+def check_aspect(height: int, width: int) -> None:
+    """Raise InputError for an image with an empty side, or one side more than 200 times the other."""
+    _require(height > 0 and width > 0, f"the image is {width} x {height} pixels; expected sides of at least 1 pixel")
+    _require(max(height, width) / min(height, width) <= MAX_ASPECT_RATIO, f"the image is {width} x {height} pixels; "
+             f"one side may be at most {MAX_ASPECT_RATIO} times the other, crop it")
+
+
+def _read(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+    """A name for messages, and the bytes."""
+    if isinstance(source, bytes):
+        return "the image data", source
+    if isinstance(source, str) and source.startswith("data:image/"):
+        try:
+            return "the image data", base64.b64decode(source.partition(",")[2], validate=False)
+        except binascii.Error as error:
+            raise InputError(f"the data URL of the image is not base64 ({error}); encode the file's bytes") from None
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise InputError(f"{source} is not a local file; this runtime opens no network connection, download it first")
+    path = Path(source)
+    try:
+        size = path.stat().st_size
+        _require(size <= limits.max_file_bytes,
+                 f"{path} has {size} bytes, more than the limit of {limits.max_file_bytes}; use a smaller file")
+        return str(path), path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)[:200]} cannot be read ({reason}); expected the path of an image file") from None
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Read the header only."""
+    Image.init()
+    return Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
+    pixels = image.width * image.height
+    _require(pixels <= limits.max_decoded_pixels, f"{name} is {image.width} x {image.height} pixels, "
+             f"more than the limit of {limits.max_decoded_pixels}; scale it down first")
+    check_aspect(image.height, image.width)
+
+
+def _decoded(name: str, action: Callable[[], Image.Image]) -> Image.Image:
+    """Run a step of Pillow, whose decoders raise many kinds of errors for damaged files; all become InputError."""
+    try:
+        return action()
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is too large to decode ({error}); scale it down first") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not an image of a known format; expected {_EXPECTED}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{name} is not a readable image ({reason}); expected {_EXPECTED}") from None
+
+
+def _onto_white(image: Image.Image) -> Image.Image:
+    """HF's convert_to_rgb: transparency is composed onto white, any other mode is Pillow's conversion."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
