@@ -121,7 +121,7 @@ class _Namespace(Namespace):
         Namespace.__init__(self, attributes)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._check(name)
+        _Namespace._check(name)  # `self` looks names up in the namespace only
         super().__setitem__(name, value)
 
     @staticmethod

@@ -6,12 +6,11 @@ from typing import Any
 
 from ...targets.errors import InputError
 from ..checkpoint import Checkpoint
+from ..graphs import Prefixes
 from ..spec import DecoderSpec, ModelSpec, VisionSpec
 
 MODEL_TYPE = "qwen3_vl"
-VISION_PREFIX = "model.visual"
-TEXT_PREFIX = "model.language_model"
-HEAD = "lm_head"
+PREFIXES = Prefixes(vision="model.visual", text="model.language_model", head="lm_head")
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}
 
 
@@ -75,8 +74,8 @@ def _decoder(config: dict[str, Any], tied: bool) -> DecoderSpec:
 def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason."""
     unused = {}
-    if spec.decoder.tied and f"{HEAD}.weight" in checkpoint.tensors:
-        unused[f"{HEAD}.weight"] = "tied to the embedding table"
+    if spec.decoder.tied and f"{PREFIXES.head}.weight" in checkpoint.tensors:
+        unused[f"{PREFIXES.head}.weight"] = "tied to the embedding table"
     for name in checkpoint.tensors:
         if name.endswith("rotary_emb.inv_freq"):
             unused[name] = "rotary frequencies are computed from the configuration"

@@ -1,0 +1,202 @@
+"""The main job in one place: checkpoint -> spec -> graphs -> weights -> bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..runtimes.bundle import Bundle, BundleWriter, open_bundle
+from ..runtimes.files import dump_json
+from ..targets.errors import InputError, closest
+from ..targets.profile import TargetProfile, load_target
+from . import weights
+from .checkpoint import Checkpoint, open_checkpoint
+from .dialects.ort import OPSETS, OrtDialect
+from .graphs import Graph, build_decoder, build_vision
+from .models import FAMILIES, Family
+from .prompts import image_section, limits_section, prompt_section
+from .scheme import Policy, make_policy
+from .spec import ModelSpec
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+TOOLS = ("lensmith", "onnx-ir", "onnxscript", "numpy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; everything that changes the bytes of a bundle."""
+
+    precision: str = "int4"
+    group_size: int = 128
+    symmetric: bool = True
+    target: str = "cpu"
+    context: int | None = None  # tokens; None: what the model was made for
+    max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint with everything that was decided about it, before anything is written."""
+
+    checkpoint: Checkpoint
+    family: Family
+    spec: ModelSpec
+    options: Options
+    target: TargetProfile
+    policy: Policy
+    graphs: tuple[Graph, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Values in all source tensors that are used."""
+        return sum(self.checkpoint.tensors[source.name].size for graph in self.graphs for source in graph.sources)
+
+
+def prepare(path: str | Path, options: Options) -> Job:
+    """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts."""
+    checkpoint = open_checkpoint(path)
+    family = find_family(checkpoint)
+    spec = _within_limits(family.describe(checkpoint.config), options)
+    target = load_target(options.target)
+    policy = make_policy(options.precision, group_size=options.group_size, symmetric=options.symmetric)
+    dialect = OrtDialect(accuracy_level=target.accuracy_level)
+    graphs = tuple(build(spec, policy, dialect, family.prefixes, OPSETS) for build in (build_vision, build_decoder))
+    used = [source for graph in graphs for source in graph.sources]
+    weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
+    job = Job(checkpoint, family, spec, options, target, policy, graphs)
+    _sections(job)  # raises for unusable processor settings and tokens
+    return job
+
+
+def find_family(checkpoint: Checkpoint) -> Family:
+    """The family of a checkpoint by its model_type; InputError for an unknown one."""
+    model_type = str(checkpoint.config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise InputError(
+            f"{checkpoint.path} has model_type {model_type!r}, which lensmith cannot compile; "
+            f"{closest(model_type, FAMILIES)}"
+        )
+    return FAMILIES[model_type]
+
+
+def export(job: Job, out: str | Path, progress: Progress = lambda *_: None) -> Bundle:
+    """Write the bundle of a prepared job. An interrupted run resumes with the graphs that were finished."""
+    job.checkpoint.start_hashing()
+    with BundleWriter(Path(out)) as writer:
+        for graph in job.graphs:
+            names = [f"{graph.name}.onnx", f"{graph.name}.data"]
+            with writer.stage(f"{graph.name}-{_key(job)}", names) as done:
+                if not done:
+                    _write_graph(job, graph, writer, progress)
+        _write_prompt_files(job, writer)
+        writer.close(_manifest(job))
+    return open_bundle(out)
+
+
+def _write_graph(job: Job, graph: Graph, writer: BundleWriter, progress: Progress) -> None:
+    data = writer.add(f"{graph.name}.data")
+    jobs, size = weights.plan(graph, job.checkpoint, data.name)
+    total, done = sum(item.tensor.size for item in jobs), 0
+
+    def advance(elements: int) -> None:
+        nonlocal done
+        done += elements
+        progress(graph.name, done, total)
+
+    weights.write(jobs, size, data, advance)
+    ir.save(graph.model, writer.add(f"{graph.name}.onnx"))
+
+
+def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
+    shutil.copyfile(job.checkpoint.tokenizer_path, writer.add("tokenizer.json"))
+    writer.add("chat_template.jinja").write_text(_template(job.checkpoint), encoding="utf-8")
+    if job.checkpoint.license_text:
+        writer.add("LICENSE").write_text(job.checkpoint.license_text, encoding="utf-8")
+
+
+def _template(checkpoint: Checkpoint) -> str:
+    if checkpoint.chat_template is None:
+        raise InputError(
+            f"{checkpoint.path} has no chat template; expected chat_template.jinja or chat_template "
+            "in tokenizer_config.json: copy it from the model's repository"
+        )
+    return checkpoint.chat_template
+
+
+def _key(job: Job) -> str:
+    """A hash of all that the graph files depend on; source files count by name, size and time of change."""
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
+    text = dump_json([stats, job.checkpoint.config, vars(job.options), _tools()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _sections(job: Job) -> dict[str, Any]:
+    checkpoint, spec = job.checkpoint, job.spec
+    _template(checkpoint)
+    return {
+        "prompt": prompt_section(checkpoint, spec),
+        "image": image_section(checkpoint, spec),
+        "limits": limits_section(checkpoint, spec, job.options.max_pixels),
+    }
+
+
+def _manifest(job: Job) -> dict[str, Any]:
+    checkpoint = job.checkpoint
+    return {
+        "family": job.family.name,
+        "source": {
+            "name": checkpoint.path.resolve().name,
+            "license": checkpoint.license,
+            "files": checkpoint.source_files(),
+            "parameters": job.parameters,
+            "dropped": job.family.dropped(checkpoint, job.spec),
+        },
+        "target": job.target.name,
+        "precision": dict(_precision(job)),
+        "graphs": {graph.name: _signature(graph) for graph in job.graphs},
+        **_sections(job),
+        "generation": checkpoint.generation_config,
+        "evidence": {},
+        "tools": _tools(),
+        "options": {**vars(job.options), "prefill_chunk": job.target.prefill_chunk},
+    }
+
+
+def _precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+    for graph in job.graphs:
+        for source in graph.sources:
+            if source.matrix is None:
+                reason = "norms, biases and position tables are never quantized"
+                yield source.name, {"bits": 32, "group_size": 0, "symmetric": True, "reason": reason}
+            else:
+                yield source.name, dict(vars(source.matrix.scheme))
+
+
+def _signature(graph: Graph) -> dict[str, Any]:
+    def ports(values: Any) -> dict[str, Any]:
+        return {v.name: {"dtype": v.dtype.name, "shape": [_dim(d) for d in v.shape]} for v in values}
+
+    inner = graph.model.graph
+    return {"file": f"{graph.name}.onnx", "inputs": ports(inner.inputs), "outputs": ports(inner.outputs)}
+
+
+def _dim(dimension: Any) -> int | str:
+    return dimension if isinstance(dimension, int) else str(dimension.value)
+
+
+def _tools() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in TOOLS}
+
+
+def _within_limits(spec: ModelSpec, options: Options) -> ModelSpec:
+    context = options.context or spec.decoder.context
+    if not 0 < context <= spec.decoder.context:
+        raise InputError(f"context {context} is outside what the model was made for: 1 to {spec.decoder.context} tokens")
+    return replace(spec, decoder=replace(spec.decoder, context=context))

@@ -1,0 +1,90 @@
+"""What the runtime must know about prompts and images: sections of the manifest, read from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from ..runtimes.images import ImageSpec
+from ..targets.errors import InputError
+from .checkpoint import Checkpoint
+from .spec import ModelSpec
+
+# Config keys of special token ids and the role of each token in the prompt section.
+TOKEN_KEYS = {
+    "image_token": "image_token_id",
+    "video_token": "video_token_id",
+    "vision_start_token": "vision_start_token_id",
+    "vision_end_token": "vision_end_token_id",
+}
+
+
+def prompt_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
+    """Special tokens by name and id, end tokens, template file; InputError for ids the tokenizer does not have."""
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    ids = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
+    names = {role: _token(tokenizer, role, number) for role, number in ids.items() if number is not None}
+    return {
+        "template": "chat_template.jinja",
+        "tokenizer": "tokenizer.json",
+        "tokens": names,
+        "token_ids": {names[role]: ids[role] for role in names},
+        "eos_token_ids": _end_tokens(checkpoint),
+        "merge_size": spec.vision.merge_size,
+    }
+
+
+def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
+    name = tokenizer.id_to_token(number)
+    if name is None:
+        raise InputError(
+            f"config.json gives {role} the id {number}, which tokenizer.json does not have; "
+            "the two files do not belong together"
+        )
+    return str(name)
+
+
+def _end_tokens(checkpoint: Checkpoint) -> list[int]:
+    """The eos ids of generation_config.json, else of config.json: one or a list of them."""
+    text = checkpoint.config.get("text_config", {})
+    for place in (checkpoint.generation_config, checkpoint.config, text):
+        found = place.get("eos_token_id")
+        if found is not None:
+            return [found] if isinstance(found, int) else list(found)
+    raise InputError(f"{checkpoint.path} names no eos_token_id; add it to generation_config.json")
+
+
+def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
+    """Constants of image preprocessing; InputError where they contradict the vision encoder."""
+    image = ImageSpec.from_config(checkpoint.preprocessor_config)
+    for key in ("patch_size", "temporal_patch_size", "merge_size"):
+        if getattr(image, key) != getattr(spec.vision, key):
+            raise InputError(
+                f"preprocessor_config.json has {key} {getattr(image, key)} but the vision encoder of config.json "
+                f"has {getattr(spec.vision, key)}; use the files of one model"
+            )
+    return {
+        "patch_size": image.patch_size,
+        "temporal_patch_size": image.temporal_patch_size,
+        "merge_size": image.merge_size,
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "rescale_factor": image.rescale_factor,
+    }
+
+
+def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, Any]:
+    """Bounds of what the bundle accepts: pixels of an image after resizing, image tokens, context in tokens."""
+    image = ImageSpec.from_config(checkpoint.preprocessor_config)
+    most = max_pixels or image.max_pixels
+    if not image.min_pixels <= most <= image.max_pixels:
+        raise InputError(
+            f"max-pixels {most} is outside the checkpoint's range of {image.min_pixels} to {image.max_pixels} pixels"
+        )
+    return {
+        "min_pixels": image.min_pixels,
+        "max_pixels": most,
+        "max_image_tokens": most // image.factor**2,
+        "context": spec.decoder.context,
+    }

@@ -1,0 +1,316 @@
+"""A loaded bundle: images, prompts and the two graphs behind one object that answers conversations."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..targets.errors import InputError
+from .bundle import Bundle, open_bundle
+from .engine import Decoder, Floats, ImageFeatures, Ints, VisionEncoder
+from .images import ImageLimits, ImageSpec, open_image, preprocess
+from .positions import PositionSpec, mrope_positions, text_positions
+from .prompt import Prompt, PromptBuilder, PromptSpec, check_context, find_images, open_prompt
+from .sampling import Sampler, SamplingOptions
+from .streaming import TextStream
+
+DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
+CACHED_IMAGES = 8  # features of the latest images, so that a later turn does not encode them again
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """When to stop, and how to choose tokens."""
+
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    ignore_eos: bool = False  # for measurements of a fixed length
+
+
+@dataclass
+class Timings:
+    """Where the time of one answer went, in milliseconds."""
+
+    image_ms: float = 0.0  # decoding, resizing and cutting images
+    vision_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0  # of the prompt, still in the cache from an earlier turn
+    image_tokens: int = 0
+    new_tokens: int = 0
+
+    @property
+    def first_token_ms(self) -> float:
+        """From the question to the first token."""
+        return self.image_ms + self.vision_ms + self.prefill_ms
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Speed of decoding behind the first token."""
+        return 1000 * (self.new_tokens - 1) / self.decode_ms if self.decode_ms else 0.0
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One image ready for the decoder."""
+
+    key: bytes  # identity of its pixels after preprocessing
+    grid: tuple[int, int, int]
+    features: ImageFeatures
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation ready for the decoder."""
+
+    prompt: Prompt
+    positions: Ints  # [3, seq]
+    next_position: int
+    images: tuple[EncodedImage, ...]
+
+
+class Answer:
+    """One answer while it is made: iterate over it for pieces of text; `ids`, `text` and `timings` grow meanwhile."""
+
+    def __init__(self, pieces: Iterator[str], timings: Timings) -> None:
+        self.ids: list[int] = []
+        self.text = ""
+        self.timings = timings
+        self.finish_reason = ""  # "eos", "stop", "length" or "context"
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            self.text += piece
+            yield piece
+
+    def read(self) -> str:
+        """The whole text."""
+        for _ in self:
+            pass
+        return self.text
+
+
+class Model:
+    """A bundle loaded for answering. Not for use by several threads at once."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        image_limits: ImageLimits | None = None,
+        profile: bool = False,
+    ) -> None:
+        manifest = bundle.manifest
+        self.bundle, self.manifest = bundle, manifest
+        self.image_limits = image_limits or ImageLimits()
+        self.image_spec = _image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
+        self.prompts = _prompts(bundle)
+        self.positions = PositionSpec(self.prompts.image_token_id, self.image_spec.merge_size)
+        self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
+        self.prefill_chunk = int(manifest["options"]["prefill_chunk"])
+        capacity = _capacity(manifest["limits"]["context"], context)
+        self.vision = VisionEncoder(bundle.graph("vision_encoder"), threads=threads, profile=profile)
+        self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, threads=threads, profile=profile)
+        self._cached_ids: Ints = np.zeros(0, np.int64)  # what the KV cache holds
+        self._cached_images: tuple[bytes, ...] = ()
+        self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
+
+    def default_options(self, **changes: Any) -> GenerationOptions:
+        """The sampling that the checkpoint's generation_config asks for."""
+        sampling = SamplingOptions.from_generation_config(self.manifest["generation"])
+        return replace(GenerationOptions(sampling=sampling), **changes)
+
+    def ask(
+        self, question: str, images: Sequence[Any] = (), options: GenerationOptions | None = None, **variables: Any
+    ) -> Answer:
+        """Answer one question about images (paths, bytes or PIL images), greedily unless `options` say otherwise."""
+        return self.generate([user_message(question, images)], options, **variables)
+
+    def generate(
+        self, messages: Sequence[Message], options: GenerationOptions | None = None, **variables: Any
+    ) -> Answer:
+        """Answer a conversation in the chat format; `variables` go to the chat template (tools, enable_thinking).
+
+        The prompt is processed when the first piece is asked for. Raises InputError for unusable images or messages
+        and for prompts over the context.
+        """
+        timings = Timings()
+        request = self.prepare(messages, timings, **variables)
+        answer = Answer(iter(()), timings)
+        answer._pieces = self._pieces(request, options or GenerationOptions(), answer)
+        return answer
+
+    def prepare(self, messages: Sequence[Message], timings: Timings | None = None, **variables: Any) -> Request:
+        """Encode the images and the text of a conversation. Raises InputError as `generate` does."""
+        timings = timings or Timings()
+        images = tuple(self._encode(source, timings) for source in find_images(messages))
+        grids = [image.grid for image in images]
+        prompt = self.prompts.build(messages, grids, **variables)
+        check_context(len(prompt), self.decoder.capacity)
+        positions, following = mrope_positions(prompt.ids, grids, self.positions)
+        timings.prompt_tokens = len(prompt)
+        timings.image_tokens = sum(len(image.features) for image in images)
+        return Request(prompt, positions, following, images)
+
+    def prefill(self, request: Request, *, num_logits: int = 1, chunk: int | None = None, reuse: bool = True) -> Floats:
+        """Run a prompt through the decoder in chunks; logits [num_logits, vocab] of its last positions.
+
+        What the cache holds from an earlier turn is used again. All logits must come from the last chunk.
+        """
+        ids = request.prompt.ids
+        start = self._reusable(request) if reuse else 0
+        start = min(start, len(ids) - num_logits)
+        self.decoder.rewind(start)
+        self._cached_ids, self._cached_images = ids[:start], ()
+        chunk = max(chunk or self.prefill_chunk, num_logits)
+        logits: Floats = np.zeros((0, 0), np.float32)
+        for begin, end in _chunks(start, len(ids), chunk, num_logits):
+            images = _features_between(request, begin, end)
+            wanted = num_logits if end == len(ids) else 0
+            logits = self.decoder.run(ids[begin:end], request.positions[:, begin:end], images, num_logits=wanted)
+        self._cached_ids, self._cached_images = ids, tuple(image.key for image in request.images)
+        return logits
+
+    def _reusable(self, request: Request) -> int:
+        """Length of the longest common beginning of the cache and the prompt, with the same images in it."""
+        ids, cached = request.prompt.ids, self._cached_ids
+        shared = min(len(ids), len(cached), self.decoder.length)
+        differs = np.flatnonzero(ids[:shared] != cached[:shared])
+        length = int(differs[0]) if len(differs) else shared
+        for (begin, _), image, key in zip(request.prompt.image_spans, request.images, self._image_keys(), strict=False):
+            if image.key != key:
+                length = min(length, int(begin))
+        return length
+
+    def _image_keys(self) -> Iterator[bytes]:
+        yield from self._cached_images
+        while True:
+            yield b""
+
+    def _encode(self, source: Any, timings: Timings) -> EncodedImage:
+        started = time.perf_counter()
+        patches, grid = preprocess(open_image(source, self.image_limits), self.image_spec)
+        key = hashlib.sha256(patches.data).digest() + bytes(str(grid), "ascii")
+        prepared = time.perf_counter()
+        if key not in self._features:
+            self._features[key] = EncodedImage(key, grid, self.vision(patches, grid))
+        self._features.move_to_end(key)
+        if len(self._features) > CACHED_IMAGES:
+            self._features.popitem(last=False)
+        timings.image_ms += 1000 * (prepared - started)
+        timings.vision_ms += 1000 * (time.perf_counter() - prepared)
+        return self._features[key]
+
+    def _pieces(self, request: Request, options: GenerationOptions, answer: Answer) -> Iterator[str]:
+        stream = TextStream(self.prompts.tokenizer, options.stop)
+        started = time.perf_counter()
+        for token in self._tokens(request, options, answer):
+            piece = stream.push(token)
+            answer.timings.decode_ms = 1000 * (time.perf_counter() - started) - answer.timings.prefill_ms
+            if piece:
+                yield piece
+            if stream.stopped:
+                answer.finish_reason = "stop"
+                return
+        if rest := stream.finish():
+            yield rest
+
+    def _tokens(self, request: Request, options: GenerationOptions, answer: Answer) -> Iterator[int]:
+        """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
+        sampler, timings, length = Sampler(options.sampling), answer.timings, len(request.prompt)
+        started = time.perf_counter()
+        timings.reused_tokens = min(self._reusable(request), length - 1)
+        logits = self.prefill(request)
+        history = np.empty(length + options.max_new_tokens, np.int64)
+        history[:length] = request.prompt.ids
+        for index in range(options.max_new_tokens):
+            token = sampler(logits[-1], history[: length + index])
+            if index == 0:
+                timings.prefill_ms = 1000 * (time.perf_counter() - started)
+            timings.new_tokens += 1
+            answer.ids.append(token)
+            history[length + index] = token
+            if token in self.eos_token_ids and not options.ignore_eos:
+                answer.finish_reason = "eos"
+                return
+            yield token
+            if index + 1 == options.max_new_tokens:
+                answer.finish_reason = "length"
+                return
+            if self.decoder.length == self.decoder.capacity:
+                answer.finish_reason = "context"
+                return
+            positions = text_positions(1, request.next_position + index)
+            logits = self.decoder.run(history[length + index : length + index + 1], positions)
+            self._cached_ids = history[: length + index + 1]
+
+
+def load(path: str | Path, **options: Any) -> Model:
+    """Load a bundle folder; `options` as of Model: threads, context, min_pixels, max_pixels, image_limits."""
+    return Model(open_bundle(path), **options)
+
+
+def user_message(text: str, images: Sequence[Any] = ()) -> dict[str, Any]:
+    """A user turn with its images before the text."""
+    blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+
+
+def _chunks(start: int, end: int, chunk: int, last: int) -> Iterator[tuple[int, int]]:
+    """Cut start..end into chunks, the last of them with at least `last` tokens."""
+    while end - start > chunk:
+        stop = min(start + chunk, end - last)
+        yield start, stop
+        start = stop
+    yield start, end
+
+
+def _features_between(request: Request, begin: int, end: int) -> ImageFeatures | None:
+    """Features of the image tokens at begin..end of the prompt."""
+    parts = []
+    for (first, last), image in zip(request.prompt.image_spans, request.images, strict=True):
+        inside = slice(max(begin, int(first)) - int(first), min(end, int(last)) - int(first))
+        if inside.start < inside.stop:
+            parts.append(image.features[inside])
+    return ImageFeatures.join(parts) if parts else None
+
+
+def _image_spec(manifest: Mapping[str, Any]) -> ImageSpec:
+    image, limits = manifest["image"], manifest["limits"]
+    low, high = limits["min_pixels"], limits["max_pixels"]
+    constants = {**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])}
+    # Below the checkpoint's own minimum is allowed: a device may want fewer tokens than the default.
+    floor = (image["patch_size"] * image["merge_size"]) ** 2
+    return ImageSpec(**constants, min_pixels=low, max_pixels=high, allowed_pixels=(min(floor, low), high))
+
+
+def _prompts(bundle: Bundle) -> PromptBuilder:
+    section = bundle.manifest["prompt"]
+    spec = PromptSpec(
+        **section["tokens"],
+        eos_token_ids=tuple(section["eos_token_ids"]),
+        merge_size=section["merge_size"],
+        token_ids=section["token_ids"],
+    )
+    return open_prompt(bundle.path, spec)
+
+
+def _capacity(limit: int, context: int | None) -> int:
+    if context is not None and not 0 < context <= limit:
+        raise InputError(f"context {context} is outside the bundle's limit of 1 to {limit} tokens")
+    return context or min(limit, DEFAULT_CONTEXT)

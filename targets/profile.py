@@ -1,0 +1,34 @@
+"""Target profiles: what a device wants, as documented fields of a TOML file, asked by field and never by name."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from .errors import InputError, closest
+
+
+@dataclass(frozen=True)
+class TargetProfile:
+    """One row of `lensmith targets`."""
+
+    name: str
+    description: str
+    dialect: str  # which lowering its graphs use
+    accuracy_level: int  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
+    prefill_chunk: int  # tokens
+
+
+def target_names() -> list[str]:
+    """Names of all profiles."""
+    folder = files(__package__) / "profiles"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_target(name: str) -> TargetProfile:
+    """The profile of this name; InputError for an unknown one."""
+    if name not in target_names():
+        raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
+    text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
+    return TargetProfile(name=name, **tomllib.loads(text))
