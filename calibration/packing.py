@@ -17,7 +17,7 @@ def pack_low_first(values: Bytes, bits: int) -> Bytes:
         return values
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
-    packed = values[..., 1::2] << 4
+    packed: Bytes = np.left_shift(values[..., 1::2], 4, dtype=np.uint8)
     packed |= values[..., 0::2]
     return packed
 

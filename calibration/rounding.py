@@ -58,7 +58,8 @@ def dequantize(groups: Groups) -> Floats:
     rows, columns = groups.values.shape
     blocks = groups.values.reshape(rows, groups.scales.shape[1], -1).astype(np.float32)
     zeros: Any = 2 ** (groups.bits - 1) if groups.zero_points is None else groups.zero_points[..., None]
-    return ((blocks - zeros) * groups.scales[..., None].astype(np.float32)).reshape(rows, columns)
+    weights: Floats = (blocks - zeros) * groups.scales[..., None].astype(np.float32)
+    return weights.reshape(rows, columns)
 
 
 def _symmetric(low: Floats, high: Floats, bits: int) -> tuple[NDArray[np.float16], Floats]:

@@ -58,7 +58,7 @@ class Matrix(nn.Module):
         if not self._parts:
             self._parts = {
                 key: value if value.dtype == ir.DataType.UINT8 else _widen(op, value)
-                for key, value in self._parameters.items()
+                for key, value in self.named_parameters(recurse=False)
             }
         return self._parts
 
@@ -106,7 +106,9 @@ class Dialect(Protocol):
     def activation(self, op: Op, x: Value, kind: str) -> Value: ...
     def rotary(self, op: Op, x: Value, angles: Angles, heads: int) -> Value: ...
     def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int) -> Value: ...
-    def cached_attention(self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int) -> Any: ...
+    def cached_attention(
+        self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
+    ) -> tuple[Value, Value, Value]: ...
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def sources(root: nn.Module, prefix: str) -> Iterator[Source]:
         if isinstance(module, Table):
             views[f"{name}.weight"] = module.view
         elif isinstance(module, Matrix):
-            yield Source(name, tuple(module._parameters.values()), module, views.get(name))
+            yield Source(name, tuple(module.parameters(recurse=False)), module, views.get(name))
         else:
-            for key, parameter in module._parameters.items():
+            for key, parameter in module.named_parameters(recurse=False):
                 yield Source(f"{name}.{key}", (parameter,))

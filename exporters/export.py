@@ -198,5 +198,5 @@ def _tools() -> dict[str, str]:
 def _within_limits(spec: ModelSpec, options: Options) -> ModelSpec:
     context = options.context or spec.decoder.context
     if not 0 < context <= spec.decoder.context:
-        raise InputError(f"context {context} is outside what the model was made for: 1 to {spec.decoder.context} tokens")
+        raise InputError(f"context {context} is outside the model's range of 1 to {spec.decoder.context} tokens")
     return replace(spec, decoder=replace(spec.decoder, context=context))

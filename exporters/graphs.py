@@ -36,7 +36,9 @@ class Graph:
     sources: tuple[Source, ...]
 
 
-def build_vision(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
+def build_vision(
+    spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
+) -> Graph:
     """The vision encoder: pixel_values and image_grid_thw to image_features (and deepstack_features)."""
     pixels = _input("pixel_values", F32, ["patches", spec.vision.patch_dim])
     grid = _input("image_grid_thw", I64, ["images", 3])
@@ -50,7 +52,9 @@ def build_vision(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Pr
     return _graph(builder, tuple(sources(encoder, prefixes.vision)))
 
 
-def build_decoder(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
+def build_decoder(
+    spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
+) -> Graph:
     """The decoder: token ids, image features, positions and past states to logits and present states."""
     text, taps = spec.decoder, len(spec.vision.deepstack_layers)
     inputs = _decoder_inputs(spec, taps)

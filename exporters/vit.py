@@ -160,7 +160,7 @@ class Merger(MLP):
 
 
 class VisionEncoder(nn.Module):
-    """pixel_values [patches, patch_dim] and image_grid_thw [images, 3] to image tokens; images of one call are equal."""
+    """pixel_values [patches, patch_dim] and image_grid_thw [images, 3] to image tokens, for images of one size."""
 
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class VisionEncoder(nn.Module):
         self.pos_embed = PositionTable(spec)
         self.blocks = nn.ModuleList([Block(dialect, spec, policy) for _ in range(spec.depth)])
         self.merger = Merger(dialect, spec, policy, norm_after=False)
-        taps = [Merger(dialect, spec, policy, norm_after=True) for _ in spec.deepstack_layers]
+        taps: list[nn.Module] = [Merger(dialect, spec, policy, norm_after=True) for _ in spec.deepstack_layers]
         self.deepstack_merger_list = nn.ModuleList(taps)
 
     def forward(self, op: Op, pixel_values: Value, grid_thw: Value) -> tuple[Value, Value | None]:

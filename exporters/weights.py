@@ -52,7 +52,7 @@ def _check_shape(tensor: LazyTensor, source: Source) -> None:
         expected: tuple[int, ...] = (source.matrix.rows, source.matrix.columns)
         found: tuple[int, ...] = (tensor.shape[0], prod(tensor.shape[1:])) if tensor.shape else ()
     else:
-        expected, found = tuple(int(d) for d in source.parameters[0].shape or ()), tensor.shape
+        expected, found = _type(source.parameters[0])[1], tensor.shape
     if found != expected:
         raise InputError(
             f"tensor {tensor.name!r} has shape {list(tensor.shape)}; config.json implies {list(expected)}: "
@@ -66,31 +66,37 @@ def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job
     for source in graph.sources:
         offsets = []
         for parameter in source.parameters:
-            end = _place(parameter, data_name, end)
-            offsets.append(parameter.const_value.offset)
+            start = _aligned(end, _nbytes(parameter))
+            _refer(parameter, data_name, start)
+            offsets.append(start)
+            end = start + _nbytes(parameter)
         if source.alias is not None:
             _refer(source.alias, data_name, offsets[0])
         jobs.append(Job(checkpoint.tensor(source.name), source, tuple(offsets)))
     return jobs, end
 
 
-def _place(parameter: ir.Value, data_name: str, end: int) -> int:
-    align = PAGE if _nbytes(parameter) >= PAGE else 64
-    start = -(-end // align) * align
-    _refer(parameter, data_name, start)
-    return start + _nbytes(parameter)
+def _aligned(end: int, nbytes: int) -> int:
+    align = PAGE if nbytes >= PAGE else 64
+    return -(-end // align) * align
 
 
 def _refer(parameter: ir.Value, data_name: str, offset: int) -> None:
-    assert parameter.type is not None and parameter.shape is not None
+    dtype, shape = _type(parameter)
     parameter.const_value = ir.ExternalTensor(
-        data_name, offset, _nbytes(parameter), parameter.type.dtype, shape=parameter.shape, name=str(parameter.name)
+        data_name, offset, _nbytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
     )
 
 
 def _nbytes(parameter: ir.Value) -> int:
-    assert parameter.type is not None and parameter.shape is not None
-    return prod(int(d) for d in parameter.shape) * int(parameter.type.dtype.itemsize)
+    dtype, shape = _type(parameter)
+    return int(prod(shape) * dtype.itemsize)
+
+
+def _type(parameter: ir.Value) -> tuple[ir.DataType, tuple[int, ...]]:
+    assert parameter.dtype is not None
+    assert parameter.shape is not None
+    return parameter.dtype, tuple(parameter.shape.numpy())
 
 
 def write(jobs: list[Job], size: int, path: Path, progress: Progress = lambda _: None) -> None:
@@ -117,7 +123,7 @@ def _write_tensor(job: Job, descriptor: int, progress: Progress) -> None:
         try:
             parts = job.source.pack(rows)
         except ValueError as error:
-            raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; choose --precision fp32") from error
+            raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error
         for index, part in enumerate(parts):
             os.pwrite(descriptor, part.tobytes(), offsets[index])
             offsets[index] += part.nbytes

@@ -52,7 +52,8 @@ def session(path: Path, threads: int | None, *, profile: bool = False) -> ort.In
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own unrelated types here
         reason = str(error).splitlines()[0][:300]
-        raise InputError(f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason}); export it again") from error
+        message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason}); export it again"
+        raise InputError(message) from error
 
 
 def _lazy_zeros(shape: tuple[int, ...]) -> Floats:
@@ -124,7 +125,8 @@ class Decoder:
         step.arrays["past_lengths"][0] = self.length
         self.session.run_with_iobinding(step.binding)
         self.length += len(ids)
-        return step.logits[0]
+        logits: Floats = step.logits[0]
+        return logits
 
     def rewind(self, length: int) -> None:
         """Forget all tokens behind the first `length`."""

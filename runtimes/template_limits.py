@@ -85,7 +85,7 @@ def _expect(weight: int) -> None:
 
 
 def _weigh_format(pattern: str, values: Any) -> None:
-    """Before formatting: a field may hold all values, padded to any width that the pattern or, with `*`, a value has."""
+    """Before formatting: a field may hold all values, padded to a width from the pattern or, with `*`, from a value."""
     widths = sum(int(number[:9]) for number in re.findall(r"\d+", pattern))
     if "*" in pattern or re.search(r"\{[^{}]*\{", pattern):
         items = values.values() if isinstance(values, dict) else values if isinstance(values, tuple) else (values,)

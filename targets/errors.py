@@ -1,9 +1,9 @@
 """The exceptions of lensmith.
 
-    LensmithError           anything that lensmith itself reports
-    ├── InputError          unusable input: one clear sentence, exit code 2
-    │   └── MissingExtra    a feature needs packages that are not installed
-    └── CheckFailed         a check ran and did not pass, exit code 1
+LensmithError           anything that lensmith itself reports
+├── InputError          unusable input: one clear sentence, exit code 2
+│   └── MissingExtra    a feature needs packages that are not installed
+└── CheckFailed         a check ran and did not pass, exit code 1
 """
 
 from __future__ import annotations

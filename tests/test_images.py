@@ -15,11 +15,10 @@ from typing import Any
 import hf
 import numpy as np
 import pytest
-from PIL import Image
-
 from lensmith.runtimes.images import ImageLimits, ImageSpec, open_image, preprocess, preprocess_images, smart_resize
 from lensmith.runtimes.resize import axis_weights, resize_bicubic
 from lensmith.targets.errors import InputError
+from PIL import Image
 
 SPEC = ImageSpec()
 GOLDEN = json.loads((hf.DATA / "image_hashes.json").read_text())
@@ -223,7 +222,8 @@ def test_config_of_the_processor() -> None:
     config = json.loads((hf.TOKENIZER / "preprocessor_config.json").read_text())
     assert ImageSpec.from_config(config) == SPEC
     assert ImageSpec.from_config({**config, "min_pixels": 1024}).min_pixels == 1024
-    for bad in ({"do_resize": False}, {"resample": 2}, {"patch_size": 0}, {"image_std": [0, 1, 1]}, {"image_mean": [1]}):
+    bads: list[dict[str, Any]] = [{"do_resize": False}, {"resample": 2}, {"patch_size": 0}, {"image_std": [0, 1, 1]}]
+    for bad in [*bads, {"image_mean": [1]}]:
         with pytest.raises(InputError):
             ImageSpec.from_config({**config, **bad})
 

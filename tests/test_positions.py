@@ -9,7 +9,6 @@ from typing import Any
 import hf
 import numpy as np
 import pytest
-
 from lensmith.runtimes.positions import PositionSpec, mrope_positions, text_positions
 from lensmith.targets.errors import InputError
 
@@ -23,9 +22,9 @@ def hf_model() -> Any:
     transformers = hf.import_transformers()
     import torch
 
+    rope = {"mrope_section": [2, 1, 1], "rope_type": "default", "rope_theta": 1e4}
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8,
-            "num_key_value_heads": 1, "vocab_size": 100, "rope_parameters": {"mrope_section": [2, 1, 1], "rope_type": "default",
-            "rope_theta": 1e4}}  # fmt: skip
+            "num_key_value_heads": 1, "vocab_size": 100, "rope_parameters": rope}  # fmt: skip
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     with torch.device("meta"):
         return transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))

@@ -104,4 +104,4 @@ def _activation(config: dict[str, Any], supported: tuple[str, ...]) -> str:
 def _only(key: str, found: object, supported: tuple[object, ...]) -> None:
     if found not in supported:
         allowed = ", ".join(map(repr, supported))
-        raise InputError(f"config value {key} is {found!r}, which is not supported for {MODEL_TYPE}; supported: {allowed}")
+        raise InputError(f"config value {key} is {found!r}, not supported for {MODEL_TYPE}; expected {allowed}")
