@@ -20,7 +20,7 @@ def import_transformers() -> Any:
         import torch
 
         _register_operators(torch)
-        import torchvision  # noqa: F401
+        import torchvision  # type: ignore[import-untyped]  # noqa: F401
         import transformers
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"the comparison with Hugging Face needs lensmith[torch] ({error})")

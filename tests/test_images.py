@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hf
 import numpy as np
 import pytest
 from lensmith.runtimes.images import ImageLimits, ImageSpec, open_image, preprocess, preprocess_images, smart_resize
 from lensmith.runtimes.resize import axis_weights, resize_bicubic
 from lensmith.targets.errors import InputError
 from PIL import Image
+
+from tests import hf
 
 SPEC = ImageSpec()
 GOLDEN = json.loads((hf.DATA / "image_hashes.json").read_text())

@@ -6,11 +6,12 @@ import random
 from functools import cache
 from typing import Any
 
-import hf
 import numpy as np
 import pytest
 from lensmith.runtimes.positions import PositionSpec, mrope_positions, text_positions
 from lensmith.targets.errors import InputError
+
+from tests import hf
 
 SPEC = PositionSpec(image_token_id=90)
 Turn = tuple[list[int], list[tuple[int, int, int]]]
