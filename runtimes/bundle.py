@@ -223,6 +223,10 @@ class BundleWriter:
             os.replace(self.partial / (STAGES + ".new"), self.partial / STAGES)
         self._records |= self._stages[key]
 
+    def preview(self, manifest: Mapping[str, Any]) -> Bundle:
+        """What was written so far as a bundle without sizes and hashes, for checks that belong into the manifest."""
+        return Bundle(self.partial, dict(manifest) | {"files": {name: {} for name in sorted(self._names)}})
+
     def close(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, to which format_version and files are added, and give the bundle its final name."""
         with disk_full_is_input(self.out):

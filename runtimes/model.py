@@ -118,8 +118,8 @@ class Model:
         manifest = bundle.manifest
         self.bundle, self.manifest = bundle, manifest
         self.image_limits = image_limits or ImageLimits()
-        self.image_spec = _image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
-        self.prompts = _prompts(bundle)
+        self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
+        self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = PositionSpec(self.prompts.image_token_id, self.image_spec.merge_size)
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
         self.prefill_chunk = int(manifest["options"]["prefill_chunk"])
@@ -159,13 +159,11 @@ class Model:
         """Encode the images and the text of a conversation. Raises InputError as `generate` does."""
         timings = timings or Timings()
         images = tuple(self._encode(source, timings) for source in find_images(messages))
-        grids = [image.grid for image in images]
-        prompt = self.prompts.build(messages, grids, **variables)
-        check_context(len(prompt), self.decoder.capacity)
-        positions, following = mrope_positions(prompt.ids, grids, self.positions)
-        timings.prompt_tokens = len(prompt)
+        request = make_request(self.prompts, self.positions, messages, images, **variables)
+        check_context(len(request.prompt), self.decoder.capacity)
+        timings.prompt_tokens = len(request.prompt)
         timings.image_tokens = sum(len(image.features) for image in images)
-        return Request(prompt, positions, following, images)
+        return request
 
     def prefill(self, request: Request, *, num_logits: int = 1, chunk: int | None = None, reuse: bool = True) -> Floats:
         """Run a prompt through the decoder in chunks; logits [num_logits, vocab] of its last positions.
@@ -265,6 +263,20 @@ def load(path: str | Path, **options: Any) -> Model:
     return Model(open_bundle(path), **options)
 
 
+def make_request(
+    prompts: PromptBuilder,
+    positions: PositionSpec,
+    messages: Sequence[Message],
+    images: tuple[EncodedImage, ...],
+    **variables: Any,
+) -> Request:
+    """Token ids and positions of a conversation with its encoded images, in the order of `find_images`."""
+    grids = [image.grid for image in images]
+    prompt = prompts.build(messages, grids, **variables)
+    rows, following = mrope_positions(prompt.ids, grids, positions)
+    return Request(prompt, rows, following, images)
+
+
 def user_message(text: str, images: Sequence[Any] = ()) -> dict[str, Any]:
     """A user turn with its images before the text."""
     blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
@@ -290,7 +302,8 @@ def _features_between(request: Request, begin: int, end: int) -> ImageFeatures |
     return ImageFeatures.join(parts) if parts else None
 
 
-def _image_spec(manifest: Mapping[str, Any]) -> ImageSpec:
+def image_spec(manifest: Mapping[str, Any]) -> ImageSpec:
+    """How a manifest wants images cut, with the pixel range that it allows."""
     image, limits = manifest["image"], manifest["limits"]
     low, high = limits["min_pixels"], limits["max_pixels"]
     constants = {**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])}
@@ -299,15 +312,15 @@ def _image_spec(manifest: Mapping[str, Any]) -> ImageSpec:
     return ImageSpec(**constants, min_pixels=low, max_pixels=high, allowed_pixels=(min(floor, low), high))
 
 
-def _prompts(bundle: Bundle) -> PromptBuilder:
-    section = bundle.manifest["prompt"]
-    spec = PromptSpec(
+def prompt_spec(manifest: Mapping[str, Any]) -> PromptSpec:
+    """The special tokens and end tokens of a manifest."""
+    section = manifest["prompt"]
+    return PromptSpec(
         **section["tokens"],
         eos_token_ids=tuple(section["eos_token_ids"]),
         merge_size=section["merge_size"],
         token_ids=section["token_ids"],
     )
-    return open_prompt(bundle.path, spec)
 
 
 def _capacity(limit: int, context: int | None) -> int:
