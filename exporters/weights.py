@@ -66,10 +66,10 @@ def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job
     for source in graph.sources:
         offsets = []
         for parameter in source.parameters:
-            start = _aligned(end, _nbytes(parameter))
+            start = _aligned(end, stored_bytes(parameter))
             _refer(parameter, data_name, start)
             offsets.append(start)
-            end = start + _nbytes(parameter)
+            end = start + stored_bytes(parameter)
         if source.alias is not None:
             _refer(source.alias, data_name, offsets[0])
         jobs.append(Job(checkpoint.tensor(source.name), source, tuple(offsets)))
@@ -84,11 +84,12 @@ def _aligned(end: int, nbytes: int) -> int:
 def _refer(parameter: ir.Value, data_name: str, offset: int) -> None:
     dtype, shape = _type(parameter)
     parameter.const_value = ir.ExternalTensor(
-        data_name, offset, _nbytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
+        data_name, offset, stored_bytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
     )
 
 
-def _nbytes(parameter: ir.Value) -> int:
+def stored_bytes(parameter: ir.Value) -> int:
+    """Bytes of a parameter in the data file."""
     dtype, shape = _type(parameter)
     return int(prod(shape) * dtype.itemsize)
 
