@@ -1,0 +1,206 @@
+"""What a comparison recorded: figures as frozen dataclasses that go to JSON and back unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ..targets.errors import InputError
+from .files import dump_json
+from .intervals import paired_difference, wilson
+
+FORMAT = "lensmith-report-1"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated measurements of one figure."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Median, least and greatest of at least one value."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Speed and memory of one way to run the model, measured in a process of its own."""
+
+    name: str  # "lensmith int4", "PyTorch bfloat16"
+    engine: str  # libraries with their versions
+    is_bundle: bool
+    load_ms: float  # from the files to ready, without imports
+    image_ms: Spread  # decoding, resizing and cutting the image
+    vision_ms: Spread
+    prefill_ms: Spread
+    decode_tokens_per_s: Spread
+    peak_memory_bytes: int  # of the whole process, up to the end of the speed measurement
+
+    @property
+    def first_token_ms(self) -> float:
+        """From the question to the first token, of medians."""
+        return self.image_ms.median + self.vision_ms.median + self.prefill_ms.median
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What was timed."""
+
+    image: str
+    width: int
+    height: int
+    prompt: str
+    prompt_tokens: int  # image tokens among them
+    image_tokens: int
+    decode_steps: int
+    repeats: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """Bytes of one part of the model, in the checkpoint and in the bundle."""
+
+    name: str
+    source_bytes: int
+    bundle_bytes: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the bundle's next-token distributions differ from the reference's, over some positions."""
+
+    where: str  # "answers" or "prompts"
+    positions: int
+    kl_mean: float  # nats
+    kl_median: float
+    kl_p99: float
+    kl_max: float
+    top1: float  # share of positions with the same likeliest token
+    histogram: tuple[int, ...]  # positions by KL, between the edges of HISTOGRAM_EDGES
+
+
+HISTOGRAM_EDGES = tuple(10.0**k for k in range(-9, 2))  # nats; the outer bins take what lies beyond
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Exact matches of greedy answers in one task, on the same samples."""
+
+    task: str
+    samples: int
+    both: int  # samples that both answered right
+    only_reference: int
+    only_bundle: int
+
+    @property
+    def reference_accuracy(self) -> float:
+        return (self.both + self.only_reference) / self.samples
+
+    @property
+    def bundle_accuracy(self) -> float:
+        return (self.both + self.only_bundle) / self.samples
+
+    @property
+    def reference_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        return wilson(self.both + self.only_reference, self.samples)
+
+    @property
+    def bundle_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        return wilson(self.both + self.only_bundle, self.samples)
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """Bundle minus reference, and its paired 95 % interval."""
+        low, high = paired_difference(self.both, self.only_reference, self.only_bundle, self.samples)
+        return self.bundle_accuracy - self.reference_accuracy, low, high
+
+
+@dataclass(frozen=True)
+class Report:
+    """One comparison of a bundle with its checkpoint."""
+
+    model: str
+    family: str
+    precision: str
+    parameters: int
+    bundle_bytes: int
+    source_bytes: int
+    contenders: tuple[Contender, ...]  # the bundle first
+    workload: Workload
+    components: tuple[Component, ...]
+    reference: str  # the contender that accuracy is measured against
+    agreement: tuple[Agreement, ...]
+    reference_perplexity: float  # of the reference answers, teacher-forced
+    bundle_perplexity: float
+    tasks: tuple[TaskScore, ...]  # empty without a tasks file
+    samples: str  # what the distributions and answers were measured on
+    environment: dict[str, str]  # CPU, system, versions
+    command: str
+
+    @property
+    def bundle(self) -> Contender:
+        """The compiled model."""
+        return self.contenders[0]
+
+    @property
+    def rivals(self) -> tuple[Contender, ...]:
+        """The PyTorch runs."""
+        return self.contenders[1:]
+
+    @property
+    def total(self) -> TaskScore | None:
+        """All tasks together; None without a tasks file."""
+        if not self.tasks:
+            return None
+        fields = ("samples", "both", "only_reference", "only_bundle")
+        return TaskScore("all tasks", **{f: sum(getattr(task, f) for task in self.tasks) for f in fields})
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return dump_json({"format": FORMAT, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read `to_json`'s text; InputError for anything else."""
+        try:
+            data = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise ValueError("another format")
+            report = _build(cls, data)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"this is not a report of lensmith compare ({error!r}); run the comparison again") from None
+        assert isinstance(report, cls)
+        return report
+
+
+def _build(kind: Any, data: Any) -> Any:
+    """`data` from JSON as a value of the annotated type `kind`; ValueError where it is of another type."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if set(data) != set(hints):
+            raise ValueError(f"{kind} has other fields: {sorted(set(data) ^ set(hints))}")
+        return typing.cast(type, kind)(**{name: _build(hints[name], value) for name, value in data.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(_build(arguments[0], item) for item in data)
+    if origin is dict:
+        return {key: _build(arguments[1], value) for key, value in data.items()}
+    if isinstance(kind, types.UnionType):
+        return None if data is None else _build(arguments[0], data)
+    if kind is float and type(data) is int:
+        return float(data)
+    if type(data) is not kind:
+        raise ValueError(f"{data!r} is not a {kind.__name__}")
+    return data
