@@ -17,7 +17,8 @@ from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
 from ..targets.errors import InputError
-from .template_limits import BudgetedSandbox, limited, weighed
+from .template_costs import limited, weighed
+from .template_limits import BudgetedSandbox
 
 MAX_SOURCE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 1 << 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -82,6 +83,18 @@ def test_ids_equal_hf(seed: int) -> None:
     spans = [token for start, end in prompt.image_spans for token in range(start, end)]
     assert spans == np.flatnonzero(prompt.ids == BUILDER.image_token_id).tolist()
     assert [end - start for start, end in prompt.image_spans] == [image_tokens(grid, 2) for grid in grids]
+
+
+@pytest.mark.parametrize("case", json.loads((hf.DATA / "prompt_hashes.json").read_text()), ids=lambda case: case["seed"])
+def test_golden_prompts(case: dict[str, Any]) -> None:
+    """The same ids without transformers: hashes written where the test above agrees with HF."""
+    assert golden_hash(case["seed"]) == case["sha256"]
+
+
+def golden_hash(seed: int) -> str:
+    messages, images = random_conversation(random.Random(seed))
+    _, grids = preprocess_images(map(open_image, images), ImageSpec())
+    return hashlib.sha256(BUILDER.build(messages, grids, tools=TOOLS).ids.astype("<i8").tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("name", FEATURES)
