@@ -184,6 +184,12 @@ class Model:
         self._cached_ids, self._cached_images = ids, tuple(image.key for image in request.images)
         return logits
 
+    def forget(self) -> None:
+        """Drop what earlier prompts left: the content of the KV cache and the features of images."""
+        self.decoder.rewind(0)
+        self._cached_ids, self._cached_images = np.zeros(0, np.int64), ()
+        self._features.clear()
+
     def _reusable(self, request: Request) -> int:
         """Length of the longest common beginning of the cache and the prompt, with the same images in it."""
         ids, cached = request.prompt.ids, self._cached_ids
