@@ -34,6 +34,10 @@ class Matrix(nn.Module):
         if not scheme.quantized:
             self.values = nn.Parameter([rows, columns], dtype=FLOATS[scheme.bits][0])
             return
+        if scheme.int8_activations:
+            self.values = nn.Parameter([rows, columns], dtype=ir.DataType.INT8)
+            self.scales = nn.Parameter([rows], dtype=ir.DataType.FLOAT16)
+            return
         groups, row_bytes = columns // scheme.group_size, columns * scheme.bits // 8
         shape = [rows, row_bytes] if flat else [rows, groups, row_bytes // groups]
         self.values = nn.Parameter(shape, dtype=ir.DataType.UINT8)
@@ -48,6 +52,8 @@ class Matrix(nn.Module):
         if not scheme.quantized:
             return [_to_float(rows, scheme.bits)]
         made = quantize(rows, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
+        if scheme.int8_activations:
+            return [(made.values ^ 0x80).view(np.int8), made.scales]  # unsigned around 128 to signed around 0
         arrays: list[NDArray[Any]] = [pack_low_first(made.values, scheme.bits), made.scales]
         if made.zero_points is not None:
             arrays.append(pack_low_first(made.zero_points, scheme.bits))
@@ -57,7 +63,7 @@ class Matrix(nn.Module):
         """The stored values as graph values: floats as float32, integers with float32 scales. Made once in a graph."""
         if not self._parts:
             self._parts = {
-                key: value if value.dtype == ir.DataType.UINT8 else _widen(op, value)
+                key: _widen(op, value) if value.dtype in (ir.DataType.FLOAT16, ir.DataType.FLOAT) else value
                 for key, value in self.named_parameters(recurse=False)
             }
         return self._parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import shutil
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..targets.profile import TargetProfile, load_target
 from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
 from .dialects.ort import OPSETS, OrtDialect
+from .golden import Golden, evidence
 from .graphs import Graph, build_decoder, build_vision
 from .models import FAMILIES, Family
 from .prompts import image_section, limits_section, prompt_section
@@ -65,7 +66,12 @@ def prepare(path: str | Path, options: Options) -> Job:
     family = find_family(checkpoint)
     spec = _within_limits(family.describe(checkpoint.config), options)
     target = load_target(options.target)
-    policy = make_policy(options.precision, group_size=options.group_size, symmetric=options.symmetric)
+    policy = make_policy(
+        options.precision,
+        group_size=options.group_size,
+        symmetric=options.symmetric,
+        int8_roles=target.int8_activations,
+    )
     dialect = OrtDialect(accuracy_level=target.accuracy_level)
     graphs = tuple(build(spec, policy, dialect, family.prefixes, OPSETS) for build in (build_vision, build_decoder))
     used = [source for graph in graphs for source in graph.sources]
@@ -86,8 +92,11 @@ def find_family(checkpoint: Checkpoint) -> Family:
     return FAMILIES[model_type]
 
 
-def export(job: Job, out: str | Path, progress: Progress = lambda *_: None) -> Bundle:
-    """Write the bundle of a prepared job. An interrupted run resumes with the graphs that were finished."""
+def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, golden: Golden = "auto") -> Bundle:
+    """Write the bundle of a prepared job. An interrupted run resumes with the graphs that were finished.
+
+    `golden` says whether to record golden traces from PyTorch, see `evidence` in golden.py.
+    """
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out)) as writer:
         for graph in job.graphs:
@@ -96,7 +105,9 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None) -> B
                 if not done:
                     _write_graph(job, graph, writer, progress)
         _write_prompt_files(job, writer)
-        writer.close(_manifest(job))
+        manifest = _manifest(job)
+        traces = evidence(job.checkpoint.path, job.parameters, writer, manifest, golden=golden, progress=progress)
+        writer.close(manifest | {"evidence": {"golden": traces}})
     return open_bundle(out)
 
 
@@ -115,7 +126,9 @@ def _write_graph(job: Job, graph: Graph, writer: BundleWriter, progress: Progres
 
 
 def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
-    shutil.copyfile(job.checkpoint.tokenizer_path, writer.add("tokenizer.json"))
+    tokenizer = json.loads(job.checkpoint.tokenizer_path.read_text(encoding="utf-8"))
+    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
+    writer.add("tokenizer.json").write_text(compact, encoding="utf-8")
     writer.add("chat_template.jinja").write_text(_template(job.checkpoint), encoding="utf-8")
     if job.checkpoint.license_text:
         writer.add("LICENSE").write_text(job.checkpoint.license_text, encoding="utf-8")

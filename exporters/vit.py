@@ -91,7 +91,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
         super().__init__()
-        scheme = policy.scheme("vision", spec.patch_dim)
+        scheme = policy.scheme("vision.patch", spec.patch_dim)
         self.proj = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=True)
 
     def forward(self, op: Op, patches: Value) -> Value:
@@ -104,9 +104,9 @@ class Attention(nn.Module):
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.heads = dialect, spec.heads
-        scheme = policy.scheme("vision", spec.hidden)
-        self.qkv = Linear(dialect, spec.hidden, 3 * spec.hidden, scheme, bias=True)
-        self.proj = Linear(dialect, spec.hidden, spec.hidden, scheme, bias=True)
+        size = spec.hidden
+        self.qkv = Linear(dialect, size, 3 * size, policy.scheme("vision.qkv", size), bias=True)
+        self.proj = Linear(dialect, size, size, policy.scheme("vision.proj", size), bias=True)
 
     def forward(self, op: Op, x: Value, angles: Angles) -> Value:
         q, k, v = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
@@ -120,8 +120,8 @@ class MLP(nn.Module):
     def __init__(self, dialect: Dialect, sizes: tuple[int, int, int], policy: Policy, *, role: str, act: str) -> None:
         super().__init__()
         self.dialect, self.act = dialect, act
-        self.linear_fc1 = Linear(dialect, sizes[0], sizes[1], policy.scheme(role, sizes[0]), bias=True)
-        self.linear_fc2 = Linear(dialect, sizes[1], sizes[2], policy.scheme(role, sizes[1]), bias=True)
+        self.linear_fc1 = Linear(dialect, sizes[0], sizes[1], policy.scheme(f"{role}.fc1", sizes[0]), bias=True)
+        self.linear_fc2 = Linear(dialect, sizes[1], sizes[2], policy.scheme(f"{role}.fc2", sizes[1]), bias=True)
 
     def forward(self, op: Op, x: Value) -> Value:
         return self.linear_fc2(op, self.dialect.activation(op, self.linear_fc1(op, x), self.act))
@@ -149,7 +149,8 @@ class Merger(MLP):
 
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy, *, norm_after: bool) -> None:
         sizes = (spec.merged_hidden, spec.merged_hidden, spec.out_hidden)
-        super().__init__(dialect, sizes, policy, role="merger", act="gelu")
+        role = "deepstack" if norm_after else "merger"
+        super().__init__(dialect, sizes, policy, role=role, act="gelu")
         self.merged, self.norm_after = spec.merged_hidden, norm_after
         self.norm = LayerNorm(dialect, spec.merged_hidden if norm_after else spec.hidden, spec.norm_eps)
 

@@ -47,6 +47,7 @@ def session(path: Path, threads: int | None, *, profile: bool = False) -> ort.In
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # shapes change from step to step: a planned arena only doubles the memory
     options.enable_profiling = profile
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ class TargetProfile:
     description: str
     dialect: str  # which lowering its graphs use
     accuracy_level: int  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
+    int8_activations: tuple[str, ...]  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
     prefill_chunk: int  # tokens
 
 
@@ -31,4 +32,5 @@ def load_target(name: str) -> TargetProfile:
     if name not in target_names():
         raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
     text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
-    return TargetProfile(name=name, **tomllib.loads(text))
+    fields = tomllib.loads(text)
+    return TargetProfile(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})

@@ -25,6 +25,9 @@ class OrtDialect:
         if not weight.scheme.quantized:
             y = op.FusedMatMul(x, parts["values"], transB=1, _domain=MS)
             return y if bias is None else op.Add(y, bias)
+        if weight.scheme.int8_activations:
+            columns_first = op.Transpose(parts["values"], perm=[1, 0])  # a constant, folded at load
+            return op.DynamicQuantizeMatMul(x, columns_first, parts["scales"], None, bias, _domain=MS)
         return op.MatMulNBits(
             x,
             parts["values"],
