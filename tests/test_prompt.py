@@ -33,6 +33,7 @@ BUILDER = open_prompt(hf.TOKENIZER, SPEC)
 PARTS = json.loads((hf.DATA / "conversation_parts.json").read_text(encoding="utf-8"))
 TEXTS, TOOLS = PARTS["texts"], PARTS["tools"]
 FEATURES = json.loads((hf.DATA / "template_features.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((hf.DATA / "prompt_hashes.json").read_text())
 HOSTILE = json.loads((hf.DATA / "hostile_templates.json").read_text(encoding="utf-8"))
 HOSTILE["deep nesting"] = "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"
 
@@ -85,7 +86,7 @@ def test_ids_equal_hf(seed: int) -> None:
     assert [end - start for start, end in prompt.image_spans] == [image_tokens(grid, 2) for grid in grids]
 
 
-@pytest.mark.parametrize("case", json.loads((hf.DATA / "prompt_hashes.json").read_text()), ids=lambda case: case["seed"])
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["seed"])
 def test_golden_prompts(case: dict[str, Any]) -> None:
     """The same ids without transformers: hashes written where the test above agrees with HF."""
     assert golden_hash(case["seed"]) == case["sha256"]
