@@ -1,0 +1,127 @@
+"""Commands that answer: run and chat. They need the base packages only."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .shared import AS_JSON, THREADS, console, options, pairs, print_json
+
+if TYPE_CHECKING:
+    from ...runtimes.model import Answer, GenerationOptions, Model, Timings
+
+LOADING = options(
+    click.option("--min-pixels", type=click.IntRange(1), metavar="N", help="Enlarge smaller images to this area."),
+    click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Shrink larger images to this area."),
+    click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens of prompt and answer."),
+    THREADS,
+)
+SAMPLING = options(
+    click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, metavar="N"),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+    click.option(
+        "--sample/--greedy", "do_sample", default=None, help="Default: as the checkpoint's generation_config."
+    ),
+    click.option("--temperature", type=float, metavar="X"),
+    click.option("--top-k", type=int, metavar="N"),
+    click.option("--top-p", type=float, metavar="X"),
+    click.option("--min-p", type=float, metavar="X"),
+    click.option("--repetition-penalty", type=float, metavar="X"),
+    click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
+)
+SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
+LOAD_NAMES = ("min_pixels", "max_pixels", "context", "threads")
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("question")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="An image for the question. Repeatable.")
+@SYSTEM
+@SAMPLING
+@LOADING
+@click.option("--timings", is_flag=True, help="Print where the time went, on stderr.")
+@AS_JSON
+def run(
+    bundle: Path,
+    question: str,
+    images: tuple[str, ...],
+    system: str | None,
+    timings: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Answer QUESTION with BUNDLE, word by word. The question "-" is read from standard input."""
+    from ...runtimes.model import user_message
+
+    model, generation = open_model(bundle, chosen)
+    question = sys.stdin.read() if question == "-" else question
+    answer = model.generate([*system_messages(system), user_message(question, images)], generation)
+    if as_json:
+        print_json({"text": answer.read(), **_figures(answer)})
+    else:
+        stream(answer)
+    if timings:
+        console(stderr=True).print(pairs("Timings", _readable(answer.timings)))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@SYSTEM
+@SAMPLING
+@LOADING
+def chat(bundle: Path, system: str | None, **chosen: Any) -> None:
+    """Talk with BUNDLE; /help lists what can be typed. Ctrl-C stops an answer, Ctrl-D ends."""
+    from .talk import Talk
+
+    model, generation = open_model(bundle, chosen)
+    Talk(model, generation, system).loop()
+
+
+COMMANDS = (run, chat)
+
+
+def open_model(bundle: Path, chosen: dict[str, Any]) -> tuple[Model, GenerationOptions]:
+    """Load a bundle and make its generation options, each from what was chosen on the command line."""
+    from ...runtimes.model import load
+
+    model = load(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
+    defaults = model.default_options(max_new_tokens=chosen.pop("max_new_tokens"), stop=chosen.pop("stop"))
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return model, replace(defaults, sampling=replace(defaults.sampling, **given))
+
+
+def system_messages(system: str | None) -> list[dict[str, Any]]:
+    """The messages at the head of a conversation."""
+    return [] if system is None else [{"role": "system", "content": system}]
+
+
+def stream(answer: Answer) -> None:
+    """Print an answer while it is made; on a terminal without control characters, which could take it over."""
+    clean = CONTROLS if sys.stdout.isatty() else {}
+    for piece in answer:
+        click.echo(piece.translate(clean), nl=False)
+        sys.stdout.flush()
+    click.echo()
+
+
+def _figures(answer: Answer) -> dict[str, Any]:
+    timings = answer.timings
+    derived = {"first_token_ms": timings.first_token_ms, "tokens_per_s": timings.tokens_per_s}
+    figures = {name: round(value, 3) for name, value in {**asdict(timings), **derived}.items()}
+    return {"finish_reason": answer.finish_reason, "ids": answer.ids, "timings": figures}
+
+
+def _readable(timings: Timings) -> dict[str, str]:
+    return {
+        "images": f"{timings.image_ms:.0f} ms",
+        "vision encoder": f"{timings.vision_ms:.0f} ms for {timings.image_tokens} image tokens",
+        "prompt": f"{timings.prefill_ms:.0f} ms for {timings.prompt_tokens} tokens, {timings.reused_tokens} reused",
+        "first token": f"{timings.first_token_ms:.0f} ms",
+        "answer": f"{timings.decode_ms:.0f} ms for {timings.new_tokens} tokens, {timings.tokens_per_s:.1f} tokens/s",
+    }

@@ -1,0 +1,177 @@
+"""Commands that make something: export, plan, synth."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..scheme import GROUP_SIZES, PRECISIONS
+from .shared import (
+    AS_JSON,
+    console,
+    count,
+    needs,
+    options,
+    pairs,
+    peak_memory_bytes,
+    print_json,
+    size,
+    stages,
+    table,
+)
+
+if TYPE_CHECKING:
+    from ...runtimes.bundle import Bundle
+    from ..export import Job
+    from ..golden import Golden
+    from ..plan import Plan
+
+CHOICES = options(
+    click.argument("checkpoint", type=click.Path(path_type=Path)),
+    click.option("--precision", type=click.Choice(list(PRECISIONS)), default="int4", show_default=True,
+                 help="How weights are stored; int4 keeps the vision encoder at 8 bits."),
+    click.option("--group-size", type=click.Choice([str(n) for n in GROUP_SIZES]), default="128", show_default=True,
+                 help="Inputs that share one scale."),
+    click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
+    click.option("--target", default="cpu", show_default=True, help="A row of `lensmith targets`."),
+    click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),
+    click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Largest image area; default: the model's."),
+)  # fmt: skip
+
+
+@click.command()
+@CHOICES
+@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new bundle folder.")
+@click.option("--golden", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
+              help="Record PyTorch's answers for `lensmith verify`; auto: where PyTorch is installed.")  # fmt: skip
+@AS_JSON
+def export(out: Path, golden: Golden, as_json: bool, **choices: Any) -> None:
+    """Compile CHECKPOINT, a Hugging Face folder, into a bundle. An interrupted export continues when run again."""
+    job, plan = _prepare(**choices)
+    if not as_json:
+        _print_plan(plan)
+    started = time.perf_counter()
+    with needs("export", "lensmith export"):
+        from ..export import export as write
+    with stages() as progress:
+        bundle = write(job, out, progress, golden=golden)
+    result = _result(bundle, plan, time.perf_counter() - started)
+    if as_json:
+        print_json({"plan": plan.to_json(), **result})
+    else:
+        _print_result(result)
+
+
+@click.command()
+@CHOICES
+@AS_JSON
+def plan(as_json: bool, **choices: Any) -> None:
+    """Say what the bundle of CHECKPOINT will take on disk and in memory, without writing anything."""
+    figures = _prepare(**choices)[1]
+    if as_json:
+        print_json(figures.to_json())
+        return
+    _print_plan(figures)
+    _print_device(figures)
+
+
+@click.command()
+@click.argument("name")
+@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new folder.")
+@click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def synth(name: str, out: Path, tiny: bool, seed: int) -> None:
+    """Write a checkpoint of random weights in the architecture NAME, to measure size, memory and speed."""
+    with needs("export", "lensmith synth"):
+        from ..synth import synth as write
+    with stages() as progress:
+        folder = write(name, out, tiny=tiny, seed=seed, progress=lambda done, total: progress("weights", done, total))
+    click.echo(folder)
+
+
+COMMANDS = (plan, export, synth)
+
+
+def _prepare(checkpoint: Path, group_size: str, asymmetric: bool, **chosen: Any) -> tuple[Job, Plan]:
+    """Open the checkpoint and make the plan; every error of the input shows here."""
+    with needs("export", "compiling a checkpoint"):
+        from ..export import Options, prepare
+        from ..plan import make_plan
+    job = prepare(checkpoint, Options(group_size=int(group_size), symmetric=not asymmetric, **chosen))
+    return job, make_plan(job)
+
+
+def _print_plan(plan: Plan) -> None:
+    rows = [
+        (row.component.replace("_", " "), row.precision, row.tensors, count(row.parameters), size(row.disk_bytes))
+        for row in plan.storage
+    ]
+    screen = console()
+    screen.print(pairs("Plan", {
+        "checkpoint": f"{plan.checkpoint} ({size(plan.checkpoint_bytes)})",
+        "architecture": f"{plan.architecture}, {count(plan.parameters)} parameters",
+        "precision": f"{plan.precision} for {plan.target}",
+        "bundle": f"about {size(plan.bundle_bytes)}, {plan.bundle_bytes / plan.checkpoint_bytes:.0%} of the checkpoint",
+        "memory to export": f"about {size(plan.export_memory_bytes)}",
+    }))  # fmt: skip
+    screen.print()
+    screen.print(table("Weights", ["component", "stored as", ">tensors", ">parameters", ">on disk"], rows))
+    screen.print()
+
+
+def _print_device(plan: Plan) -> None:
+    screen = console()
+    screen.print(pairs("On the device", {
+        "weights and cache": f"{size(plan.device_memory_bytes)} with {plan.default_context} tokens of context, "
+                             "activations not counted",
+        "KV cache": f"{size(plan.cache_bytes_per_token)} for each token that is used",
+        "KV cache, whole context": f"{size(plan.cache_bytes)} for {plan.context} tokens",
+    }))  # fmt: skip
+    screen.print()
+    screen.print(table("Image tokens", ["pixels", ">tokens", ">KV cache"], [
+        (pixels, tokens, size(tokens * plan.cache_bytes_per_token)) for pixels, tokens in plan.image_tokens.items()
+    ]))  # fmt: skip
+
+
+def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
+    files = {name: int(record["size"]) for name, record in bundle.manifest["files"].items()}
+    files["lensmith.json"] = (bundle.path / "lensmith.json").stat().st_size
+    total = sum(files.values())
+    return {
+        "bundle": str(bundle.path),
+        "files": files,
+        "bundle_bytes": total,
+        "ratio": round(total / plan.checkpoint_bytes, 4),
+        "seconds": round(seconds, 2),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def component_sizes(files: dict[str, int]) -> list[tuple[str, str, str]]:
+    """Rows of component, files and size: the two files of a graph count together."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(files):
+        stem, _, suffix = name.rpartition(".")
+        names[stem if suffix in ("onnx", "data") else name.split("/")[0]].append(name)
+    return [
+        (component.replace("_", " "), ", ".join(members[:3]) + (", …" if len(members) > 3 else ""),
+         size(sum(files[name] for name in members)))
+        for component, members in names.items()
+    ]  # fmt: skip
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    screen = console()
+    screen.print(table("Bundle", ["component", "files", ">size"], component_sizes(result["files"])))
+    screen.print()
+    screen.print(pairs("Result", {
+        "size": f"{size(result['bundle_bytes'])}, {result['ratio']:.1%} of the checkpoint",
+        "time": f"{result['seconds']:.1f} s",
+        "peak memory": size(result["peak_memory_bytes"]),
+    }))  # fmt: skip
+    screen.print()
+    click.echo(result["bundle"])

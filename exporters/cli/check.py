@@ -1,0 +1,148 @@
+"""Commands that look: inspect, verify, compare, targets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...targets.errors import CheckFailed
+from .shared import AS_JSON, console, pairs, print_json, size, table
+
+if TYPE_CHECKING:
+    from ...runtimes.bundle import Bundle
+    from ...runtimes.verify import VerifyReport
+
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+
+
+@click.command()
+@BUNDLE
+@click.option("--tensors", is_flag=True, help="List each tensor with how it is stored and why.")
+@AS_JSON
+def inspect(bundle: Path, tensors: bool, as_json: bool) -> None:
+    """Show what BUNDLE is: identity, sizes, precision, inputs and outputs, limits, evidence."""
+    from ...runtimes.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    if as_json:
+        print_json({"bundle": str(bundle), **opened.manifest})
+        return
+    screen = console()
+    for part in (_identity, _sizes, _precision, _ports, _limits, _evidence):
+        screen.print(part(opened))
+        screen.print()
+    if tensors:
+        screen.print(_tensors(opened))
+
+
+@click.command()
+@BUNDLE
+@AS_JSON
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check each byte of BUNDLE and replay PyTorch's recorded answers. Exit code 1 when something differs."""
+    from ...runtimes.verify import verify as replay
+
+    report = replay(bundle)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        console().print(_verification(report))
+    if not report.passed:
+        raise CheckFailed(f"{report.summary()}; export the bundle again or report this device")
+    if not as_json:
+        click.echo(f"passed: {report.summary()}")
+
+
+@click.command()
+@AS_JSON
+def targets(as_json: bool) -> None:
+    """List the devices that `lensmith export --target` knows."""
+    from ...targets.profile import load_target, target_names
+
+    profiles = [asdict(load_target(name)) for name in target_names()]
+    if as_json:
+        print_json(profiles)
+        return
+    rows = [[row["name"], row["dialect"], row["prefill_chunk"], row["description"]] for row in profiles]
+    console().print(table("Targets", ["name", "dialect", ">prefill chunk", "description"], rows))
+
+
+COMMANDS = (verify, inspect, targets)
+
+
+def _verification(report: VerifyReport) -> Any:
+    rows = [
+        (row.case, row.output, row.figure, f"{row.value:.3g}", "" if row.limit is None else f"{row.limit:.3g}",
+         "" if row.passed else "FAILED")
+        for row in report.rows
+    ]  # fmt: skip
+    return table(f"Against {report.reference}", ["case", "output", "figure", ">value", ">limit", ""], rows)
+
+
+def _identity(bundle: Bundle) -> Any:
+    manifest, source = bundle.manifest, bundle.manifest["source"]
+    return pairs("Bundle", {
+        "path": bundle.path,
+        "family": manifest["family"],
+        "made from": source["name"],
+        "licence": source["license"] or "not stated",
+        "parameters": f"{source.get('parameters', 0):,}",
+        "target": manifest["target"],
+        "options": ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items()),
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
+    })  # fmt: skip
+
+
+def _sizes(bundle: Bundle) -> Any:
+    from .build import component_sizes
+
+    files = {name: int(record["size"]) for name, record in bundle.manifest["files"].items()}
+    rows = [*component_sizes(files), ("all", "", size(sum(files.values())))]
+    return table("Sizes", ["component", "files", ">size"], rows)
+
+
+def _precision(bundle: Bundle) -> Any:
+    """How many tensors are stored in each way."""
+    counts: dict[tuple[Any, ...], int] = defaultdict(int)
+    for entry in bundle.manifest["precision"].values():
+        counts[entry["bits"], entry["group_size"], entry["symmetric"], entry["reason"]] += 1
+    rows = [(bits, group or "", "" if bits > 8 else "yes" if symmetric else "no", tensors, reason)
+            for (bits, group, symmetric, reason), tensors in sorted(counts.items())]  # fmt: skip
+    return table("Precision", [">bits", ">group", "symmetric", ">tensors", "reason"], rows)
+
+
+def _tensors(bundle: Bundle) -> Any:
+    rows = [(name, entry["bits"], entry["group_size"] or "", entry["reason"])
+            for name, entry in bundle.manifest["precision"].items()]  # fmt: skip
+    return table("Tensors", ["tensor", ">bits", ">group", "reason"], rows)
+
+
+def _ports(bundle: Bundle) -> Any:
+    """Inputs and outputs of the graphs; those of the KV cache as one row of their pattern."""
+    rows: list[tuple[Any, ...]] = []
+    for graph, entry in bundle.manifest["graphs"].items():
+        for kind in ("inputs", "outputs"):
+            shown: dict[str, tuple[Any, ...]] = {}
+            for name, port in entry[kind].items():
+                pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+                shown[pattern] = (graph, kind[:-1], pattern, port["dtype"], list(port["shape"]))
+            rows += shown.values()
+    return table("Graphs", ["graph", "", "name", "type", "shape"], rows)
+
+
+def _limits(bundle: Bundle) -> Any:
+    return pairs("Limits", {name.replace("_", " "): value for name, value in bundle.manifest["limits"].items()})
+
+
+def _evidence(bundle: Bundle) -> Any:
+    evidence = bundle.manifest["evidence"] or {"none": "no answers of PyTorch were recorded"}
+    return pairs("Evidence", {name: _short(value) for name, value in evidence.items()})
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 300 else text[:300] + " …"

@@ -1,0 +1,62 @@
+"""The command that decides: compare, a bundle against its checkpoint in PyTorch."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .shared import THREADS, console, needs, stages
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--against", "checkpoint", required=True, type=click.Path(path_type=Path), help="The checkpoint folder.")
+@click.option("--tasks", type=FILE, help="Questions with answers, as JSON lines.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Samples of each task.")
+@click.option("--image", type=FILE, help="The image to time; default: a generated photo.")
+@click.option("--html", "page", type=FILE, help="Write a report as one page.")
+@click.option("--json", "data", metavar="FILE", help="Write the figures as JSON; - for standard output.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, metavar="N")
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(list(DTYPES)),
+              help="Of PyTorch; the first is the reference of accuracy. Repeatable; default: fp32, bf16.")  # fmt: skip
+@THREADS
+def compare(
+    bundle: Path, checkpoint: Path, page: Path | None, data: str | None, dtypes: tuple[str, ...], **chosen: Any
+) -> None:
+    """Measure size, memory, speed and accuracy of BUNDLE next to its checkpoint in PyTorch."""
+    with needs("torch", "lensmith compare"):
+        from ..compare import CompareOptions
+        from ..compare import compare as measure
+    names = tuple(DTYPES[name] for name in dtypes or DTYPES)
+    command = shlex.join(["lensmith", *sys.argv[1:]])
+    with stages() as progress:
+        report = measure(bundle, checkpoint, CompareOptions(dtypes=names, command=command, **chosen), progress)
+    _write(report, page, data)
+
+
+def _write(report: Any, page: Path | None, data: str | None) -> None:
+    """The tables on the terminal, then the files that were asked for, their paths last."""
+    from ...runtimes.report import html, table
+
+    if data == "-":
+        click.echo(report.to_json(), nl=False)
+    else:
+        console().print(table(report))
+    if data not in (None, "-"):
+        Path(data).write_text(report.to_json(), encoding="utf-8")
+        click.echo(data)
+    if page is not None:
+        with needs("report", "a report with plots"):
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(html(report), encoding="utf-8")
+        click.echo(page, err=data == "-")
+
+
+COMMANDS = (compare,)

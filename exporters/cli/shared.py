@@ -1,0 +1,120 @@
+"""What the commands share: consoles, tables, units, groups of options, and the check that an extra is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ...targets.errors import MissingExtra
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+PLAIN_WIDTH = 160  # columns where the output is no terminal
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """Several click options as one decorator, shown in their order."""
+
+    def add(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return add
+
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+THREADS = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: one for each core.")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the stream of now; wide where it is no terminal, so that no figure is cut."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
+
+
+def print_json(data: object) -> None:
+    """Print figures as JSON."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table; columns whose name begins with ">" are aligned to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell(value) for value in row))
+    return made
+
+
+def cell(value: object) -> str:
+    """A value as text, without the markup of rich."""
+    return str(value).replace("[", r"\[")
+
+
+def pairs(title: str, values: Mapping[str, object]) -> Table:
+    """A table of names and values."""
+    made = table(title, ["", ""], values.items())
+    made.show_header = False
+    return made
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people, in decimal units: "1.31 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.2f} {unit}" if nbytes < 100 * scale else f"{nbytes / scale:.0f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def count(number: float) -> str:
+    """A number of parameters for people: "2.13 B"."""
+    for unit, scale in (("B", 1e9), ("M", 1e6)):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number:,.0f}"
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory of this process so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextlib.contextmanager
+def needs(extra: str, feature: str) -> Iterator[None]:
+    """Turn a failed import of another package within the block into a MissingExtra that names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("", "lensmith"):
+            raise
+        raise MissingExtra(f"{feature} (no module {error.name!r})", extra) from error
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each stage on stderr, with the time left; the function to call with (stage, done, total)."""
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    target = console(stderr=True)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=target, disable=not target.is_terminal) as bars:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage.replace("_", " "), total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance

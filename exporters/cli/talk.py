@@ -1,0 +1,100 @@
+"""The conversation of `lensmith chat`: lines typed or piped in, slash commands, answers as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...runtimes.model import GenerationOptions, Model, user_message
+from ...targets.errors import InputError, LensmithError, closest
+from .answer import stream, system_messages
+
+HELP = """/image FILE   add an image to the next message; several are possible
+/system TEXT  set the system message and start over
+/reset        forget the conversation
+/help         show this
+/quit         end; Ctrl-D does the same
+Ctrl-C stops the current answer; what was said stays in the conversation."""
+QUIT = "quit"
+
+
+class Talk:
+    """One conversation with a model."""
+
+    def __init__(self, model: Model, generation: GenerationOptions, system: str | None) -> None:
+        self.model, self.generation, self.system = model, generation, system
+        self.messages: list[dict[str, Any]] = system_messages(system)
+        self.images: list[str] = []
+        self.interactive = sys.stdin.isatty()
+        self.commands: dict[str, Callable[[str], str | None]] = {
+            "image": self._image, "system": self._system, "reset": self._reset, "help": self._help, "quit": self._quit,
+        }  # fmt: skip
+
+    def loop(self) -> None:
+        """Read and answer lines until the input ends. Piped in, the first error ends it; typed, it is only shown."""
+        if self.interactive:
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401  (input() then edits and remembers lines)
+            click.echo("/help lists the commands", err=True)
+        while (line := self._read()) is not None:
+            try:
+                if self._take(line) == QUIT:
+                    return
+            except LensmithError as error:
+                if not self.interactive:
+                    raise
+                click.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+    def _read(self) -> str | None:
+        try:
+            return input("> " if self.interactive else "").strip()
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            if not self.interactive:
+                raise
+            click.echo("\n(Ctrl-D or /quit ends)", err=True)
+            return ""
+
+    def _take(self, line: str) -> str | None:
+        if not line.startswith("/"):
+            if line:
+                self._answer(line)
+            return None
+        name, _, rest = line[1:].partition(" ")
+        if name not in self.commands:
+            raise InputError(f"no command /{name}; {closest(name, self.commands)}")
+        return self.commands[name](rest.strip())
+
+    def _answer(self, question: str) -> None:
+        message = user_message(question, self.images)
+        answer = self.model.generate([*self.messages, message], self.generation)
+        self.images = []
+        try:
+            stream(answer)
+        except KeyboardInterrupt:
+            click.echo("\n(stopped)", err=True)
+        self.messages += [message, {"role": "assistant", "content": answer.text}]
+
+    def _image(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise InputError(f"{path or '/image'} is not a file; expected /image and the path of an image")
+        self.images.append(path)
+
+    def _system(self, text: str) -> None:
+        self.system = text or None
+        self._reset()
+
+    def _reset(self, _: str = "") -> None:
+        self.messages, self.images = system_messages(self.system), []
+
+    def _help(self, _: str) -> None:
+        click.echo(HELP, err=True)
+
+    def _quit(self, _: str) -> str:
+        return QUIT

@@ -1,0 +1,139 @@
+"""What a job will take before anything is written: bytes by component, memory of the device, image tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from ..runtimes.images import ImageSpec, smart_resize
+from ..runtimes.model import DEFAULT_CONTEXT
+from . import weights
+from .blocks import Source
+from .export import Job
+from .graphs import Graph
+
+IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (1920, 1080), (4032, 3024))  # width, height
+BASE_MEMORY_BYTES = 300_000_000  # the interpreter, the libraries and the graphs; measured on Linux
+BLOCK_COPIES = 8  # arrays of a block's size that are alive while it is quantized; measured
+CACHE_VALUE_BYTES = 4  # keys and values are float32
+MANIFEST_TENSOR_BYTES = 200  # of lensmith.json for each tensor
+
+
+@dataclass(frozen=True)
+class Storage:
+    """All matrices of a component that are stored the same way."""
+
+    component: str
+    precision: str  # "int4, groups of 128"
+    tensors: int
+    parameters: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of a job."""
+
+    architecture: str
+    checkpoint: str
+    checkpoint_bytes: int
+    parameters: int
+    precision: str
+    target: str
+    storage: tuple[Storage, ...]
+    bundle_bytes: int
+    export_memory_bytes: int
+    context: int
+    cache_bytes_per_token: int
+    cache_bytes: int  # of the whole context
+    default_context: int
+    device_memory_bytes: int  # weights and the KV cache of the default context; activations come on top
+    image_tokens: dict[str, int]  # by "width x height"
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain data."""
+        return asdict(self)
+
+
+def make_plan(job: Job) -> Plan:
+    """The figures of a prepared job; nothing is read or written."""
+    text, weight_bytes = job.spec.decoder, [_graph_bytes(job, graph) for graph in job.graphs]
+    token_bytes = text.layers * 2 * text.kv_heads * text.head_dim * CACHE_VALUE_BYTES
+    default = min(text.context, DEFAULT_CONTEXT)
+    return Plan(
+        architecture=job.family.name,
+        checkpoint=str(job.checkpoint.path),
+        checkpoint_bytes=job.checkpoint.nbytes,
+        parameters=job.parameters,
+        precision=job.options.precision,
+        target=job.target.name,
+        storage=tuple(row for graph in job.graphs for row in _storage(graph)),
+        bundle_bytes=sum(weight_bytes) + _small_bytes(job),
+        export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
+        context=text.context,
+        cache_bytes_per_token=token_bytes,
+        cache_bytes=token_bytes * text.context,
+        default_context=default,
+        device_memory_bytes=sum(weight_bytes) + token_bytes * default,
+        image_tokens=image_tokens(job),
+    )
+
+
+def image_tokens(job: Job) -> dict[str, int]:
+    """Tokens in the prompt for images of common sizes, by "width x height"."""
+    spec = ImageSpec.from_config(job.checkpoint.preprocessor_config)
+    spec = spec.with_pixels(max_pixels=job.options.max_pixels)
+    return {f"{width} x {height}": _tokens(smart_resize(height, width, spec), spec) for width, height in IMAGE_SIZES}
+
+
+def _tokens(size: tuple[int, int], spec: ImageSpec) -> int:
+    height, width = size
+    return height * width // spec.factor**2
+
+
+def _graph_bytes(job: Job, graph: Graph) -> int:
+    """Bytes of the two files of a graph."""
+    _, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
+    return size + int(ir.to_proto(graph.model).ByteSize())
+
+
+def _small_bytes(job: Job) -> int:
+    """Bytes of the tokenizer, the template, the licence and, roughly, the manifest."""
+    texts = (job.checkpoint.chat_template, job.checkpoint.license_text)
+    tensors = sum(len(graph.sources) for graph in job.graphs)
+    small = sum(len(text.encode()) for text in texts if text) + tensors * MANIFEST_TENSOR_BYTES
+    return small + job.checkpoint.tokenizer_path.stat().st_size
+
+
+def _storage(graph: Graph) -> Iterable[Storage]:
+    """One row for each way in which tensors of a graph are stored, the largest first."""
+    tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
+    for source in graph.sources:
+        kind = _precision(source)
+        tensors[kind] += 1
+        parameters[kind] += _size(source)
+        disk[kind] += sum(weights.stored_bytes(parameter) for parameter in source.parameters)
+    for kind, size in disk.most_common():
+        yield Storage(graph.name, kind, tensors[kind], parameters[kind], size)
+
+
+def _precision(source: Source) -> str:
+    if source.matrix is None:
+        return "float32 (norms, biases, tables)"
+    scheme = source.matrix.scheme
+    return f"int{scheme.bits}, groups of {scheme.group_size}" if scheme.quantized else f"float{scheme.bits}"
+
+
+def _size(source: Source) -> int:
+    if source.matrix is not None:
+        return source.matrix.rows * source.matrix.columns
+    shape = source.parameters[0].shape
+    assert shape is not None
+    size = 1
+    for dimension in shape.numpy():
+        size *= dimension
+    return size
