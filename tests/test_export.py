@@ -1,0 +1,115 @@
+"""The export pipeline: the same bytes from the same weights however they are stored, and every tensor accounted for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.synth import synth
+from lensmith.runtimes.bundle import Bundle
+from lensmith.targets.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synth("qwen3-vl-2b", tmp_path_factory.mktemp("checkpoint") / "tiny", tiny=True)
+
+
+def built(checkpoint: Path, out: Path, **options: object) -> Bundle:
+    return export(prepare(checkpoint, Options(**options)), out, golden="never")  # type: ignore[arg-type]
+
+
+def float32_copy(checkpoint: Path, out: Path) -> dict[str, np.ndarray]:
+    shutil.copytree(checkpoint, out)
+    return {name: t.numpy() for name, t in open_checkpoint(checkpoint).tensors.items()}
+
+
+def test_same_inputs_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    one, two = built(checkpoint, tmp_path / "one"), built(checkpoint, tmp_path / "two")
+    assert one.manifest == two.manifest
+    files = sorted(p.name for p in one.path.iterdir())
+    assert files == sorted(p.name for p in two.path.iterdir())
+    assert all((one.path / name).read_bytes() == (two.path / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_shards_and_float32_give_the_same_weights(checkpoint: Path, tmp_path: Path, precision: str) -> None:
+    tensors = float32_copy(checkpoint, tmp_path / "sharded")
+    (tmp_path / "sharded" / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, keys in shards.items():
+        save_file({key: tensors[key] for key in keys}, tmp_path / "sharded" / shard)
+    index = {"weight_map": {key: shard for shard, keys in shards.items() for key in keys}}
+    (tmp_path / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
+    one = built(checkpoint, tmp_path / "one", precision=precision)
+    two = built(tmp_path / "sharded", tmp_path / "two", precision=precision)
+    for name in ("vision_encoder.data", "decoder.data"):
+        assert one.manifest["files"][name] == two.manifest["files"][name]
+
+
+def test_float16_weights_are_read(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = float32_copy(checkpoint, tmp_path / "half")
+    halves = {name: value.astype(np.float16) for name, value in tensors.items()}
+    save_file(halves, tmp_path / "half" / "model.safetensors")
+    wide = float32_copy(checkpoint, tmp_path / "wide")
+    assert wide.keys() == halves.keys()
+    save_file({name: v.astype(np.float32) for name, v in halves.items()}, tmp_path / "wide" / "model.safetensors")
+    one, two = (built(tmp_path / name, tmp_path / f"{name}.bundle", precision="fp32") for name in ("half", "wide"))
+    assert one.manifest["files"]["decoder.data"] == two.manifest["files"]["decoder.data"]
+
+
+def test_every_tensor_has_a_scheme_with_a_reason(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = built(checkpoint, tmp_path / "bundle")
+    precision = bundle.manifest["precision"]
+    assert set(precision) == set(open_checkpoint(checkpoint).tensors)
+    assert all(entry["reason"] for entry in precision.values())
+    assert precision["model.language_model.layers.0.mlp.up_proj.weight"]["bits"] == 4
+    assert precision["model.visual.pos_embed.weight"]["bits"] == 32
+    assert precision["model.language_model.norm.weight"]["bits"] == 32
+
+
+def test_the_tied_table_stands_once(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = built(checkpoint, tmp_path / "bundle")
+    graph = ir.load(bundle.graph("decoder")).graph
+    places = {name: value.const_value.offset for name, value in graph.initializers.items()
+              if isinstance(value.const_value, ir.ExternalTensor)}  # fmt: skip
+    assert places["embed_tokens.view"] == places["embed_tokens.weight.values"]
+    assert len(set(places.values())) == len(places) - 1
+
+
+def test_a_tensor_of_the_wrong_shape_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "wrong")
+    config = json.loads((tmp_path / "wrong" / "config.json").read_text())
+    config["text_config"]["intermediate_size"] *= 2
+    (tmp_path / "wrong" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"mlp\.gate_proj\.weight' has shape"):
+        prepare(tmp_path / "wrong", Options())
+
+
+def test_not_a_number_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = float32_copy(checkpoint, tmp_path / "nan")
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 3] = np.nan
+    save_file(tensors, tmp_path / "nan" / "model.safetensors")
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj"):
+        built(tmp_path / "nan", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_load_file_sees_the_same_numbers(checkpoint: Path) -> None:
+    tensors = open_checkpoint(checkpoint).tensors
+    name = "model.visual.patch_embed.proj.bias"
+    try:
+        expected = load_file(checkpoint / "model.safetensors")[name]
+    except TypeError:  # numpy has no bfloat16 of its own
+        pytest.skip("safetensors without bfloat16 for numpy")
+    np.testing.assert_array_equal(tensors[name].numpy(), expected.astype(np.float32))
