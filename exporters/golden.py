@@ -1,0 +1,164 @@
+"""Records golden traces: built-in images and conversations, run through the checkpoint in PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..runtimes.bundle import BundleWriter
+from ..runtimes.images import ImageSpec, open_image, preprocess
+from ..runtimes.model import EncodedImage, Model, Request, image_spec, make_request, prompt_spec, user_message
+from ..runtimes.positions import PositionSpec
+from ..runtimes.prompt import PromptBuilder, find_images, open_prompt
+from ..runtimes.replay import replay, summarize
+from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
+from ..targets.errors import CheckFailed, InputError, MissingExtra
+from .reference import Reference, import_torch
+
+Golden = Literal["auto", "always", "never"]
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+STEPS = 32  # tokens of each answer
+AUTO_BYTES = 2_000_000_000  # of float32 weights; more would take away the low memory of an export
+SIZES = ((320, 256), (192, 448), (560, 144))  # width and height in pixels: near square, tall, wide
+FILES = tuple(f"golden/image_{index}.png" for index in range(len(SIZES)))
+FIRST, SECOND, THIRD = FILES
+ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "A disc on a striped background."}]}
+CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
+    "text only": [user_message("Name three colours. Nenne drei Farben: rot, grün …")],
+    "one image": [user_message("What is in this picture?", [FIRST])],
+    "three images": [user_message("Compare the three pictures.", [SECOND, THIRD, FIRST])],
+    "two turns": [user_message("Describe it.", [SECOND]), ANSWER, user_message("And how does this differ?", [THIRD])],
+}
+
+
+def evidence(
+    checkpoint: Path,
+    parameters: int,
+    writer: BundleWriter,
+    manifest: Mapping[str, Any],
+    *,
+    golden: Golden = "auto",
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Record golden traces into a bundle, replay them on its graphs and give the figures for its manifest.
+
+    "auto" records them when PyTorch is installed and the weights are small in float32, and else gives the reason.
+    "always" raises MissingExtra and InputError instead.
+    """
+    reason = _reason_against(parameters, golden)
+    if reason is None:
+        try:
+            return _recorded(checkpoint, writer, manifest, progress)
+        except InputError as error:
+            if golden == "always":
+                raise
+            reason = str(error)
+    return {"recorded": False, "reason": reason}
+
+
+def _reason_against(parameters: int, golden: Golden) -> str | None:
+    if golden == "never":
+        return "switched off by --golden never"
+    if golden == "always":
+        return None
+    if 4 * parameters > AUTO_BYTES:
+        return f"PyTorch needs {4 * parameters / 1e9:.1f} GB for the float32 weights; --golden always records them"
+    try:
+        import_torch()
+    except MissingExtra as error:
+        return str(error)
+    return None
+
+
+def _recorded(
+    checkpoint: Path, writer: BundleWriter, manifest: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    traces = record(checkpoint, writer, manifest, progress)
+    figures = summarize(replay(Model(writer.preview(manifest)), traces))
+    wrong = [name for name, value in figures.items() if not math.isfinite(value)]
+    if wrong:
+        raise CheckFailed(
+            f"the graphs of {checkpoint} give values that are not finite or of the wrong shape: {wrong[0]}"
+        )
+    names = [case.name for case in traces.cases]
+    return {"recorded": True, "reference": traces.reference, "cases": names, "steps": STEPS, "figures": figures}
+
+
+def record(
+    checkpoint: Path, writer: BundleWriter, manifest: Mapping[str, Any], progress: Progress = lambda *_: None
+) -> Traces:
+    """Run the built-in conversations through PyTorch in float32 and write them into `golden/`.
+
+    The bundle must hold its tokenizer and chat template already. Conversations that its context cannot hold are left
+    out; InputError when it holds none.
+    """
+    for index, name in enumerate(FILES):
+        draw(index).save(writer.add(name))
+    names = [*FILES, *CONVERSATIONS]
+    reference, done = Reference(checkpoint), 0
+    recorder = _Recorder(reference, writer.partial, manifest)
+    images = []
+    for name in FILES:
+        images.append(recorder.image(name))
+        progress("golden", done := done + 1, len(names))
+    cases: list[CaseTrace] = []
+    for name, messages in CONVERSATIONS.items():
+        cases += recorder.case(name, messages)
+        progress("golden", done := done + 1, len(names))
+    if not cases:
+        raise InputError(f"a context of {manifest['limits']['context']} tokens holds no golden trace; use a larger one")
+    traces = Traces(reference.name, tuple(images), tuple(cases))
+    write_traces(traces, writer.add(CASES), writer.add(ARRAYS))
+    return traces
+
+
+class _Recorder:
+    """The reference with the prompts and images of one bundle."""
+
+    def __init__(self, reference: Reference, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.reference, self.folder = reference, folder
+        self.context = int(manifest["limits"]["context"])
+        self.spec: ImageSpec = image_spec(manifest)
+        self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
+        self.positions = PositionSpec(self.prompts.image_token_id, self.spec.merge_size)
+        self.encoded: dict[str, EncodedImage] = {}
+
+    def image(self, name: str) -> ImageTrace:
+        patches, grid = preprocess(open_image(self.folder / name), self.spec)
+        digest = hashlib.sha256(patches.data).hexdigest()
+        features = self.reference.vision(patches, grid)
+        self.encoded[name] = EncodedImage(digest.encode(), grid, features)
+        return ImageTrace(name, grid, digest, features)
+
+    def case(self, name: str, messages: list[dict[str, Any]]) -> Iterator[CaseTrace]:
+        request = self.request(messages)
+        if len(request.prompt) + STEPS > self.context:
+            return
+        run = self.reference.greedy(request, STEPS, ignore_eos=True)
+        ids = [int(token) for token in request.prompt.ids]
+        yield CaseTrace(name, messages, ids, run.logits[0], run.ids, *head_of(run.logits))
+
+    def request(self, messages: list[dict[str, Any]]) -> Request:
+        images = tuple(self.encoded[name] for name in find_images(messages))
+        return make_request(self.prompts, self.positions, messages, images)
+
+
+def draw(index: int) -> Image.Image:
+    """One of the built-in images: a gradient, stripes, a disc and a patch of noise, in whole-number arithmetic."""
+    width, height = SIZES[index]
+    y, x = np.mgrid[:height, :width].astype(np.int64)
+    planes = np.stack([x * 255 // width, y * 255 // height, (x + y) // 8 % 2 * 200 + index * 20], axis=-1)
+    disc = (x - width // 3) ** 2 + (y - height // 2) ** 2 < (min(width, height) // 4) ** 2
+    planes[disc] = np.roll([230, 40, 60], index)
+    noisy = (x > width * 2 // 3) & (y < height // 2)
+    planes[noisy] = ((x * 7919 ^ y * 104729) * (index + 3) % 256)[noisy][:, None]
+    pixels: NDArray[np.uint8] = planes.astype(np.uint8)
+    return Image.fromarray(pixels)

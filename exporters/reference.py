@@ -1,0 +1,190 @@
+"""The checkpoint itself in PyTorch, through transformers: what every compiled model is measured against."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..runtimes.engine import Floats, ImageFeatures, Ints
+from ..runtimes.model import Request
+from ..targets.errors import InputError, MissingExtra, closest
+
+DTYPES = ("float32", "bfloat16")
+OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
+
+
+@dataclass(frozen=True)
+class GreedyRun:
+    """Tokens chosen greedily, the logits each was chosen from, and the time of each phase."""
+
+    ids: list[int]
+    logits: Floats  # [tokens, vocab]
+    prefill_ms: float
+    step_ms: tuple[float, ...]  # of each decode step behind the prefill
+
+
+class Reference:
+    """A checkpoint in PyTorch on the CPU, fed with the patches, grids and token ids of lensmith's own runtime.
+
+    Positions and the merging of image features stay transformers' own. `last_ms` is the time of the latest call of
+    `vision`, `start` or `step`.
+    """
+
+    def __init__(self, path: str | Path, dtype: str = "float32", *, threads: int | None = None) -> None:
+        """Load all weights. Raises MissingExtra without PyTorch, and InputError for weights that do not fit.
+
+        `threads` is a setting of PyTorch for the whole process.
+        """
+        if dtype not in DTYPES:
+            raise InputError(f"the reference cannot run in {dtype!r}; {closest(dtype, DTYPES)}")
+        self.torch, transformers = import_torch()
+        if threads is not None:
+            self.torch.set_num_threads(threads)
+        self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
+        self.dtype = getattr(self.torch, dtype)
+        self.model = _load(transformers, Path(path), self.dtype)
+        self.last_ms = 0.0
+        self._cache: Any = None
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The end tokens that transformers' own generation would use."""
+        found = self.model.generation_config.eos_token_id
+        return frozenset(found if isinstance(found, list) else [] if found is None else [found])
+
+    def vision(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
+        """Features of one image: patches [patches, patch_dim] and their grid (frames, height, width)."""
+        torch = self.torch
+        with self._run():
+            out = self.model.model.get_image_features(torch.from_numpy(patches), torch.tensor([grid]), return_dict=True)
+        taps = [_numpy(tap[0]) for tap in getattr(out, "deepstack_features", None) or ()]
+        return ImageFeatures(_numpy(out.pooler_output[0]), np.stack(taps) if taps else None)
+
+    def logits(self, request: Request, num_logits: int | None = None) -> Floats:
+        """Logits [num_logits, vocab] of the last positions of a prompt, of all of them unless told."""
+        logits = self.start(request, 0 if num_logits is None else num_logits)
+        self._cache = None
+        return logits
+
+    def start(self, request: Request, num_logits: int = 1) -> Floats:
+        """Run a whole prompt into a new cache: logits [num_logits, vocab] of its last positions, 0 meaning all."""
+        self._cache = self._new_cache()
+        self.model.model.rope_deltas = None  # transformers would reuse those of an earlier prompt
+        ids = self.torch.from_numpy(request.prompt.ids)[None]
+        return self._forward(ids, logits_to_keep=num_logits, **self._image_inputs(ids, request))
+
+    def step(self, token: int) -> Floats:
+        """Append one token to the cache: logits [1, vocab] of what follows."""
+        return self._forward(self.torch.tensor([[token]]))
+
+    def greedy(self, request: Request, steps: int, *, ignore_eos: bool = False) -> GreedyRun:
+        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored."""
+        ids: list[int] = []
+        logits, times = [self.start(request)], [self.last_ms]
+        for _ in range(steps):
+            ids.append(int(logits[-1][-1].argmax()))
+            if len(ids) == steps or (ids[-1] in self.eos_token_ids and not ignore_eos):
+                break
+            logits.append(self.step(ids[-1]))
+            times.append(self.last_ms)
+        self._cache = None
+        return GreedyRun(ids, np.concatenate(logits), times[0], tuple(times[1:]))
+
+    def _new_cache(self) -> Any:
+        config = self.model.config.get_text_config()
+        return importlib.import_module("transformers").DynamicCache(config=config)
+
+    def _image_inputs(self, ids: Any, request: Request) -> dict[str, Any]:
+        """Features that are ready instead of pixels, and what transformers computes the positions from."""
+        if not request.images:
+            return {}
+        return {
+            "mm_encoder_outputs": {"image": self._as_encoder_output([image.features for image in request.images])},
+            "image_grid_thw": self.torch.tensor([image.grid for image in request.images]),
+            "mm_token_type_ids": (ids == self.model.config.image_token_id).int(),
+        }
+
+    def _as_encoder_output(self, images: list[ImageFeatures]) -> SimpleNamespace:
+        """The features in the shape of `get_image_features`; deepstack by tap, then by image."""
+
+        def tensor(array: Floats) -> Any:
+            return self.torch.from_numpy(np.ascontiguousarray(array)).to(self.dtype)
+
+        taps = 0 if images[0].deepstack is None else len(images[0].deepstack)
+        deepstack = [[tensor(i.deepstack[tap]) for i in images if i.deepstack is not None] for tap in range(taps)]
+        return SimpleNamespace(pooler_output=[tensor(i.features) for i in images], deepstack_features=deepstack)
+
+    def _forward(self, ids: Ints, *, logits_to_keep: int = 1, **inputs: Any) -> Floats:
+        with self._run():
+            out = self.model(input_ids=ids, past_key_values=self._cache, logits_to_keep=logits_to_keep, **inputs)
+        return _numpy(out.logits[0])
+
+    @contextmanager
+    def _run(self) -> Iterator[None]:
+        started = time.perf_counter()
+        with self.torch.inference_mode():
+            yield
+        self.last_ms = 1000 * (time.perf_counter() - started)
+
+
+def import_torch() -> tuple[Any, Any]:
+    """PyTorch and transformers; MissingExtra when either is not installed."""
+    try:
+        torch = importlib.import_module("torch")
+        _import_torchvision(torch)
+        return torch, importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingExtra("running the checkpoint in PyTorch", "torch") from error
+
+
+_schemas: list[Any] = []  # torch forgets a schema with the library object that defined it
+
+
+def _import_torchvision(torch: Any) -> None:
+    """Import torchvision, if it is there, so that transformers can.
+
+    PyPI's torchvision is built for CUDA. Next to a torch without it, the operators do not load and the import fails for
+    want of two schemas, which are all that transformers needs.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in OPERATORS:
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _schemas.append(library)
+        importlib.import_module("torchvision")
+
+
+def _load(transformers: Any, path: Path, dtype: Any) -> Any:
+    """The model on the CPU, ready to run; a tensor that transformers would have to invent is an InputError."""
+    transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
+    try:
+        model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info.get(kind):
+            example = sorted(map(str, info[kind]))[0]
+            raise InputError(f"{path} does not fit its config.json: {example} is among transformers' {kind}")
+    return model.eval()
+
+
+def _numpy(tensor: Any) -> Floats:
+    array: Floats = tensor.float().numpy()
+    return array
