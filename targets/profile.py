@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from .errors import InputError, closest
 
@@ -32,5 +33,6 @@ def load_target(name: str) -> TargetProfile:
     if name not in target_names():
         raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
     text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
-    fields = tomllib.loads(text)
-    return TargetProfile(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    fields: dict[str, Any] = tomllib.loads(text)
+    roles = tuple(fields.pop("int8_activations", ()))
+    return TargetProfile(name=name, int8_activations=roles, **fields)

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from safetensors.numpy import load_file, save_file
-
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.synth import synth
 from lensmith.runtimes.bundle import Bundle
 from lensmith.targets.errors import InputError
+from safetensors.numpy import load_file, save_file
 
 
 @pytest.fixture(scope="module")

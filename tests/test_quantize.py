@@ -10,14 +10,13 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-
 from lensmith.calibration.packing import pack_low_first, unpack_low_first
 from lensmith.calibration.rounding import dequantize, quantize
 from lensmith.exporters.blocks import Matrix
 from lensmith.exporters.scheme import Scheme, largest_group, make_policy
 from lensmith.targets.errors import InputError
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 CASES = [(bits, group, symmetric) for bits in (4, 8) for group in (32, 64, 128) for symmetric in (True, False)]
 
@@ -45,8 +44,8 @@ def test_error_is_at_most_one_step(seed: int, case: tuple[int, int, bool], size:
     weight = weights(4, 256, seed) * np.float32(size)
     made = quantize(weight, bits=bits, group_size=group, symmetric=symmetric)
     step = np.abs(made.scales.astype(np.float32)).repeat(group, axis=1)
-    # One step where the level opposite to the exact extreme is clipped (symmetric), half a step elsewhere; rounding
-    # the scale to float16 (2^-11 of it, or half of the smallest subnormal) moves the extreme by 2^(bits - 1) times that.
+    # One step where the level opposite to the exact extreme is clipped (symmetric), half a step elsewhere. Rounding
+    # the scale to float16 (2^-11 of it, or half the smallest subnormal) moves the extreme 2^(bits - 1) times as far.
     levels = 2 ** (bits - 1)
     assert np.all(np.abs(dequantize(made) - weight) <= step * (1 + levels * 2**-11) + levels * 3e-8)
 
