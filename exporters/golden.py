@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..runtimes.bundle import BundleWriter
-from ..runtimes.images import ImageSpec, open_image, preprocess
+from ..runtimes.images import ImageSpec, preprocess
 from ..runtimes.model import EncodedImage, Model, Request, image_spec, make_request, prompt_spec, user_message
 from ..runtimes.positions import PositionSpec
 from ..runtimes.prompt import PromptBuilder, find_images, open_prompt
@@ -27,6 +27,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 STEPS = 32  # tokens of each answer
 AUTO_BYTES = 2_000_000_000  # of float32 weights; more would take away the low memory of an export
+SMALL = 50_000_000  # parameters; below, more than one thread waits more than it computes
 SIZES = ((320, 256), (192, 448), (560, 144))  # width and height in pixels: near square, tall, wide
 FILES = tuple(f"golden/image_{index}.png" for index in range(len(SIZES)))
 FIRST, SECOND, THIRD = FILES
@@ -56,7 +57,9 @@ def evidence(
     reason = _reason_against(parameters, golden)
     if reason is None:
         try:
-            return _recorded(checkpoint, writer, manifest, progress)
+            threads = 1 if parameters < SMALL else None
+            traces = record(checkpoint, writer, manifest, threads=threads, progress=progress)
+            return _replayed(traces, writer, manifest)
         except InputError as error:
             if golden == "always":
                 raise
@@ -78,53 +81,58 @@ def _reason_against(parameters: int, golden: Golden) -> str | None:
     return None
 
 
-def _recorded(
-    checkpoint: Path, writer: BundleWriter, manifest: Mapping[str, Any], progress: Progress
-) -> dict[str, Any]:
-    traces = record(checkpoint, writer, manifest, progress)
+def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says about the traces, with the figures of their first replay."""
     figures = summarize(replay(Model(writer.preview(manifest)), traces))
     wrong = [name for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
         raise CheckFailed(
-            f"the graphs of {checkpoint} give values that are not finite or of the wrong shape: {wrong[0]}"
+            f"the graphs of {writer.out} give values that are not finite ({wrong[0]}); use another precision"
         )
     names = [case.name for case in traces.cases]
     return {"recorded": True, "reference": traces.reference, "cases": names, "steps": STEPS, "figures": figures}
 
 
 def record(
-    checkpoint: Path, writer: BundleWriter, manifest: Mapping[str, Any], progress: Progress = lambda *_: None
+    checkpoint: Path,
+    writer: BundleWriter,
+    manifest: Mapping[str, Any],
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Traces:
     """Run the built-in conversations through PyTorch in float32 and write them into `golden/`.
 
     The bundle must hold its tokenizer and chat template already. Conversations that its context cannot hold are left
     out; InputError when it holds none.
     """
+    recorder = _Recorder(Reference(checkpoint, threads=threads), writer.partial, manifest)
+    images: list[ImageTrace] = []
+    for name in FILES:
+        progress("golden", len(images), len(FILES) + len(CONVERSATIONS))
+        images.append(recorder.image(name))
+    cases: list[CaseTrace] = []
+    for done, (name, messages) in enumerate(CONVERSATIONS.items(), start=len(FILES) + 1):
+        cases += recorder.case(name, messages)
+        progress("golden", done, len(FILES) + len(CONVERSATIONS))
+    if not cases:
+        raise InputError(f"a context of {recorder.context} tokens holds no golden trace; use a larger one")
+    traces = Traces(recorder.reference.name, tuple(images), tuple(cases))
+    _write(traces, writer)
+    return traces
+
+
+def _write(traces: Traces, writer: BundleWriter) -> None:
     for index, name in enumerate(FILES):
         draw(index).save(writer.add(name))
-    names = [*FILES, *CONVERSATIONS]
-    reference, done = Reference(checkpoint), 0
-    recorder = _Recorder(reference, writer.partial, manifest)
-    images = []
-    for name in FILES:
-        images.append(recorder.image(name))
-        progress("golden", done := done + 1, len(names))
-    cases: list[CaseTrace] = []
-    for name, messages in CONVERSATIONS.items():
-        cases += recorder.case(name, messages)
-        progress("golden", done := done + 1, len(names))
-    if not cases:
-        raise InputError(f"a context of {manifest['limits']['context']} tokens holds no golden trace; use a larger one")
-    traces = Traces(reference.name, tuple(images), tuple(cases))
     write_traces(traces, writer.add(CASES), writer.add(ARRAYS))
-    return traces
 
 
 class _Recorder:
     """The reference with the prompts and images of one bundle."""
 
     def __init__(self, reference: Reference, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.reference, self.folder = reference, folder
+        self.reference = reference
         self.context = int(manifest["limits"]["context"])
         self.spec: ImageSpec = image_spec(manifest)
         self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
@@ -132,7 +140,7 @@ class _Recorder:
         self.encoded: dict[str, EncodedImage] = {}
 
     def image(self, name: str) -> ImageTrace:
-        patches, grid = preprocess(open_image(self.folder / name), self.spec)
+        patches, grid = preprocess(draw(FILES.index(name)), self.spec)
         digest = hashlib.sha256(patches.data).hexdigest()
         features = self.reference.vision(patches, grid)
         self.encoded[name] = EncodedImage(digest.encode(), grid, features)

@@ -42,13 +42,12 @@ class Reference:
     def __init__(self, path: str | Path, dtype: str = "float32", *, threads: int | None = None) -> None:
         """Load all weights. Raises MissingExtra without PyTorch, and InputError for weights that do not fit.
 
-        `threads` is a setting of PyTorch for the whole process.
+        `threads` None means as many as PyTorch uses.
         """
         if dtype not in DTYPES:
             raise InputError(f"the reference cannot run in {dtype!r}; {closest(dtype, DTYPES)}")
         self.torch, transformers = import_torch()
-        if threads is not None:
-            self.torch.set_num_threads(threads)
+        self.threads = threads or self.torch.get_num_threads()
         self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
         self.dtype = getattr(self.torch, dtype)
         self.model = _load(transformers, Path(path), self.dtype)
@@ -130,10 +129,15 @@ class Reference:
 
     @contextmanager
     def _run(self) -> Iterator[None]:
+        others = self.torch.get_num_threads()  # the setting belongs to the whole process
+        self.torch.set_num_threads(self.threads)
         started = time.perf_counter()
-        with self.torch.inference_mode():
-            yield
-        self.last_ms = 1000 * (time.perf_counter() - started)
+        try:
+            with self.torch.inference_mode():
+                yield
+            self.last_ms = 1000 * (time.perf_counter() - started)
+        finally:
+            self.torch.set_num_threads(others)
 
 
 def import_torch() -> tuple[Any, Any]:
