@@ -47,19 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
-        code = lensmith.main(arguments, prog_name="lensmith", standalone_mode=False)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with lensmith.make_context("lensmith", given) as context:  # lensmith.main() would deal with errors itself
+            lensmith.invoke(context)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return 0
     except BaseException as error:
-        if os.environ.get("LENSMITH_DEBUG") and not isinstance(error, (SystemExit, click.exceptions.Exit)):
+        if isinstance(error, click.exceptions.Exit):  # --help and --version
+            return error.exit_code
+        if os.environ.get("LENSMITH_DEBUG"):
             raise
         return _report(error)
 
 
 def _report(error: BaseException) -> int:
     """Say what went wrong on stderr, in one line; the exit code."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else INTERNAL
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at exit
         return PIPE_CLOSED

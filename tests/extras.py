@@ -1,0 +1,27 @@
+"""Run Python as on a device: packages of the extras cannot be imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+EXTRAS = ("torch", "torchvision", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors",
+          "ml_dtypes", "matplotlib", "psutil")  # fmt: skip
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+MAIN = "from lensmith.exporters.cli import main; main(sys.argv[1:])"
+
+
+def run_without(
+    names: tuple[str, ...], code: str, *arguments: object, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a new interpreter that cannot import `names`; `settings` go to its environment."""
+    command = [sys.executable, "-c", BLOCK.format(names=set(names) or "()") + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})

@@ -1,0 +1,75 @@
+"""An export that is stopped leaves no bundle, continues when run again, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lensmith.runtimes.files import hash_file
+
+# Slows the export down after the vision encoder, and says so.
+SLOW = """
+import sys, time
+from lensmith.exporters import export, weights
+write_graph, write_tensor = export._write_graph, weights._write_tensor
+
+def graph(job, graph, writer, progress):
+    if graph.name == "decoder":
+        weights._write_tensor = tensor
+    write_graph(job, graph, writer, progress)
+
+def tensor(*arguments):
+    write_tensor(*arguments)
+    print("slow", flush=True)
+    time.sleep(0.5)
+
+export._write_graph = graph
+from lensmith.exporters.cli import main
+main(sys.argv[1:])
+"""
+
+
+def start(checkpoint: Path, out: Path) -> subprocess.Popen[str]:
+    """Begin an export; returns when the vision encoder is done and the decoder is being written."""
+    command = [sys.executable, "-c", SLOW, "export", str(checkpoint), "-o", str(out), "--golden", "never"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("slow"):
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+def finish(checkpoint: Path, out: Path) -> None:
+    command = [sys.executable, "-m", "lensmith.exporters.cli", "export", str(checkpoint), "-o", str(out),
+               "--golden", "never"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def content(folder: Path) -> dict[str, object]:
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_interrupted_export_continues(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "bundle"
+    process = start(tiny_checkpoint, out)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in err
+    assert not out.exists()
+    half = out.with_name(".bundle.partial") / "vision_encoder.data"
+    before = half.stat()
+    finish(tiny_checkpoint, out)
+    after = (out / "vision_encoder.data").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # not written again
+    assert content(out) == content(tiny_bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
