@@ -45,5 +45,5 @@ def _correlation(numerator: int, samples: int) -> float:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p-value that the samples on which two answerers differ favour neither (McNemar's test)."""
     total, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(comb(total, k) for k in range(fewer + 1)) / 2**total
+    tail: float = sum(comb(total, k) for k in range(fewer + 1)) / 2.0**total
     return min(1.0, 2 * tail)

@@ -77,8 +77,9 @@ class Component:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the bundle's next-token distributions differ from the reference's, over some positions."""
+    """How a contender's next-token distributions differ from the reference's, over some positions."""
 
+    contender: str
     where: str  # "answers" or "prompts"
     positions: int
     kl_mean: float  # nats
@@ -89,7 +90,7 @@ class Agreement:
     histogram: tuple[int, ...]  # positions by KL, between the edges of HISTOGRAM_EDGES
 
 
-HISTOGRAM_EDGES = tuple(10.0**k for k in range(-9, 2))  # nats; the outer bins take what lies beyond
+HISTOGRAM_EDGES = tuple(10 ** (k / 2) for k in range(-16, 3))  # nats; the outer bins take what lies beyond
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,12 @@ class Report:
     components: tuple[Component, ...]
     reference: str  # the contender that accuracy is measured against
     agreement: tuple[Agreement, ...]
-    reference_perplexity: float  # of the reference answers, teacher-forced
-    bundle_perplexity: float
+    perplexity: dict[str, float]  # of the reference answers, teacher-forced, by contender
     tasks: tuple[TaskScore, ...]  # empty without a tasks file
     samples: str  # what the distributions and answers were measured on
     environment: dict[str, str]  # CPU, system, versions
     command: str
+    notes: tuple[str, ...] = ()
 
     @property
     def bundle(self) -> Contender:
@@ -180,7 +181,7 @@ class Report:
                 raise ValueError("another format")
             report = _build(cls, data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"this is not a report of lensmith compare ({error!r}); run the comparison again") from None
+            raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None
         assert isinstance(report, cls)
         return report
 

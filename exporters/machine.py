@@ -1,0 +1,42 @@
+"""The machine that figures were measured on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from pathlib import Path
+
+TOOLS = ("lensmith", "onnxruntime", "torch", "transformers", "numpy")
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions behind the figures."""
+    versions = {name: importlib.metadata.version(name) for name in TOOLS if importlib.util.find_spec(name)}
+    system = f"{platform.system()} {platform.machine()}"
+    cores = f"{available_cores()} available"
+    return {"CPU": cpu_name(), "cores": cores, "system": system, "Python": platform.python_version(), **versions}
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's own name for itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def load_average() -> float:
+    """Processes that wanted to run during the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

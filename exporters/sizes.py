@@ -1,0 +1,76 @@
+"""Where the bytes are: the parts of a checkpoint and of the bundle made of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from math import prod
+
+import onnx_ir as ir
+
+from ..runtimes.bundle import Bundle
+from ..runtimes.records import Component
+from .checkpoint import Checkpoint
+from .graphs import Prefixes
+
+COMPONENTS = (
+    "Decoder matrices",
+    "Embedding and output table",
+    "Vision encoder",
+    "Merger",
+    "Norms and biases of the decoder",
+    "Tokenizer and other files",
+    "Graphs and manifest",
+)
+MATRICES, TABLE, VISION, MERGER, NORMS, FILES, GRAPHS = COMPONENTS
+
+
+def components(bundle: Bundle, checkpoint: Checkpoint, prefixes: Prefixes) -> tuple[Component, ...]:
+    """Bytes by part; the sums are those of all files of the bundle and of the checkpoint."""
+    compiled, source = Counter(dict(_bundle(bundle))), _checkpoint(checkpoint, prefixes)
+    return tuple(Component(name, source[name], compiled[name]) for name in COMPONENTS)
+
+
+def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for name, tensor in checkpoint.tensors.items():
+        vision = name.startswith(prefixes.vision + ".")
+        inner = name.removeprefix(prefixes.vision + ".").removeprefix(prefixes.text + ".")
+        sizes[_component(inner, vision, len(tensor.shape))] += tensor.nbytes
+    sizes[FILES] = sum(path.stat().st_size for path in checkpoint.files) - sum(sizes.values())
+    return sizes
+
+
+def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
+    sizes: Counter[str] = Counter()
+    for graph in bundle.manifest["graphs"]:
+        for name, shape, nbytes in _stored(bundle, graph):
+            sizes[_component(name, graph == "vision_encoder", len(shape))] += nbytes
+    files = bundle.manifest["files"]
+    data = sum(record["size"] for name, record in files.items() if name.endswith(".data"))
+    graphs = sum(record["size"] for name, record in files.items() if name.endswith(".onnx"))
+    padding = data - sum(sizes.values())
+    other = sum(record["size"] for record in files.values()) - data - graphs
+    yield from sizes.items()
+    yield FILES, other
+    yield GRAPHS, graphs + padding + (bundle.path / "lensmith.json").stat().st_size
+
+
+def _stored(bundle: Bundle, graph: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and bytes of what a graph keeps in its data file; views of the same bytes count once."""
+    seen = set()
+    for name, value in ir.load(bundle.graph(graph)).graph.initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and (tensor.location, tensor.offset) not in seen:
+            seen.add((tensor.location, tensor.offset))
+            shape = tensor.shape.numpy()
+            yield name, shape, tensor.length or -(-prod(shape) * tensor.dtype.bitwidth // 8)
+
+
+def _component(name: str, vision: bool, rank: int) -> str:
+    """The part that a tensor belongs to, by its name inside the vision encoder or the decoder."""
+    if vision:
+        return MERGER if "merger" in name else VISION
+    if name.startswith(("embed_tokens", "lm_head")):
+        return TABLE
+    return MATRICES if rank >= 2 else NORMS
