@@ -60,11 +60,12 @@ def llama_cpp(args: argparse.Namespace) -> dict[str, Any]:
     buffer = io.BytesIO()
     picture(*args.size).save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
+    content: Any = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
     firsts: list[float] = []
     for repeat in range(args.repeats + 1):
         started = time.perf_counter()
-        made = model.create_chat_completion([{"role": "user", "content": content}], max_tokens=1, temperature=0)
+        messages: Any = [{"role": "user", "content": content}]
+        made: Any = model.create_chat_completion(messages, max_tokens=1, temperature=0)
         if repeat:
             firsts.append(time.perf_counter() - started)
     speeds = [decode_speed(model) for _ in range(args.repeats)]
