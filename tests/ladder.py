@@ -1,0 +1,148 @@
+"""A checkpoint next to its compiled bundle, and tiny checkpoints with one thing changed, for tests of parity."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hf
+import numpy as np
+import pytest
+from lensmith.exporters import export as pipeline
+from lensmith.exporters.export import Job, Options, export, prepare
+from lensmith.exporters.reference import Reference
+from lensmith.exporters.synth import synth
+from lensmith.exporters.synth_weights import SynthTensor, qwen3_vl_tensors, write_weights
+from lensmith.runtimes.engine import Floats, ImageFeatures
+from lensmith.runtimes.images import preprocess
+from lensmith.runtimes.model import EncodedImage, Model, Request, make_request, user_message
+from lensmith.runtimes.prompt import find_images
+from lensmith.runtimes.replay import relative_error
+from PIL import Image
+
+TRAINED = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
+SIZES = ((256, 256), (480, 200), (130, 700), (97, 61), (640, 352), (33, 1500))  # width and height in pixels
+
+
+@dataclass
+class Pair:
+    """The compiled model and PyTorch, each with its own image features."""
+
+    job: Job
+    model: Model
+
+    @cached_property
+    def reference(self) -> Reference:
+        return Reference(self.job.checkpoint.path, threads=1)  # a second thread waits more than it computes here
+
+    def features(self, image: Image.Image) -> tuple[ImageFeatures, ImageFeatures]:
+        """Of one image: ours and PyTorch's."""
+        patches, grid = preprocess(image, self.model.image_spec)
+        return self.model.vision(patches, grid), self.reference.vision(patches, grid)
+
+    def theirs(self, messages: list[dict[str, Any]]) -> Request:
+        """The conversation with PyTorch's image features."""
+        images = []
+        for image in find_images(messages):
+            patches, grid = preprocess(image, self.model.image_spec)
+            images.append(EncodedImage(b"", grid, self.reference.vision(patches, grid)))
+        return make_request(self.model.prompts, self.model.positions, messages, tuple(images))
+
+    def all_logits(self, messages: list[dict[str, Any]]) -> tuple[Floats, Floats]:
+        """Of all positions of a prompt [seq, vocab], from scratch: ours and PyTorch's."""
+        request = self.model.prepare(messages)
+        ours = self.model.prefill(request, num_logits=len(request.prompt), reuse=False)
+        return ours.copy(), self.reference.logits(self.theirs(messages))
+
+    def worst_error(self, images: Sequence[Image.Image], messages: list[dict[str, Any]]) -> dict[str, float]:
+        """The largest relative error of each output."""
+        errors: dict[str, list[float]] = {"features": [], "deepstack": [0.0]}
+        for image in images:
+            ours, theirs = self.features(image)
+            errors["features"].append(relative_error(ours.features, theirs.features))
+            assert (ours.deepstack is None) == (theirs.deepstack is None)
+            if ours.deepstack is not None and theirs.deepstack is not None:
+                pairs = zip(ours.deepstack, theirs.deepstack, strict=True)
+                errors["deepstack"] += [relative_error(mine, other) for mine, other in pairs]
+        errors["logits"] = [relative_error(*self.all_logits(messages))]
+        return {name: max(values) for name, values in errors.items()}
+
+
+def compile_pair(source: Path, out: Path, **options: Any) -> Pair:
+    """Export a checkpoint, by default in float32."""
+    job = prepare(source, Options(**{"precision": "fp32", **options}))
+    return Pair(job, Model(export(job, out, golden="never"), threads=1))
+
+
+def need_torch() -> None:
+    """Skip the test where PyTorch or transformers is missing."""
+    hf.import_transformers()
+
+
+def random_image(width: int, height: int) -> Image.Image:
+    """Smooth colours with noise on them, the same for the same size."""
+    draw = np.random.default_rng(width * 10_000 + height)
+    coarse = Image.fromarray(draw.integers(0, 256, (5, 5, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    noise = draw.integers(-20, 21, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+
+
+IMAGES = [random_image(*size) for size in SIZES]
+ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "A red disc."}]}
+CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
+    "no image": [user_message("Name three colours, s'il vous plaît.")],
+    "one image": [user_message("What is in this picture?", IMAGES[1:2])],
+    "three images": [user_message("Compare.", [IMAGES[3], IMAGES[0], IMAGES[2]])],
+    "two turns": [user_message("Describe it.", IMAGES[:1]), ANSWER, user_message("And this?", IMAGES[3:4])],
+}
+
+
+def tiny(folder: Path) -> Path:
+    """The tiny random-weight checkpoint, made once."""
+    return folder if folder.exists() else synth("qwen3-vl-2b", folder, tiny=True)
+
+
+def variant(base: Path, folder: Path, changes: Mapping[str, Any]) -> Path:
+    """A copy of `base` with changes to parts of its config.json and fresh random weights to match."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((base / "config.json").read_text())
+    for part, values in copy.deepcopy(dict(changes)).items():
+        config[part] = {**config[part], **values} if isinstance(values, dict) else values
+    config["text_config"]["tie_word_embeddings"] = config["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    image = json.loads((base / "preprocessor_config.json").read_text())
+    image["merge_size"] = config["vision_config"]["spatial_merge_size"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    tensors = [*qwen3_vl_tensors(config), *_extra_tensors(config)]
+    write_weights(folder / "model.safetensors", tensors, 1, lambda *_: None)
+    return folder
+
+
+def _extra_tensors(config: dict[str, Any]) -> list[SynthTensor]:
+    text = config["text_config"]
+    extra = []
+    if not config["tie_word_embeddings"]:
+        extra.append(SynthTensor("lm_head.weight", (text["vocab_size"], text["hidden_size"]), "embedding"))
+    if text["attention_bias"]:
+        query, kv = (text[key] * text["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
+        for layer in range(text["num_hidden_layers"]):
+            for name, size in (("q", query), ("k", kv), ("v", kv), ("o", text["hidden_size"])):
+                name = f"model.language_model.layers.{layer}.self_attn.{name}_proj.bias"
+                extra.append(SynthTensor(name, (size,), "position"))  # large enough to be missed
+    return extra
+
+
+def exact_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export for a CPU whose kernels keep activations in float32."""
+    load = pipeline.load_target
+    monkeypatch.setattr(
+        pipeline, "load_target", lambda name: replace(load(name), accuracy_level=1, int8_activations=())
+    )

@@ -1,0 +1,84 @@
+"""The PyTorch reference answers as transformers does, and keeps nothing from one prompt to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ladder
+import numpy as np
+import pytest
+from ladder import CONVERSATIONS, Pair, compile_pair
+from lensmith.exporters.reference import Reference
+from lensmith.runtimes.replay import relative_error
+from lensmith.targets.errors import InputError
+from safetensors.numpy import load_file, save_file
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    ladder.need_torch()
+    folder = tmp_path_factory.mktemp("reference")
+    return compile_pair(ladder.tiny(folder / "tiny"), folder / "bundle")
+
+
+def test_it_is_what_transformers_generates(pair: Pair) -> None:
+    """From pixels, by transformers' own loop: the same tokens as from features, step by step."""
+    from lensmith.runtimes.images import open_image, preprocess_images
+    from lensmith.runtimes.prompt import find_images
+
+    messages, torch, model = CONVERSATIONS["two turns"], pair.reference.torch, pair.reference.model
+    request = pair.theirs(messages)
+    patches, grids = preprocess_images(map(open_image, find_images(messages)), pair.model.image_spec)
+    ids = torch.from_numpy(request.prompt.ids)[None]
+    made = model.generate(
+        input_ids=ids, pixel_values=torch.from_numpy(patches), image_grid_thw=torch.from_numpy(grids),
+        mm_token_type_ids=(ids == model.config.image_token_id).int(), attention_mask=torch.ones_like(ids),
+        max_new_tokens=12, min_new_tokens=12, do_sample=False, repetition_penalty=1.0,
+    )  # fmt: skip
+    assert made[0, ids.shape[1] :].tolist() == pair.reference.greedy(request, 12, ignore_eos=True).ids
+
+
+def test_prompts_do_not_depend_on_earlier_ones(pair: Pair) -> None:
+    plain = pair.theirs(CONVERSATIONS["no image"])
+    first = pair.reference.greedy(plain, 4, ignore_eos=True)
+    pair.reference.greedy(pair.theirs(CONVERSATIONS["three images"]), 2)
+    again = pair.reference.greedy(plain, 4, ignore_eos=True)
+    assert np.array_equal(first.logits, again.logits)
+
+
+def test_phases_are_timed_and_steps_follow_the_prompt(pair: Pair) -> None:
+    request = pair.theirs(CONVERSATIONS["one image"])
+    run = pair.reference.greedy(request, 5, ignore_eos=True)
+    assert len(run.ids) == len(run.logits) == len(run.step_ms) + 1 == 5
+    assert min(run.prefill_ms, *run.step_ms) > 0
+    whole = pair.reference.logits(request)
+    assert len(whole) == len(request.prompt)
+    assert relative_error(whole[-1], run.logits[0]) < 1e-5
+
+
+def test_it_stops_behind_an_end_token(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = pair.theirs(CONVERSATIONS["no image"])
+    third = pair.reference.greedy(request, 3, ignore_eos=True).ids[2]
+    monkeypatch.setattr(pair.reference.model.generation_config, "eos_token_id", [third])
+    run = pair.reference.greedy(request, 8)
+    assert run.ids[-1] == third
+    assert len(run.ids) <= 3
+
+
+def test_bfloat16_is_near(pair: Pair) -> None:
+    half = Reference(pair.job.checkpoint.path, "bfloat16", threads=1)
+    request = pair.theirs(CONVERSATIONS["one image"])
+    error = relative_error(half.logits(request), pair.reference.logits(request))
+    assert 1e-4 < error < 0.2
+    assert "bfloat16" in half.name
+
+
+def test_unusable_input_is_named(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'float32'"):
+        Reference(pair.job.checkpoint.path, "float3")
+    source = ladder.variant(pair.job.checkpoint.path, tmp_path / "source", {})
+    tensors = load_file(source / "model.safetensors")
+    del tensors["model.visual.merger.norm.weight"]
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"merger\.norm\.weight"):
+        Reference(source)
