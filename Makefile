@@ -1,0 +1,42 @@
+# make test   everything that must pass before a change goes in
+# make demo   the main job on a small trained model: export, ask, verify, compare with PyTorch
+# make clean  remove what these made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+MODEL = tests/tiny_vlm/qwen3_vl
+HELDOUT = tests/tiny_vlm/heldout
+IMAGE = $(HELDOUT)/images/0001.png
+BUNDLE = build/qwen3_vl-int4
+LIMIT ?= 50
+
+.PHONY: setup test lint demo clean
+
+setup: $(VENV)/ready
+
+# torchvision only lends its image functions, and its published wheel asks for another build of torch: no dependencies.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,dev]' torch transformers accelerate
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/lensmith export $(MODEL) -o $(BUNDLE) --precision int4 --golden always
+	$(BIN)/lensmith run $(BUNDLE) "What word is written?" --image $(IMAGE) --timings
+	$(BIN)/lensmith verify $(BUNDLE)
+	$(BIN)/lensmith compare $(BUNDLE) --against $(MODEL) --tasks $(HELDOUT)/tasks.jsonl --limit $(LIMIT) \
+	  --html build/report.html --json build/report.json
+	@echo build/report.html
+
+clean:
+	rm -rf build dist $(VENV)

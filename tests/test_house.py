@@ -1,0 +1,163 @@
+"""Rules of the house: arrows between the folders, a light runtime, a whole wheel, commands that exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from extras import EXTRAS, run_without
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("exporters", "runtimes", "calibration", "targets")
+MAY_IMPORT = {
+    "targets": {"targets"},
+    "calibration": {"targets", "calibration"},
+    "runtimes": {"targets", "runtimes"},
+    "exporters": {"targets", "calibration", "runtimes", "exporters"},
+}
+OPTIMUM = ROOT / "exporters" / "optimum_register.py"  # belongs to optimum's namespace, imports by full names
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != OPTIMUM)
+BASE_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "matplotlib", "safetensors", "ml_dtypes")
+START_SECONDS = 0.3  # of `import lensmith.runtimes`: numpy and ONNX Runtime take half, Pillow and Jinja a fifth
+LIGHT = ("runtimes", "targets", "calibration", "exporters.cli")  # what a device imports
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The folders that a file imports from, in functions too."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ["lensmith", *package[: len(package) - node.level + 1]] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            names = [stem] if node.module else [f"{stem}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("lensmith."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    assert set(imported(path)) <= MAY_IMPORT[folder]
+
+
+def test_arrows_are_seen() -> None:
+    assert set(imported(ROOT / "exporters" / "export.py")) >= {"runtimes", "targets"}
+    assert set(imported(ROOT / "runtimes" / "bundle.py")) >= {"runtimes", "targets"}
+
+
+IMPORT_ALL = """
+import importlib
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module("lensmith." + name)
+    except ImportError as error:
+        print(name, (error.name or "").split(".")[0])
+"""
+
+
+def test_only_the_exporters_need_extras() -> None:
+    names = [module_name(path) for path in MODULES if path.stem != "__main__"]
+    ran = run_without(EXTRAS, IMPORT_ALL, *names)
+    assert ran.returncode == 0, ran.stderr
+    failed = dict(line.split() for line in ran.stdout.splitlines())
+    assert not [name for name in failed if name.startswith(LIGHT)]
+    assert set(failed.values()) <= set(EXTRAS)
+    assert "exporters.checkpoint" in failed  # the block works
+
+
+def test_runtime_starts_light_and_fast() -> None:
+    code = (  # the time of this process alone, since other work on the machine is no fault of the import
+        "import sys, time; start = time.process_time(); import lensmith.runtimes; "
+        f"print(time.process_time() - start, [name for name in {BASE_ONLY} if name in sys.modules])"
+    )
+    outputs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+               for _ in range(5)]  # fmt: skip
+    assert {" ".join(rest) for _, *rest in outputs} == {"[]"}
+    assert min(float(seconds) for seconds, *_ in outputs) < START_SECONDS
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of the files in the built wheel."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return set(zipfile.ZipFile(next(out.glob("*.whl"))).namelist())
+
+
+def test_wheel_holds_every_file(wheel: set[str]) -> None:
+    wanted = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()}
+    names = {f"lensmith/{path.relative_to(ROOT).as_posix()}" for path in wanted if "__pycache__" not in path.parts}
+    names -= {"lensmith/exporters/optimum_register.py"}
+    assert names <= wheel
+    assert {f"lensmith/{folder}/py.typed" for folder in FOLDERS} <= wheel
+    assert {"lensmith/targets/profiles/cpu.toml", "lensmith/exporters/synth_configs/words.txt",
+            "optimum/commands/register/register_lensmith.py"} <= wheel  # fmt: skip
+
+
+def test_wheel_holds_nothing_else(wheel: set[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel if ".dist-info/" not in name}
+    assert tops == {"lensmith", "optimum"}
+    assert not any(name.endswith("optimum/__init__.py") for name in wheel)  # optimum is a namespace of many packages
+    assert any(name.endswith("licenses/LICENSE") for name in wheel)
+
+
+def readme_commands() -> list[list[str]]:
+    """Every command line in the README's shell blocks, without comments and continuation."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line.removeprefix("$ "), comments=True))]
+
+
+def test_readme_commands_exist() -> None:
+    from lensmith.exporters.cli.app import lensmith
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    seen = 0
+    for words in readme_commands():
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.M), words
+        if words[0] != "lensmith":
+            continue
+        seen += 1
+        options = {option for parameter in lensmith.commands[words[1]].params for option in parameter.opts}
+        assert {word.split("=")[0] for word in words[2:] if word.startswith("-")} <= options, words
+    assert seen >= 5
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert ["make", "test"] in readme_commands()
+
+
+def test_no_machine_and_no_unfinished_word() -> None:
+    """No absolute path of a machine and no note of unfinished work in anything that people read."""
+    forbidden = re.compile(r"/(?:home|Users|root|work)/|\bTO" + r"DO\b|\bFIX" + r"ME\b|\bXX" + r"X\b")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+    texts = [ROOT / name for name in tracked.stdout.splitlines()
+             if Path(name).suffix in (".py", ".md", ".toml", ".txt", "", ".yml", ".cfg")]  # fmt: skip
+    found = [f"{path.relative_to(ROOT)}: {line.strip()[:100]}"
+             for path in texts if path.is_file()
+             for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+             if forbidden.search(line)]  # fmt: skip
+    assert not found
