@@ -20,9 +20,10 @@ COMPONENTS = (
     "Merger",
     "Norms and biases of the decoder",
     "Tokenizer and other files",
+    "Golden traces",
     "Graphs and manifest",
 )
-MATRICES, TABLE, VISION, MERGER, NORMS, FILES, GRAPHS = COMPONENTS
+MATRICES, TABLE, VISION, MERGER, NORMS, FILES, TRACES, GRAPHS = COMPONENTS
 
 
 def components(bundle: Bundle, checkpoint: Checkpoint, prefixes: Prefixes) -> tuple[Component, ...]:
@@ -50,9 +51,10 @@ def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
     data = sum(record["size"] for name, record in files.items() if name.endswith(".data"))
     graphs = sum(record["size"] for name, record in files.items() if name.endswith(".onnx"))
     padding = data - sum(sizes.values())
-    other = sum(record["size"] for record in files.values()) - data - graphs
+    traces = sum(record["size"] for name, record in files.items() if name.startswith("golden/"))
     yield from sizes.items()
-    yield FILES, other
+    yield FILES, sum(record["size"] for record in files.values()) - data - graphs - traces
+    yield TRACES, traces
     yield GRAPHS, graphs + padding + (bundle.path / "lensmith.json").stat().st_size
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -168,9 +169,27 @@ class Report:
         fields = ("samples", "both", "only_reference", "only_bundle")
         return TaskScore("all tasks", **{f: sum(getattr(task, f) for task in self.tasks) for f in fields})
 
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How many times the bundle is better than the better of the PyTorch runs, figure by figure."""
+        bundle, rivals = self.bundle, self.rivals
+
+        def less(figure: Callable[[Contender], float]) -> float:
+            return min(map(figure, rivals)) / max(figure(bundle), 1e-9)
+
+        return {
+            "size": self.source_bytes / self.bundle_bytes,
+            "load": less(lambda c: c.load_ms),
+            "vision": less(lambda c: c.vision_ms.median),
+            "prefill": less(lambda c: c.prefill_ms.median),
+            "first_token": less(lambda c: c.first_token_ms),
+            "decode": bundle.decode_tokens_per_s.median / max(c.decode_tokens_per_s.median for c in rivals),
+            "memory": less(lambda c: c.peak_memory_bytes),
+        }
+
     def to_json(self) -> str:
-        """The report as JSON text."""
-        return dump_json({"format": FORMAT, **dataclasses.asdict(self)})
+        """The report as JSON text, with the ratios for those who read it without this class."""
+        return dump_json({"format": FORMAT, "ratios": self.ratios, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -179,6 +198,7 @@ class Report:
             data = json.loads(text)
             if data.pop("format") != FORMAT:
                 raise ValueError("another format")
+            data.pop("ratios")
             report = _build(cls, data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None

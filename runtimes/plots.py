@@ -1,0 +1,216 @@
+"""The plots of a report as inline SVG, whose colours are CSS variables of the page around them."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..targets.errors import MissingExtra
+from .records import HISTOGRAM_EDGES, Contender, Report, Spread, TaskScore
+from .units import megabytes, milliseconds
+
+# matplotlib draws with these colours, which then become the variables --ink, --ours and so on.
+NAMES = (
+    "ink",
+    "faint",
+    "ours",
+    "rival",
+    "other",
+    "image",
+    "vision",
+    "prefill",
+    "k0",
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "k5",
+    "k6",
+    "k7",
+)
+COLOURS = {name: f"#0000{index:02x}" for index, name in enumerate(NAMES, 1)}
+INK, FAINT = COLOURS["ink"], COLOURS["faint"]
+STYLE = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "sans-serif", "text.color": INK,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": FAINT, "grid.color": FAINT,
+    "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+    "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0, "axes.titlesize": 9,
+}  # fmt: skip
+WIDTH, HALF = 8.4, 3.85  # inches of the two widths that the page has, in scale
+BAR, HEAD = 0.36, 0.75  # inches of height for a bar, and for all that is around them
+PHASES = (("image", "image processing"), ("vision", "vision encoder"), ("prefill", "prefill"))
+LABEL_GAP = 0.01  # of the axis, between a bar and its label
+
+Plot = Callable[[Any, Report], None]
+
+
+def draw(report: Report) -> dict[str, str]:
+    """The plots by the name of their section. Raises MissingExtra without matplotlib."""
+    try:
+        matplotlib: Any = importlib.import_module("matplotlib")
+        figures: Any = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingExtra("drawing a report", "report") from error
+    drawn = {}
+    for name, plot in PLOTS.items():
+        with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+            figure = figures.Figure(figsize=(WIDTH, 2), layout="constrained")
+            plot(figure, report)
+            drawn[name] = _svg(figure) if figure.axes else ""
+    return drawn
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an <svg> element without ids that nothing refers to, and without a fixed size or font."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = out.getvalue()[out.getvalue().index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z]+[0-9_.]*_[0-9]+"', "", text)
+    text = re.sub(
+        r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" xmlns:xlink="http://www.w3.org/1999/xlink">', text
+    )
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text
+
+
+def colour_of(report: Report, name: str) -> str:
+    """The colour of a contender: one for the bundle, shades for the others."""
+    order = [contender.name for contender in report.contenders]
+    return COLOURS[("ours", "rival", "other")[min(order.index(name), 2)]]
+
+
+def _sizes(figure: Any, report: Report) -> None:
+    axes = _bars(figure, ["checkpoint", f"bundle ({report.precision})"])
+    totals = (report.source_bytes, report.bundle_bytes)
+    left = [0.0, 0.0]
+    for index, part in enumerate(report.components):
+        values = [part.source_bytes / 1e6, part.bundle_bytes / 1e6]
+        axes.barh([0, 1], values, left=left, color=COLOURS[f"k{index}"], label=part.name, height=0.62)
+        left = [start + value for start, value in zip(left, values, strict=True)]
+    for row, (end, total) in enumerate(zip(left, totals, strict=True)):
+        _label(axes, end, row, megabytes(total), max(left))
+    axes.set_xlabel("MB")
+    _legend(figure, axes, columns=4)
+
+
+def _first_token(figure: Any, report: Report) -> None:
+    axes = _bars(figure, [contender.name for contender in report.contenders])
+    rows, left = range(len(report.contenders)), [0.0] * len(report.contenders)
+    for phase, label in PHASES:
+        values = [getattr(contender, f"{phase}_ms").median for contender in report.contenders]
+        axes.barh(rows, values, left=left, color=COLOURS[phase], label=label, height=0.62)
+        left = [start + value for start, value in zip(left, values, strict=True)]
+    for row, end in zip(rows, left, strict=True):
+        _label(axes, end, row, milliseconds(end), max(left))
+    axes.set_xlabel("ms")
+    _legend(figure, axes, columns=3)
+
+
+def _decode(figure: Any, report: Report) -> None:
+    spreads = [contender.decode_tokens_per_s for contender in report.contenders]
+    axes = _contender_bars(figure, report, [spread.median for spread in spreads], "{:.1f}", spreads)
+    axes.set_xlabel("tokens/s, with the range of all repeats")
+
+
+def _memory(figure: Any, report: Report) -> None:
+    values = [contender.peak_memory_bytes for contender in report.contenders]
+    axes = _contender_bars(figure, report, [value / 1e6 for value in values], "{:.0f} MB", None)
+    axes.set_xlabel("MB")
+
+
+def _contender_bars(
+    figure: Any, report: Report, values: Sequence[float], form: str, spreads: Sequence[Spread] | None
+) -> Any:
+    figure.set_figwidth(HALF)
+    axes = _bars(figure, [contender.name for contender in report.contenders], head=0.5)
+    colours = [colour_of(report, contender.name) for contender in report.contenders]
+    axes.barh(range(len(values)), values, color=colours, height=0.62)
+    ends = list(values)
+    if spreads is not None:
+        ends = [spread.high for spread in spreads]
+        axes.hlines(range(len(values)), [s.low for s in spreads], ends, color=INK, linewidth=1)
+    for row, (end, value) in enumerate(zip(ends, values, strict=True)):
+        _label(axes, end, row, form.format(value), max(ends), room=0.25)
+    return axes
+
+
+def _tasks(figure: Any, report: Report) -> None:
+    if report.total is None:
+        return
+    scores = [report.total, *report.tasks]
+    figure.set_figheight(2.7)
+    axes = figure.subplots()
+    sides = (("bundle", report.bundle.name, -0.19), ("reference", report.reference, 0.19))
+    for side, name, shift in sides:
+        places = [index + shift for index in range(len(scores))]
+        shares = [100 * float(getattr(score, f"{side}_accuracy")) for score in scores]
+        axes.bar(places, shares, width=0.36, color=colour_of(report, name), label=name)
+        axes.errorbar(places, shares, yerr=_whiskers(scores, side), fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    axes.set_xticks(range(len(scores)), [score.task for score in scores])
+    axes.set_ylim(0, 104)
+    axes.set_ylabel("right answers, %")
+    axes.grid(axis="y")
+    _legend(figure, axes, columns=2)
+
+
+def _whiskers(scores: Sequence[TaskScore], side: str) -> list[list[float]]:
+    """How far the intervals reach below and above, in per cent."""
+    below, above = [], []
+    for score in scores:
+        share, (low, high) = getattr(score, f"{side}_accuracy"), getattr(score, f"{side}_interval")
+        below.append(max(0.0, 100 * (share - low)))
+        above.append(max(0.0, 100 * (high - share)))
+    return [below, above]
+
+
+def _kl(figure: Any, report: Report) -> None:
+    """Share of positions by KL; the bundle filled, other dtypes of PyTorch as outlines."""
+    places = [w for w in ("answers", "prompts") if any(row.where == w for row in report.agreement)]
+    if not places:
+        return
+    figure.set_figheight(2.5)
+    for axes, where in zip(figure.subplots(1, len(places), sharey=True, squeeze=False)[0], places, strict=True):
+        for row in (row for row in report.agreement if row.where == where):
+            shares = [100 * count / row.positions for count in row.histogram]
+            ours = row.contender == report.bundle.name
+            colour = colour_of(report, row.contender)
+            axes.stairs(shares, HISTOGRAM_EDGES, fill=ours, color=colour, linewidth=1.6, label=row.contender)
+        axes.set_xscale("log")
+        axes.set_title({"answers": "tokens of the answers", "prompts": "text of prompts with images"}[where])
+        axes.set_xlabel("KL divergence, nats")
+        axes.grid(axis="y")
+    figure.axes[0].set_ylabel("positions, %")
+    _legend(figure, figure.axes[0], columns=3)
+
+
+def _bars(figure: Any, names: Sequence[str], head: float = HEAD) -> Any:
+    figure.set_figheight(head + BAR * len(names))
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="x")
+    axes.margins(x=0)
+    return axes
+
+
+def _label(axes: Any, end: float, row: int, text: str, longest: float, room: float = 0.14) -> None:
+    """Write behind the end of a bar, with room for it."""
+    axes.set_xlim(0, longest * (1 + room))
+    axes.text(end + longest * LABEL_GAP, row, text, va="center", ha="left")
+
+
+def _legend(figure: Any, axes: Any, *, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1, handleheight=1, borderpad=0)
+
+
+PLOTS: Mapping[str, Plot] = {
+    "sizes": _sizes, "first_token": _first_token, "decode": _decode, "memory": _memory, "tasks": _tasks, "kl": _kl,
+}  # fmt: skip
