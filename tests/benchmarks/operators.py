@@ -14,15 +14,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lensmith.runtimes import GenerationOptions, Model, user_message
+from lensmith.runtimes.bundle import open_bundle
 from rich.console import Console
 from rich.table import Table
 
-from lensmith.runtimes import GenerationOptions, Model, user_message
-from lensmith.runtimes.bundle import open_bundle
-
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.benchmarks.llama_cpp import QUESTION, picture  # noqa: E402
+from tests.benchmarks.llama_cpp import QUESTION, picture
 
 
 def profile_of(session: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
