@@ -1,10 +1,11 @@
-"""Run Python as on a device: packages of the extras cannot be imported."""
+"""Commands that ran, also as on a device: packages of the extras cannot be imported."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 EXTRAS = ("torch", "torchvision", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors",
           "ml_dtypes", "matplotlib", "psutil")  # fmt: skip
@@ -17,6 +18,15 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 """
 MAIN = "from lensmith.exporters.cli import main; main(sys.argv[1:])"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
 
 
 def run_without(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran
-from extras import EXTRAS, MAIN, run_without
 from PIL import Image
+
+from tests.extras import EXTRAS, MAIN, Ran, run_without
 
 Cli = Callable[..., Ran]
 
@@ -138,10 +138,10 @@ def test_terminals_get_no_control_characters(monkeypatch: pytest.MonkeyPatch) ->
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
     answer.stream(["a\x1b]0;b\x07\n", "c\x9bm\u00e9"])  # type: ignore[arg-type]
-    shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
-    assert shown == "a\ufffd]0;b\ufffd\nc\ufffdm\u00e9\n"
+    assert screen.getvalue() == "a\ufffd]0;b\ufffd\nc\ufffdm\u00e9\n"
 
 
 def test_inspect(cli: Cli, tiny_bundle: Path) -> None:

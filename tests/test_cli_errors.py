@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran
-from extras import run_without
+
+from tests.extras import Ran, run_without
 
 Cli = Callable[..., Ran]
 SHARD, INDEX, SINGLE = "model-00001-of-00002.safetensors", "model.safetensors.index.json", "model.safetensors"

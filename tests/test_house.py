@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from extras import EXTRAS, run_without
+
+from tests.extras import EXTRAS, run_without
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("exporters", "runtimes", "calibration", "targets")
