@@ -9,28 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..targets.errors import MissingExtra
-from .records import HISTOGRAM_EDGES, Contender, Report, Spread, TaskScore
+from .records import HISTOGRAM_EDGES, Report, Spread, TaskScore
 from .units import megabytes, milliseconds
 
 # matplotlib draws with these colours, which then become the variables --ink, --ours and so on.
-NAMES = (
-    "ink",
-    "faint",
-    "ours",
-    "rival",
-    "other",
-    "image",
-    "vision",
-    "prefill",
-    "k0",
-    "k1",
-    "k2",
-    "k3",
-    "k4",
-    "k5",
-    "k6",
-    "k7",
-)
+PARTS = tuple(f"k{index}" for index in range(8))  # of the model
+NAMES = ("ink", "faint", "ours", "rival", "other", "image", "vision", "prefill", *PARTS)
 COLOURS = {name: f"#0000{index:02x}" for index, name in enumerate(NAMES, 1)}
 INK, FAINT = COLOURS["ink"], COLOURS["faint"]
 STYLE = {
@@ -43,6 +27,9 @@ STYLE = {
 WIDTH, HALF = 8.4, 3.85  # inches of the two widths that the page has, in scale
 BAR, HEAD = 0.36, 0.75  # inches of height for a bar, and for all that is around them
 PHASES = (("image", "image processing"), ("vision", "vision encoder"), ("prefill", "prefill"))
+KL_TICKS = range(-8, 2, 2)  # powers of ten
+NAMESPACE = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
+SUPERSCRIPTS = str.maketrans("-02468", "\u207b\u2070\u00b2\u2074\u2076\u2078")
 LABEL_GAP = 0.01  # of the axis, between a bar and its label
 
 Plot = Callable[[Any, Report], None]
@@ -71,9 +58,7 @@ def _svg(figure: Any) -> str:
     text = out.getvalue()[out.getvalue().index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z]+[0-9_.]*_[0-9]+"', "", text)
-    text = re.sub(
-        r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" xmlns:xlink="http://www.w3.org/1999/xlink">', text
-    )
+    text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" {NAMESPACE}>', text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
@@ -177,17 +162,24 @@ def _kl(figure: Any, report: Report) -> None:
         return
     figure.set_figheight(2.5)
     for axes, where in zip(figure.subplots(1, len(places), sharey=True, squeeze=False)[0], places, strict=True):
-        for row in (row for row in report.agreement if row.where == where):
+        rows = [row for row in report.agreement if row.where == where]
+        for row in sorted(rows, key=lambda row: row.contender != report.bundle.name):
             shares = [100 * count / row.positions for count in row.histogram]
             ours = row.contender == report.bundle.name
             colour = colour_of(report, row.contender)
             axes.stairs(shares, HISTOGRAM_EDGES, fill=ours, color=colour, linewidth=1.6, label=row.contender)
         axes.set_xscale("log")
+        axes.set_xticks([10.0**power for power in KL_TICKS], [_power(power) for power in KL_TICKS])
+        axes.minorticks_off()
         axes.set_title({"answers": "tokens of the answers", "prompts": "text of prompts with images"}[where])
         axes.set_xlabel("KL divergence, nats")
         axes.grid(axis="y")
     figure.axes[0].set_ylabel("positions, %")
     _legend(figure, figure.axes[0], columns=3)
+
+
+def _power(exponent: int) -> str:
+    return "10" + str(exponent).translate(SUPERSCRIPTS) if exponent else "1"
 
 
 def _bars(figure: Any, names: Sequence[str], head: float = HEAD) -> Any:
