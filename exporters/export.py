@@ -23,7 +23,7 @@ from .golden import Golden, evidence
 from .graphs import Graph, build_decoder, build_vision
 from .models import FAMILIES, Family
 from .prompts import image_section, limits_section, prompt_section
-from .scheme import Policy, make_policy
+from .scheme import UNQUANTIZED, Policy, make_policy
 from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -185,11 +185,10 @@ def _manifest(job: Job) -> dict[str, Any]:
 def _precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
     for graph in job.graphs:
         for source in graph.sources:
-            if source.matrix is None:
-                reason = "norms, biases and position tables are never quantized"
-                yield source.name, {"bits": 32, "group_size": 0, "symmetric": True, "reason": reason}
-            else:
-                yield source.name, dict(vars(source.matrix.scheme))
+            scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
+            parameters = job.checkpoint.tensors[source.name].size
+            stored = sum(weights.stored_bytes(parameter) for parameter in source.parameters)
+            yield source.name, {**vars(scheme), "parameters": parameters, "bytes": stored}
 
 
 def _signature(graph: Graph) -> dict[str, Any]:

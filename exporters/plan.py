@@ -17,10 +17,10 @@ from .export import Job
 from .graphs import Graph
 
 IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (1920, 1080), (4032, 3024))  # width, height
-BASE_MEMORY_BYTES = 300_000_000  # the interpreter, the libraries and the graphs; measured on Linux
+BASE_MEMORY_BYTES = 190_000_000  # the interpreter, the libraries and the graphs; measured on Linux
 BLOCK_COPIES = 8  # arrays of a block's size that are alive while it is quantized; measured
 CACHE_VALUE_BYTES = 4  # keys and values are float32
-MANIFEST_TENSOR_BYTES = 200  # of lensmith.json for each tensor
+MANIFEST_TENSOR_BYTES = 250  # of lensmith.json for each tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_plan(job: Job) -> Plan:
         parameters=job.parameters,
         precision=job.options.precision,
         target=job.target.name,
-        storage=tuple(row for graph in job.graphs for row in _storage(graph)),
+        storage=tuple(row for graph in job.graphs for row in _storage(job, graph)),
         bundle_bytes=sum(weight_bytes) + _small_bytes(job),
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
         context=text.context,
@@ -109,13 +109,13 @@ def _small_bytes(job: Job) -> int:
     return small + job.checkpoint.tokenizer_path.stat().st_size
 
 
-def _storage(graph: Graph) -> Iterable[Storage]:
+def _storage(job: Job, graph: Graph) -> Iterable[Storage]:
     """One row for each way in which tensors of a graph are stored, the largest first."""
     tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
     for source in graph.sources:
         kind = _precision(source)
         tensors[kind] += 1
-        parameters[kind] += _size(source)
+        parameters[kind] += job.checkpoint.tensors[source.name].size
         disk[kind] += sum(weights.stored_bytes(parameter) for parameter in source.parameters)
     for kind, size in disk.most_common():
         yield Storage(graph.name, kind, tensors[kind], parameters[kind], size)
@@ -126,14 +126,3 @@ def _precision(source: Source) -> str:
         return "float32 (norms, biases, tables)"
     scheme = source.matrix.scheme
     return f"int{scheme.bits}, groups of {scheme.group_size}" if scheme.quantized else f"float{scheme.bits}"
-
-
-def _size(source: Source) -> int:
-    if source.matrix is not None:
-        return source.matrix.rows * source.matrix.columns
-    shape = source.parameters[0].shape
-    assert shape is not None
-    size = 1
-    for dimension in shape.numpy():
-        size *= dimension
-    return size

@@ -22,6 +22,9 @@ class Scheme:
         return self.bits <= 8
 
 
+UNQUANTIZED = Scheme(32, reason="norms, biases and position tables are never quantized")
+
+
 @dataclass(frozen=True)
 class Precision:
     """A named choice: what `--precision` means for each role."""

@@ -191,3 +191,48 @@ def test_a_missing_extra_is_named(tiny_checkpoint: Path, arguments: tuple[str, .
     assert ran.returncode == 2
     assert f"pip install 'lensmith[{extra}]'" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_verify_fails_with_code_1(cli: Cli, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lensmith.runtimes import verify
+    from lensmith.runtimes.replay import Row
+
+    rows = [Row("one image", "decoder: logits", "logits_error", 0.1, 0.2), Row("two", "image", "kl", 3.0, 0.2, False)]
+    for chosen, code in ((rows[:1], 0), (rows, 1)):
+        report = verify.VerifyReport("bundle", "PyTorch", False, tuple(chosen))
+        monkeypatch.setattr(verify, "verify", lambda _, report=report: report)
+        ran = cli("verify", tiny_bundle)
+        assert ran.code == code
+        assert ("FAILED" in ran.out) == (code == 1)
+        assert ran.err.count("\n") == code
+        assert json.loads(cli("verify", tiny_bundle, "--json").out)["passed"] == (code == 0)
+
+
+def test_compare_hands_its_options_on(
+    cli: Cli, tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lensmith.exporters import compare
+    from lensmith.runtimes import report
+
+    class Figures:
+        def to_json(self) -> str:
+            return "{}\n"
+
+    given: list[Any] = []
+
+    def record(*arguments: Any) -> Figures:
+        given.append(arguments)
+        return Figures()
+
+    monkeypatch.setattr(compare, "compare", record)
+    monkeypatch.setattr(report, "table", lambda figures: "the table")
+    monkeypatch.setattr(report, "html", lambda figures: "<html>")
+    ran = cli("compare", tiny_bundle, "--against", tiny_checkpoint, "--html", tmp_path / "new" / "r.html", "--json",
+              tmp_path / "r.json", "--limit", 7, "--repeats", 2, "--dtype", "bf16", "--threads", 3)  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines() == ["the table", str(tmp_path / "r.json"), str(tmp_path / "new" / "r.html")]
+    bundle, checkpoint, options, _ = given[0]
+    assert (bundle, checkpoint) == (tiny_bundle, tiny_checkpoint)
+    assert (options.dtypes, options.limit, options.repeats, options.threads) == (("bfloat16",), 7, 2, 3)
+    assert cli("compare", tiny_bundle, "--against", tiny_checkpoint, "--json", "-").out == "{}\n"
+    assert given[1][2].dtypes == ("float32", "bfloat16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...targets.errors import CheckFailed
-from .shared import AS_JSON, console, pairs, print_json, size, table
+from .shared import AS_JSON, console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
@@ -106,19 +107,24 @@ def _sizes(bundle: Bundle) -> Any:
 
 
 def _precision(bundle: Bundle) -> Any:
-    """How many tensors are stored in each way."""
-    counts: dict[tuple[Any, ...], int] = defaultdict(int)
+    """How many tensors are stored in each way, and what they take."""
+    rows: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
     for entry in bundle.manifest["precision"].values():
-        counts[entry["bits"], entry["group_size"], entry["symmetric"], entry["reason"]] += 1
-    rows = [(bits, group or "", "" if bits > 8 else "yes" if symmetric else "no", tensors, reason)
-            for (bits, group, symmetric, reason), tensors in sorted(counts.items())]  # fmt: skip
-    return table("Precision", [">bits", ">group", "symmetric", ">tensors", "reason"], rows)
+        zero_points = entry["bits"] <= 8 and not entry["symmetric"]
+        row = rows[entry["bits"], entry["group_size"] or "", "yes" if zero_points else "", entry["reason"]]
+        for index, value in enumerate((1, entry.get("parameters", 0), entry.get("bytes", 0))):
+            row[index] += value
+    ordered = sorted(rows.items(), key=lambda item: -item[1][2])
+    shown = [(*kind, tensors, count(parameters), size(nbytes), reason)
+             for (*kind, reason), (tensors, parameters, nbytes) in ordered]  # fmt: skip
+    columns = [">bits", ">group", "zero points", ">tensors", ">parameters", ">on disk", "reason"]
+    return table("Precision", columns, shown)
 
 
 def _tensors(bundle: Bundle) -> Any:
-    rows = [(name, entry["bits"], entry["group_size"] or "", entry["reason"])
+    rows = [(name, entry["bits"], entry["group_size"] or "", count(entry.get("parameters", 0)), entry["reason"])
             for name, entry in bundle.manifest["precision"].items()]  # fmt: skip
-    return table("Tensors", ["tensor", ">bits", ">group", "reason"], rows)
+    return table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows)
 
 
 def _ports(bundle: Bundle) -> Any:
@@ -139,10 +145,13 @@ def _limits(bundle: Bundle) -> Any:
 
 
 def _evidence(bundle: Bundle) -> Any:
-    evidence = bundle.manifest["evidence"] or {"none": "no answers of PyTorch were recorded"}
-    return pairs("Evidence", {name: _short(value) for name, value in evidence.items()})
+    return pairs("Evidence", dict(_flat(bundle.manifest["evidence"])) or {"none": "nothing was recorded"})
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 300 else text[:300] + " …"
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested figures as one level of names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}: ")
+        else:
+            yield prefix + name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value
