@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .intervals import mcnemar
 from .records import Agreement, Contender, Report, Spread, TaskScore
 from .units import megabytes, milliseconds, percent, times
 
@@ -144,9 +145,10 @@ def _memories(report: Report) -> Section:
 
 
 def _tasks(report: Report, total: TaskScore) -> Section:
+    p = mcnemar(total.only_reference, total.only_bundle)
     lead = (
-        "Exact matches of greedy answers on the same samples, with Wilson's 95 % intervals; "
-        "the interval of the difference is paired (Newcombe)."
+        "Exact matches of greedy answers on the same samples, with Wilson's 95 % intervals; the interval of the "
+        f"difference is paired (Newcombe). McNemar's exact test over all tasks: p = {p:.2g}."
     )
     head = ("task", "samples", report.bundle.name, report.reference, "difference, points", "95 % interval")
     return Section("tasks", "Accuracy by task", lead, head, tuple(map(_task_row, (total, *report.tasks))))
