@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import hf
 import numpy as np
 import pytest
 from lensmith.exporters import export as pipeline
@@ -24,7 +23,10 @@ from lensmith.runtimes.images import preprocess
 from lensmith.runtimes.model import EncodedImage, Model, Request, make_request, user_message
 from lensmith.runtimes.prompt import find_images
 from lensmith.runtimes.replay import relative_error
+from lensmith.targets.profile import load_target
 from PIL import Image
+
+from tests import hf
 
 TRAINED = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 SIZES = ((256, 256), (480, 200), (130, 700), (97, 61), (640, 352), (33, 1500))  # width and height in pixels
@@ -122,7 +124,8 @@ def variant(base: Path, folder: Path, changes: Mapping[str, Any]) -> Path:
     image["merge_size"] = config["vision_config"]["spatial_merge_size"]
     (folder / "preprocessor_config.json").write_text(json.dumps(image))
     tensors = [*qwen3_vl_tensors(config), *_extra_tensors(config)]
-    write_weights(folder / "model.safetensors", tensors, 1, lambda *_: None)
+    full = [replace(tensor, dtype="F32") for tensor in tensors]  # nearly all bfloat16 values are exact in float16
+    write_weights(folder / "model.safetensors", full, 1, lambda *_: None)
     return folder
 
 
@@ -142,7 +145,9 @@ def _extra_tensors(config: dict[str, Any]) -> list[SynthTensor]:
 
 def exact_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export for a CPU whose kernels keep activations in float32."""
-    load = pipeline.load_target
-    monkeypatch.setattr(
-        pipeline, "load_target", lambda name: replace(load(name), accuracy_level=1, int8_activations=())
-    )
+    change_target(monkeypatch, accuracy_level=1, int8_activations=())
+
+
+def change_target(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Export for a target with other fields."""
+    monkeypatch.setattr(pipeline, "load_target", lambda name: replace(load_target(name), **changes))

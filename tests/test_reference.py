@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ladder
 import numpy as np
 import pytest
-from ladder import CONVERSATIONS, Pair, compile_pair
 from lensmith.exporters.reference import Reference
 from lensmith.runtimes.replay import relative_error
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
+
+from tests import ladder
+from tests.ladder import CONVERSATIONS, Pair, compile_pair
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ladder
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -22,6 +21,8 @@ from lensmith.runtimes.files import dump_json, hash_file
 from lensmith.runtimes.traces import ARRAYS, CASES, read_traces
 from lensmith.runtimes.verify import verify
 from lensmith.targets.errors import InputError, MissingExtra
+
+from tests import ladder
 
 
 @pytest.fixture(scope="module")
