@@ -100,18 +100,18 @@ def _first_token(figure: Any, report: Report) -> None:
 
 def _decode(figure: Any, report: Report) -> None:
     spreads = [contender.decode_tokens_per_s for contender in report.contenders]
-    axes = _contender_bars(figure, report, [spread.median for spread in spreads], "{:.1f}", spreads)
+    axes = _contender_bars(figure, report, [spread.median for spread in spreads], spreads)
     axes.set_xlabel("tokens/s, with the range of all repeats")
 
 
 def _memory(figure: Any, report: Report) -> None:
     values = [contender.peak_memory_bytes for contender in report.contenders]
-    axes = _contender_bars(figure, report, [value / 1e6 for value in values], "{:.0f} MB", None)
+    axes = _contender_bars(figure, report, [value / 1e6 for value in values])
     axes.set_xlabel("MB")
 
 
 def _contender_bars(
-    figure: Any, report: Report, values: Sequence[float], form: str, spreads: Sequence[Spread] | None
+    figure: Any, report: Report, values: Sequence[float], spreads: Sequence[Spread] | None = None
 ) -> Any:
     figure.set_figwidth(HALF)
     axes = _bars(figure, [contender.name for contender in report.contenders], head=0.5)
@@ -122,7 +122,7 @@ def _contender_bars(
         ends = [spread.high for spread in spreads]
         axes.hlines(range(len(values)), [s.low for s in spreads], ends, color=INK, linewidth=1)
     for row, (end, value) in enumerate(zip(ends, values, strict=True)):
-        _label(axes, end, row, form.format(value), max(ends), room=0.25)
+        _label(axes, end, row, f"{value:.0f}" if value >= 100 else f"{value:.1f}", max(ends), room=0.25)
     return axes
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .plots import draw
 from .records import Report
-from .sections import Section, headline, sections, tiles
+from .sections import RATIO, Section, headline, sections, tiles
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -51,4 +51,5 @@ def html(report: Report) -> str:
         tiles=list(tiles(report)),
         sections=list(sections(report)),
         plots=plots,
+        emphasized=("total", "all tasks", RATIO),
     )

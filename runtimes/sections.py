@@ -10,7 +10,7 @@ from .records import Agreement, Contender, Report, Spread, TaskScore
 from .units import megabytes, milliseconds, percent, times
 
 WHERE = {"answers": "tokens of the answers", "prompts": "text of prompts with images"}
-RATIO = "better than PyTorch"  # the row of ratios to the better of the PyTorch runs
+RATIO = "ratio to the better PyTorch"  # above 1 is in favour of the bundle
 Row = tuple[str, ...]
 
 
@@ -32,6 +32,7 @@ class Tile:
     figure: str
     label: str
     detail: str
+    worse: bool = False  # than PyTorch
 
 
 def headline(report: Report) -> str:
@@ -88,7 +89,7 @@ def tiles(report: Report) -> Iterator[Tile]:
 
 def _ratio_tile(report: Report, name: str, better: str, worse: str, detail: str) -> Tile:
     ratio = max(report.ratios[name], 1e-9)
-    return Tile(times(max(ratio, 1 / ratio)), better if ratio >= 1 else worse, detail)
+    return Tile(times(max(ratio, 1 / ratio)), better if ratio >= 1 else worse, detail, ratio < 1)
 
 
 def sections(report: Report) -> Iterator[Section]:
@@ -119,7 +120,8 @@ def _first_token(report: Report) -> Section:
     work = report.workload
     lead = (
         f"{work.width} \N{MULTIPLICATION SIGN} {work.height} image: {work.image_tokens} of {work.prompt_tokens} prompt "
-        f"tokens; {work.threads} threads; medians (least to greatest) of {work.repeats} warm runs, in ms."
+        f"tokens; {work.threads} threads; medians (least to greatest) of {work.repeats} warm runs, in ms. "
+        "Ratios above 1 are in favour of the bundle."
     )
     rows = [_first_token_row(contender) for contender in report.contenders]
     ratios = (RATIO, *_ratios(report, "load"), "", *_ratios(report, "vision", "prefill", "first_token"))
