@@ -13,6 +13,8 @@ from .plots import draw
 from .records import Report
 from .sections import RATIO, Section, headline, sections, tiles
 
+__all__ = ["Report", "html", "table"]
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
