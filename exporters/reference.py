@@ -19,6 +19,7 @@ from ..runtimes.model import Request
 from ..targets.errors import InputError, MissingExtra, closest
 
 DTYPES = ("float32", "bfloat16")
+OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
 OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
 
 
@@ -141,13 +142,17 @@ class Reference:
 
 
 def import_torch() -> tuple[Any, Any]:
-    """PyTorch and transformers; MissingExtra when either is not installed."""
+    """PyTorch and transformers; MissingExtra when either is not installed or transformers is too old."""
+    feature = "running the checkpoint in PyTorch"
     try:
         torch = importlib.import_module("torch")
         _import_torchvision(torch)
-        return torch, importlib.import_module("transformers")
+        transformers = importlib.import_module("transformers")
     except ImportError as error:
-        raise MissingExtra("running the checkpoint in PyTorch", "torch") from error
+        raise MissingExtra(feature, "torch") from error
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST_TRANSFORMERS:
+        raise MissingExtra(f"{feature} (with transformers {transformers.__version__})", "torch")
+    return torch, transformers
 
 
 _schemas: list[Any] = []  # torch forgets a schema with the library object that defined it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import json
@@ -19,6 +18,8 @@ from lensmith.exporters.synth_weights import SynthTensor, blocks, encode, file_o
 from lensmith.runtimes.files import hash_file
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
+
+from tests import hf
 
 QWEN3_VL = "qwen3-vl-2b"
 LAYERS = "model.language_model.layers."
@@ -54,10 +55,8 @@ def test_full_size_configuration_is_the_real_one() -> None:
 
 
 def test_tiny_loads_in_transformers_and_runs(tiny: Checkpoint) -> None:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    with contextlib.suppress(ImportError):  # lets a torchvision without its compiled operators be imported
-        importlib.import_module("tiny_vlm.torchvision_import")
+    hf.import_transformers()
+    torch = importlib.import_module("torch")
     models = importlib.import_module("transformers.models.qwen3_vl.modeling_qwen3_vl")
     model, info = models.Qwen3VLForConditionalGeneration.from_pretrained(
         tiny.path, dtype=torch.float32, output_loading_info=True
