@@ -178,7 +178,11 @@ def _manifest(job: Job) -> dict[str, Any]:
         "generation": checkpoint.generation_config,
         "evidence": {},
         "tools": _tools(),
-        "options": {**vars(job.options), "prefill_chunk": job.target.prefill_chunk},
+        "options": {
+            **vars(job.options),
+            "prefill_chunk": job.target.prefill_chunk,
+            "cpu_features": list(job.target.cpu_features),
+        },
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..targets.errors import InputError
 from .bundle import Bundle, open_bundle
+from .cpu import warn_if_lacking
 from .engine import Decoder, Floats, ImageFeatures, Ints, VisionEncoder
 from .images import ImageLimits, ImageSpec, open_image, preprocess
 from .positions import PositionSpec, mrope_positions, text_positions
@@ -116,6 +117,7 @@ class Model:
         profile: bool = False,
     ) -> None:
         manifest = bundle.manifest
+        warn_if_lacking(manifest["options"].get("cpu_features", ()))
         self.bundle, self.manifest = bundle, manifest
         self.image_limits = image_limits or ImageLimits()
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)

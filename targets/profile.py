@@ -19,6 +19,7 @@ class TargetProfile:
     dialect: str  # which lowering its graphs use
     accuracy_level: int  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
     int8_activations: tuple[str, ...]  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
+    cpu_features: tuple[str, ...]  # any of these, in Linux's names; empty: none is needed
     prefill_chunk: int  # tokens
 
 
@@ -34,5 +35,5 @@ def load_target(name: str) -> TargetProfile:
         raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
     text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     fields: dict[str, Any] = tomllib.loads(text)
-    roles = tuple(fields.pop("int8_activations", ()))
-    return TargetProfile(name=name, int8_activations=roles, **fields)
+    lists = {key: tuple(fields.pop(key)) for key in ("int8_activations", "cpu_features")}
+    return TargetProfile(name=name, **lists, **fields)
