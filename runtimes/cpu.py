@@ -30,7 +30,7 @@ def warn_if_lacking(any_of: Iterable[str], found: frozenset[str] | None = None) 
     lacking = bool(found) and bool(wanted) and found.isdisjoint(wanted)
     if lacking:
         log.warning(
-            "this CPU has none of %s, so 8-bit products may overflow; run lensmith verify, or export with --target cpu-any",
+            "this CPU has none of %s, so 8-bit products may overflow; run lensmith verify, or use --target cpu-any",
             ", ".join(wanted),
         )
     return lacking
