@@ -103,7 +103,7 @@ def _type(parameter: ir.Value) -> tuple[ir.DataType, tuple[int, ...]]:
 def write(jobs: list[Job], size: int, path: Path, progress: Progress = lambda _: None) -> None:
     """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError."""
     with disk_full_is_input(path.parent), open(path, "wb") as file:
-        if size:
+        if size and hasattr(os, "posix_fallocate"):  # macOS has none
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
         with ThreadPoolExecutor(THREADS) as pool:
             running = [pool.submit(_write_tensor, job, file.fileno(), progress) for job in jobs]

@@ -135,7 +135,8 @@ def _ports(bundle: Bundle) -> Any:
             shown: dict[str, tuple[Any, ...]] = {}
             for name, port in entry[kind].items():
                 pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-                shown[pattern] = (graph, kind[:-1], pattern, port["dtype"], list(port["shape"]))
+                shape = ", ".join(map(str, port["shape"]))
+                shown[pattern] = (graph, kind[:-1], pattern, port["dtype"], f"[{shape}]")
             rows += shown.values()
     return table("Graphs", ["graph", "", "name", "type", "shape"], rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -110,11 +111,13 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     target = console(stderr=True)
     tasks: dict[str, TaskID] = {}
+    lock = threading.Lock()  # the writers of weights call from several threads
     with Progress(*columns, console=target, disable=not target.is_terminal) as bars:
 
         def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage.replace("_", " "), total=total)
+            with lock:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage.replace("_", " "), total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield advance
