@@ -76,6 +76,7 @@ def compare(
     bundle, checkpoint = open_bundle(bundle_path), open_checkpoint(checkpoint_path)
     find_family(checkpoint)
     _require_torch()
+    _require_source(bundle, checkpoint)
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
         jobs = _jobs(bundle, checkpoint, options, Path(folder))
         results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
@@ -86,6 +87,17 @@ def compare(
 def _require_torch() -> None:
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         raise MissingExtra("comparing with PyTorch", "torch")
+
+
+def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    """The weights and the configuration must be those of the export, by hash; other files may have changed."""
+    recorded, found = bundle.manifest["source"]["files"], checkpoint.source_files()
+    for name in sorted(recorded.keys() | found.keys()):
+        if (name == "config.json" or name.endswith(".safetensors")) and recorded.get(name) != found.get(name):
+            raise InputError(
+                f"{bundle.path} was not exported from {checkpoint.path}: {name} differs from the manifest's; "
+                "compare with the checkpoint of the export, or export again"
+            )
 
 
 def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def assemble(
         samples=samples,
         environment=environment(),
         command=command,
-        notes=tuple(_notes(bundle, checkpoint, jobs)),
+        notes=tuple(_notes(jobs)),
     )
 
 
@@ -118,12 +118,7 @@ def _scores(cases: Sequence[Case], reference: Sequence[str], bundle: Sequence[st
         )
 
 
-def _notes(bundle: Bundle, checkpoint: Checkpoint, jobs: Sequence[Job]) -> Iterator[str]:
+def _notes(jobs: Sequence[Job]) -> Iterator[str]:
     yield "All contenders get the same token ids and the same patches, cut by lensmith's image processing."
     if (busy := load_average()) > 0.5 * available_cores() + jobs[0].threads:
         yield f"Other programs were running (load average {busy:.1f}): the times are longer than on an idle machine."
-    recorded: Mapping[str, Any] = bundle.manifest["source"]["files"]
-    found = {path.name: path.stat().st_size for path in checkpoint.files}
-    changed = sorted(name for name, record in recorded.items() if found.get(name) != record["size"])
-    if changed:
-        yield f"The bundle was exported from other files than this checkpoint's: {', '.join(changed[:5])}."

@@ -184,6 +184,13 @@ def test_crash_of_a_contender_is_told(job: Job, tmp_path: Path) -> None:
         comparing._run(broken, tmp_path / "run", lambda *_: None)
 
 
+def test_other_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    other = synth("qwen3-vl-2b", tmp_path / "other", tiny=True, seed=1)
+    with pytest.raises(InputError, match=r"not exported from .*other: model.safetensors differs"):
+        compare(bundle.path, other)
+
+
 def test_killed_contender_points_at_memory() -> None:
     assert "memory" in str(comparing._failure("PyTorch float32", -9, {}, ""))
 

@@ -25,7 +25,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json", "data", metavar="FILE", help="Write the figures as JSON; - for standard output.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, metavar="N")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(list(DTYPES)),
-              help="Of PyTorch; the first is the reference of accuracy. Repeatable; default: fp32, bf16.")  # fmt: skip
+              help="Of PyTorch; fp32, if given, is the reference of accuracy. Default: fp32, bf16.")  # fmt: skip
 @THREADS
 def compare(
     bundle: Path, checkpoint: Path, page: Path | None, data: str | None, dtypes: tuple[str, ...], **chosen: Any
