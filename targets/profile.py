@@ -35,5 +35,6 @@ def load_target(name: str) -> TargetProfile:
         raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
     text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     fields: dict[str, Any] = tomllib.loads(text)
-    lists = {key: tuple(fields.pop(key)) for key in ("int8_activations", "cpu_features")}
-    return TargetProfile(name=name, **lists, **fields)
+    for key in ("int8_activations", "cpu_features"):
+        fields[key] = tuple(fields[key])
+    return TargetProfile(name=name, **fields)
