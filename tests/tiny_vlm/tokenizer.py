@@ -1,0 +1,109 @@
+"""Builds the byte-level BPE tokenizer: the structure of Qwen3's, small, with every word of the tasks as one token."""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+
+from tests.tiny_vlm.drawing import COLOURS, SHAPES, WORDS
+from tests.tiny_vlm.scenes import NUMBERS, PLACES, PLURALS
+
+# fmt: off
+SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)
+ADDED = (
+    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
+    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+)
+# fmt: on
+PROMPT_WORDS = (  # of prompts and short answers
+    "user assistant system What word is written Read all the words colour How many shapes are there Where is Is or of "
+    "left right above below List Which picture has more Do both pictures show a Copy first second yes no"
+)
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPACE = "Ġ"  # a space in ByteLevel's alphabet
+
+
+def task_words() -> list[str]:
+    """Every word that a prompt or an answer of the tasks can hold, each once."""
+    places = " ".join(" ".join(row) for row in PLACES).split()
+    return list(dict.fromkeys([*WORDS, *COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS, *places, *PROMPT_WORDS.split()]))
+
+
+def build_tokenizer() -> Tokenizer:
+    """Letters merge into words as trained on the words alone; a last merge each puts a space before the word."""
+    words = task_words()
+    trained = _empty_tokenizer()
+    trainer = BpeTrainer(  # type: ignore[call-arg, unused-ignore]
+        vocab_size=5000, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    trained.train_from_iterator(words, trainer)
+    model = json.loads(trained.to_str())["model"]
+    vocabulary, merges = dict(model["vocab"]), [(left, right) for left, right in model["merges"]]
+    for word in words:
+        if word in vocabulary:  # a one-letter word, too, is in the alphabet
+            merges.append((SPACE, word))
+            vocabulary.setdefault(SPACE + word, len(vocabulary))
+    tokenizer = _empty_tokenizer(BPE(vocab=vocabulary, merges=merges))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in ADDED])
+    return tokenizer
+
+
+def _empty_tokenizer(model: BPE | None = None) -> Tokenizer:
+    tokenizer = Tokenizer(model or BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
+    """The contents of `tokenizer_config.json`, with the fields of the real Qwen3-VL."""
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    decoder = {
+        str(tokenizer.token_to_id(token)): {"content": token, **flags, "special": token in SPECIAL}
+        for token in (*SPECIAL, *ADDED)
+    }
+    return {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": decoder,
+        "additional_special_tokens": list(SPECIAL[1:]),
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 4096,
+        "pad_token": "<|endoftext|>",
+        "processor_class": "Qwen3VLProcessor",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes the tokenizer's three files."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    special = {
+        "additional_special_tokens": list(SPECIAL[1:]),
+        "eos_token": {"content": "<|im_end|>", **flags},
+        "pad_token": {"content": "<|endoftext|>", **flags},
+    }
+    for name, content in (("tokenizer_config", tokenizer_config(tokenizer)), ("special_tokens_map", special)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
