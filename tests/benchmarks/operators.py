@@ -21,7 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.benchmarks.llama_cpp import QUESTION, picture
+from tests.benchmarks.against_llama_cpp import QUESTION, picture
 
 
 def profile_of(session: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """Speed of a bundle next to llama.cpp on the same model, prompt and image, each in a process of its own.
 
-    python tests/benchmarks/llama_cpp.py BUNDLE MODEL.gguf MMPROJ.gguf [--threads 2] [--repeats 3]
+    python tests/benchmarks/against_llama_cpp.py BUNDLE MODEL.gguf MMPROJ.gguf [--threads 2] [--repeats 3]
 
 The GGUF files come from llama.cpp's own convert_hf_to_gguf.py (once plain, once with --mmproj) and its quantizer
 (Q4_0); llama-cpp-python runs them. Prints medians and ratios: first token with an image, decode speed, peak RSS.
