@@ -65,11 +65,17 @@ class ImageSpec:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value > 0, f"image {name} is {value!r}; expected a positive integer")
-        _require(self.min_pixels <= self.max_pixels,
-                 f"image min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}; exchange or widen them")
+        _require(
+            self.min_pixels <= self.max_pixels,
+            f"image min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}; exchange or widen them",
+        )
         _require(len(self.mean) == 3 and len(self.std) == 3, "image mean and std need three values each, for RGB")
-        _require(all(map(math.isfinite, (*self.mean, *self.std, self.rescale_factor))) and all(self.std)
-                 and self.rescale_factor > 0, "image mean, std and rescale_factor must be finite, std not zero")
+        _require(
+            all(map(math.isfinite, (*self.mean, *self.std, self.rescale_factor)))
+            and all(self.std)
+            and self.rescale_factor > 0,
+            "image mean, std and rescale_factor must be finite, std not zero",
+        )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageSpec:
@@ -95,8 +101,11 @@ class ImageSpec:
         least = self.min_pixels if min_pixels is None else min_pixels
         most = self.max_pixels if max_pixels is None else max_pixels
         for name, value in (("min_pixels", least), ("max_pixels", most)):
-            _require(low <= value <= high, f"{name} {value} is outside the {low} to {high} pixels that this bundle was "
-                     "built for; choose a value in that range or build another bundle")
+            _require(
+                low <= value <= high,
+                f"{name} {value} is outside the {low} to {high} pixels that this bundle was "
+                "built for; choose a value in that range or build another bundle",
+            )
         return dataclasses.replace(self, min_pixels=least, max_pixels=most, allowed_pixels=(low, high))
 
     @property
@@ -175,8 +184,10 @@ def patchify(planes: UInt8, spec: ImageSpec) -> tuple[Patches, Grid]:
 def check_aspect(height: int, width: int) -> None:
     """Raise InputError for an image with an empty side, or one side more than 200 times the other."""
     _require(height > 0 and width > 0, f"the image is {width} x {height} pixels; expected sides of at least 1 pixel")
-    _require(max(height, width) / min(height, width) <= MAX_ASPECT_RATIO, f"the image is {width} x {height} pixels; "
-             f"one side may be at most {MAX_ASPECT_RATIO} times the other, crop it")
+    _require(
+        max(height, width) / min(height, width) <= MAX_ASPECT_RATIO,
+        f"the image is {width} x {height} pixels; one side may be at most {MAX_ASPECT_RATIO} times the other, crop it",
+    )
 
 
 def _read(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[str, bytes]:
@@ -193,8 +204,10 @@ def _read(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[
     path = Path(source)
     try:
         size = path.stat().st_size
-        _require(size <= limits.max_file_bytes,
-                 f"{path} has {size} bytes, more than the limit of {limits.max_file_bytes}; use a smaller file")
+        _require(
+            size <= limits.max_file_bytes,
+            f"{path} has {size} bytes, more than the limit of {limits.max_file_bytes}; use a smaller file",
+        )
         return str(path), path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -209,8 +222,11 @@ def _identify(data: bytes) -> Image.Image:
 
 def _check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
     pixels = image.width * image.height
-    _require(pixels <= limits.max_decoded_pixels, f"{name} is {image.width} x {image.height} pixels, "
-             f"more than the limit of {limits.max_decoded_pixels}; scale it down first")
+    _require(
+        pixels <= limits.max_decoded_pixels,
+        f"{name} is {image.width} x {image.height} pixels, "
+        f"more than the limit of {limits.max_decoded_pixels}; scale it down first",
+    )
     check_aspect(image.height, image.width)
 
 
