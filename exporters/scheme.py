@@ -36,7 +36,8 @@ class Precision:
 
 
 # DeepStack's mergers are a fifth of Qwen3-VL's vision encoder but only refine what the image tokens say:
-# 4 bits in small groups there cost the trained model nothing that can be measured.
+# on the trained model 4 bits in small groups there move neither the KL divergence from float32 (0.0366 to 0.0363 nats
+# with decoder groups of 128, 0.0121 to 0.0123 with 32) nor the accuracy beyond one question in 800.
 PRECISIONS = {
     "fp32": Precision(32, 32, 32, 32),
     "fp16": Precision(16, 16, 16, 16),
