@@ -20,9 +20,8 @@ from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
 from .dialects.ort import OPSETS, OrtDialect
 from .golden import Golden, evidence
-from .graphs import Graph, build_decoder, build_vision
+from .graphs import Graph
 from .models import FAMILIES, Family
-from .prompts import image_section, limits_section, prompt_section
 from .scheme import UNQUANTIZED, Policy, make_policy
 from .spec import ModelSpec
 
@@ -73,7 +72,7 @@ def prepare(path: str | Path, options: Options) -> Job:
         int8_roles=target.int8_activations,
     )
     dialect = OrtDialect(accuracy_level=target.accuracy_level)
-    graphs = tuple(build(spec, policy, dialect, family.prefixes, OPSETS) for build in (build_vision, build_decoder))
+    graphs = family.graphs(spec, policy, dialect, OPSETS)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
     job = Job(checkpoint, family, spec, options, target, policy, graphs)
@@ -151,13 +150,8 @@ def _key(job: Job) -> str:
 
 
 def _sections(job: Job) -> dict[str, Any]:
-    checkpoint, spec = job.checkpoint, job.spec
-    _template(checkpoint)
-    return {
-        "prompt": prompt_section(checkpoint, spec),
-        "image": image_section(checkpoint, spec),
-        "limits": limits_section(checkpoint, spec, job.options.max_pixels),
-    }
+    _template(job.checkpoint)
+    return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 
 def _manifest(job: Job) -> dict[str, Any]:

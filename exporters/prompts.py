@@ -20,6 +20,15 @@ TOKEN_KEYS = {
 }
 
 
+def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+    """The sections of a model that answers: prompt, image and limits."""
+    return {
+        "prompt": prompt_section(checkpoint, spec),
+        "image": image_section(checkpoint, spec),
+        "limits": limits_section(checkpoint, spec, max_pixels),
+    }
+
+
 def prompt_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Special tokens by name and id, end tokens, template file; InputError for ids the tokenizer does not have."""
     tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))

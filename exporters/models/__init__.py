@@ -6,10 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import prompts
+from ..blocks import Dialect
 from ..checkpoint import Checkpoint
-from ..graphs import Prefixes
+from ..graphs import Graph, Prefixes
+from ..scheme import Policy
 from ..spec import ModelSpec
 from . import qwen3_vl
+
+Sections = dict[str, dict[str, Any]]  # of the manifest, by name
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,18 @@ class Family:
     name: str
     describe: Callable[[dict[str, Any]], ModelSpec]
     prefixes: Prefixes
-    dropped: Callable[[Checkpoint, ModelSpec], dict[str, str]]
+    graphs: Callable[[ModelSpec, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
+    dropped: Callable[[Checkpoint, ModelSpec], dict[str, str]]  # unused tensors with their reasons
+    sections: Callable[[Checkpoint, ModelSpec, int | None], Sections]  # for the largest image area in pixels
 
 
 FAMILIES = {
-    qwen3_vl.MODEL_TYPE: Family(qwen3_vl.MODEL_TYPE, qwen3_vl.describe, qwen3_vl.PREFIXES, qwen3_vl.dropped),
+    qwen3_vl.MODEL_TYPE: Family(
+        qwen3_vl.MODEL_TYPE,
+        qwen3_vl.describe,
+        qwen3_vl.PREFIXES,
+        qwen3_vl.graphs,
+        qwen3_vl.dropped,
+        prompts.sections,
+    ),
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...targets.errors import InputError
+from ..blocks import Dialect
 from ..checkpoint import Checkpoint
-from ..graphs import Prefixes
+from ..graphs import Graph, Prefixes, build_decoder, build_vision
+from ..scheme import Policy
 from ..spec import DecoderSpec, ModelSpec, VisionSpec
 
 MODEL_TYPE = "qwen3_vl"
@@ -69,6 +71,11 @@ def _decoder(config: dict[str, Any], tied: bool) -> DecoderSpec:
         attention_bias=bool(config.get("attention_bias", False)),
         context=_need(config, "max_position_embeddings"),
     )
+
+
+def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+    """The graphs of the family in the order they are written."""
+    return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_vision, build_decoder))
 
 
 def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
