@@ -7,14 +7,15 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..runtimes.files import disk_full_is_input, read_json, require_space
 from ..targets.errors import InputError, closest
+from .synth_layouts import SynthTensor, llava_tensors, qwen3_5_tensors, qwen3_vl_tensors
 from .synth_tokenizer import fill_tokenizer
-from .synth_weights import Progress, SynthTensor, qwen3_vl_tensors, write_weights
+from .synth_weights import Progress, write_checkpoint
 
 CONFIGS = Path(__file__).parent / "synth_configs"
 TINY_VOCAB = 2048  # ordinary tokens; the special ones follow
@@ -32,19 +33,41 @@ class Architecture:
     """What is needed to synthesize one: a folder of configuration files, its tensors, and what `tiny` changes."""
 
     folder: str
-    tensors: Callable[[Mapping[str, Any]], Iterator[SynthTensor]]
+    layout: Callable[[Mapping[str, Any]], Iterator[SynthTensor]]
     tiny: Mapping[str, Mapping[str, Any]]
+    float32: tuple[str, ...] = ()  # endings of the names of tensors that the published checkpoint keeps in float32
+
+    def tensors(self, config: Mapping[str, Any]) -> Iterator[SynthTensor]:
+        """The tensors with their types."""
+        for tensor in self.layout(config):
+            yield replace(tensor, dtype="F32") if tensor.name.endswith(self.float32) else tensor
 
 
 TINY_QWEN3 = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
               "num_hidden_layers": 4}  # fmt: skip
 TINY_QWEN_VISION = {"hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "depth": 4, "out_hidden_size": 256,
                     "deepstack_visual_indexes": [0, 1, 2]}  # fmt: skip
+TINY_QWEN3_5 = TINY_QWEN3 | {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "linear_num_key_heads": 2}
+TINY_QWEN3_5_VISION = {key: size for key, size in TINY_QWEN_VISION.items() if key != "deepstack_visual_indexes"}
+TINY_CLIP = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 4,
+             "projection_dim": 128}  # fmt: skip
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3-vl-2b": Architecture(
         "qwen3-vl-2b", qwen3_vl_tensors, {"text_config": TINY_QWEN3, "vision_config": TINY_QWEN_VISION}
     ),
+    "tarn-2b": Architecture(
+        "tarn-2b",
+        qwen3_5_tensors,
+        {"text_config": TINY_QWEN3_5 | {"linear_num_value_heads": 2}, "vision_config": TINY_QWEN3_5_VISION},
+        float32=("linear_attn.A_log", "linear_attn.norm.weight"),
+    ),
+    "nemotron-4b": Architecture(
+        "nemotron-4b",
+        qwen3_5_tensors,
+        {"text_config": TINY_QWEN3_5 | {"linear_num_value_heads": 4}, "vision_config": TINY_QWEN3_5_VISION},
+    ),
+    "vqwen3-4b": Architecture("vqwen3-4b", llava_tensors, {"text_config": TINY_QWEN3, "vision_config": TINY_CLIP}),
 }
 
 
@@ -69,7 +92,7 @@ def synth(name: str, out: str | Path, *, tiny: bool = False, seed: int = 0, prog
             _write_small_files(partial, files, architecture)
             readme = README.format(name=name, seed=seed, tiny=" at tiny size" if tiny else "")
             (partial / "README.md").write_text(readme, encoding="utf-8")
-            write_weights(partial / "model.safetensors", tensors, seed, progress or (lambda done, total: None))
+            write_checkpoint(partial, tensors, seed, progress or (lambda done, total: None))
             partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Random weights that behave like trained ones: which tensors an architecture has, their numbers, their file.
+"""Random weights that behave like trained ones: the numbers of each tensor, and their files.
 
 A deep transformer with plain Gaussian weights collapses: its tokens become alike, attention is uniform, logits are
 flat, and neither parity nor quantization figures mean anything. The rules of `FILLS` prevent that.
@@ -19,11 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .synth_layouts import ITEM_BYTES, SynthTensor
+
 Progress = Callable[[int, int], None]
+Values = NDArray[np.float32]
 
 BLOCK = 2**20  # elements made at a time: 4 MB of float32, which stays in the cache
+FLOATS = {"F32": np.float32, "F16": np.float16}  # stored by numpy itself; it has no bfloat16
+SHARD_BYTES = 5_000_000_000  # as transformers splits them
 THREADS = 2  # numpy generators release the interpreter lock
-ITEM_BYTES = {"BF16": 2, "F32": 4}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,13 @@ class Fill:
     query_key_gain: float = 1.0  # for the first two thirds of the rows of a fused query, key, value matrix
     outliers: bool = False  # the same few output channels in every layer 8 times, some input columns 5 times as strong
     zero_sum: bool = False  # each row sums to zero, so that a constant input adds nothing to the residual stream
+    uniform: Callable[[Values], Values] | None = None  # instead: this function of uniform numbers from 0 to 1
+
+
+def _inverse_softplus_of_step(u: Values) -> Values:
+    """What softplus turns into a step from 0.001 to 0.1, evenly spread in its logarithm, as in Mamba's recipe."""
+    step = 0.001 * 100**u
+    return np.asarray(step + np.log(-np.expm1(-step)), np.float32)
 
 
 FILLS: Mapping[str, Fill] = {
@@ -50,109 +61,16 @@ FILLS: Mapping[str, Fill] = {
     "qkv": Fill(projection=True, query_key_gain=2.0),
     "attention_out": Fill(projection=True, gain=0.3, outliers=True),
     "residual": Fill(projection=True, outliers=True, zero_sum=True),
+    "qk": Fill(projection=True, gain=2.0),
+    # Norms that multiply by 1 + weight.
+    "norm0": Fill(std=0.1),
+    "qk_norm0": Fill(std=0.1, mean=0.5),
+    "final_norm0": Fill(std=0.1, mean=3.0),
+    # Gated delta net: the usual initializations of its small tensors.
+    "conv": Fill(uniform=lambda u: u - np.float32(0.5)),
+    "A_log": Fill(uniform=lambda u: np.log(1 + 15 * u)),
+    "dt_bias": Fill(uniform=_inverse_softplus_of_step),
 }
-
-
-@dataclass(frozen=True)
-class SynthTensor:
-    """A tensor to be made; `kind` is a key of `FILLS`."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    dtype: str = "BF16"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
-
-
-# Tables of an architecture's tensors: name -> (kind, shape in the words of a dictionary of sizes).
-Table = Mapping[str, tuple[str, str]]
-
-QWEN3_LAYER: Table = {
-    "input_layernorm.weight": ("norm", "hidden"),
-    "self_attn.q_proj.weight": ("linear", "query hidden"),
-    "self_attn.k_proj.weight": ("linear", "key hidden"),
-    "self_attn.v_proj.weight": ("linear", "key hidden"),
-    "self_attn.q_norm.weight": ("qk_norm", "head"),
-    "self_attn.k_norm.weight": ("qk_norm", "head"),
-    "self_attn.o_proj.weight": ("attention_out", "hidden query"),
-    "post_attention_layernorm.weight": ("norm", "hidden"),
-    "mlp.gate_proj.weight": ("linear", "inner hidden"),
-    "mlp.up_proj.weight": ("linear", "inner hidden"),
-    "mlp.down_proj.weight": ("residual", "hidden inner"),
-}
-QWEN3_ENDS: Table = {
-    "embed_tokens.weight": ("embedding", "vocab hidden"),
-    "norm.weight": ("final_norm", "hidden"),
-}
-QWEN_VISION_ENDS: Table = {
-    "patch_embed.proj.weight": ("linear", "hidden channels frames patch patch"),
-    "patch_embed.proj.bias": ("bias", "hidden"),
-    "pos_embed.weight": ("position", "positions hidden"),
-}
-QWEN_VISION_BLOCK: Table = {
-    "norm1.weight": ("norm", "hidden"),
-    "norm1.bias": ("bias", "hidden"),
-    "attn.qkv.weight": ("qkv", "qkv hidden"),
-    "attn.qkv.bias": ("bias", "qkv"),
-    "attn.proj.weight": ("attention_out", "hidden hidden"),
-    "attn.proj.bias": ("bias", "hidden"),
-    "norm2.weight": ("norm", "hidden"),
-    "norm2.bias": ("bias", "hidden"),
-    "mlp.linear_fc1.weight": ("linear", "inner hidden"),
-    "mlp.linear_fc1.bias": ("bias", "inner"),
-    "mlp.linear_fc2.weight": ("residual", "hidden inner"),
-    "mlp.linear_fc2.bias": ("bias", "hidden"),
-}
-QWEN_MERGER: Table = {
-    "norm.weight": ("norm", "normed"),
-    "norm.bias": ("bias", "normed"),
-    "linear_fc1.weight": ("linear", "merged merged"),
-    "linear_fc1.bias": ("bias", "merged"),
-    "linear_fc2.weight": ("linear", "out merged"),
-    "linear_fc2.bias": ("bias", "out"),
-}
-
-
-def _expand(prefix: str, table: Table, sizes: Mapping[str, int]) -> Iterator[SynthTensor]:
-    for name, (kind, shape) in table.items():
-        yield SynthTensor(prefix + name, tuple(sizes[word] for word in shape.split()), kind)
-
-
-def qwen3_vl_tensors(config: Mapping[str, Any]) -> Iterator[SynthTensor]:
-    """Every tensor of a Qwen3-VL checkpoint with tied embeddings."""
-    yield from _qwen3_text("model.language_model.", config["text_config"])
-    yield from _qwen_vision("model.visual.", config["vision_config"])
-
-
-def _qwen3_text(prefix: str, text: Mapping[str, Any]) -> Iterator[SynthTensor]:
-    head = text["head_dim"]
-    sizes = {
-        "hidden": text["hidden_size"], "inner": text["intermediate_size"], "vocab": text["vocab_size"], "head": head,
-        "query": text["num_attention_heads"] * head, "key": text["num_key_value_heads"] * head,
-    }  # fmt: skip
-    yield from _expand(prefix, QWEN3_ENDS, sizes)
-    for layer in range(text["num_hidden_layers"]):
-        yield from _expand(f"{prefix}layers.{layer}.", QWEN3_LAYER, sizes)
-
-
-def _qwen_vision(prefix: str, vision: Mapping[str, Any]) -> Iterator[SynthTensor]:
-    hidden = vision["hidden_size"]
-    merged = hidden * vision["spatial_merge_size"] ** 2
-    sizes = {
-        "hidden": hidden, "inner": vision["intermediate_size"], "qkv": 3 * hidden, "merged": merged,
-        "out": vision["out_hidden_size"], "channels": vision["in_channels"], "frames": vision["temporal_patch_size"],
-        "patch": vision["patch_size"], "positions": vision["num_position_embeddings"],
-    }  # fmt: skip
-    yield from _expand(prefix, QWEN_VISION_ENDS, sizes)
-    for block in range(vision["depth"]):
-        yield from _expand(f"{prefix}blocks.{block}.", QWEN_VISION_BLOCK, sizes)
-    yield from _expand(f"{prefix}merger.", QWEN_MERGER, sizes | {"normed": hidden})
-    for tap in range(len(vision.get("deepstack_visual_indexes", ()))):  # these normalize after the 2x2 merge
-        yield from _expand(f"{prefix}deepstack_merger_list.{tap}.", QWEN_MERGER, sizes | {"normed": merged})
 
 
 def _generator(*seed: object) -> np.random.Generator:
@@ -187,7 +105,10 @@ def blocks(tensor: SynthTensor, seed: int) -> Iterator[Callable[[], NDArray[np.f
 
     def make(start: int) -> NDArray[np.float32]:
         part = scale[start : start + step]
-        values = _generator(seed, tensor.name, start).standard_normal((len(part), columns), dtype=np.float32)
+        source = _generator(seed, tensor.name, start)
+        if fill.uniform is not None:
+            return fill.uniform(source.random((len(part), columns), dtype=np.float32))
+        values = source.standard_normal((len(part), columns), dtype=np.float32)
         values *= part
         if fill.outliers:
             values[:, strong] *= 5
@@ -202,8 +123,8 @@ def blocks(tensor: SynthTensor, seed: int) -> Iterator[Callable[[], NDArray[np.f
 
 def encode(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """The stored bits, rounded to nearest with ties away from zero; `values` is overwritten."""
-    if dtype == "F32":
-        return values
+    if dtype in FLOATS:
+        return values.astype(FLOATS[dtype], copy=False)
     bits = values.view(np.uint32)
     bits += np.uint32(0x8000)
     bits >>= np.uint32(16)
@@ -227,6 +148,30 @@ def header_of(tensors: Iterable[SynthTensor]) -> bytes:
 def file_order(tensors: Iterable[SynthTensor]) -> list[SynthTensor]:
     """The order of the safetensors library: widest type first, then by name."""
     return sorted(tensors, key=lambda tensor: (-ITEM_BYTES[tensor.dtype], tensor.name))
+
+
+def shards(tensors: Iterable[SynthTensor], limit: int) -> dict[str, list[SynthTensor]]:
+    """Tensors by file name, in files of at most `limit` bytes (or one tensor), named as on the Hugging Face hub."""
+    parts: list[list[SynthTensor]] = [[]]
+    for tensor in tensors:
+        if parts[-1] and sum(item.nbytes for item in parts[-1]) + tensor.nbytes > limit:
+            parts.append([])
+        parts[-1].append(tensor)
+    names = [f"model-{index:05d}-of-{len(parts):05d}.safetensors" for index in range(1, len(parts) + 1)]
+    return dict(zip(names if len(parts) > 1 else ["model.safetensors"], parts, strict=True))
+
+
+def write_checkpoint(folder: Path, tensors: Iterable[SynthTensor], seed: int, progress: Progress) -> None:
+    """Write the weights into a folder: one file, or shards of 5 GB with an index."""
+    files = shards(tensors, SHARD_BYTES)
+    total, done = sum(tensor.nbytes for part in files.values() for tensor in part), 0
+    for name, part in files.items():
+        write_weights(folder / name, part, seed, lambda here, _, before=done: progress(before + here, total))  # type: ignore[misc]
+        done += sum(tensor.nbytes for tensor in part)
+    if len(files) > 1:
+        places = {tensor.name: name for name, part in files.items() for tensor in part}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def write_weights(path: Path, tensors: Iterable[SynthTensor], seed: int, progress: Progress) -> None:

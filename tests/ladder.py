@@ -17,7 +17,8 @@ from lensmith.exporters import export as pipeline
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.synth import synth
-from lensmith.exporters.synth_weights import SynthTensor, qwen3_vl_tensors, write_weights
+from lensmith.exporters.synth_layouts import SynthTensor, qwen3_vl_tensors
+from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.images import preprocess
 from lensmith.runtimes.model import EncodedImage, Model, Request, make_request, user_message

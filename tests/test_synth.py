@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from lensmith.exporters import synth as module
 from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
 from lensmith.exporters.synth import ARCHITECTURES, small_files, synth
+from lensmith.exporters.synth_layouts import SynthTensor
 from lensmith.exporters.synth_tokenizer import vocabulary
-from lensmith.exporters.synth_weights import SynthTensor, blocks, encode, file_order, header_of
+from lensmith.exporters.synth_weights import blocks, encode, file_order, header_of
 from lensmith.runtimes.files import hash_file
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
@@ -30,16 +32,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(synth(QWEN3_VL, tmp_path_factory.mktemp("synth") / "tiny", tiny=True))
 
 
-def full_tensors() -> list[SynthTensor]:
-    architecture = ARCHITECTURES[QWEN3_VL]
+def full_tensors(name: str) -> list[SynthTensor]:
+    architecture = ARCHITECTURES[name]
     return file_order(architecture.tensors(small_files(architecture, tiny=False)["config.json"]))
 
 
-def test_full_size_is_the_published_one() -> None:
-    """model.safetensors of Qwen/Qwen3-VL-2B-Instruct has 4,255,140,312 bytes; nothing is written here."""
-    tensors = full_tensors()
-    assert len(header_of(tensors)) + sum(tensor.nbytes for tensor in tensors) == 4_255_140_312
-    assert len({tensor.name for tensor in tensors}) == len(tensors) == 625
+# Published sizes: model.safetensors of Qwen3-VL-2B-Instruct, and of Qwen3.5-2B, whose header lacks our 32 bytes of
+# metadata; parameters of the others from transformers (and of Qwen3.5-4B with its multi-token prediction).
+@pytest.mark.parametrize(
+    ("name", "tensors", "parameters", "size"),
+    [
+        (QWEN3_VL, 625, 2_127_532_032, 4_255_140_312),
+        ("tarn-2b", 632, 2_274_069_824, 4_548_221_488 + 32),
+        ("nemotron-4b", 738, 4_659_865_088, None),
+        ("vqwen3-4b", 793, 4_335_155_712, None),
+    ],
+)
+def test_full_size_is_the_published_one(name: str, tensors: int, parameters: int, size: int | None) -> None:
+    """Nothing is written here."""
+    made = full_tensors(name)
+    assert len({tensor.name for tensor in made}) == len(made) == tensors
+    assert sum(math.prod(tensor.shape) for tensor in made) == parameters
+    assert size in (None, len(header_of(made)) + sum(tensor.nbytes for tensor in made))
 
 
 def test_full_size_configuration_is_the_real_one() -> None:
@@ -52,6 +66,30 @@ def test_full_size_configuration_is_the_real_one() -> None:
         assert tokenizer.encode(f"a{content}b").ids[1] == token
     for token in range(0, 151_669, 7):
         assert tokenizer.decode([token], skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("name", ["tarn-2b", "nemotron-4b", "vqwen3-4b"])
+def test_tiny_of_each_architecture_loads_in_transformers(name: str, tmp_path: Path) -> None:
+    hf.import_transformers()
+    torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+    model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+        synth(name, tmp_path / "tiny", tiny=True), dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.arange(65, 75)[None]).logits
+    assert torch.isfinite(logits).all()
+    assert logits.std() > 0.5  # neither flat nor collapsed
+
+
+def test_large_checkpoints_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = open_checkpoint(synth("vqwen3-4b", tmp_path / "whole", tiny=True))
+    monkeypatch.setattr("lensmith.exporters.synth_weights.SHARD_BYTES", 4_000_000)
+    sharded = open_checkpoint(synth("vqwen3-4b", tmp_path / "sharded", tiny=True))
+    assert len(list(sharded.path.glob("model-0000?-of-00003.safetensors"))) == 3
+    assert sharded.tensors.keys() == whole.tensors.keys()
+    for tensor in ("language_model.model.embed_tokens.weight", "multi_modal_projector.linear_2.bias"):
+        np.testing.assert_array_equal(sharded.tensor(tensor).numpy(), whole.tensor(tensor).numpy())
 
 
 def test_tiny_loads_in_transformers_and_runs(tiny: Checkpoint) -> None:
@@ -158,11 +196,11 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_half_written_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: type[BaseException]
 ) -> None:
-    def fail(path: Path, *rest: Any) -> None:
-        path.write_bytes(b"half")
+    def fail(folder: Path, *rest: Any) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(module, "write_weights", fail)
+    monkeypatch.setattr(module, "write_checkpoint", fail)
     with pytest.raises(expected):
         synth(QWEN3_VL, tmp_path / "deep" / "out", tiny=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
