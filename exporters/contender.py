@@ -18,7 +18,8 @@ import numpy as np
 
 from ..runtimes.engine import Ints
 from ..runtimes.files import read_json, write_json
-from ..runtimes.model import Request, Timings
+from ..runtimes.requests import Request
+from ..runtimes.timings import Timings
 from ..targets.errors import InputError, LensmithError
 from .cases import Case
 from .distributions import compare_with, log_softmax, losses

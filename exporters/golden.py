@@ -14,10 +14,11 @@ from PIL import Image
 
 from ..runtimes.bundle import BundleWriter
 from ..runtimes.images import ImageSpec, preprocess
-from ..runtimes.model import EncodedImage, Model, Request, image_spec, make_request, prompt_spec, user_message
+from ..runtimes.model import Model, image_spec, prompt_spec
 from ..runtimes.positions import PositionSpec
 from ..runtimes.prompt import PromptBuilder, find_images, open_prompt
 from ..runtimes.replay import replay, summarize
+from ..runtimes.requests import EncodedImage, Request, make_request, user_message
 from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
 from ..targets.errors import CheckFailed, InputError, MissingExtra
 from .reference import Reference, import_torch

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..runtimes.engine import Floats, ImageFeatures, Ints
-from ..runtimes.model import Request
+from ..runtimes.requests import Request
 from ..targets.errors import InputError, MissingExtra, closest
 
 DTYPES = ("float32", "bfloat16")

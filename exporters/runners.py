@@ -14,19 +14,11 @@ from tokenizers import Tokenizer
 from ..runtimes.bundle import open_bundle
 from ..runtimes.engine import Floats, Ints
 from ..runtimes.images import open_image, preprocess
-from ..runtimes.model import (
-    EncodedImage,
-    GenerationOptions,
-    Model,
-    Request,
-    Timings,
-    image_spec,
-    make_request,
-    prompt_spec,
-    user_message,
-)
+from ..runtimes.model import GenerationOptions, Model, image_spec, prompt_spec
 from ..runtimes.positions import PositionSpec, text_positions
 from ..runtimes.prompt import Prompt, open_prompt
+from ..runtimes.requests import EncodedImage, Request, make_request, user_message
+from ..runtimes.timings import Timings
 from .cases import Case
 from .reference import Reference, import_torch
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,16 +13,17 @@ import numpy as np
 from ..targets.errors import InputError
 from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
-from .engine import Decoder, Floats, ImageFeatures, Ints, VisionEncoder
-from .images import ImageLimits, ImageSpec, open_image, preprocess
-from .positions import PositionSpec, mrope_positions, text_positions
-from .prompt import Prompt, PromptBuilder, PromptSpec, check_context, find_images, open_prompt
+from .engine import Decoder, Floats, Ints, VisionEncoder
+from .images import ImageLimits, ImageSpec
+from .media import MediaEncoder
+from .positions import PositionSpec, text_positions
+from .prompt import PromptSpec, check_context, find_images, open_prompt
+from .requests import Message, Request, make_request, user_message
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
+from .timings import Timings
 
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
-CACHED_IMAGES = 8  # features of the latest images, so that a later turn does not encode them again
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,49 +34,6 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     ignore_eos: bool = False  # for measurements of a fixed length
-
-
-@dataclass
-class Timings:
-    """Where the time of one answer went, in milliseconds."""
-
-    image_ms: float = 0.0  # decoding, resizing and cutting images
-    vision_ms: float = 0.0
-    prefill_ms: float = 0.0
-    decode_ms: float = 0.0
-    prompt_tokens: int = 0
-    reused_tokens: int = 0  # of the prompt, still in the cache from an earlier turn
-    image_tokens: int = 0
-    new_tokens: int = 0
-
-    @property
-    def first_token_ms(self) -> float:
-        """From the question to the first token."""
-        return self.image_ms + self.vision_ms + self.prefill_ms
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Speed of decoding behind the first token."""
-        return 1000 * (self.new_tokens - 1) / self.decode_ms if self.decode_ms else 0.0
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """One image ready for the decoder."""
-
-    key: bytes  # identity of its pixels after preprocessing
-    grid: tuple[int, int, int]
-    features: ImageFeatures
-
-
-@dataclass(frozen=True)
-class Request:
-    """A conversation ready for the decoder."""
-
-    prompt: Prompt
-    positions: Ints  # [3, seq]
-    next_position: int
-    images: tuple[EncodedImage, ...]
 
 
 class Answer:
@@ -130,7 +86,7 @@ class Model:
         self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, threads=threads, profile=profile)
         self._cached_ids: Ints = np.zeros(0, np.int64)  # what the KV cache holds
         self._cached_images: tuple[bytes, ...] = ()
-        self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self.media = MediaEncoder(self.vision, self.image_spec, self.image_limits)
 
     def default_options(self, **changes: Any) -> GenerationOptions:
         """The sampling that the checkpoint's generation_config asks for."""
@@ -160,7 +116,7 @@ class Model:
     def prepare(self, messages: Sequence[Message], timings: Timings | None = None, **variables: Any) -> Request:
         """Encode the images and the text of a conversation. Raises InputError as `generate` does."""
         timings = timings or Timings()
-        images = tuple(self._encode(source, timings) for source in find_images(messages))
+        images = tuple(self.media.image(source, timings) for source in find_images(messages))
         request = make_request(self.prompts, self.positions, messages, images, **variables)
         check_context(len(request.prompt), self.decoder.capacity)
         timings.prompt_tokens = len(request.prompt)
@@ -180,7 +136,7 @@ class Model:
         chunk = max(chunk or self.prefill_chunk, num_logits)
         logits: Floats = np.zeros((0, 0), np.float32)
         for begin, end in _chunks(start, len(ids), chunk, num_logits):
-            images = _features_between(request, begin, end)
+            images = request.features_between(begin, end)
             wanted = num_logits if end == len(ids) else 0
             logits = self.decoder.run(ids[begin:end], request.positions[:, begin:end], images, num_logits=wanted)
         self._cached_ids, self._cached_images = ids, tuple(image.key for image in request.images)
@@ -190,7 +146,7 @@ class Model:
         """Drop what earlier prompts left: the content of the KV cache and the features of images."""
         self.decoder.rewind(0)
         self._cached_ids, self._cached_images = np.zeros(0, np.int64), ()
-        self._features.clear()
+        self.media.forget()
 
     def _reusable(self, request: Request) -> int:
         """Length of the longest common beginning of the cache and the prompt, with the same images in it."""
@@ -207,20 +163,6 @@ class Model:
         yield from self._cached_images
         while True:
             yield b""
-
-    def _encode(self, source: Any, timings: Timings) -> EncodedImage:
-        started = time.perf_counter()
-        patches, grid = preprocess(open_image(source, self.image_limits), self.image_spec)
-        key = hashlib.sha256(patches.data).digest() + bytes(str(grid), "ascii")
-        prepared = time.perf_counter()
-        if key not in self._features:
-            self._features[key] = EncodedImage(key, grid, self.vision(patches, grid))
-        self._features.move_to_end(key)
-        if len(self._features) > CACHED_IMAGES:
-            self._features.popitem(last=False)
-        timings.image_ms += 1000 * (prepared - started)
-        timings.vision_ms += 1000 * (time.perf_counter() - prepared)
-        return self._features[key]
 
     def _pieces(self, request: Request, options: GenerationOptions, answer: Answer) -> Iterator[str]:
         stream = TextStream(self.prompts.tokenizer, options.stop)
@@ -271,26 +213,6 @@ def load(path: str | Path, **options: Any) -> Model:
     return Model(open_bundle(path), **options)
 
 
-def make_request(
-    prompts: PromptBuilder,
-    positions: PositionSpec,
-    messages: Sequence[Message],
-    images: tuple[EncodedImage, ...],
-    **variables: Any,
-) -> Request:
-    """Token ids and positions of a conversation with its encoded images, in the order of `find_images`."""
-    grids = [image.grid for image in images]
-    prompt = prompts.build(messages, grids, **variables)
-    rows, following = mrope_positions(prompt.ids, grids, positions)
-    return Request(prompt, rows, following, images)
-
-
-def user_message(text: str, images: Sequence[Any] = ()) -> dict[str, Any]:
-    """A user turn with its images before the text."""
-    blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
-
-
 def _chunks(start: int, end: int, chunk: int, last: int) -> Iterator[tuple[int, int]]:
     """Cut start..end into chunks, the last of them with at least `last` tokens."""
     while end - start > chunk:
@@ -298,16 +220,6 @@ def _chunks(start: int, end: int, chunk: int, last: int) -> Iterator[tuple[int, 
         yield start, stop
         start = stop
     yield start, end
-
-
-def _features_between(request: Request, begin: int, end: int) -> ImageFeatures | None:
-    """Features of the image tokens at begin..end of the prompt."""
-    parts = []
-    for (first, last), image in zip(request.prompt.image_spans, request.images, strict=True):
-        inside = slice(max(begin, int(first)) - int(first), min(end, int(last)) - int(first))
-        if inside.start < inside.stop:
-            parts.append(image.features[inside])
-    return ImageFeatures.join(parts) if parts else None
 
 
 def image_spec(manifest: Mapping[str, Any]) -> ImageSpec:

@@ -12,8 +12,9 @@ import numpy as np
 from .bundle import Bundle
 from .engine import Floats, ImageFeatures
 from .images import open_image, preprocess
-from .model import Model, Request
+from .model import Model
 from .positions import text_positions
+from .requests import Request
 from .traces import CaseTrace, Doubles, ImageTrace, Traces, log_sum
 
 AGREEMENTS = ("top1_agreement", "greedy_agreement")  # the larger the better; of all others the smaller

@@ -21,9 +21,10 @@ from lensmith.exporters.synth_layouts import SynthTensor, qwen3_vl_tensors
 from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.images import preprocess
-from lensmith.runtimes.model import EncodedImage, Model, Request, make_request, user_message
+from lensmith.runtimes.model import Model
 from lensmith.runtimes.prompt import find_images
 from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.requests import EncodedImage, Request, make_request, user_message
 from lensmith.targets.profile import load_target
 from PIL import Image
 

@@ -22,8 +22,8 @@ from lensmith.exporters.outcomes import _scores
 from lensmith.exporters.runners import BundleRunner, Runner, continued, text_mask
 from lensmith.exporters.synth import synth
 from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.model import Request
 from lensmith.runtimes.records import Report
+from lensmith.runtimes.requests import Request
 from lensmith.targets.errors import InputError, LensmithError
 from PIL import Image
 

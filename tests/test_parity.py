@@ -13,9 +13,10 @@ from lensmith.calibration.rounding import dequantize, quantize
 from lensmith.exporters.export import Options, prepare
 from lensmith.exporters.scheme import Scheme
 from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.model import GenerationOptions, Model, user_message
+from lensmith.runtimes.model import GenerationOptions, Model
 from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.requests import user_message
 from lensmith.targets.errors import InputError
 from PIL import Image
 from safetensors.numpy import load_file, save_file

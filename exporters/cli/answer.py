@@ -12,7 +12,8 @@ import click
 from .shared import AS_JSON, THREADS, console, options, pairs, print_json
 
 if TYPE_CHECKING:
-    from ...runtimes.model import Answer, GenerationOptions, Model, Timings
+    from ...runtimes.model import Answer, GenerationOptions, Model
+    from ...runtimes.timings import Timings
 
 LOADING = options(
     click.option("--min-pixels", type=click.IntRange(1), metavar="N", help="Enlarge smaller images to this area."),
@@ -57,7 +58,7 @@ def run(
     **chosen: Any,
 ) -> None:
     """Answer QUESTION with BUNDLE, word by word. The question "-" is read from standard input."""
-    from ...runtimes.model import user_message
+    from ...runtimes.requests import user_message
 
     model, generation = open_model(bundle, chosen)
     question = sys.stdin.read() if question == "-" else question

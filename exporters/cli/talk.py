@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ...runtimes.model import GenerationOptions, Model, user_message
+from ...runtimes.model import GenerationOptions, Model
+from ...runtimes.requests import user_message
 from ...targets.errors import InputError, LensmithError, closest
 from .answer import stream, system_messages
 

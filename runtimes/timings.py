@@ -1,0 +1,29 @@
+"""Where the time of one answer went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Timings:
+    """Where the time of one answer went, in milliseconds."""
+
+    image_ms: float = 0.0  # decoding, resizing and cutting images
+    vision_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0  # of the prompt, still in the cache from an earlier turn
+    image_tokens: int = 0
+    new_tokens: int = 0
+
+    @property
+    def first_token_ms(self) -> float:
+        """From the question to the first token."""
+        return self.image_ms + self.vision_ms + self.prefill_ms
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Speed of decoding behind the first token."""
+        return 1000 * (self.new_tokens - 1) / self.decode_ms if self.decode_ms else 0.0
