@@ -92,17 +92,17 @@ def find_family(checkpoint: Checkpoint) -> Family:
 
 
 def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, golden: Golden = "auto") -> Bundle:
-    """Write the bundle of a prepared job. An interrupted run resumes with the graphs that were finished.
+    """Write the bundle of a prepared job. An interrupted run resumes behind the tensors that were finished.
 
     `golden` says whether to record golden traces from PyTorch, see `evidence` in golden.py.
     """
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out)) as writer:
         for graph in job.graphs:
-            names = [f"{graph.name}.onnx", f"{graph.name}.data"]
-            with writer.stage(f"{graph.name}-{_key(job)}", names) as done:
+            names, key = [f"{graph.name}.onnx", f"{graph.name}.data"], f"{graph.name}-{_key(job)}"
+            with writer.stage(key, names) as done:
                 if not done:
-                    _write_graph(job, graph, writer, progress)
+                    _write_graph(job, graph, writer, key, progress)
         _write_prompt_files(job, writer)
         manifest = _manifest(job)
         traces = evidence(job.checkpoint.path, job.parameters, writer, manifest, golden=golden, progress=progress)
@@ -110,7 +110,7 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
     return open_bundle(out)
 
 
-def _write_graph(job: Job, graph: Graph, writer: BundleWriter, progress: Progress) -> None:
+def _write_graph(job: Job, graph: Graph, writer: BundleWriter, key: str, progress: Progress) -> None:
     data = writer.add(f"{graph.name}.data")
     jobs, size = weights.plan(graph, job.checkpoint, data.name)
     total, done = sum(item.tensor.size for item in jobs), 0
@@ -120,7 +120,7 @@ def _write_graph(job: Job, graph: Graph, writer: BundleWriter, progress: Progres
         done += elements
         progress(graph.name, done, total)
 
-    weights.write(jobs, size, data, advance)
+    weights.write(jobs, size, data, writer.journal(data.name, key), advance)
     ir.save(graph.model, writer.add(f"{graph.name}.onnx"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..runtimes.files import disk_full_is_input
+from ..runtimes.journal import Journal
 from ..targets.errors import InputError, closest
 from .blocks import Source
 from .checkpoint import Checkpoint, LazyTensor
@@ -100,13 +102,19 @@ def _type(parameter: ir.Value) -> tuple[ir.DataType, tuple[int, ...]]:
     return parameter.dtype, tuple(parameter.shape.numpy())
 
 
-def write(jobs: list[Job], size: int, path: Path, progress: Progress = lambda _: None) -> None:
-    """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError."""
-    with disk_full_is_input(path.parent), open(path, "wb") as file:
+def write(jobs: list[Job], size: int, path: Path, journal: Journal, progress: Progress = lambda _: None) -> None:
+    """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError.
+
+    Tensors that are in the journal, and in the file as they were written, are not written again.
+    """
+    resumed = bool(journal.finished) and path.is_file() and path.stat().st_size == size
+    with disk_full_is_input(path.parent), open(path, "r+b" if resumed else "wb") as file:
+        if not resumed:
+            journal.restart()
         if size and hasattr(os, "posix_fallocate"):  # macOS has none
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
         with ThreadPoolExecutor(THREADS) as pool:
-            running = [pool.submit(_write_tensor, job, file.fileno(), progress) for job in jobs]
+            running = [pool.submit(_write_once, job, file.fileno(), journal, progress) for job in jobs]
             try:
                 for future in running:
                     future.result()
@@ -115,10 +123,30 @@ def write(jobs: list[Job], size: int, path: Path, progress: Progress = lambda _:
                 raise
 
 
-def _write_tensor(job: Job, descriptor: int, progress: Progress) -> None:
+def _write_once(job: Job, descriptor: int, journal: Journal, progress: Progress) -> None:
+    hashes = journal.finished.get(job.tensor.name)
+    if hashes is not None and hashes == _hashes(job, descriptor):
+        progress(job.tensor.size)
+    else:
+        journal.record(job.tensor.name, _write_tensor(job, descriptor, progress))
+
+
+def _hashes(job: Job, descriptor: int) -> list[str]:
+    """The SHA-256 of each part of a tensor as the file holds it."""
+    found = []
+    for parameter, offset in zip(job.source.parameters, job.offsets, strict=True):
+        digest, end = hashlib.sha256(), offset + stored_bytes(parameter)
+        for start in range(offset, end, 4 * BLOCK_ELEMENTS):
+            digest.update(os.pread(descriptor, min(4 * BLOCK_ELEMENTS, end - start), start))
+        found.append(digest.hexdigest())
+    return found
+
+
+def _write_tensor(job: Job, descriptor: int, progress: Progress) -> list[str]:
+    """Write the parts of a tensor; their SHA-256."""
     shape = job.tensor.shape or (1,)
     step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
-    offsets = list(job.offsets)
+    offsets, digests = list(job.offsets), [hashlib.sha256() for _ in job.offsets]
     for start in range(0, shape[0], step):
         rows = job.tensor.rows(start, min(start + step, shape[0]))
         try:
@@ -126,6 +154,9 @@ def _write_tensor(job: Job, descriptor: int, progress: Progress) -> None:
         except ValueError as error:
             raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error
         for index, part in enumerate(parts):
-            os.pwrite(descriptor, part.tobytes(), offsets[index])
-            offsets[index] += part.nbytes
+            data = part.tobytes()
+            os.pwrite(descriptor, data, offsets[index])
+            digests[index].update(data)
+            offsets[index] += len(data)
         progress(rows.size)
+    return [digest.hexdigest() for digest in digests]

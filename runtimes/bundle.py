@@ -33,6 +33,7 @@ from .files import (
     sync_file,
     write_json,
 )
+from .journal import SUFFIX, Journal
 
 FORMAT_VERSION = 1
 MANIFEST, STAGES = "lensmith.json", "stages.json"
@@ -157,7 +158,8 @@ def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) ->
 class BundleWriter:
     """Writes the bundle `out` as a context manager; an existing bundle there stays until `close` replaces it.
 
-    Stages that were finished before an interruption are kept, and a rerun with the same keys reuses them.
+    Stages that were finished before an interruption are kept, and so are files with a journal; a rerun with the same
+    keys reuses them.
     """
 
     out: Path
@@ -178,7 +180,7 @@ class BundleWriter:
             self.partial.mkdir(parents=True, exist_ok=True)
         self._lock.enter_context(only_writer(self.partial))
         self._stages = _finished_stages(self.partial)
-        kept = {STAGES, *(name for files in self._stages.values() for name in files)}
+        kept = {STAGES, *(name for files in self._stages.values() for name in files), *_journaled(self.partial)}
         remove_files(self.partial, set(files_in(self.partial)) - kept)
         return self
 
@@ -188,7 +190,7 @@ class BundleWriter:
         with self._lock:
             if self._closed:
                 return
-            if error is not None and self._stages and not is_disk_full(error):
+            if error is not None and self._resumable() and not is_disk_full(error):
                 log.warning("%s is kept: the same command run again resumes from there", self.partial)
                 return
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -207,6 +209,10 @@ class BundleWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def journal(self, name: str, key: str) -> Journal:
+        """The journal of a file: what an interrupted run with the same key has finished of it."""
+        return Journal(self.partial / (name + SUFFIX), key)
+
     @contextlib.contextmanager
     def stage(self, key: str, names: Iterable[str]) -> Iterator[bool]:
         """Announce the files of a stage; gives whether they are there already, made by a stage of the same key.
@@ -221,6 +227,7 @@ class BundleWriter:
             self._stages[key] = {name: self._seal(name) for name in paths}
             write_json(self.partial / (STAGES + ".new"), self._stages)
             os.replace(self.partial / (STAGES + ".new"), self.partial / STAGES)
+            remove_files(self.partial, [name + SUFFIX for name in paths])
         self._records |= self._stages[key]
 
     def preview(self, manifest: Mapping[str, Any]) -> Bundle:
@@ -230,8 +237,8 @@ class BundleWriter:
     def close(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, to which format_version and files are added, and give the bundle its final name."""
         with disk_full_is_input(self.out):
-            stale = {name for files in self._stages.values() for name in files} - self._names
-            remove_files(self.partial, stale | {STAGES})
+            stale = {name for files in self._stages.values() for name in files} | _journaled(self.partial)
+            remove_files(self.partial, (stale - self._names) | {STAGES})
             records = {name: self._records.get(name) or self._seal(name) for name in sorted(self._names)}
             complete = dict(manifest) | {"format_version": FORMAT_VERSION, "files": records}
             self._refuse_strays()
@@ -245,6 +252,9 @@ class BundleWriter:
             raise LensmithError(f"the bundle file {name} was announced but not written as a plain file.")
         sync_file(self.partial / name)
         return hash_file(self.partial / name)
+
+    def _resumable(self) -> bool:
+        return bool(self._stages or _journaled(self.partial))
 
     def _refuse_strays(self) -> None:
         strays = sorted(name for name in files_in(self.partial) if name not in self._names)
@@ -270,6 +280,12 @@ def _finished_stages(partial: Path) -> dict[str, dict[str, FileRecord]]:
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
     return stages if all(is_safe_name(name) for name in names) else {}
+
+
+def _journaled(partial: Path) -> set[str]:
+    """The files with a journal, and their journals."""
+    found = set(files_in(partial))
+    return {name for name in found if name.removesuffix(SUFFIX) + SUFFIX in found}
 
 
 def _is_intact(recorded: Mapping[str, FileRecord] | None, paths: Mapping[str, Path]) -> bool:

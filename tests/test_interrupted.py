@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lensmith.exporters import weights
+from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes.files import hash_file
 
 # Slows the export down after the vision encoder, and says so.
@@ -17,15 +20,16 @@ import sys, time
 from lensmith.exporters import export, weights
 write_graph, write_tensor = export._write_graph, weights._write_tensor
 
-def graph(job, graph, writer, progress):
+def graph(job, graph, *rest):
     if graph.name == "decoder":
         weights._write_tensor = tensor
-    write_graph(job, graph, writer, progress)
+    write_graph(job, graph, *rest)
 
 def tensor(*arguments):
-    write_tensor(*arguments)
+    hashes = write_tensor(*arguments)
     print("slow", flush=True)
     time.sleep(0.5)
+    return hashes
 
 export._write_graph = graph
 from lensmith.exporters.cli import main
@@ -73,3 +77,42 @@ def test_interrupted_export_continues(
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # not written again
     assert content(out) == content(tiny_bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+class Counted:
+    """Notes the tensors that are written, and interrupts behind a number of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> None:
+        self.names: list[str] = []
+        self.stop_after, self.write = stop_after, weights._write_tensor
+        monkeypatch.setattr(weights, "_write_tensor", self)
+
+    def __call__(self, job: weights.Job, *rest: Any) -> list[str]:
+        if len(self.names) == self.stop_after:
+            raise KeyboardInterrupt
+        self.names.append(job.tensor.name)
+        return self.write(job, *rest)
+
+
+@pytest.mark.parametrize("damage", [None, "data", "journal"])
+def test_export_continues_inside_a_graph(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
+) -> None:
+    out, job = tmp_path / "bundle", prepare(tiny_checkpoint, Options())
+    wanted = {source.name for graph in job.graphs for source in graph.sources}
+    with monkeypatch.context() as patch:
+        first = Counted(patch, stop_after=len(wanted) - 12)
+        with pytest.raises(KeyboardInterrupt):
+            export(job, out, golden="never")
+    data = tmp_path / ".bundle.partial" / "decoder.data"
+    if damage:
+        path = data if damage == "data" else data.with_name("decoder.data.journal")
+        content_before = bytearray(path.read_bytes())
+        content_before[:2000] = bytes(2000)
+        path.write_bytes(content_before)
+    again = Counted(monkeypatch)
+    export(prepare(tiny_checkpoint, Options()), out, golden="never")
+    assert content(out) == content(tiny_bundle)
+    if damage is None:
+        assert not set(again.names) & set(first.names)
+    assert set(again.names) | set(first.names) == wanted
