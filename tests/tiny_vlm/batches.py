@@ -76,7 +76,7 @@ class Packer:
         """Packs rows, right-padded to the longest."""
         rows = [self._row(example) for example in examples]
         scenes = [scene for example in examples for scene in example.scenes]
-        pictures, order = _group(scenes)
+        pictures, order = group_pictures(scenes)
         classes, marks = zip(*(truth(scene) for scene in scenes), strict=True)
         places, orders = zip(*(count_before(scene) for scene in scenes), strict=True)
         ids, segments = _pad([row.ids for row in rows], 0), _pad([row.segment for row in rows], -1)
@@ -90,10 +90,10 @@ class Packer:
             labels=_pad([row.labels for row in rows], IGNORED),
             question=_number_questions(segments, [len(example.questions) for example in examples]),
             tasks=torch.tensor([TASKS.index(asked.task) for example in examples for asked in example.questions]),
-            classes=_join(classes),
-            marks=_join(marks).view(-1, MARKS),
-            places=_join(places),
-            orders=_join(orders).view(-1, 3),
+            classes=join(classes),
+            marks=join(marks).view(-1, MARKS),
+            places=join(places),
+            orders=join(orders).view(-1, 3),
         )
 
     def _row(self, example: Example) -> "_Row":
@@ -163,11 +163,13 @@ def _number_questions(segments: Tensor, counts: list[int]) -> Tensor:
     return first[:, None] + (segments - 1).clamp(min=0)
 
 
-def _join(parts: Iterable[np.ndarray]) -> Tensor:
+def join(parts: Iterable[np.ndarray]) -> Tensor:
+    """All values as one flat tensor."""
     return torch.from_numpy(np.concatenate([part.ravel() for part in parts]))
 
 
-def _group(scenes: list[Scene]) -> tuple[list[Tensor], Tensor]:
+def group_pictures(scenes: list[Scene]) -> tuple[list[Tensor], Tensor]:
+    """Pixels from -1 to 1 by picture size, and where the image tokens of each scene lie in their concatenation."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for number, scene in enumerate(scenes):
         by_size.setdefault(scene.image.size, []).append(number)

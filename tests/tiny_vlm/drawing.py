@@ -93,6 +93,25 @@ def draw_shapes(rng: random.Random, size: tuple[int, int], *, level: float = 1.0
     return Scene(canvas.reduce(SCALE), tuple(items), rows, cols)
 
 
+def draw_sized_shapes(rng: random.Random, side: int, *, level: float = 1.0, fewest: int = 2, most: int = 8) -> Scene:
+    """A square picture of shapes on a grid of three by three, each unmistakably small or large."""
+    cell = side / 3
+    cells = sorted(rng.sample(range(9), rng.randint(min(fewest, most), max(fewest, round(most * (0.5 + level / 2))))))
+    items = []
+    for place in cells:
+        row, col = divmod(place, 3)
+        radius = rng.uniform(11.5, min(0.46 * cell, 17)) if rng.random() < 0.5 else rng.uniform(6.5, 8.5)
+        slack = min(0.18 * cell, cell / 2 - radius - 0.5)
+        x, y = ((at + 0.5) * cell + rng.uniform(-slack, slack) for at in (col, row))
+        name, colour = rng.choice(SHAPES), rng.choice(list(COLOURS))
+        items.append(Item(name, colour, row, col, (x - radius, y - radius, x + radius, y + radius)))
+    canvas = Image.new("RGB", (side * SCALE, side * SCALE), _paper(rng, level))
+    pen = ImageDraw.Draw(canvas)
+    for item in items:
+        _draw_shape(pen, item, _tint(rng, item.colour))
+    return Scene(canvas.reduce(SCALE), tuple(items), 3, 3)
+
+
 def draw_words(
     rng: random.Random, size: tuple[int, int], *, count: int, fonts: Sequence[str] = TRAIN_FONTS, level: float = 1.0
 ) -> Scene:

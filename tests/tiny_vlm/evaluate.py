@@ -1,7 +1,7 @@
 """Measures a checkpoint's held-out accuracy by task, through transformers' own classes and greedy `generate`.
 
 `python tests/tiny_vlm/evaluate.py` asks the fixed held-out set; `--fresh 300` draws 300 examples a task from another
-seed.
+seed. Square pictures and long answers: `--heldout tests/tiny_vlm/heldout_long`, `--fresh 300 --long`.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
 from tests.tiny_vlm.hugging_face import AutoModelForImageTextToText, AutoProcessor
+from tests.tiny_vlm.long_tasks import ALL_TASKS, square_examples
 from tests.tiny_vlm.scenes import TASKS, heldout_examples
 
 HERE = Path(__file__).parent
 FRESH_SEED = 2  # the fixed set has seed 1
-MAX_NEW_TOKENS = 96
+MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ def read_cases(folder: Path) -> Iterator[Case]:
         yield Case(row["task"], images, row["prompt"], row["answer"])
 
 
-def fresh_cases(count: int, seed: int = FRESH_SEED) -> Iterator[Case]:
-    """`count` new held-out examples a task."""
-    for task in TASKS:
-        for example in heldout_examples(task, count, seed):
+def fresh_cases(count: int, seed: int = FRESH_SEED, *, long: bool = False) -> Iterator[Case]:
+    """`count` new held-out examples a task; `long` has square pictures and the tasks with long answers, too."""
+    tasks, make_examples = (ALL_TASKS, square_examples) if long else (TASKS, heldout_examples)
+    for task in tasks:
+        for example in make_examples(task, count, seed):
             asked = example.questions[0]
             yield Case(task, example.images, asked.prompt, asked.answer)
 
@@ -61,12 +63,16 @@ class Answerer:
         self.processor = processor_class.from_pretrained(checkpoint)
         self.model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
-    def answer(self, case: Case) -> str:
-        """The text of the greedy answer; the pictures come before the prompt in the user's turn."""
+    def inputs(self, case: Case) -> Any:
+        """The processor's tensors; the pictures come before the prompt in the user's turn."""
         content = [{"type": "image", "image": image} for image in case.images]
         turn = {"role": "user", "content": [*content, {"type": "text", "text": case.prompt}]}
         text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-        inputs = self.processor(text=[text], images=case.images or None, return_tensors="pt")
+        return self.processor(text=[text], images=case.images or None, return_tensors="pt")
+
+    def answer(self, case: Case) -> str:
+        """The text of the greedy answer."""
+        inputs = self.inputs(case)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         answer: str = self.processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -91,11 +97,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=HERE / "qwen3_vl")
     parser.add_argument("--heldout", type=Path, default=HERE / "heldout")
     parser.add_argument("--fresh", type=int, metavar="COUNT", help="draw new examples instead of the fixed set")
+    parser.add_argument("--long", action="store_true", help="new examples as in heldout_long")
     parser.add_argument("--show", type=int, default=0, metavar="COUNT", help="wrong answers to print for each task")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     started = time.monotonic()
-    cases = fresh_cases(args.fresh) if args.fresh else read_cases(args.heldout)
+    cases = fresh_cases(args.fresh, long=args.long) if args.fresh else read_cases(args.heldout)
     shares = measure(Answerer(args.checkpoint), cases, show=args.show)
     shares["average"] = sum(shares.values()) / len(shares)
     if args.json:

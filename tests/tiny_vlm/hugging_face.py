@@ -37,9 +37,14 @@ LIBRARY = import_torchvision()
 from transformers import (  # noqa: E402  (needs torchvision)
     AutoModelForImageTextToText,
     AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm  # noqa: E402
 from transformers.vision_utils import (  # noqa: E402
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
@@ -48,8 +53,14 @@ from transformers.vision_utils import (  # noqa: E402
 __all__ = [
     "AutoModelForImageTextToText",
     "AutoProcessor",
+    "LlavaConfig",
+    "LlavaForConditionalGeneration",
     "Qwen3VLConfig",
     "Qwen3VLForConditionalGeneration",
+    "Qwen3_5Config",
+    "Qwen3_5DecoderLayer",
+    "Qwen3_5ForConditionalGeneration",
+    "Qwen3_5RMSNorm",
     "get_vision_interpolation_indices_and_weights",
     "get_vision_position_ids",
 ]

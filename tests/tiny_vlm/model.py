@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,26 +97,38 @@ def new_model(seed: int) -> tuple[Qwen3VLForConditionalGeneration, Tokenizer]:
 
 
 def save_checkpoint(model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, template: str, folder: Path) -> None:
-    """Writes the whole folder in float16 beside its place, then moves it there, so that nobody reads half of it."""
-    building = folder.with_name(folder.name + ".new")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    """Writes the whole folder in float16."""
     half: Any = Qwen3VLForConditionalGeneration(model.config)
     half = half.half()
     half.load_state_dict(model.state_dict())
     half.config.dtype = torch.float16
-    half.save_pretrained(building)
+    with replacing(folder) as building:
+        half.save_pretrained(building)
+        write_json(building / "config.json", _published_config(half.config))
+        save_tokenizer(tokenizer, building)
+        (building / "chat_template.jinja").write_text(template, encoding="utf-8")
+        write_json(building / "generation_config.json", generation_config(tokenizer))
+        save_processor(building)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside the named one that takes its place at the end, so that nobody reads half a checkpoint."""
+    building = folder.with_name(folder.name + ".new")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    yield building
     (building / "model.safetensors").chmod(0o644)
-    _write_json(building / "config.json", _published_config(half.config))
-    save_tokenizer(tokenizer, building)
-    (building / "chat_template.jinja").write_text(template, encoding="utf-8")
-    _write_json(building / "generation_config.json", _generation(tokenizer))
-    image = {"size": IMAGE_PIXELS, **PROCESSOR, "image_processor_type": "Qwen2VLImageProcessorFast"}
-    video = {"size": VIDEO_PIXELS, **PROCESSOR, "video_processor_type": "Qwen3VLVideoProcessor"}
-    _write_json(building / "preprocessor_config.json", image)
-    _write_json(building / "video_preprocessor_config.json", video)
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
+
+
+def save_processor(folder: Path) -> None:
+    """Writes the settings of Qwen3-VL's picture and video processors."""
+    image = {"size": IMAGE_PIXELS, **PROCESSOR, "image_processor_type": "Qwen2VLImageProcessorFast"}
+    video = {"size": VIDEO_PIXELS, **PROCESSOR, "video_processor_type": "Qwen3VLVideoProcessor"}
+    write_json(folder / "preprocessor_config.json", image)
+    write_json(folder / "video_preprocessor_config.json", video)
 
 
 def _published_config(config: Qwen3VLConfig) -> dict[str, object]:
@@ -129,10 +143,12 @@ def _published_config(config: Qwen3VLConfig) -> dict[str, object]:
     return {"architectures": ["Qwen3VLForConditionalGeneration"], **dict(sorted(content.items()))}
 
 
-def _generation(tokenizer: Tokenizer) -> dict[str, object]:
+def generation_config(tokenizer: Tokenizer) -> dict[str, object]:
+    """The contents of `generation_config.json`: both tokens that end a turn."""
     end, turn_end = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("<|im_end|>")
     return {"bos_token_id": end, "do_sample": False, "eos_token_id": [turn_end, end], "pad_token_id": end}
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a configuration file."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,12 +191,26 @@ def copy_example(rng: random.Random, lines: int = 3) -> Example:
     return Example((), tuple(ask_copy(rng) for _ in range(lines)))
 
 
-def single_example(rng: random.Random, task: str, *, fonts: Sequence[str] = TRAIN_FONTS) -> Example:
+def _odd_size(rng: random.Random) -> tuple[int, int]:
+    """Mostly a multiple of 16; one in four is a few pixels off, so that the processor has to round it."""
+    width, height = random_size(rng)
+    if rng.random() < 0.25:
+        return width + rng.randint(-7, 7), height + rng.randint(-7, 7)
+    return width, height
+
+
+def single_example(
+    rng: random.Random,
+    task: str,
+    *,
+    fonts: Sequence[str] = TRAIN_FONTS,
+    draw_size: Callable[[random.Random], tuple[int, int]] = _odd_size,
+) -> Example:
     """An example with exactly one question, of the task asked for."""
     if task == "copy":
         return copy_example(rng, 1)
     while True:
-        size = _odd_size(rng)
+        size = draw_size(rng)
         if task in ("read", "words"):
             example = words_example(rng, size, count=1 if task == "read" else rng.randint(2, 4), fonts=fonts)
         else:
@@ -212,20 +226,12 @@ def heldout_examples(task: str, count: int, seed: int = 1) -> list[Example]:
     return [single_example(rng, task, fonts=HELDOUT_FONTS) for _ in range(count)]
 
 
-def _odd_size(rng: random.Random) -> tuple[int, int]:
-    """Mostly a multiple of 16; one in four is a few pixels off, so that the processor has to round it."""
-    width, height = random_size(rng)
-    if rng.random() < 0.25:
-        return width + rng.randint(-7, 7), height + rng.randint(-7, 7)
-    return width, height
-
-
-def write_heldout(folder: Path, count: int = 100) -> None:
-    """Writes `tasks.jsonl` and the pictures as optimized PNG files."""
+def write_examples(folder: Path, examples_by_task: Iterable[tuple[str, list[Example]]]) -> None:
+    """Writes `tasks.jsonl` with the first question of each example, and the pictures as optimized PNG files."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines, number = [], 0
-    for task in TASKS:
-        for example in heldout_examples(task, count):
+    for task, examples in examples_by_task:
+        for example in examples:
             names = []
             for image in example.images:
                 number += 1
@@ -239,4 +245,5 @@ def write_heldout(folder: Path, count: int = 100) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heldout", type=Path, required=True, metavar="DIR")
-    write_heldout(parser.parse_args().heldout)
+    folder = parser.parse_args().heldout
+    write_examples(folder, ((task, heldout_examples(task, 100)) for task in TASKS))

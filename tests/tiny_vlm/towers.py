@@ -1,6 +1,6 @@
 """The training forward pass over transformers' own modules, batched: no loop over pictures, several questions a row."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from tests.tiny_vlm.hugging_face import (
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
 )
+
+if TYPE_CHECKING:
+    from tests.tiny_vlm.trees import Tree
 
 PROBES = [CLASS_COUNT, MARKS, PLACES, MOST, MOST, MOST]  # the outputs of a probe
 
@@ -75,7 +78,7 @@ class Probes(nn.Module):
         self.found = [0.0] * 4  # running shares of the last merger: words, shapes, places and counts named rightly
         self.heads = nn.ModuleList(nn.Linear(hidden, sum(PROBES)) for _ in range(1 + taps))
 
-    def forward(self, features: list[Tensor], batch: Batch) -> Tensor:
+    def forward(self, features: list[Tensor], batch: "Batch | Tree") -> Tensor:
         """The mean loss; empty tokens count a tenth."""
         weights = torch.where(batch.classes > 0, 1.0, 0.1)
         total = torch.zeros(())
@@ -91,7 +94,7 @@ class Probes(nn.Module):
                 self._note(classes, places, orders[0], batch)
         return total / len(features)
 
-    def _note(self, classes: Tensor, places: Tensor, orders: Tensor, batch: Batch) -> None:
+    def _note(self, classes: Tensor, places: Tensor, orders: Tensor, batch: "Batch | Tree") -> None:
         right, centre = classes.argmax(-1) == batch.classes, batch.orders[:, 0] != IGNORED
         shares = (
             right[(batch.classes > 0) & (batch.classes <= len(WORDS))],

@@ -47,7 +47,7 @@ class Trainer:
         self.probes = Probes(TEXT_WIDTH, TAPS)
         self.packer = Packer(self.tokenizer)
         self.steps, self.seed, self.worker, self.step = steps, seed, worker, 0
-        matrices, others = _split_parameters(self.model)
+        matrices, others = split_parameters(self.model)
         others += list(self.probes.parameters())
         self.parameters = matrices + others
         self.optimizers = [
@@ -126,7 +126,7 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 100, (steps - step) / (0.4 * steps))
 
 
-def _split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The matrices of the layers, for Muon; and embeddings, patches, norms and biases, for AdamW."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
