@@ -117,6 +117,7 @@ class Checkpoint:
     config: dict[str, Any]
     generation_config: dict[str, Any]
     preprocessor_config: dict[str, Any]
+    video_preprocessor_config: dict[str, Any]  # empty for a model without videos
     processor_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
     chat_template: str | None
@@ -181,6 +182,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         config=read_json(folder / "config.json"),
         generation_config=_json(folder, "generation_config.json"),
         preprocessor_config=_json(folder, "preprocessor_config.json") or processor.get("image_processor") or {},
+        video_preprocessor_config=_json(folder, "video_preprocessor_config.json")
+        or processor.get("video_processor")
+        or {},
         processor_config=processor,
         tokenizer_config=tokenizer,
         chat_template=_chat_template(folder, tokenizer),

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..runtimes.images import ImageSpec
+from ..runtimes.video import VideoSpec, video_constants
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .spec import ModelSpec
@@ -21,12 +22,13 @@ TOKEN_KEYS = {
 
 
 def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
-    """The sections of a model that answers: prompt, image and limits."""
-    return {
+    """The sections of a model that answers: prompt, image, video where the checkpoint has it, and limits."""
+    made = {
         "prompt": prompt_section(checkpoint, spec),
         "image": image_section(checkpoint, spec),
         "limits": limits_section(checkpoint, spec, max_pixels),
     }
+    return made | ({"video": video_section(checkpoint, spec)} if checkpoint.video_preprocessor_config else {})
 
 
 def prompt_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
@@ -67,12 +69,7 @@ def _end_tokens(checkpoint: Checkpoint) -> list[int]:
 def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Constants of image preprocessing; InputError where they contradict the vision encoder."""
     image = ImageSpec.from_config(checkpoint.preprocessor_config)
-    for key in ("patch_size", "temporal_patch_size", "merge_size"):
-        if getattr(image, key) != getattr(spec.vision, key):
-            raise InputError(
-                f"preprocessor_config.json has {key} {getattr(image, key)} but the vision encoder of config.json "
-                f"has {getattr(spec.vision, key)}; use the files of one model"
-            )
+    _check_patches("preprocessor_config.json", image, spec)
     return {
         "patch_size": image.patch_size,
         "temporal_patch_size": image.temporal_patch_size,
@@ -81,6 +78,22 @@ def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
         "std": list(image.std),
         "rescale_factor": image.rescale_factor,
     }
+
+
+def video_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
+    """Constants of video preprocessing; InputError where they contradict the vision encoder."""
+    video = VideoSpec.from_config(checkpoint.video_preprocessor_config)
+    _check_patches("video_preprocessor_config.json", video.patches, spec)
+    return video_constants(video)
+
+
+def _check_patches(file: str, patches: ImageSpec, spec: ModelSpec) -> None:
+    for key in ("patch_size", "temporal_patch_size", "merge_size"):
+        if getattr(patches, key) != getattr(spec.vision, key):
+            raise InputError(
+                f"{file} has {key} {getattr(patches, key)} but the vision encoder of config.json "
+                f"has {getattr(spec.vision, key)}; use the files of one model"
+            )
 
 
 def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, Any]:

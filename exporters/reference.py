@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,8 +37,8 @@ class GreedyRun:
 class Reference:
     """A checkpoint in PyTorch on the CPU, fed with the patches, grids and token ids of lensmith's own runtime.
 
-    Positions and the merging of image features stay transformers' own. `last_ms` is the time of the latest call of
-    `vision`, `start` or `step`.
+    Positions and the merging of features of images and videos stay transformers' own. `last_ms` is the time of the
+    latest call of `vision`, `start` or `step`.
     """
 
     def __init__(self, path: str | Path, dtype: str = "float32", *, threads: int | None = None) -> None:
@@ -62,7 +63,7 @@ class Reference:
         return frozenset(found if isinstance(found, list) else [] if found is None else [found])
 
     def vision(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
-        """Features of one image: patches [patches, patch_dim] and their grid (frames, height, width)."""
+        """Features of one image or video: patches [patches, patch_dim] and their grid (frames, height, width)."""
         torch = self.torch
         with self._run():
             out = self.model.model.get_image_features(torch.from_numpy(patches), torch.tensor([grid]), return_dict=True)
@@ -107,11 +108,18 @@ class Reference:
         """Features that are ready instead of pixels, and what transformers computes the positions from."""
         if not request.images:
             return {}
-        return {
-            "mm_encoder_outputs": {"image": self._as_encoder_output([image.features for image in request.images])},
-            "image_grid_thw": self.torch.tensor([image.grid for image in request.images]),
-            "mm_token_type_ids": (ids == self.model.config.image_token_id).int(),
-        }
+        config, torch = self.model.config, self.torch
+        video_token_id = getattr(config, "video_token_id", -1)
+        types = (ids == config.image_token_id).int() + 2 * (ids == video_token_id).int()
+        inputs: dict[str, Any] = {"mm_encoder_outputs": {}, "mm_token_type_ids": types}
+        for kind, of_video in (("image", False), ("video", True)):
+            chosen = request.prompt.of_video == of_video
+            if chosen.any():
+                features = [image.features for image in compress(request.images, chosen)]
+                inputs["mm_encoder_outputs"][kind] = self._as_encoder_output(features)
+                # Temporal patches of a video one by one, which is how get_rope_index counts them.
+                inputs[f"{kind}_grid_thw"] = torch.from_numpy(request.prompt.grids[chosen])
+        return inputs
 
     def _as_encoder_output(self, images: list[ImageFeatures]) -> SimpleNamespace:
         """The features in the shape of `get_image_features`; deepstack by tap, then by image."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from ..runtimes.engine import Floats, Ints
 from ..runtimes.images import open_image, preprocess
 from ..runtimes.model import GenerationOptions, Model, image_spec, prompt_spec
 from ..runtimes.positions import PositionSpec, text_positions
-from ..runtimes.prompt import Prompt, open_prompt
+from ..runtimes.prompt import open_prompt
 from ..runtimes.requests import EncodedImage, Request, make_request, user_message
 from ..runtimes.timings import Timings
 from .cases import Case
@@ -154,7 +155,7 @@ def text_mask(request: Request) -> NDArray[np.bool_]:
 
 def continued(request: Request, ids: Ints) -> Request:
     """A conversation with tokens of its answer behind it."""
-    prompt = Prompt(np.concatenate([request.prompt.ids, ids]), request.prompt.image_spans)
+    prompt = replace(request.prompt, ids=np.concatenate([request.prompt.ids, ids]))
     positions = np.concatenate([request.positions, text_positions(len(ids), request.next_position)], axis=1)
     return Request(prompt, positions, request.next_position + len(ids), request.images)
 

@@ -57,6 +57,9 @@ SECTIONS: Mapping[str, type] = {
     "tools": dict,  # versions
     "files": dict,  # {relative name: {size, sha256}}
 }
+OPTIONAL: Mapping[str, type] = {
+    "video": dict,  # constants of the video processor, of models that take videos
+}
 FIELDS: Mapping[str, tuple[str, ...]] = {  # what each entry of a section must have
     "precision": ("bits", "group_size", "symmetric", "reason"),
     "graphs": ("file", "inputs", "outputs"),
@@ -74,7 +77,8 @@ def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
             f"{where} has format {version} and this lensmith reads up to {FORMAT_VERSION}; "
             "upgrade it: pip install --upgrade lensmith."
         )
-    for section, kind in SECTIONS.items():
+    present = {section: kind for section, kind in OPTIONAL.items() if section in manifest}
+    for section, kind in {**SECTIONS, **present}.items():
         if type(manifest.get(section)) is not kind:
             found = "nothing" if section not in manifest else f"a {type(manifest[section]).__name__}"
             raise _damaged(where, f"{section!r} should be a {kind.__name__}, found {found}")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,11 @@ from .resize import UInt8, resize_bicubic
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
+Opened = TypeVar("Opened")
 
 MAX_ASPECT_RATIO = 200  # smart_resize refuses more
 # Formats that Pillow decodes in memory; EPS, for one, would start Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
 _EXPECTED = "a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 
 
@@ -126,13 +127,13 @@ def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.
     """Open a path, the bytes of a file, a `data:image/` URL or an image object as RGB; InputError if unusable."""
     limits = limits or ImageLimits()
     if isinstance(source, Image.Image):
-        _check_header(source, "the image", limits)
-        return _decoded("the image", lambda: _onto_white(source))
-    name, data = _read(source, limits)
+        check_header(source, "the image", limits)
+        return decoded("the image", lambda: onto_white(source))
+    name, data = read_bytes(source, limits)
     _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
-    image = _decoded(name, lambda: _identify(data))
-    _check_header(image, name, limits)
-    return _decoded(name, lambda: _onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+    image = decoded(name, lambda: identify(data))
+    check_header(image, name, limits)
+    return decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
 
 
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -171,14 +172,21 @@ def preprocess_images(images: Iterable[Image.Image], spec: ImageSpec) -> tuple[P
 
 def patchify(planes: UInt8, spec: ImageSpec) -> tuple[Patches, Grid]:
     """Normalize and cut `planes` [3, h, w], whose sides are multiples of `spec.factor`, into patches."""
-    patch, merge, repeat = spec.patch_size, spec.merge_size, spec.temporal_patch_size
+    patch = spec.patch_size
     grid_h, grid_w = planes.shape[1] // patch, planes.shape[2] // patch
-    out = np.empty((grid_h * grid_w, 3, repeat, patch * patch), np.float32)
+    out = np.empty((grid_h * grid_w, 3, spec.temporal_patch_size, patch * patch), np.float32)
     for channel, plane in enumerate(planes):
-        blocks = plane.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch)
-        ordered = blocks.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, 1, patch * patch)
+        ordered = in_patch_order(plane, spec)[:, None]
         out[:, channel] = spec.table[channel][ordered]  # a still image fills every time step
     return out.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+
+
+def in_patch_order(plane: UInt8, spec: ImageSpec) -> UInt8:
+    """One channel [h, w] cut into patches [patches, patch*patch], in the order of the merged blocks."""
+    patch, merge = spec.patch_size, spec.merge_size
+    grid_h, grid_w = plane.shape[0] // patch, plane.shape[1] // patch
+    blocks = plane.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch)
+    return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, patch * patch)
 
 
 def check_aspect(height: int, width: int) -> None:
@@ -190,10 +198,12 @@ def check_aspect(height: int, width: int) -> None:
     )
 
 
-def _read(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+def read_bytes(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[str, bytes]:
     """A name for messages, and the bytes."""
     if isinstance(source, bytes):
         return "the image data", source
+    kind = type(source).__name__
+    _require(isinstance(source, str | os.PathLike), f"an image is a {kind}; expected a path, bytes or an image object")
     if isinstance(source, str) and source.startswith("data:image/"):
         try:
             return "the image data", base64.b64decode(source.partition(",")[2], validate=False)
@@ -214,13 +224,13 @@ def _read(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[
         raise InputError(f"{str(path)[:200]} cannot be read ({reason}); expected the path of an image file") from None
 
 
-def _identify(data: bytes) -> Image.Image:
+def identify(data: bytes) -> Image.Image:
     """Read the header only."""
     Image.init()
-    return Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
+def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
     pixels = image.width * image.height
     _require(
         pixels <= limits.max_decoded_pixels,
@@ -230,7 +240,7 @@ def _check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
     check_aspect(image.height, image.width)
 
 
-def _decoded(name: str, action: Callable[[], Image.Image]) -> Image.Image:
+def decoded(name: str, action: Callable[[], Opened]) -> Opened:
     """Run a step of Pillow, whose decoders raise many kinds of errors for damaged files; all become InputError."""
     try:
         return action()
@@ -243,7 +253,7 @@ def _decoded(name: str, action: Callable[[], Image.Image]) -> Image.Image:
         raise InputError(f"{name} is not a readable image ({reason}); expected {_EXPECTED}") from None
 
 
-def _onto_white(image: Image.Image) -> Image.Image:
+def onto_white(image: Image.Image) -> Image.Image:
     """HF's convert_to_rgb: transparency is composed onto white, any other mode is Pillow's conversion."""
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")

@@ -1,42 +1,152 @@
-"""Images through the vision encoder, with the features of the latest kept for later turns."""
+"""Images and videos through the vision encoder, with the features of the latest kept for later turns.
+
+Videos are encoded one temporal patch at a time: attention in the encoder stays within a temporal patch (transformers
+gives it `cu_seqlens` of one frame each), so this is exact, and memory follows one frame.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ..targets.errors import InputError
 from .engine import VisionEncoder
-from .images import ImageLimits, ImageSpec, open_image, preprocess
-from .requests import EncodedImage
+from .frames import Clip, VideoLimits, open_clip
+from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, preprocess, smart_resize
+from .prompt import VideoLayout, find_images, find_videos
+from .requests import EncodedImage, EncodedVideo, Message
 from .timings import Timings
+from .video import (
+    UNKNOWN_RATE,
+    Indices,
+    VideoSpec,
+    frame_seconds,
+    patch_seconds,
+    sample_frames,
+    video_grid,
+    video_patches,
+    video_size,
+)
 
-CACHED_IMAGES = 8  # features of the latest images, so that a later turn does not encode them again
+CACHED_TOKENS = 8192  # of the latest images and frames, so that a later turn does not encode them again
+
+
+@dataclass(frozen=True)
+class Medium:
+    """An image or a video that is opened but not cut into patches yet."""
+
+    grid: Grid  # of the image, or of each temporal patch of the video
+    patches: Callable[[], Iterator[Patches]]
+    layout: VideoLayout | None = None  # of a video
 
 
 class MediaEncoder:
-    """Opens, cuts and encodes images; the same pixels are encoded once while they are among the latest."""
+    """Opens, cuts and encodes images and videos; the same pixels are encoded once while they are among the latest."""
 
-    def __init__(self, vision: VisionEncoder, image_spec: ImageSpec, limits: ImageLimits) -> None:
-        self.vision, self.image_spec, self.limits = vision, image_spec, limits
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        image_spec: ImageSpec,
+        video_spec: VideoSpec | None,
+        image_limits: ImageLimits,
+        video_limits: VideoLimits,
+    ) -> None:
+        """`video_spec` None: the model takes no videos."""
+        self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
+        self.image_limits, self.video_limits = image_limits, video_limits
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
-    def image(self, source: Any, timings: Timings) -> EncodedImage:
-        """Encode one image; raises InputError when it is unusable."""
+    def open(self, messages: Sequence[Message], timings: Timings) -> tuple[list[Medium], list[Medium]]:
+        """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded."""
         started = time.perf_counter()
-        patches, grid = preprocess(open_image(source, self.limits), self.image_spec)
-        key = hashlib.sha256(patches.data).digest() + bytes(str(grid), "ascii")
-        prepared = time.perf_counter()
-        if key not in self._features:
-            self._features[key] = EncodedImage(key, grid, self.vision(patches, grid))
-        self._features.move_to_end(key)
-        if len(self._features) > CACHED_IMAGES:
-            self._features.popitem(last=False)
-        timings.image_ms += 1000 * (prepared - started)
-        timings.vision_ms += 1000 * (time.perf_counter() - prepared)
-        return self._features[key]
+        images = [self._open_image(source) for source in find_images(messages)]
+        videos = [self._open_video(source, block) for source, block in find_videos(messages)]
+        timings.image_ms += 1000 * (time.perf_counter() - started)
+        return images, videos
+
+    def encode_image(self, medium: Medium, timings: Timings) -> EncodedImage:
+        """Features of an image."""
+        return next(iter(self._encode(medium, timings)))
+
+    def encode_video(self, medium: Medium, timings: Timings) -> EncodedVideo:
+        """Features of all temporal patches of a video."""
+        assert medium.layout is not None
+        return EncodedVideo(medium.layout, self._encode(medium, timings))
+
+    def trim(self, used: Sequence[EncodedImage]) -> None:
+        """Drop the oldest features over the limit, but none of those that the latest conversation uses."""
+        keys = {image.key for image in used}
+        excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
+        while excess > 0 and next(iter(self._features)) not in keys:
+            excess -= len(self._features.popitem(last=False)[1].features)
 
     def forget(self) -> None:
         """Drop all features."""
         self._features.clear()
+
+    def _open_image(self, source: Any) -> Medium:
+        image, patch = open_image(source, self.image_limits), self.image_spec.patch_size
+        height, width = smart_resize(image.height, image.width, self.image_spec)
+        return Medium((1, height // patch, width // patch), lambda: iter([preprocess(image, self.image_spec)[0]]))
+
+    def _open_video(self, source: Any, block: Mapping[str, Any]) -> Medium:
+        spec = self.video_spec
+        if spec is None:
+            raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
+                             "video_preprocessor_config.json")  # fmt: skip
+        clip = open_clip(source, self.video_limits)
+        indices, seconds = sample_clip(clip, block, spec)
+        width, height = clip.size()
+        size = video_size(len(indices), height, width, spec)
+        grid = video_grid(len(indices), size, spec)
+        layout = VideoLayout(grid, seconds)
+        return Medium((1, *grid[1:]), lambda: video_patches(clip.frames(indices), size, spec.patches), layout)
+
+    def _encode(self, medium: Medium, timings: Timings) -> tuple[EncodedImage, ...]:
+        encoded = []
+        started = time.perf_counter()
+        for patches in medium.patches():
+            key = hashlib.sha256(patches.data).digest() + bytes(str(medium.grid), "ascii")
+            prepared = time.perf_counter()
+            if key not in self._features:
+                self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
+            self._features.move_to_end(key)
+            encoded.append(self._features[key])
+            timings.image_ms += 1000 * (prepared - started)
+            started = time.perf_counter()
+            timings.vision_ms += 1000 * (started - prepared)
+        return tuple(encoded)
+
+
+def sample_clip(clip: Clip, block: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:
+    """Indices of the frames to take, and the seconds of each temporal patch.
+
+    A block of type video may wish for `fps` or `num_frames`, and name the `frame_rate` of the video. A list of frames
+    is taken whole without a wish, as HF does with `do_sample_frames=False`.
+    """
+    fps, num_frames, given_rate = (_positive(block, key) for key in ("fps", "num_frames", "frame_rate"))
+    rate = given_rate or clip.rate or UNKNOWN_RATE
+    if num_frames is not None and num_frames != int(num_frames):
+        raise InputError(f"a block of type video has num_frames {num_frames}; expected a whole number")
+    if clip.chosen and fps is None and num_frames is None:
+        num_frames = clip.total
+    count = None if num_frames is None else int(num_frames)
+    indices = sample_frames(clip.total, rate, spec, fps=fps, num_frames=count)
+    step = spec.patches.temporal_patch_size
+    if clip.times is not None and given_rate is None:
+        return indices, patch_seconds([clip.times[index] for index in indices], step)
+    return indices, frame_seconds(indices, rate, step)
+
+
+def _positive(block: Mapping[str, Any], key: str) -> float | None:
+    value = block.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"a block of type video has {key} {value!r}; expected a positive number")
+    return value

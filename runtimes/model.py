@@ -1,4 +1,4 @@
-"""A loaded bundle: images, prompts and the two graphs behind one object that answers conversations."""
+"""A loaded bundle: images, videos, prompts and the two graphs behind one object that answers conversations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ..targets.errors import InputError
 from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
 from .engine import Decoder, Floats, Ints, VisionEncoder
+from .frames import VideoLimits
 from .images import ImageLimits, ImageSpec
 from .media import MediaEncoder
 from .positions import PositionSpec, text_positions
-from .prompt import PromptSpec, check_context, find_images, open_prompt
-from .requests import Message, Request, make_request, user_message
+from .prompt import PromptSpec, check_context, open_prompt
+from .requests import Message, Request, assemble, user_message
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
+from .video import video_spec
 
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 
@@ -69,16 +71,20 @@ class Model:
         context: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        max_video_pixels: int | None = None,
         image_limits: ImageLimits | None = None,
+        video_limits: VideoLimits | None = None,
         profile: bool = False,
     ) -> None:
         manifest = bundle.manifest
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
         self.bundle, self.manifest = bundle, manifest
-        self.image_limits = image_limits or ImageLimits()
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
-        self.positions = PositionSpec(self.prompts.image_token_id, self.image_spec.merge_size)
+        self.positions = PositionSpec(
+            self.prompts.image_token_id, self.image_spec.merge_size, self.prompts.video_token_id
+        )
+        self.video_spec = video_spec(manifest, max_video_pixels)
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
         self.prefill_chunk = int(manifest["options"]["prefill_chunk"])
         capacity = _capacity(manifest["limits"]["context"], context)
@@ -86,7 +92,8 @@ class Model:
         self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, threads=threads, profile=profile)
         self._cached_ids: Ints = np.zeros(0, np.int64)  # what the KV cache holds
         self._cached_images: tuple[bytes, ...] = ()
-        self.media = MediaEncoder(self.vision, self.image_spec, self.image_limits)
+        limits = image_limits or ImageLimits(), video_limits or VideoLimits()
+        self.media = MediaEncoder(self.vision, self.image_spec, self.video_spec, *limits)
 
     def default_options(self, **changes: Any) -> GenerationOptions:
         """The sampling that the checkpoint's generation_config asks for."""
@@ -94,10 +101,19 @@ class Model:
         return replace(GenerationOptions(sampling=sampling), **changes)
 
     def ask(
-        self, question: str, images: Sequence[Any] = (), options: GenerationOptions | None = None, **variables: Any
+        self,
+        question: str,
+        images: Sequence[Any] = (),
+        options: GenerationOptions | None = None,
+        *,
+        videos: Sequence[Any] = (),
+        **variables: Any,
     ) -> Answer:
-        """Answer one question about images (paths, bytes or PIL images), greedily unless `options` say otherwise."""
-        return self.generate([user_message(question, images)], options, **variables)
+        """Answer one question about images (paths, bytes or PIL images) and videos (paths, bytes or lists of images).
+
+        Greedily, unless `options` say otherwise.
+        """
+        return self.generate([user_message(question, images, videos)], options, **variables)
 
     def generate(
         self, messages: Sequence[Message], options: GenerationOptions | None = None, **variables: Any
@@ -114,13 +130,19 @@ class Model:
         return answer
 
     def prepare(self, messages: Sequence[Message], timings: Timings | None = None, **variables: Any) -> Request:
-        """Encode the images and the text of a conversation. Raises InputError as `generate` does."""
+        """Encode the images, the videos and the text of a conversation. Raises InputError as `generate` does."""
         timings = timings or Timings()
-        images = tuple(self.media.image(source, timings) for source in find_images(messages))
-        request = make_request(self.prompts, self.positions, messages, images, **variables)
-        check_context(len(request.prompt), self.decoder.capacity)
-        timings.prompt_tokens = len(request.prompt)
-        timings.image_tokens = sum(len(image.features) for image in images)
+        images, videos = self.media.open(messages, timings)
+        layouts = [video.layout for video in videos if video.layout is not None]
+        prompt = self.prompts.build(messages, [image.grid for image in images], layouts, **variables)
+        check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
+        encoded = [self.media.encode_image(image, timings) for image in images]
+        request = assemble(
+            prompt, self.positions, encoded, [self.media.encode_video(video, timings) for video in videos]
+        )
+        self.media.trim(request.images)
+        timings.prompt_tokens = len(prompt)
+        timings.image_tokens, timings.video_tokens = prompt.media_tokens()
         return request
 
     def prefill(self, request: Request, *, num_logits: int = 1, chunk: int | None = None, reuse: bool = True) -> Floats:
@@ -134,11 +156,12 @@ class Model:
         self.decoder.rewind(start)
         self._cached_ids, self._cached_images = ids[:start], ()
         chunk = max(chunk or self.prefill_chunk, num_logits)
+        fed = self.prompts.for_decoder(ids)
         logits: Floats = np.zeros((0, 0), np.float32)
         for begin, end in _chunks(start, len(ids), chunk, num_logits):
             images = request.features_between(begin, end)
             wanted = num_logits if end == len(ids) else 0
-            logits = self.decoder.run(ids[begin:end], request.positions[:, begin:end], images, num_logits=wanted)
+            logits = self.decoder.run(fed[begin:end], request.positions[:, begin:end], images, num_logits=wanted)
         self._cached_ids, self._cached_images = ids, tuple(image.key for image in request.images)
         return logits
 
@@ -209,7 +232,7 @@ class Model:
 
 
 def load(path: str | Path, **options: Any) -> Model:
-    """Load a bundle folder; `options` as of Model: threads, context, min_pixels, max_pixels, image_limits."""
+    """Load a bundle folder; `options` as of Model: threads, context, limits of pixels and of files."""
     return Model(open_bundle(path), **options)
 
 

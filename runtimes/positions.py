@@ -1,7 +1,8 @@
 """Rotary positions of Qwen3-VL (M-RoPE), as transformers' `Qwen3VLModel.get_rope_index`, resumable turn by turn.
 
 Text advances all three axes (time, height, width) by one. The tokens of an image share the position where the image
-starts, plus their own place in its merged grid; the next text continues after the longest side.
+starts, plus their own place in its merged grid; the next text continues after the longest side. A video is one image
+for each temporal patch, since the prompt has a timestamp before each.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ Grids: TypeAlias = "Sequence[Sequence[int]] | npt.NDArray[np.int64]"
 
 @dataclass(frozen=True)
 class PositionSpec:
-    """What marks an image token, and how many patches a side of it covers."""
+    """What marks a token of an image or a video, and how many patches a side of it covers."""
 
     image_token_id: int
     merge_size: int = 2
+    video_token_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.merge_size < 1 or self.image_token_id < 0:
@@ -36,12 +38,14 @@ def mrope_positions(
 ) -> tuple[Positions, int]:
     """Positions [3, seq] of `input_ids` [seq] and the position of the token after them.
 
-    `grids` [images, 3] are (t, h, w) in patches, in the order of the images. `start` is the next position that an
+    `grids` [images, 3] are (t, h, w) in patches, in the order of the images in the prompt; temporal patches of videos
+    count as images. `start` is the next position that an
     earlier call returned: turns computed one by one equal the whole conversation computed at once. An image must lie
     within one call. Raises InputError when the image tokens do not match the grids.
     """
     offsets = [_grid_offsets(grid, spec.merge_size) for grid in grids]
-    tokens = np.flatnonzero(np.asarray(input_ids) == spec.image_token_id)
+    marks = [token for token in (spec.image_token_id, spec.video_token_id) if token is not None]
+    tokens = np.flatnonzero(np.isin(input_ids, marks))
     ends = np.cumsum([offset.shape[1] for offset in offsets], dtype=np.int64)
     _check_images(tokens, ends, offsets)
     advance = np.ones(len(input_ids), np.int64)
@@ -60,10 +64,7 @@ def text_positions(count: int, start: int) -> Positions:
 
 
 def _grid_offsets(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int) -> Positions:
-    """Time, height and width of each token of one grid [3, tokens], in the order of the vision encoder's output.
-
-    A video would come here as one grid of t = 1 for each pair of frames, since Qwen3-VL writes a timestamp before each.
-    """
+    """Time, height and width of each token of one grid [3, tokens], in the order of the vision encoder's output."""
     time, height, width = (int(size) for size in grid)
     if min(time, height, width) < 1 or height % merge_size or width % merge_size:
         raise InputError(f"image grid {(time, height, width)} is not made of whole {merge_size} x {merge_size} blocks; "

@@ -1,8 +1,8 @@
-"""Conversations into token ids, as the Hugging Face processor makes them: template, tokenizer, image placeholders."""
+"""Conversations into token ids, as the Hugging Face processor makes them: template, tokenizer, placeholders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,11 +12,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ..targets.errors import InputError
+from .positions import Grids
 from .template import ChatTemplate
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 Message: TypeAlias = Mapping[str, Any]
-_IMAGE_KEYS = ("image", "url", "path", "base64")  # where HF looks for the source of an image block
+# Where HF looks for the source of a block.
+_SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,33 @@ class PromptSpec:
 
 
 @dataclass(frozen=True)
+class VideoLayout:
+    """The grid (t, h, w) of a video in patches, and the seconds of each of its t temporal patches."""
+
+    grid: tuple[int, int, int]
+    seconds: tuple[float, ...]
+
+    def frame_grids(self) -> list[tuple[int, int, int]]:
+        """One grid for each temporal patch, since each has tokens of its own in the prompt."""
+        return [(1, *self.grid[1:])] * self.grid[0]
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """Token ids [seq], and where the tokens of each image are [images, (start, end)], in the order of the images."""
+    """Token ids [seq], and where the tokens of each image and each temporal patch of a video are, in their order."""
 
     ids: Ids
-    image_spans: npt.NDArray[np.int64]
+    image_spans: npt.NDArray[np.int64]  # [images, (start, end)]
+    grids: npt.NDArray[np.int64]  # [images, (t, h, w)]
+    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def media_tokens(self) -> tuple[int, int]:
+        """How many tokens are of images, and how many of videos."""
+        lengths = self.image_spans[:, 1] - self.image_spans[:, 0]
+        return int(lengths[~self.of_video].sum()), int(lengths[self.of_video].sum())
 
 
 class PromptBuilder:
@@ -77,34 +98,64 @@ class PromptBuilder:
         given = {**self.spec.template_kwargs, **variables, "add_generation_prompt": add_generation_prompt}
         return self.template.render(chat, **given)
 
-    def encode(self, text: str, grids: Sequence[Sequence[int]] | npt.NDArray[np.int64] = ()) -> Prompt:
+    def encode(self, text: str, grids: Grids = (), videos: Sequence[VideoLayout] = ()) -> Prompt:
         """Token ids of rendered `text`, each image placeholder repeated for its grid (t, h, w), counted in patches.
 
-        Raises InputError when placeholders and images differ in number.
+        A video's placeholder becomes `<0.3 seconds>` and a placeholder between start and end for each temporal patch
+        first. Raises InputError when placeholders and images or videos differ in number.
         """
-        ids: Ids = np.array(self.tokenizer.encode(text).ids, np.int64)
-        if self.video_token_id is not None and (ids == self.video_token_id).any():
-            raise InputError(f"the prompt holds {self.spec.video_token}; send the frames of a video as images")
-        places = np.flatnonzero(ids == self.image_token_id)
-        if len(places) != len(grids):
-            raise InputError(f"the prompt has {len(places)} image placeholders for {len(grids)} images; give one image "
-                             f"for each image block, and keep {self.spec.image_token} out of the text")  # fmt: skip
-        lengths = np.array([image_tokens(grid, self.spec.merge_size) for grid in grids], np.int64)
+        ids: Ids = np.array(self.tokenizer.encode(self._with_frames(text, videos)).ids, np.int64)
+        video_token = -1 if self.video_token_id is None else self.video_token_id
+        places = np.flatnonzero((ids == self.image_token_id) | (ids == video_token))
+        of_video = ids[places] == video_token
+        self._check_number("image", int((~of_video).sum()), len(grids))
+        ordered = np.zeros((len(places), 3), np.int64)
+        ordered[~of_video] = np.asarray(grids, np.int64).reshape(-1, 3)
+        frames = [grid for video in videos for grid in video.frame_grids()]
+        ordered[of_video] = np.asarray(frames, np.int64).reshape(-1, 3)
+        lengths = ordered.prod(axis=1) // self.spec.merge_size**2
         repeats = np.ones(len(ids), np.int64)
         repeats[places] = lengths
         starts = places + np.cumsum(lengths - 1) - (lengths - 1)
-        return Prompt(np.repeat(ids, repeats), np.stack([starts, starts + lengths], axis=1))
+        return Prompt(np.repeat(ids, repeats), np.stack([starts, starts + lengths], axis=1), ordered, of_video)
+
+    def for_decoder(self, ids: Ids) -> Ids:
+        """Token ids as the decoder's graph takes them: with image placeholders in place of those of videos.
+
+        The graph puts features in the place of one placeholder. They replace its embedding, so it may be either.
+        """
+        return ids if self.video_token_id is None else np.where(ids == self.video_token_id, self.image_token_id, ids)
+
+    def _with_frames(self, text: str, videos: Sequence[VideoLayout]) -> str:
+        """`text` with a timestamp and a placeholder for each temporal patch, as transformers 5 writes them.
+
+        The start and end that the template puts around a video stay; transformers 4.57 left them out.
+        """
+        spec = self.spec
+        before, *parts = text.split(spec.video_token) if spec.video_token else [text]
+        self._check_number("video", len(parts), len(videos))
+        frame = f"{spec.vision_start_token}{spec.video_token}{spec.vision_end_token}"
+        filled = ("".join(f"<{second:.1f} seconds>{frame}" for second in video.seconds) for video in videos)
+        return before + "".join(frames + part for frames, part in zip(filled, parts, strict=True))
+
+    def _check_number(self, kind: str, placeholders: int, given: int) -> None:
+        if placeholders != given:
+            token = {"image": self.spec.image_token, "video": self.spec.video_token}[kind]
+            raise InputError(f"the prompt has {placeholders} {kind} placeholders for {given} {kind}s; give one {kind} "
+                             f"for each {kind} block, and keep {token} out of the text")  # fmt: skip
 
     def build(
         self,
         messages: Sequence[Message],
-        grids: Sequence[Sequence[int]] | npt.NDArray[np.int64] = (),
+        grids: Grids = (),
+        videos: Sequence[VideoLayout] = (),
         *,
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> Prompt:
-        """`render`, then `encode`: `grids` in the order of `find_images(messages)`."""
-        return self.encode(self.render(messages, add_generation_prompt=add_generation_prompt, **variables), grids)
+        """`render`, then `encode`: `grids` in the order of `find_images`, `videos` in that of `find_videos`."""
+        text = self.render(messages, add_generation_prompt=add_generation_prompt, **variables)
+        return self.encode(text, grids, videos)
 
 
 def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
@@ -142,19 +193,33 @@ def _token_id(tokenizer: Tokenizer, name: str) -> int:
 
 def find_images(messages: Sequence[Message]) -> list[Any]:
     """The sources of the images of a conversation in order, as the processor finds them; an image block needs one."""
-    sources: list[Any] = []
+    return [_image_source(block) for block in _blocks(messages, "image")]
+
+
+def find_videos(messages: Sequence[Message]) -> list[tuple[Any, Mapping[str, Any]]]:
+    """The sources of the videos of a conversation in order, each with its block, which may hold wishes for it."""
+    return [(_source(block)[1], block) for block in _blocks(messages, "video")]
+
+
+def _blocks(messages: Sequence[Message], kind: str) -> Iterator[Mapping[str, Any]]:
     for message in map(_normalized, _checked(messages)):
         for block in message["content"] if isinstance(message.get("content"), list) else ():
-            if isinstance(block, Mapping) and block.get("type") == "image":
-                sources.append(_image_source(block))
-    return sources
+            if isinstance(block, Mapping) and block.get("type") == kind:
+                yield block
+
+
+def _source(block: Mapping[str, Any]) -> tuple[str, Any]:
+    """The one source of a block, and its key."""
+    kind = block["type"]
+    found = [(key, block[key]) for key in _SOURCE_KEYS[kind] if block.get(key) is not None]
+    if len(found) != 1:
+        expected = ", ".join(_SOURCE_KEYS[kind])
+        raise InputError(f"a block of type {kind} has {len(found)} sources; expected one of {expected}")
+    return found[0]
 
 
 def _image_source(block: Mapping[str, Any]) -> Any:
-    found = [(key, block[key]) for key in _IMAGE_KEYS if block.get(key) is not None]
-    if len(found) != 1:
-        raise InputError(f"an image block has {len(found)} sources; expected one of {', '.join(_IMAGE_KEYS)}")
-    key, source = found[0]
+    key, source = _source(block)
     bare = key == "base64" and isinstance(source, str) and not source.startswith("data:")
     return f"data:image/;base64,{source}" if bare else source
 
@@ -163,7 +228,7 @@ def check_context(n_tokens: int, limit: int) -> None:
     """Raise InputError when a prompt of `n_tokens` leaves no room for an answer in a context of `limit` tokens."""
     if n_tokens >= limit:
         raise InputError(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
-                         "shorten the conversation or use smaller images")  # fmt: skip
+                         "shorten the conversation, or use smaller images or fewer frames")  # fmt: skip
 
 
 def _checked(messages: Sequence[Message]) -> Sequence[Message]:

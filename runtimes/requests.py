@@ -1,4 +1,4 @@
-"""A conversation ready for the decoder: token ids, positions and the features of its images."""
+"""A conversation ready for the decoder: token ids, positions and the features of its images and videos."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from typing import Any
 
 from .engine import ImageFeatures, Ints
 from .positions import PositionSpec, mrope_positions
-from .prompt import Prompt, PromptBuilder
+from .prompt import Prompt, PromptBuilder, VideoLayout
 
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image ready for the decoder."""
+    """One image, or one temporal patch of a video, ready for the decoder."""
 
     key: bytes  # identity of its pixels after preprocessing
     grid: tuple[int, int, int]
     features: ImageFeatures
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """One video ready for the decoder."""
+
+    layout: VideoLayout
+    frames: tuple[EncodedImage, ...]  # its temporal patches
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Request:
     prompt: Prompt
     positions: Ints  # [3, seq]
     next_position: int
-    images: tuple[EncodedImage, ...]
+    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans
 
     def features_between(self, begin: int, end: int) -> ImageFeatures | None:
         """Features of the image tokens at begin..end of the prompt."""
@@ -45,17 +53,29 @@ def make_request(
     prompts: PromptBuilder,
     positions: PositionSpec,
     messages: Sequence[Message],
-    images: tuple[EncodedImage, ...],
+    images: Sequence[EncodedImage],
+    videos: Sequence[EncodedVideo] = (),
     **variables: Any,
 ) -> Request:
-    """Token ids and positions of a conversation with its encoded images, in the order of `find_images`."""
-    grids = [image.grid for image in images]
-    prompt = prompts.build(messages, grids, **variables)
-    rows, following = mrope_positions(prompt.ids, grids, positions)
-    return Request(prompt, rows, following, images)
+    """Token ids and positions of a conversation with its encoded images and videos, each in the order it has them."""
+    grids, layouts = [image.grid for image in images], [video.layout for video in videos]
+    return assemble(prompts.build(messages, grids, layouts, **variables), positions, images, videos)
 
 
-def user_message(text: str, images: Sequence[Any] = ()) -> dict[str, Any]:
-    """A user turn with its images before the text."""
+def assemble(
+    prompt: Prompt, positions: PositionSpec, images: Sequence[EncodedImage], videos: Sequence[EncodedVideo]
+) -> Request:
+    """A prompt with its positions, and its encoded media in the order of their tokens."""
+    rows, following = mrope_positions(prompt.ids, prompt.grids, positions)
+    sources = iter(images), (frame for video in videos for frame in video.frames)
+    ordered = tuple(next(sources[int(of_video)]) for of_video in prompt.of_video)
+    return Request(prompt, rows, following, ordered)
+
+
+def user_message(
+    text: str, images: Sequence[Any] = (), videos: Sequence[Any] = (), **wishes: float | None
+) -> dict[str, Any]:
+    """A user turn with its images and videos before the text; `wishes` are those of each video: fps, num_frames."""
     blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    blocks += [{"type": "video", "video": video, **wishes} for video in videos]
     return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 class Timings:
     """Where the time of one answer went, in milliseconds."""
 
-    image_ms: float = 0.0  # decoding, resizing and cutting images
+    image_ms: float = 0.0  # decoding, resizing and cutting images and frames of videos
     vision_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     prompt_tokens: int = 0
     reused_tokens: int = 0  # of the prompt, still in the cache from an earlier turn
     image_tokens: int = 0
+    video_tokens: int = 0
     new_tokens: int = 0
 
     @property

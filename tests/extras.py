@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 EXTRAS = ("torch", "torchvision", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors",
-          "ml_dtypes", "matplotlib", "psutil")  # fmt: skip
+          "ml_dtypes", "matplotlib", "psutil", "av")  # fmt: skip
 BLOCK = """
 import sys
 class Blocked:

@@ -21,10 +21,11 @@ from lensmith.exporters.synth_layouts import SynthTensor, qwen3_vl_tensors
 from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.images import preprocess
+from lensmith.runtimes.media import Medium
 from lensmith.runtimes.model import Model
-from lensmith.runtimes.prompt import find_images
 from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import EncodedImage, Request, make_request, user_message
+from lensmith.runtimes.requests import EncodedImage, EncodedVideo, Request, make_request, user_message
+from lensmith.runtimes.timings import Timings
 from lensmith.targets.profile import load_target
 from PIL import Image
 
@@ -51,12 +52,18 @@ class Pair:
         return self.model.vision(patches, grid), self.reference.vision(patches, grid)
 
     def theirs(self, messages: list[dict[str, Any]]) -> Request:
-        """The conversation with PyTorch's image features."""
-        images = []
-        for image in find_images(messages):
-            patches, grid = preprocess(image, self.model.image_spec)
-            images.append(EncodedImage(b"", grid, self.reference.vision(patches, grid)))
-        return make_request(self.model.prompts, self.model.positions, messages, tuple(images))
+        """The conversation with PyTorch's features of images, and of whole videos at once."""
+        opened, videos = self.model.media.open(messages, Timings())
+        images = [EncodedImage(b"", m.grid, self.reference.vision(next(m.patches()), m.grid)) for m in opened]
+        encoded = [self._their_video(video) for video in videos]
+        return make_request(self.model.prompts, self.model.positions, messages, images, encoded)
+
+    def _their_video(self, video: Medium) -> EncodedVideo:
+        assert video.layout is not None
+        features = self.reference.vision(np.concatenate(list(video.patches())), video.layout.grid)
+        each = len(features) // video.layout.grid[0]
+        parts = [features[start : start + each] for start in range(0, len(features), each)]
+        return EncodedVideo(video.layout, tuple(EncodedImage(b"", video.grid, part) for part in parts))
 
     def all_logits(self, messages: list[dict[str, Any]]) -> tuple[Floats, Floats]:
         """Of all positions of a prompt [seq, vocab], from scratch: ours and PyTorch's."""
@@ -122,9 +129,10 @@ def variant(base: Path, folder: Path, changes: Mapping[str, Any]) -> Path:
         config[part] = {**config[part], **values} if isinstance(values, dict) else values
     config["text_config"]["tie_word_embeddings"] = config["tie_word_embeddings"]
     (folder / "config.json").write_text(json.dumps(config))
-    image = json.loads((base / "preprocessor_config.json").read_text())
-    image["merge_size"] = config["vision_config"]["spatial_merge_size"]
-    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        processor = json.loads((base / name).read_text())
+        processor["merge_size"] = config["vision_config"]["spatial_merge_size"]
+        (folder / name).write_text(json.dumps(processor))
     tensors = [*qwen3_vl_tensors(config), *_extra_tensors(config)]
     full = [replace(tensor, dtype="F32") for tensor in tensors]  # nearly all bfloat16 values are exact in float16
     write_weights(folder / "model.safetensors", full, 1, lambda *_: None)

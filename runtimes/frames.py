@@ -1,0 +1,179 @@
+"""Where the frames of a video come from: lists of images, animated images, and video files through PyAV.
+
+A `Clip` knows how many frames there are and decodes them when it is asked for them, one at a time. No network
+connection is opened: files are read as bytes, and PyAV gets formats that hold their content themselves.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..targets.errors import InputError
+from .images import FORMATS, ImageLimits, check_header, decoded, identify, onto_white, open_image, read_bytes
+from .video import Indices
+
+VideoSource: TypeAlias = "str | os.PathLike[str] | bytes | Sequence[Any] | np.ndarray[Any, Any]"
+UNMARKED = ("TGA",)  # formats that Pillow tries on any file, for they begin with no mark of their own
+DEFAULT_DELAY_MS = 100  # of frames that name none, as browsers do
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """What a video may cost before it is decoded; `frame.max_file_bytes` holds for animated images too."""
+
+    max_source_frames: int = 1 << 18  # more than two hours at 30 a second; all up to the last one taken are decoded
+    max_file_bytes: int = 1 << 33
+    frame: ImageLimits = field(default_factory=ImageLimits)
+
+    def __post_init__(self) -> None:
+        for name in ("max_source_frames", "max_file_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"video limit {name} must be positive")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video whose frames are not decoded yet."""
+
+    name: str  # for messages
+    total: int  # frames
+    rate: float | None  # frames a second, None where unknown
+    read: Callable[[Indices], Iterator[Image.Image]]  # RGB frames at rising indices
+    times: tuple[float, ...] | None = None  # seconds at which each frame begins, where their durations differ
+    chosen: bool = False  # whether someone picked the frames already, so that all are taken
+
+    def frames(self, indices: Indices) -> Iterator[Image.Image]:
+        """RGB frames of one size at `indices`, which may repeat but must not fall; InputError where that fails."""
+        size, missing = None, len(indices)
+        for frame in self.read(indices):
+            size = size or frame.size
+            missing -= 1
+            if frame.size != size:
+                raise InputError(f"{self.name} has frames of {size[0]} x {size[1]} and of {frame.width} x "
+                                 f"{frame.height} pixels; scale them to one size")  # fmt: skip
+            yield frame
+        if missing:
+            raise InputError(f"{self.name} ends early, {self.total} frames were expected; is the file cut off?")
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames, by decoding the first."""
+        return next(self.frames(np.zeros(1, np.int64))).size
+
+
+def open_clip(source: VideoSource, limits: VideoLimits | None = None) -> Clip:
+    """Open a list of frames (what `open_image` takes, or uint8 arrays [h, w, 3]), an animated image or a video file.
+
+    Files are given by path or as bytes. Raises InputError for what is no video, has no frames or is over a limit, and
+    MissingExtra for a video file without PyAV.
+    """
+    limits = limits or VideoLimits()
+    clip = _opened(source, limits)
+    check_total(clip.name, clip.total, limits)
+    return clip
+
+
+def check_total(name: str, total: int, limits: VideoLimits) -> None:
+    """Raise InputError for a video with no frames, or with more than the limit."""
+    if total < 1:
+        raise InputError(f"{name} has no frames; expected a video")
+    if total > limits.max_source_frames:
+        raise InputError(
+            f"{name} has {total} frames, more than the limit of {limits.max_source_frames}; cut it shorter"
+        )
+
+
+def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
+    if isinstance(source, list | tuple | np.ndarray):
+        return Clip("the list of frames", len(source), None, partial(_listed, source, limits.frame), chosen=True)
+    if not isinstance(source, str | os.PathLike | bytes):
+        raise InputError(f"a video is a {type(source).__name__}; expected a path, bytes of a file or a list of frames")
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise InputError(f"{source} is not a local file; this runtime opens no network connection, download it first")
+    name = "the video data" if isinstance(source, bytes) else str(source)[:200]
+    _check_bytes(name, source, limits)
+    if _is_image(name, source):
+        return _animation(name, read_bytes(source, limits.frame)[1], limits)
+    from .video_files import open_file  # needs PyAV, an extra
+
+    return open_file(name, source, limits)
+
+
+def _check_bytes(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits) -> None:
+    try:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} cannot be read ({reason}); expected the path of a video file") from None
+    if not 0 < size <= limits.max_file_bytes:
+        raise InputError(f"{name} has {size} bytes; expected a video file of at most {limits.max_file_bytes}")
+
+
+def _is_image(name: str, source: str | os.PathLike[str] | bytes) -> bool:
+    """Whether Pillow knows the format of a file, by its header."""
+    Image.init()
+    forms = [form for form in FORMATS if form in Image.OPEN and form not in UNMARKED]
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            Image.open(file, formats=forms)
+    except UnidentifiedImageError:
+        return False
+    except Image.DecompressionBombError:
+        return True
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}); expected the path of a video file") from None
+    except Exception:  # a damaged header raises what it likes
+        return True
+    return True
+
+
+def _listed(frames: Any, limits: ImageLimits, indices: Indices) -> Iterator[Image.Image]:
+    for index in indices:
+        yield _frame(frames[int(index)], limits)
+
+
+def _frame(source: Any, limits: ImageLimits) -> Image.Image:
+    if not isinstance(source, np.ndarray):
+        return open_image(source, limits)
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        raise InputError(f"a frame is an array {source.dtype} {list(source.shape)}; expected uint8 [height, width, 3]")
+    return open_image(Image.fromarray(np.ascontiguousarray(source)), limits)
+
+
+def _animation(name: str, data: bytes, limits: VideoLimits) -> Clip:
+    """An animated image. One pass over all frames reads how long each is shown."""
+    image = decoded(name, partial(identify, data))
+    check_header(image, name, limits.frame)
+    total = decoded(name, lambda: int(getattr(image, "n_frames", 1)))
+    if total < 2:
+        raise InputError(f"{name} is a still image; send it as an image")
+    check_total(name, total, limits)
+    delays = [decoded(name, partial(_delay_ms, image, index)) for index in range(total)]
+    starts = np.cumsum([0, *delays[:-1]]) / 1000
+    times = None if len(set(delays)) == 1 else tuple(starts.tolist())
+    return Clip(name, total, 1000 * total / sum(delays), partial(_animated, name, data), times)
+
+
+def _delay_ms(image: Image.Image, index: int) -> float:
+    image.seek(index)
+    image.load()  # some formats learn it only now
+    return float(image.info.get("duration") or DEFAULT_DELAY_MS)
+
+
+def _animated(name: str, data: bytes, indices: Indices) -> Iterator[Image.Image]:
+    image = decoded(name, partial(identify, data))
+    for index in indices:
+        yield decoded(name, partial(_seen, image, int(index)))
+
+
+def _seen(image: Image.Image, index: int) -> Image.Image:
+    image.seek(index)
+    return onto_white(image)
