@@ -129,6 +129,8 @@ def _is_image(name: str, source: str | os.PathLike[str] | bytes) -> bool:
     except Image.DecompressionBombError:
         return True
     except OSError as error:
+        if error.strerror is None:  # of Pillow, not of the system
+            return True
         raise InputError(f"{name} cannot be read ({error.strerror}); expected the path of a video file") from None
     except Exception:  # a damaged header raises what it likes
         return True
