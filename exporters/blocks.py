@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,6 +69,19 @@ class Matrix(nn.Module):
         return self._parts
 
 
+class Derived(nn.Parameter):
+    """A float32 parameter that stores a function of its source tensor."""
+
+    def __init__(self, shape: list[int], derive: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        super().__init__(shape)
+        self.derive = derive
+
+
+def offset(shape: list[int], by: float) -> nn.Parameter:
+    """A float32 parameter that stores its source tensor plus a constant."""
+    return Derived(shape, lambda rows: rows + np.float32(by)) if by else nn.Parameter(shape)
+
+
 class Table(nn.Module):
     """A table of rows to look up by id. `shared` with an output head, it is a second view of the head's bytes."""
 
@@ -115,15 +128,26 @@ class Dialect(Protocol):
     def cached_attention(
         self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
     ) -> tuple[Value, Value, Value]: ...
+    def l2_norm(self, op: Op, x: Value, size: int, eps: float) -> Value: ...
+    def gated_rms_norm(self, op: Op, x: Value, gate: Value, weight: Value, heads: int, eps: float) -> Value: ...
+    def causal_conv(self, op: Op, x: Value, weight: Value, state: Value, act: str) -> tuple[Value, Value]: ...
+    def delta_gates(self, op: Op, a: Value, b: Value, bias: Value, scale: Value) -> tuple[Value, Value]: ...
+    def delta_rule(
+        self, op: Op, qkv: tuple[Value, Value, Value], gates: tuple[Value, Value], state: Value, heads: tuple[int, int]
+    ) -> tuple[Value, Value]: ...
 
 
 @dataclass(frozen=True)
 class Angles:
-    """Rotary angles shared by all layers: cos and sin float32 [positions, head_dim / 2], and each token's row."""
+    """Rotary angles shared by all layers: cos and sin float32 [positions, size / 2], and each token's row.
+
+    They turn the first `size` values of each head.
+    """
 
     cos: Value
     sin: Value
     rows: Value  # int64 [batch, seq]
+    size: int = 0  # 0: the whole head
 
 
 @dataclass(frozen=True)
@@ -152,10 +176,10 @@ class Linear(nn.Module):
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, with the residual addition before it on request."""
 
-    def __init__(self, dialect: Dialect, size: int, eps: float) -> None:
+    def __init__(self, dialect: Dialect, size: int, eps: float, by: float = 0.0) -> None:
         super().__init__()
         self.dialect, self.eps = dialect, eps
-        self.weight = nn.Parameter([size])
+        self.weight = offset([size], by)
 
     def forward(self, op: Op, x: Value, skip: Value | None = None) -> tuple[Value, Value]:
         """The normalized sum of `x` and `skip`, and the sum itself."""
@@ -191,9 +215,10 @@ class Source:
 
     def pack(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
         """The stored form of some rows of the source tensor."""
-        if self.matrix is None:
-            return [_to_float(rows, 32)]
-        return self.matrix.pack(rows)
+        if self.matrix is not None:
+            return self.matrix.pack(rows)
+        parameter = self.parameters[0]
+        return [_to_float(parameter.derive(rows) if isinstance(parameter, Derived) else rows, 32)]
 
 
 def sources(root: nn.Module, prefix: str) -> Iterator[Source]:

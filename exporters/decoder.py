@@ -1,4 +1,4 @@
-"""Graph description of the Qwen3 decoder: embedding, grouped-query attention with a cache, gated MLP, output head."""
+"""Graph description of the Qwen decoders: embedding, attention with a cache or a delta net, gated MLP, output head."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from .blocks import Angles, Cache, Dialect, Linear, Op, RMSNorm, Table, Value
+from .blocks import Angles, Cache, Dialect, Linear, Op, RMSNorm, Table, Value, offset
+from .delta_net import DeltaNet
 from .scheme import Policy
 from .spec import DecoderSpec
 
 
 @dataclass(frozen=True)
 class DecoderInputs:
-    """Values of the decoder's inputs; past holds (key, value) [batch, kv_heads, capacity, head_dim] of each layer."""
+    """Values of the decoder's inputs; `past` holds the two states of each layer, see states.py."""
 
     input_ids: Value  # int64 [batch, seq]
     image_features: Value  # float32 [image_tokens, hidden], for the image tokens of input_ids in order
@@ -26,6 +27,25 @@ class DecoderInputs:
     num_logits: Value  # int64 [1]
     past: Sequence[tuple[Value, Value]]
     taps: int = 0
+    num_hidden_states: Value | None = None  # int64 [1], at least num_logits; None: no more than these
+
+
+@dataclass(frozen=True)
+class DecoderOutputs:
+    """Values of the decoder's outputs."""
+
+    logits: Value  # float32 [batch, num_logits, vocab]
+    hidden_states: Value  # float32 [batch, num_hidden_states, hidden], of the last positions behind the last norm
+    present: list[tuple[Value, Value]]  # the two states of each layer
+
+
+@dataclass(frozen=True)
+class Step:
+    """What all attention layers share: rotary angles, and lengths behind this step."""
+
+    angles: Angles
+    last: Value  # int32 [batch], index of the last position
+    total: Value  # int32 scalar, the longest length
 
 
 def mrope_source(section: tuple[int, int, int]) -> list[int]:
@@ -35,15 +55,15 @@ def mrope_source(section: tuple[int, int, int]) -> list[int]:
     """
     source = [0] * sum(section)
     for axis in (1, 2):
-        for index in range(axis, 3 * section[axis], 3):
+        for index in range(axis, min(3 * section[axis], len(source)), 3):
             source[index] = axis
     return source
 
 
 def token_angles(op: Op, position_ids: Value, spec: DecoderSpec) -> Angles:
     """M-RoPE angles of the tokens of this step: no table, so any context length costs nothing."""
-    half = spec.head_dim // 2
-    inverse = 1.0 / spec.rope_theta ** (np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim))
+    size, half = spec.rotated, spec.rotated // 2
+    inverse = 1.0 / spec.rope_theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     pick = np.zeros((3, half), np.float32)
     pick[mrope_source(spec.mrope_section), np.arange(half)] = inverse.astype(np.float32)
     frequencies = op.initializer(ir.tensor(pick[:, None, None, :]), name="inverse_frequencies")
@@ -52,7 +72,20 @@ def token_angles(op: Op, position_ids: Value, spec: DecoderSpec) -> Angles:
     angles = op.Reshape(op.ReduceSum(op.Mul(positions, frequencies), [0], keepdims=0), [-1, half])
     shape = op.Shape(position_ids, start=1)
     rows = op.Reshape(op.Range(0, op.ReduceProd(shape, keepdims=0), 1), shape)
-    return Angles(op.Cos(angles), op.Sin(angles), rows)
+    return Angles(op.Cos(angles), op.Sin(angles), rows, 0 if size == spec.head_dim else size)
+
+
+def make_step(op: Op, input_ids: Value, position_ids: Value, past_lengths: Value, spec: DecoderSpec) -> Step:
+    """Angles and lengths of this step."""
+    new = op.Cast(op.Shape(input_ids, start=1), to=ir.DataType.INT32)
+    total = op.Add(past_lengths, new)
+    one = op.Constant(value=ir.tensor(np.array([1], np.int32)))
+    return Step(token_angles(op, position_ids, spec), op.Sub(total, one), op.ReduceMax(total, keepdims=0))
+
+
+def last_positions(op: Op, x: Value, first: Value) -> Value:
+    """The positions of x [batch, seq, ...] from `first` int64 [1] on."""
+    return op.Slice(x, first, [2**62], [1])
 
 
 class HeadNorm(nn.Module):
@@ -61,7 +94,7 @@ class HeadNorm(nn.Module):
     def __init__(self, dialect: Dialect, spec: DecoderSpec) -> None:
         super().__init__()
         self.dialect, self.eps, self.head_dim = dialect, spec.norm_eps, spec.head_dim
-        self.weight = nn.Parameter([spec.head_dim])
+        self.weight = offset([spec.head_dim], spec.norm_offset)
 
     def forward(self, op: Op, x: Value, heads: int) -> Value:
         split = op.Reshape(x, [0, 0, heads, self.head_dim])
@@ -69,26 +102,42 @@ class HeadNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with qk-norm and rotary positions."""
+    """Grouped-query attention with qk-norm and rotary positions, and with a gate of its output on request."""
 
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
         query, kv, bias = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.attention_bias
         scheme = policy.scheme("decoder", spec.hidden)
-        self.q_proj = Linear(dialect, spec.hidden, query, scheme, bias=bias)
+        self.q_proj = Linear(dialect, spec.hidden, query * (2 if spec.output_gate else 1), scheme, bias=bias)
         self.k_proj = Linear(dialect, spec.hidden, kv, scheme, bias=bias)
         self.v_proj = Linear(dialect, spec.hidden, kv, scheme, bias=bias)
         self.o_proj = Linear(dialect, query, spec.hidden, policy.scheme("decoder", query), bias=bias)
         self.q_norm = HeadNorm(dialect, spec)
         self.k_norm = HeadNorm(dialect, spec)
 
-    def forward(self, op: Op, x: Value, angles: Angles, cache: Cache) -> tuple[Value, Value, Value]:
-        """Attention output before the output projection [batch, seq, heads * head_dim], present key and value."""
+    def forward(self, op: Op, x: Value, step: Step, past: tuple[Value, Value]) -> tuple[Value, tuple[Value, Value]]:
+        """Attention output before `project` [batch, seq, heads * head_dim], and the present key and value."""
         heads, kv_heads = self.spec.heads, self.spec.kv_heads
-        q = self.dialect.rotary(op, self.q_norm(op, self.q_proj(op, x), heads), angles, heads)
-        k = self.dialect.rotary(op, self.k_norm(op, self.k_proj(op, x), kv_heads), angles, kv_heads)
-        return self.dialect.cached_attention(op, q, k, self.v_proj(op, x), cache, heads, kv_heads)
+        q, gate = self._queries(op, x)
+        q = self.dialect.rotary(op, self.q_norm(op, q, heads), step.angles, heads)
+        k = self.dialect.rotary(op, self.k_norm(op, self.k_proj(op, x), kv_heads), step.angles, kv_heads)
+        cache = Cache(*past, step.last, step.total)
+        out, key, value = self.dialect.cached_attention(op, q, k, self.v_proj(op, x), cache, heads, kv_heads)
+        return out if gate is None else op.Mul(out, op.Sigmoid(gate)), (key, value)
+
+    def project(self, op: Op, x: Value) -> Value:
+        """[batch, seq, heads * head_dim] to [batch, seq, hidden]."""
+        return self.o_proj(op, x)
+
+    def _queries(self, op: Op, x: Value) -> tuple[Value, Value | None]:
+        """Queries and the gate of the output, [batch, seq, heads * head_dim] each; q_proj interleaves them by head."""
+        q, heads = self.q_proj(op, x), self.spec.heads
+        if not self.spec.output_gate:
+            return q, None
+        pairs = op.Split(op.Reshape(q, [0, 0, heads, -1]), axis=-1, num_outputs=2, _outputs=2)
+        query, gate = (op.Reshape(part, [0, 0, heads * self.spec.head_dim]) for part in pairs)
+        return query, gate
 
 
 class MLP(nn.Module):
@@ -111,24 +160,38 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One decoder layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
-    def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, *, linear: bool = False) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps)
-        self.post_attention_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps)
-        self.self_attn = Attention(dialect, spec, policy)
+        self.input_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
+        self.post_attention_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
+        if linear:
+            self.linear_attn = DeltaNet(dialect, spec, policy)
+        else:
+            self.self_attn = Attention(dialect, spec, policy)
+        self.linear = linear
         self.mlp = MLP(dialect, spec, policy)
 
     def forward(
-        self, op: Op, stream: Value, delta: Value | None, angles: Angles, cache: Cache, first: Value | None
-    ) -> tuple[Value, Value, Value, Value]:
-        """Stream, addition to it, present key and value. Positions before `first` are left out behind attention."""
+        self, op: Op, stream: Value, delta: Value | None, step: Step, past: tuple[Value, Value], first: Value | None
+    ) -> tuple[Value, Value, tuple[Value, Value]]:
+        """Stream, addition to it, present states. Positions before `first` are left out behind attention."""
         normed, stream = self.input_layernorm(op, stream, delta)
-        attended, key, value = self.self_attn(op, normed, angles, cache)
+        mixer: Attention | DeltaNet = self.linear_attn if self.linear else self.self_attn
+        mixed, present = self.linear_attn(op, normed, past) if self.linear else self.self_attn(op, normed, step, past)
         if first is not None:
-            attended, stream = (op.Slice(x, first, [2**62], [1]) for x in (attended, stream))
-        projected = self.self_attn.o_proj(op, attended)
-        normed, stream = self.post_attention_layernorm(op, stream, projected)
-        return stream, self.mlp(op, normed), key, value
+            mixed, stream = (last_positions(op, x, first) for x in (mixed, stream))
+        normed, stream = self.post_attention_layernorm(op, stream, mixer.project(op, mixed))
+        return stream, self.mlp(op, normed), present
+
+
+def place_images(op: Op, input_ids: Value, image_token_id: int) -> Value:
+    """Batch row and position of each image token, int64 [image_tokens, 2]."""
+    return op.Transpose(op.NonZero(op.Equal(input_ids, [image_token_id])), perm=[1, 0])
+
+
+def make_logits(op: Op, dialect: Dialect, hidden: Value, table: Table, head: Linear | None) -> Value:
+    """Logits [batch, seq, vocab]; a tied model has no `head`."""
+    return dialect.matmul(op, hidden, table.weight, None) if head is None else head(op, hidden)
 
 
 class Decoder(nn.Module):
@@ -138,43 +201,35 @@ class Decoder(nn.Module):
         super().__init__()
         self.dialect, self.spec, self.image_token_id = dialect, spec, image_token_id
         self.embed_tokens = Table(spec.vocab, spec.hidden, policy.scheme("decoder", spec.hidden), shared=spec.tied)
-        self.layers = nn.ModuleList([Layer(dialect, spec, policy) for _ in range(spec.layers)])
-        self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps)
+        kinds = [layer in spec.linear_layers for layer in range(spec.layers)]
+        self.layers = nn.ModuleList([Layer(dialect, spec, policy, linear=linear) for linear in kinds])
+        self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
 
-    def forward(self, op: Op, inputs: DecoderInputs, head: Linear | None) -> tuple[Value, list[tuple[Value, Value]]]:
-        """logits [batch, num_logits, vocab] and the present (key, value) of each layer. A tied model has no `head`."""
-        places = op.Transpose(op.NonZero(op.Equal(inputs.input_ids, [self.image_token_id])), perm=[1, 0])
+    def forward(self, op: Op, inputs: DecoderInputs, head: Linear | None) -> DecoderOutputs:
+        """Logits, hidden states and present states. A tied model has no `head`."""
+        places = place_images(op, inputs.input_ids, self.image_token_id)
         embedded = self.dialect.gather_rows(op, inputs.input_ids, self.embed_tokens)
         stream, delta = op.ScatterND(embedded, places, inputs.image_features), None
-        angles, lengths = token_angles(op, inputs.position_ids, self.spec), self._lengths(op, inputs)
-        first = op.Sub(op.Shape(inputs.input_ids, start=1), inputs.num_logits)
+        step = make_step(op, inputs.input_ids, inputs.position_ids, inputs.past_lengths, self.spec)
+        kept = inputs.num_logits if inputs.num_hidden_states is None else inputs.num_hidden_states
+        first = op.Sub(op.Shape(inputs.input_ids, start=1), kept)
         present = []
         for index, layer in enumerate(self.layers):
             cut = first if index == self._last_full_layer(inputs) else None
-            cache = Cache(*inputs.past[index], *lengths)
-            stream, delta, key, value = layer(op, stream, delta, angles, cache, cut)
+            stream, delta, states = layer(op, stream, delta, step, inputs.past[index], cut)
             if index < inputs.taps:
                 feature = op.Gather(inputs.deepstack_features, index, axis=0)
                 stream, delta = op.ScatterND(op.Add(stream, delta), places, feature, reduction="add"), None
-            present.append((key, value))
+            present.append(states)
         hidden = self.norm(op, stream, delta)[0]
         if self._last_full_layer(inputs) is None:
-            hidden = op.Slice(hidden, first, [2**62], [1])
-        return self._logits(op, hidden, head), present
+            hidden = last_positions(op, hidden, first)
+        wanted = hidden
+        if inputs.num_hidden_states is not None:
+            wanted = last_positions(op, hidden, op.Sub(inputs.num_hidden_states, inputs.num_logits))
+        return DecoderOutputs(make_logits(op, self.dialect, wanted, self.embed_tokens, head), hidden, present)
 
     def _last_full_layer(self, inputs: DecoderInputs) -> int | None:
         """The layer behind whose attention only the positions with logits matter, unless DeepStack adds to it."""
         last = self.spec.layers - 1
         return last if inputs.taps <= last else None
-
-    def _lengths(self, op: Op, inputs: DecoderInputs) -> tuple[Value, Value]:
-        """Index of the last position of each batch row and the longest length, after this step."""
-        new = op.Cast(op.Shape(inputs.input_ids, start=1), to=ir.DataType.INT32)
-        total = op.Add(inputs.past_lengths, new)
-        one = op.Constant(value=ir.tensor(np.array([1], np.int32)))
-        return op.Sub(total, one), op.ReduceMax(total, keepdims=0)
-
-    def _logits(self, op: Op, hidden: Value, head: Linear | None) -> Value:
-        if head is not None:
-            return head(op, hidden)
-        return self.dialect.matmul(op, hidden, self.embed_tokens.weight, None)

@@ -63,7 +63,7 @@ def prepare(path: str | Path, options: Options) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts."""
     checkpoint = open_checkpoint(path)
     family = find_family(checkpoint)
-    spec = _within_limits(family.describe(checkpoint.config), options)
+    spec = family.fit(_within_limits(family.describe(checkpoint.config), options), checkpoint)
     target = load_target(options.target)
     policy = make_policy(
         options.precision,

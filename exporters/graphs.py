@@ -1,17 +1,19 @@
-"""From graph descriptions to ONNX graphs: inputs and outputs by name, the two files of the ort contract."""
+"""From graph descriptions to ONNX graphs: inputs and outputs by name, the files of the ort contract."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 from onnxscript import GraphBuilder
 
-from .blocks import Dialect, Linear, Source, Value, sources
+from .blocks import Dialect, Linear, Source, Table, Value, sources
 from .decoder import Decoder, DecoderInputs
+from .mtp import MtpHead, MtpInputs
 from .scheme import Policy
 from .spec import ModelSpec
+from .states import State, kv_states, layer_states
 from .vit import VisionEncoder
 
 F32, I64, I32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
@@ -25,6 +27,7 @@ class Prefixes:
     vision: str
     text: str
     head: str
+    mtp: str = "mtp"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Graph:
     name: str
     model: ir.Model
     sources: tuple[Source, ...]
+    lender: Graph | None = None  # whose data file also holds the bytes of `borrowed`
+    borrowed: tuple[Source, ...] = ()
 
 
 def build_vision(
@@ -60,22 +65,43 @@ def build_decoder(
     inputs = _decoder_inputs(spec, taps)
     values = [inputs.input_ids, inputs.image_features, inputs.position_ids, inputs.past_lengths, inputs.num_logits]
     values += [inputs.deepstack_features] if taps else []
+    values += [] if inputs.num_hidden_states is None else [inputs.num_hidden_states]
     builder = _builder("decoder", [*values, *(v for pair in inputs.past for v in pair)], opsets)
     decoder = Decoder(dialect, text, policy, spec.image_token_id)
     head = None if text.tied else _head(spec, policy, dialect, prefixes)
-    logits, present = decoder(builder.op, inputs, head)
-    _output(builder, logits, "logits", F32, ["batch", "num_logits", text.vocab])
-    for index, pair in enumerate(present):
-        for kind, value in zip(("key", "value"), pair, strict=True):
-            shape = ["batch", text.kv_heads, "capacity", text.head_dim]
-            _output(builder, value, f"present.{index}.{kind}", F32, shape)
+    out = decoder(builder.op, inputs, head)
+    _output(builder, out.logits, "logits", F32, ["batch", "num_logits", text.vocab])
+    if text.mtp:
+        _output(builder, out.hidden_states, "hidden_states", F32, ["batch", "num_hidden_states", text.hidden])
+    for index, pair in enumerate(out.present):
+        _present(builder, pair, layer_states(text, index))
     used = tuple(sources(decoder, prefixes.text))
     return _graph(builder, used if head is None else used + tuple(sources(head, prefixes.head)))
 
 
+def build_mtp(
+    spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int], lender: Graph
+) -> Graph:
+    """The multi-token-prediction head; the token table and the output head lie in the data file of the decoder."""
+    text = spec.decoder
+    inputs = _mtp_inputs(spec)
+    builder = _builder("mtp", [*(v for v in vars(inputs).values() if isinstance(v, ir.Value)), *inputs.past], opsets)
+    table = Table(text.vocab, text.hidden, policy.scheme("decoder", text.hidden), shared=text.tied)
+    table._set_name("embed_tokens")
+    head = None if text.tied else _head(spec, policy, dialect, prefixes)
+    mtp = MtpHead(dialect, text, policy, spec.image_token_id)
+    out = mtp(builder.op, inputs, table, head)
+    _output(builder, out.logits, "logits", F32, ["batch", "num_logits", text.vocab])
+    _output(builder, out.hidden_states, "draft_hidden_states", F32, ["batch", "num_logits", text.hidden])
+    _present(builder, out.present[0], kv_states(text, 0))
+    graph = _graph(builder, tuple(sources(mtp, prefixes.mtp)))
+    borrowed = [*sources(table, f"{prefixes.text}.embed_tokens")]
+    borrowed += [] if head is None else [*sources(head, prefixes.head)]
+    return replace(graph, lender=lender, borrowed=tuple(borrowed))
+
+
 def _decoder_inputs(spec: ModelSpec, taps: int) -> DecoderInputs:
     text = spec.decoder
-    past = ["batch", text.kv_heads, "capacity", text.head_dim]
     return DecoderInputs(
         input_ids=_input("input_ids", I64, ["batch", "seq"]),
         image_features=_input("image_features", F32, ["image_tokens", text.hidden]),
@@ -83,12 +109,33 @@ def _decoder_inputs(spec: ModelSpec, taps: int) -> DecoderInputs:
         position_ids=_input("position_ids", I64, [3, "batch", "seq"]),
         past_lengths=_input("past_lengths", I32, ["batch"]),
         num_logits=_input("num_logits", I64, [1]),
-        past=[
-            (_input(f"past_key_values.{i}.key", F32, past), _input(f"past_key_values.{i}.value", F32, past))
-            for i in range(text.layers)
-        ],
+        past=[_past(layer_states(text, layer)) for layer in range(text.layers)],
         taps=taps,
+        num_hidden_states=_input("num_hidden_states", I64, [1]) if text.mtp else None,
     )
+
+
+def _mtp_inputs(spec: ModelSpec) -> MtpInputs:
+    text = spec.decoder
+    return MtpInputs(
+        input_ids=_input("input_ids", I64, ["batch", "seq"]),
+        image_features=_input("image_features", F32, ["image_tokens", text.hidden]),
+        hidden_states=_input("hidden_states", F32, ["batch", "seq", text.hidden]),
+        position_ids=_input("position_ids", I64, [3, "batch", "seq"]),
+        past_lengths=_input("past_lengths", I32, ["batch"]),
+        num_logits=_input("num_logits", I64, [1]),
+        past=_past(kv_states(text, 0)),
+    )
+
+
+def _past(states: tuple[State, State]) -> tuple[Value, Value]:
+    first, second = (_input(state.past, F32, list(state.shape)) for state in states)
+    return first, second
+
+
+def _present(builder: GraphBuilder, values: tuple[Value, Value], states: tuple[State, State]) -> None:
+    for value, state in zip(values, states, strict=True):
+        _output(builder, value, state.present, F32, list(state.shape))
 
 
 def _head(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes) -> Linear:

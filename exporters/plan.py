@@ -15,11 +15,11 @@ from . import weights
 from .blocks import Source
 from .export import Job
 from .graphs import Graph
+from .states import all_states
 
 IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (1920, 1080), (4032, 3024))  # width, height
 BASE_MEMORY_BYTES = 190_000_000  # the interpreter, the libraries and the graphs; measured on Linux
 BLOCK_COPIES = 8  # arrays of a block's size that are alive while it is quantized; measured
-CACHE_VALUE_BYTES = 4  # keys and values are float32
 MANIFEST_TENSOR_BYTES = 250  # of lensmith.json for each tensor
 
 
@@ -50,8 +50,9 @@ class Plan:
     context: int
     cache_bytes_per_token: int
     cache_bytes: int  # of the whole context
+    state_bytes: int  # of recurrent states, whatever the context
     default_context: int
-    device_memory_bytes: int  # weights and the KV cache of the default context; activations come on top
+    device_memory_bytes: int  # weights, states and the KV cache of the default context; activations come on top
     image_tokens: dict[str, int]  # by "width x height"
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +63,9 @@ class Plan:
 def make_plan(job: Job) -> Plan:
     """The figures of a prepared job; nothing is read or written."""
     text, weight_bytes = job.spec.decoder, [_graph_bytes(job, graph) for graph in job.graphs]
-    token_bytes = text.layers * 2 * text.kv_heads * text.head_dim * CACHE_VALUE_BYTES
+    states = list(all_states(text))
+    token_bytes = sum(state.nbytes for state in states if state.grows)
+    state_bytes = sum(state.nbytes for state in states if not state.grows)
     default = min(text.context, DEFAULT_CONTEXT)
     return Plan(
         architecture=job.family.name,
@@ -77,8 +80,9 @@ def make_plan(job: Job) -> Plan:
         context=text.context,
         cache_bytes_per_token=token_bytes,
         cache_bytes=token_bytes * text.context,
+        state_bytes=state_bytes,
         default_context=default,
-        device_memory_bytes=sum(weight_bytes) + token_bytes * default,
+        device_memory_bytes=sum(weight_bytes) + state_bytes + token_bytes * default,
         image_tokens=image_tokens(job),
     )
 

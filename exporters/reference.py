@@ -100,6 +100,16 @@ class Reference:
         self._cache = None
         return GreedyRun(ids, np.concatenate(logits), times[0], tuple(times[1:]))
 
+    def recurrent_states(self) -> dict[str, Floats]:
+        """Those of linear attention layers behind the latest `start` or `step`, by the names that bundles use."""
+        states: dict[str, Floats] = {}
+        for index, layer in enumerate(self._cache.layers):
+            if hasattr(layer, "recurrent_states"):
+                inputs = layer.conv_states[0][..., 1:]  # no step reads the oldest
+                states[f"past.{index}.conv"] = _numpy(inputs).copy()
+                states[f"past.{index}.recurrent"] = _numpy(layer.recurrent_states[0]).copy()
+        return states
+
     def _new_cache(self) -> Any:
         config = self.model.config.get_text_config()
         return importlib.import_module("transformers").DynamicCache(config=config)

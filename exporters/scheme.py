@@ -22,7 +22,9 @@ class Scheme:
         return self.bits <= 8
 
 
-UNQUANTIZED = Scheme(32, reason="norms, biases and position tables are never quantized")
+UNQUANTIZED = Scheme(32, reason="norms, biases, convolutions and position tables are never quantized")
+# Each head's decay and update rate come from them, and the recurrent state carries their errors to the last token.
+GATES = Scheme(32, reason="gates of linear attention are never quantized")
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,20 @@ class Precision:
     vision: int  # bits of the vision encoder's matrices
     merger: int  # bits of the matrices that merge patches into image tokens
     deepstack: int  # bits of the matrices that merge patches into features added inside the decoder
+    linear_attention: int  # bits of the decoder's projections to and from a recurrent state
 
 
 # DeepStack's mergers are a fifth of Qwen3-VL's vision encoder but only refine what the image tokens say:
 # on the trained model 4 bits in small groups there move neither the KL divergence from float32 (0.0366 to 0.0363 nats
 # with decoder groups of 128, 0.0121 to 0.0123 with 32) nor the accuracy beyond one question in 800.
 PRECISIONS = {
-    "fp32": Precision(32, 32, 32, 32),
-    "fp16": Precision(16, 16, 16, 16),
-    "int8": Precision(8, 8, 8, 8),
-    "int4": Precision(4, 8, 8, 4),
+    "fp32": Precision(32, 32, 32, 32, 32),
+    "fp16": Precision(16, 16, 16, 16, 16),
+    "int8": Precision(8, 8, 8, 8, 8),
+    "int4": Precision(4, 8, 8, 4, 4),
 }
 GROUP_SIZES = (32, 64, 128)
+DECODER_ROLES = ("decoder", "linear_attention")  # in groups of the size that the user chose
 VISION_GROUPS = {8: 256, 4: 32}  # largest groups by bits: 8 bits lose nothing in large ones, which are faster
 
 
@@ -62,12 +66,13 @@ class Policy:
 
         Roles are the fields of Precision, or one of these with a part of its own, as in "vision.qkv".
         """
-        bits = int(getattr(self.precision, role.partition(".")[0]))
+        part = role.partition(".")[0]
+        bits = int(getattr(self.precision, part))
         if bits > 8:
             return Scheme(bits, reason=f"{role}: stored as float{bits}")
         if bits == 8 and role in self.int8_roles:
             return Scheme(8, inputs, True, f"{role}: 8 bits by row, dynamic int8 activations", int8_activations=True)
-        decoder = role.startswith("decoder")
+        decoder = part in DECODER_ROLES
         wanted = self.group_size if decoder else VISION_GROUPS[bits]
         group = largest_group(inputs, wanted)
         if group is None:

@@ -49,8 +49,41 @@ class VisionSpec:
 
 
 @dataclass(frozen=True)
+class DeltaNetSpec:
+    """Linear attention by the gated delta rule behind a short causal convolution: a state of fixed size, no cache.
+
+    Queries and keys have `key_heads` heads of `key_dim`; each serves as many consecutive value heads of `value_dim`.
+    """
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int  # taps of the convolution
+
+    def __post_init__(self) -> None:
+        heads = self.key_heads
+        _require(self.value_heads % heads == 0, "linear_num_value_heads", self.value_heads, f"a multiple of {heads}")
+        _require(self.kernel >= 2, "linear_conv_kernel_dim", self.kernel, "at least 2")
+
+    @property
+    def keys(self) -> int:
+        """Width of all keys, and of all queries."""
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        return self.value_heads * self.value_dim
+
+    @property
+    def mixed(self) -> int:
+        """Width of queries, keys and values together, which the convolution sees."""
+        return 2 * self.keys + self.values
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
-    """A causal decoder with grouped-query attention, qk-norm and interleaved M-RoPE."""
+    """A causal decoder with grouped-query attention, qk-norm and interleaved M-RoPE; some layers may be a delta net."""
 
     layers: int
     hidden: int
@@ -66,11 +99,22 @@ class DecoderSpec:
     tied: bool
     attention_bias: bool
     context: int
+    rotary_dim: int | None = None  # leading values of each head that turn with the position; None: all
+    norm_offset: float = 0.0  # added to the weights of RMS norms: 1 where the checkpoint stores them around zero
+    output_gate: bool = False  # q_proj also gives a gate of the attention's output, behind the query of each head
+    delta_net: DeltaNetSpec | None = None
+    linear_layers: frozenset[int] = frozenset()  # with the delta net in place of attention
+    mtp: bool = False  # a multi-token-prediction head lies behind the decoder
 
     def __post_init__(self) -> None:
         _require(self.heads % self.kv_heads == 0, "num_attention_heads", self.heads, f"a multiple of {self.kv_heads}")
-        half = self.head_dim // 2
+        half = self.rotated // 2
         _require(sum(self.mrope_section) == half, "mrope_section", list(self.mrope_section), f"a sum of {half}")
+
+    @property
+    def rotated(self) -> int:
+        """Values of each head that turn with the position."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
 
 @dataclass(frozen=True)

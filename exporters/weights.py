@@ -63,7 +63,12 @@ def _check_shape(tensor: LazyTensor, source: Source) -> None:
 
 
 def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job], int]:
-    """Lay out the initializers of a graph in one data file and point the graph at it: jobs and the file's size."""
+    """Lay out the initializers of a graph in one data file and point the graph at it: jobs and the file's size.
+
+    What it borrows from another graph is pointed at the data file of that one.
+    """
+    if graph.lender is not None:
+        _borrow(graph, graph.lender, checkpoint)
     jobs, end = [], 0
     for source in graph.sources:
         offsets = []
@@ -76,6 +81,17 @@ def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job
             _refer(source.alias, data_name, offsets[0])
         jobs.append(Job(checkpoint.tensor(source.name), source, tuple(offsets)))
     return jobs, end
+
+
+def _borrow(graph: Graph, lender: Graph, checkpoint: Checkpoint) -> None:
+    plan(lender, checkpoint, f"{lender.name}.data")
+    lent = {source.name: source for source in lender.sources}
+    for source in graph.borrowed:
+        other = lent[source.name]
+        pairs = [*zip(source.parameters, other.parameters, strict=True), (source.alias, other.alias)]
+        for mine, theirs in pairs:
+            if mine is not None and theirs is not None:
+                mine.const_value = theirs.const_value
 
 
 def _aligned(end: int, nbytes: int) -> int:

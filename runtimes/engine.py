@@ -1,10 +1,8 @@
-"""The two graphs of a bundle on ONNX Runtime: image encoding, and decoder steps over one preallocated KV cache."""
+"""The graphs of a bundle on ONNX Runtime: image encoding, and decoder steps over preallocated states."""
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError
+from .states import States
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -59,14 +58,6 @@ def session(path: Path, threads: int | None, *, profile: bool = False) -> ort.In
         raise InputError(message) from error
 
 
-def _lazy_zeros(shape: tuple[int, ...]) -> Floats:
-    """Zeros that take memory page by page when touched; numpy's own would take 2 MB at a time from the system."""
-    memory = mmap.mmap(-1, prod(shape) * 4)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float32).reshape(shape)
-
-
 class VisionEncoder:
     """Encodes the patches of one image at a time, so that memory follows the largest image."""
 
@@ -87,61 +78,115 @@ class Step:
     binding: Any
     arrays: dict[str, NDArray[Any]]
     logits: Floats
+    hidden_states: Floats | None  # [1, positions, hidden]
 
 
 class Decoder:
-    """Runs the decoder over a KV cache that is allocated and bound once.
+    """Runs the decoder over states that are allocated and bound once, see states.py.
 
-    Keys and values are written in place: past and present are one buffer [1, kv_heads, capacity, head_dim] for each
-    layer. Memory is touched only as far as tokens reach, so a large capacity costs address space alone.
+    Memory of the KV cache is touched only as far as tokens reach, so a large capacity costs address space alone.
     """
 
     def __init__(self, path: Path, *, capacity: int, threads: int | None = None, profile: bool = False) -> None:
         self.session = session(path, threads, profile=profile)
         self.capacity = capacity
         self.length = 0
-        inputs = {value.name: value for value in self.session.get_inputs()}
-        self.hidden = int(inputs["image_features"].shape[1])
+        self._inputs = {value.name: value for value in self.session.get_inputs()}
+        self._outputs = [value.name for value in self.session.get_outputs()]
+        self.hidden = int(self._inputs["image_features"].shape[1])
         self.vocab = int(self.session.get_outputs()[0].shape[2])
-        deepstack = inputs.get("deepstack_features")
+        deepstack = self._inputs.get("deepstack_features")
         self.taps = 0 if deepstack is None else int(deepstack.shape[0])
-        self._cache = {
-            name: ort.OrtValue.ortvalue_from_numpy(_lazy_zeros((1, value.shape[1], capacity, value.shape[3])))
-            for name, value in inputs.items()
-            if name.startswith("past_key_values.")
-        }
+        self.states = States(self._inputs.values(), capacity)
+        self.hidden_states: Floats = np.zeros(
+            (0, self.hidden), np.float32
+        )  # of the latest step, where the graph gives it
         self._single: Step | None = None
 
-    def run(self, ids: Ints, positions: Ints, images: ImageFeatures | None = None, *, num_logits: int = 1) -> Floats:
+    def run(
+        self,
+        ids: Ints,
+        positions: Ints,
+        images: ImageFeatures | None = None,
+        *,
+        num_logits: int = 1,
+        num_hidden_states: int = 0,
+        hidden_states: Floats | None = None,
+    ) -> Floats:
         """Append tokens: ids [seq], positions [3, seq], features of the image tokens among them.
 
-        Returns logits float32 [num_logits, vocab] of the last positions, valid until the next call.
+        Returns logits float32 [num_logits, vocab] of the last positions, valid until the next call. A graph for
+        multi-token prediction takes `hidden_states` [seq, hidden]; one in front of it leaves those of the last
+        `num_hidden_states` positions, at least as many as logits, in `hidden_states`.
         """
         if self.length + len(ids) > self.capacity:
             raise InputError(
                 f"the conversation needs {self.length + len(ids)} tokens but the context holds {self.capacity}; "
                 "load with a larger context or shorten it"
             )
-        step = self._step(len(ids), num_logits, images)
+        step = self._step(len(ids), num_logits, max(num_logits, num_hidden_states), images)
         step.arrays["input_ids"][0] = ids
         step.arrays["position_ids"][:, 0] = positions
         step.arrays["past_lengths"][0] = self.length
-        self.session.run_with_iobinding(step.binding)
+        if hidden_states is not None:
+            step.arrays["hidden_states"][0] = hidden_states
+        self._run(step)
         self.length += len(ids)
+        if step.hidden_states is not None:
+            self.hidden_states = step.hidden_states[0]
         logits: Floats = step.logits[0]
         return logits
 
-    def rewind(self, length: int) -> None:
-        """Forget all tokens behind the first `length`."""
-        self.length = min(self.length, length)
+    def _run(self, step: Step) -> None:
+        try:
+            self.session.run_with_iobinding(step.binding)
+        except BaseException:
+            if self.states.recurrent:  # some may be a step ahead
+                self.length = self.states.rewind(self.length + 1, 0)
+            raise
 
-    def _step(self, tokens: int, num_logits: int, images: ImageFeatures | None) -> Step:
+    def reach(self, length: int) -> int:
+        """The longest length up to `length` that `rewind` can go back to."""
+        return self.states.reach(self.length, length)
+
+    def rewind(self, length: int) -> int:
+        """Forget all tokens behind the first `length`, and more where recurrent states have no copy of that length.
+
+        Returns how many are left.
+        """
+        self.length = self.states.rewind(self.length, length)
+        return self.length
+
+    def save(self) -> None:
+        """Keep a copy of recurrent states, so that `rewind` can come back to this length."""
+        self.states.save(self.length)
+
+    def _step(self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None) -> Step:
         if tokens == 1 and num_logits == 1 and images is None:
-            self._single = self._single or self._bind(1, 1, None)
+            self._single = self._single or self._bind(1, 1, 1, None)
             return self._single
-        return self._bind(tokens, num_logits, images)
+        return self._bind(tokens, num_logits, num_hidden, images)
 
-    def _bind(self, tokens: int, num_logits: int, images: ImageFeatures | None) -> Step:
+    def _bind(self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None) -> Step:
+        arrays = self._arrays(tokens, num_logits, num_hidden, images)
+        binding = self.session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        made = {
+            "logits": np.empty((1, num_logits, self.vocab), np.float32),
+            "hidden_states": np.empty((1, num_hidden, self.hidden), np.float32),
+            "draft_hidden_states": np.empty((1, num_logits, self.hidden), np.float32),
+        }
+        made = {name: array for name, array in made.items() if name in self._outputs}
+        for name, array in made.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        self.states.bind(binding)
+        return Step(binding, arrays, made.pop("logits"), next(iter(made.values()), None))
+
+    def _arrays(
+        self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None
+    ) -> dict[str, NDArray[Any]]:
+        """Inputs that the graph has, but for the states."""
         images = images or ImageFeatures(
             np.zeros((0, self.hidden), np.float32), np.zeros((self.taps, 0, self.hidden), np.float32)
         )
@@ -150,16 +195,10 @@ class Decoder:
             "position_ids": np.zeros((3, 1, tokens), np.int64),
             "past_lengths": np.zeros(1, np.int32),
             "num_logits": np.array([num_logits], np.int64),
+            "num_hidden_states": np.array([num_hidden], np.int64),
+            "hidden_states": np.zeros((1, tokens, self.hidden), np.float32),
             "image_features": images.features,
         }
         if images.deepstack is not None and self.taps:
             arrays["deepstack_features"] = np.ascontiguousarray(images.deepstack)
-        binding = self.session.io_binding()
-        for name, array in arrays.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        logits = np.empty((1, num_logits, self.vocab), np.float32)
-        binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        for name, buffer in self._cache.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)
-        return Step(binding, arrays, logits)
+        return {name: array for name, array in arrays.items() if name in self._inputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from .engine import Decoder, Floats, Ints, VisionEncoder
 from .frames import VideoLimits
 from .images import ImageLimits, ImageSpec
 from .media import MediaEncoder
+from .mtp import DraftHead
 from .positions import PositionSpec, text_positions
+from .prefill import chunks, shared, worth_saving
 from .prompt import PromptSpec, check_context, open_prompt
 from .requests import Message, Request, assemble, user_message
 from .sampling import Sampler, SamplingOptions
@@ -78,7 +81,7 @@ class Model:
     ) -> None:
         manifest = bundle.manifest
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest = bundle, manifest
+        self.bundle, self.manifest, self.threads = bundle, manifest, threads
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = PositionSpec(
@@ -134,36 +137,62 @@ class Model:
         timings = timings or Timings()
         images, videos = self.media.open(messages, timings)
         layouts = [video.layout for video in videos if video.layout is not None]
-        prompt = self.prompts.build(messages, [image.grid for image in images], layouts, **variables)
+        build = partial(self.prompts.build, messages, [image.grid for image in images], layouts, **variables)
+        prompt = build()
         check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
         encoded = [self.media.encode_image(image, timings) for image in images]
         request = assemble(
             prompt, self.positions, encoded, [self.media.encode_video(video, timings) for video in videos]
         )
+        if self.decoder.states.recurrent:
+            turns = build(add_generation_prompt=False)
+            request = replace(request, turn_end=shared(turns.ids, prompt.ids))
         self.media.trim(request.images)
         timings.prompt_tokens = len(prompt)
         timings.image_tokens, timings.video_tokens = prompt.media_tokens()
         return request
 
-    def prefill(self, request: Request, *, num_logits: int = 1, chunk: int | None = None, reuse: bool = True) -> Floats:
+    def prefill(
+        self,
+        request: Request,
+        *,
+        num_logits: int = 1,
+        chunk: int | None = None,
+        reuse: bool = True,
+        head: DraftHead | None = None,
+    ) -> Floats:
         """Run a prompt through the decoder in chunks; logits [num_logits, vocab] of its last positions.
 
-        What the cache holds from an earlier turn is used again. All logits must come from the last chunk.
+        What the cache holds from an earlier turn is used again, unless a draft `head` is to read all of it as well. All
+        logits must come from the last chunk.
         """
         ids = request.prompt.ids
-        start = self._reusable(request) if reuse else 0
-        start = min(start, len(ids) - num_logits)
-        self.decoder.rewind(start)
+        start = self.decoder.rewind(self._start(request, num_logits) if reuse and head is None else 0)
         self._cached_ids, self._cached_images = ids[:start], ()
         chunk = max(chunk or self.prefill_chunk, num_logits)
         fed = self.prompts.for_decoder(ids)
         logits: Floats = np.zeros((0, 0), np.float32)
-        for begin, end in _chunks(start, len(ids), chunk, num_logits):
+        stops = worth_saving(request, start, len(ids) - num_logits) if self.decoder.states.recurrent else []
+        for begin, end in chunks(start, len(ids), chunk, num_logits, stops):
             images = request.features_between(begin, end)
             wanted = num_logits if end == len(ids) else 0
-            logits = self.decoder.run(fed[begin:end], request.positions[:, begin:end], images, num_logits=wanted)
+            logits = self.decoder.run(
+                fed[begin:end],
+                request.positions[:, begin:end],
+                images,
+                num_logits=wanted,
+                num_hidden_states=0 if head is None else end - begin,
+            )
+            if head is not None:
+                head.follow(fed, request, end, self.decoder.hidden_states)
+            if end in stops:
+                self.decoder.save()
         self._cached_ids, self._cached_images = ids, tuple(image.key for image in request.images)
         return logits
+
+    def load_draft_head(self) -> DraftHead:
+        """The multi-token-prediction head, for `prefill` and drafting; InputError when the bundle has none."""
+        return DraftHead(self.bundle.graph("mtp"), capacity=self.decoder.capacity, threads=self.threads)
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of the KV cache and the features of images."""
@@ -171,12 +200,14 @@ class Model:
         self._cached_ids, self._cached_images = np.zeros(0, np.int64), ()
         self.media.forget()
 
+    def _start(self, request: Request, num_logits: int = 1) -> int:
+        """How many tokens of a prompt need not be computed again, when its last `num_logits` must be."""
+        return self.decoder.reach(min(self._reusable(request), len(request.prompt) - num_logits))
+
     def _reusable(self, request: Request) -> int:
         """Length of the longest common beginning of the cache and the prompt, with the same images in it."""
         ids, cached = request.prompt.ids, self._cached_ids
-        shared = min(len(ids), len(cached), self.decoder.length)
-        differs = np.flatnonzero(ids[:shared] != cached[:shared])
-        length = int(differs[0]) if len(differs) else shared
+        length = shared(ids, cached[: self.decoder.length])
         for (begin, _), image, key in zip(request.prompt.image_spans, request.images, self._image_keys(), strict=False):
             if image.key != key:
                 length = min(length, int(begin))
@@ -205,7 +236,7 @@ class Model:
         """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
         sampler, timings, length = Sampler(options.sampling), answer.timings, len(request.prompt)
         started = time.perf_counter()
-        timings.reused_tokens = min(self._reusable(request), length - 1)
+        timings.reused_tokens = self._start(request)
         logits = self.prefill(request)
         history = np.empty(length + options.max_new_tokens, np.int64)
         history[:length] = request.prompt.ids
@@ -234,15 +265,6 @@ class Model:
 def load(path: str | Path, **options: Any) -> Model:
     """Load a bundle folder; `options` as of Model: threads, context, limits of pixels and of files."""
     return Model(open_bundle(path), **options)
-
-
-def _chunks(start: int, end: int, chunk: int, last: int) -> Iterator[tuple[int, int]]:
-    """Cut start..end into chunks, the last of them with at least `last` tokens."""
-    while end - start > chunk:
-        stop = min(start + chunk, end - last)
-        yield start, stop
-        start = stop
-    yield start, end
 
 
 def image_spec(manifest: Mapping[str, Any]) -> ImageSpec:

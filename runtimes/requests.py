@@ -38,6 +38,7 @@ class Request:
     positions: Ints  # [3, seq]
     next_position: int
     images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans
+    turn_end: int = 0  # tokens in front of the generation prompt: what the prompt of the next turn begins with
 
     def features_between(self, begin: int, end: int) -> ImageFeatures | None:
         """Features of the image tokens at begin..end of the prompt."""

@@ -17,7 +17,7 @@ from lensmith.exporters import export as pipeline
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.synth import synth
-from lensmith.exporters.synth_layouts import SynthTensor, qwen3_vl_tensors
+from lensmith.exporters.synth_layouts import SynthTensor, qwen3_5_tensors, qwen3_vl_tensors
 from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.images import preprocess
@@ -116,9 +116,12 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
 }
 
 
-def tiny(folder: Path) -> Path:
-    """The tiny random-weight checkpoint, made once."""
-    return folder if folder.exists() else synth("qwen3-vl-2b", folder, tiny=True)
+def tiny(folder: Path, name: str = "qwen3-vl-2b") -> Path:
+    """A tiny random-weight checkpoint, made once."""
+    return folder if folder.exists() else synth(name, folder, tiny=True)
+
+
+LAYOUTS = {"qwen3_vl": qwen3_vl_tensors, "qwen3_5": qwen3_5_tensors}
 
 
 def variant(base: Path, folder: Path, changes: Mapping[str, Any]) -> Path:
@@ -133,7 +136,7 @@ def variant(base: Path, folder: Path, changes: Mapping[str, Any]) -> Path:
         processor = json.loads((base / name).read_text())
         processor["merge_size"] = config["vision_config"]["spatial_merge_size"]
         (folder / name).write_text(json.dumps(processor))
-    tensors = [*qwen3_vl_tensors(config), *_extra_tensors(config)]
+    tensors = [*LAYOUTS[config["model_type"]](config), *_extra_tensors(config)]
     full = [replace(tensor, dtype="F32") for tensor in tensors]  # nearly all bfloat16 values are exact in float16
     write_weights(folder / "model.safetensors", full, 1, lambda *_: None)
     return folder
@@ -146,9 +149,12 @@ def _extra_tensors(config: dict[str, Any]) -> list[SynthTensor]:
         extra.append(SynthTensor("lm_head.weight", (text["vocab_size"], text["hidden_size"]), "embedding"))
     if text["attention_bias"]:
         query, kv = (text[key] * text["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
-        for layer in range(text["num_hidden_layers"]):
-            for name, size in (("q", query), ("k", kv), ("v", kv), ("o", text["hidden_size"])):
-                name = f"model.language_model.layers.{layer}.self_attn.{name}_proj.bias"
+        kinds = text.get("layer_types") or ["full_attention"] * text["num_hidden_layers"]
+        gate = query if text.get("attn_output_gate") else 0
+        prefixes = [f"model.language_model.layers.{i}" for i, kind in enumerate(kinds) if kind == "full_attention"]
+        for prefix in prefixes + [f"mtp.layers.{i}" for i in range(text.get("mtp_num_hidden_layers", 0))]:
+            for name, size in (("q", query + gate), ("k", kv), ("v", kv), ("o", text["hidden_size"])):
+                name = f"{prefix}.self_attn.{name}_proj.bias"
                 extra.append(SynthTensor(name, (size,), "position"))  # large enough to be missed
     return extra
 

@@ -130,6 +130,7 @@ def _print_device(plan: Plan) -> None:
                              "activations not counted",
         "KV cache": f"{size(plan.cache_bytes_per_token)} for each token that is used",
         "KV cache, whole context": f"{size(plan.cache_bytes)} for {plan.context} tokens",
+        **({"recurrent states": f"{size(plan.state_bytes)} for any context"} if plan.state_bytes else {}),
     }))  # fmt: skip
     screen.print()
     screen.print(table("Image tokens", ["pixels", ">tokens", ">KV cache"], [

@@ -12,7 +12,7 @@ from ..checkpoint import Checkpoint
 from ..graphs import Graph, Prefixes
 from ..scheme import Policy
 from ..spec import ModelSpec
-from . import qwen3_vl
+from . import qwen3_5, qwen3_vl, qwen_configs
 
 Sections = dict[str, dict[str, Any]]  # of the manifest, by name
 
@@ -27,15 +27,25 @@ class Family:
     graphs: Callable[[ModelSpec, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
     dropped: Callable[[Checkpoint, ModelSpec], dict[str, str]]  # unused tensors with their reasons
     sections: Callable[[Checkpoint, ModelSpec, int | None], Sections]  # for the largest image area in pixels
+    fit: Callable[[ModelSpec, Checkpoint], ModelSpec] = lambda spec, _: spec  # leaves out what the weights lack
 
 
 FAMILIES = {
     qwen3_vl.MODEL_TYPE: Family(
         qwen3_vl.MODEL_TYPE,
         qwen3_vl.describe,
-        qwen3_vl.PREFIXES,
+        qwen_configs.PREFIXES,
         qwen3_vl.graphs,
-        qwen3_vl.dropped,
+        qwen_configs.dropped,
         prompts.sections,
+    ),
+    qwen3_5.MODEL_TYPE: Family(
+        qwen3_5.MODEL_TYPE,
+        qwen3_5.describe,
+        qwen_configs.PREFIXES,
+        qwen3_5.graphs,
+        qwen3_5.dropped,
+        prompts.sections,
+        qwen3_5.fit,
     ),
 }
