@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from ..runtimes.bundle import BundleWriter
-from ..runtimes.images import ImageSpec, preprocess
+from ..runtimes.frames import VideoLimits
+from ..runtimes.images import ImageLimits, ImageSpec
+from ..runtimes.media import MediaEncoder
 from ..runtimes.model import Model, image_spec, prompt_spec
 from ..runtimes.positions import PositionSpec
-from ..runtimes.prompt import PromptBuilder, find_images, open_prompt
-from ..runtimes.replay import replay, summarize
-from ..runtimes.requests import EncodedImage, Request, make_request, user_message
+from ..runtimes.prompt import PromptBuilder, open_prompt
+from ..runtimes.replay import replay, summarize, with_sources
+from ..runtimes.requests import Request, make_request, user_message
+from ..runtimes.timings import Timings
 from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
+from ..runtimes.video import video_spec
 from ..targets.errors import CheckFailed, InputError, MissingExtra
+from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
 
 Golden = Literal["auto", "always", "never"]
@@ -29,8 +30,6 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 STEPS = 32  # tokens of each answer
 AUTO_BYTES = 2_000_000_000  # of float32 weights; more would take away the low memory of an export
 SMALL = 50_000_000  # parameters; below, more than one thread waits more than it computes
-SIZES = ((320, 256), (192, 448), (560, 144))  # width and height in pixels: near square, tall, wide
-FILES = tuple(f"golden/image_{index}.png" for index in range(len(SIZES)))
 FIRST, SECOND, THIRD = FILES
 ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "A disc on a striped background."}]}
 CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
@@ -38,6 +37,11 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
     "one image": [user_message("What is in this picture?", [FIRST])],
     "three images": [user_message("Compare the three pictures.", [SECOND, THIRD, FIRST])],
     "two turns": [user_message("Describe it.", [SECOND]), ANSWER, user_message("And how does this differ?", [THIRD])],
+}
+
+
+VIDEO_CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
+    "image and video": [user_message("What moves in the video, and not in the picture?", [THIRD], [CLIP])],
 }
 
 
@@ -108,24 +112,26 @@ def record(
     out; InputError when it holds none.
     """
     recorder = _Recorder(Reference(checkpoint, threads=threads), writer.partial, manifest)
+    files = {name: source for name, source in sources().items() if name != CLIP or "video" in manifest}
+    conversations = {**CONVERSATIONS, **(VIDEO_CONVERSATIONS if CLIP in files else {})}
     images: list[ImageTrace] = []
-    for name in FILES:
-        progress("golden", len(images), len(FILES) + len(CONVERSATIONS))
-        images.append(recorder.image(name))
+    for name, source in files.items():
+        progress("golden", len(images), len(files) + len(conversations))
+        images.append(recorder.image(name, source))
     cases: list[CaseTrace] = []
-    for done, (name, messages) in enumerate(CONVERSATIONS.items(), start=len(FILES) + 1):
+    for done, (name, messages) in enumerate(conversations.items(), start=len(files) + 1):
         cases += recorder.case(name, messages)
-        progress("golden", done, len(FILES) + len(CONVERSATIONS))
+        progress("golden", done, len(files) + len(conversations))
     if not cases:
         raise InputError(f"a context of {recorder.context} tokens holds no golden trace; use a larger one")
     traces = Traces(recorder.reference.name, tuple(images), tuple(cases))
-    _write(traces, writer)
+    _write(traces, writer, files)
     return traces
 
 
-def _write(traces: Traces, writer: BundleWriter) -> None:
-    for index, name in enumerate(FILES):
-        draw(index).save(writer.add(name))
+def _write(traces: Traces, writer: BundleWriter, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        writer.add(name).write_bytes(data)
     write_traces(traces, writer.add(CASES), writer.add(ARRAYS))
 
 
@@ -137,15 +143,15 @@ class _Recorder:
         self.context = int(manifest["limits"]["context"])
         self.spec: ImageSpec = image_spec(manifest)
         self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
-        self.positions = PositionSpec(self.prompts.image_token_id, self.spec.merge_size)
-        self.encoded: dict[str, EncodedImage] = {}
+        self.positions = PositionSpec(self.prompts.image_token_id, self.spec.merge_size, self.prompts.video_token_id)
+        limits = ImageLimits(), VideoLimits()
+        self.media = MediaEncoder(reference.vision, self.spec, video_spec(manifest), *limits)
+        self.sources = sources()
 
-    def image(self, name: str) -> ImageTrace:
-        patches, grid = preprocess(draw(FILES.index(name)), self.spec)
-        digest = hashlib.sha256(patches.data).hexdigest()
-        features = self.reference.vision(patches, grid)
-        self.encoded[name] = EncodedImage(digest.encode(), grid, features)
-        return ImageTrace(name, grid, digest, features)
+    def image(self, name: str, source: bytes) -> ImageTrace:
+        """Of an image, or of all frames of a video at once."""
+        patches, grid = self.media.cut(source, video=name == CLIP)
+        return ImageTrace(name, grid, hashlib.sha256(patches.data).hexdigest(), self.reference.vision(patches, grid))
 
     def case(self, name: str, messages: list[dict[str, Any]]) -> Iterator[CaseTrace]:
         request = self.request(messages)
@@ -156,18 +162,6 @@ class _Recorder:
         yield CaseTrace(name, messages, ids, run.logits[0], run.ids, *head_of(run.logits))
 
     def request(self, messages: list[dict[str, Any]]) -> Request:
-        images = tuple(self.encoded[name] for name in find_images(messages))
-        return make_request(self.prompts, self.positions, messages, images)
-
-
-def draw(index: int) -> Image.Image:
-    """One of the built-in images: a gradient, stripes, a disc and a patch of noise, in whole-number arithmetic."""
-    width, height = SIZES[index]
-    y, x = np.mgrid[:height, :width].astype(np.int64)
-    planes = np.stack([x * 255 // width, y * 255 // height, (x + y) // 8 % 2 * 200 + index * 20], axis=-1)
-    disc = (x - width // 3) ** 2 + (y - height // 2) ** 2 < (min(width, height) // 4) ** 2
-    planes[disc] = np.roll([230, 40, 60], index)
-    noisy = (x > width * 2 // 3) & (y < height // 2)
-    planes[noisy] = ((x * 7919 ^ y * 104729) * (index + 3) % 256)[noisy][:, None]
-    pixels: NDArray[np.uint8] = planes.astype(np.uint8)
-    return Image.fromarray(pixels)
+        given = [with_sources(message, self.sources) for message in messages]
+        images, videos = self.media.encode(*self.media.open(given, Timings()), Timings())
+        return make_request(self.prompts, self.positions, messages, images, videos)

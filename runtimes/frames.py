@@ -102,7 +102,7 @@ def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
     _check_bytes(name, source, limits)
     if _is_image(name, source):
         return _animation(name, read_bytes(source, limits.frame)[1], limits)
-    from .video_files import open_file  # needs PyAV, an extra
+    from .video_files import open_file  # which builds on this file
 
     return open_file(name, source, limits)
 

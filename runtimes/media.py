@@ -12,10 +12,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from ..targets.errors import InputError
-from .engine import VisionEncoder
+from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, preprocess, smart_resize
 from .prompt import VideoLayout, find_images, find_videos
@@ -36,6 +38,9 @@ from .video import (
 CACHED_TOKENS = 8192  # of the latest images and frames, so that a later turn does not encode them again
 
 
+Vision: TypeAlias = Callable[[Patches, Grid], ImageFeatures]  # a VisionEncoder, or PyTorch
+
+
 @dataclass(frozen=True)
 class Medium:
     """An image or a video that is opened but not cut into patches yet."""
@@ -50,7 +55,7 @@ class MediaEncoder:
 
     def __init__(
         self,
-        vision: VisionEncoder,
+        vision: Vision,
         image_spec: ImageSpec,
         video_spec: VideoSpec | None,
         image_limits: ImageLimits,
@@ -69,14 +74,20 @@ class MediaEncoder:
         timings.image_ms += 1000 * (time.perf_counter() - started)
         return images, videos
 
-    def encode_image(self, medium: Medium, timings: Timings) -> EncodedImage:
-        """Features of an image."""
-        return next(iter(self._encode(medium, timings)))
+    def encode(
+        self, images: Sequence[Medium], videos: Sequence[Medium], timings: Timings
+    ) -> tuple[list[EncodedImage], list[EncodedVideo]]:
+        """Features of images, and of all temporal patches of videos."""
+        encoded = [image for medium in images for image in self._encode(medium, timings)]
+        return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
 
-    def encode_video(self, medium: Medium, timings: Timings) -> EncodedVideo:
-        """Features of all temporal patches of a video."""
-        assert medium.layout is not None
-        return EncodedVideo(medium.layout, self._encode(medium, timings))
+    def cut(self, source: Any, *, video: bool = False) -> tuple[Patches, Grid]:
+        """All patches of an image or a video and their grid (t, h, w), without encoding them."""
+        if not video:
+            medium = self._open_image(source)
+            return next(medium.patches()), medium.grid
+        medium = self._open_video(source, {})
+        return np.concatenate(list(medium.patches())), layout_of(medium).grid
 
     def trim(self, used: Sequence[EncodedImage]) -> None:
         """Drop the oldest features over the limit, but none of those that the latest conversation uses."""
@@ -121,6 +132,12 @@ class MediaEncoder:
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)
         return tuple(encoded)
+
+
+def layout_of(medium: Medium) -> VideoLayout:
+    """The layout of a medium that is a video."""
+    assert medium.layout is not None
+    return medium.layout
 
 
 def sample_clip(clip: Clip, block: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:

@@ -17,7 +17,7 @@ from .cpu import warn_if_lacking
 from .engine import Decoder, Floats, Ints, VisionEncoder
 from .frames import VideoLimits
 from .images import ImageLimits, ImageSpec
-from .media import MediaEncoder
+from .media import MediaEncoder, layout_of
 from .mtp import DraftHead
 from .positions import PositionSpec, text_positions
 from .prefill import chunks, shared, worth_saving
@@ -136,14 +136,11 @@ class Model:
         """Encode the images, the videos and the text of a conversation. Raises InputError as `generate` does."""
         timings = timings or Timings()
         images, videos = self.media.open(messages, timings)
-        layouts = [video.layout for video in videos if video.layout is not None]
-        build = partial(self.prompts.build, messages, [image.grid for image in images], layouts, **variables)
+        grids, layouts = [image.grid for image in images], [layout_of(video) for video in videos]
+        build = partial(self.prompts.build, messages, grids, layouts, **variables)
         prompt = build()
         check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
-        encoded = [self.media.encode_image(image, timings) for image in images]
-        request = assemble(
-            prompt, self.positions, encoded, [self.media.encode_video(video, timings) for video in videos]
-        )
+        request = assemble(prompt, self.positions, *self.media.encode(images, videos, timings))
         if self.decoder.states.recurrent:
             turns = build(add_generation_prompt=False)
             request = replace(request, turn_end=shared(turns.ids, prompt.ids))

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import Bundle
 from .engine import Floats, ImageFeatures
-from .images import open_image, preprocess
 from .model import Model
 from .positions import text_positions
 from .requests import Request
@@ -62,7 +60,8 @@ def divergence(expected: Doubles, found: Doubles) -> float:
 
 
 def _replay_image(model: Model, image: ImageTrace) -> Iterator[Row]:
-    patches, grid = preprocess(open_image(model.bundle.file(image.file)), model.image_spec)
+    is_video = image.grid[0] > 1  # the still images are one temporal patch each
+    patches, grid = model.media.cut(model.bundle.file(image.file), video=is_video)
     same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256
     yield Row(image.file, "image patches", "patches_differ", float(not same))
     found, expected = model.vision(patches, grid), image.features
@@ -96,16 +95,18 @@ def _replay_case(model: Model, case: CaseTrace) -> Iterator[Row]:
 
 def _prepare(model: Model, case: CaseTrace) -> Request:
     """Run all turns but the last, so that the last one reuses the cache, as in a real conversation."""
-    messages = [_with_files(model.bundle, message) for message in case.messages]
+    files = {name: model.bundle.file(name) for name in model.bundle.manifest["files"]}
+    messages = [with_sources(message, files) for message in case.messages]
     turns = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
     for end in turns[:-1]:
         model.prefill(model.prepare(messages[:end]))
     return model.prepare(messages)
 
 
-def _with_files(bundle: Bundle, message: Mapping[str, Any]) -> dict[str, Any]:
+def with_sources(message: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with its images and videos, named as the files of a bundle are, replaced by their `sources`."""
     blocks = [
-        {**block, "image": bundle.file(block["image"])} if block.get("type") == "image" else block
+        {**block, **{kind: sources[block[kind]] for kind in ("image", "video") if kind in block}}
         for block in message["content"]
     ]
     return {**message, "content": blocks}

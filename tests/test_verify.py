@@ -84,7 +84,7 @@ def test_a_fresh_bundle_passes(exact: Path) -> None:
 def test_the_manifest_has_the_figures_of_the_first_replay(exact: Path) -> None:
     evidence = open_bundle(exact).manifest["evidence"]["golden"]
     assert evidence["recorded"]
-    assert evidence["cases"] == ["text only", "one image", "three images", "two turns"]
+    assert evidence["cases"] == ["text only", "one image", "three images", "two turns", "image and video"]
     figures = evidence["figures"]
     assert figures["greedy_agreement"] == figures["top1_agreement"] == 1
     assert 0 < figures["logits_error"] < 1e-4

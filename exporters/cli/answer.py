@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOADING = options(
     click.option("--min-pixels", type=click.IntRange(1), metavar="N", help="Enlarge smaller images to this area."),
     click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Shrink larger images to this area."),
+    click.option(
+        "--max-video-pixels", type=click.IntRange(1), metavar="N", help="Shrink videos with more in all frames taken."
+    ),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens of prompt and answer."),
     THREADS,
 )
@@ -34,8 +37,12 @@ SAMPLING = options(
     click.option("--repetition-penalty", type=float, metavar="X"),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
 )
+VIDEO = options(
+    click.option("--fps", type=float, metavar="X", help="Frames taken of each second of a video."),
+    click.option("--frames", "num_frames", type=click.IntRange(2), metavar="N", help="Frames taken of each video."),
+)
 SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
-LOAD_NAMES = ("min_pixels", "max_pixels", "context", "threads")
+LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "context", "threads")
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 
 
@@ -43,6 +50,8 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("question")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="An image for the question. Repeatable.")
+@click.option("--video", "videos", multiple=True, metavar="FILE", help="A video or animated image. Repeatable.")
+@VIDEO
 @SYSTEM
 @SAMPLING
 @LOADING
@@ -52,6 +61,9 @@ def run(
     bundle: Path,
     question: str,
     images: tuple[str, ...],
+    videos: tuple[str, ...],
+    fps: float | None,
+    num_frames: int | None,
     system: str | None,
     timings: bool,
     as_json: bool,
@@ -62,7 +74,8 @@ def run(
 
     model, generation = open_model(bundle, chosen)
     question = sys.stdin.read() if question == "-" else question
-    answer = model.generate([*system_messages(system), user_message(question, images)], generation)
+    message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
+    answer = model.generate([*system_messages(system), message], generation)
     if as_json:
         print_json({"text": answer.read(), **_figures(answer)})
     else:
@@ -73,15 +86,16 @@ def run(
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@VIDEO
 @SYSTEM
 @SAMPLING
 @LOADING
-def chat(bundle: Path, system: str | None, **chosen: Any) -> None:
+def chat(bundle: Path, system: str | None, fps: float | None, num_frames: int | None, **chosen: Any) -> None:
     """Talk with BUNDLE; /help lists what can be typed. Ctrl-C stops an answer, Ctrl-D ends."""
     from .talk import Talk
 
     model, generation = open_model(bundle, chosen)
-    Talk(model, generation, system).loop()
+    Talk(model, generation, system, {"fps": fps, "num_frames": num_frames}).loop()
 
 
 COMMANDS = (run, chat)
@@ -120,8 +134,9 @@ def _figures(answer: Answer) -> dict[str, Any]:
 
 def _readable(timings: Timings) -> dict[str, str]:
     return {
-        "images": f"{timings.image_ms:.0f} ms",
-        "vision encoder": f"{timings.vision_ms:.0f} ms for {timings.image_tokens} image tokens",
+        "images and videos": f"{timings.image_ms:.0f} ms",
+        "vision encoder": f"{timings.vision_ms:.0f} ms for {timings.image_tokens} image tokens"
+        + (f" and {timings.video_tokens} video tokens" if timings.video_tokens else ""),
         "prompt": f"{timings.prefill_ms:.0f} ms for {timings.prompt_tokens} tokens, {timings.reused_tokens} reused",
         "first token": f"{timings.first_token_ms:.0f} ms",
         "answer": f"{timings.decode_ms:.0f} ms for {timings.new_tokens} tokens, {timings.tokens_per_s:.1f} tokens/s",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...targets.errors import InputError, LensmithError, closest
 from .answer import stream, system_messages
 
 HELP = """/image FILE   add an image to the next message; several are possible
+/video FILE   add a video or an animated image to it
 /system TEXT  set the system message and start over
 /reset        forget the conversation
 /help         show this
@@ -27,13 +29,18 @@ QUIT = "quit"
 class Talk:
     """One conversation with a model."""
 
-    def __init__(self, model: Model, generation: GenerationOptions, system: str | None) -> None:
-        self.model, self.generation, self.system = model, generation, system
+    def __init__(
+        self, model: Model, generation: GenerationOptions, system: str | None, wishes: Mapping[str, float | None]
+    ) -> None:
+        """`wishes` for the frames of videos, as of `user_message`."""
+        self.model, self.generation, self.system, self.wishes = model, generation, system, wishes
         self.messages: list[dict[str, Any]] = system_messages(system)
         self.images: list[str] = []
+        self.videos: list[str] = []
         self.interactive = sys.stdin.isatty()
         self.commands: dict[str, Callable[[str], str | None]] = {
-            "image": self._image, "system": self._system, "reset": self._reset, "help": self._help, "quit": self._quit,
+            "image": partial(self._add, "image", self.images), "video": partial(self._add, "video", self.videos),
+            "system": self._system, "reset": self._reset, "help": self._help, "quit": self._quit,
         }  # fmt: skip
 
     def loop(self) -> None:
@@ -73,26 +80,32 @@ class Talk:
         return self.commands[name](rest.strip())
 
     def _answer(self, question: str) -> None:
-        message = user_message(question, self.images)
+        message = user_message(question, self.images, self.videos, **self.wishes)
         answer = self.model.generate([*self.messages, message], self.generation)
-        self.images = []
+        self._drop_media()
         try:
             stream(answer)
         except KeyboardInterrupt:
             click.echo("\n(stopped)", err=True)
         self.messages += [message, {"role": "assistant", "content": answer.text}]
 
-    def _image(self, path: str) -> None:
+    def _add(self, kind: str, to: list[str], path: str) -> None:
         if not Path(path).is_file():
-            raise InputError(f"{path or '/image'} is not a file; expected /image and the path of an image")
-        self.images.append(path)
+            article = "an" if kind == "image" else "a"
+            raise InputError(f"{path or f'/{kind}'} is not a file; expected /{kind} and the path of {article} {kind}")
+        to.append(path)
+
+    def _drop_media(self) -> None:
+        self.images.clear()
+        self.videos.clear()
 
     def _system(self, text: str) -> None:
         self.system = text or None
         self._reset()
 
     def _reset(self, _: str = "") -> None:
-        self.messages, self.images = system_messages(self.system), []
+        self.messages = system_messages(self.system)
+        self._drop_media()
 
     def _help(self, _: str) -> None:
         click.echo(HELP, err=True)
