@@ -142,7 +142,10 @@ def _ports(bundle: Bundle) -> Any:
 
 
 def _limits(bundle: Bundle) -> Any:
-    return pairs("Limits", {name.replace("_", " "): value for name, value in bundle.manifest["limits"].items()})
+    video = bundle.manifest.get("video", {})
+    of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
+    limits = {**bundle.manifest["limits"], **of_video}
+    return pairs("Limits", {name.replace("_", " "): value for name, value in limits.items()})
 
 
 def _evidence(bundle: Bundle) -> Any:
