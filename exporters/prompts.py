@@ -28,7 +28,8 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
         "image": image_section(checkpoint, spec),
         "limits": limits_section(checkpoint, spec, max_pixels),
     }
-    return made | ({"video": video_section(checkpoint, spec)} if checkpoint.video_preprocessor_config else {})
+    takes_videos = checkpoint.video_preprocessor_config and checkpoint.config.get("video_token_id") is not None
+    return made | ({"video": video_section(checkpoint, spec)} if takes_videos else {})
 
 
 def prompt_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class PromptBuilder:
         spec = self.spec
         before, *parts = text.split(spec.video_token) if spec.video_token else [text]
         self._check_number("video", len(parts), len(videos))
-        frame = f"{spec.vision_start_token}{spec.video_token}{spec.vision_end_token}"
+        frame = f"{spec.vision_start_token or ''}{spec.video_token}{spec.vision_end_token or ''}"
         filled = ("".join(f"<{second:.1f} seconds>{frame}" for second in video.seconds) for video in videos)
         return before + "".join(frames + part for frames, part in zip(filled, parts, strict=True))
 

@@ -24,7 +24,8 @@ def open_file(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLi
     """The first video stream of a file. Its rate is the average one, as HF takes it.
 
     All packets are read and counted, without decoding them. Raises MissingExtra without PyAV, and InputError for what
-    FFmpeg cannot read, a file that is cut off, and sizes over the limits.
+    FFmpeg cannot read, a file that is cut off, and sizes over the limits. Formats for streaming (WebM, MPEG-TS) do not
+    say how many frames they hold: cut off, they are shorter videos.
     """
     with _stream(name, source, limits) as (container, stream):
         rate, announced = stream.average_rate or stream.guessed_rate, stream.frames
