@@ -31,11 +31,12 @@ class VideoLimits:
     """What a video may cost before it is decoded; `frame.max_file_bytes` holds for animated images too."""
 
     max_source_frames: int = 1 << 18  # more than two hours at 30 a second; all up to the last one taken are decoded
+    max_source_pixels: int = 1 << 39  # of all frames: more than two hours at 1920 x 1080 and 30 a second
     max_file_bytes: int = 1 << 33
     frame: ImageLimits = field(default_factory=ImageLimits)
 
     def __post_init__(self) -> None:
-        for name in ("max_source_frames", "max_file_bytes"):
+        for name in ("max_source_frames", "max_source_pixels", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise InputError(f"video limit {name} must be positive")
 
@@ -75,24 +76,28 @@ def open_clip(source: VideoSource, limits: VideoLimits | None = None) -> Clip:
     Files are given by path or as bytes. Raises InputError for what is no video, has no frames or is over a limit, and
     MissingExtra for a video file without PyAV.
     """
-    limits = limits or VideoLimits()
-    clip = _opened(source, limits)
-    check_total(clip.name, clip.total, limits)
-    return clip
+    return _opened(source, limits or VideoLimits())
 
 
-def check_total(name: str, total: int, limits: VideoLimits) -> None:
-    """Raise InputError for a video with no frames, or with more than the limit."""
+def check_total(name: str, total: int, pixels: int, limits: VideoLimits) -> None:
+    """Raise InputError for a video of `total` frames with `pixels` each that has none, or more than the limits."""
     if total < 1:
         raise InputError(f"{name} has no frames; expected a video")
     if total > limits.max_source_frames:
         raise InputError(
             f"{name} has {total} frames, more than the limit of {limits.max_source_frames}; cut it shorter"
         )
+    if total * pixels > limits.max_source_pixels:
+        most = limits.max_source_pixels
+        raise InputError(f"{name} has {total * pixels} pixels in {total} frames, more than the limit of {most}; "
+                         "cut it shorter or scale it down")  # fmt: skip
 
 
 def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
     if isinstance(source, list | tuple | np.ndarray):
+        if isinstance(source, np.ndarray) and source.ndim != 4:
+            raise InputError(f"a video is an array {list(source.shape)}; expected [frames, height, width, 3]")
+        check_total("the list of frames", len(source), 1, limits)
         return Clip("the list of frames", len(source), None, partial(_listed, source, limits.frame), chosen=True)
     if not isinstance(source, str | os.PathLike | bytes):
         raise InputError(f"a video is a {type(source).__name__}; expected a path, bytes of a file or a list of frames")
@@ -157,7 +162,7 @@ def _animation(name: str, data: bytes, limits: VideoLimits) -> Clip:
     total = decoded(name, lambda: int(getattr(image, "n_frames", 1)))
     if total < 2:
         raise InputError(f"{name} is a still image; send it as an image")
-    check_total(name, total, limits)
+    check_total(name, total, image.width * image.height, limits)
     delays = [decoded(name, partial(_delay_ms, image, index)) for index in range(total)]
     starts = np.cumsum([0, *delays[:-1]]) / 1000
     times = None if len(set(delays)) == 1 else tuple(starts.tolist())

@@ -29,11 +29,12 @@ def open_file(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLi
     """
     with _stream(name, source, limits) as (container, stream):
         rate, announced = stream.average_rate or stream.guessed_rate, stream.frames
+        pixels = stream.codec_context.width * stream.codec_context.height
         packets = [packet.is_discard for packet in container.demux(stream) if packet.size]
     if announced > len(packets):
         raise InputError(f"{name} holds {len(packets)} of its {announced} frames; the file is cut off")
     total = packets.count(False)
-    check_total(name, total, limits)
+    check_total(name, total, pixels, limits)
     return Clip(name, total, float(rate) if rate else None, partial(_frames, name, source, limits))
 
 

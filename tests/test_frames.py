@@ -230,6 +230,8 @@ def test_limits(files: dict[str, Path]) -> None:
         with pytest.raises(InputError, match="pixels, more than the limit of 100"):
             open_clip(source, VideoLimits(frame=ImageLimits(max_decoded_pixels=100))).size()
     for source in (files["mp4"], animation("GIF", 23, 100)):
+        with pytest.raises(InputError, match="141312 pixels in 23 frames"):
+            open_clip(source, VideoLimits(max_source_pixels=141_311))
         with pytest.raises(InputError, match="bytes; expected a video file of at most 99"):
             open_clip(source, VideoLimits(max_file_bytes=99))
     with pytest.raises(InputError):
@@ -255,6 +257,7 @@ def _still() -> bytes:
         ([7], "an image is a int"),
         ([np.zeros((4, 4), np.uint8)], "expected uint8"),
         ([np.zeros((4, 4, 3))], "expected uint8"),
+        (np.zeros((4, 4, 3), np.uint8), "frames, height"),
         ([*pictures(1), Image.new("RGB", (5, 5))], "one size"),
         ([b"hello"], "known format"),
         (_still(), "still image"),
