@@ -4,7 +4,7 @@ PyTorch (aten/src/ATen/native/cpu/UpSampleKernel.cpp, `_upsample_bicubic2d_aa` o
 scheme: weights in double, scaled to int16 by one power of two for each axis, a horizontal pass rounded to uint8, then
 a vertical pass. An axis whose size stays is skipped. Its vectorised and scalar paths add the same integers, so any
 order of summation gives the same bits as long as the sums are exact; here they are done as small dense products of
-floats (BLAS), in float32 where every sum stays below 2**24 and in float64 otherwise.
+floats (BLAS) over pixels less 128, in float32 where every sum stays below 2**24 and in float64 otherwise.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ class AxisWeights:
     precision: int  # bits
 
     def exact_type(self) -> type[np.float32] | type[np.float64]:
-        """The narrowest float type in which every partial sum is an exact integer."""
-        largest = 255 * int(np.abs(self.weights).sum(axis=1).max()) + (1 << self.precision)
-        return np.float32 if largest < 1 << 24 else np.float64
+        """The narrowest float type in which every partial sum over pixels of -128..127 is an exact integer."""
+        largest = 128 * int(np.abs(self.weights).sum(axis=1).max()) + int(np.abs(self.offsets()).max())
+        return np.float32 if largest < 1 << 24 and self.precision <= 16 else np.float64
+
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """What each sum over pixels less 128 lacks, less 128 of the result: 128 (sum of weights - one) + half."""
+        one = 1 << self.precision
+        lacking: npt.NDArray[np.int64] = 128 * (self.weights.sum(axis=1) - one) + (one >> 1)
+        return lacking
 
 
 @lru_cache(maxsize=32)
@@ -88,8 +94,10 @@ def _resize_columns(rows: UInt8, width: int) -> UInt8:
     """The horizontal pass: [n, w] to [n, width]."""
     plan = axis_weights(rows.shape[1], width)
     out = np.empty((rows.shape[0], width), np.uint8)
+    offsets: npt.NDArray[np.floating] = plan.offsets().astype(plan.exact_type())
     for first, last, low, high, band in _bands(plan):
-        out[:, first:last] = _round(rows[:, low:high].astype(band.dtype) @ band.T, plan.precision)
+        sums = _centred(rows[:, low:high], band.dtype) @ band.T
+        out[:, first:last] = _round(sums, offsets[first:last], plan.precision)
     return out
 
 
@@ -97,9 +105,11 @@ def _resize_rows(planes: UInt8, height: int) -> UInt8:
     """The vertical pass: [channels, h, w] to [channels, height, w]."""
     plan = axis_weights(planes.shape[1], height)
     out = np.empty((planes.shape[0], height, planes.shape[2]), np.uint8)
+    offsets: npt.NDArray[np.floating] = plan.offsets()[:, None].astype(plan.exact_type())
     for first, last, low, high, band in _bands(plan):
         for channel, plane in enumerate(planes):
-            out[channel, first:last] = _round(band @ plane[low:high].astype(band.dtype), plan.precision)
+            sums = band @ _centred(plane[low:high], band.dtype)
+            out[channel, first:last] = _round(sums, offsets[first:last], plan.precision)
     return out
 
 
@@ -117,9 +127,15 @@ def _bands(plan: AxisWeights) -> list[tuple[int, int, int, int, npt.NDArray[np.f
     return blocks
 
 
-def _round(sums: npt.NDArray[np.floating], precision: int) -> UInt8:
-    """(sum + half) >> precision, clamped to 0..255; every step is exact."""
+def _centred(pixels: UInt8, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+    """Pixels less 128: their sums are half as large, and so are exact in float32 more often."""
+    return (pixels ^ np.uint8(128)).view(np.int8).astype(dtype)
+
+
+def _round(sums: npt.NDArray[np.floating], offsets: npt.NDArray[np.floating], precision: int) -> UInt8:
+    """(sum + half) >> precision, clamped to 0..255. Exact: 8 bits before the point, at most 16 behind it."""
+    np.add(sums, offsets, out=sums)
     np.multiply(sums, sums.dtype.type(2.0**-precision), out=sums)
-    np.add(sums, sums.dtype.type(0.5), out=sums)
+    np.add(sums, sums.dtype.type(128), out=sums)
     np.clip(sums, 0, 255, out=sums)
     return sums.astype(np.uint8)  # truncation is floor, now that nothing is negative

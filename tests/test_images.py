@@ -203,6 +203,22 @@ def test_weights_sum_to_one() -> None:
         assert np.abs(total - 1).max() < 1e-2
 
 
+@pytest.mark.parametrize(("size_in", "size_out"), [(100, 200), (199, 100), (399, 100), (400, 90), (900, 20), (3, 2)])
+def test_sums_are_exact(size_in: int, size_out: int) -> None:
+    """The float type of a scale holds the worst sum of pixels less 128 and the result with all its binary places."""
+    plan = axis_weights(size_in, size_out)
+    places = 24 if plan.exact_type() is np.float32 else 53
+    worst = 128 * np.abs(plan.weights).sum(axis=1) + np.abs(plan.offsets())
+    assert worst.max() < 1 << places
+    assert 8 + plan.precision <= places
+    planes = np.where(np.sign(plan.weights[0, : plan.sizes[0]]) > 0, 255, 0).astype(np.uint8)
+    pixels = np.zeros((1, 1, size_in), np.uint8)
+    pixels[0, 0, plan.starts[0] : plan.starts[0] + plan.sizes[0]] = planes
+    total = int(planes.astype(np.int64) @ plan.weights[0, : plan.sizes[0]])
+    expected = min(max((total + (1 << plan.precision - 1)) >> plan.precision, 0), 255)
+    assert resize_bicubic(pixels, 1, size_out)[0, 0, 0] == expected
+
+
 def test_unchanged_size_keeps_the_pixels() -> None:
     planes = noise(64, 96).transpose(2, 0, 1)
     assert np.array_equal(resize_bicubic(planes, 96, 64), planes)
