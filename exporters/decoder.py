@@ -1,4 +1,4 @@
-"""Graph description of the Qwen decoders: embedding, attention with a cache or a delta net, gated MLP, output head."""
+"""Graph description of text decoders: embedding, attention with a cache or a delta net, gated MLP, output head."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnxscript import nn
 
 from .blocks import Angles, Cache, Dialect, Linear, Op, RMSNorm, Table, Value, offset
 from .delta_net import DeltaNet
+from .rope import inverse_frequencies
 from .scheme import Policy
 from .spec import DecoderSpec
 
@@ -22,7 +23,7 @@ class DecoderInputs:
     input_ids: Value  # int64 [batch, seq]
     image_features: Value  # float32 [image_tokens, hidden], for the image tokens of input_ids in order
     deepstack_features: Value | None  # float32 [taps, image_tokens, hidden]
-    position_ids: Value  # int64 [3, batch, seq]
+    position_ids: Value  # int64 [3, batch, seq] with M-RoPE, else [batch, seq]
     past_lengths: Value  # int32 [batch]
     num_logits: Value  # int64 [1]
     past: Sequence[tuple[Value, Value]]
@@ -61,14 +62,17 @@ def mrope_source(section: tuple[int, int, int]) -> list[int]:
 
 
 def token_angles(op: Op, position_ids: Value, spec: DecoderSpec) -> Angles:
-    """M-RoPE angles of the tokens of this step: no table, so any context length costs nothing."""
+    """Rotary angles of the tokens of this step: no table, so any context length costs nothing."""
     size, half = spec.rotated, spec.rotated // 2
-    inverse = 1.0 / spec.rope_theta ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
-    pick = np.zeros((3, half), np.float32)
-    pick[mrope_source(spec.mrope_section), np.arange(half)] = inverse.astype(np.float32)
-    frequencies = op.initializer(ir.tensor(pick[:, None, None, :]), name="inverse_frequencies")
+    inverse = inverse_frequencies(size, spec.rope_theta, spec.rope_scaling)
+    pick = np.zeros((3, 1, 1, half), np.float32)
+    if spec.mrope_section is None:
+        position_ids, pick = op.Unsqueeze(position_ids, [0]), inverse[None, None, None]
+    else:
+        pick[mrope_source(spec.mrope_section), 0, 0, np.arange(half)] = inverse
+    frequencies = op.initializer(ir.tensor(pick), name="inverse_frequencies")
     positions = op.Unsqueeze(op.Cast(position_ids, to=ir.DataType.FLOAT), [3])
-    # Exactly one of the three products is not zero, so the sum is exact.
+    # At most one of the products of an axis is not zero, so the sum is exact.
     angles = op.Reshape(op.ReduceSum(op.Mul(positions, frequencies), [0], keepdims=0), [-1, half])
     shape = op.Shape(position_ids, start=1)
     rows = op.Reshape(op.Range(0, op.ReduceProd(shape, keepdims=0), 1), shape)
@@ -102,26 +106,29 @@ class HeadNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with qk-norm and rotary positions, and with a gate of its output on request."""
+    """Grouped-query attention with rotary positions; norms of queries and keys, and a gate of its output on request."""
 
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
-        query, kv, bias = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.attention_bias
+        query, kv, bias = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.qkv_bias
         scheme = policy.scheme("decoder", spec.hidden)
         self.q_proj = Linear(dialect, spec.hidden, query * (2 if spec.output_gate else 1), scheme, bias=bias)
         self.k_proj = Linear(dialect, spec.hidden, kv, scheme, bias=bias)
         self.v_proj = Linear(dialect, spec.hidden, kv, scheme, bias=bias)
-        self.o_proj = Linear(dialect, query, spec.hidden, policy.scheme("decoder", query), bias=bias)
-        self.q_norm = HeadNorm(dialect, spec)
-        self.k_norm = HeadNorm(dialect, spec)
+        self.o_proj = Linear(dialect, query, spec.hidden, policy.scheme("decoder", query), bias=spec.output_bias)
+        self.q_norm = HeadNorm(dialect, spec) if spec.qk_norm else None
+        self.k_norm = HeadNorm(dialect, spec) if spec.qk_norm else None
 
     def forward(self, op: Op, x: Value, step: Step, past: tuple[Value, Value]) -> tuple[Value, tuple[Value, Value]]:
         """Attention output before `project` [batch, seq, heads * head_dim], and the present key and value."""
         heads, kv_heads = self.spec.heads, self.spec.kv_heads
         q, gate = self._queries(op, x)
-        q = self.dialect.rotary(op, self.q_norm(op, q, heads), step.angles, heads)
-        k = self.dialect.rotary(op, self.k_norm(op, self.k_proj(op, x), kv_heads), step.angles, kv_heads)
+        k = self.k_proj(op, x)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(op, q, heads), self.k_norm(op, k, kv_heads)
+        q = self.dialect.rotary(op, q, step.angles, heads)
+        k = self.dialect.rotary(op, k, step.angles, kv_heads)
         cache = Cache(*past, step.last, step.total)
         out, key, value = self.dialect.cached_attention(op, q, k, self.v_proj(op, x), cache, heads, kv_heads)
         return out if gate is None else op.Mul(out, op.Sigmoid(gate)), (key, value)
@@ -146,11 +153,11 @@ class MLP(nn.Module):
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.act = dialect, spec.activation
-        scheme = policy.scheme("decoder", spec.hidden)
-        self.gate_proj = Linear(dialect, spec.hidden, spec.intermediate, scheme, bias=False)
-        self.up_proj = Linear(dialect, spec.hidden, spec.intermediate, scheme, bias=False)
+        scheme, bias = policy.scheme("decoder", spec.hidden), spec.mlp_bias
+        self.gate_proj = Linear(dialect, spec.hidden, spec.intermediate, scheme, bias=bias)
+        self.up_proj = Linear(dialect, spec.hidden, spec.intermediate, scheme, bias=bias)
         down = policy.scheme("decoder", spec.intermediate)
-        self.down_proj = Linear(dialect, spec.intermediate, spec.hidden, down, bias=False)
+        self.down_proj = Linear(dialect, spec.intermediate, spec.hidden, down, bias=bias)
 
     def forward(self, op: Op, x: Value) -> Value:
         gate = self.dialect.activation(op, self.gate_proj(op, x), self.act)

@@ -102,11 +102,12 @@ def build_mtp(
 
 def _decoder_inputs(spec: ModelSpec, taps: int) -> DecoderInputs:
     text = spec.decoder
+    axes = [] if text.mrope_section is None else [3]
     return DecoderInputs(
         input_ids=_input("input_ids", I64, ["batch", "seq"]),
         image_features=_input("image_features", F32, ["image_tokens", text.hidden]),
         deepstack_features=_input("deepstack_features", F32, [taps, "image_tokens", text.hidden]) if taps else None,
-        position_ids=_input("position_ids", I64, [3, "batch", "seq"]),
+        position_ids=_input("position_ids", I64, [*axes, "batch", "seq"]),
         past_lengths=_input("past_lengths", I32, ["batch"]),
         num_logits=_input("num_logits", I64, [1]),
         past=[_past(layer_states(text, layer)) for layer in range(text.layers)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..targets.errors import InputError
+from .rope import NO_SCALING, RopeScaling
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class DeltaNetSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A causal decoder with grouped-query attention, qk-norm and interleaved M-RoPE; some layers may be a delta net."""
+    """A causal decoder with grouped-query attention and a gated MLP; some layers may be a delta net."""
 
     layers: int
     hidden: int
@@ -94,11 +95,15 @@ class DecoderSpec:
     vocab: int
     activation: str
     rope_theta: float
-    mrope_section: tuple[int, int, int]
+    mrope_section: tuple[int, int, int] | None  # None: one position for each token
     norm_eps: float
     tied: bool
-    attention_bias: bool
     context: int
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False  # of the projection behind attention
+    mlp_bias: bool = False
+    rope_scaling: RopeScaling = NO_SCALING
     rotary_dim: int | None = None  # leading values of each head that turn with the position; None: all
     norm_offset: float = 0.0  # added to the weights of RMS norms: 1 where the checkpoint stores them around zero
     output_gate: bool = False  # q_proj also gives a gate of the attention's output, behind the query of each head
@@ -109,7 +114,8 @@ class DecoderSpec:
     def __post_init__(self) -> None:
         _require(self.heads % self.kv_heads == 0, "num_attention_heads", self.heads, f"a multiple of {self.kv_heads}")
         half = self.rotated // 2
-        _require(sum(self.mrope_section) == half, "mrope_section", list(self.mrope_section), f"a sum of {half}")
+        if self.mrope_section is not None:
+            _require(sum(self.mrope_section) == half, "mrope_section", list(self.mrope_section), f"a sum of {half}")
 
     @property
     def rotated(self) -> int:

@@ -42,7 +42,8 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
         mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         tied=tied,
-        attention_bias=bool(config.get("attention_bias", False)),
+        qkv_bias=bool(config.get("attention_bias", False)),
+        output_bias=bool(config.get("attention_bias", False)),
         context=config.need("max_position_embeddings"),
     )
 
