@@ -15,7 +15,8 @@ from typing import Any
 
 from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.files import read_json, write_json
-from ..runtimes.model import DEFAULT_CONTEXT, image_spec
+from ..runtimes.model import DEFAULT_CONTEXT
+from ..runtimes.pixels import image_spec
 from ..runtimes.records import Report
 from ..targets.errors import InputError, LensmithError, MissingExtra, closest
 from .cases import Case, benchmark_image, builtin_cases, read_tasks, spread_over_tasks

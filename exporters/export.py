@@ -22,6 +22,7 @@ from .dialects.ort import OPSETS, OrtDialect
 from .golden import Golden, evidence
 from .graphs import Graph
 from .models import FAMILIES, Family
+from .names import locate, relocate
 from .scheme import UNQUANTIZED, Policy, make_policy
 from .spec import ModelSpec
 
@@ -72,7 +73,8 @@ def prepare(path: str | Path, options: Options) -> Job:
         int8_roles=target.int8_activations,
     )
     dialect = OrtDialect(accuracy_level=target.accuracy_level)
-    graphs = family.graphs(spec, policy, dialect, OPSETS)
+    found = locate(checkpoint, family.prefixes, family.aliases)
+    graphs = tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, OPSETS))
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
     job = Job(checkpoint, family, spec, options, target, policy, graphs)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from ..runtimes.bundle import BundleWriter
 from ..runtimes.frames import VideoLimits
-from ..runtimes.images import ImageLimits, ImageSpec
+from ..runtimes.images import ImageLimits
 from ..runtimes.media import MediaEncoder
-from ..runtimes.model import Model, image_spec, prompt_spec
-from ..runtimes.positions import PositionSpec
+from ..runtimes.model import Model, position_spec, prompt_spec
+from ..runtimes.pixels import image_spec
 from ..runtimes.prompt import PromptBuilder, open_prompt
 from ..runtimes.replay import replay, summarize, with_sources
 from ..runtimes.requests import Request, make_request, user_message
@@ -141,9 +141,9 @@ class _Recorder:
     def __init__(self, reference: Reference, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.reference = reference
         self.context = int(manifest["limits"]["context"])
-        self.spec: ImageSpec = image_spec(manifest)
+        self.spec = image_spec(manifest)
         self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
-        self.positions = PositionSpec(self.prompts.image_token_id, self.spec.merge_size, self.prompts.video_token_id)
+        self.positions = position_spec(manifest, self.prompts)
         limits = ImageLimits(), VideoLimits()
         self.media = MediaEncoder(reference.vision, self.spec, video_spec(manifest), *limits)
         self.sources = sources()

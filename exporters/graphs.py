@@ -9,10 +9,11 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from .blocks import Dialect, Linear, Source, Table, Value, sources
+from .clip import ClipTower, Projector
 from .decoder import Decoder, DecoderInputs
 from .mtp import MtpHead, MtpInputs
 from .scheme import Policy
-from .spec import ModelSpec
+from .spec import ClipSpec, ModelSpec, VisionSpec
 from .states import State, kv_states, layer_states
 from .vit import VisionEncoder
 
@@ -28,6 +29,7 @@ class Prefixes:
     text: str
     head: str
     mtp: str = "mtp"
+    projector: str = ""  # where it is no part of the vision encoder
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def build_vision(
     spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
     """The vision encoder: pixel_values and image_grid_thw to image_features (and deepstack_features)."""
+    assert isinstance(spec.vision, VisionSpec)
     pixels = _input("pixel_values", F32, ["patches", spec.vision.patch_dim])
     grid = _input("image_grid_thw", I64, ["images", 3])
     encoder = VisionEncoder(dialect, spec.vision, policy)
@@ -55,6 +58,20 @@ def build_vision(
     if taps is not None:
         _output(builder, taps, "deepstack_features", F32, [len(spec.vision.deepstack_layers), "image_tokens", width])
     return _graph(builder, tuple(sources(encoder, prefixes.vision)))
+
+
+def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
+    """The vision encoder for images of one size: pixel_values [images, 3, side, side] to image_features."""
+    vision = spec.vision
+    assert isinstance(vision, ClipSpec)
+    pixels = _input("pixel_values", F32, ["images", vision.channels, vision.image_size, vision.image_size])
+    tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
+    projector._set_name("multi_modal_projector")
+    builder = _builder("vision_encoder", [pixels], opsets)
+    features = projector(builder.op, tower(builder.op, pixels))
+    _output(builder, features, "image_features", F32, ["image_tokens", vision.out_hidden])
+    used = (*sources(tower, prefixes.vision), *sources(projector, prefixes.projector))
+    return _graph(builder, used)
 
 
 def build_decoder(

@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint
 from .contender import Job
 from .export import find_family
 from .machine import available_cores, environment, load_average
+from .names import locate
 from .sizes import components
 
 Result = dict[str, Any]  # of one contender's process
@@ -37,7 +38,8 @@ def assemble(
     command: str,
 ) -> Report:
     """The report of finished contenders: the reference first, the bundle last."""
-    parts = components(bundle, checkpoint, find_family(checkpoint).prefixes)
+    family = find_family(checkpoint)
+    parts = components(bundle, checkpoint, locate(checkpoint, family.prefixes, family.aliases))
     contenders = [_contender(job, result) for job, result in zip(jobs, results, strict=True)]
     manifest = bundle.manifest
     return Report(

@@ -9,8 +9,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..runtimes.images import ImageSpec, smart_resize
 from ..runtimes.model import DEFAULT_CONTEXT
+from ..runtimes.pixels import image_grid, image_spec
+from ..runtimes.prompt import image_tokens as count_tokens
 from . import weights
 from .blocks import Source
 from .export import Job
@@ -89,14 +90,11 @@ def make_plan(job: Job) -> Plan:
 
 def image_tokens(job: Job) -> dict[str, int]:
     """Tokens in the prompt for images of common sizes, by "width x height"."""
-    spec = ImageSpec.from_config(job.checkpoint.preprocessor_config)
-    spec = spec.with_pixels(max_pixels=job.options.max_pixels)
-    return {f"{width} x {height}": _tokens(smart_resize(height, width, spec), spec) for width, height in IMAGE_SIZES}
-
-
-def _tokens(size: tuple[int, int], spec: ImageSpec) -> int:
-    height, width = size
-    return height * width // spec.factor**2
+    sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
+    spec, merge = image_spec(sections), sections["prompt"]["merge_size"]
+    return {
+        f"{width} x {height}": count_tokens(image_grid(height, width, spec), merge) for width, height in IMAGE_SIZES
+    }
 
 
 def _graph_bytes(job: Job, graph: Graph) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -34,17 +35,23 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
 
 def prompt_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Special tokens by name and id, end tokens, template file; InputError for ids the tokenizer does not have."""
-    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
-    ids = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
-    names = {role: _token(tokenizer, role, number) for role, number in ids.items() if number is not None}
+    given = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
+    ids = {role: number for role, number in given.items() if number is not None}
+    names = name_tokens(checkpoint, ids)
     return {
         "template": "chat_template.jinja",
         "tokenizer": "tokenizer.json",
         "tokens": names,
         "token_ids": {names[role]: ids[role] for role in names},
-        "eos_token_ids": _end_tokens(checkpoint),
+        "eos_token_ids": end_tokens(checkpoint),
         "merge_size": spec.vision.merge_size,
     }
+
+
+def name_tokens(checkpoint: Checkpoint, ids: Mapping[str, int]) -> dict[str, str]:
+    """The tokens of some ids, by their roles; InputError for ids the tokenizer does not have."""
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    return {role: _token(tokenizer, role, number) for role, number in ids.items()}
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
@@ -57,7 +64,7 @@ def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
     return str(name)
 
 
-def _end_tokens(checkpoint: Checkpoint) -> list[int]:
+def end_tokens(checkpoint: Checkpoint) -> list[int]:
     """The eos ids of generation_config.json, else of config.json: one or a list of them."""
     text = checkpoint.config.get("text_config", {})
     for place in (checkpoint.generation_config, checkpoint.config, text):

@@ -21,6 +21,7 @@ from ..targets.errors import InputError, MissingExtra, closest
 
 DTYPES = ("float32", "bfloat16")
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
+ONE_SIZE = ("llava",)  # families whose images all have one size, and positions that do not depend on images
 OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
 
 
@@ -53,6 +54,7 @@ class Reference:
         self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
         self.dtype = getattr(self.torch, dtype)
         self.model = _load(transformers, Path(path), self.dtype)
+        self.one_size = self.model.config.model_type in ONE_SIZE
         self.last_ms = 0.0
         self._cache: Any = None
 
@@ -63,10 +65,14 @@ class Reference:
         return frozenset(found if isinstance(found, list) else [] if found is None else [found])
 
     def vision(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
-        """Features of one image or video: patches [patches, patch_dim] and their grid (frames, height, width)."""
+        """Features of one image or video: patches [patches, patch_dim] and their grid (frames, height, width).
+
+        Models for images of one size take their pixels [1, 3, height, width] and no grid.
+        """
         torch = self.torch
+        grids = () if self.one_size else (torch.tensor([grid]),)
         with self._run():
-            out = self.model.model.get_image_features(torch.from_numpy(patches), torch.tensor([grid]), return_dict=True)
+            out = self.model.model.get_image_features(torch.from_numpy(patches), *grids, return_dict=True)
         taps = [_numpy(tap[0]) for tap in getattr(out, "deepstack_features", None) or ()]
         return ImageFeatures(_numpy(out.pooler_output[0]), np.stack(taps) if taps else None)
 
@@ -118,6 +124,9 @@ class Reference:
         """Features that are ready instead of pixels, and what transformers computes the positions from."""
         if not request.images:
             return {}
+        if self.one_size:
+            features = [image.features for image in request.images]
+            return {"mm_encoder_outputs": {"image": self._as_encoder_output(features)}}
         config, torch = self.model.config, self.torch
         video_token_id = getattr(config, "video_token_id", -1)
         types = (ids == config.image_token_id).int() + 2 * (ids == video_token_id).int()

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 
 from ..runtimes.bundle import open_bundle
 from ..runtimes.engine import Floats, Ints
-from ..runtimes.images import open_image, preprocess
-from ..runtimes.model import GenerationOptions, Model, image_spec, prompt_spec
-from ..runtimes.positions import PositionSpec, text_positions
+from ..runtimes.images import open_image
+from ..runtimes.model import GenerationOptions, Model, position_spec, prompt_spec
+from ..runtimes.pixels import image_spec, preprocess
+from ..runtimes.positions import text_positions
 from ..runtimes.prompt import open_prompt
 from ..runtimes.requests import EncodedImage, Request, make_request, user_message
 from ..runtimes.timings import Timings
@@ -108,7 +109,7 @@ class PyTorchRunner:
         self.load_ms = _since(started)
         self.engine = self.model.name
         self.images = image_spec(bundle.manifest)
-        self.positions = PositionSpec(self.prompts.image_token_id, self.images.merge_size)
+        self.positions = position_spec(bundle.manifest, self.prompts)
         self.tokenizer = self.prompts.tokenizer
         self.eos_token_ids = tuple(bundle.manifest["prompt"]["eos_token_ids"])
 

@@ -35,7 +35,7 @@ def components(bundle: Bundle, checkpoint: Checkpoint, prefixes: Prefixes) -> tu
 def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:
     sizes: Counter[str] = Counter()
     for name, tensor in checkpoint.tensors.items():
-        vision = name.startswith(prefixes.vision + ".")
+        vision = name.startswith(tuple(f"{part}." for part in (prefixes.vision, prefixes.projector) if part))
         inner = name.removeprefix(prefixes.vision + ".").removeprefix(prefixes.text + ".")
         sizes[_component(inner, vision, len(tensor.shape))] += tensor.nbytes
     sizes[FILES] = sum(path.stat().st_size for path in checkpoint.files) - sum(sizes.values())
@@ -72,7 +72,7 @@ def _stored(bundle: Bundle, graph: str) -> Iterator[tuple[str, tuple[int, ...], 
 def _component(name: str, vision: bool, rank: int) -> str:
     """The part that a tensor belongs to, by its name inside the vision encoder or the decoder."""
     if vision:
-        return MERGER if "merger" in name else VISION
+        return MERGER if any(word in name for word in ("merger", "projector")) else VISION
     if name.startswith(("embed_tokens", "lm_head")):
         return TABLE
     return MATRICES if rank >= 2 else NORMS

@@ -83,6 +83,56 @@ class DeltaNetSpec:
 
 
 @dataclass(frozen=True)
+class ClipSpec:
+    """A CLIP vision transformer for images of one size, whose states become image tokens through a projector."""
+
+    hidden: int
+    heads: int
+    intermediate: int
+    activation: str
+    channels: int
+    image_size: int  # pixels a side
+    patch_size: int
+    norm_eps: float
+    depth: int  # layers of the checkpoint
+    feature_depths: tuple[int, ...]  # behind how many layers the states are taken; several are joined
+    keep_class: bool  # whether the class token becomes an image token too
+    out_hidden: int
+    projector_activation: str
+    projector_bias: bool
+    merge_size: int = 1
+    deepstack_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.hidden % self.heads == 0, "vision hidden_size", self.hidden, f"a multiple of {self.heads} heads")
+        _require(self.channels == 3, "num_channels", self.channels, "3, for RGB")
+        _require(0 < self.patch_size <= self.image_size, "patch_size", self.patch_size, f"up to {self.image_size}")
+        beyond = [depth for depth in self.feature_depths if not 0 <= depth <= self.depth]
+        _require(not beyond, "vision_feature_layer", beyond, f"layers up to {self.depth}")
+        _require(bool(self.feature_depths), "vision_feature_layer", [], "a layer or a list of layers")
+
+    @property
+    def side(self) -> int:
+        """Patches a side; pixels behind the last whole patch are not seen."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Values of one flattened patch."""
+        return self.channels * self.patch_size**2
+
+    @property
+    def used_depth(self) -> int:
+        """Layers that the features depend on."""
+        return max(self.feature_depths)
+
+    @property
+    def image_tokens(self) -> int:
+        """Of each image."""
+        return self.side**2 + int(self.keep_class)
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """A causal decoder with grouped-query attention and a gated MLP; some layers may be a delta net."""
 
@@ -128,10 +178,10 @@ class ModelSpec:
     """Both halves of a model and the token that stands for an image feature."""
 
     family: str
-    vision: VisionSpec
+    vision: VisionSpec | ClipSpec
     decoder: DecoderSpec
     image_token_id: int
-    video_token_id: int
+    video_token_id: int | None = None
 
 
 def _require(ok: bool, key: str, found: object, expected: str) -> None:

@@ -64,11 +64,15 @@ class VisionEncoder:
     def __init__(self, path: Path, *, threads: int | None = None, profile: bool = False) -> None:
         self.session = session(path, threads, profile=profile)
         self.outputs = [output.name for output in self.session.get_outputs()]
+        self.inputs = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
-        """patches [patches, patch_dim] and their grid (frames, height, width) to features [tokens, hidden]."""
+        """Features [tokens, hidden] of patches [patches, patch_dim] with their grid (frames, height, width).
+
+        An encoder for images of one size takes their pixels [1, 3, height, width] and no grid.
+        """
         feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
-        return ImageFeatures(*self.session.run(self.outputs, feed))
+        return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))
 
 
 @dataclass
@@ -94,6 +98,7 @@ class Decoder:
         self._inputs = {value.name: value for value in self.session.get_inputs()}
         self._outputs = [value.name for value in self.session.get_outputs()]
         self.hidden = int(self._inputs["image_features"].shape[1])
+        self.axes = tuple(self._inputs["position_ids"].shape[:-2])  # (3,) with M-RoPE, else ()
         self.vocab = int(self.session.get_outputs()[0].shape[2])
         deepstack = self._inputs.get("deepstack_features")
         self.taps = 0 if deepstack is None else int(deepstack.shape[0])
@@ -117,7 +122,8 @@ class Decoder:
 
         Returns logits float32 [num_logits, vocab] of the last positions, valid until the next call. A graph for
         multi-token prediction takes `hidden_states` [seq, hidden]; one in front of it leaves those of the last
-        `num_hidden_states` positions, at least as many as logits, in `hidden_states`.
+        `num_hidden_states` positions, at least as many as logits, in `hidden_states`. A graph whose tokens have one
+        position each gets the first row of the positions.
         """
         if self.length + len(ids) > self.capacity:
             raise InputError(
@@ -126,7 +132,7 @@ class Decoder:
             )
         step = self._step(len(ids), num_logits, max(num_logits, num_hidden_states), images)
         step.arrays["input_ids"][0] = ids
-        step.arrays["position_ids"][:, 0] = positions
+        step.arrays["position_ids"][:] = positions[:, None] if self.axes else positions[:1]
         step.arrays["past_lengths"][0] = self.length
         if hidden_states is not None:
             step.arrays["hidden_states"][0] = hidden_states
@@ -192,7 +198,7 @@ class Decoder:
         )
         arrays: dict[str, NDArray[Any]] = {
             "input_ids": np.zeros((1, tokens), np.int64),
-            "position_ids": np.zeros((3, 1, tokens), np.int64),
+            "position_ids": np.zeros((*self.axes, 1, tokens), np.int64),
             "past_lengths": np.zeros(1, np.int32),
             "num_logits": np.array([num_logits], np.int64),
             "num_hidden_states": np.array([num_hidden], np.int64),

@@ -19,7 +19,8 @@ import numpy as np
 from ..targets.errors import InputError
 from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
-from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, preprocess, smart_resize
+from .images import Grid, ImageLimits, Patches, open_image
+from .pixels import PixelSpec, image_grid, preprocess
 from .prompt import VideoLayout, find_images, find_videos
 from .requests import EncodedImage, EncodedVideo, Message
 from .timings import Timings
@@ -56,7 +57,7 @@ class MediaEncoder:
     def __init__(
         self,
         vision: Vision,
-        image_spec: ImageSpec,
+        image_spec: PixelSpec,
         video_spec: VideoSpec | None,
         image_limits: ImageLimits,
         video_limits: VideoLimits,
@@ -101,9 +102,9 @@ class MediaEncoder:
         self._features.clear()
 
     def _open_image(self, source: Any) -> Medium:
-        image, patch = open_image(source, self.image_limits), self.image_spec.patch_size
-        height, width = smart_resize(image.height, image.width, self.image_spec)
-        return Medium((1, height // patch, width // patch), lambda: iter([preprocess(image, self.image_spec)[0]]))
+        image = open_image(source, self.image_limits)
+        grid = image_grid(image.height, image.width, self.image_spec)
+        return Medium(grid, lambda: iter([preprocess(image, self.image_spec)[0]]))
 
     def _open_video(self, source: Any, block: Mapping[str, Any]) -> Medium:
         spec = self.video_spec

@@ -16,18 +16,20 @@ from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
 from .engine import Decoder, Floats, Ints, VisionEncoder
 from .frames import VideoLimits
-from .images import ImageLimits, ImageSpec
+from .images import ImageLimits
 from .media import MediaEncoder, layout_of
 from .mtp import DraftHead
+from .pixels import image_spec
 from .positions import PositionSpec, text_positions
 from .prefill import chunks, shared, worth_saving
-from .prompt import PromptSpec, check_context, open_prompt
+from .prompt import PromptBuilder, PromptSpec, check_context, open_prompt
 from .requests import Message, Request, assemble, user_message
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
 from .video import video_spec
 
+NO_TOKENS = dict.fromkeys(("video_token", "vision_start_token", "vision_end_token"))  # that a model may lack
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 
 
@@ -84,9 +86,7 @@ class Model:
         self.bundle, self.manifest, self.threads = bundle, manifest, threads
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
-        self.positions = PositionSpec(
-            self.prompts.image_token_id, self.image_spec.merge_size, self.prompts.video_token_id
-        )
+        self.positions = position_spec(manifest, self.prompts)
         self.video_spec = video_spec(manifest, max_video_pixels)
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
         self.prefill_chunk = int(manifest["options"]["prefill_chunk"])
@@ -264,25 +264,23 @@ def load(path: str | Path, **options: Any) -> Model:
     return Model(open_bundle(path), **options)
 
 
-def image_spec(manifest: Mapping[str, Any]) -> ImageSpec:
-    """How a manifest wants images cut, with the pixel range that it allows."""
-    image, limits = manifest["image"], manifest["limits"]
-    low, high = limits["min_pixels"], limits["max_pixels"]
-    constants = {**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])}
-    # Below the checkpoint's own minimum is allowed: a device may want fewer tokens than the default.
-    floor = (image["patch_size"] * image["merge_size"]) ** 2
-    return ImageSpec(**constants, min_pixels=low, max_pixels=high, allowed_pixels=(min(floor, low), high))
-
-
 def prompt_spec(manifest: Mapping[str, Any]) -> PromptSpec:
     """The special tokens and end tokens of a manifest."""
     section = manifest["prompt"]
     return PromptSpec(
-        **section["tokens"],
+        **(NO_TOKENS | section["tokens"]),
         eos_token_ids=tuple(section["eos_token_ids"]),
         merge_size=section["merge_size"],
         token_ids=section["token_ids"],
+        bos_token=section.get("bos_token"),
+        template_kwargs=section.get("template_kwargs", {}),
     )
+
+
+def position_spec(manifest: Mapping[str, Any], prompts: PromptBuilder) -> PositionSpec:
+    """How the decoder of a manifest counts positions, by the shape of its input."""
+    axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"]) - 1  # [3, batch, seq] or [batch, seq]
+    return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=axes == 2)
 
 
 def _capacity(limit: int, context: int | None) -> int:

@@ -27,10 +27,20 @@ class PositionSpec:
     image_token_id: int
     merge_size: int = 2
     video_token_id: int | None = None
+    mrope: bool = True  # False: every token, of an image too, has the next position
 
     def __post_init__(self) -> None:
         if self.merge_size < 1 or self.image_token_id < 0:
             raise InputError(f"position spec {self} needs merge_size of at least 1 and an image_token_id of at least 0")
+
+
+def rotary_positions(
+    input_ids: npt.NDArray[np.int64], grids: Grids, spec: PositionSpec, start: int = 0
+) -> tuple[Positions, int]:
+    """Positions [3, seq] in the way of the model and the position behind them; without M-RoPE the rows are equal."""
+    if spec.mrope:
+        return mrope_positions(input_ids, grids, spec, start)
+    return text_positions(len(input_ids), start), start + len(input_ids)
 
 
 def mrope_positions(

@@ -33,6 +33,7 @@ class PromptSpec:
     merge_size: int = 2
     token_ids: Mapping[str, int] = field(default_factory=dict)  # ids the model expects, by token, checked on opening
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    bos_token: str | None = None  # the tokenizer adds its special tokens unless the text begins with this one
 
     def __post_init__(self) -> None:
         if self.merge_size < 1:
@@ -104,7 +105,7 @@ class PromptBuilder:
         A video's placeholder becomes `<0.3 seconds>` and a placeholder between start and end for each temporal patch
         first. Raises InputError when placeholders and images or videos differ in number.
         """
-        ids: Ids = np.array(self.tokenizer.encode(self._with_frames(text, videos)).ids, np.int64)
+        ids = self._ids(self._with_frames(text, videos))
         video_token = -1 if self.video_token_id is None else self.video_token_id
         places = np.flatnonzero((ids == self.image_token_id) | (ids == video_token))
         of_video = ids[places] == video_token
@@ -125,6 +126,11 @@ class PromptBuilder:
         The graph puts features in the place of one placeholder. They replace its embedding, so it may be either.
         """
         return ids if self.video_token_id is None else np.where(ids == self.video_token_id, self.image_token_id, ids)
+
+    def _ids(self, text: str) -> Ids:
+        """Token ids of a text, as ProcessorMixin.apply_chat_template has them."""
+        begins = self.spec.bos_token is not None and text.startswith(self.spec.bos_token)
+        return np.array(self.tokenizer.encode(text, add_special_tokens=not begins).ids, np.int64)
 
     def _with_frames(self, text: str, videos: Sequence[VideoLayout]) -> str:
         """`text` with a timestamp and a placeholder for each temporal patch, as transformers 5 writes them.

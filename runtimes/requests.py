@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .engine import ImageFeatures, Ints
-from .positions import PositionSpec, mrope_positions
+from .positions import PositionSpec, rotary_positions
 from .prompt import Prompt, PromptBuilder, VideoLayout
 
 Message = Mapping[str, Any]
@@ -67,7 +67,7 @@ def assemble(
     prompt: Prompt, positions: PositionSpec, images: Sequence[EncodedImage], videos: Sequence[EncodedVideo]
 ) -> Request:
     """A prompt with its positions, and its encoded media in the order of their tokens."""
-    rows, following = mrope_positions(prompt.ids, prompt.grids, positions)
+    rows, following = rotary_positions(prompt.ids, prompt.grids, positions)
     sources = iter(images), (frame for video in videos for frame in video.frames)
     ordered = tuple(next(sources[int(of_video)]) for of_video in prompt.of_video)
     return Request(prompt, rows, following, ordered)

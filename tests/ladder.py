@@ -20,9 +20,9 @@ from lensmith.exporters.synth import synth
 from lensmith.exporters.synth_layouts import SynthTensor, qwen3_5_tensors, qwen3_vl_tensors
 from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.images import preprocess
 from lensmith.runtimes.media import Medium
 from lensmith.runtimes.model import Model
+from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import EncodedImage, EncodedVideo, Request, make_request, user_message
 from lensmith.runtimes.timings import Timings

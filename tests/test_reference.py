@@ -24,12 +24,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 def test_it_is_what_transformers_generates(pair: Pair) -> None:
     """From pixels, by transformers' own loop: the same tokens as from features, step by step."""
-    from lensmith.runtimes.images import open_image, preprocess_images
+    from lensmith.runtimes.images import ImageSpec, open_image, preprocess_images
     from lensmith.runtimes.prompt import find_images
 
     messages, torch, model = CONVERSATIONS["two turns"], pair.reference.torch, pair.reference.model
     request = pair.theirs(messages)
-    patches, grids = preprocess_images(map(open_image, find_images(messages)), pair.model.image_spec)
+    spec = pair.model.image_spec
+    assert isinstance(spec, ImageSpec)
+    patches, grids = preprocess_images(map(open_image, find_images(messages)), spec)
     ids = torch.from_numpy(request.prompt.ids)[None]
     made = model.generate(
         input_ids=ids, pixel_values=torch.from_numpy(patches), image_grid_thw=torch.from_numpy(grids),

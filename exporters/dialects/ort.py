@@ -172,6 +172,7 @@ class OrtDialect:
 
 _ACTIVATIONS = {
     "silu": lambda op, x: op.QuickGelu(x, alpha=1.0, _domain=MS),
+    "quick_gelu": lambda op, x: op.QuickGelu(x, alpha=1.702, _domain=MS),
     "gelu": lambda op, x: op.Gelu(x, _domain=MS),
     "gelu_tanh": lambda op, x: op.FastGelu(x, _domain=MS),
 }

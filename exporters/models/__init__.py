@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .. import prompts
+from .. import llava_sections, prompts
 from ..blocks import Dialect
 from ..checkpoint import Checkpoint
 from ..graphs import Graph, Prefixes
+from ..names import Aliases
 from ..scheme import Policy
 from ..spec import ModelSpec
-from . import qwen3_5, qwen3_vl, qwen_configs
+from . import llava, qwen3_5, qwen3_vl, qwen_configs
 
 Sections = dict[str, dict[str, Any]]  # of the manifest, by name
 
@@ -28,6 +29,7 @@ class Family:
     dropped: Callable[[Checkpoint, ModelSpec], dict[str, str]]  # unused tensors with their reasons
     sections: Callable[[Checkpoint, ModelSpec, int | None], Sections]  # for the largest image area in pixels
     fit: Callable[[ModelSpec, Checkpoint], ModelSpec] = lambda spec, _: spec  # leaves out what the weights lack
+    aliases: Aliases = field(default_factory=dict)  # of the prefixes
 
 
 FAMILIES = {
@@ -47,5 +49,14 @@ FAMILIES = {
         qwen3_5.dropped,
         prompts.sections,
         qwen3_5.fit,
+    ),
+    llava.MODEL_TYPE: Family(
+        llava.MODEL_TYPE,
+        llava.describe,
+        llava.PREFIXES,
+        llava.graphs,
+        llava.dropped,
+        llava_sections.sections,
+        aliases=llava.ALIASES,
     ),
 }

@@ -12,7 +12,8 @@ from ..graphs import Graph, build_decoder, build_mtp, build_vision
 from ..scheme import Policy
 from ..spec import DecoderSpec, DeltaNetSpec, ModelSpec, VisionSpec
 from . import qwen_configs
-from .qwen_configs import PREFIXES, Config, tied, vision
+from .configs import Config
+from .qwen_configs import PREFIXES, tied, vision
 
 MODEL_TYPE = "qwen3_5"
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -57,7 +58,7 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
         head_dim=head_dim,
         intermediate=config.need("intermediate_size"),
         vocab=config.need("vocab_size"),
-        activation=config.activation("silu"),
+        activation=config.activation("hidden_act", "silu"),
         rope_theta=float(rope.get("rope_theta") or config.need("rope_theta")),
         mrope_section=tuple(rope.get("mrope_section", (11, 11, 10))),
         norm_eps=config.get("rms_norm_eps", 1e-6),

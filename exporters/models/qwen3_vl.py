@@ -8,7 +8,8 @@ from ..blocks import Dialect
 from ..graphs import Graph, build_decoder, build_vision
 from ..scheme import Policy
 from ..spec import DecoderSpec, ModelSpec
-from .qwen_configs import PREFIXES, Config, tied, vision
+from .configs import Config
+from .qwen_configs import PREFIXES, tied, vision
 
 MODEL_TYPE = "qwen3_vl"
 
@@ -37,7 +38,7 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
         head_dim=config.get("head_dim") or config.need("hidden_size") // heads,
         intermediate=config.need("intermediate_size"),
         vocab=config.need("vocab_size"),
-        activation=config.activation("silu"),
+        activation=config.activation("hidden_act", "silu"),
         rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 5000000.0))),
         mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
         norm_eps=config.get("rms_norm_eps", 1e-6),

@@ -1,0 +1,93 @@
+"""What the runtime must know about the prompts and images of LLaVA, read from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..runtimes.crops import CropSpec
+from ..targets.errors import InputError
+from .checkpoint import Checkpoint
+from .prompts import end_tokens, name_tokens
+from .spec import ClipSpec, ModelSpec
+
+# Of tokenizer_config.json, which transformers hands to chat templates.
+TEMPLATE_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+    """The sections of the manifest; InputError where the files of the processor contradict the model."""
+    vision = spec.vision
+    assert isinstance(vision, ClipSpec)
+    _check_processor(checkpoint, vision)
+    return {
+        "prompt": _prompt(checkpoint, spec),
+        "image": _image(checkpoint, vision).to_manifest(),
+        "limits": _limits(spec, vision, max_pixels),
+    }
+
+
+def _prompt(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
+    names = name_tokens(checkpoint, {"image_token": spec.image_token_id})
+    expected = checkpoint.processor_config.get("image_token", names["image_token"])
+    if expected != names["image_token"]:
+        raise InputError(
+            f"processor_config.json has image_token {expected!r} but config.json numbers {names['image_token']!r}; "
+            "use the files of one model"
+        )
+    tokens = {key: _content(checkpoint.tokenizer_config.get(key)) for key in TEMPLATE_TOKENS}
+    return {
+        "template": "chat_template.jinja",
+        "tokenizer": "tokenizer.json",
+        "tokens": names,
+        "token_ids": {names["image_token"]: spec.image_token_id},
+        "eos_token_ids": end_tokens(checkpoint),
+        "merge_size": spec.vision.merge_size,
+        "bos_token": tokens["bos_token"],
+        "template_kwargs": {key: token for key, token in tokens.items() if token is not None},
+    }
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token, which may be an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:
+    spec = CropSpec.from_config(checkpoint.preprocessor_config, vision.image_tokens)
+    if spec.size != (vision.image_size, vision.image_size):
+        found = "images of their own sizes" if spec.size is None else f"{spec.size[1]} x {spec.size[0]} pixels"
+        raise InputError(
+            f"preprocessor_config.json makes {found} but the vision tower of config.json takes "
+            f"{vision.image_size} x {vision.image_size}; use the files of one model"
+        )
+    return spec
+
+
+def _limits(spec: ModelSpec, vision: ClipSpec, max_pixels: int | None) -> dict[str, Any]:
+    area = vision.image_size**2
+    if max_pixels is not None:
+        raise InputError(
+            f"max-pixels {max_pixels} has no effect on {spec.family}, whose images all become "
+            f"{vision.image_size} x {vision.image_size} pixels; leave it out"
+        )
+    return {
+        "min_pixels": area,
+        "max_pixels": area,
+        "max_image_tokens": vision.image_tokens,
+        "context": spec.decoder.context,
+    }
+
+
+def _check_processor(checkpoint: Checkpoint, vision: ClipSpec) -> None:
+    """LlavaProcessor writes as many image tokens as the tower gives features, or PyTorch would refuse them too."""
+    config = checkpoint.processor_config
+    patch = config.get("patch_size") or vision.patch_size
+    strategy = config.get("vision_feature_select_strategy") or ("full" if vision.keep_class else "default")
+    more = config.get("num_additional_image_tokens", 0 if config else 1)
+    written = (vision.image_size // patch) ** 2 + more - int(strategy == "default")
+    if written != vision.image_tokens:
+        raise InputError(
+            f"processor_config.json writes {written} image tokens (patch_size {patch}, num_additional_image_tokens "
+            f"{more}, {strategy!r}) but the vision tower of config.json gives {vision.image_tokens} features; "
+            "correct patch_size, num_additional_image_tokens or vision_feature_select_strategy"
+        )

@@ -1,0 +1,108 @@
+"""LLaVA: a CLIP tower, a projector and a text decoder; its configuration, its weight names and its two graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..blocks import Dialect
+from ..checkpoint import Checkpoint
+from ..graphs import Graph, Prefixes, build_clip, build_decoder
+from ..names import Aliases, locate
+from ..scheme import Policy
+from ..spec import ClipSpec, ModelSpec
+from .configs import Config
+from .text_decoders import describe_text
+
+MODEL_TYPE = "llava"
+PREFIXES = Prefixes("model.vision_tower", "model.language_model", "lm_head", "model.multi_modal_projector")
+# As transformers 4 and the published checkpoints have them; within the tower also transformers 5 in between.
+ALIASES: Aliases = {
+    "model.vision_tower": ("vision_tower.vision_model", "vision_tower"),
+    "model.language_model": ("language_model.model",),
+    "lm_head": ("language_model.lm_head",),
+    "model.multi_modal_projector": ("multi_modal_projector",),
+}
+CLIP_DEFAULTS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+                 "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
+                 "layer_norm_eps": 1e-5}  # fmt: skip
+TOWER_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", "silu", "swish")
+PROJECTOR_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish")
+
+
+def describe(values: dict[str, Any]) -> ModelSpec:
+    """Turn a Hugging Face config of model_type llava into a ModelSpec; InputError for what is not supported."""
+    config = Config(values, MODEL_TYPE)
+    text = config.section("text_config")
+    # transformers ties them when either of the two places says so.
+    tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+    decoder = describe_text(Config({**text.values, "tie_word_embeddings": tied}, MODEL_TYPE), "llama")
+    token = config.get("image_token_index", config.get("image_token_id", 32000))
+    return ModelSpec(MODEL_TYPE, _vision(config, decoder.hidden), decoder, int(token))
+
+
+def _vision(config: Config, out_hidden: int) -> ClipSpec:
+    section = config.section("vision_config")
+    section.only("model_type", "clip_vision_model")
+    vision = Config({**CLIP_DEFAULTS, **section.values}, MODEL_TYPE)
+    depth = vision.need("num_hidden_layers")
+    return ClipSpec(
+        hidden=vision.need("hidden_size"),
+        heads=vision.need("num_attention_heads"),
+        intermediate=vision.need("intermediate_size"),
+        activation=vision.activation("hidden_act", *TOWER_ACTIVATIONS),
+        channels=vision.need("num_channels"),
+        image_size=_whole(vision, "image_size"),
+        patch_size=_whole(vision, "patch_size"),
+        norm_eps=vision.need("layer_norm_eps"),
+        depth=depth,
+        feature_depths=_feature_depths(config.get("vision_feature_layer", -2), depth),
+        keep_class=config.only("vision_feature_select_strategy", "default", "full") == "full",
+        out_hidden=out_hidden,
+        projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
+        projector_bias=bool(config.get("multimodal_projector_bias", True)),
+    )
+
+
+def _whole(config: Config, key: str) -> int:
+    found = config.need(key)
+    if type(found) is not int:
+        config.only(key, CLIP_DEFAULTS[key])  # raises: sides that differ are not supported
+    return int(found)
+
+
+def _feature_depths(layers: int | list[int], depth: int) -> tuple[int, ...]:
+    """Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last."""
+    given = [layers] if isinstance(layers, int) else layers
+    return tuple(index if index >= 0 else depth + 1 + index for index in given)
+
+
+def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+    """The graphs of the family in the order they are written."""
+    return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_clip, build_decoder))
+
+
+def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
+    """Source tensors that no graph uses, each with its reason."""
+    found = locate(checkpoint, PREFIXES, ALIASES)
+    reasons = {name: _reason(name, found, spec) for name in checkpoint.tensors}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _reason(name: str, found: Prefixes, spec: ModelSpec) -> str:
+    vision = spec.vision
+    assert isinstance(vision, ClipSpec)
+    inner = name.removeprefix(f"{found.vision}.")
+    if name == f"{found.head}.weight" and spec.decoder.tied:
+        return "tied to the embedding table"
+    if name.endswith("rotary_emb.inv_freq"):
+        return "rotary frequencies are computed from the configuration"
+    if inner == name:
+        return ""
+    if inner.startswith("post_layernorm."):
+        return "image features are taken in front of the last norm"
+    if inner == "embeddings.position_ids":
+        return "positions are counted"
+    unused = {f"encoder.layers.{layer}" for layer in range(vision.used_depth, vision.depth)}
+    if ".".join(inner.split(".")[:3]) in unused:
+        return f"image features are taken behind layer {vision.used_depth} of {vision.depth}"
+    return ""
