@@ -9,13 +9,13 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from .blocks import Dialect, Linear, Source, Table, Value, sources
-from .clip import ClipTower, Projector
 from .decoder import Decoder, DecoderInputs
 from .mtp import MtpHead, MtpInputs
 from .scheme import Policy
 from .spec import ClipSpec, ModelSpec, VisionSpec
 from .states import State, kv_states, layer_states
 from .vit import VisionEncoder
+from .vit_clip import ClipTower, Projector
 
 F32, I64, I32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
 IR_VERSION = 10  # with opset 21; the oldest pair that has everything used here

@@ -14,7 +14,9 @@ from .configs import Config
 from .text_decoders import describe_text
 
 MODEL_TYPE = "llava"
-PREFIXES = Prefixes("model.vision_tower", "model.language_model", "lm_head", "model.multi_modal_projector")
+PREFIXES = Prefixes(
+    vision="model.vision_tower", text="model.language_model", head="lm_head", projector="model.multi_modal_projector"
+)
 # As transformers 4 and the published checkpoints have them; within the tower also transformers 5 in between.
 ALIASES: Aliases = {
     "model.vision_tower": ("vision_tower.vision_model", "vision_tower"),
@@ -55,7 +57,7 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
         patch_size=_whole(vision, "patch_size"),
         norm_eps=vision.need("layer_norm_eps"),
         depth=depth,
-        feature_depths=_feature_depths(config.get("vision_feature_layer", -2), depth),
+        feature_depths=_feature_depths(_feature_layers(config), depth),
         keep_class=config.only("vision_feature_select_strategy", "default", "full") == "full",
         out_hidden=out_hidden,
         projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
@@ -68,6 +70,13 @@ def _whole(config: Config, key: str) -> int:
     if type(found) is not int:
         config.only(key, CLIP_DEFAULTS[key])  # raises: sides that differ are not supported
     return int(found)
+
+
+def _feature_layers(config: Config) -> int | list[int]:
+    found = config.get("vision_feature_layer", -2)
+    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
+        config.only("vision_feature_layer", -2)
+    return found if isinstance(found, int) else list(found)
 
 
 def _feature_depths(layers: int | list[int], depth: int) -> tuple[int, ...]:
