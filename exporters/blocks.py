@@ -125,6 +125,9 @@ class Dialect(Protocol):
     def activation(self, op: Op, x: Value, kind: str) -> Value: ...
     def rotary(self, op: Op, x: Value, angles: Angles, heads: int) -> Value: ...
     def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int) -> Value: ...
+    def biased_attention(
+        self, op: Op, q: Value, k: Value, v: Value, heads: int, bias: Value, reach: Value | None
+    ) -> Value: ...
     def cached_attention(
         self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
     ) -> tuple[Value, Value, Value]: ...
@@ -225,7 +228,7 @@ def sources(root: nn.Module, prefix: str) -> Iterator[Source]:
     """Every source tensor that the modules below `root` need; names follow the checkpoint, below `prefix`."""
     views: dict[str, nn.Parameter | None] = {}
     for path, module in root.named_modules():
-        name = f"{prefix}.{path}" if path else prefix
+        name = ".".join(part for part in (prefix, path) if part)
         if isinstance(module, Table):
             views[f"{name}.weight"] = module.view
         elif isinstance(module, Matrix):

@@ -23,8 +23,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
+from .layout import Layout, find_layout
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
+VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 BLOCK = 4 * 1024 * 1024  # elements converted at a time: keeps the memory of a read near its result
@@ -113,7 +116,8 @@ def _convert(source: NDArray[Any], out: NDArray[Any]) -> None:
 class Checkpoint:
     """An opened checkpoint folder: everything but the numbers, which `tensors` reads when asked."""
 
-    path: Path
+    path: Path  # as it was given
+    model_path: Path  # the folder of config.json and the weights
     config: dict[str, Any]
     generation_config: dict[str, Any]
     preprocessor_config: dict[str, Any]
@@ -166,32 +170,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     A folder that is not a whole safetensors checkpoint is an InputError.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(
-            f"{path} is not a folder; give the folder of a checkpoint "
-            "(`hf download REPOSITORY --local-dir FOLDER` fetches one from the hub)."
-        )
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json; expected the folder that save_pretrained or the hub made.")
+    layout = find_layout(path)
+    folder = layout.model
     tensors = _open_tensors(folder)
-    processor, tokenizer = _json(folder, "processor_config.json"), _json(folder, "tokenizer_config.json")
-    license_file = next((p for p in sorted(folder.glob("LICEN[SC]E*")) if p.is_file()), None)
+    processor, tokenizer = layout.json("processor_config.json"), _json(folder, "tokenizer_config.json")
+    license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
     return Checkpoint(
-        path=folder,
+        path=Path(path),
+        model_path=folder,
         config=read_json(folder / "config.json"),
         generation_config=_json(folder, "generation_config.json"),
-        preprocessor_config=_json(folder, "preprocessor_config.json") or processor.get("image_processor") or {},
-        video_preprocessor_config=_json(folder, "video_preprocessor_config.json")
-        or processor.get("video_processor")
-        or {},
+        preprocessor_config=layout.json(*IMAGE_PROCESSOR) or processor.get("image_processor") or {},
+        video_preprocessor_config=layout.json(*VIDEO_PROCESSOR) or processor.get("video_processor") or {},
         processor_config=processor,
         tokenizer_config=tokenizer,
         chat_template=_chat_template(folder, tokenizer),
-        license=_license_name(folder),
+        license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,
         tensors=MappingProxyType(tensors),
-        files=_used_files(folder, tensors, license_file),
+        files=_used_files(layout, tensors, license_file),
     )
 
 
@@ -199,8 +196,10 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _used_files(folder: Path, tensors: Mapping[str, LazyTensor], license_file: Path | None) -> tuple[Path, ...]:
-    used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in folder.glob(pattern)}
+def _used_files(layout: Layout, tensors: Mapping[str, LazyTensor], license_file: Path | None) -> tuple[Path, ...]:
+    used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
+    processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
+    used |= {found for names in processors if (found := layout.find(*names))}
     used |= {tensor.file for tensor in tensors.values()} | ({license_file} if license_file else set())
     return tuple(sorted(p for p in used if p.is_file()))
 
@@ -215,10 +214,10 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
     return found if isinstance(found, str) else None
 
 
-def _license_name(folder: Path) -> str | None:
+def _license_name(layout: Layout) -> str | None:
     """The `license:` of the front matter of README.md; `license_name:` where that says "other"."""
-    readme = folder / "README.md"
-    if not readme.is_file():
+    readme = layout.find("README.md")
+    if readme is None:
         return None
     before, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---\n")
     pairs = (line.partition(":") for line in rest.partition("\n---")[0].splitlines() if not before.strip())

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..runtimes.bundle import Bundle, BundleWriter, open_bundle
 from ..runtimes.files import dump_json
+from ..runtimes.traces import Traces
 from ..targets.errors import InputError, closest
 from ..targets.profile import TargetProfile, load_target
 from . import weights
@@ -21,7 +22,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .dialects.ort import OPSETS, OrtDialect
 from .golden import Golden, evidence
 from .graphs import Graph
-from .models import FAMILIES, Family
+from .models import FAMILIES, Family, Spec
 from .names import locate, relocate
 from .scheme import UNQUANTIZED, Policy, make_policy
 from .spec import ModelSpec
@@ -39,6 +40,7 @@ class Options:
     symmetric: bool = True
     target: str = "cpu"
     context: int | None = None  # tokens; None: what the model was made for
+    revision: str | None = None  # of the class that the checkpoint was trained with, where a family has several
     max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
 
 
@@ -47,8 +49,8 @@ class Job:
     """A checkpoint with everything that was decided about it, before anything is written."""
 
     checkpoint: Checkpoint
-    family: Family
-    spec: ModelSpec
+    family: Family[Any]
+    spec: Spec
     options: Options
     target: TargetProfile
     policy: Policy
@@ -64,7 +66,7 @@ def prepare(path: str | Path, options: Options) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts."""
     checkpoint = open_checkpoint(path)
     family = find_family(checkpoint)
-    spec = family.fit(_within_limits(family.describe(checkpoint.config), options), checkpoint)
+    spec = family.fit(family.describe(checkpoint.config).revised(options.revision).limited(options.context), checkpoint)
     target = load_target(options.target)
     policy = make_policy(
         options.precision,
@@ -82,7 +84,7 @@ def prepare(path: str | Path, options: Options) -> Job:
     return job
 
 
-def find_family(checkpoint: Checkpoint) -> Family:
+def find_family(checkpoint: Checkpoint) -> Family[Any]:
     """The family of a checkpoint by its model_type; InputError for an unknown one."""
     model_type = str(checkpoint.config.get("model_type"))
     if model_type not in FAMILIES:
@@ -105,11 +107,20 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
             with writer.stage(key, names) as done:
                 if not done:
                     _write_graph(job, graph, writer, key, progress)
-        _write_prompt_files(job, writer)
+        _write_other_files(job, writer)
         manifest = _manifest(job)
-        traces = evidence(job.checkpoint.path, job.parameters, writer, manifest, golden=golden, progress=progress)
+        traces = evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
         writer.close(manifest | {"evidence": {"golden": traces}})
     return open_bundle(out)
+
+
+def _recording(
+    job: Job, writer: BundleWriter, manifest: dict[str, Any], progress: Progress
+) -> Callable[[int | None], Traces]:
+    """Records the golden traces of a job with a number of threads."""
+    return lambda threads: job.family.record(
+        job.checkpoint, job.spec, writer, manifest, threads=threads, progress=progress
+    )
 
 
 def _write_graph(job: Job, graph: Graph, writer: BundleWriter, key: str, progress: Progress) -> None:
@@ -126,13 +137,18 @@ def _write_graph(job: Job, graph: Graph, writer: BundleWriter, key: str, progres
     ir.save(graph.model, writer.add(f"{graph.name}.onnx"))
 
 
+def _write_other_files(job: Job, writer: BundleWriter) -> None:
+    if isinstance(job.spec, ModelSpec):
+        _write_prompt_files(job, writer)
+    if job.checkpoint.license_text:
+        writer.add("LICENSE").write_text(job.checkpoint.license_text, encoding="utf-8")
+
+
 def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
     tokenizer = json.loads(job.checkpoint.tokenizer_path.read_text(encoding="utf-8"))
     compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
     writer.add("tokenizer.json").write_text(compact, encoding="utf-8")
     writer.add("chat_template.jinja").write_text(_template(job.checkpoint), encoding="utf-8")
-    if job.checkpoint.license_text:
-        writer.add("LICENSE").write_text(job.checkpoint.license_text, encoding="utf-8")
 
 
 def _template(checkpoint: Checkpoint) -> str:
@@ -152,7 +168,8 @@ def _key(job: Job) -> str:
 
 
 def _sections(job: Job) -> dict[str, Any]:
-    _template(job.checkpoint)
+    if isinstance(job.spec, ModelSpec):
+        _template(job.checkpoint)
     return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 
@@ -176,6 +193,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "tools": _tools(),
         "options": {
             **vars(job.options),
+            "revision": getattr(job.spec, "revision", None),
             "prefill_chunk": job.target.prefill_chunk,
             "cpu_features": list(job.target.cpu_features),
         },
@@ -205,10 +223,3 @@ def _dim(dimension: Any) -> int | str:
 
 def _tools() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in TOOLS}
-
-
-def _within_limits(spec: ModelSpec, options: Options) -> ModelSpec:
-    context = options.context or spec.decoder.context
-    if not 0 < context <= spec.decoder.context:
-        raise InputError(f"context {context} is outside the model's range of 1 to {spec.decoder.context} tokens")
-    return replace(spec, decoder=replace(spec.decoder, context=context))

@@ -6,13 +6,14 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..runtimes.bundle import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
+from ..runtimes.loading import open_loaded
 from ..runtimes.media import MediaEncoder
-from ..runtimes.model import Model, position_spec, prompt_spec
+from ..runtimes.model import position_spec, prompt_spec
 from ..runtimes.pixels import image_spec
 from ..runtimes.prompt import PromptBuilder, open_prompt
 from ..runtimes.replay import replay, summarize, with_sources
@@ -21,9 +22,12 @@ from ..runtimes.timings import Timings
 from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
 from ..runtimes.video import video_spec
 from ..targets.errors import CheckFailed, InputError, MissingExtra
+from .checkpoint import Checkpoint
 from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
+from .spec import ModelSpec
 
+S_contra = TypeVar("S_contra", contravariant=True)
 Golden = Literal["auto", "always", "never"]
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -45,14 +49,28 @@ VIDEO_CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
 }
 
 
+class Recorder(Protocol[S_contra]):
+    """Writes the golden traces of a checkpoint into `golden/` of a bundle."""
+
+    def __call__(
+        self,
+        checkpoint: Checkpoint,
+        spec: S_contra,
+        writer: BundleWriter,
+        manifest: Mapping[str, Any],
+        *,
+        threads: int | None = None,
+        progress: Progress = ...,
+    ) -> Traces: ...
+
+
 def evidence(
-    checkpoint: Path,
+    recording: Callable[[int | None], Traces],
     parameters: int,
     writer: BundleWriter,
     manifest: Mapping[str, Any],
     *,
     golden: Golden = "auto",
-    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Record golden traces into a bundle, replay them on its graphs and give the figures for its manifest.
 
@@ -62,8 +80,7 @@ def evidence(
     reason = _reason_against(parameters, golden)
     if reason is None:
         try:
-            threads = 1 if parameters < SMALL else None
-            traces = record(checkpoint, writer, manifest, threads=threads, progress=progress)
+            traces = recording(1 if parameters < SMALL else None)
             return _replayed(traces, writer, manifest)
         except InputError as error:
             if golden == "always":
@@ -88,18 +105,20 @@ def _reason_against(parameters: int, golden: Golden) -> str | None:
 
 def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says about the traces, with the figures of their first replay."""
-    figures = summarize(replay(Model(writer.preview(manifest)), traces))
+    figures = summarize(replay(open_loaded(writer.preview(manifest)), traces))
     wrong = [name for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
         raise CheckFailed(
             f"the graphs of {writer.out} give values that are not finite ({wrong[0]}); use another precision"
         )
-    names = [case.name for case in traces.cases]
-    return {"recorded": True, "reference": traces.reference, "cases": names, "steps": STEPS, "figures": figures}
+    names = [case.name for case in traces.cases] or [image.file for image in traces.images]
+    steps = {"steps": STEPS} if traces.cases else {}
+    return {"recorded": True, "reference": traces.reference, "cases": names, **steps, "figures": figures}
 
 
 def record(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
     writer: BundleWriter,
     manifest: Mapping[str, Any],
     *,
@@ -111,7 +130,7 @@ def record(
     The bundle must hold its tokenizer and chat template already. Conversations that its context cannot hold are left
     out; InputError when it holds none.
     """
-    recorder = _Recorder(Reference(checkpoint, threads=threads), writer.partial, manifest)
+    recorder = _Recorder(Reference(checkpoint.path, threads=threads), writer.partial, manifest)
     files = {name: source for name, source in sources().items() if name != CLIP or "video" in manifest}
     conversations = {**CONVERSATIONS, **(VIDEO_CONVERSATIONS if CLIP in files else {})}
     images: list[ImageTrace] = []
@@ -125,14 +144,15 @@ def record(
     if not cases:
         raise InputError(f"a context of {recorder.context} tokens holds no golden trace; use a larger one")
     traces = Traces(recorder.reference.name, tuple(images), tuple(cases))
-    _write(traces, writer, files)
-    return traces
+    return write(traces, writer, files)
 
 
-def _write(traces: Traces, writer: BundleWriter, files: Mapping[str, bytes]) -> None:
+def write(traces: Traces, writer: BundleWriter, files: Mapping[str, bytes]) -> Traces:
+    """Add traces and the files they were made of to a bundle."""
     for name, data in files.items():
         writer.add(name).write_bytes(data)
     write_traces(traces, writer.add(CASES), writer.add(ARRAYS))
+    return traces
 
 
 class _Recorder:

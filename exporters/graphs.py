@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder
+from onnxscript import GraphBuilder, nn
 
 from .blocks import Dialect, Linear, Source, Table, Value, sources
 from .decoder import Decoder, DecoderInputs
@@ -43,21 +43,36 @@ class Graph:
     borrowed: tuple[Source, ...] = ()
 
 
+class EncoderShape(Protocol):
+    """What the ports of a vision encoder follow from."""
+
+    @property
+    def patch_dim(self) -> int: ...
+    @property
+    def out_hidden(self) -> int: ...
+    @property
+    def deepstack_layers(self) -> tuple[int, ...]: ...
+
+
 def build_vision(
     spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
     """The vision encoder: pixel_values and image_grid_thw to image_features (and deepstack_features)."""
     assert isinstance(spec.vision, VisionSpec)
-    pixels = _input("pixel_values", F32, ["patches", spec.vision.patch_dim])
+    return encoder_graph(VisionEncoder(dialect, spec.vision, policy), spec.vision, prefixes.vision, opsets)
+
+
+def encoder_graph(encoder: nn.Module, spec: EncoderShape, prefix: str, opsets: dict[str, int]) -> Graph:
+    """The graph of a described encoder of patches of any grid, whose tensors are below `prefix`."""
+    pixels = _input("pixel_values", F32, ["patches", spec.patch_dim])
     grid = _input("image_grid_thw", I64, ["images", 3])
-    encoder = VisionEncoder(dialect, spec.vision, policy)
     builder = _builder("vision_encoder", [pixels, grid], opsets)
     features, taps = encoder(builder.op, pixels, grid)
-    width = spec.vision.out_hidden
+    width = spec.out_hidden
     _output(builder, features, "image_features", F32, ["image_tokens", width])
     if taps is not None:
-        _output(builder, taps, "deepstack_features", F32, [len(spec.vision.deepstack_layers), "image_tokens", width])
-    return _graph(builder, tuple(sources(encoder, prefixes.vision)))
+        _output(builder, taps, "deepstack_features", F32, [len(spec.deepstack_layers), "image_tokens", width])
+    return _graph(builder, tuple(sources(encoder, prefix)))
 
 
 def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:

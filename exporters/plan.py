@@ -14,9 +14,12 @@ from ..runtimes.pixels import image_grid, image_spec
 from ..runtimes.prompt import image_tokens as count_tokens
 from . import weights
 from .blocks import Source
+from .dialects.ort import SCORES
 from .export import Job
 from .graphs import Graph
-from .states import all_states
+from .models import Spec
+from .spec import ModelSpec
+from .states import State, all_states
 
 IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (1920, 1080), (4032, 3024))  # width, height
 BASE_MEMORY_BYTES = 190_000_000  # the interpreter, the libraries and the graphs; measured on Linux
@@ -55,6 +58,7 @@ class Plan:
     default_context: int
     device_memory_bytes: int  # weights, states and the KV cache of the default context; activations come on top
     image_tokens: dict[str, int]  # by "width x height"
+    attention_bytes: dict[str, int]  # by the same, of an encoder without a decoder; empty for others
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain data."""
@@ -63,14 +67,14 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """The figures of a prepared job; nothing is read or written."""
-    text, weight_bytes = job.spec.decoder, [_graph_bytes(job, graph) for graph in job.graphs]
-    states = list(all_states(text))
+    weight_bytes = [_graph_bytes(job, graph) for graph in job.graphs]
+    states, context = _states(job.spec), job.spec.context
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
-    default = min(text.context, DEFAULT_CONTEXT)
+    default, tokens = min(context, DEFAULT_CONTEXT), image_tokens(job)
     return Plan(
         architecture=job.family.name,
-        checkpoint=str(job.checkpoint.path),
+        checkpoint=str(job.checkpoint.model_path),
         checkpoint_bytes=job.checkpoint.nbytes,
         parameters=job.parameters,
         precision=job.options.precision,
@@ -78,20 +82,36 @@ def make_plan(job: Job) -> Plan:
         storage=tuple(row for graph in job.graphs for row in _storage(job, graph)),
         bundle_bytes=sum(weight_bytes) + _small_bytes(job),
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
-        context=text.context,
+        context=context,
         cache_bytes_per_token=token_bytes,
-        cache_bytes=token_bytes * text.context,
+        cache_bytes=token_bytes * context,
         state_bytes=state_bytes,
         default_context=default,
         device_memory_bytes=sum(weight_bytes) + state_bytes + token_bytes * default,
-        image_tokens=image_tokens(job),
+        image_tokens=tokens,
+        attention_bytes=_attention_bytes(job.spec, tokens),
     )
+
+
+def _states(spec: Spec) -> list[State]:
+    """What the decoder keeps from token to token; an encoder keeps nothing."""
+    return list(all_states(spec.decoder)) if isinstance(spec, ModelSpec) else []
+
+
+def _attention_bytes(spec: Spec, tokens: dict[str, int]) -> dict[str, int]:
+    """Of a bias for each pair of patches, built with one copy, and of the scores of a few queries at a time."""
+    if isinstance(spec, ModelSpec):
+        return {}
+    squares = {pixels: 4 * (count * spec.merge_size**2) ** 2 for pixels, count in tokens.items()}
+    biases = 0 if spec.locality is None else 2
+    return {pixels: biases * square + 4 * SCORES for pixels, square in squares.items()}
 
 
 def image_tokens(job: Job) -> dict[str, int]:
     """Tokens in the prompt for images of common sizes, by "width x height"."""
     sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
-    spec, merge = image_spec(sections), sections["prompt"]["merge_size"]
+    spec = image_spec(sections)
+    merge = sections["prompt"]["merge_size"] if "prompt" in sections else sections["image"]["merge_size"]
     return {
         f"{width} x {height}": count_tokens(image_grid(height, width, spec), merge) for width, height in IMAGE_SIZES
     }
@@ -108,7 +128,7 @@ def _small_bytes(job: Job) -> int:
     texts = (job.checkpoint.chat_template, job.checkpoint.license_text)
     tensors = sum(len(graph.sources) for graph in job.graphs)
     small = sum(len(text.encode()) for text in texts if text) + tensors * MANIFEST_TENSOR_BYTES
-    return small + job.checkpoint.tokenizer_path.stat().st_size
+    return small + (job.checkpoint.tokenizer_path.stat().st_size if isinstance(job.spec, ModelSpec) else 0)
 
 
 def _storage(job: Job, graph: Graph) -> Iterable[Storage]:

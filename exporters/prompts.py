@@ -77,7 +77,12 @@ def end_tokens(checkpoint: Checkpoint) -> list[int]:
 def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Constants of image preprocessing; InputError where they contradict the vision encoder."""
     image = ImageSpec.from_config(checkpoint.preprocessor_config)
-    _check_patches("preprocessor_config.json", image, spec)
+    check_patches("preprocessor_config.json", image, spec.vision)
+    return image_constants(image)
+
+
+def image_constants(image: ImageSpec) -> dict[str, Any]:
+    """What a manifest says about images besides their limits."""
     return {
         "patch_size": image.patch_size,
         "temporal_patch_size": image.temporal_patch_size,
@@ -91,22 +96,28 @@ def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
 def video_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Constants of video preprocessing; InputError where they contradict the vision encoder."""
     video = VideoSpec.from_config(checkpoint.video_preprocessor_config)
-    _check_patches("video_preprocessor_config.json", video.patches, spec)
+    check_patches("video_preprocessor_config.json", video.patches, spec.vision)
     return video_constants(video)
 
 
-def _check_patches(file: str, patches: ImageSpec, spec: ModelSpec) -> None:
+def check_patches(file: str, patches: ImageSpec, vision: object) -> None:
+    """Raise InputError where the sizes of patches in the settings of a processor are not those of a vision encoder."""
     for key in ("patch_size", "temporal_patch_size", "merge_size"):
-        if getattr(patches, key) != getattr(spec.vision, key):
+        if getattr(patches, key) != getattr(vision, key):
             raise InputError(
                 f"{file} has {key} {getattr(patches, key)} but the vision encoder of config.json "
-                f"has {getattr(spec.vision, key)}; use the files of one model"
+                f"has {getattr(vision, key)}; use the files of one model"
             )
 
 
 def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, Any]:
     """Bounds of what the bundle accepts: pixels of an image after resizing, image tokens, context in tokens."""
-    image = ImageSpec.from_config(checkpoint.preprocessor_config)
+    limits = pixel_limits(ImageSpec.from_config(checkpoint.preprocessor_config), max_pixels)
+    return {**limits, "context": spec.decoder.context}
+
+
+def pixel_limits(image: ImageSpec, max_pixels: int | None) -> dict[str, int]:
+    """The pixel range of an image and its most tokens; InputError for a wish outside the checkpoint's range."""
     most = max_pixels or image.max_pixels
     if not image.min_pixels <= most <= image.max_pixels:
         raise InputError(
@@ -116,5 +127,4 @@ def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | No
         "min_pixels": image.min_pixels,
         "max_pixels": most,
         "max_image_tokens": most // image.factor**2,
-        "context": spec.decoder.context,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..targets.errors import InputError
 from .rope import NO_SCALING, RopeScaling
@@ -182,6 +182,24 @@ class ModelSpec:
     decoder: DecoderSpec
     image_token_id: int
     video_token_id: int | None = None
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer."""
+        return self.decoder.context
+
+    def limited(self, context: int | None) -> ModelSpec:
+        """With a shorter context; InputError for more tokens than the model was made for."""
+        context = context or self.context
+        if not 0 < context <= self.context:
+            raise InputError(f"context {context} is outside the model's range of 1 to {self.context} tokens")
+        return replace(self, decoder=replace(self.decoder, context=context))
+
+    def revised(self, revision: str | None) -> ModelSpec:
+        """Itself: the family has no revisions. InputError for a wish."""
+        if revision is not None:
+            raise InputError(f"{self.family} has no revisions; leave out --revision {revision}")
+        return self
 
 
 def _require(ok: bool, key: str, found: object, expected: str) -> None:

@@ -1,7 +1,19 @@
-"""The torch-free runtime: `load(bundle)` gives a model that answers questions about images."""
+"""The torch-free runtime: `load(bundle)` gives a model that answers questions about images, or an encoder of them."""
 
-from .model import Answer, GenerationOptions, Model, load
+from .encoder import Encoder, Features, save_features
+from .loading import load
+from .model import Answer, GenerationOptions, Model
 from .requests import user_message
 from .sampling import SamplingOptions
 
-__all__ = ["Answer", "GenerationOptions", "Model", "SamplingOptions", "load", "user_message"]
+__all__ = [
+    "Answer",
+    "Encoder",
+    "Features",
+    "GenerationOptions",
+    "Model",
+    "SamplingOptions",
+    "load",
+    "save_features",
+    "user_message",
+]

@@ -49,7 +49,6 @@ SECTIONS: Mapping[str, type] = {
     "target": str,  # name of the target profile
     "precision": dict,  # {tensor: {bits, group_size, symmetric, reason}}
     "graphs": dict,  # {"decoder": {file, inputs, outputs}}
-    "prompt": dict,  # special token ids, end-of-sequence ids, file of the chat template
     "image": dict,  # constants of the image processor
     "limits": dict,  # min_pixels, max_pixels, max_image_tokens, context
     "generation": dict,  # defaults of sampling
@@ -58,7 +57,9 @@ SECTIONS: Mapping[str, type] = {
     "files": dict,  # {relative name: {size, sha256}}
 }
 OPTIONAL: Mapping[str, type] = {
+    "prompt": dict,  # special token ids, end-of-sequence ids, file of the chat template; needed with a decoder
     "video": dict,  # constants of the video processor, of models that take videos
+    "encoder": dict,  # conventions of a vision encoder that has no decoder
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {  # what each entry of a section must have
     "precision": ("bits", "group_size", "symmetric", "reason"),
@@ -77,7 +78,9 @@ def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
             f"{where} has format {version} and this lensmith reads up to {FORMAT_VERSION}; "
             "upgrade it: pip install --upgrade lensmith."
         )
-    present = {section: kind for section, kind in OPTIONAL.items() if section in manifest}
+    graphs = manifest.get("graphs")
+    needed = {"prompt"} if isinstance(graphs, dict) and "decoder" in graphs else set()
+    present = {section: kind for section, kind in OPTIONAL.items() if section in manifest or section in needed}
     for section, kind in {**SECTIONS, **present}.items():
         if type(manifest.get(section)) is not kind:
             found = "nothing" if section not in manifest else f"a {type(manifest[section]).__name__}"

@@ -82,6 +82,10 @@ class Model:
         profile: bool = False,
     ) -> None:
         manifest = bundle.manifest
+        if "decoder" not in manifest["graphs"]:
+            raise InputError(
+                f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
+            )
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
         self.bundle, self.manifest, self.threads = bundle, manifest, threads
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)

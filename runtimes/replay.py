@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .encoder import Encoder
 from .engine import Floats, ImageFeatures
 from .model import Model
 from .positions import text_positions
@@ -40,9 +41,11 @@ def summarize(rows: list[Row]) -> dict[str, float]:
     return {name: float(f"{value:.3g}") for name, value in worst.items()}
 
 
-def replay(model: Model, traces: Traces) -> list[Row]:
+def replay(model: Model | Encoder, traces: Traces) -> list[Row]:
     """Every figure of every output, in the order in which the graphs compute."""
     rows = [row for image in traces.images for row in _replay_image(model, image)]
+    if isinstance(model, Encoder):
+        return rows
     return rows + [row for case in traces.cases for row in _replay_case(model, case)]
 
 
@@ -59,9 +62,10 @@ def divergence(expected: Doubles, found: Doubles) -> float:
     return max(0.0, float((np.exp(expected) * (expected - found)).sum()))
 
 
-def _replay_image(model: Model, image: ImageTrace) -> Iterator[Row]:
+def _replay_image(model: Model | Encoder, image: ImageTrace) -> Iterator[Row]:
     is_video = image.grid[0] > 1  # the still images are one temporal patch each
-    patches, grid = model.media.cut(model.bundle.file(image.file), video=is_video)
+    media = model if isinstance(model, Encoder) else model.media
+    patches, grid = media.cut(model.bundle.file(image.file), video=is_video)
     same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256
     yield Row(image.file, "image patches", "patches_differ", float(not same))
     found, expected = model.vision(patches, grid), image.features

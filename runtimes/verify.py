@@ -10,7 +10,7 @@ from typing import Any
 
 from ..targets.errors import InputError
 from .bundle import Bundle, open_bundle
-from .model import Model
+from .loading import answers, open_loaded
 from .replay import AGREEMENTS, Row, replay
 from .traces import read_traces
 
@@ -71,7 +71,8 @@ def verify(bundle: str | Path | Bundle, *, threads: int | None = None) -> Verify
     opened = open_bundle(bundle.path if isinstance(bundle, Bundle) else bundle, check="sha256")
     traces = read_traces(opened)
     longest = max((len(case.token_ids) + len(case.answer) for case in traces.cases), default=1)
-    model = Model(opened, threads=threads, context=min(longest, opened.manifest["limits"]["context"]))
+    room = {"context": min(longest, opened.manifest["limits"]["context"])} if answers(opened) else {}
+    model = open_loaded(opened, threads=threads, **room)
     exact = all(entry["bits"] == 32 for entry in opened.manifest["precision"].values())
     figures = opened.manifest["evidence"].get("golden", {}).get("figures", {})
     rows = [_judge(row, exact, figures) for row in replay(model, traces)]

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...targets.errors import InputError
 from .shared import AS_JSON, THREADS, console, options, pairs, print_json
 
 if TYPE_CHECKING:
+    from ...runtimes.bundle import Bundle
     from ...runtimes.model import Answer, GenerationOptions, Model
     from ...runtimes.timings import Timings
 
@@ -48,10 +50,12 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("question")
+@click.argument("question", required=False)
 @click.option("--image", "images", multiple=True, metavar="FILE", help="An image for the question. Repeatable.")
 @click.option("--video", "videos", multiple=True, metavar="FILE", help="A video or animated image. Repeatable.")
 @VIDEO
+@click.option("-o", "--out", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where to write features (.npz), of a bundle without a decoder.")  # fmt: skip
 @SYSTEM
 @SAMPLING
 @LOADING
@@ -59,20 +63,36 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 @AS_JSON
 def run(
     bundle: Path,
-    question: str,
+    question: str | None,
     images: tuple[str, ...],
     videos: tuple[str, ...],
     fps: float | None,
     num_frames: int | None,
+    out: Path | None,
     system: str | None,
     timings: bool,
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Answer QUESTION with BUNDLE, word by word. The question "-" is read from standard input."""
-    from ...runtimes.requests import user_message
+    """Answer QUESTION with BUNDLE, word by word. The question "-" is read from standard input.
 
-    model, generation = open_model(bundle, chosen)
+    A bundle of a vision encoder alone takes no QUESTION: it writes the features of images and videos to a file.
+    """
+    from ...runtimes.bundle import open_bundle
+    from ...runtimes.loading import answers
+    from ...runtimes.requests import user_message
+    from .encode import encode
+
+    opened = open_bundle(bundle)
+    if not answers(opened):
+        if question is not None:
+            raise InputError(f"{bundle} has no decoder and takes no question; expected --image FILE -o FEATURES.npz")
+        loading = {name: chosen[name] for name in LOAD_NAMES}
+        encode(opened, images, out, videos=videos, fps=fps, num_frames=num_frames, as_json=as_json, **loading)
+        return
+    if question is None or out is not None:
+        raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
+    model, generation = open_model(opened, chosen)
     question = sys.stdin.read() if question == "-" else question
     message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation)
@@ -92,20 +112,21 @@ def run(
 @LOADING
 def chat(bundle: Path, system: str | None, fps: float | None, num_frames: int | None, **chosen: Any) -> None:
     """Talk with BUNDLE; /help lists what can be typed. Ctrl-C stops an answer, Ctrl-D ends."""
+    from ...runtimes.bundle import open_bundle
     from .talk import Talk
 
-    model, generation = open_model(bundle, chosen)
+    model, generation = open_model(open_bundle(bundle), chosen)
     Talk(model, generation, system, {"fps": fps, "num_frames": num_frames}).loop()
 
 
 COMMANDS = (run, chat)
 
 
-def open_model(bundle: Path, chosen: dict[str, Any]) -> tuple[Model, GenerationOptions]:
+def open_model(bundle: Bundle, chosen: dict[str, Any]) -> tuple[Model, GenerationOptions]:
     """Load a bundle and make its generation options, each from what was chosen on the command line."""
-    from ...runtimes.model import load
+    from ...runtimes.model import Model
 
-    model = load(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
+    model = Model(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
     defaults = model.default_options(max_new_tokens=chosen.pop("max_new_tokens"), stop=chosen.pop("stop"))
     given = {name: value for name, value in chosen.items() if value is not None}
     return model, replace(defaults, sampling=replace(defaults.sampling, **given))

@@ -39,6 +39,7 @@ CHOICES = options(
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
     click.option("--target", default="cpu", show_default=True, help="A row of `lensmith targets`."),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),
+    click.option("--revision", metavar="NAME", help="Of the class that trained an Arlow encoder, A or B. Default: B."),
     click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Largest image area; default: the model's."),
 )  # fmt: skip
 
@@ -125,6 +126,9 @@ def _print_plan(plan: Plan) -> None:
 
 def _print_device(plan: Plan) -> None:
     screen = console()
+    if plan.attention_bytes:
+        _print_encoder(plan)
+        return
     screen.print(pairs("On the device", {
         "weights and cache": f"{size(plan.device_memory_bytes)} with {plan.default_context} tokens of context, "
                              "activations not counted",
@@ -135,6 +139,19 @@ def _print_device(plan: Plan) -> None:
     screen.print()
     screen.print(table("Image tokens", ["pixels", ">tokens", ">KV cache"], [
         (pixels, tokens, size(tokens * plan.cache_bytes_per_token)) for pixels, tokens in plan.image_tokens.items()
+    ]))  # fmt: skip
+
+
+def _print_encoder(plan: Plan) -> None:
+    """Of a model without a decoder, which keeps nothing from one image to the next."""
+    screen = console()
+    screen.print(pairs("On the device", {
+        "weights": size(plan.device_memory_bytes),
+        "most patches": f"{plan.context} of one image or clip",
+    }))  # fmt: skip
+    screen.print()
+    screen.print(table("Images", ["pixels", ">image tokens", ">memory of attention"], [
+        (pixels, tokens, size(plan.attention_bytes[pixels])) for pixels, tokens in plan.image_tokens.items()
     ]))  # fmt: skip
 
 

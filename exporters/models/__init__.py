@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .. import llava_sections, prompts
+from ..arlow import golden as arlow_golden
+from ..arlow import processors
+from ..arlow.spec import ArlowSpec
 from ..blocks import Dialect
 from ..checkpoint import Checkpoint
+from ..golden import Recorder, record
 from ..graphs import Graph, Prefixes
 from ..names import Aliases
 from ..scheme import Policy
 from ..spec import ModelSpec
-from . import llava, qwen3_5, qwen3_vl, qwen_configs
+from . import arlow, llava, qwen3_5, qwen3_vl, qwen_configs
 
 Sections = dict[str, dict[str, Any]]  # of the manifest, by name
+Spec = ModelSpec | ArlowSpec
+S = TypeVar("S", ModelSpec, ArlowSpec)
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(Generic[S]):
     """What a family must say about itself."""
 
     name: str
-    describe: Callable[[dict[str, Any]], ModelSpec]
+    describe: Callable[[dict[str, Any]], S]
     prefixes: Prefixes
-    graphs: Callable[[ModelSpec, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
-    dropped: Callable[[Checkpoint, ModelSpec], dict[str, str]]  # unused tensors with their reasons
-    sections: Callable[[Checkpoint, ModelSpec, int | None], Sections]  # for the largest image area in pixels
-    fit: Callable[[ModelSpec, Checkpoint], ModelSpec] = lambda spec, _: spec  # leaves out what the weights lack
+    graphs: Callable[[S, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
+    dropped: Callable[[Checkpoint, S], dict[str, str]]  # unused tensors with their reasons
+    sections: Callable[[Checkpoint, S, int | None], Sections]  # for the largest image area in pixels
+    record: Recorder[S]  # of golden traces
+    fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack
     aliases: Aliases = field(default_factory=dict)  # of the prefixes
 
 
-FAMILIES = {
+FAMILIES: Mapping[str, Family[Any]] = {
     qwen3_vl.MODEL_TYPE: Family(
         qwen3_vl.MODEL_TYPE,
         qwen3_vl.describe,
@@ -40,6 +47,7 @@ FAMILIES = {
         qwen3_vl.graphs,
         qwen_configs.dropped,
         prompts.sections,
+        record,
     ),
     qwen3_5.MODEL_TYPE: Family(
         qwen3_5.MODEL_TYPE,
@@ -48,6 +56,7 @@ FAMILIES = {
         qwen3_5.graphs,
         qwen3_5.dropped,
         prompts.sections,
+        record,
         qwen3_5.fit,
     ),
     llava.MODEL_TYPE: Family(
@@ -57,6 +66,16 @@ FAMILIES = {
         llava.graphs,
         llava.dropped,
         llava_sections.sections,
+        record,
         aliases=llava.ALIASES,
+    ),
+    arlow.MODEL_TYPE: Family(
+        arlow.MODEL_TYPE,
+        arlow.describe,
+        arlow.PREFIXES,
+        arlow.graphs,
+        arlow.dropped,
+        processors.sections,
+        arlow_golden.record,
     ),
 }

@@ -1,0 +1,1 @@
+"""The Arlow vision encoder: its description, graph, PyTorch reference and recorded evidence."""

@@ -1,0 +1,36 @@
+"""Records golden traces of an Arlow encoder: built-in images and a clip, run through the PyTorch reference."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...runtimes.bundle import BundleWriter
+from ...runtimes.encoder import Encoder
+from ...runtimes.traces import ImageTrace, Traces
+from ..checkpoint import Checkpoint
+from ..golden import write
+from ..golden_media import CLIP, sources
+from .spec import ArlowSpec
+
+
+def record(
+    checkpoint: Checkpoint,
+    spec: ArlowSpec,
+    writer: BundleWriter,
+    manifest: Mapping[str, Any],
+    *,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Traces:
+    """Run the built-in images and the clip through PyTorch in float32 and write them into `golden/`."""
+    from .reference import ArlowReference  # needs PyTorch
+
+    reference, encoder = ArlowReference(checkpoint, spec, threads=threads), Encoder(writer.preview(manifest))
+    files, traces = sources(), list[ImageTrace]()
+    for name, data in files.items():
+        progress("golden", len(traces), len(files))
+        patches, grid = encoder.cut(data, video=name == CLIP)
+        traces.append(ImageTrace(name, grid, hashlib.sha256(patches.data).hexdigest(), reference.vision(patches, grid)))
+    return write(Traces(reference.name, tuple(traces), ()), writer, files)
