@@ -15,6 +15,7 @@ from typing import Any
 
 from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.files import read_json, write_json
+from ..runtimes.loading import answers
 from ..runtimes.model import DEFAULT_CONTEXT
 from ..runtimes.pixels import image_spec
 from ..runtimes.records import Report
@@ -75,6 +76,9 @@ def compare(
     """
     options = options or CompareOptions()
     bundle, checkpoint = open_bundle(bundle_path), open_checkpoint(checkpoint_path)
+    if not answers(bundle):
+        raise InputError(f"{bundle.path} has no decoder, so there are no answers to compare; lensmith verify says how "
+                         "far its features are from PyTorch's")  # fmt: skip
     find_family(checkpoint)
     _require_torch()
     _require_source(bundle, checkpoint)
