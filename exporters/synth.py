@@ -13,7 +13,7 @@ from typing import Any
 
 from ..runtimes.files import disk_full_is_input, read_json, require_space
 from ..targets.errors import InputError, closest
-from .synth_layouts import SynthTensor, llava_tensors, qwen3_5_tensors, qwen3_vl_tensors
+from .synth_layouts import SynthTensor, arlow_tensors, llava_tensors, qwen3_5_tensors, qwen3_vl_tensors
 from .synth_tokenizer import fill_tokenizer
 from .synth_weights import Progress, write_checkpoint
 
@@ -34,13 +34,20 @@ class Architecture:
 
     folder: str
     layout: Callable[[Mapping[str, Any]], Iterator[SynthTensor]]
-    tiny: Mapping[str, Mapping[str, Any]]
+    tiny: Mapping[str, Mapping[str, Any]]  # by section of config.json, "" being the whole
+    dtype: str = "BF16"
     float32: tuple[str, ...] = ()  # endings of the names of tensors that the published checkpoint keeps in float32
+    model: str = ""  # the folder inside of config.json and the weights
 
-    def tensors(self, config: Mapping[str, Any]) -> Iterator[SynthTensor]:
-        """The tensors with their types."""
-        for tensor in self.layout(config):
-            yield replace(tensor, dtype="F32") if tensor.name.endswith(self.float32) else tensor
+    @property
+    def config(self) -> str:
+        """The name of the configuration among the files."""
+        return f"{self.model}/config.json".lstrip("/")
+
+    def tensors(self, files: Mapping[str, Mapping[str, Any]]) -> Iterator[SynthTensor]:
+        """The tensors with their types, from the files that `small_files` gives."""
+        for tensor in self.layout(files[self.config]):
+            yield replace(tensor, dtype="F32" if tensor.name.endswith(self.float32) else self.dtype)
 
 
 TINY_QWEN3 = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -51,6 +58,7 @@ TINY_QWEN3_5 = TINY_QWEN3 | {"layer_types": ["linear_attention"] * 3 + ["full_at
 TINY_QWEN3_5_VISION = {key: size for key, size in TINY_QWEN_VISION.items() if key != "deepstack_visual_indexes"}
 TINY_CLIP = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 4,
              "projection_dim": 128}  # fmt: skip
+TINY_ARLOW = {"embed_dim": 128, "hidden_size": 256, "num_heads": 2, "depth": 4, "deepstack_visual_indexes": [0, 1, 2]}
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3-vl-2b": Architecture(
@@ -68,6 +76,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         {"text_config": TINY_QWEN3_5 | {"linear_num_value_heads": 4}, "vision_config": TINY_QWEN3_5_VISION},
     ),
     "vqwen3-4b": Architecture("vqwen3-4b", llava_tensors, {"text_config": TINY_QWEN3, "vision_config": TINY_CLIP}),
+    "arlow-vision": Architecture("arlow-vision", arlow_tensors, {"": TINY_ARLOW}, "F16", model="vision_encoder"),
 }
 
 
@@ -82,7 +91,7 @@ def synth(name: str, out: str | Path, *, tiny: bool = False, seed: int = 0, prog
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists already; remove it or choose another folder.")
     files = small_files(architecture, tiny=tiny)
-    tensors = list(architecture.tensors(files["config.json"]))
+    tensors = list(architecture.tensors(files))
     require_space(out, sum(tensor.nbytes for tensor in tensors) + ROOM_BYTES)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
@@ -92,7 +101,7 @@ def synth(name: str, out: str | Path, *, tiny: bool = False, seed: int = 0, prog
             _write_small_files(partial, files, architecture)
             readme = README.format(name=name, seed=seed, tiny=" at tiny size" if tiny else "")
             (partial / "README.md").write_text(readme, encoding="utf-8")
-            write_checkpoint(partial, tensors, seed, progress or (lambda done, total: None))
+            write_checkpoint(partial / architecture.model, tensors, seed, progress or (lambda done, total: None))
             partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -107,18 +116,25 @@ def _architecture(name: str) -> Architecture:
 
 def small_files(architecture: Architecture, *, tiny: bool) -> dict[str, dict[str, Any]]:
     """The JSON files of the checkpoint by name: the real ones at full size, cut and renumbered ones when tiny."""
-    files = {path.name: read_json(path) for path in sorted((CONFIGS / architecture.folder).glob("*.json"))}
-    first_added = files["tokenizer.json"]["added_tokens"][0]["id"]
-    size = TINY_VOCAB if tiny else first_added
+    source = CONFIGS / architecture.folder
+    files = {path.relative_to(source).as_posix(): read_json(path) for path in sorted(source.rglob("*.json"))}
+    if "tokenizer.json" in files:
+        files = _with_vocabulary(files, tiny=tiny)
     if tiny:
-        files = {name: renumber(data, first_added, size) for name, data in files.items()}
-        config = files["config.json"]
+        config = files[architecture.config]
         for part, changes in architecture.tiny.items():
-            config[part].update(copy.deepcopy(dict(changes)))
-        used = size + len(files["tokenizer.json"]["added_tokens"])
-        config["text_config"]["vocab_size"] = -(-used // 64) * 64
-    files["tokenizer.json"] = fill_tokenizer(files["tokenizer.json"], size)
+            (config[part] if part else config).update(copy.deepcopy(dict(changes)))
     return files
+
+
+def _with_vocabulary(files: dict[str, dict[str, Any]], *, tiny: bool) -> dict[str, dict[str, Any]]:
+    """The files with an invented vocabulary of the real size, or of a small one with all token ids moved down."""
+    added = files["tokenizer.json"]["added_tokens"]
+    size = TINY_VOCAB if tiny else added[0]["id"]
+    if tiny:
+        files = {name: renumber(data, added[0]["id"], size) for name, data in files.items()}
+        files["config.json"]["text_config"]["vocab_size"] = -(-(size + len(added)) // 64) * 64
+    return files | {"tokenizer.json": fill_tokenizer(files["tokenizer.json"], size)}
 
 
 def renumber(data: Any, first: int, new_first: int) -> Any:
@@ -147,8 +163,10 @@ def _move(value: Any, first: int, new_first: int) -> Any:
 def _write_small_files(folder: Path, files: Mapping[str, dict[str, Any]], architecture: Architecture) -> None:
     """A file that is as published is copied to the byte; a changed one is written anew."""
     source = CONFIGS / architecture.folder
-    shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")
+    if (source / "chat_template.jinja").is_file():
+        shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         if data == read_json(source / name):
             shutil.copyfile(source / name, folder / name)
         else:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .models.arlow import tensor_shapes
+
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
@@ -169,6 +171,17 @@ def llava_tensors(config: Mapping[str, Any]) -> Iterator[SynthTensor]:
         yield from _expand(f"{tower}encoder.layers.{layer}.", CLIP_LAYER, sizes)
     yield from _expand("multi_modal_projector.", LLAVA_PROJECTOR, sizes)
     yield from _qwen3_text("language_model.model.", config["text_config"])
+
+
+ARLOW_KINDS = {"qkv.weight": "qkv", "attn.proj.weight": "attention_out", "fc2.weight": "residual"}
+
+
+def arlow_tensors(config: Mapping[str, Any]) -> Iterator[SynthTensor]:
+    """Every tensor of an Arlow vision encoder."""
+    for name, shape in tensor_shapes(dict(config)):
+        kind = "norm" if len(shape) == 1 else "linear"
+        kinds = (found for ending, found in ARLOW_KINDS.items() if name.endswith(ending))
+        yield SynthTensor(name, shape, "bias" if name.endswith(".bias") else next(kinds, kind))
 
 
 def _text_sizes(text: Mapping[str, Any]) -> dict[str, int]:

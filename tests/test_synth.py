@@ -34,11 +34,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def full_tensors(name: str) -> list[SynthTensor]:
     architecture = ARCHITECTURES[name]
-    return file_order(architecture.tensors(small_files(architecture, tiny=False)["config.json"]))
+    return file_order(architecture.tensors(small_files(architecture, tiny=False)))
 
 
 # Published sizes: model.safetensors of Qwen3-VL-2B-Instruct, and of Qwen3.5-2B, whose header lacks our 32 bytes of
-# metadata; parameters of the others from transformers (and of Qwen3.5-4B with its multi-token prediction).
+# metadata; parameters of the others from transformers (and of Qwen3.5-4B with its multi-token prediction). Arlow Vision is
+# published with 3.2 GB in 16 bits.
 @pytest.mark.parametrize(
     ("name", "tensors", "parameters", "size"),
     [
@@ -46,6 +47,7 @@ def full_tensors(name: str) -> list[SynthTensor]:
         ("tarn-2b", 632, 2_274_069_824, 4_548_221_488 + 32),
         ("nemotron-4b", 738, 4_659_865_088, None),
         ("vqwen3-4b", 793, 4_335_155_712, None),
+        ("arlow-vision", 603, 1_590_658_560, None),
     ],
 )
 def test_full_size_is_the_published_one(name: str, tensors: int, parameters: int, size: int | None) -> None:
