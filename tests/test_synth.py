@@ -38,8 +38,8 @@ def full_tensors(name: str) -> list[SynthTensor]:
 
 
 # Published sizes: model.safetensors of Qwen3-VL-2B-Instruct, and of Qwen3.5-2B, whose header lacks our 32 bytes of
-# metadata; parameters of the others from transformers (and of Qwen3.5-4B with its multi-token prediction). Arlow Vision is
-# published with 3.2 GB in 16 bits.
+# metadata; parameters of the others from transformers (and of Qwen3.5-4B with its multi-token prediction).
+# Arlow Vision is published with 3.2 GB in 16 bits.
 @pytest.mark.parametrize(
     ("name", "tensors", "parameters", "size"),
     [
