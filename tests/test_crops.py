@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from lensmith.runtimes.pixels import image_spec
 from lensmith.runtimes.prompt import find_images, open_prompt
 from lensmith.targets.errors import InputError
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from tests import hf
+from tests.llava import edit
 from tests.test_images import MODES, noise, random_sizes
 
 CONFIG = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
@@ -154,3 +158,23 @@ def _hf_ids(checkpoint: Path, messages: Any, options: dict[str, Any]) -> list[in
         return None  # the template takes no message without content
     ids: list[int] = made["input_ids"][0]
     return ids
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_beginning_token_stands_once(own: bool, checkpoint: Path, tmp_path: Path) -> None:
+    """The tokenizer writes it, unless the template did, as Llama's tokenizers and templates do."""
+    _processor(checkpoint)  # skips without transformers
+    folder, bos = tmp_path / "source", "<|endoftext|>"
+    shutil.copytree(checkpoint, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(f"{bos} $A", None, [(bos, tokenizer.token_to_id(bos))])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    edit(folder / "tokenizer_config.json", bos_token=bos, tokenizer_class="PreTrainedTokenizerFast")
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}" * own + template, encoding="utf-8")
+    job = prepare(folder, Options())
+    prompt = job.family.sections(job.checkpoint, job.spec, None)["prompt"]
+    messages = [{"role": "user", "content": "Hello there"}]
+    ours = open_prompt(folder, prompt_spec({"prompt": prompt})).build(messages).ids.tolist()
+    assert ours == _hf_ids(folder, messages, {"add_generation_prompt": True})
+    assert ours.count(tokenizer.token_to_id(bos)) == 1
