@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import numpy as np
 from ..targets.errors import InputError
 from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
-from .engine import Decoder, Floats, Ints, VisionEncoder
+from .engine import Decoder, Floats, VisionEncoder
 from .frames import VideoLimits
 from .images import ImageLimits
 from .media import MediaEncoder, layout_of
 from .mtp import DraftHead
 from .pixels import image_spec
 from .positions import PositionSpec, text_positions
-from .prefill import chunks, shared, worth_saving
+from .prefill import PromptCache, shared
 from .prompt import PromptBuilder, PromptSpec, check_context, open_prompt
 from .requests import Message, Request, assemble, user_message
 from .sampling import Sampler, SamplingOptions
@@ -87,18 +87,16 @@ class Model:
                 f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
             )
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest, self.threads = bundle, manifest, threads
+        self.bundle, self.manifest, self._threads = bundle, manifest, threads
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = position_spec(manifest, self.prompts)
         self.video_spec = video_spec(manifest, max_video_pixels)
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
-        self.prefill_chunk = int(manifest["options"]["prefill_chunk"])
         capacity = _capacity(manifest["limits"]["context"], context)
         self.vision = VisionEncoder(bundle.graph("vision_encoder"), threads=threads, profile=profile)
         self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, threads=threads, profile=profile)
-        self._cached_ids: Ints = np.zeros(0, np.int64)  # what the KV cache holds
-        self._cached_images: tuple[bytes, ...] = ()
+        self.cache = PromptCache(self.decoder, self.prompts, int(manifest["options"]["prefill_chunk"]))
         limits = image_limits or ImageLimits(), video_limits or VideoLimits()
         self.media = MediaEncoder(self.vision, self.image_spec, self.video_spec, *limits)
 
@@ -164,60 +162,20 @@ class Model:
     ) -> Floats:
         """Run a prompt through the decoder in chunks; logits [num_logits, vocab] of its last positions.
 
-        What the cache holds from an earlier turn is used again, unless a draft `head` is to read all of it as well. All
-        logits must come from the last chunk.
+        What the cache holds from an earlier turn is used again. All logits must come from the last chunk. A draft
+        `head` reads what the decoder reads.
         """
-        ids = request.prompt.ids
-        start = self.decoder.rewind(self._start(request, num_logits) if reuse and head is None else 0)
-        self._cached_ids, self._cached_images = ids[:start], ()
-        chunk = max(chunk or self.prefill_chunk, num_logits)
-        fed = self.prompts.for_decoder(ids)
-        logits: Floats = np.zeros((0, 0), np.float32)
-        stops = worth_saving(request, start, len(ids) - num_logits) if self.decoder.states.recurrent else []
-        for begin, end in chunks(start, len(ids), chunk, num_logits, stops):
-            images = request.features_between(begin, end)
-            wanted = num_logits if end == len(ids) else 0
-            logits = self.decoder.run(
-                fed[begin:end],
-                request.positions[:, begin:end],
-                images,
-                num_logits=wanted,
-                num_hidden_states=0 if head is None else end - begin,
-            )
-            if head is not None:
-                head.follow(fed, request, end, self.decoder.hidden_states)
-            if end in stops:
-                self.decoder.save()
-        self._cached_ids, self._cached_images = ids, tuple(image.key for image in request.images)
-        return logits
+        return self.cache.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
 
-    def load_draft_head(self) -> DraftHead:
-        """The multi-token-prediction head, for `prefill` and drafting; InputError when the bundle has none."""
-        return DraftHead(self.bundle.graph("mtp"), capacity=self.decoder.capacity, threads=self.threads)
+    @cached_property
+    def draft_head(self) -> DraftHead:
+        """The multi-token-prediction head, loaded when it is first asked for; InputError when the bundle has none."""
+        return DraftHead(self.bundle.graph("mtp"), capacity=self.decoder.capacity, threads=self._threads)
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of the KV cache and the features of images."""
-        self.decoder.rewind(0)
-        self._cached_ids, self._cached_images = np.zeros(0, np.int64), ()
+        self.cache.forget()
         self.media.forget()
-
-    def _start(self, request: Request, num_logits: int = 1) -> int:
-        """How many tokens of a prompt need not be computed again, when its last `num_logits` must be."""
-        return self.decoder.reach(min(self._reusable(request), len(request.prompt) - num_logits))
-
-    def _reusable(self, request: Request) -> int:
-        """Length of the longest common beginning of the cache and the prompt, with the same images in it."""
-        ids, cached = request.prompt.ids, self._cached_ids
-        length = shared(ids, cached[: self.decoder.length])
-        for (begin, _), image, key in zip(request.prompt.image_spans, request.images, self._image_keys(), strict=False):
-            if image.key != key:
-                length = min(length, int(begin))
-        return length
-
-    def _image_keys(self) -> Iterator[bytes]:
-        yield from self._cached_images
-        while True:
-            yield b""
 
     def _pieces(self, request: Request, options: GenerationOptions, answer: Answer) -> Iterator[str]:
         stream = TextStream(self.prompts.tokenizer, options.stop)
@@ -237,7 +195,7 @@ class Model:
         """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
         sampler, timings, length = Sampler(options.sampling), answer.timings, len(request.prompt)
         started = time.perf_counter()
-        timings.reused_tokens = self._start(request)
+        timings.reused_tokens = self.cache.start(request)
         logits = self.prefill(request)
         history = np.empty(length + options.max_new_tokens, np.int64)
         history[:length] = request.prompt.ids
@@ -260,7 +218,7 @@ class Model:
                 return
             positions = text_positions(1, request.next_position + index)
             logits = self.decoder.run(history[length + index : length + index + 1], positions)
-            self._cached_ids = history[: length + index + 1]
+            self.cache.ids = history[: length + index + 1]
 
 
 def load(path: str | Path, **options: Any) -> Model:

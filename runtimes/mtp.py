@@ -14,8 +14,9 @@ from .requests import Request
 class DraftHead:
     """The graph `mtp` of a bundle with a KV cache of its own.
 
-    Entry i of its cache stands for the decoder's hidden state of token i and token i + 1 with its position, from which
-    it predicts token i + 2. What it guesses is never certain: only the decoder says what is right.
+    An entry of its cache stands for the decoder's hidden state of a token and the token behind that with its position,
+    from which it predicts the one behind both. What it guesses is never certain, the decoder says what is right: so
+    entries may be missing where a prompt goes on from an earlier one.
     """
 
     def __init__(self, path: Path, *, capacity: int, threads: int | None = None) -> None:
@@ -28,7 +29,6 @@ class DraftHead:
         behind it yet.
         """
         begin = end - len(hidden_states)
-        self.graph.rewind(begin)
         inside = slice(begin + 1, min(end + 1, len(ids)))
         if ids[inside].size:
             images = request.features_between(inside.start, inside.stop)
@@ -50,15 +50,16 @@ class DraftHead:
         """
         return self.graph.run(ids, positions, images, num_logits=num_logits, hidden_states=hidden_states)
 
-    def draft(self, token: int, position: int, hidden_state: Floats, count: int) -> Ints:
-        """Guess the `count` tokens behind `token`, from the hidden state [1, hidden] of the token before it.
+    def draft(self, ids: Ints, position: int, hidden_states: Floats, count: int) -> list[int]:
+        """Append text tokens [seq] from `position` on, as `append` does, and guess the `count` tokens behind them.
 
-        `position` is that of the token. Afterwards the cache holds what it held before and the token itself.
+        The guesses do not stay in the cache.
         """
-        drafts = np.zeros(count, np.int64)
-        for index in range(count):
-            ids = np.array([token], np.int64)
-            drafts[index] = self.append(ids, text_positions(1, position + index), hidden_state)[-1].argmax()
-            token, hidden_state = int(drafts[index]), self.graph.hidden_states
-        self.graph.rewind(self.graph.length - count + 1)
+        logits = self.append(ids, text_positions(len(ids), position), hidden_states)
+        length, drafts = self.graph.length, [int(logits[-1].argmax())]
+        for behind in range(len(ids), len(ids) + count - 1):
+            last = np.array(drafts[-1:], np.int64)
+            logits = self.append(last, text_positions(1, position + behind), self.graph.hidden_states)
+            drafts.append(int(logits[-1].argmax()))
+        self.graph.rewind(length)
         return drafts

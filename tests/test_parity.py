@@ -106,13 +106,13 @@ def test_a_second_turn_reuses_the_cache(pair: Pair) -> None:
     model, turns = pair.model, CONVERSATIONS["two turns"]
     model.prefill(model.prepare(turns[:1]), reuse=False)
     request = model.prepare(turns)
-    reusable = model._reusable(request)
+    reusable = model.cache.reusable(request)
     assert reusable > int(request.prompt.image_spans[0][1])  # the first image is not computed again
     reused = model.prefill(request).copy()
     assert relative_error(reused, model.prefill(request, reuse=False)) < CHUNKED
     assert relative_error(reused, pair.reference.logits(pair.theirs(turns), 1)) < LOGITS
     other = [user_message("Describe it.", IMAGES[4:5]), *turns[1:]]
-    assert model._reusable(model.prepare(other)) <= int(request.prompt.image_spans[0][0])
+    assert model.cache.reusable(model.prepare(other)) <= int(request.prompt.image_spans[0][0])
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -120,7 +120,7 @@ def test_a_second_turn_reuses_states(pair: Pair) -> None:
     model, turns = pair.model, CONVERSATIONS["two turns"]
     model.generate(turns[:1], GenerationOptions(max_new_tokens=4, ignore_eos=True)).read()
     request = model.prepare(turns)
-    start = model._start(request)
+    start = model.cache.start(request)
     assert start >= int(request.prompt.image_spans[0][1])  # the first image is not computed again
     answer = model.generate(turns, GenerationOptions(max_new_tokens=4, ignore_eos=True))
     answer.read()
@@ -139,10 +139,10 @@ def test_another_question_about_the_same_image(pair: Pair) -> None:
     )
     model.prefill(model.prepare(first), reuse=False)
     request = model.prepare(second)
-    assert model._start(request) == int(request.prompt.image_spans[0][1])
+    assert model.cache.start(request) == int(request.prompt.image_spans[0][1])
     reused = model.prefill(request).copy()
     assert relative_error(reused, model.prefill(request, reuse=False)) < CHUNKED
-    assert model._start(model.prepare(other)) == 0
+    assert model.cache.start(model.prepare(other)) == 0
 
 
 def test_states_without_a_copy_are_not_reused(pair: Pair) -> None:
@@ -150,8 +150,8 @@ def test_states_without_a_copy_are_not_reused(pair: Pair) -> None:
     model, request, other = pair.model, random_text(40), random_text(63, seed=1)
     expected = model.prefill(request, reuse=False).copy()
     model.prefill(random_text(63), reuse=False)
-    assert model._reusable(request) == 40
-    assert model._start(request) == 0
+    assert model.cache.reusable(request) == 40
+    assert model.cache.start(request) == 0
     assert np.array_equal(model.prefill(request), expected)
     model.prefill(other, reuse=False)
     assert model.decoder.rewind(30) == 0
@@ -235,7 +235,7 @@ def test_the_head_predicts_as_in_pytorch(pair: Pair) -> None:
     reference, request = MtpReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"])
     hidden = reference.hidden_states(request)
     logits, states = reference.logits(request, hidden[:, :-1])
-    head = pair.model.load_draft_head()
+    head = pair.model.draft_head
     count, begin = len(request.prompt) - 1, 0
     for end in (1, 8, 70, count):
         span = slice(begin + 1, end + 1)
@@ -250,20 +250,20 @@ def test_the_head_predicts_as_in_pytorch(pair: Pair) -> None:
 def test_drafts(pair: Pair) -> None:
     """From the decoder's own hidden states: what PyTorch's head says of the prompt with the guesses behind it."""
     messages, reference = CONVERSATIONS["one image"], MtpReference(pair.reference)
-    head, request, theirs = pair.model.load_draft_head(), pair.model.prepare(messages), pair.theirs(messages)
+    head, request, theirs = pair.model.draft_head, pair.model.prepare(messages), pair.theirs(messages)
     decoder, hidden = pair.model.decoder, reference.hidden_states(theirs)
     logits = pair.model.prefill(request, chunk=50, head=head)
     assert relative_error(logits, pair.reference.logits(theirs, 1)) < LOGITS
     assert relative_error(decoder.hidden_states[-1:], hidden[0, -1:].numpy()) < LOGITS
     guesses = [int(logits[-1].argmax())]
-    drafts = head.draft(guesses[0], request.next_position, decoder.hidden_states[-1:], 3)
+    drafts = head.draft(np.array(guesses), request.next_position, decoder.hidden_states[-1:], 3)
     assert head.graph.length == len(request.prompt)
     for _ in drafts:
         theirs = continued(theirs, np.array(guesses[-1:]))
         made, states = reference.logits(theirs, hidden)
         guesses.append(int(made[-1].argmax()))
         hidden = pair.reference.torch.cat([hidden, pair.reference.torch.from_numpy(states[None, -1:])], dim=1)
-    assert drafts.tolist() == guesses[1:]
+    assert drafts == guesses[1:]
 
 
 def test_embedding_and_head_stand_once(base: Path, tmp_path: Path) -> None:
@@ -348,3 +348,14 @@ def test_a_renamed_tensor_is_named_with_the_closest(base: Path, tmp_path: Path) 
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(InputError, match=r"A_log'.*A_log2"):
         prepare(source, Options())
+
+
+def test_the_head_reads_on_behind_a_reused_beginning(pair: Pair) -> None:
+    """What it has of the beginning stays, but for the entry between the two parts, so it guesses nearly the same."""
+    model, turns = pair.model, CONVERSATIONS["two turns"]
+    head, request = model.draft_head, model.prepare(turns)
+    model.forget()
+    model.prefill(model.prepare(turns[:1]), head=head)
+    assert model.cache.start(request) > 0
+    model.prefill(request, head=head)
+    assert head.graph.length == len(request.prompt) - 2
