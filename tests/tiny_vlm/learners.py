@@ -12,6 +12,8 @@ from tests.tiny_vlm import hybrid, llava_model
 from tests.tiny_vlm.batches import IGNORED
 from tests.tiny_vlm.hugging_face import AutoModelForImageTextToText
 from tests.tiny_vlm.model import TAPS, TEXT_WIDTH
+from tests.tiny_vlm.mtp import FULL_ATTENTION
+from tests.tiny_vlm.scenes import TASKS
 from tests.tiny_vlm.towers import Probes, see
 from tests.tiny_vlm.tree_decoder import decode
 from tests.tiny_vlm.trees import Tree, TreePacker
@@ -24,7 +26,10 @@ class Learner(Protocol):
 
     packer: TreePacker
     square: bool  # whether its pictures are
-    rows: ClassVar[dict[str, int]]  # of each kind, in a step
+    long_weight: float  # of questions of the long tasks
+
+    def lesson(self, done: float) -> tuple[float, dict[str, int]]:
+        """The level of the pictures, from small and plain (0) to all (1), and the rows of each kind in a step."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything to train, by name."""
@@ -32,8 +37,8 @@ class Learner(Protocol):
     def rates(self) -> Iterator[tuple[nn.Parameter, str, float]]:
         """The parameters with their names and their shares of the learning rate."""
 
-    def learn(self, tree: Tree, done: float) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The logits at labelled places, those of the MTP head if there is one, and what is lost besides answers."""
+    def learn(self, tree: Tree, done: float) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """The logits at labelled places, those of the MTP head, if there are any, and what is lost besides answers."""
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint folder."""
@@ -46,18 +51,31 @@ def fill_in(model: Any, features: Tensor, tree: Tree) -> Tensor:
     return filled
 
 
-class HybridLearner:
-    """`qwen3_5`: the tower is the trained one and rests at first; decoder and MTP head learn together."""
+def answer_loss(logits: Tensor, tree: Tree, long_weight: float = 1.0) -> Tensor:
+    """Cross entropy of the answers; a question of n tokens weighs as the square root of n, by more in long tasks."""
+    labelled = tree.labels != IGNORED
+    question = tree.question[labelled]
+    weights = torch.bincount(question, minlength=len(tree.tasks))[question] ** -0.5
+    weights = torch.where(tree.tasks[question] < len(TASKS), weights, long_weight * weights)
+    return (F.cross_entropy(logits, tree.labels[labelled], reduction="none") * weights).sum() / weights.sum()
 
-    rows: ClassVar[dict[str, int]] = {"words": 6, "shapes": 8, "compare": 4, "copy": 6, "describe": 3, "lines": 2}
-    square = False
-    TOWER_RESTS = 0.75  # the share of the steps without training the tower
+
+class HybridLearner:
+    """`qwen3_5`: the tower is the trained one and rests; decoder and MTP head learn together."""
+
+    ROWS: ClassVar[dict[str, int]] = {"words": 5, "shapes": 9, "compare": 4, "copy": 1, "describe": 2, "recite": 1}
+    square, long_weight = False, 1.0
+    EARLY_ANSWERS = 0.9  # the share of the steps in which the first full attention has to answer, too
 
     def __init__(self, seed: int) -> None:
         tokenizer = hybrid.new_tokenizer()
         self.packer = TreePacker(tokenizer, hybrid.FORMAT)
         self.model, self.head = hybrid.new_model(seed, tokenizer)
         hybrid.take_over(self.model, tokenizer, SOURCE)
+
+    def lesson(self, done: float) -> tuple[float, dict[str, int]]:
+        """All levels soon: the tower sees already."""
+        return min(1.0, 0.3 + done / 0.15), self.ROWS
 
     def modules(self) -> dict[str, nn.Module]:
         """The model and its MTP head."""
@@ -70,17 +88,22 @@ class HybridLearner:
                 trained = part == "model" and ("visual" in name or "embed" in name)
                 yield parameter, name, 0.3 if trained else 1.0
 
-    def learn(self, tree: Tree, done: float) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Logits of decoder and MTP head."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and done >= self.TOWER_RESTS):
+    def learn(self, tree: Tree, done: float) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Logits of decoder and MTP head, and what the decoder's first half answers wrongly."""
+        with torch.no_grad():
             seen = [see(self.model.model.visual, pictures)[0] for pictures in tree.pictures]
             features = torch.cat(seen)[tree.order]
         language_model = self.model.model.language_model
         embeds = fill_in(self.model, features, tree)
-        hidden = decode(language_model, embeds, tree)
+        states = decode(language_model, embeds, tree)
+        hidden = language_model.norm(states[-1])
         ahead = self.head(language_model, embeds, hidden, tree)
         labelled = tree.labels != IGNORED
-        return self.model.lm_head(hidden[labelled]), self.model.lm_head(ahead[labelled]), torch.zeros(())
+        lost = torch.zeros(())
+        if torch.is_grad_enabled() and done < self.EARLY_ANSWERS:
+            early = language_model.norm(states[FULL_ATTENTION][labelled])
+            lost = 0.3 * answer_loss(self.model.lm_head(early).float(), tree)
+        return self.model.lm_head(hidden[labelled]), self.model.lm_head(ahead[labelled]), lost
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint folder."""
@@ -88,12 +111,16 @@ class HybridLearner:
 
 
 class LlavaLearner:
-    """`llava`: the tower learns to see as the trained one does, while the decoder reads the trained one's features."""
+    """`llava`: the tower learns to see as the trained one does, while the decoder reads the trained one's features.
 
-    rows: ClassVar[dict[str, int]] = {"words": 18, "shapes": 10, "compare": 4, "copy": 1, "describe": 4, "lines": 2}
-    square = True
-    TEACHER_READS = 0.25  # the share of the steps in which the decoder reads the teacher's features
-    TAUGHT, PROBED = 0.6, 0.9  # the shares with a loss of the tower's features
+    Then the tower learns alone, mostly to read, from plain pictures on, and at last both together.
+    """
+
+    ROWS: ClassVar[dict[str, int]] = {"words": 26, "shapes": 6, "compare": 3, "copy": 1, "describe": 4, "recite": 3}
+    TOWER_ROWS: ClassVar[dict[str, int]] = {"words": 30, "shapes": 6, "describe": 4}
+    square, long_weight = True, 4.0
+    APART, ALONE = 0.2, 0.65  # the shares of the steps at which the first and the second part end
+    TAUGHT, PROBED = 0.75, 0.95  # those without a loss of the tower's distance, and of the probes
 
     def __init__(self, seed: int) -> None:
         tokenizer = llava_model.new_tokenizer()
@@ -105,6 +132,14 @@ class LlavaLearner:
         self.probes = Probes(TEXT_WIDTH, 0)
         self.taps = nn.ModuleList(nn.Linear(TEXT_WIDTH, TEXT_WIDTH) for _ in range(TAPS))
 
+    def lesson(self, done: float) -> tuple[float, dict[str, int]]:
+        """Levels begin anew when the tower learns alone."""
+        if done < self.APART:
+            return min(1.0, 0.3 + done / 0.15), self.ROWS
+        if done < self.ALONE:
+            return min(1.0, (done - self.APART) / 0.4), self.TOWER_ROWS
+        return 1.0, self.ROWS
+
     def modules(self) -> dict[str, nn.Module]:
         """The model and the heads that teach its tower."""
         return {"model": self.model, "probes": self.probes, "taps": self.taps}
@@ -113,9 +148,9 @@ class LlavaLearner:
         """The taken-over decoder learns slower."""
         for module in self.modules().values():
             for name, parameter in module.named_parameters():
-                yield parameter, name, 0.3 if "language_model" in name else 1.0
+                yield parameter, name, 0.6 if "language_model" in name else 1.0
 
-    def learn(self, tree: Tree, done: float) -> tuple[Tensor, Tensor | None, Tensor]:
+    def learn(self, tree: Tree, done: float) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Logits, and the tower's distance from the teacher with what the probes miss."""
         features = torch.cat([llava_model.look(self.model, pictures) for pictures in tree.pictures])[tree.order]
         embeds = fill_in(self.model, features, tree)
@@ -125,10 +160,13 @@ class LlavaLearner:
         if torch.is_grad_enabled() and done < self.TAUGHT:
             wanted = self._teach(tree)
             lost = lost + (1 - done / self.TAUGHT) * self._distance(features, wanted)
-            if done < self.TEACHER_READS:
+            if done < self.APART:
                 embeds = fill_in(self.model, wanted[0], tree)
-        hidden = decode(self.model.model.language_model, embeds, tree)
-        return self.model.lm_head(hidden[tree.labels != IGNORED]), None, lost
+            elif done < self.ALONE:
+                return None, None, lost
+        language_model = self.model.model.language_model
+        hidden = decode(language_model, embeds, tree)[-1][tree.labels != IGNORED]
+        return self.model.lm_head(language_model.norm(hidden)), None, lost
 
     def _teach(self, tree: Tree) -> list[Tensor]:
         with torch.no_grad():

@@ -27,9 +27,16 @@ from tests.tiny_vlm.scenes import (
     write_examples,
 )
 
-LONG_TASKS = ("describe", "lines")
+LONG_TASKS = ("describe", "recite")
 ALL_TASKS = (*TASKS, *LONG_TASKS)
-LONG_WORDS = ("Describe", "There", "small", "large", "at", "lines")  # that the other tasks do not have
+LONG_WORDS = (
+    "Describe",
+    "There",
+    "small",
+    "large",
+    "at",
+    "lines",
+)  # of prompts and answers, besides those of the other tasks
 SIDE = 112  # of square pictures, in pixels
 LARGE = 20  # pixels; the sides of small shapes are at most 17, of large ones at least 23
 
@@ -47,17 +54,11 @@ def _sentence(item: Item) -> str:
     return f"There is a {size} {item.colour} {item.name} at the {place} of the picture."
 
 
-def lines_example(rng: random.Random, *, fewest: int = 20) -> Example:
-    """Lines of 8 to 16 words to say again, up to 90 words in all, each once, with a few numbers among them."""
+def recite_example(rng: random.Random, *, fewest: int = 20) -> Example:
+    """A line of up to 90 words to say again, each once, with a few numbers among them."""
     words = rng.sample(WORDS, rng.randint(fewest, 90))
-    words = [str(rng.randrange(10)) if rng.random() < 0.05 else word for word in words]
-    lines = []
-    while words:
-        length = rng.randint(8, 16)
-        lines.append(" ".join(words[:length]))
-        words = words[length:]
-    text = "\n".join(lines)
-    return Example((), (Question("lines", f"Copy all lines:\n{text}", text),))
+    line = " ".join(str(rng.randrange(10)) if rng.random() < 0.05 else word for word in words)
+    return Example((), (Question("recite", f"Copy:\n{line}", line),))
 
 
 def draw_rows(rng: random.Random, level: float, rows: dict[str, int], *, square: bool) -> list[Example]:
@@ -70,12 +71,18 @@ def draw_rows(rng: random.Random, level: float, rows: dict[str, int], *, square:
     if square:
         sizes = [(SIDE, SIDE)] * 3 + [(rng.randint(100, 126),) * 2]
     examples = [
-        *(words_example(rng, rng.choice(sizes), level) for _ in range(rows["words"])),
-        *(shapes_example(rng, rng.choice(sizes), level) for _ in range(rows["shapes"])),
-        *(compare_example(rng, rng.choice(sizes) if square else sizes[0], level) for _ in range(rows["compare"])),
-        *(copy_example(rng) for _ in range(rows["copy"])),
-        *(describe_example(rng, rng.choice(sizes)[0] if square else sides[1], level) for _ in range(rows["describe"])),
-        *(lines_example(rng) for _ in range(rows["lines"])),
+        *(words_example(rng, rng.choice(sizes), level) for _ in range(rows.get("words", 0))),
+        *(shapes_example(rng, rng.choice(sizes), level) for _ in range(rows.get("shapes", 0))),
+        *(
+            compare_example(rng, rng.choice(sizes) if square else sizes[0], level)
+            for _ in range(rows.get("compare", 0))
+        ),
+        *(copy_example(rng) for _ in range(rows.get("copy", 0))),
+        *(
+            describe_example(rng, rng.choice(sizes)[0] if square else sides[1], level)
+            for _ in range(rows.get("describe", 0))
+        ),
+        *(recite_example(rng) for _ in range(rows.get("recite", 0))),
     ]
     examples = [example for example in examples if example.questions]
     return [scale_example(example) for example in examples] if square else examples
@@ -106,8 +113,8 @@ def square_examples(task: str, count: int, seed: int = 1) -> list[Example]:
 
 
 def _square_example(rng: random.Random, task: str, fonts: Sequence[str]) -> Example:
-    if task == "lines":
-        return lines_example(rng, fewest=80)
+    if task == "recite":
+        return recite_example(rng, fewest=82)
     if task == "describe":
         return describe_example(rng, _odd_side(rng)[0], fewest=7)
     return single_example(rng, task, fonts=fonts, draw_size=_odd_side)

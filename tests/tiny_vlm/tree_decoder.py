@@ -11,14 +11,14 @@ from tests.tiny_vlm.trees import Tree, Trunks
 CHUNK = 32  # tokens that the delta rule solves for at once; its result does not depend on it
 
 
-def decode(language_model: Any, embeds: Tensor, tree: Tree) -> Tensor:
-    """The final hidden states [N, hidden], after the last norm, of token embeddings [N, hidden]."""
+def decode(language_model: Any, embeds: Tensor, tree: Tree) -> list[Tensor]:
+    """The hidden states [N, hidden] after each layer, not yet normed, of token embeddings [N, hidden]."""
     tables = rotary_tables(language_model, embeds, tree)
-    hidden = embeds
+    hidden, states = embeds, []
     for layer in language_model.layers:
         hidden = run_layer(layer, hidden, tables, tree, tree.groups)
-    normed: Tensor = language_model.norm(hidden)
-    return normed
+        states.append(hidden)
+    return states
 
 
 def rotary_tables(language_model: Any, embeds: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
@@ -139,6 +139,7 @@ def _to_unit_length(heads: Tensor) -> Tensor:
 
 def _convolve(hidden: Tensor, weight: Tensor, before: Tensor) -> Tensor:
     """The causal depthwise convolution [channels, 4] along the tree, and SiLU."""
+    weight = weight.to(hidden.dtype)
     total, hidden = hidden * weight[:, -1], with_filler(hidden)
     for steps, index in enumerate(before, start=1):
         total = total + gather(hidden, index) * weight[:, -1 - steps]
