@@ -1,0 +1,60 @@
+/* The operator AttentionBf16: full attention of float tensors, rounded to bfloat16 inside. */
+#include "attention.h"
+#include "operator.h"
+
+static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Attention *a) {
+    const int64_t heads = kernel->attributes[0], size = in[0].rank == 3 ? in[0].dims[2] : 0;
+    for (int i = 0; i < 3; i++)
+        if (in[i].rank != 3 || in[i].dims[2] != size || in[i].dims[0] != in[0].dims[0])
+            return invalid(kernel, "AttentionBf16: an input is not [batch, length, heads * head size] like the others");
+    if (in[1].dims[1] != in[2].dims[1]) return invalid(kernel, "AttentionBf16: keys and values differ in number");
+    if (heads < 1 || size % (2 * heads) || size / heads > MAX_WIDTH)
+        return invalid(kernel, "AttentionBf16: the head size is odd or above 256");
+    *a = (Attention){.q = in[0].data, .k = in[1].data, .v = in[2].data};
+    a->batch = (size_t)in[0].dims[0], a->queries = (size_t)in[0].dims[1], a->keys = (size_t)in[1].dims[1];
+    a->heads = (size_t)heads, a->width = (size_t)(size / heads);
+    a->tiles = divide_up(a->keys, TILE_KEYS);
+    a->vectors = divide_up(a->width, WORDS);
+    return NULL;
+}
+
+static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Attention *a) {
+    const size_t pairs = a->batch * a->heads, tiles = pairs * a->tiles;
+    const size_t k_bytes = tiles * k_tile_words(a) * 4, v_bytes = tiles * v_tile_words(a) * 4;
+    Scratch scratch;
+    TRY(open_scratch(kernel, context, room_for(k_bytes) + room_for(v_bytes), &scratch));
+    a->packed_k = take(&scratch, k_bytes);
+    a->packed_v = take(&scratch, v_bytes);
+    OrtStatus *status = parallel_for(kernel, context, tiles, pack_tile_task, a);
+    if (!status)
+        status = parallel_for(kernel, context, pairs * divide_up(a->queries, QUERY_BLOCK), query_block_task, a);
+    close_scratch(kernel, &scratch);
+    return status;
+}
+
+static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
+    Tensor in[MAX_INPUTS], out;
+    Attention a;
+    TRY(get_inputs(kernel, context, in));
+    TRY(describe(kernel, in, &a));
+    out = in[0];
+    TRY(make_output(kernel, context, &out));
+    a.out = out.data;
+    return a.batch && a.queries && a.keys ? run(kernel, context, &a) : NULL;
+}
+
+static int supported(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16");
+}
+
+Operator attention_bf16 = {
+    .name = "AttentionBf16",
+    .supported = supported,
+    .compute = compute,
+    .required = 3,
+    .inputs = 3,
+    .types = {TYPE_FLOAT, TYPE_FLOAT, TYPE_FLOAT},
+    .attributes = {"num_heads"},
+};

@@ -1,0 +1,68 @@
+/* What an operator of this library says about itself, and what its computation may ask for. */
+#ifndef LENSMITH_OPERATOR_H
+#define LENSMITH_OPERATOR_H
+
+#include "ort.h"
+
+enum { MAX_INPUTS = 5, MAX_ATTRIBUTES = 3, MAX_RANK = 4 };
+
+typedef struct Kernel Kernel;
+
+/* One operator with one output, float like its first input. */
+typedef struct Operator {
+    OrtCustomOp definition; /* first, so that ONNX Runtime's pointer to it is a pointer to the operator */
+    const char *name;
+    int (*supported)(void); /* whether this processor has the instructions */
+    OrtStatus *(*compute)(const Kernel *kernel, OrtKernelContext *context);
+    size_t required, inputs; /* inputs behind the first `required` may be missing */
+    enum ElementType types[MAX_INPUTS];
+    const char *attributes[MAX_ATTRIBUTES]; /* names of integers, filled up with NULL */
+} Operator;
+
+/* One node of a graph: its operator and the values of its attributes. */
+struct Kernel {
+    const Operator *operator;
+    const OrtApi *api;
+    OrtMemoryInfo *memory;
+    int64_t attributes[MAX_ATTRIBUTES];
+};
+
+typedef struct Tensor {
+    void *data; /* NULL for an input that is missing */
+    size_t rank;
+    int64_t dims[MAX_RANK];
+} Tensor;
+
+/* Memory of one computation, from ONNX Runtime's arena. */
+typedef struct Scratch {
+    OrtAllocator *allocator;
+    void *block;
+    char *next;
+} Scratch;
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        OrtStatus *status_ = (call);                                                                                   \
+        if (status_) return status_;                                                                                   \
+    } while (0)
+
+void complete_definition(Operator *operator);
+OrtStatus *get_inputs(const Kernel *kernel, OrtKernelContext *context, Tensor *inputs);
+OrtStatus *make_output(const Kernel *kernel, OrtKernelContext *context, Tensor *output);
+OrtStatus *invalid(const Kernel *kernel, const char *message);
+OrtStatus *open_scratch(const Kernel *kernel, OrtKernelContext *context, size_t bytes, Scratch *scratch);
+void *take(Scratch *scratch, size_t bytes); /* on a cache line; the sum of `room_for` must have been asked for */
+void close_scratch(const Kernel *kernel, Scratch *scratch);
+
+enum { CACHE_LINE = 64 };
+
+static inline size_t divide_up(size_t value, size_t by) { return (value + by - 1) / by; }
+static inline size_t room_for(size_t bytes) { return divide_up(bytes, CACHE_LINE) * CACHE_LINE; }
+
+/* Runs task(job, 0) to task(job, count - 1) on the threads of the session. */
+static inline OrtStatus *parallel_for(const Kernel *kernel, OrtKernelContext *context, size_t count,
+                                      void (*task)(void *, size_t), void *job) {
+    return ORT(kernel->api, KernelContext_ParallelFor)(context, task, count, 0, job);
+}
+
+#endif

@@ -1,0 +1,69 @@
+/* Rounds activations to int8 in blocks, in the order in which weights are packed. */
+#include "matmul_int4.h"
+
+#include <immintrin.h>
+
+/* Blocks of nothing but values below this count as zeros: the inverse of their scale would overflow. */
+static const float SMALLEST = 1e-30f;
+
+static __mmask16 within(size_t count) { return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1); }
+
+static float largest_magnitude(const float *x, size_t count) {
+    __m512 largest = _mm512_setzero_ps();
+    for (size_t i = 0; i < count; i += LANES)
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_maskz_loadu_ps(within(count - i), x + i)));
+    return _mm512_reduce_max_ps(largest);
+}
+
+/* One block of `count` inputs, fewer than `block` at the end of a row. Returns minus the sum of the rounded values. */
+static int32_t round_block(const float *x, size_t count, size_t block, int8_t *out, float *scale) {
+    float largest = largest_magnitude(x, count);
+    __m512 inverse = _mm512_set1_ps(largest < SMALLEST ? 0.0f : 127.0f / largest);
+    __m512i sum = _mm512_setzero_si512();
+    *scale = largest < SMALLEST ? 0.0f : largest / 127.0f;
+    for (size_t i = 0; i < block; i += LANES) {
+        __m512 values = i < count ? _mm512_maskz_loadu_ps(within(count - i), x + i) : _mm512_setzero_ps();
+        __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(values, inverse));
+        sum = _mm512_sub_epi32(sum, rounded);
+        _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtsepi32_epi8(rounded));
+    }
+    return _mm512_reduce_add_epi32(sum);
+}
+
+/* [even, odd, even, ...] to 64 even and 64 odd values. */
+static void split_chunk(int8_t *chunk) {
+    __m512i first = _mm512_loadu_si512(chunk), second = _mm512_loadu_si512(chunk + 64);
+    _mm256_storeu_si256((__m256i *)chunk, _mm512_cvtepi16_epi8(first));
+    _mm256_storeu_si256((__m256i *)(chunk + 32), _mm512_cvtepi16_epi8(second));
+    _mm256_storeu_si256((__m256i *)(chunk + 64), _mm512_cvtepi16_epi8(_mm512_srli_epi16(first, 8)));
+    _mm256_storeu_si256((__m256i *)(chunk + 96), _mm512_cvtepi16_epi8(_mm512_srli_epi16(second, 8)));
+}
+
+void round_row(void *product, size_t row) {
+    const Product *p = product;
+    const size_t blocks = row_blocks(p);
+    int8_t *out = p->rounded + row * p->chunks * CHUNK;
+    for (size_t b = 0; b < blocks; b++) {
+        const size_t start = b * p->block, count = start < p->k ? smaller(p->block, p->k - start) : 0;
+        const float *x = p->x + row * p->k + (count ? start : 0);
+        int32_t sum = round_block(x, count, p->block, out + start, &p->row_scales[row * blocks + b]);
+        p->row_sums[row * blocks + b] = p->zeros ? sum : 8 * sum;
+    }
+    for (size_t c = 0; c < p->chunks; c++)
+        split_chunk(out + c * CHUNK);
+}
+
+void spread_row(void *product, size_t row) {
+    const Product *p = product;
+    const __m512i ones = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
+    const size_t lanes = LANES / chunk_blocks(p);
+    for (size_t c = 0; c < p->chunks; c++) {
+        const size_t at = row * p->chunks + c;
+        const int8_t *chunk = p->rounded + at * CHUNK;
+        __m512i sum = _mm512_dpbusd_epi32(zero, ones, _mm512_loadu_si512(chunk));
+        sum = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(sum, ones, _mm512_loadu_si512(chunk + 64)));
+        _mm512_storeu_si512(p->lane_sums + at * LANES, p->zeros ? sum : _mm512_slli_epi32(sum, 3));
+        for (size_t lane = 0; lane < LANES; lane++)
+            p->lane_scales[at * LANES + lane] = p->row_scales[at * chunk_blocks(p) + lane / lanes];
+    }
+}
