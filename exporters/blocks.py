@@ -59,8 +59,13 @@ class Matrix(nn.Module):
             arrays.append(pack_low_first(made.zero_points, scheme.bits))
         return arrays
 
-    def forward(self, op: Op) -> dict[str, Value]:
-        """The stored values as graph values: floats as float32, integers with float32 scales. Made once in a graph."""
+    def forward(self, op: Op, *, widen: bool = True) -> dict[str, Value]:
+        """The stored values as graph values: floats as float32, integers with float32 scales. Made once in a graph.
+
+        Without `widen` floats come as they are stored.
+        """
+        if not widen:
+            return dict(self.named_parameters(recurse=False))
         if not self._parts:
             self._parts = {
                 key: _widen(op, value) if value.dtype in (ir.DataType.FLOAT16, ir.DataType.FLOAT) else value
@@ -124,7 +129,7 @@ class Dialect(Protocol):
     ) -> tuple[Value, Value]: ...
     def activation(self, op: Op, x: Value, kind: str) -> Value: ...
     def rotary(self, op: Op, x: Value, angles: Angles, heads: int) -> Value: ...
-    def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int) -> Value: ...
+    def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int, *, rounded: bool = False) -> Value: ...
     def biased_attention(
         self, op: Op, q: Value, k: Value, v: Value, heads: int, bias: Value, reach: Value | None
     ) -> Value: ...

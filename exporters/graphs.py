@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
 
 from .blocks import Dialect, Linear, Source, Table, Value, sources
+from .dialects.native import add_functions
 from .decoder import Decoder, DecoderInputs
 from .mtp import MtpHead, MtpInputs
 from .scheme import Policy
@@ -194,5 +195,7 @@ def _builder(name: str, inputs: list[Value], opsets: dict[str, int]) -> GraphBui
 def _graph(builder: GraphBuilder, used: tuple[Source, ...]) -> Graph:
     for node in builder.graph:
         node.metadata_props.clear()  # module scopes: half of the file, and the names already say it
-    model = ir.Model(builder.graph, ir_version=IR_VERSION, producer_name="lensmith")
+    model = ir.Model(
+        builder.graph, ir_version=IR_VERSION, producer_name="lensmith", functions=add_functions(builder.graph)
+    )
     return Graph(str(builder.graph.name), model, used)

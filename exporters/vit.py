@@ -111,7 +111,8 @@ class Attention(nn.Module):
     def forward(self, op: Op, x: Value, angles: Angles) -> Value:
         q, k, v = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
         q, k = (self.dialect.rotary(op, part, angles, self.heads) for part in (q, k))
-        return self.proj(op, self.dialect.attention(op, q, k, v, self.heads))
+        quantized = self.qkv.weight.scheme.quantized
+        return self.proj(op, self.dialect.attention(op, q, k, v, self.heads, rounded=quantized))
 
 
 class MLP(nn.Module):

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError
+from .native import LIBRARY, wanted_kernels
 from .states import States
 
 Floats = NDArray[np.float32]
@@ -40,8 +41,10 @@ class ImageFeatures:
         return ImageFeatures(features, np.concatenate(taps, axis=1) if taps else None)
 
 
-def session(path: Path, threads: int | None, *, profile: bool = False) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU; `threads` None means one for each core."""
+def session(
+    path: Path, threads: int | None, *, profile: bool = False, native: bool | None = None
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU; `threads` None means one for each core, `native` as of `wanted_kernels`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -50,6 +53,8 @@ def session(path: Path, threads: int | None, *, profile: bool = False) -> ort.In
     # Idle threads of one graph must not spin while the other graph runs: a small model answers twice as fast.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_profiling = profile
+    if wanted_kernels(native):
+        options.register_custom_ops_library(str(LIBRARY))
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own unrelated types here
@@ -61,8 +66,10 @@ def session(path: Path, threads: int | None, *, profile: bool = False) -> ort.In
 class VisionEncoder:
     """Encodes the patches of one image at a time, so that memory follows the largest image."""
 
-    def __init__(self, path: Path, *, threads: int | None = None, profile: bool = False) -> None:
-        self.session = session(path, threads, profile=profile)
+    def __init__(
+        self, path: Path, *, threads: int | None = None, profile: bool = False, native: bool | None = None
+    ) -> None:
+        self.session = session(path, threads, profile=profile, native=native)
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.inputs = [value.name for value in self.session.get_inputs()]
 
@@ -91,8 +98,16 @@ class Decoder:
     Memory of the KV cache is touched only as far as tokens reach, so a large capacity costs address space alone.
     """
 
-    def __init__(self, path: Path, *, capacity: int, threads: int | None = None, profile: bool = False) -> None:
-        self.session = session(path, threads, profile=profile)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        capacity: int,
+        threads: int | None = None,
+        profile: bool = False,
+        native: bool | None = None,
+    ) -> None:
+        self.session = session(path, threads, profile=profile, native=native)
         self.capacity = capacity
         self.length = 0
         self._inputs = {value.name: value for value in self.session.get_inputs()}

@@ -19,6 +19,7 @@ from .frames import VideoLimits
 from .images import ImageLimits
 from .media import MediaEncoder, layout_of
 from .mtp import DraftHead
+from .native import wanted_kernels
 from .pixels import image_spec
 from .positions import PositionSpec, text_positions
 from .prefill import PromptCache, shared
@@ -80,6 +81,7 @@ class Model:
         image_limits: ImageLimits | None = None,
         video_limits: VideoLimits | None = None,
         profile: bool = False,
+        native: bool | None = None,
     ) -> None:
         manifest = bundle.manifest
         if "decoder" not in manifest["graphs"]:
@@ -94,8 +96,10 @@ class Model:
         self.video_spec = video_spec(manifest, max_video_pixels)
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
         capacity = _capacity(manifest["limits"]["context"], context)
-        self.vision = VisionEncoder(bundle.graph("vision_encoder"), threads=threads, profile=profile)
-        self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, threads=threads, profile=profile)
+        self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
+        how: Any = {"threads": threads, "profile": profile, "native": native}
+        self.vision = VisionEncoder(bundle.graph("vision_encoder"), **how)
+        self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, **how)
         self.cache = PromptCache(self.decoder, self.prompts, int(manifest["options"]["prefill_chunk"]))
         limits = image_limits or ImageLimits(), video_limits or VideoLimits()
         self.media = MediaEncoder(self.vision, self.image_spec, self.video_spec, *limits)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..blocks import Angles, Cache, Matrix, Op, Table, Value
+from .native import BLOCK_SIZES, DOMAIN
 
 MS = "com.microsoft"
 OPSETS = {"": 21, MS: 1}
@@ -29,6 +30,8 @@ class OrtDialect:
 
     def matmul(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
         """x [..., columns] times the transposed weight, plus bias: [..., rows]."""
+        if self._is_native(weight):
+            return self._matmul_int4(op, x, weight, bias)
         parts = weight(op)
         if not weight.scheme.quantized:
             y = op.FusedMatMul(x, parts["values"], transB=1, _domain=MS)
@@ -49,6 +52,25 @@ class OrtDialect:
             block_size=weight.scheme.group_size,
             accuracy_level=self.accuracy_level,
             _domain=MS,
+        )
+
+    def _is_native(self, weight: Matrix) -> bool:
+        """Whether lensmith's kernel means the same as MatMulNBits would: activations rounded to int8 in each group."""
+        scheme = weight.scheme
+        return scheme.bits == 4 and scheme.group_size in BLOCK_SIZES and self.accuracy_level == 4
+
+    def _matmul_int4(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
+        parts, scheme = weight(op, widen=False), weight.scheme
+        return op.MatMulInt4(
+            x,
+            parts["values"],
+            parts["scales"],
+            parts.get("zero_points"),
+            bias,
+            K=weight.columns,
+            N=weight.rows,
+            block_size=scheme.group_size,
+            _domain=DOMAIN,
         )
 
     def gather_rows(self, op: Op, ids: Value, table: Table) -> Value:
@@ -100,8 +122,13 @@ class OrtDialect:
             _domain=MS,
         )
 
-    def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int) -> Value:
-        """Full attention of [batch, seq, heads * head_dim] within each batch row."""
+    def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int, *, rounded: bool = False) -> Value:
+        """Full attention of [batch, seq, heads * head_dim] within each batch row.
+
+        `rounded` allows bfloat16 inside, which is far below the rounding of quantized weights.
+        """
+        if rounded:
+            return op.AttentionBf16(q, k, v, num_heads=heads, _domain=DOMAIN)
         return op.MultiHeadAttention(q, k, v, num_heads=heads, _domain=MS)
 
     def biased_attention(

@@ -1,0 +1,89 @@
+"""Compiles runtimes/kernels when lensmith is installed or built, where there is a C compiler; without one it goes on.
+
+An editable install gets the library in place, a wheel gets it inside and is then one for this platform.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FOLDER = Path(__file__).parent / "runtimes" / "kernels"
+LIBRARY = FOLDER / "kernels.so"
+FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=default"]
+WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2"]
+INT8 = [*WIDE, "-mavx512vnni", "-mf16c"]
+BF16 = [*WIDE, "-mavx512bf16"]
+# The instructions that a file may use. Those without any run on every processor and ask what this one can do.
+SOURCES: dict[str, list[str]] = {
+    "library.c": [],
+    "operator.c": [],
+    "matmul_int4.c": [],
+    "round_int8.c": INT8,
+    "few_rows.c": INT8,
+    "panel.c": INT8,
+    "attention.c": [],
+    "attention_pack.c": BF16,
+    "attention_block.c": BF16,
+}
+
+
+def compile_library(target: Path = LIBRARY) -> str:
+    """Compile the kernels; returns why there are none, or nothing when `target` was written."""
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return f"there are no kernels for {platform.system()} on {platform.machine()}"
+    command = shlex.split(os.environ.get("CC", "cc"))
+    if not command or shutil.which(command[0]) is None:
+        return "there is no C compiler (set CC, or install gcc)"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _compile(command, Path(folder), target)
+        except subprocess.CalledProcessError as error:
+            return f"{shlex.join(command)} failed: {error.stderr.strip()[-300:]}"
+    return ""
+
+
+def _compile(command: list[str], folder: Path, target: Path) -> None:
+    objects = [folder / f"{name}.o" for name in SOURCES]
+    for (name, flags), out in zip(SOURCES.items(), objects, strict=True):
+        _run([*command, "-c", *FLAGS, *flags, str(FOLDER / name), "-o", str(out)])
+    made = folder / "kernels.so"
+    _run([*command, "-shared", *map(str, objects), "-lm", "-o", str(made)])
+    part = target.with_suffix(".part")
+    shutil.copyfile(made, part)
+    os.replace(part, target)  # at once: a process may have the old one mapped
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Hatchling's hook, see `[tool.hatch.build.hooks.custom]` in pyproject.toml."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
+            return
+        reason = compile_library()
+        if reason:
+            LIBRARY.unlink(missing_ok=True)
+            self.app.display_warning(f"lensmith's own kernels are left out: {reason}; ONNX Runtime's are used")
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        if version != "editable":
+            build_data["force_include"][str(LIBRARY)] = "lensmith/runtimes/kernels/kernels.so"
+
+
+if __name__ == "__main__":
+    sys.exit(compile_library())
