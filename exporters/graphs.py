@@ -9,8 +9,8 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
 
 from .blocks import Dialect, Linear, Source, Table, Value, sources
-from .dialects.native import add_functions
 from .decoder import Decoder, DecoderInputs
+from .dialects.native import add_functions
 from .mtp import MtpHead, MtpInputs
 from .scheme import Policy
 from .spec import ClipSpec, ModelSpec, VisionSpec

@@ -53,7 +53,7 @@ class BundleRunner:
         started = time.perf_counter()
         self.model = Model(open_bundle(path), threads=threads)
         self.load_ms = _since(started)
-        self.engine = f"ONNX Runtime {onnxruntime.__version__}"
+        self.engine = " + ".join((f"ONNX Runtime {onnxruntime.__version__}", *self.model.kernels))
         self.tokenizer = self.model.prompts.tokenizer
         self.eos_token_ids = tuple(self.model.manifest["prompt"]["eos_token_ids"])
 

@@ -31,7 +31,9 @@ def available_kernels(library: Path) -> tuple[str, ...]:
     try:
         names, supported = _functions(ctypes.CDLL(str(library)))
     except (OSError, AttributeError) as error:
-        log.warning("%s cannot be loaded (%s); ONNX Runtime's own kernels are used: install lensmith again", library, error)
+        log.warning(
+            "%s cannot be loaded (%s); ONNX Runtime's own kernels are used: install lensmith again", library, error
+        )
         return ()
     return tuple(_supported(names, supported))
 

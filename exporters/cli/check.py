@@ -27,10 +27,11 @@ BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 def inspect(bundle: Path, tensors: bool, as_json: bool) -> None:
     """Show what BUNDLE is: identity, sizes, precision, inputs and outputs, limits, evidence."""
     from ...runtimes.bundle import open_bundle
+    from ...runtimes.native import wanted_kernels
 
     opened = open_bundle(bundle)
     if as_json:
-        print_json({"bundle": str(bundle), **opened.manifest})
+        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.manifest})
         return
     screen = console()
     for part in (_identity, _sizes, _precision, _ports, _limits, _evidence):
@@ -85,6 +86,8 @@ def _verification(report: VerifyReport) -> Any:
 
 
 def _identity(bundle: Bundle) -> Any:
+    from ...runtimes.native import wanted_kernels
+
     manifest, source = bundle.manifest, bundle.manifest["source"]
     return pairs("Bundle", {
         "path": bundle.path,
@@ -94,6 +97,7 @@ def _identity(bundle: Bundle) -> Any:
         "parameters": f"{source.get('parameters', 0):,}",
         "target": manifest["target"],
         "options": ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items()),
+        "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     })  # fmt: skip
 

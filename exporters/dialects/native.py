@@ -1,7 +1,7 @@
 """lensmith's own operators in graph files: each comes with its meaning as a function of stock operators.
 
-Where the runtime's library has a kernel for the operator, ONNX Runtime calls it; elsewhere it puts the function's body in
-the node's place. So one graph file runs everywhere, and stands for the same numbers up to rounding.
+Where the runtime's library has a kernel for the operator, ONNX Runtime calls it; elsewhere it puts the function's body
+in the node's place. So one graph file runs everywhere, and stands for the same numbers up to rounding.
 """
 
 from __future__ import annotations

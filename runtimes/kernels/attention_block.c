@@ -28,7 +28,7 @@ INLINE __m512 power_of_two(__m512 x) {
 
 INLINE __m512bh two(const void *pair) { return (__m512bh)_mm512_set1_epi32(*(const int32_t *)pair); }
 
-/* An instruction as it stands: left to itself the compiler moves loads ahead until sums no longer fit into registers. */
+/* The instruction as it stands: the compiler would move loads ahead until sums no longer fit into registers. */
 INLINE __m512 dot(__m512 sum, __m512bh left, __m512bh right) {
     __asm__ volatile("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(left), "v"(right));
     return sum;
@@ -93,6 +93,10 @@ INLINE void probabilities(const Attention *a, Block *block, int rows, size_t row
         factors[r] = soften(block, row + (size_t)r, acc[r], out[r]);
 }
 
+INLINE float *out_at(Block *block, size_t row, int r, size_t vector, int v) {
+    return block->out[row + (size_t)r] + (vector + (size_t)v) * WORDS;
+}
+
 /* Adds the values of a tile, weighted, to some vectors of the answers of `rows` queries. */
 INLINE void add_values(const Attention *a, Block *block, int rows, int vectors, size_t row, size_t vector,
                        const uint32_t *packed, uint16_t p[TILE_ROWS][TILE_KEYS], const __m512 factors[TILE_ROWS]) {
@@ -101,17 +105,18 @@ INLINE void add_values(const Attention *a, Block *block, int rows, int vectors, 
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
-            acc[r][v] = _mm512_mul_ps(factors[r], _mm512_load_ps(block->out[row + (size_t)r] + (vector + (size_t)v) * WORDS));
+            acc[r][v] = _mm512_mul_ps(factors[r], _mm512_load_ps(out_at(block, row, r, vector, v)));
     multiply(acc, rows, vectors, p[0], TILE_KEYS, packed + vector * WORDS, a->vectors * WORDS, TILE_KEYS / 2);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
-            _mm512_store_ps(block->out[row + (size_t)r] + (vector + (size_t)v) * WORDS, acc[r][v]);
+            _mm512_store_ps(out_at(block, row, r, vector, v), acc[r][v]);
 }
 
 /* Some queries and one tile of keys and values. */
-INLINE void tile(const Attention *a, Block *block, int rows, size_t row, const uint32_t *k, const uint32_t *v, size_t keys) {
+INLINE void tile(const Attention *a, Block *block, int rows, size_t row, const uint32_t *k, const uint32_t *v,
+                 size_t keys) {
     uint16_t p[TILE_ROWS][TILE_KEYS] __attribute__((aligned(64)));
     __m512 factors[TILE_ROWS];
     probabilities(a, block, rows, row, k, keys, p, factors);
@@ -152,7 +157,8 @@ static void store_answers(const Attention *a, const Block *block, float *out, si
     }
 }
 
-static void all_rows(const Attention *a, Block *block, size_t count, const uint32_t *k, const uint32_t *v, size_t keys) {
+static void all_rows(const Attention *a, Block *block, size_t count, const uint32_t *k, const uint32_t *v,
+                     size_t keys) {
     size_t row = 0;
     for (; row + TILE_ROWS <= count; row += TILE_ROWS)
         tile(a, block, TILE_ROWS, row, k, v, keys);

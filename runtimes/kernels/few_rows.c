@@ -3,7 +3,6 @@
 
 #include <immintrin.h>
 
-
 #define INLINE static inline __attribute__((always_inline))
 enum { ROWS_AHEAD = 4 }; /* of prefetching; one weight row after the other is how memory gives them fastest */
 
@@ -63,7 +62,7 @@ INLINE void all_columns(const Product *p, size_t rows, size_t count, size_t firs
     }
 }
 
-/* A copy of the loops for each number of rows and of blocks in a chunk, so that the compiler keeps sums in registers. */
+/* A copy of the loops for each number of rows and of blocks in a chunk: sums stay in registers. */
 void few_rows_task(void *product, size_t index) {
     const Product local = *(const Product *)product, *p = &local; /* which no store can change */
     const size_t first = index * FEW_ROWS_COLUMNS, last = smaller(p->n, first + FEW_ROWS_COLUMNS);

@@ -26,7 +26,7 @@ typedef struct Product {
 
     int8_t *rounded;    /* [m, chunks * CHUNK], zeros behind the last input */
     float *row_scales;  /* [m, chunks * blocks in a chunk] */
-    int32_t *row_sums;  /* like row_scales: minus the sum of the rounded values, times 8 when there are no zero points */
+    int32_t *row_sums;  /* like row_scales: minus the sum of the rounded values, times 8 without zero points */
     float *lane_scales; /* [m, chunks, LANES], for few rows */
     int32_t *lane_sums; /* [m, chunks, LANES], for few rows */
 } Product;

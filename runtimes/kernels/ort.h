@@ -52,7 +52,8 @@ typedef struct OrtCustomOp {
     enum Characteristic (*GetOutputCharacteristic)(const struct OrtCustomOp *op, size_t index);
     enum Memory (*GetInputMemoryType)(const struct OrtCustomOp *op, size_t index);
     void *unused_variadic[4];
-    OrtStatus *(*CreateKernelV2)(const struct OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel);
+    OrtStatus *(*CreateKernelV2)(const struct OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                                 void **kernel);
     OrtStatus *(*KernelComputeV2)(void *kernel, OrtKernelContext *context);
     void *unused_shapes_and_aliases[7];
 } OrtCustomOp;
@@ -72,7 +73,8 @@ _Static_assert(sizeof(OrtCustomOp) == 26 * sizeof(void *), "the layout of OrtCus
     ROW(69, OrtStatus *, CreateCpuMemoryInfo, (enum Memory allocator, enum Memory kind, OrtMemoryInfo **out))          \
     ROW(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *info, const char *name, int64_t *out))    \
     ROW(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *context, size_t *out))                  \
-    ROW(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *context, size_t index, const OrtValue **out)) \
+    ROW(90, OrtStatus *, KernelContext_GetInput,                                                                       \
+        (const OrtKernelContext *context, size_t index, const OrtValue **out))                                         \
     ROW(91, OrtStatus *, KernelContext_GetOutput,                                                                      \
         (OrtKernelContext * context, size_t index, const int64_t *dims, size_t count, OrtValue **out))                 \
     ROW(94, void, ReleaseMemoryInfo, (OrtMemoryInfo * memory))                                                         \

@@ -96,14 +96,15 @@ INLINE __m512 start_of(const Product *p, const Slice *slice, size_t row, int vec
     return p->bias ? _mm512_maskz_loadu_ps(lanes(slice, vector), p->bias + column) : _mm512_setzero_ps();
 }
 
-/* An instruction as it stands: left to itself the compiler moves loads ahead until sums no longer fit into registers. */
+/* The instruction as it stands: the compiler would move loads ahead until sums no longer fit into registers. */
 INLINE __m512i dot(__m512i sum, __m512i weights, __m512i four) {
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(four));
     return sum;
 }
 
 /* One block of `rows` rows: exact integer sums, then one scale each. */
-INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row, size_t b, float (*sums)[PANEL_COLUMNS]) {
+INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row, size_t b,
+                      float (*sums)[PANEL_COLUMNS]) {
     const size_t blocks = row_blocks(p), block = slice->chunk * chunk_blocks(p) + b, words = p->block / 8;
     const size_t word = b % chunk_blocks(p) * words, chunk = b / chunk_blocks(p);
     const int8_t *x = p->rounded + (row * p->chunks + slice->chunk + chunk) * CHUNK + 4 * word;

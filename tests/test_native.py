@@ -1,0 +1,247 @@
+"""lensmith's own kernels: each against numpy, then whole bundles against ONNX Runtime's, then life without them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from lensmith.exporters.dialects.native import DOMAIN, FUNCTIONS
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.golden import Golden
+from lensmith.runtimes import load, user_message
+from lensmith.runtimes.native import LIBRARY, SWITCH, available_kernels, wanted_kernels
+from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.verify import verify
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from tests.ladder import need_torch
+
+Array = NDArray[Any]
+ROOT = Path(__file__).parents[1]
+ROWS = (1, 2, 3, 7, 64, 611)
+# inputs, outputs, block: whole chunks of 128 inputs and parts of one, odd outputs, a last block that is not full
+SHAPES = [(2048, 64, 128), (384, 67, 128), (96, 33, 32), (160, 5, 16), (192, 129, 64), (200, 1, 32), (256, 200, 32)]
+EXACT = 2e-6  # of the lengths of a row and a column: float32 sums of exact integer products
+BF16 = 2**-7  # of the largest value: three roundings of 2^-9 each, in scores below 4, probabilities and values
+
+
+def need(name: str) -> None:
+    if name not in wanted_kernels(True):
+        pytest.skip(f"this machine has no kernel {name}")
+
+
+def session(name: str, feed: dict[str, Array], weights: dict[str, Array], *, native: bool, threads: int = 2,
+            **attributes: int) -> Callable[[], Array]:  # fmt: skip
+    """One operator as a graph with its function; inputs are named in order, "" for one that is missing."""
+    order = [*feed, *weights]
+    node = helper.make_node(name, [key if not key.startswith("_") else "" for key in order], ["Y"], domain=DOMAIN,
+                            **attributes)  # fmt: skip
+    inputs = [helper.make_tensor_value_info(key, 1, [None] * value.ndim) for key, value in feed.items()]
+    stored = [numpy_helper.from_array(value, key) for key, value in weights.items() if not key.startswith("_")]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", 1, None)], stored)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
+    functions = [onnx.parser.parse_function(FUNCTIONS[name])]
+    model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    if native:
+        options.register_custom_ops_library(str(LIBRARY))
+    made = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run() -> Array:
+        out: Array = made.run(None, feed)[0]
+        return out
+
+    return run
+
+
+class Product:
+    """A random product with 4-bit weights, and what it should be."""
+
+    def __init__(self, inputs: int, outputs: int, block: int, *, zeros: bool = False, bias: bool = False) -> None:
+        draw = np.random.default_rng(inputs + outputs + block)
+        blocks = -(-inputs // block)
+        packed = draw.integers(0, 256, (outputs, blocks, block // 2), np.uint8)
+        points = draw.integers(0, 256, (outputs, -(-blocks // 2)), np.uint8)
+        self.scales = draw.normal(0, 0.01, (outputs, blocks)).astype(np.float16)
+        self.bias = draw.normal(size=outputs).astype(np.float32)
+        self.weights = {"B": packed, "scales": self.scales, "zeros" if zeros else "_zeros": points}
+        self.weights |= {"bias": self.bias} if bias else {}
+        self.attributes = {"K": inputs, "N": outputs, "block_size": block}
+        levels = np.stack([packed & 15, packed >> 4], -1).reshape(outputs, blocks, block).astype(np.float64)
+        unpacked = np.stack([points & 15, points >> 4], -1).reshape(outputs, -1)[:, :blocks, None]
+        self.matrix = ((levels - (unpacked if zeros else 8)) * self.scales[..., None]).reshape(outputs, -1)
+        self.added = self.bias if bias else np.zeros(outputs)
+        self.block = block
+
+    def run(self, x: Array, *, native: bool = True, threads: int = 2) -> Array:
+        return session("MatMulInt4", {"A": x}, self.weights, native=native, threads=threads, **self.attributes)()
+
+    def expected(self, x: Array) -> Array:
+        """With activations rounded to int8 in blocks, as the kernel says it does."""
+        padded = np.zeros((len(x), self.matrix.shape[1]), np.float32)
+        padded[:, : x.shape[1]] = x
+        blocks = padded.reshape(len(x), -1, self.block)
+        largest = np.abs(blocks).max(axis=2, keepdims=True)
+        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+        rounded = (np.rint(blocks * inverse) * (largest / np.float32(127))).reshape(padded.shape)
+        out: Array = rounded.astype(np.float64) @ self.matrix.T + self.added
+        return out
+
+    def error(self, x: Array, found: Array) -> float:
+        """The largest, relative to the lengths of the row and the column."""
+        lengths = np.linalg.norm(x.astype(np.float64), axis=1)[:, None] * np.linalg.norm(self.matrix, axis=1)
+        return float((np.abs(found - self.expected(x)) / np.maximum(lengths, 1e-30)).max())
+
+
+def activations(rows: int, inputs: int) -> Array:
+    return np.random.default_rng(rows).normal(size=(rows, inputs)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("inputs", "outputs", "block"), SHAPES)
+def test_product_is_that_of_rounded_activations(rows: int, inputs: int, outputs: int, block: int) -> None:
+    need("MatMulInt4")
+    x = activations(rows, inputs)
+    for zeros, bias in ((False, False), (True, True)):
+        product = Product(inputs, outputs, block, zeros=zeros, bias=bias)
+        found = product.run(x)
+        # The bias is one more number to add, of a length of its own.
+        assert product.error(x, found) < EXACT * (10 if bias else 1)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_product_of_extremes(rows: int) -> None:
+    need("MatMulInt4")
+    product = Product(256, 67, 32, bias=True)
+    x = np.zeros((rows, 256), np.float32)
+    np.testing.assert_array_equal(product.run(x), np.tile(product.bias, (rows, 1)))  # zeros give the bias itself
+    x[:, 3], x[:, 40], x[:, 70:90] = 1e6, -1e-20, 1e-38  # an outlier costs its own block alone
+    assert product.error(x, product.run(x)) < EXACT
+    x[:] = 3e38 / 256 / 16
+    assert np.isfinite(product.run(x)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_threads_do_not_change_a_bit(rows: int) -> None:
+    need("MatMulInt4")
+    product, x = Product(384, 333, 128), activations(rows, 384)
+    np.testing.assert_array_equal(product.run(x, threads=1), product.run(x, threads=2))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_function_means_the_same_product(rows: int) -> None:
+    need("MatMulInt4")
+    product, x = Product(256, 67, 32, zeros=True), activations(rows, 256)
+    lengths = np.linalg.norm(x, axis=1).max() * np.linalg.norm(product.matrix, axis=1).max()
+    # ONNX Runtime rounds activations as well, at places of its own: up to half a level of the largest in a block.
+    assert np.abs(product.run(x) - product.run(x, native=False)).max() < 4e-3 * lengths
+
+
+def attend(q: Array, k: Array, v: Array, heads: int, **options: Any) -> Array:
+    return session("AttentionBf16", {"q": q, "k": k, "v": v}, {}, **{"native": True, **options}, num_heads=heads)()
+
+
+def expected_attention(q: Array, k: Array, v: Array, heads: int) -> Array:
+    """In float64."""
+    split = [x.astype(np.float64).reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v)]
+    scores = split[0] @ split[1].transpose(0, 1, 3, 2) / np.sqrt(split[0].shape[3])
+    weights = np.exp(scores - scores.max(axis=3, keepdims=True))
+    out: Array = (weights / weights.sum(axis=3, keepdims=True) @ split[2]).transpose(0, 2, 1, 3).reshape(q.shape)
+    return out
+
+
+@pytest.mark.parametrize("width", [8, 64, 72, 80, 128, 256])
+@pytest.mark.parametrize("length", [1, 3, 64, 65, 200])
+def test_attention_is_within_bfloat16(width: int, length: int) -> None:
+    need("AttentionBf16")
+    draw = np.random.default_rng(length)
+    q, k, v = (draw.normal(size=(2, length, 3 * width)).astype(np.float32) for _ in range(3))
+    error = np.abs(attend(q, k, v, 3) - expected_attention(q, k, v, 3)).max() / np.abs(v).max()
+    assert error < BF16
+
+
+def test_attention_of_extremes() -> None:
+    need("AttentionBf16")
+    draw = np.random.default_rng(0)
+    q, v = (draw.normal(size=(1, 150, 64)).astype(np.float32) for _ in range(2))
+    mean = attend(q, np.zeros_like(q), v, 1)
+    np.testing.assert_allclose(mean, np.tile(v.mean(axis=1, keepdims=True), (1, 150, 1)), atol=BF16)
+    k = np.zeros_like(q)
+    q[:], k[0, 99] = 1e3, 1e3  # one key with a score beyond all others: its value comes alone
+    np.testing.assert_allclose(attend(q, k, v, 1), np.tile(v[:, 99:100], (1, 150, 1)), rtol=2**-8, atol=1e-6)
+    k[0, 99] = -1e3  # and one that is left out
+    assert np.isfinite(attend(q, k, v, 1)).all()
+
+
+def test_attention_of_one_and_two_threads() -> None:
+    need("AttentionBf16")
+    x = np.random.default_rng(1).normal(size=(1, 131, 144)).astype(np.float32)
+    np.testing.assert_array_equal(attend(x, x, x, 2, threads=1), attend(x, x, x, 2, threads=2))
+    assert np.abs(attend(x, x, x, 2) - attend(x, x, x, 2, native=False)).max() < BF16 * np.abs(x).max()
+
+
+@pytest.fixture(scope="module", params=[32, 128])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model in int4, with golden traces for one of the group sizes."""
+    golden: Golden = "never"
+    if request.param == 128:
+        need_torch()
+        golden = "always"
+    job = prepare(ROOT / "tests" / "tiny_vlm" / "qwen3_vl", Options(group_size=request.param))
+    return export(job, tmp_path_factory.mktemp("trained") / "bundle", golden=golden).path
+
+
+def outputs(bundle: Path, *, native: bool) -> tuple[Array, Array]:
+    """Features of a picture and logits of a question about it."""
+    model = load(bundle, threads=2, context=256, native=native)
+    assert bool(model.kernels) == native
+    picture = Image.open(ROOT / "tests" / "tiny_vlm" / "heldout" / "images" / "0001.png")
+    request = model.prepare([user_message("What word is written?", [picture])])
+    return np.array(request.features_between(0, len(request.prompt)).features), model.prefill(request).copy()  # type: ignore[union-attr]
+
+
+def test_bundle_gives_the_same_with_and_without(trained: Path) -> None:
+    need("MatMulInt4")
+    for mine, stock in zip(outputs(trained, native=True), outputs(trained, native=False), strict=True):
+        assert relative_error(mine, stock) < 0.05  # both round to 8 bits and below; what they mean is tested by tasks
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_evidence_holds_with_and_without(trained: Path, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "128" not in str((trained / "lensmith.json").read_text()[-4000:]) or not (trained / "golden").exists():
+        pytest.skip("no golden traces")
+    monkeypatch.setenv(SWITCH, switch)
+    assert verify(trained).passed
+
+
+def test_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted_kernels(False) == ()
+    monkeypatch.setenv(SWITCH, "0")
+    assert wanted_kernels() == ()
+    assert wanted_kernels(True) == available_kernels(LIBRARY)
+
+
+def test_library_that_is_missing_or_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert available_kernels(tmp_path / "none.so") == ()
+    (tmp_path / "damaged.so").write_bytes(b"not a library")
+    with caplog.at_level(logging.WARNING):
+        assert available_kernels(tmp_path / "damaged.so") == ()
+    assert "ONNX Runtime's own kernels are used" in caplog.text
+
+
+def test_build_without_a_compiler_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hatchling")
+    from hatch_build import compile_library
+
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert compile_library(tmp_path / "kernels.so")
+    assert not (tmp_path / "kernels.so").exists()
