@@ -61,7 +61,8 @@ class Attention(nn.Module):
 
     def forward(self, op: Op, x: Value) -> Value:
         q, k, v = self.q_proj(op, x), self.k_proj(op, x), self.v_proj(op, x)
-        return self.out_proj(op, self.dialect.attention(op, q, k, v, self.heads))
+        quantized = self.q_proj.weight.scheme.quantized
+        return self.out_proj(op, self.dialect.attention(op, q, k, v, self.heads, rounded=quantized))
 
 
 class MLP(nn.Module):

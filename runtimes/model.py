@@ -174,7 +174,12 @@ class Model:
     @cached_property
     def draft_head(self) -> DraftHead:
         """The multi-token-prediction head, loaded when it is first asked for; InputError when the bundle has none."""
-        return DraftHead(self.bundle.graph("mtp"), capacity=self.decoder.capacity, threads=self._threads)
+        return DraftHead(
+            self.bundle.graph("mtp"),
+            capacity=self.decoder.capacity,
+            threads=self._threads,
+            native=bool(self.kernels),
+        )
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of the KV cache and the features of images."""

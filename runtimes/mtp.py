@@ -19,8 +19,8 @@ class DraftHead:
     entries may be missing where a prompt goes on from an earlier one.
     """
 
-    def __init__(self, path: Path, *, capacity: int, threads: int | None = None) -> None:
-        self.graph = Decoder(path, capacity=capacity, threads=threads)
+    def __init__(self, path: Path, *, capacity: int, threads: int | None = None, native: bool | None = None) -> None:
+        self.graph = Decoder(path, capacity=capacity, threads=threads, native=native)
 
     def follow(self, ids: Ints, request: Request, end: int, hidden_states: Floats) -> None:
         """Append what the decoder has just read of a prompt: ids [seq] of all of it as the decoder takes them.

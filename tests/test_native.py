@@ -91,7 +91,7 @@ class Product:
         padded[:, : x.shape[1]] = x
         blocks = padded.reshape(len(x), -1, self.block)
         largest = np.abs(blocks).max(axis=2, keepdims=True)
-        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest >= 1e-30)
         rounded = (np.rint(blocks * inverse) * (largest / np.float32(127))).reshape(padded.shape)
         out: Array = rounded.astype(np.float64) @ self.matrix.T + self.added
         return out
@@ -217,7 +217,7 @@ def test_bundle_gives_the_same_with_and_without(trained: Path) -> None:
 
 @pytest.mark.parametrize("switch", ["1", "0"])
 def test_evidence_holds_with_and_without(trained: Path, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "128" not in str((trained / "lensmith.json").read_text()[-4000:]) or not (trained / "golden").exists():
+    if not (trained / "golden").exists():
         pytest.skip("no golden traces")
     monkeypatch.setenv(SWITCH, switch)
     assert verify(trained).passed
