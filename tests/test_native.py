@@ -42,8 +42,8 @@ def session(name: str, feed: dict[str, Array], weights: dict[str, Array], *, nat
             **attributes: int) -> Callable[[], Array]:  # fmt: skip
     """One operator as a graph with its function; inputs are named in order, "" for one that is missing."""
     order = [*feed, *weights]
-    node = helper.make_node(name, [key if not key.startswith("_") else "" for key in order], ["Y"], domain=DOMAIN,
-                            **attributes)  # fmt: skip
+    node = helper.make_node(name, [key if not key.startswith("_") else "" for key in order], ["Y"], domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
     inputs = [helper.make_tensor_value_info(key, 1, [None] * value.ndim) for key, value in feed.items()]
     stored = [numpy_helper.from_array(value, key) for key, value in weights.items() if not key.startswith("_")]
     graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", 1, None)], stored)
