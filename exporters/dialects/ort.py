@@ -125,9 +125,10 @@ class OrtDialect:
     def attention(self, op: Op, q: Value, k: Value, v: Value, heads: int, *, rounded: bool = False) -> Value:
         """Full attention of [batch, seq, heads * head_dim] within each batch row.
 
-        `rounded` allows bfloat16 inside, which is far below the rounding of quantized weights.
+        `rounded` allows bfloat16 inside, which is far below the rounding of quantized weights and of int8 activations;
+        where the accuracy level keeps activations in float32, attention is exact as well.
         """
-        if rounded:
+        if rounded and self.accuracy_level == 4:
             return op.AttentionBf16(q, k, v, num_heads=heads, _domain=DOMAIN)
         return op.MultiHeadAttention(q, k, v, num_heads=heads, _domain=MS)
 
