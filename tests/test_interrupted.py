@@ -16,7 +16,8 @@ from lensmith.runtimes.files import hash_file
 
 # Slows the export down after the vision encoder, and says so.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it deaf to this signal
 from lensmith.exporters import export, weights
 write_graph, write_tensor = export._write_graph, weights._write_tensor
 
