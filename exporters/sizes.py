@@ -44,8 +44,9 @@ def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:
 
 def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
     sizes: Counter[str] = Counter()
+    seen: set[tuple[str, int]] = set()
     for graph in bundle.manifest["graphs"]:
-        for name, shape, nbytes in _stored(bundle, graph):
+        for name, shape, nbytes in _stored(bundle, graph, seen):
             sizes[_component(name, graph == "vision_encoder", len(shape))] += nbytes
     files = bundle.manifest["files"]
     data = sum(record["size"] for name, record in files.items() if name.endswith(".data"))
@@ -58,13 +59,15 @@ def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
     yield GRAPHS, graphs + padding + (bundle.path / "lensmith.json").stat().st_size
 
 
-def _stored(bundle: Bundle, graph: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """Name, shape and bytes of what a graph keeps in its data file; views of the same bytes count once."""
-    seen = set()
+def _stored(bundle: Bundle, graph: str, seen: set[tuple[str, int]]) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and bytes of what a graph keeps in data files, but for files and offsets that were `seen` before.
+
+    Views of the same bytes, and tables that one graph borrows from another, count once.
+    """
     for name, value in ir.load(bundle.graph(graph)).graph.initializers.items():
         tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and (tensor.location, tensor.offset) not in seen:
-            seen.add((tensor.location, tensor.offset))
+        if isinstance(tensor, ir.ExternalTensor) and (str(tensor.location), tensor.offset or 0) not in seen:
+            seen.add((str(tensor.location), tensor.offset or 0))
             shape = tensor.shape.numpy()
             yield name, shape, tensor.length or -(-prod(shape) * tensor.dtype.bitwidth // 8)
 

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters.export import Options, prepare
+from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.models.qwen_configs import PREFIXES
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.runners import continued
+from lensmith.exporters.sizes import components
 from lensmith.runtimes.engine import Floats
 from lensmith.runtimes.model import GenerationOptions
 from lensmith.runtimes.positions import text_positions
@@ -359,3 +362,12 @@ def test_the_head_reads_on_behind_a_reused_beginning(pair: Pair) -> None:
     assert model.cache.start(request) > 0
     model.prefill(request, head=head)
     assert head.graph.length == len(request.prompt) - 2
+
+
+def test_sizes_count_tables_that_the_draft_head_borrows_once(base: Path, tmp_path: Path) -> None:
+    bundle = export(prepare(base, Options(group_size=32)), tmp_path / "bundle", golden="never")
+    parts = {part.name: part for part in components(bundle, open_checkpoint(base), PREFIXES)}
+    assert all(part.bundle_bytes >= 0 for part in parts.values())
+    table = parts["Embedding and output table"]
+    assert table.bundle_bytes < 0.3 * table.source_bytes  # 4.5 bits instead of 16
+    assert sum(part.bundle_bytes for part in parts.values()) == sum(p.stat().st_size for p in bundle.path.rglob("*.*"))
