@@ -18,7 +18,7 @@ setup: $(VENV)/ready
 # torchvision only lends its image functions, and its published wheel asks for another build of torch: no dependencies.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,video,dev]' torch transformers accelerate
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,video,dev]' torch transformers
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision
 	touch $@
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-EXTRAS = ("torch", "torchvision", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors",
+EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
           "ml_dtypes", "matplotlib", "psutil", "av")  # fmt: skip
 BLOCK = """
 import sys
