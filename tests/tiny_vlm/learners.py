@@ -63,7 +63,7 @@ def answer_loss(logits: Tensor, tree: Tree, long_weight: float = 1.0) -> Tensor:
 class HybridLearner:
     """`qwen3_5`: the tower is the trained one and rests; decoder and MTP head learn together."""
 
-    ROWS: ClassVar[dict[str, int]] = {"words": 5, "shapes": 9, "compare": 4, "copy": 1, "describe": 2, "recite": 1}
+    ROWS: ClassVar[dict[str, int]] = {"words": 5, "shapes": 9, "compare": 5, "copy": 1, "describe": 3, "recite": 1}
     square, long_weight = False, 1.0
     EARLY_ANSWERS = 0.9  # the share of the steps in which the first full attention has to answer, too
 
@@ -116,7 +116,7 @@ class LlavaLearner:
     Then the tower learns alone, mostly to read, from plain pictures on, and at last both together.
     """
 
-    ROWS: ClassVar[dict[str, int]] = {"words": 26, "shapes": 6, "compare": 3, "copy": 1, "describe": 4, "recite": 3}
+    ROWS: ClassVar[dict[str, int]] = {"words": 26, "shapes": 8, "compare": 3, "copy": 1, "describe": 6, "recite": 3}
     TOWER_ROWS: ClassVar[dict[str, int]] = {"words": 30, "shapes": 6, "describe": 4}
     square, long_weight = True, 4.0
     APART, ALONE = 0.2, 0.65  # the shares of the steps at which the first and the second part end
