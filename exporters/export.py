@@ -12,7 +12,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..runtimes.bundle import Bundle, BundleWriter, open_bundle
+from ..runtimes.bundle import Bundle, open_bundle
+from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.files import dump_json
 from ..runtimes.traces import Traces
 from ..targets.errors import InputError, closest

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from ..runtimes.bundle import BundleWriter
+from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
 from ..runtimes.loading import open_loaded

@@ -9,8 +9,8 @@ from .rope import NO_SCALING, RopeScaling
 
 
 @dataclass(frozen=True)
-class VisionSpec:
-    """A vision transformer over patches of any grid, with merged patches as image tokens."""
+class PatchTransformer:
+    """What all vision transformers over patches of images and clips have."""
 
     depth: int
     hidden: int
@@ -21,19 +21,6 @@ class VisionSpec:
     patch_size: int
     temporal_patch_size: int
     merge_size: int
-    positions: int  # entries of the square learned position table
-    out_hidden: int
-    deepstack_layers: tuple[int, ...]
-    rope_theta: float
-    norm_eps: float
-
-    def __post_init__(self) -> None:
-        side = round(self.positions**0.5)
-        _require(side * side == self.positions, "num_position_embeddings", self.positions, "a square number")
-        _require(self.hidden % self.heads == 0, "vision hidden_size", self.hidden, f"a multiple of {self.heads} heads")
-        _require(self.head_dim % 4 == 0, "vision head size", self.head_dim, "a multiple of 4, for 2-D rotary angles")
-        unknown = [i for i in self.deepstack_layers if not 0 <= i < self.depth]
-        _require(not unknown, "deepstack_visual_indexes", unknown, f"layers below depth {self.depth}")
 
     @property
     def head_dim(self) -> int:
@@ -47,6 +34,25 @@ class VisionSpec:
     @property
     def merged_hidden(self) -> int:
         return self.hidden * self.merge_size**2
+
+
+@dataclass(frozen=True)
+class VisionSpec(PatchTransformer):
+    """A vision transformer over patches of any grid, with merged patches as image tokens."""
+
+    positions: int  # entries of the square learned position table
+    out_hidden: int
+    deepstack_layers: tuple[int, ...]
+    rope_theta: float
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        side = round(self.positions**0.5)
+        require(side * side == self.positions, "num_position_embeddings", self.positions, "a square number")
+        require(self.hidden % self.heads == 0, "vision hidden_size", self.hidden, f"a multiple of {self.heads} heads")
+        require(self.head_dim % 4 == 0, "vision head size", self.head_dim, "a multiple of 4, for 2-D rotary angles")
+        unknown = [i for i in self.deepstack_layers if not 0 <= i < self.depth]
+        require(not unknown, "deepstack_visual_indexes", unknown, f"layers below depth {self.depth}")
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,8 @@ class DeltaNetSpec:
 
     def __post_init__(self) -> None:
         heads = self.key_heads
-        _require(self.value_heads % heads == 0, "linear_num_value_heads", self.value_heads, f"a multiple of {heads}")
-        _require(self.kernel >= 2, "linear_conv_kernel_dim", self.kernel, "at least 2")
+        require(self.value_heads % heads == 0, "linear_num_value_heads", self.value_heads, f"a multiple of {heads}")
+        require(self.kernel >= 2, "linear_conv_kernel_dim", self.kernel, "at least 2")
 
     @property
     def keys(self) -> int:
@@ -104,12 +110,12 @@ class ClipSpec:
     deepstack_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.hidden % self.heads == 0, "vision hidden_size", self.hidden, f"a multiple of {self.heads} heads")
-        _require(self.channels == 3, "num_channels", self.channels, "3, for RGB")
-        _require(0 < self.patch_size <= self.image_size, "patch_size", self.patch_size, f"up to {self.image_size}")
+        require(self.hidden % self.heads == 0, "vision hidden_size", self.hidden, f"a multiple of {self.heads} heads")
+        require(self.channels == 3, "num_channels", self.channels, "3, for RGB")
+        require(0 < self.patch_size <= self.image_size, "patch_size", self.patch_size, f"up to {self.image_size}")
         beyond = [depth for depth in self.feature_depths if not 0 <= depth <= self.depth]
-        _require(not beyond, "vision_feature_layer", beyond, f"layers up to {self.depth}")
-        _require(bool(self.feature_depths), "vision_feature_layer", [], "a layer or a list of layers")
+        require(not beyond, "vision_feature_layer", beyond, f"layers up to {self.depth}")
+        require(bool(self.feature_depths), "vision_feature_layer", [], "a layer or a list of layers")
 
     @property
     def side(self) -> int:
@@ -162,10 +168,10 @@ class DecoderSpec:
     mtp: bool = False  # a multi-token-prediction head lies behind the decoder
 
     def __post_init__(self) -> None:
-        _require(self.heads % self.kv_heads == 0, "num_attention_heads", self.heads, f"a multiple of {self.kv_heads}")
+        require(self.heads % self.kv_heads == 0, "num_attention_heads", self.heads, f"a multiple of {self.kv_heads}")
         half = self.rotated // 2
         if self.mrope_section is not None:
-            _require(sum(self.mrope_section) == half, "mrope_section", list(self.mrope_section), f"a sum of {half}")
+            require(sum(self.mrope_section) == half, "mrope_section", list(self.mrope_section), f"a sum of {half}")
 
     @property
     def rotated(self) -> int:
@@ -202,6 +208,7 @@ class ModelSpec:
         return self
 
 
-def _require(ok: bool, key: str, found: object, expected: str) -> None:
+def require(ok: bool, key: str, found: object, expected: str) -> None:
+    """InputError that names a config value, unless it is as expected."""
     if not ok:
         raise InputError(f"config value {key} is {found}; expected {expected}")

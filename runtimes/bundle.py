@@ -1,42 +1,21 @@
-"""The bundle: a folder complete on the device, its manifest `lensmith.json`, and how it is written and opened.
+"""The bundle: a folder complete on the device, its manifest `lensmith.json`, and how it is opened.
 
-A bundle appears whole or not at all. It is written into a hidden sibling folder, which a rerun can resume stage by
-stage, and takes the final name at the end. Opening one trusts nothing: names, sizes and hashes are checked first.
+Opening one trusts nothing: names, sizes and hashes are checked first.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
-from ..targets.errors import InputError, LensmithError, closest
-from .files import (
-    FileRecord,
-    disk_full_is_input,
-    files_in,
-    hash_file,
-    is_disk_full,
-    is_safe_name,
-    only_writer,
-    read_json,
-    remove_files,
-    replace_folder,
-    sync_file,
-    write_json,
-)
-from .journal import SUFFIX, Journal
+from ..targets.errors import InputError, closest
+from .files import FileRecord, hash_file, is_safe_name, read_json
 
 FORMAT_VERSION = 1
-MANIFEST, STAGES = "lensmith.json", "stages.json"
+MANIFEST = "lensmith.json"
 HASHED_BELOW_BYTES = 16_000_000  # smaller files are always hashed on opening, larger ones with check="sha256"
 
 Manifest = dict[str, Any]
@@ -66,8 +45,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {  # what each entry of a section must h
     "graphs": ("file", "inputs", "outputs"),
     "files": ("size", "sha256"),
 }
-
-log = logging.getLogger(__name__)
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
@@ -132,6 +109,16 @@ class Bundle:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
         return self.file(graphs[name]["file"])
 
+    def context(self, wanted: int | None, unit: str, usual: int | None = None) -> int:
+        """The `wanted` number of tokens or patches (`unit`), else the limit or a smaller `usual` one.
+
+        An InputError for more than the bundle's limit.
+        """
+        limit = int(self.manifest["limits"]["context"])
+        if wanted is not None and not 0 < wanted <= limit:
+            raise InputError(f"context {wanted} is outside the bundle's limit of 1 to {limit} {unit}")
+        return wanted or min(limit, usual or limit)
+
 
 def open_bundle(path: str | Path, *, check: Literal["size", "sha256"] = "size") -> Bundle:
     """Open a bundle and check its files.
@@ -159,144 +146,3 @@ def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) ->
         raise InputError(f"{path} has {size} bytes, expected {record['size']}; copy or export the bundle again.")
     if hashed and hash_file(path)["sha256"] != record["sha256"]:
         raise InputError(f"{path} was changed: its SHA-256 is not the manifest's; copy or export the bundle again.")
-
-
-@dataclass
-class BundleWriter:
-    """Writes the bundle `out` as a context manager; an existing bundle there stays until `close` replaces it.
-
-    Stages that were finished before an interruption are kept, and so are files with a journal; a rerun with the same
-    keys reuses them.
-    """
-
-    out: Path
-    partial: Path = field(init=False)
-    _names: set[str] = field(init=False, default_factory=set)
-    _records: dict[str, FileRecord] = field(init=False, default_factory=dict)
-    _stages: dict[str, dict[str, FileRecord]] = field(init=False, default_factory=dict)
-    _closed: bool = field(init=False, default=False)
-    _lock: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
-
-    def __post_init__(self) -> None:
-        self.out = Path(os.path.realpath(self.out))
-        self.partial = self.out.with_name(f".{self.out.name}.partial")
-
-    def __enter__(self) -> BundleWriter:
-        _refuse_other_use(self.out)
-        with disk_full_is_input(self.out):
-            self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock.enter_context(only_writer(self.partial))
-        self._stages = _finished_stages(self.partial)
-        kept = {STAGES, *(name for files in self._stages.values() for name in files), *_journaled(self.partial)}
-        remove_files(self.partial, set(files_in(self.partial)) - kept)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            if error is not None and self._resumable() and not is_disk_full(error):
-                log.warning("%s is kept: the same command run again resumes from there", self.partial)
-                return
-            shutil.rmtree(self.partial, ignore_errors=True)
-        if isinstance(error, OSError) and is_disk_full(error):
-            with disk_full_is_input(self.out):
-                raise error
-        if error is None:
-            raise LensmithError(f"the bundle {self.out} was not closed; call close(manifest) last.")
-
-    def add(self, name: str) -> Path:
-        """Announce a file, by its relative name, and get the path to write it to."""
-        if not is_safe_name(name) or name in (MANIFEST, STAGES):
-            raise ValueError(f"not a name for a file of a bundle: {name!r}")
-        self._names.add(name)
-        path = self.partial / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def journal(self, name: str, key: str) -> Journal:
-        """The journal of a file: what an interrupted run with the same key has finished of it."""
-        return Journal(self.partial / (name + SUFFIX), key)
-
-    @contextlib.contextmanager
-    def stage(self, key: str, names: Iterable[str]) -> Iterator[bool]:
-        """Announce the files of a stage; gives whether they are there already, made by a stage of the same key.
-
-        The key must contain everything that the content depends on, such as a hash of the inputs. Where the block gets
-        False it writes the files; when it ends they are hashed and recorded.
-        """
-        paths = {name: self.add(name) for name in sorted(names)}
-        reused = _is_intact(self._stages.get(key), paths)
-        yield reused
-        if not reused:
-            self._stages[key] = {name: self._seal(name) for name in paths}
-            write_json(self.partial / (STAGES + ".new"), self._stages)
-            os.replace(self.partial / (STAGES + ".new"), self.partial / STAGES)
-            remove_files(self.partial, [name + SUFFIX for name in paths])
-        self._records |= self._stages[key]
-
-    def preview(self, manifest: Mapping[str, Any]) -> Bundle:
-        """What was written so far as a bundle without sizes and hashes, for checks that belong into the manifest."""
-        return Bundle(self.partial, dict(manifest) | {"files": {name: {} for name in sorted(self._names)}})
-
-    def close(self, manifest: Mapping[str, Any]) -> Path:
-        """Write the manifest, to which format_version and files are added, and give the bundle its final name."""
-        with disk_full_is_input(self.out):
-            stale = {name for files in self._stages.values() for name in files} | _journaled(self.partial)
-            remove_files(self.partial, (stale - self._names) | {STAGES})
-            records = {name: self._records.get(name) or self._seal(name) for name in sorted(self._names)}
-            complete = dict(manifest) | {"format_version": FORMAT_VERSION, "files": records}
-            self._refuse_strays()
-            write_json(self.partial / MANIFEST, check_manifest(complete, MANIFEST))
-            replace_folder(self.partial, self.out)
-        self._closed = True
-        return self.out
-
-    def _seal(self, name: str) -> FileRecord:
-        if not (self.partial / name).is_file() or (self.partial / name).is_symlink():
-            raise LensmithError(f"the bundle file {name} was announced but not written as a plain file.")
-        sync_file(self.partial / name)
-        return hash_file(self.partial / name)
-
-    def _resumable(self) -> bool:
-        return bool(self._stages or _journaled(self.partial))
-
-    def _refuse_strays(self) -> None:
-        strays = sorted(name for name in files_in(self.partial) if name not in self._names)
-        if strays:
-            raise LensmithError(f"the bundle file {strays[0]} was written but not announced with add().")
-
-
-def _refuse_other_use(out: Path) -> None:
-    """An InputError unless `out` is free, an empty folder or a bundle."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    with contextlib.suppress(InputError):
-        if out.is_dir() and "format_version" in read_json(out / MANIFEST):
-            return
-    raise InputError(f"{out} exists and is not a bundle; choose another folder, or remove it first.")
-
-
-def _finished_stages(partial: Path) -> dict[str, dict[str, FileRecord]]:
-    """The stages of an interrupted run; none when their record cannot be read."""
-    try:
-        stages = json.loads((partial / STAGES).read_text(encoding="utf-8"))
-        names = [name for files in stages.values() for name in files]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-    return stages if all(is_safe_name(name) for name in names) else {}
-
-
-def _journaled(partial: Path) -> set[str]:
-    """The files with a journal, and their journals."""
-    found = set(files_in(partial))
-    return {name for name in found if name.removesuffix(SUFFIX) + SUFFIX in found}
-
-
-def _is_intact(recorded: Mapping[str, FileRecord] | None, paths: Mapping[str, Path]) -> bool:
-    """Whether exactly the files of a stage are there, with the content that was recorded."""
-    if recorded is None or recorded.keys() != paths.keys() or not all(path.is_file() for path in paths.values()):
-        return False
-    return all(recorded[name] == hash_file(path) for name, path in paths.items())

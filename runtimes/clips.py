@@ -6,9 +6,9 @@ A still image is the shortest clip: one temporal patch of the same frame.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..targets.errors import InputError
 from .images import Grid, ImageSpec, Patches, check_aspect
 from .resize import UInt8
+from .sizing import grown, rounded, shrunk
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 PatchOrder: TypeAlias = Literal["raster", "windows"]  # windows: those of one image token side by side
@@ -112,15 +113,12 @@ def _frame_limits(spec: ClipSpec) -> ImageSpec:
 def frame_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """The size of a frame. As `smart_resize`, but what became too small by shrinking is enlarged again."""
     factor = spec.factor
-    rows, columns = round(height / factor) * factor, round(width / factor) * factor
-    if rows * columns > spec.max_pixels:
-        beta = math.sqrt((height * width) / spec.max_pixels)
-        rows = max(factor, math.floor(height / beta / factor) * factor)
-        columns = max(factor, math.floor(width / beta / factor) * factor)
-    if rows * columns < spec.min_pixels:
-        beta = math.sqrt(spec.min_pixels / (height * width))
-        rows, columns = (math.ceil(side * beta / factor) * factor for side in (height, width))
-    return rows, columns
+    size = rounded(height, width, factor)
+    if prod(size) > spec.max_pixels:
+        size = shrunk(height, width, factor, spec.max_pixels)
+    if prod(size) < spec.min_pixels:
+        size = grown(height, width, factor, spec.min_pixels)
+    return size
 
 
 def _budget(count: int, spec: ClipSpec) -> int:
@@ -167,7 +165,7 @@ def cut_clip(frames: UInt8, spec: ImageSpec, order: PatchOrder) -> tuple[Patches
     """
     patch, step = spec.patch_size, spec.temporal_patch_size
     grid = len(frames) // step, frames.shape[2] // patch, frames.shape[3] // patch
-    out = np.empty((math.prod(grid), 3, step, patch * patch), np.float32)
+    out = np.empty((prod(grid), 3, step, patch * patch), np.float32)
     for channel in range(3):
         out[:, channel] = spec.table[channel][_in_order(frames[:, channel], grid, spec, order)]
     return out.reshape(len(out), -1), grid

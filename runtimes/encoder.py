@@ -65,7 +65,7 @@ class Encoder:
         self.image_spec = spec.with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
-        self.context = _most_patches(manifest["limits"]["context"], context)
+        self.context = bundle.context(context, "patches")
         self.vision = VisionEncoder(bundle.graph("vision_encoder"), threads=threads, profile=profile)
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
@@ -142,12 +142,6 @@ def save_features(path: str | Path, items: Sequence[Features]) -> None:
             arrays[f"deepstack_{index}"] = item.deepstack
     with open(path, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-
-
-def _most_patches(limit: int, wanted: int | None) -> int:
-    if wanted is not None and not 0 < wanted <= limit:
-        raise InputError(f"context {wanted} is outside the bundle's limit of 1 to {limit} patches")
-    return wanted or limit
 
 
 def _resized(image: Image.Image, height: int, width: int) -> UInt8:

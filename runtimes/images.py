@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..targets.errors import InputError
 from .resize import UInt8, resize_bicubic
+from .sizing import grown, rounded, shrunk
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
 Patches: TypeAlias = npt.NDArray[np.float32]
@@ -140,16 +142,12 @@ def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """The size (height, width) HF resizes to: multiples of `spec.factor`, area in the spec's range where possible."""
     check_aspect(height, width)
     factor = spec.factor
-    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
-    if new_height * new_width > spec.max_pixels:
-        beta = math.sqrt((height * width) / spec.max_pixels)
-        new_height = max(factor, math.floor(height / beta / factor) * factor)
-        new_width = max(factor, math.floor(width / beta / factor) * factor)
-    elif new_height * new_width < spec.min_pixels:
-        beta = math.sqrt(spec.min_pixels / (height * width))
-        new_height = math.ceil(height * beta / factor) * factor
-        new_width = math.ceil(width * beta / factor) * factor
-    return new_height, new_width
+    size = rounded(height, width, factor)
+    if prod(size) > spec.max_pixels:
+        return shrunk(height, width, factor, spec.max_pixels)
+    if prod(size) < spec.min_pixels:
+        return grown(height, width, factor, spec.min_pixels)
+    return size
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[Patches, Grid]:

@@ -95,7 +95,7 @@ class Model:
         self.positions = position_spec(manifest, self.prompts)
         self.video_spec = video_spec(manifest, max_video_pixels)
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
-        capacity = _capacity(manifest["limits"]["context"], context)
+        capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
         how: Any = {"threads": threads, "profile": profile, "native": native}
         self.vision = VisionEncoder(bundle.graph("vision_encoder"), **how)
@@ -252,9 +252,3 @@ def position_spec(manifest: Mapping[str, Any], prompts: PromptBuilder) -> Positi
     """How the decoder of a manifest counts positions, by the shape of its input."""
     axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"]) - 1  # [3, batch, seq] or [batch, seq]
     return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=axes == 2)
-
-
-def _capacity(limit: int, context: int | None) -> int:
-    if context is not None and not 0 < context <= limit:
-        raise InputError(f"context {context} is outside the bundle's limit of 1 to {limit} tokens")
-    return context or min(limit, DEFAULT_CONTEXT)

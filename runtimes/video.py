@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from ..targets.errors import InputError
 from .images import MAX_ASPECT_RATIO, Grid, ImageSpec, Patches, in_patch_order
 from .resize import UInt8, resize_bicubic
+from .sizing import grown, rounded, shrunk
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -141,17 +143,13 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
         raise InputError(f"the frames are {width} x {height} pixels; one side may be at most {MAX_ASPECT_RATIO} times "
                          "the other, crop them")  # fmt: skip
-    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
-    area = round(frames / step) * step * new_height * new_width
+    size = rounded(height, width, factor)
+    area = round(frames / step) * step * prod(size)
     if area > patches.max_pixels:
-        beta = math.sqrt((frames * height * width) / patches.max_pixels)
-        new_height = max(factor, math.floor(height / beta / factor) * factor)
-        new_width = max(factor, math.floor(width / beta / factor) * factor)
-    elif area < patches.min_pixels:
-        beta = math.sqrt(patches.min_pixels / (frames * height * width))
-        new_height = math.ceil(height * beta / factor) * factor
-        new_width = math.ceil(width * beta / factor) * factor
-    return new_height, new_width
+        return shrunk(height, width, factor, patches.max_pixels, frames)
+    if area < patches.min_pixels:
+        return grown(height, width, factor, patches.min_pixels, frames)
+    return size
 
 
 def video_grid(frames: int, size: tuple[int, int], spec: VideoSpec) -> Grid:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.extras import Ran
 
+pytest.register_assert_rewrite("tests.ladder")
+
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

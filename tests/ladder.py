@@ -1,33 +1,37 @@
-"""A checkpoint next to its compiled bundle, and tiny checkpoints with one thing changed, for tests of parity."""
+"""The ladder from features to tokens that every family climbs, and tiny checkpoints with one thing changed."""
 
 from __future__ import annotations
 
 import copy
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from lensmith.calibration.rounding import dequantize, quantize
 from lensmith.exporters import export as pipeline
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.reference import Reference
+from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.synth import synth
 from lensmith.exporters.synth_layouts import SynthTensor, qwen3_5_tensors, qwen3_vl_tensors
 from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.media import Medium
-from lensmith.runtimes.model import Model
+from lensmith.runtimes.model import GenerationOptions, Model
 from lensmith.runtimes.pixels import preprocess
+from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import EncodedImage, EncodedVideo, Request, make_request, user_message
 from lensmith.runtimes.timings import Timings
 from lensmith.targets.profile import load_target
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from tests import hf
 
@@ -114,6 +118,126 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
     "three images": [user_message("Compare.", [IMAGES[3], IMAGES[0], IMAGES[2]])],
     "two turns": [user_message("Describe it.", IMAGES[:1]), ANSWER, user_message("And this?", IMAGES[3:4])],
 }
+
+
+class Ladder:
+    """Tests that a file inherits for its fixture `pair`: the compiled model equals PyTorch from features to tokens.
+
+    Errors are the largest difference relative to the largest magnitude. Each file gives its tolerances with reasons.
+    """
+
+    FEATURES: ClassVar[float]
+    LOGITS: ClassVar[float]
+    CHUNKED: ClassVar[float]  # the same positions in other chunks: kernels for one and many rows sum in another order
+    DEEPSTACK: ClassVar[bool] = False
+
+    @pytest.mark.parametrize("index", range(len(IMAGES)))
+    def test_features(self, pair: Pair, index: int) -> None:
+        ours, theirs = pair.features(IMAGES[index])
+        assert ours.features.std() > 0.01
+        assert relative_error(ours.features, theirs.features) < self.FEATURES
+        taps = [[] if side.deepstack is None else list(side.deepstack) for side in (ours, theirs)]
+        assert bool(taps[0]) == self.DEEPSTACK
+        for mine, other in zip(*taps, strict=True):
+            assert relative_error(mine, other) < self.FEATURES
+
+    @pytest.mark.parametrize("name", CONVERSATIONS)
+    def test_logits_of_all_positions(self, pair: Pair, name: str) -> None:
+        ours, theirs = pair.all_logits(CONVERSATIONS[name])
+        assert relative_error(ours, theirs) < self.LOGITS
+        assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.99  # ties aside
+
+    def test_images_count(self, pair: Pair) -> None:
+        """The checks above would miss an image path that does nothing."""
+        asked = [[user_message("What?", [image])] for image in (IMAGES[0], IMAGES[0].rotate(180))]
+        first, second = (pair.model.prefill(pair.model.prepare(m), reuse=False).copy() for m in asked)
+        assert relative_error(first, second) > 1e-2
+
+    @pytest.mark.parametrize("chunk", [1, 7, 64])
+    def test_chunked_prefill(self, pair: Pair, chunk: int) -> None:
+        messages, states = CONVERSATIONS["three images"], pair.model.decoder.states
+        request = pair.model.prepare(messages)
+        whole, after = pair.model.prefill(request, chunk=4096, reuse=False).copy(), states.copies()
+        parts = pair.model.prefill(request, chunk=chunk, reuse=False)
+        assert relative_error(parts, whole) < self.CHUNKED
+        assert relative_error(parts, pair.reference.logits(pair.theirs(messages), 1)) < self.LOGITS
+        assert worst(states.copies(), after) < self.CHUNKED
+
+    def test_greedy_tokens(self, pair: Pair) -> None:
+        messages, steps = CONVERSATIONS["one image"], 256
+        theirs = pair.reference.greedy(pair.theirs(messages), steps, ignore_eos=True)
+        answer = pair.model.generate(messages, GenerationOptions(max_new_tokens=steps, ignore_eos=True))
+        answer.read()
+        assert answer.ids == theirs.ids
+        ours = np.stack(list(step_logits(pair.model, messages, theirs.ids)))
+        assert max(relative_error(mine, other) for mine, other in zip(ours, theirs.logits, strict=True)) < self.LOGITS
+
+    def test_a_second_turn_reuses_the_first(self, pair: Pair) -> None:
+        model, turns = pair.model, CONVERSATIONS["two turns"]
+        model.prefill(model.prepare(turns[:1]), reuse=False)
+        request = model.prepare(turns)
+        first_image, behind_it = (int(place) for place in request.prompt.image_spans[0])
+        assert model.cache.reusable(request) > behind_it
+        assert model.cache.start(request) >= behind_it  # the first image is not computed again
+        other = [user_message("Describe it.", IMAGES[4:5]), *turns[1:]]
+        assert model.cache.reusable(model.prepare(other)) <= first_image
+        answer = model.generate(turns, GenerationOptions(max_new_tokens=1))
+        answer.read()
+        assert answer.timings.reused_tokens >= behind_it
+        model.prefill(model.prepare(turns[:1]), reuse=False)
+        reused, states = model.prefill(request).copy(), model.decoder.states.copies()
+        assert relative_error(reused, model.prefill(request, reuse=False)) < self.CHUNKED
+        assert relative_error(reused, pair.reference.logits(pair.theirs(turns), 1)) < self.LOGITS
+        assert worst(states, model.decoder.states.copies()) < self.CHUNKED
+
+
+def step_logits(model: Model, messages: list[dict[str, Any]], ids: list[int]) -> Iterator[Floats]:
+    """The logits that each of `ids` is chosen from."""
+    request = model.prepare(messages)
+    yield model.prefill(request, reuse=False)[-1].copy()
+    for step, token in enumerate(ids[:-1]):
+        yield model.decoder.run(np.array([token]), text_positions(1, request.next_position + step))[-1].copy()
+
+
+def worst(ours: Mapping[str, Floats], theirs: Mapping[str, Floats]) -> float:
+    """The largest relative error among recurrent states; 0 where there are none."""
+    assert ours.keys() == theirs.keys()
+    return max((relative_error(ours[name], theirs[name]) for name in ours), default=0.0)
+
+
+def dequantize_weights(pair: Pair) -> None:
+    """Put the rounded weights of the bundle into PyTorch's model."""
+    torch, parameters = pair.reference.torch, pair.reference.model.state_dict()
+    rounded = 0
+    for source in (source for graph in pair.job.graphs for source in graph.sources):
+        if source.matrix is not None and source.matrix.scheme.bits < 32:
+            weight = parameters[source.name]
+            rows = round_rows(weight.numpy().reshape(len(weight), -1), source.matrix.scheme)
+            weight.copy_(torch.from_numpy(rows).reshape(weight.shape))
+            rounded += 1
+    assert rounded > 40
+
+
+def round_rows(rows: Floats, scheme: Scheme) -> Floats:
+    """The values that a packed matrix stands for."""
+    if not scheme.quantized:
+        return rows.astype(np.float16).astype(np.float32)
+    made = quantize(rows, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
+    return dequantize(made)
+
+
+def change_tensors(file: Path, kind: str, name: str) -> None:
+    """Change one tensor of a safetensors file: "drop", "rename" (with a 2 behind its name), "add" or "reshape" it."""
+    tensors = load_file(file)
+    if kind in ("drop", "rename"):
+        moved = tensors.pop(name)
+    if kind == "rename":
+        tensors[f"{name}2"] = moved
+    if kind == "add":
+        tensors[name] = np.zeros((2, 2), np.float32)
+    if kind == "reshape":
+        tensors[name] = tensors[name][:, :-1].copy()
+    save_file(tensors, file)
 
 
 def tiny(folder: Path, name: str = "qwen3-vl-2b") -> Path:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from lensmith.runtimes import files as files_module
-from lensmith.runtimes.bundle import MANIFEST, Bundle, BundleWriter, check_manifest, open_bundle
+from lensmith.runtimes.bundle import MANIFEST, Bundle, check_manifest, open_bundle
+from lensmith.runtimes.bundle_writer import BundleWriter
 from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
 from lensmith.targets.errors import InputError, LensmithError
 
@@ -200,7 +201,7 @@ def test_files_of_a_stage_no_longer_used_are_removed(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from lensmith.runtimes.bundle import BundleWriter
+from lensmith.runtimes.bundle_writer import BundleWriter
 with BundleWriter(Path(sys.argv[1])) as bundle:
     with bundle.stage("v1", ["vision/a.onnx", "vision/a.data"]) as done:
         bundle.add("vision/a.onnx").write_text("v1")

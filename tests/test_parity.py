@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.rounding import dequantize, quantize
 from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.scheme import Scheme
 from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.model import GenerationOptions, Model
-from lensmith.runtimes.positions import text_positions
+from lensmith.runtimes.model import Model
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import user_message
 from lensmith.targets.errors import InputError
 from PIL import Image
-from safetensors.numpy import load_file, save_file
 
 from tests import ladder
-from tests.ladder import CONVERSATIONS, IMAGES, Pair, compile_pair
+from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights
 
 # Errors are the largest difference relative to the largest magnitude. Both sides compute in float32, with other orders
 # of summation; measured are 4e-6 for features and 1e-5 for logits. The smallest mistake tried, another approximation of
@@ -49,70 +44,8 @@ def pair(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.Te
     return compile_pair(source, tmp_path_factory.mktemp("bundle") / request.param)
 
 
-@pytest.mark.parametrize("index", range(len(IMAGES)))
-def test_features(pair: Pair, index: int) -> None:
-    ours, theirs = pair.features(IMAGES[index])
-    assert ours.features.std() > 0.01
-    assert relative_error(ours.features, theirs.features) < FEATURES
-    assert ours.deepstack is not None
-    assert theirs.deepstack is not None
-    for mine, other in zip(ours.deepstack, theirs.deepstack, strict=True):
-        assert relative_error(mine, other) < FEATURES
-
-
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_logits_of_all_positions(pair: Pair, name: str) -> None:
-    ours, theirs = pair.all_logits(CONVERSATIONS[name])
-    assert relative_error(ours, theirs) < LOGITS
-    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.99  # ties aside
-
-
-def test_images_count(pair: Pair) -> None:
-    """The checks above would miss an image path that does nothing."""
-    asked = [[user_message("What?", [image])] for image in (IMAGES[0], IMAGES[0].rotate(180))]
-    first, second = (pair.model.prefill(pair.model.prepare(m), reuse=False).copy() for m in asked)
-    assert relative_error(first, second) > 1e-2
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunked_prefill(pair: Pair, chunk: int) -> None:
-    messages = CONVERSATIONS["three images"]
-    request = pair.model.prepare(messages)
-    whole = pair.model.prefill(request, chunk=4096, reuse=False).copy()
-    parts = pair.model.prefill(request, chunk=chunk, reuse=False)
-    assert relative_error(parts, whole) < CHUNKED
-    assert relative_error(parts, pair.reference.logits(pair.theirs(messages), 1)) < LOGITS
-
-
-def test_greedy_tokens(pair: Pair) -> None:
-    messages, steps = CONVERSATIONS["one image"], 256
-    theirs = pair.reference.greedy(pair.theirs(messages), steps, ignore_eos=True)
-    answer = pair.model.generate(messages, GenerationOptions(max_new_tokens=steps, ignore_eos=True))
-    answer.read()
-    assert answer.ids == theirs.ids
-    ours = np.stack(list(step_logits(pair.model, messages, theirs.ids)))
-    assert max(relative_error(mine, other) for mine, other in zip(ours, theirs.logits, strict=True)) < LOGITS
-
-
-def step_logits(model: Model, messages: list[dict[str, Any]], ids: list[int]) -> Iterator[Floats]:
-    """The logits that each of `ids` is chosen from."""
-    request = model.prepare(messages)
-    yield model.prefill(request, reuse=False)[-1].copy()
-    for step, token in enumerate(ids[:-1]):
-        yield model.decoder.run(np.array([token]), text_positions(1, request.next_position + step))[-1].copy()
-
-
-def test_a_second_turn_reuses_the_cache(pair: Pair) -> None:
-    model, turns = pair.model, CONVERSATIONS["two turns"]
-    model.prefill(model.prepare(turns[:1]), reuse=False)
-    request = model.prepare(turns)
-    reusable = model.cache.reusable(request)
-    assert reusable > int(request.prompt.image_spans[0][1])  # the first image is not computed again
-    reused = model.prefill(request).copy()
-    assert relative_error(reused, model.prefill(request, reuse=False)) < CHUNKED
-    assert relative_error(reused, pair.reference.logits(pair.theirs(turns), 1)) < LOGITS
-    other = [user_message("Describe it.", IMAGES[4:5]), *turns[1:]]
-    assert model.cache.reusable(model.prepare(other)) <= int(request.prompt.image_spans[0][0])
+class TestLadder(Ladder):
+    FEATURES, LOGITS, CHUNKED, DEEPSTACK = FEATURES, LOGITS, CHUNKED, True
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -162,26 +95,6 @@ def test_packed_weights_are_what_they_stand_for(
     dequantize_weights(pair)
     errors = pair.worst_error(IMAGES[:2], CONVERSATIONS["one image"])
     assert max(errors.values()) < DEQUANTIZED
-
-
-def dequantize_weights(pair: Pair) -> None:
-    """Put the rounded weights of the bundle into PyTorch's model."""
-    torch, parameters = pair.reference.torch, pair.reference.model.state_dict()
-    rounded = 0
-    for source in (source for graph in pair.job.graphs for source in graph.sources):
-        if source.matrix is not None and source.matrix.scheme.bits < 32:
-            weight = parameters[source.name]
-            rows = round_rows(weight.numpy().reshape(len(weight), -1), source.matrix.scheme)
-            weight.copy_(torch.from_numpy(rows).reshape(weight.shape))
-            rounded += 1
-    assert rounded > 40
-
-
-def round_rows(rows: Floats, scheme: Scheme) -> Floats:
-    if not scheme.quantized:
-        return rows.astype(np.float16).astype(np.float32)
-    made = quantize(rows, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
-    return dequantize(made)
 
 
 def test_int8_activations(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,19 +187,8 @@ def run_batch(model: Model, ids: Any, positions: Any, images: ImageFeatures) -> 
     ],
 )
 def test_every_tensor_is_accounted_for(base: Path, tmp_path: Path, change: Any, named: list[str]) -> None:
-    kind, name = change
-    ladder.variant(base, tmp_path / "source", {})
-    file = tmp_path / "source" / "model.safetensors"
-    tensors = load_file(file)
-    if kind in ("drop", "rename"):
-        moved = tensors.pop(name)
-    if kind == "rename":
-        tensors[f"{name}2"] = moved
-    if kind == "add":
-        tensors[name] = np.zeros((2, 2), np.float32)
-    if kind == "reshape":
-        tensors[name] = tensors[name][:, :-1].copy()
-    save_file(tensors, file)
+    source = ladder.variant(base, tmp_path / "source", {})
+    ladder.change_tensors(source / "model.safetensors", *change)
     with pytest.raises(InputError) as error:
         prepare(tmp_path / "source", Options(precision="fp32"))
     assert all(part in str(error.value) for part in named), json.dumps(str(error.value))

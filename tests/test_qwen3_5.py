@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from lensmith.exporters.models.qwen_configs import PREFIXES
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.runners import continued
 from lensmith.exporters.sizes import components
-from lensmith.runtimes.engine import Floats
 from lensmith.runtimes.model import GenerationOptions
 from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.prompt import Prompt
@@ -26,9 +24,8 @@ from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 
 from tests import ladder
-from tests.ladder import CONVERSATIONS, IMAGES, Pair, compile_pair
+from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, step_logits, worst
 from tests.mtp_reference import MtpReference
-from tests.test_parity import dequantize_weights, step_logits
 
 # Errors are the largest difference relative to the largest magnitude. Both sides compute in float32. Measured are 2e-6
 # for features, 1.4e-5 for logits, most of it PyTorch's own: its kernels for one token and for many differ by as much.
@@ -63,24 +60,8 @@ def random_text(length: int, seed: int = 0) -> Request:
     return Request(Prompt(ids, *nothing), text_positions(length, 0), length, ())
 
 
-def worst(ours: Mapping[str, Floats], theirs: Mapping[str, Floats]) -> float:
-    """The largest relative error among states."""
-    assert ours.keys() == theirs.keys()
-    return max(relative_error(ours[name], theirs[name]) for name in ours)
-
-
-@pytest.mark.parametrize("index", range(3))
-def test_features(pair: Pair, index: int) -> None:
-    ours, theirs = pair.features(IMAGES[index])
-    assert ours.deepstack is None
-    assert relative_error(ours.features, theirs.features) < FEATURES
-
-
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_logits_of_all_positions(pair: Pair, name: str) -> None:
-    ours, theirs = pair.all_logits(CONVERSATIONS[name])
-    assert relative_error(ours, theirs) < LOGITS
-    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.99  # ties aside
+class TestLadder(Ladder):
+    FEATURES, LOGITS, CHUNKED = FEATURES, LOGITS, CHUNKED
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -89,15 +70,6 @@ def test_prefill_lengths(pair: Pair, length: int) -> None:
     logits = pair.model.prefill(request, num_logits=length, reuse=False)
     assert relative_error(logits, pair.reference.start(request, 0)) < LOGITS
     assert worst(pair.model.decoder.states.copies(), pair.reference.recurrent_states()) < STATES
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunked_prefill(pair: Pair, chunk: int) -> None:
-    request, states = pair.model.prepare(CONVERSATIONS["three images"]), pair.model.decoder.states
-    whole, after = pair.model.prefill(request, chunk=4096, reuse=False).copy(), states.copies()
-    parts = pair.model.prefill(request, chunk=chunk, reuse=False)
-    assert relative_error(parts, whole) < CHUNKED
-    assert worst(states.copies(), after) < CHUNKED
 
 
 def test_500_steps(pair: Pair) -> None:

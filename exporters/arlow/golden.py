@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...runtimes.bundle import BundleWriter
+from ...runtimes.bundle_writer import BundleWriter
 from ...runtimes.encoder import Encoder
 from ...runtimes.traces import ImageTrace, Traces
 from ..checkpoint import Checkpoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...targets.errors import InputError
-from ..spec import _require
+from ..spec import PatchTransformer, require
 
 DEFAULT_PATCHES = 8192  # of one image or clip: a bias of 268 MB, and time that grows with the square
 
@@ -43,18 +43,9 @@ class Locality:
 
 
 @dataclass(frozen=True)
-class ArlowSpec:
+class ArlowSpec(PatchTransformer):
     """A vision transformer over the patches of one image or clip, without a decoder."""
 
-    depth: int
-    hidden: int
-    heads: int
-    intermediate: int
-    activation: str
-    channels: int
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
     out_hidden: int
     deepstack_layers: tuple[int, ...]
     rope_theta: float
@@ -70,29 +61,16 @@ class ArlowSpec:
         if self.revision not in REVISIONS:
             raise InputError(f"no revision {self.revision!r} of {self.family}; expected {' or '.join(REVISIONS)}")
         divides = self.hidden % self.heads == 0
-        _require(divides, "num_heads", self.heads, f"a divisor of {self.hidden}")
-        _require(self.head_dim % 2 == 0, "embed_dim / num_heads", self.head_dim, "an even head size")
+        require(divides, "num_heads", self.heads, f"a divisor of {self.hidden}")
+        require(self.head_dim % 2 == 0, "embed_dim / num_heads", self.head_dim, "an even head size")
         sections = list(self.mrope_sections)
-        _require(sum(sections) == self.head_dim and min(sections) >= 0, "mrope_sections", sections,
+        require(sum(sections) == self.head_dim and min(sections) >= 0, "mrope_sections", sections,
                  f"three counts with the sum {self.head_dim}")  # fmt: skip
 
     @property
     def conventions(self) -> Conventions:
         """What the revision decides."""
         return REVISIONS[self.revision]
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-    @property
-    def patch_dim(self) -> int:
-        """Values of one flattened patch."""
-        return self.channels * self.temporal_patch_size * self.patch_size**2
-
-    @property
-    def merged_hidden(self) -> int:
-        return self.hidden * self.merge_size**2
 
     def frequency_axes(self) -> list[int]:
         """The axis of the grid (0 time, 1 height, 2 width) that each of the head_dim / 2 frequencies follows."""

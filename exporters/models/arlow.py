@@ -13,7 +13,7 @@ from ..blocks import Dialect
 from ..checkpoint import Checkpoint
 from ..graphs import Graph, Prefixes, encoder_graph
 from ..scheme import Policy
-from ..spec import _require
+from ..spec import require
 
 MODEL_TYPE = "arlow"
 ARCHITECTURE = "ArlowVLVisionModel"
@@ -33,7 +33,7 @@ def describe(config: dict[str, Any]) -> ArlowSpec:
     head_dim = hidden // max(1, heads)
     merge, progressive = _count(config, "spatial_merge_size", 2), _flag(config, "use_progressive_patches")
     if progressive:
-        _require(merge % 2 == 0, "spatial_merge_size", merge, "an even number, since use_progressive_patches is on")
+        require(merge % 2 == 0, "spatial_merge_size", merge, "an even number, since use_progressive_patches is on")
     return ArlowSpec(
         depth=depth,
         hidden=hidden,
@@ -77,7 +77,7 @@ def _check_kind(config: dict[str, Any]) -> None:
             "give the folder vision_encoder, whose config.json has embed_dim, depth and num_heads"
         )
     known = ARCHITECTURE in (config.get("architectures") or ()) or all(key in config for key in MARKS)
-    _require(known, "architectures", config.get("architectures"), f"{ARCHITECTURE}, or {', '.join(MARKS)} beside it")
+    require(known, "architectures", config.get("architectures"), f"{ARCHITECTURE}, or {', '.join(MARKS)} beside it")
 
 
 def _deepstack(config: dict[str, Any], depth: int) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def _deepstack(config: dict[str, Any], depth: int) -> tuple[int, ...]:
     if listed is None:
         listed = [depth // 4, depth // 2, depth - 4] if depth >= 6 else []
     whole = isinstance(listed, list) and all(type(index) is int for index in listed)
-    _require(whole, "deepstack_visual_indexes", listed, "a list of block numbers")
+    require(whole, "deepstack_visual_indexes", listed, "a list of block numbers")
     return tuple(sorted({index for index in listed if 0 <= index < depth}))
 
 
@@ -98,14 +98,14 @@ def _sections(config: dict[str, Any], head_dim: int) -> tuple[int, int, int]:
         height = max(1, (head_dim - time) // 2)
         listed = [time, height, head_dim - time - height]
     whole = isinstance(listed, list) and len(listed) == 3 and all(type(count) is int for count in listed)
-    _require(whole, "mrope_sections", listed, "three counts, for time, height and width")
+    require(whole, "mrope_sections", listed, "three counts, for time, height and width")
     return listed[0], listed[1], listed[2]
 
 
 def _theta(config: dict[str, Any]) -> float:
     rope = config.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    _require(kind == "default", "rope_type", repr(kind), "'default'")
+    require(kind == "default", "rope_type", repr(kind), "'default'")
     return _number(rope, "rope_theta", _number(config, "rope_theta", 100000.0))
 
 
@@ -119,31 +119,31 @@ def _locality(config: dict[str, Any]) -> Locality | None:
 
 def _activation(config: dict[str, Any]) -> str:
     name = config.get("hidden_act", "gelu_pytorch_tanh")
-    _require(name in ACTIVATIONS, "hidden_act", repr(name), f"one of {', '.join(map(repr, ACTIVATIONS))}")
+    require(name in ACTIVATIONS, "hidden_act", repr(name), f"one of {', '.join(map(repr, ACTIVATIONS))}")
     return ACTIVATIONS[name]
 
 
 def _channels(config: dict[str, Any]) -> int:
     count = _count(config, "in_channels", 3)
-    _require(count == 3, "in_channels", count, "3, for RGB")
+    require(count == 3, "in_channels", count, "3, for RGB")
     return count
 
 
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
-    _require(type(value) is int and value > 0, key, repr(value), "a whole number of at least 1")
+    require(type(value) is int and value > 0, key, repr(value), "a whole number of at least 1")
     return int(value)
 
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    _require(type(value) in (int, float), key, repr(value), "a number")
+    require(type(value) in (int, float), key, repr(value), "a number")
     return float(value)
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:
     value = config.get(key, False)
-    _require(type(value) is bool, key, repr(value), "true or false")
+    require(type(value) is bool, key, repr(value), "true or false")
     return bool(value)
 
 

@@ -13,7 +13,7 @@ from ..scheme import Policy
 from ..spec import DecoderSpec, DeltaNetSpec, ModelSpec, VisionSpec
 from . import qwen_configs
 from .configs import Config
-from .qwen_configs import PREFIXES, tied, vision
+from .qwen_configs import PREFIXES
 
 MODEL_TYPE = "qwen3_5"
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -25,14 +25,7 @@ FIXED = {"attn_output_gate": True, "mlp_only_layers": [], "mtp_use_dedicated_emb
 
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type qwen3_5 into a ModelSpec; InputError for what is not supported."""
-    config = Config(values, MODEL_TYPE)
-    return ModelSpec(
-        family=MODEL_TYPE,
-        vision=_vision(config.section("vision_config")),
-        decoder=_decoder(config.section("text_config"), tied(config)),
-        image_token_id=int(config.need("image_token_id")),
-        video_token_id=int(config.need("video_token_id")),
-    )
+    return qwen_configs.describe(Config(values, MODEL_TYPE), _vision, _decoder)
 
 
 def _vision(config: Config) -> VisionSpec:
@@ -41,7 +34,7 @@ def _vision(config: Config) -> VisionSpec:
         found = config.get("deepstack_visual_indexes")
         raise InputError(f"config value deepstack_visual_indexes is {found}, not supported for {MODEL_TYPE}; "
                          "expected an empty list")  # fmt: skip
-    return vision(config)
+    return qwen_configs.vision(config)
 
 
 def _decoder(config: Config, tied: bool) -> DecoderSpec:

@@ -8,22 +8,16 @@ from ..blocks import Dialect
 from ..graphs import Graph, build_decoder, build_vision
 from ..scheme import Policy
 from ..spec import DecoderSpec, ModelSpec
+from . import qwen_configs
 from .configs import Config
-from .qwen_configs import PREFIXES, tied, vision
+from .qwen_configs import PREFIXES
 
 MODEL_TYPE = "qwen3_vl"
 
 
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type qwen3_vl into a ModelSpec; InputError for what is not supported."""
-    config = Config(values, MODEL_TYPE)
-    return ModelSpec(
-        family=MODEL_TYPE,
-        vision=vision(config.section("vision_config")),
-        decoder=_decoder(config.section("text_config"), tied(config)),
-        image_token_id=int(config.need("image_token_id")),
-        video_token_id=int(config.need("video_token_id")),
-    )
+    return qwen_configs.describe(Config(values, MODEL_TYPE), qwen_configs.vision, _decoder)
 
 
 def _decoder(config: Config, tied: bool) -> DecoderSpec:

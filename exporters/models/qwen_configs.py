@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..checkpoint import Checkpoint
 from ..graphs import Prefixes
-from ..spec import ModelSpec, VisionSpec
+from ..spec import DecoderSpec, ModelSpec, VisionSpec
 from .configs import Config
 
 PREFIXES = Prefixes(vision="model.visual", text="model.language_model", head="lm_head")
 
 
-def tied(config: Config) -> bool:
+def describe(
+    config: Config, vision: Callable[[Config], VisionSpec], decoder: Callable[[Config, bool], DecoderSpec]
+) -> ModelSpec:
+    """A whole config.json, with what a family makes of its sections; `decoder` is told whether its table is tied."""
+    return ModelSpec(
+        family=config.model_type,
+        vision=vision(config.section("vision_config")),
+        decoder=decoder(config.section("text_config"), _tied(config)),
+        image_token_id=int(config.need("image_token_id")),
+        video_token_id=int(config.need("video_token_id")),
+    )
+
+
+def _tied(config: Config) -> bool:
     """Whether the output head is the token table."""
     text = config.section("text_config")
     return bool(config.values.get("tie_word_embeddings", text.values.get("tie_word_embeddings", False)))
