@@ -28,7 +28,7 @@ BF16 = [*WIDE, "-mavx512bf16"]
 SOURCES: dict[str, list[str]] = {
     "library.c": [],
     "operator.c": [],
-    "matmul_int4.c": [],
+    "matmul_int.c": [],
     "round_int8.c": INT8,
     "few_rows.c": INT8,
     "panel.c": INT8,

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from ..calibration.packing import pack_low_first
-from ..calibration.rounding import quantize
+from ..calibration.packing import around_eight, pack_low_first, pack_planes, repeat_in_byte
+from ..calibration.rounding import Groups, quantize
 from .scheme import Scheme
 
 Op = Any  # onnxscript's OpBuilder: operators are attributes made on demand
@@ -24,7 +24,8 @@ class Matrix(nn.Module):
     """A weight matrix [rows, columns] of the checkpoint, stored as its scheme says.
 
     Rows are the outputs, as PyTorch's Linear has them. A tensor of more dimensions is flattened behind the first.
-    Integers have the shape [rows, groups, bytes], or [rows, bytes] when `flat`: the bytes are the same.
+    Integers have the shape [rows, blocks, bytes], or [rows, bytes] when `flat`: the bytes are the same. Those of 2 and
+    3 bits are always flat, and have zero points of 4 bits, because they are read as values of 4 bits around 8.
     """
 
     def __init__(self, rows: int, columns: int, scheme: Scheme, *, flat: bool = False) -> None:
@@ -38,12 +39,18 @@ class Matrix(nn.Module):
             self.values = nn.Parameter([rows, columns], dtype=ir.DataType.INT8)
             self.scales = nn.Parameter([rows], dtype=ir.DataType.FLOAT16)
             return
-        groups, row_bytes = columns // scheme.group_size, columns * scheme.bits // 8
-        shape = [rows, row_bytes] if flat else [rows, groups, row_bytes // groups]
+        blocks, row_bytes = columns // scheme.block_size, columns * scheme.bits // 8
+        shape = [rows, row_bytes] if flat or scheme.bits < 4 else [rows, blocks, row_bytes // blocks]
         self.values = nn.Parameter(shape, dtype=ir.DataType.UINT8)
-        self.scales = nn.Parameter([rows, groups], dtype=ir.DataType.FLOAT16)
+        self.scales = nn.Parameter([rows, self.groups], dtype=ir.DataType.FLOAT16)
         if not scheme.symmetric:
-            self.zero_points = nn.Parameter([rows, -(-groups * scheme.bits // 8)], dtype=ir.DataType.UINT8)
+            point_bytes = -(-self.groups * max(scheme.bits, 4) // 8)
+            self.zero_points = nn.Parameter([rows, point_bytes], dtype=ir.DataType.UINT8)
+
+    @property
+    def groups(self) -> int:
+        """Of a row; a single one is stored once and repeated for each block of a product."""
+        return self.columns // self.scheme.group_size
 
     def pack(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
         """The stored form of some rows, one array for each parameter in their order."""
@@ -51,12 +58,18 @@ class Matrix(nn.Module):
         scheme = self.scheme
         if not scheme.quantized:
             return [_to_float(rows, scheme.bits)]
-        made = quantize(rows, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
-        if scheme.int8_activations:
+        return self.store(quantize(rows, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric))
+
+    def store(self, made: Groups) -> list[NDArray[Any]]:
+        """The stored form of quantized rows, one array for each parameter in their order."""
+        bits = self.scheme.bits
+        if self.scheme.int8_activations:
             return [(made.values ^ 0x80).view(np.int8), made.scales]  # unsigned around 128 to signed around 0
-        arrays: list[NDArray[Any]] = [pack_low_first(made.values, scheme.bits), made.scales]
+        values = pack_planes(made.values) if bits == 3 else pack_low_first(made.values, bits)
+        arrays: list[NDArray[Any]] = [values, made.scales]
         if made.zero_points is not None:
-            arrays.append(pack_low_first(made.zero_points, scheme.bits))
+            points, wide = (made.zero_points, bits) if bits >= 4 else (around_eight(made.zero_points, bits), 4)
+            arrays.append(repeat_in_byte(points, wide) if self.groups == 1 else pack_low_first(points, wide))
         return arrays
 
     def forward(self, op: Op, *, widen: bool = True) -> dict[str, Value]:
@@ -88,7 +101,10 @@ def offset(shape: list[int], by: float) -> nn.Parameter:
 
 
 class Table(nn.Module):
-    """A table of rows to look up by id. `shared` with an output head, it is a second view of the head's bytes."""
+    """A table of rows to look up by id, of 4 bits or more: look-ups know no zero points around 8.
+
+    `shared` with an output head, it is a second view of the head's bytes.
+    """
 
     def __init__(self, rows: int, columns: int, scheme: Scheme, *, shared: bool) -> None:
         super().__init__()

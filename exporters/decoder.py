@@ -207,7 +207,7 @@ class Decoder(nn.Module):
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, image_token_id: int) -> None:
         super().__init__()
         self.dialect, self.spec, self.image_token_id = dialect, spec, image_token_id
-        self.embed_tokens = Table(spec.vocab, spec.hidden, policy.scheme("decoder", spec.hidden), shared=spec.tied)
+        self.embed_tokens = Table(spec.vocab, spec.hidden, policy.scheme("table", spec.hidden), shared=spec.tied)
         kinds = [layer in spec.linear_layers for layer in range(spec.layers)]
         self.layers = nn.ModuleList([Layer(dialect, spec, policy, linear=linear) for linear in kinds])
         self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)

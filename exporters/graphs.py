@@ -119,7 +119,7 @@ def build_mtp(
     text = spec.decoder
     inputs = _mtp_inputs(spec)
     builder = _builder("mtp", [*(v for v in vars(inputs).values() if isinstance(v, ir.Value)), *inputs.past], opsets)
-    table = Table(text.vocab, text.hidden, policy.scheme("decoder", text.hidden), shared=text.tied)
+    table = Table(text.vocab, text.hidden, policy.scheme("table", text.hidden), shared=text.tied)
     table._set_name("embed_tokens")
     head = None if text.tied else _head(spec, policy, dialect, prefixes)
     mtp = MtpHead(dialect, text, policy, spec.image_token_id)
@@ -174,7 +174,7 @@ def _present(builder: GraphBuilder, values: tuple[Value, Value], states: tuple[S
 
 def _head(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes) -> Linear:
     text = spec.decoder
-    head = Linear(dialect, text.hidden, text.vocab, policy.scheme("decoder", text.hidden), bias=False)
+    head = Linear(dialect, text.hidden, text.vocab, policy.scheme("table", text.hidden), bias=False)
     head._set_name(prefixes.head)
     return head
 

@@ -147,4 +147,7 @@ def _precision(source: Source) -> str:
     if source.matrix is None:
         return "float32 (norms, biases, tables)"
     scheme = source.matrix.scheme
-    return f"int{scheme.bits}, groups of {scheme.group_size}" if scheme.quantized else f"float{scheme.bits}"
+    if not scheme.quantized:
+        return f"float{scheme.bits}"
+    by_row = scheme.group_size == source.matrix.columns
+    return f"int{scheme.bits}, " + ("one scale for each row" if by_row else f"groups of {scheme.group_size}")

@@ -11,7 +11,8 @@ import numpy as np
 import onnx.parser
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.dialects.native import DOMAIN, FUNCTIONS
+from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes
+from lensmith.exporters.dialects.native import DOMAIN, FUNCTIONS, with_dependencies
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
 from lensmith.runtimes import load, user_message
@@ -48,7 +49,7 @@ def session(name: str, feed: dict[str, Array], weights: dict[str, Array], *, nat
     stored = [numpy_helper.from_array(value, key) for key, value in weights.items() if not key.startswith("_")]
     graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", 1, None)], stored)
     opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
-    functions = [onnx.parser.parse_function(FUNCTIONS[name])]
+    functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([name])]
     model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
@@ -64,26 +65,35 @@ def session(name: str, feed: dict[str, Array], weights: dict[str, Array], *, nat
 
 
 class Product:
-    """A random product with 4-bit weights, and what it should be."""
+    """A random product with weights of a few bits, and what it should be."""
 
-    def __init__(self, inputs: int, outputs: int, block: int, *, zeros: bool = False, bias: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, block: int, *, bits: int = 4, zeros: bool = False, bias: bool = False
+    ) -> None:
         draw = np.random.default_rng(inputs + outputs + block)
-        blocks = -(-inputs // block)
-        packed = draw.integers(0, 256, (outputs, blocks, block // 2), np.uint8)
-        points = draw.integers(0, 256, (outputs, -(-blocks // 2)), np.uint8)
+        blocks, self.name = -(-inputs // block), f"MatMulInt{bits}"
+        values = draw.integers(0, 2**bits, (outputs, blocks * block), np.uint8)
+        packed = pack_planes(values) if bits == 3 else pack_low_first(values, bits)
+        packed = packed.reshape(outputs, blocks, -1) if bits == 4 else packed
+        points = draw.integers(0, 2**bits, (outputs, blocks), np.uint8)
+        zero_points = {"zeros" if zeros else "_zeros": pack_low_first(around_eight(points, bits), 4)}
         self.scales = draw.normal(0, 0.01, (outputs, blocks)).astype(np.float16)
         self.bias = draw.normal(size=outputs).astype(np.float32)
-        self.weights = {"B": packed, "scales": self.scales, "zeros" if zeros else "_zeros": points}
+        self.weights: dict[str, Array] = {
+            "B": packed,
+            "scales": self.scales,
+            **zero_points,
+        }
         self.weights |= {"bias": self.bias} if bias else {}
         self.attributes = {"K": inputs, "N": outputs, "block_size": block}
-        levels = np.stack([packed & 15, packed >> 4], -1).reshape(outputs, blocks, block).astype(np.float64)
-        unpacked = np.stack([points & 15, points >> 4], -1).reshape(outputs, -1)[:, :blocks, None]
-        self.matrix = ((levels - (unpacked if zeros else 8)) * self.scales[..., None]).reshape(outputs, -1)
+        levels = values.reshape(outputs, blocks, block).astype(np.float64)
+        middle = points[..., None] if zeros else 2.0 ** (bits - 1)
+        self.matrix = ((levels - middle) * self.scales[..., None]).reshape(outputs, -1)
         self.added = self.bias if bias else np.zeros(outputs)
         self.block = block
 
     def run(self, x: Array, *, native: bool = True, threads: int = 2) -> Array:
-        return session("MatMulInt4", {"A": x}, self.weights, native=native, threads=threads, **self.attributes)()
+        return session(self.name, {"A": x}, self.weights, native=native, threads=threads, **self.attributes)()
 
     def expected(self, x: Array) -> Array:
         """With activations rounded to int8 in blocks, as the kernel says it does."""
@@ -106,13 +116,14 @@ def activations(rows: int, inputs: int) -> Array:
     return np.random.default_rng(rows).normal(size=(rows, inputs)).astype(np.float32)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(("inputs", "outputs", "block"), SHAPES)
-def test_product_is_that_of_rounded_activations(rows: int, inputs: int, outputs: int, block: int) -> None:
-    need("MatMulInt4")
+def test_product_is_that_of_rounded_activations(rows: int, inputs: int, outputs: int, block: int, bits: int) -> None:
+    need(f"MatMulInt{bits}")
     x = activations(rows, inputs)
     for zeros, bias in ((False, False), (True, True)):
-        product = Product(inputs, outputs, block, zeros=zeros, bias=bias)
+        product = Product(inputs, outputs, block, bits=bits, zeros=zeros, bias=bias)
         found = product.run(x)
         # The bias is one more number to add, of a length of its own.
         assert product.error(x, found) < EXACT * (10 if bias else 1)
@@ -137,10 +148,11 @@ def test_threads_do_not_change_a_bit(rows: int) -> None:
     np.testing.assert_array_equal(product.run(x, threads=1), product.run(x, threads=2))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_function_means_the_same_product(rows: int) -> None:
-    need("MatMulInt4")
-    product, x = Product(256, 67, 32, zeros=True), activations(rows, 256)
+def test_function_means_the_same_product(rows: int, bits: int) -> None:
+    need(f"MatMulInt{bits}")
+    product, x = Product(256, 67, 32, bits=bits, zeros=True), activations(rows, 256)
     lengths = np.linalg.norm(x, axis=1).max() * np.linalg.norm(product.matrix, axis=1).max()
     # ONNX Runtime rounds activations as well, at places of its own: up to half a level of the largest in a block.
     assert np.abs(product.run(x) - product.run(x, native=False)).max() < 4e-3 * lengths

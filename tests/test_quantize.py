@@ -126,7 +126,9 @@ def test_largest_group_divides() -> None:
     assert [largest_group(n, 128) for n in (256, 96, 80, 48, 20)] == [128, 32, 16, 16, None]
 
 
-@pytest.mark.parametrize(("precision", "group", "message"), [("int3", 128, "int8"), ("int4", 100, "32, 64, 128")])
+@pytest.mark.parametrize(
+    ("precision", "group", "message"), [("int5", 128, "int8"), ("int4", 100, "32, 64, 128, channel")]
+)
 def test_unknown_choices_are_refused(precision: str, group: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_policy(precision, group_size=group)

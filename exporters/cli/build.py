@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
     click.option("--precision", type=click.Choice(list(PRECISIONS)), default="int4", show_default=True,
-                 help="How weights are stored; int4 keeps the vision encoder at 8 bits."),
-    click.option("--group-size", type=click.Choice([str(n) for n in GROUP_SIZES]), default="128", show_default=True,
-                 help="Inputs that share one scale."),
+                 help="How weights are stored; int4 and below keep the vision encoder at 8 bits."),
+    click.option("--group-size", type=click.Choice(list(GROUP_SIZES)), default="128", show_default=True,
+                 help="Inputs that share one scale; channel: all of an output."),
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
     click.option("--target", default="cpu", show_default=True, help="A row of `lensmith targets`."),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),
@@ -102,7 +102,7 @@ def _prepare(checkpoint: Path, group_size: str, asymmetric: bool, **chosen: Any)
     with needs("export", "compiling a checkpoint"):
         from ..export import Options, prepare
         from ..plan import make_plan
-    job = prepare(checkpoint, Options(group_size=int(group_size), symmetric=not asymmetric, **chosen))
+    job = prepare(checkpoint, Options(group_size=GROUP_SIZES[group_size], symmetric=not asymmetric, **chosen))
     return job, make_plan(job)
 
 

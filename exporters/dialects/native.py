@@ -6,11 +6,15 @@ in the node's place. So one graph file runs everywhere, and stands for the same 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx.parser
 import onnx_ir as ir
 
 DOMAIN, VERSION = "lensmith", 1
-BLOCK_SIZES = (16, 32, 64, 128)  # of MatMulInt4
+NATIVE_BITS = (4, 3, 2)  # of MatMulInt*
+BLOCK_SIZES = (16, 32, 64, 128)
+
 
 FUNCTIONS = {
     # Scales stay float16, so that the kernel reads all of the weights where the file is mapped.
@@ -22,6 +26,101 @@ FUNCTIONS = {
                 accuracy_level: int = 4> (A, B, wide, zero_points, "", bias)
         }
     """,
+    # 2 and 3 bits as 4: MatMulNBits knows no 3 bits, and 2 of them only on some processors without unpacking all
+    # weights in each step. On constants this is done once, when the graph is loaded.
+    # v + 6 of two bits: the upper one and, twice, its opposite, then the lower one.
+    "UnpackInt2": """
+        <opset_import: ["" : 21, "lensmith" : 1], domain: "lensmith">
+        UnpackInt2 (B) => (Y) {
+            one = Constant <value = uint8 {1}> ()
+            two = Constant <value = uint8 {2}> ()
+            lower_bits = Constant <value = uint8 {17}> ()
+            upper_bits = Constant <value = uint8 {34}> ()
+            pairs = lensmith.SplitQuarters (B)
+            lower = BitwiseAnd (pairs, lower_bits)
+            upper = BitwiseAnd (pairs, upper_bits)
+            opposite = BitwiseXor (upper, upper_bits)
+            eight = BitShift <direction: string = "LEFT"> (upper, two)
+            four = BitShift <direction: string = "LEFT"> (opposite, one)
+            both = BitwiseOr (eight, four)
+            three = BitwiseOr (both, opposite)
+            Y = BitwiseOr (three, lower)
+        }
+    """,
+    # v + 4 of three bits: the top one and its opposite, then the low two.
+    "UnpackInt3": """
+        <opset_import: ["" : 21, "lensmith" : 1], domain: "lensmith">
+        UnpackInt3 (B) => (Y) {
+            one = Constant <value = uint8 {1}> ()
+            two = Constant <value = uint8 {2}> ()
+            five = Constant <value = uint8 {5}> ()
+            top_bits = Constant <value = uint8 {68}> ()
+            shifts = Constant <value = uint8[4] {0, 2, 4, 6}> ()
+            rows = Constant <value = int64[2] {0, -1}> ()
+            last = Constant <value = int64[1] {-1}> ()
+            low, low_too, top = Split <axis: int = 1, num_outputs: int = 3> (B)
+            low_bytes = Concat <axis: int = 1> (low, low_too)
+            pairs = lensmith.SplitQuarters (low_bytes)
+            eights = Unsqueeze (top, last)
+            spread = BitShift <direction: string = "RIGHT"> (eights, shifts)
+            evens = BitwiseAnd (spread, one)
+            odds = BitwiseAnd (spread, two)
+            even_tops = BitShift <direction: string = "LEFT"> (evens, two)
+            odd_tops = BitShift <direction: string = "LEFT"> (odds, five)
+            all_tops = BitwiseOr (even_tops, odd_tops)
+            tops = Reshape (all_tops, rows)
+            opposite = BitwiseXor (tops, top_bits)
+            eight = BitShift <direction: string = "LEFT"> (tops, one)
+            both = BitwiseOr (eight, opposite)
+            Y = BitwiseOr (both, pairs)
+        }
+    """,
+    # Four values of two bits in each byte, as two bytes of two values each. Shifts by a vector would take longer.
+    "SplitQuarters": """
+        <opset_import: ["" : 21], domain: "lensmith">
+        SplitQuarters (B) => (Y) {
+            two = Constant <value = uint8 {2}> ()
+            four = Constant <value = uint8 {4}> ()
+            low_bits = Constant <value = uint8 {3}> ()
+            high_bits = Constant <value = uint8 {48}> ()
+            rows = Constant <value = int64[2] {0, -1}> ()
+            last = Constant <value = int64[1] {-1}> ()
+            first = BitwiseAnd (B, low_bits)
+            left = BitShift <direction: string = "LEFT"> (B, two)
+            second = BitwiseAnd (left, high_bits)
+            behind = BitShift <direction: string = "RIGHT"> (B, four)
+            third = BitwiseAnd (behind, low_bits)
+            right = BitShift <direction: string = "RIGHT"> (B, two)
+            fourth = BitwiseAnd (right, high_bits)
+            one_byte = BitwiseOr (first, second)
+            next_byte = BitwiseOr (third, fourth)
+            even = Unsqueeze (one_byte, last)
+            odd = Unsqueeze (next_byte, last)
+            both = Concat <axis: int = -1> (even, odd)
+            Y = Reshape (both, rows)
+        }
+    """,
+    **{
+        f"MatMulInt{bits}": f"""
+        <opset_import: ["" : 21, "com.microsoft" : 1, "lensmith" : 1], domain: "lensmith">
+        MatMulInt{bits} <K, N, block_size> (A, B, scales, zero_points, bias) => (Y) {{
+            outputs = Constant <value_int: int = @N> ()
+            block = Constant <value_int: int = @block_size> ()
+            any = Constant <value = int64[1] {{-1}}> ()
+            two = Constant <value = int64 {{2}}> ()
+            block_bytes = Div (block, two)
+            rows = Reshape (outputs, any)
+            bytes = Reshape (block_bytes, any)
+            shape = Concat <axis: int = 0> (rows, any, bytes)
+            unpacked = lensmith.UnpackInt{bits} (B)
+            blocks = Reshape (unpacked, shape)
+            wide = Cast <to: int = 1> (scales)
+            Y = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits: int = 4, block_size: int = @block_size,
+                accuracy_level: int = 4> (A, blocks, wide, zero_points, "", bias)
+        }}
+    """
+        for bits in (2, 3)
+    },
     "AttentionBf16": """
         <opset_import: ["" : 21, "com.microsoft" : 1], domain: "lensmith">
         AttentionBf16 <num_heads> (query, key, value) => (output) {
@@ -31,9 +130,20 @@ FUNCTIONS = {
 }
 
 
+def with_dependencies(names: Iterable[str]) -> list[str]:
+    """Operators and those that their functions use, in order of their names."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting += [other for other in FUNCTIONS if f"{DOMAIN}.{other} " in FUNCTIONS[name] and other not in found]
+    return sorted(found)
+
+
 def add_functions(graph: ir.Graph) -> list[ir.Function]:
     """The functions of lensmith's operators in a graph, whose operator sets grow by ours when there are any."""
-    used = sorted({node.op_type for node in graph if node.domain == DOMAIN})
+    used = with_dependencies(node.op_type for node in graph if node.domain == DOMAIN)
     if used:
         graph.opset_imports[DOMAIN] = VERSION
     return [ir.serde.deserialize_function(onnx.parser.parse_function(FUNCTIONS[name])) for name in used]

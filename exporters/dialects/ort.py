@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..blocks import Angles, Cache, Matrix, Op, Table, Value
-from .native import BLOCK_SIZES, DOMAIN
+from .native import BLOCK_SIZES, DOMAIN, NATIVE_BITS
 
 MS = "com.microsoft"
 OPSETS = {"": 21, MS: 1}
@@ -31,37 +31,44 @@ class OrtDialect:
     def matmul(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
         """x [..., columns] times the transposed weight, plus bias: [..., rows]."""
         if self._is_native(weight):
-            return self._matmul_int4(op, x, weight, bias)
-        parts = weight(op)
-        if not weight.scheme.quantized:
-            y = op.FusedMatMul(x, parts["values"], transB=1, _domain=MS)
+            return self._matmul_int(op, x, weight, bias)
+        scheme = weight.scheme
+        if not scheme.quantized:
+            y = op.FusedMatMul(x, weight(op)["values"], transB=1, _domain=MS)
             return y if bias is None else op.Add(y, bias)
-        if weight.scheme.int8_activations:
+        if scheme.int8_activations:
+            parts = weight(op)
             columns_first = op.Transpose(parts["values"], perm=[1, 0])  # a constant, folded at load
             return op.DynamicQuantizeMatMul(x, columns_first, parts["scales"], None, bias, _domain=MS)
+        parts = _by_block(op, weight, weight(op))
+        values, bits = parts["values"], scheme.bits
+        if bits < 4:  # the kernel has no 3 bits, and 2 bits at the pace of 4 only with activations rounded to int8
+            unpacked = getattr(op, f"UnpackInt{bits}")(values, _domain=DOMAIN)
+            values, bits = op.Reshape(unpacked, [weight.rows, -1, scheme.block_size // 2]), 4
         return op.MatMulNBits(
             x,
-            parts["values"],
+            values,
             parts["scales"],
             parts.get("zero_points"),
             None,
             bias,
             K=weight.columns,
             N=weight.rows,
-            bits=weight.scheme.bits,
-            block_size=weight.scheme.group_size,
+            bits=bits,
+            block_size=scheme.block_size,
             accuracy_level=self.accuracy_level,
             _domain=MS,
         )
 
     def _is_native(self, weight: Matrix) -> bool:
-        """Whether lensmith's kernel means the same as MatMulNBits would: activations rounded to int8 in each group."""
+        """Whether lensmith's kernel means the same as MatMulNBits would: activations rounded to int8 in each block."""
         scheme = weight.scheme
-        return scheme.bits == 4 and scheme.group_size in BLOCK_SIZES and self.accuracy_level == 4
+        return scheme.bits in NATIVE_BITS and scheme.block_size in BLOCK_SIZES and self.accuracy_level == 4
 
-    def _matmul_int4(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
-        parts, scheme = weight(op, widen=False), weight.scheme
-        return op.MatMulInt4(
+    def _matmul_int(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
+        scheme = weight.scheme
+        parts = _by_block(op, weight, weight(op, widen=False))
+        return getattr(op, f"MatMulInt{scheme.bits}")(
             x,
             parts["values"],
             parts["scales"],
@@ -69,7 +76,7 @@ class OrtDialect:
             bias,
             K=weight.columns,
             N=weight.rows,
-            block_size=scheme.group_size,
+            block_size=scheme.block_size,
             _domain=DOMAIN,
         )
 
@@ -84,7 +91,7 @@ class OrtDialect:
             parts["scales"],
             parts.get("zero_points"),
             bits=scheme.bits,
-            block_size=scheme.group_size,
+            block_size=1 << (scheme.group_size - 1).bit_length(),  # a whole row is the beginning of one block
             gather_axis=0,
             quantize_axis=1,
             _domain=MS,
@@ -234,6 +241,18 @@ class OrtDialect:
             _outputs=2,
         )
         return out, present
+
+
+def _by_block(op: Op, weight: Matrix, parts: dict[str, Value]) -> dict[str, Value]:
+    """Parts with a scale, and a zero point, for each block: one that stands for a whole row is repeated at load."""
+    blocks = weight.columns // weight.scheme.block_size
+    if weight.groups > 1 or blocks == 1:
+        return parts
+    repeated = {"scales": blocks, "zero_points": -(-blocks * max(weight.scheme.bits, 4) // 8)}
+    return {
+        key: op.Expand(value, [weight.rows, repeated[key]]) if key in repeated else value
+        for key, value in parts.items()
+    }
 
 
 _ACTIVATIONS = {

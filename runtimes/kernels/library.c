@@ -3,9 +3,9 @@
  * What is not registered, ONNX Runtime replaces by the function of the same name in the graph file. */
 #include "operator.h"
 
-extern Operator matmul_int4, attention_bf16;
+extern Operator matmul_int4, matmul_int3, matmul_int2, attention_bf16;
 
-static Operator *const OPERATORS[] = {&matmul_int4, &attention_bf16};
+static Operator *const OPERATORS[] = {&matmul_int4, &matmul_int3, &matmul_int2, &attention_bf16};
 enum { OPERATOR_COUNT = sizeof OPERATORS / sizeof *OPERATORS };
 
 /* The name of the operator at `index`, NULL behind the last. */

@@ -17,6 +17,7 @@ typedef struct Operator {
     size_t required, inputs; /* inputs behind the first `required` may be missing */
     enum ElementType types[MAX_INPUTS];
     const char *attributes[MAX_ATTRIBUTES]; /* names of integers, filled up with NULL */
+    int bits; /* of the weights, for operators that differ in nothing else */
 } Operator;
 
 /* One node of a graph: its operator and the values of its attributes. */

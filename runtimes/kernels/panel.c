@@ -1,9 +1,6 @@
 /* Prefill: many rows. The weights of 64 outputs are unpacked once, a slice of inputs at a time, for all rows. */
-#include "matmul_int4.h"
+#include "chunk.h"
 
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
 enum { SLICE = 2, VECTORS = PANEL_COLUMNS / LANES, TILE_ROWS = 6, SLICE_BLOCKS = SLICE * MAX_CHUNK_BLOCKS };
 
 /* Weights of some chunks and 64 outputs: values for 4 inputs of 16 outputs in each vector. */
@@ -46,17 +43,17 @@ INLINE void transpose(__m512i *v) {
     }
 }
 
-/* One chunk of 16 outputs; outputs behind the last and inputs behind the end of a row are zeros. */
-static void unpack(const Product *p, size_t column, size_t chunk, uint8_t (*out)[VECTORS][64], size_t vector) {
+/* Even inputs in the low halves of bytes, odd ones in the high halves: half the words to transpose. */
+INLINE __m512i join(Chunk chunk) { return _mm512_or_si512(chunk.even, _mm512_slli_epi16(chunk.odd, 4)); }
+
+/* One chunk of 16 outputs; those behind the last repeat it, and inputs behind the end of a row meet zeros. */
+INLINE void unpack(const Product *p, int bits, size_t column, size_t chunk, uint8_t (*out)[VECTORS][64],
+                   size_t vector) {
     const __m512i low = _mm512_set1_epi8(15);
-    const size_t left = row_bytes(p) - chunk * CHUNK_BYTES;
-    const __mmask64 mask = left >= CHUNK_BYTES ? ~0ull : (1ull << left) - 1;
     __m512i v[LANES];
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) {
-        const size_t row = smaller(column + (size_t)i, p->n - 1);
-        v[i] = _mm512_maskz_loadu_epi8(mask, p->weights + row * row_bytes(p) + chunk * CHUNK_BYTES);
-    }
+    for (int i = 0; i < LANES; i++)
+        v[i] = join(load_chunk(p, bits, smaller(column + (size_t)i, p->n - 1), chunk, chunk + 1 == p->chunks));
     transpose(v);
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) {
@@ -72,15 +69,23 @@ static void load_scales(const Product *p, Slice *slice) {
         for (size_t b = 0; b < count; b++) {
             const int there = first + b < p->blocks;
             slice->scales[b][i] = there ? _cvtsh_ss(p->scales[row * p->blocks + first + b]) : 0.0f;
-            slice->zeros[b][i] = there ? (int32_t)zero_point(p, row, first + b) : 0;
+            slice->zeros[b][i] = there ? zero_point(p, row, first + b) : 0;
         }
     }
 }
 
-static void load_slice(const Product *p, Slice *slice) {
+INLINE void unpack_slice(const Product *p, int bits, Slice *slice) {
     for (size_t c = 0; c < slice->chunks; c++)
         for (size_t v = 0; v < VECTORS; v++)
-            unpack(p, slice->column + v * LANES, slice->chunk + c, slice->values + c * CHUNK / 4, v);
+            unpack(p, bits, slice->column + v * LANES, slice->chunk + c, slice->values + c * CHUNK / 4, v);
+}
+
+static void load_slice(const Product *p, Slice *slice) {
+    switch (p->bits) {
+    case 2: unpack_slice(p, 2, slice); break;
+    case 3: unpack_slice(p, 3, slice); break;
+    default: unpack_slice(p, 4, slice);
+    }
     load_scales(p, slice);
 }
 

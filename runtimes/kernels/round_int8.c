@@ -1,5 +1,5 @@
 /* Rounds activations to int8 in blocks, in the order in which weights are packed. */
-#include "matmul_int4.h"
+#include "matmul_int.h"
 
 #include <immintrin.h>
 
@@ -47,7 +47,7 @@ void round_row(void *product, size_t row) {
         const size_t start = b * p->block, count = start < p->k ? smaller(p->block, p->k - start) : 0;
         const float *x = p->x + row * p->k + (count ? start : 0);
         int32_t sum = round_block(x, count, p->block, out + start, &p->row_scales[row * blocks + b]);
-        p->row_sums[row * blocks + b] = p->zeros ? sum : 8 * sum;
+        p->row_sums[row * blocks + b] = p->zeros ? sum : p->middle * sum;
     }
     for (size_t c = 0; c < p->chunks; c++)
         split_chunk(out + c * CHUNK);
@@ -62,7 +62,7 @@ void spread_row(void *product, size_t row) {
         const int8_t *chunk = p->rounded + at * CHUNK;
         __m512i sum = _mm512_dpbusd_epi32(zero, ones, _mm512_loadu_si512(chunk));
         sum = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(sum, ones, _mm512_loadu_si512(chunk + 64)));
-        _mm512_storeu_si512(p->lane_sums + at * LANES, p->zeros ? sum : _mm512_slli_epi32(sum, 3));
+        _mm512_storeu_si512(p->lane_sums + at * LANES, p->zeros ? sum : _mm512_mullo_epi32(sum, _mm512_set1_epi32(p->middle)));
         for (size_t lane = 0; lane < LANES; lane++)
             p->lane_scales[at * LANES + lane] = p->row_scales[at * chunk_blocks(p) + lane / lanes];
     }

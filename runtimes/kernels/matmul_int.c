@@ -1,22 +1,29 @@
-/* The operator MatMulInt4: checks its tensors and runs the part for few or for many rows. */
-#include "matmul_int4.h"
+/* The operators MatMulInt4, 3 and 2: check their tensors and run the part for few or for many rows. */
+#include "matmul_int.h"
 #include "operator.h"
+
+static size_t behind_first(const Tensor *tensor) {
+    size_t size = 1;
+    for (size_t i = 1; i < tensor->rank; i++)
+        size *= (size_t)tensor->dims[i];
+    return size;
+}
 
 static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Product *p) {
     const int64_t k = kernel->attributes[0], n = kernel->attributes[1], block = kernel->attributes[2];
     const Tensor *x = &in[0], *weights = &in[1];
     if (block != 16 && block != 32 && block != 64 && block != 128)
-        return invalid(kernel, "MatMulInt4: block_size is not 16, 32, 64 or 128");
-    if (!x->rank || x->dims[x->rank - 1] != k) return invalid(kernel, "MatMulInt4: the last dimension of A is not K");
+        return invalid(kernel, "MatMulInt: block_size is not 16, 32, 64 or 128");
+    if (!x->rank || x->dims[x->rank - 1] != k) return invalid(kernel, "MatMulInt: the last dimension of A is not K");
     *p = (Product){.x = x->data, .weights = weights->data, .scales = in[2].data, .zeros = in[3].data};
     p->bias = in[4].data, p->n = (size_t)n, p->k = (size_t)k, p->block = (size_t)block, p->m = 1;
+    p->bits = kernel->operator->bits, p->middle = 1 << (p->bits - 1);
     for (size_t i = 0; i + 1 < x->rank; i++)
         p->m *= (size_t)x->dims[i];
     p->blocks = divide_up(p->k, p->block);
     p->chunks = divide_up(p->k, CHUNK);
-    if (weights->rank != 3 || weights->dims[0] != n || (size_t)weights->dims[1] != p->blocks ||
-        weights->dims[2] != block / 2)
-        return invalid(kernel, "MatMulInt4: B is not [N, blocks of K, block_size / 2]");
+    if (weights->rank < 2 || weights->dims[0] != n || behind_first(weights) != row_bytes(p, p->bits))
+        return invalid(kernel, "MatMulInt: B has not the N rows of packed weights that K and block_size imply");
     return NULL;
 }
 
@@ -67,12 +74,18 @@ static int supported(void) {
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
 }
 
-Operator matmul_int4 = {
-    .name = "MatMulInt4",
-    .supported = supported,
-    .compute = compute,
-    .required = 3,
-    .inputs = 5,
-    .types = {TYPE_FLOAT, TYPE_UINT8, TYPE_FLOAT16, TYPE_UINT8, TYPE_FLOAT},
-    .attributes = {"K", "N", "block_size"},
-};
+#define MATMUL_INT(BITS)                                                                                               \
+    Operator matmul_int##BITS = {                                                                                      \
+        .name = "MatMulInt" #BITS,                                                                                     \
+        .supported = supported,                                                                                        \
+        .compute = compute,                                                                                            \
+        .required = 3,                                                                                                 \
+        .inputs = 5,                                                                                                   \
+        .types = {TYPE_FLOAT, TYPE_UINT8, TYPE_FLOAT16, TYPE_UINT8, TYPE_FLOAT},                                       \
+        .attributes = {"K", "N", "block_size"},                                                                        \
+        .bits = BITS,                                                                                                  \
+    }
+
+MATMUL_INT(4);
+MATMUL_INT(3);
+MATMUL_INT(2);

@@ -1,0 +1,58 @@
+/* The parts of a product with weights of 4, 3 or 2 bits: y [m, n] = x [m, k] times weights [n, k] transposed, plus
+ * bias [n].
+ *
+ * Weights of 4 bits are those of ONNX Runtime's MatMulNBits: rows of blocks, the first value of a byte in its low bits,
+ * a value meaning (bits - zero point) * scale. Those of 2 bits lie the same way, four in a byte; those of 3 bits are
+ * rows of their low two bits and behind these, in the same row, of their top bits, eight in a byte. Zero points have
+ * 4 bits, and where weights have fewer, those of the same weights as 4 bits around 8. Activations are rounded to int8
+ * in the same blocks, symmetrically, as MatMulNBits does at accuracy level 4.
+ *
+ * A chunk is 128 inputs: 64 bytes of weights of 4 bits, which are one vector. Its low halves are the even inputs and
+ * its high halves the odd ones, so rounded activations are kept as 64 even and 64 odd values, and no weight of 4 bits
+ * is ever moved. */
+#ifndef LENSMITH_MATMUL_INT_H
+#define LENSMITH_MATMUL_INT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CHUNK = 128, MAX_CHUNK_BLOCKS = 8, LANES = 16 };
+
+typedef struct Product {
+    const float *x;         /* [m, k] */
+    const uint8_t *weights; /* [n, blocks * block * bits / 8] */
+    const uint16_t *scales; /* float16 [n, blocks] */
+    const uint8_t *zeros;   /* [n, ceil(blocks / 2)], or NULL where all are in the middle */
+    const float *bias;      /* [n] or NULL */
+    float *y;               /* [m, n] */
+    size_t m, n, k, block;  /* block: 16, 32, 64 or 128 */
+    int bits, middle;       /* 2, 3 or 4; half of the levels that these can have */
+    size_t blocks, chunks;  /* in a row, rounded up */
+
+    int8_t *rounded;    /* [m, chunks * CHUNK], zeros behind the last input */
+    float *row_scales;  /* [m, chunks * blocks in a chunk] */
+    int32_t *row_sums;  /* like row_scales: minus the sum of the rounded values, times the middle without zero points */
+    float *lane_scales; /* [m, chunks, LANES], for few rows */
+    int32_t *lane_sums; /* [m, chunks, LANES], for few rows */
+} Product;
+
+static inline size_t chunk_blocks(const Product *p) { return CHUNK / p->block; }
+static inline size_t row_blocks(const Product *p) { return p->chunks * chunk_blocks(p); }
+static inline size_t row_bytes(const Product *p, int bits) { return p->blocks * p->block * (size_t)bits / 8; }
+
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+static inline int zero_point(const Product *p, size_t row, size_t block) {
+    if (!p->zeros) return p->middle;
+    int pair = p->zeros[row * ((p->blocks + 1) / 2) + block / 2];
+    return (block % 2 ? pair >> 4 : pair & 15) + p->middle - 8;
+}
+
+/* Tasks for parallel_for; the job is a Product. */
+enum { FEW_ROWS = 2, FEW_ROWS_COLUMNS = 64, PANEL_COLUMNS = 64 };
+void round_row(void *product, size_t row);       /* x to rounded, row_scales, row_sums */
+void spread_row(void *product, size_t row);      /* row_scales and row_sums to lanes */
+void few_rows_task(void *product, size_t index); /* FEW_ROWS_COLUMNS outputs of all of up to FEW_ROWS rows */
+void panel_task(void *product, size_t index);    /* PANEL_COLUMNS outputs of all rows */
+
+#endif
