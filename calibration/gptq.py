@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .cholesky import damped_cholesky
 from .grid import Grid, Levels, cuts, inverses
 from .inputs import Inputs
 from .rounding import Floats, Groups
@@ -58,28 +59,19 @@ def gptq_levels(weight: Floats, inputs: Inputs, grid: Grid, options: GptqOptions
 def feedback(second: Floats, order: Order, damping: float) -> tuple[Floats, Floats]:
     """float32 [columns, columns], upper triangular: R_jk / R_kk of the damped moments in the given order.
 
-    Columns without energy get the damping alone: they take no part, and are rounded to nearest.
+    And float32 [columns], the R_kk² of each column: the energy of its input that those of later columns cannot make up
+    for. Columns without energy get the damping alone: they take no part, and are rounded to nearest.
     """
     turned = order[::-1]
-    moments = second[np.ix_(turned, turned)].astype(np.float64)
-    mean = float(np.trace(moments)) / len(moments)
-    moments[np.diag_indices_from(moments)] += damping * mean if mean > 0 else 1.0
-    lower = _cholesky(moments, mean)[::-1, ::-1]
-    diagonal = np.diagonal(lower)
-    innovation = np.empty(len(diagonal), np.float32)
+    moments = second[np.ix_(turned, turned)]
+    mean = float(np.diagonal(moments).mean(dtype=np.float64))
+    moments[np.diag_indices_from(moments)] += np.float32(damping * mean if mean > 0 else 1)
+    upper = np.ascontiguousarray(damped_cholesky(moments)[::-1, ::-1])
+    diagonal = np.diagonal(upper).copy()
+    innovation = np.empty_like(diagonal)
     innovation[order] = diagonal**2
-    return np.ascontiguousarray(lower / diagonal, dtype=np.float32), innovation
-
-
-def _cholesky(moments: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
-    """The lower factor; moments that rounding made indefinite get more damping until they have one."""
-    extra = 0.01
-    while True:
-        try:
-            return np.asarray(np.linalg.cholesky(moments), np.float64)
-        except np.linalg.LinAlgError:
-            moments[np.diag_indices_from(moments)] += extra * mean
-            extra *= 2
+    upper /= diagonal
+    return upper, innovation
 
 
 def _transposed(pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:

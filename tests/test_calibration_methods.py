@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lensmith.calibration.cholesky import cholesky, damped_cholesky
 from lensmith.calibration.descent import DescentOptions, descent
 from lensmith.calibration.gptq import GptqOptions, feedback, gptq
 from lensmith.calibration.grid import Grid
@@ -180,6 +181,23 @@ def test_feedback_factors_the_moments() -> None:
     found = (upper * energies[order]) @ upper.T
     np.testing.assert_allclose(found, damped[np.ix_(order, order)], atol=2e-6 * damped.max())  # of float32 factors
     assert not np.tril(upper, -1).any()
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 700])
+def test_blocked_cholesky_is_lapacks(size: int) -> None:
+    moments_ = statistics(0, 2 * size + 8, size).second
+    moments_ += 0.01 * np.eye(size, dtype=np.float32) * np.diagonal(moments_).mean()
+    expected = np.linalg.cholesky(moments_.astype(np.float64))
+    # Sums of float32 products, each rounded to 6e-8 of the row's length.
+    np.testing.assert_allclose(cholesky(moments_), expected, rtol=0, atol=1e-6 * np.sqrt(moments_.max()))
+
+
+def test_indefinite_moments_get_a_factor() -> None:
+    matrix = np.diag(np.array([1, 1, -1e-3], np.float32))
+    with pytest.raises(np.linalg.LinAlgError):
+        cholesky(matrix)
+    lower = damped_cholesky(matrix)
+    np.testing.assert_allclose(lower @ lower.T, matrix, atol=0.01)
 
 
 @pytest.mark.parametrize(("bits", "size"), [(5, 32), (4, 0)])
