@@ -20,6 +20,7 @@ from ..targets.errors import InputError, closest
 from ..targets.profile import TargetProfile, load_target
 from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
+from .dialects import gguf
 from .dialects.ort import OPSETS, OrtDialect
 from .golden import Golden, evidence
 from .graphs import Graph
@@ -36,6 +37,7 @@ TOOLS = ("lensmith", "onnx-ir", "onnxscript", "numpy")
 class Options:
     """What the user chose; everything that changes the bytes of a bundle."""
 
+    format: str = "onnx"  # a row of LOWERINGS
     precision: str = "int4"
     group_size: int = 128
     symmetric: bool = True
@@ -69,8 +71,9 @@ def prepare(path: str | Path, options: Options) -> Job:
     family = find_family(checkpoint)
     spec = family.fit(family.describe(checkpoint.config).revised(options.revision).limited(options.context), checkpoint)
     target = load_target(options.target)
+    lowering = find_lowering(options.format)
     policy = make_policy(
-        options.precision,
+        lowering.graph_precision or options.precision,
         group_size=options.group_size,
         symmetric=options.symmetric,
         int8_roles=target.int8_activations,
@@ -82,6 +85,7 @@ def prepare(path: str | Path, options: Options) -> Job:
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
     job = Job(checkpoint, family, spec, options, target, policy, graphs)
     _sections(job)  # raises for unusable processor settings and tokens
+    lowering.check(job)
     return job
 
 
@@ -103,11 +107,7 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
     """
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out)) as writer:
-        for graph in job.graphs:
-            names, key = [f"{graph.name}.onnx", f"{graph.name}.data"], f"{graph.name}-{_key(job)}"
-            with writer.stage(key, names) as done:
-                if not done:
-                    _write_graph(job, graph, writer, key, progress)
+        find_lowering(job.options.format).write(job, writer, _key(job), progress)
         _write_other_files(job, writer)
         manifest = _manifest(job)
         traces = evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
@@ -122,6 +122,14 @@ def _recording(
     return lambda threads: job.family.record(
         job.checkpoint, job.spec, writer, manifest, threads=threads, progress=progress
     )
+
+
+def _write_graphs(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
+    for graph in job.graphs:
+        names, stage = [f"{graph.name}.onnx", f"{graph.name}.data"], f"{graph.name}-{key}"
+        with writer.stage(stage, names) as done:
+            if not done:
+                _write_graph(job, graph, writer, stage, progress)
 
 
 def _write_graph(job: Job, graph: Graph, writer: BundleWriter, key: str, progress: Progress) -> None:
@@ -164,7 +172,7 @@ def _template(checkpoint: Checkpoint) -> str:
 def _key(job: Job) -> str:
     """A hash of all that the graph files depend on; source files count by name, size and time of change."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
-    text = dump_json([stats, job.checkpoint.config, vars(job.options), _tools()])
+    text = dump_json([stats, job.checkpoint.config, vars(job.options), _tools(find_lowering(job.options.format).tools)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -175,7 +183,7 @@ def _sections(job: Job) -> dict[str, Any]:
 
 
 def _manifest(job: Job) -> dict[str, Any]:
-    checkpoint = job.checkpoint
+    checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
     return {
         "family": job.family.name,
         "source": {
@@ -186,12 +194,12 @@ def _manifest(job: Job) -> dict[str, Any]:
             "dropped": job.family.dropped(checkpoint, job.spec),
         },
         "target": job.target.name,
-        "precision": dict(_precision(job)),
-        "graphs": {graph.name: _signature(graph) for graph in job.graphs},
+        "precision": dict(lowering.precision(job)),
+        "graphs": lowering.signatures(job),
         **_sections(job),
         "generation": checkpoint.generation_config,
         "evidence": {},
-        "tools": _tools(),
+        "tools": _tools(lowering.tools),
         "options": {
             **vars(job.options),
             "revision": getattr(job.spec, "revision", None),
@@ -222,5 +230,37 @@ def _dim(dimension: Any) -> int | str:
     return dimension if isinstance(dimension, int) else str(dimension.value)
 
 
-def _tools() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in TOOLS}
+def _tools(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One format: how the files of a job are written, and what the manifest says about them."""
+
+    write: Callable[[Job, BundleWriter, str, Progress], None]  # the third: a key of all that the files depend on
+    signatures: Callable[[Job], dict[str, Any]]
+    precision: Callable[[Job], Iterator[tuple[str, dict[str, Any]]]]
+    check: Callable[[Job], None] = lambda _: None  # raises InputError
+    graph_precision: str | None = None  # of the graphs, where they only say which tensors there are
+    tools: tuple[str, ...] = TOOLS
+
+
+LOWERINGS = {
+    "onnx": Lowering(_write_graphs, lambda job: {graph.name: _signature(graph) for graph in job.graphs}, _precision),
+    "gguf": Lowering(
+        gguf.write_files,
+        gguf.signatures,
+        gguf.precision,
+        gguf.check,
+        graph_precision="fp32",
+        tools=("lensmith", "numpy", *gguf.TOOLS),
+    ),
+}
+
+
+def find_lowering(name: str) -> Lowering:
+    """The format of this name; InputError for an unknown one."""
+    if name not in LOWERINGS:
+        raise InputError(f"unknown format {name!r}; {closest(name, LOWERINGS)}")
+    return LOWERINGS[name]

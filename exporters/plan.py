@@ -14,6 +14,7 @@ from ..runtimes.pixels import image_grid, image_spec
 from ..runtimes.prompt import image_tokens as count_tokens
 from . import weights
 from .blocks import Source
+from .dialects import gguf
 from .dialects.ort import SCORES
 from .export import Job
 from .graphs import Graph
@@ -67,7 +68,7 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """The figures of a prepared job; nothing is read or written."""
-    weight_bytes = [_graph_bytes(job, graph) for graph in job.graphs]
+    weight_bytes = list(_weight_bytes(job))
     states, context = _states(job.spec), job.spec.context
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
@@ -79,7 +80,7 @@ def make_plan(job: Job) -> Plan:
         parameters=job.parameters,
         precision=job.options.precision,
         target=job.target.name,
-        storage=tuple(row for graph in job.graphs for row in _storage(job, graph)),
+        storage=tuple(_storage(job)),
         bundle_bytes=sum(weight_bytes) + _small_bytes(job),
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
         context=context,
@@ -117,6 +118,13 @@ def image_tokens(job: Job) -> dict[str, int]:
     }
 
 
+def _weight_bytes(job: Job) -> Iterable[int]:
+    """Bytes of the weights of each part."""
+    if job.options.format == "gguf":
+        return (file.nbytes for file in gguf.files(job))
+    return (_graph_bytes(job, graph) for graph in job.graphs)
+
+
 def _graph_bytes(job: Job, graph: Graph) -> int:
     """Bytes of the two files of a graph."""
     _, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
@@ -131,16 +139,27 @@ def _small_bytes(job: Job) -> int:
     return small + (job.checkpoint.tokenizer_path.stat().st_size if isinstance(job.spec, ModelSpec) else 0)
 
 
-def _storage(job: Job, graph: Graph) -> Iterable[Storage]:
-    """One row for each way in which tensors of a graph are stored, the largest first."""
-    tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
+def _storage(job: Job) -> Iterable[Storage]:
+    """One row for each way in which tensors of a part are stored, the largest first."""
+    if job.options.format == "gguf":
+        parts = {file.graph: gguf.stored(file) for file in gguf.files(job)}
+    else:
+        parts = {graph.name: _stored(job, graph) for graph in job.graphs}
+    for part, found in parts.items():
+        tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
+        for kind, size, nbytes in found:
+            tensors[kind] += 1
+            parameters[kind] += size
+            disk[kind] += nbytes
+        for kind, nbytes in disk.most_common():
+            yield Storage(part, kind, tensors[kind], parameters[kind], nbytes)
+
+
+def _stored(job: Job, graph: Graph) -> Iterable[tuple[str, int, int]]:
+    """How each tensor of a graph is stored, its values and its bytes."""
     for source in graph.sources:
-        kind = _precision(source)
-        tensors[kind] += 1
-        parameters[kind] += job.checkpoint.tensors[source.name].size
-        disk[kind] += sum(weights.stored_bytes(parameter) for parameter in source.parameters)
-    for kind, size in disk.most_common():
-        yield Storage(graph.name, kind, tensors[kind], parameters[kind], size)
+        size = job.checkpoint.tensors[source.name].size
+        yield _precision(source), size, sum(weights.stored_bytes(parameter) for parameter in source.parameters)
 
 
 def _precision(source: Source) -> str:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...targets.errors import InputError
+from ..gguf import file_types
+from ..gguf.file_types import FILE_TYPES
 from ..scheme import GROUP_SIZES, PRECISIONS
 from .shared import (
     AS_JSON,
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
     from ..golden import Golden
     from ..plan import Plan
 
+FORMATS = {"onnx": ("int4", PRECISIONS), "gguf": (file_types.DEFAULT, FILE_TYPES)}  # default and names of precisions
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
-    click.option("--precision", type=click.Choice(list(PRECISIONS)), default="int4", show_default=True,
-                 help="How weights are stored; int4 and below keep the vision encoder at 8 bits."),
+    click.option("--format", type=click.Choice(list(FORMATS)), default="onnx", show_default=True,
+                 help="What runs the model: ONNX Runtime, or llama.cpp (gguf)."),
+    click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
+                 help="How weights are stored. onnx: fp32 to int4 and below, by default int4, which keep the vision "
+                      "encoder at 8 bits. gguf: a file type of llama.cpp, by default f16."),
     click.option("--group-size", type=click.Choice(list(GROUP_SIZES)), default="128", show_default=True,
                  help="Inputs that share one scale; channel: all of an output."),
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
@@ -102,8 +109,16 @@ def _prepare(checkpoint: Path, group_size: str, asymmetric: bool, **chosen: Any)
     with needs("export", "compiling a checkpoint"):
         from ..export import Options, prepare
         from ..plan import make_plan
+    chosen["precision"] = _precision(**chosen)
     job = prepare(checkpoint, Options(group_size=GROUP_SIZES[group_size], symmetric=not asymmetric, **chosen))
     return job, make_plan(job)
+
+
+def _precision(format: str, precision: str | None, **_: Any) -> str:
+    default, names = FORMATS[format]
+    if precision is not None and precision not in names:
+        raise InputError(f"--precision {precision} is none of --format {format}; expected {', '.join(names)}")
+    return precision or default
 
 
 def _print_plan(plan: Plan) -> None:

@@ -1,0 +1,168 @@
+"""From a checkpoint to the two GGUF files of llama.cpp: `model.gguf` and, for the vision encoder, `mmproj.gguf`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import yaml
+from gguf import GGMLQuantizationType as Type
+
+from ...runtimes.bundle import BundleWriter
+from ...targets.errors import InputError
+from ..gguf import vocabulary
+from ..gguf.decoder import DecoderFile
+from ..gguf.file_types import MMPROJ_NUMBERS, file_type
+from ..gguf.tensors import Tensor
+from ..gguf.vision import vision_file
+from ..gguf.writer import add, write
+from ..names import locate
+from ..spec import ModelSpec
+
+if TYPE_CHECKING:
+    from ..export import Job
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+MODEL, MMPROJ = "model.gguf", "mmproj.gguf"
+TOOLS = ("gguf",)
+
+
+@dataclass(frozen=True)
+class File:
+    """One of the two files, before it is written."""
+
+    graph: str  # what it is in the manifest: "decoder" or "vision_encoder"
+    name: str
+    architecture: str
+    stored: Type
+    tensors: tuple[Tensor, ...]
+    metadata: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes(self.stored) for tensor in self.tensors)
+
+
+def check(job: Job) -> None:
+    """Describe both files and drop them again; InputError for what llama.cpp has no place for."""
+    files(job)
+    vocabulary.check(job.checkpoint)
+
+
+def files(job: Job) -> tuple[File, ...]:
+    """The two files of a job; InputError for models, tensors and precisions that llama.cpp has no place for."""
+    spec = job.spec
+    if not isinstance(spec, ModelSpec):
+        raise InputError(
+            f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; export it with --format onnx"
+        )
+    kind, prefixes = file_type(job.options.precision), locate(job.checkpoint, job.family.prefixes, job.family.aliases)
+    sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
+    sections = job.family.sections(job.checkpoint, spec, job.options.max_pixels)
+    decoder, vision = DecoderFile(spec, prefixes), vision_file(spec, prefixes, sections)
+    encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
+    model = {**decoder.metadata(), "general.type": "model", "general.file_type": kind.number}
+    return (
+        File("vision_encoder", MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder),
+        File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model], tuple(decoder.tensors(sources)),
+             model),
+    )  # fmt: skip
+
+
+def write_files(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
+    """Write both files, each a stage of its own; holds a block of rows of one tensor in memory."""
+    for file in files(job):
+        with writer.stage(f"{file.graph}-{key}", [file.name]) as done:
+            if not done:
+                fill = functools.partial(_fill, job=job, file=file)
+                path, advance = writer.add(file.name), _counter(file, progress)
+                write(path, file.architecture, file.tensors, file.stored, fill, advance)
+
+
+def _counter(file: File, progress: Progress) -> Callable[[int], None]:
+    total, done = sum(prod(tensor.shape) for tensor in file.tensors), 0
+
+    def advance(elements: int) -> None:
+        nonlocal done
+        done += elements
+        progress(file.graph, done, total)
+
+    return advance
+
+
+def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
+    _general(writer, job)
+    add(writer, file.metadata)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if file.name == MODEL:
+        assert isinstance(job.spec, ModelSpec)
+        vocabulary.add_vocabulary(writer, job.checkpoint, job.spec.decoder.vocab)
+
+
+def _general(writer: gguf.GGUFWriter, job: Job) -> None:
+    """Name, licence, base model and sampling defaults, as the checkpoint's README.md and configurations say."""
+    parameters, shared, experts, count = writer.get_total_parameter_count()
+    folder = job.checkpoint.path.resolve()
+    try:
+        metadata = gguf.Metadata.load(None, folder, None, parameters)
+    except (yaml.YAMLError, UnicodeDecodeError):  # of a README.md that is written for people alone
+        metadata = gguf.Metadata(license=job.checkpoint.license)
+    metadata.name = metadata.name or folder.name
+    metadata.size_label = metadata.size_label or gguf.size_label(parameters, shared, experts, count)
+    metadata.set_gguf_meta_model(writer)
+
+
+def signatures(job: Job) -> dict[str, Any]:
+    """The files as the manifest lists graphs, with what goes in and comes out."""
+    spec = job.spec
+    assert isinstance(spec, ModelSpec)
+    axes: list[int | str] = [] if spec.decoder.mrope_section is None else [3]
+    ids, positions = ["batch", "sequence"], [*axes, "batch", "sequence"]
+    decoder = {"input_ids": _port("INT64", ids), "position_ids": _port("INT64", positions)}
+    logits = {"logits": _port("FLOAT", ["batch", "num_logits", spec.decoder.vocab])}
+    features = {"image_features": _port("FLOAT", ["image_tokens", spec.decoder.hidden])}
+    return {
+        "vision_encoder": {"file": MMPROJ, "inputs": {}, "outputs": features},
+        "decoder": {"file": MODEL, "inputs": decoder | features, "outputs": logits},
+    }
+
+
+def _port(dtype: str, shape: list[Any]) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape}
+
+
+def stored(file: File) -> Iterator[tuple[str, int, int]]:
+    """How each tensor of a file is stored, its values and its bytes."""
+    for tensor in file.tensors:
+        yield tensor.type(file.stored).name, prod(tensor.shape), tensor.nbytes(file.stored)
+
+
+BITS = {"F32": 32, "F16": 16, "BF16": 16}  # of what is no integer in blocks
+
+
+def precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How each source tensor is stored, by its name in the checkpoint."""
+    for file in files(job):
+        stored: dict[str, list[Tensor]] = {}
+        for tensor in file.tensors:
+            stored.setdefault(tensor.sources[0], []).append(tensor)
+        for name, tensors in stored.items():
+            yield name, _entry(job, file, name, tensors)
+
+
+def _entry(job: Job, file: File, name: str, tensors: list[Tensor]) -> dict[str, Any]:
+    kind = tensors[0].type(file.stored)
+    block = gguf.GGML_QUANT_SIZES[kind][0]
+    return {
+        "bits": BITS.get(kind.name, gguf.GGML_QUANT_SIZES[kind][1] * 8 // block),
+        "group_size": 0 if block == 1 else block,
+        "symmetric": True,
+        "reason": f"{kind.name} as {', '.join(tensor.name for tensor in tensors)}",
+        "parameters": job.checkpoint.tensors[name].size,
+        "bytes": sum(tensor.nbytes(file.stored) for tensor in tensors),
+    }

@@ -1,0 +1,75 @@
+"""The tokenizer of a checkpoint as llama.cpp keeps it: tokens, their kinds, merges, special tokens, chat template."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gguf
+from gguf import TokenType
+from tokenizers import Tokenizer
+
+from ...targets.errors import InputError
+from ..checkpoint import Checkpoint
+
+# llama.cpp names what splits text into words; each name stands for the pattern in tokenizer.json
+# (llama-vocab.cpp quotes them).
+SPLITS = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+":
+        "qwen2",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+":
+        "qwen35",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+":
+        "llama-bpe",
+}  # fmt: skip
+
+
+def check(checkpoint: Checkpoint) -> str:
+    """llama.cpp's name of how the tokenizer splits text; InputError for tokenizers that it is not certain about."""
+    values = json.loads(checkpoint.tokenizer_path.read_text(encoding="utf-8"))
+    pattern = _pattern(values.get("pre_tokenizer") or {})
+    if values.get("model", {}).get("type") != "BPE" or pattern not in SPLITS:
+        raise InputError(
+            f"{checkpoint.tokenizer_path} splits text in a way that llama.cpp has no certain name for "
+            f"({pattern or 'no pattern'}); expected a byte-level BPE tokenizer that splits as {', '.join(SPLITS.values())}"
+        )
+    return SPLITS[pattern]
+
+
+def _pattern(pre_tokenizer: dict[str, Any]) -> str:
+    """The regular expression of the first splitting step."""
+    steps = pre_tokenizer.get("pretokenizers") or [pre_tokenizer]
+    found = (step.get("pattern", {}).get("Regex") for step in steps if step.get("type") == "Split")
+    return str(next(found, None) or "")
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int) -> None:
+    """Add the tokenizer to a file whose token table has `size` rows."""
+    tokens, kinds = _tokens(Tokenizer.from_file(str(checkpoint.tokenizer_path)), size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(check(checkpoint))
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    special = gguf.SpecialVocab(checkpoint.model_path, load_merges=True)
+    for end in ("bos", "eos"):  # a byte-level tokenizer adds neither, which gguf 0.19 does not say yet
+        special.add_special_token.setdefault(end, False)
+    special.add_to_gguf(writer, quiet=True)
+
+
+def _tokens(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int]]:
+    """Text and kind of each id; rows without a token are padding of the table."""
+    tokens = [f"[PAD{token}]" for token in range(size)]
+    kinds: list[int] = [TokenType.UNUSED] * size
+    for text, token in tokenizer.get_vocab(with_added_tokens=True).items():
+        if token >= size:
+            raise InputError(f"the tokenizer has the token {text!r} with id {token}; the token table has {size} rows")
+        tokens[token], kinds[token] = text, TokenType.NORMAL
+    for token, added in tokenizer.get_added_tokens_decoder().items():
+        text = added.content
+        if not added.normalized:  # llama.cpp takes these as they are
+            text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+        special = added.special or (text.startswith("<|") and text.endswith("|>"))
+        tokens[token], kinds[token] = text, TokenType.CONTROL if special else TokenType.USER_DEFINED
+    return tokens, kinds
