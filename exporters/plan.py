@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -155,7 +155,7 @@ def _storage(job: Job) -> Iterable[Storage]:
             yield Storage(part, kind, tensors[kind], parameters[kind], nbytes)
 
 
-def _stored(job: Job, graph: Graph) -> Iterable[tuple[str, int, int]]:
+def _stored(job: Job, graph: Graph) -> Iterator[tuple[str, int, int]]:
     """How each tensor of a graph is stored, its values and its bytes."""
     for source in graph.sources:
         size = job.checkpoint.tensors[source.name].size

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
-          "ml_dtypes", "matplotlib", "psutil", "av")  # fmt: skip
+          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av")  # fmt: skip
 BLOCK = """
 import sys
 class Blocked:

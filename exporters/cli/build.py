@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from ..golden import Golden
     from ..plan import Plan
 
-FORMATS = {"onnx": ("int4", PRECISIONS), "gguf": (file_types.DEFAULT, FILE_TYPES)}  # default and names of precisions
+FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and all of them
+    "onnx": ("int4", list(PRECISIONS)),
+    "gguf": (file_types.DEFAULT, list(FILE_TYPES)),
+}
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
     click.option("--format", type=click.Choice(list(FORMATS)), default="onnx", show_default=True,

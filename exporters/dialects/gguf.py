@@ -12,7 +12,7 @@ import gguf
 import yaml
 from gguf import GGMLQuantizationType as Type
 
-from ...runtimes.bundle import BundleWriter
+from ...runtimes.bundle_writer import BundleWriter
 from ...targets.errors import InputError
 from ..gguf import vocabulary
 from ..gguf.decoder import DecoderFile
@@ -59,7 +59,8 @@ def files(job: Job) -> tuple[File, ...]:
     spec = job.spec
     if not isinstance(spec, ModelSpec):
         raise InputError(
-            f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; export it with --format onnx"
+            f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; "
+            "export it with --format onnx"
         )
     kind, prefixes = file_type(job.options.precision), locate(job.checkpoint, job.family.prefixes, job.family.aliases)
     sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
@@ -113,6 +114,8 @@ def _general(writer: gguf.GGUFWriter, job: Job) -> None:
     except (yaml.YAMLError, UnicodeDecodeError):  # of a README.md that is written for people alone
         metadata = gguf.Metadata(license=job.checkpoint.license)
     metadata.name = metadata.name or folder.name
+    penalty = job.checkpoint.generation_config.get("repetition_penalty")  # in its own word, which gguf 0.19 misses
+    metadata.sampling_penalty_repeat = metadata.sampling_penalty_repeat or penalty
     metadata.size_label = metadata.size_label or gguf.size_label(parameters, shared, experts, count)
     metadata.set_gguf_meta_model(writer)
 

@@ -10,9 +10,9 @@ import gguf
 from gguf import MODEL_ARCH, MODEL_TENSOR
 
 from ...targets.errors import InputError
-from ..checkpoint import LazyTensor
 from ..graphs import Prefixes
 from ..rope import NO_SCALING
+from ..safetensors_files import LazyTensor
 from ..spec import DecoderSpec, ModelSpec
 from .delta_net import reordered
 from .tensors import Tensor, mapped, plain
@@ -37,8 +37,8 @@ def architecture(spec: ModelSpec) -> MODEL_ARCH:
     if decoder.qk_norm and not decoder.qkv_bias and decoder.rope_scaling == NO_SCALING:
         return MODEL_ARCH.QWEN3
     raise InputError(
-        f"the text decoder of this {spec.family} checkpoint is not of the kind qwen3, the only one that lensmith writes "
-        "as GGUF; export it with --format onnx"
+        f"the text decoder of this {spec.family} checkpoint is not of the kind qwen3, the only one that lensmith "
+        "writes as GGUF; export it with --format onnx"
     )
 
 
@@ -90,7 +90,7 @@ class DecoderFile:
         decoder = self.spec.decoder
         if ".linear_attn." in inner and decoder.delta_net is not None:
             return reordered(name, inner, source, decoder.delta_net)
-        if decoder.norm_offset and inner.endswith("norm.weight"):
+        if decoder.norm_offset and name.endswith("norm.weight"):
             return mapped(name, source, lambda rows: rows + decoder.norm_offset)
         return plain(name, source)
 

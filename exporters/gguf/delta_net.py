@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import LazyTensor
+from ..safetensors_files import LazyTensor
 from ..spec import DeltaNetSpec
-from .tensors import Floats, Tensor, mapped, plain, whole
+from .tensors import Tensor, mapped, plain, whole
 
 
 def reordered(name: str, inner: str, source: LazyTensor, net: DeltaNetSpec) -> Tensor:
@@ -22,7 +22,7 @@ def reordered(name: str, inner: str, source: LazyTensor, net: DeltaNetSpec) -> T
     heads, values = _order(net, 1), _order(net, net.value_dim)
     behind_keys = np.concatenate([np.arange(2 * net.keys), 2 * net.keys + values])
     if part == "A_log":
-        return whole(name, source, lambda x: -np.exp(x)[heads])
+        return whole(name, source, lambda x: -np.exp(x.astype(np.float64)).astype(np.float32)[heads])
     if part == "conv1d.weight":
         return _squeezed(name, source, behind_keys)
     if part == "out_proj.weight":
@@ -41,8 +41,5 @@ def _order(net: DeltaNetSpec, size: int) -> NDArray[np.int64]:
 def _squeezed(name: str, source: LazyTensor, order: NDArray[np.int64]) -> Tensor:
     """The convolution [channels, 1, taps] as [channels, taps]."""
 
-    def change(x: Floats) -> Floats:
-        return x[order, 0]
-
-    tensor = whole(name, source, change)
+    tensor = whole(name, source, lambda x: x[order, 0])
     return Tensor(name, (source.shape[0], source.shape[2]), tensor.sources, tensor.rows)

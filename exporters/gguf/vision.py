@@ -10,8 +10,8 @@ import gguf
 from gguf import MODEL_ARCH, MODEL_TENSOR
 
 from ...targets.errors import InputError
-from ..checkpoint import LazyTensor
 from ..graphs import Prefixes
+from ..safetensors_files import LazyTensor
 from ..spec import ClipSpec, ModelSpec, VisionSpec
 from .tensors import Tensor, mapped, plain
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gguf
 from gguf import TokenType
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from ...targets.errors import InputError
 from ..checkpoint import Checkpoint
@@ -25,6 +25,8 @@ SPLITS = {
         "llama-bpe",
 }  # fmt: skip
 
+FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")  # of an added token
+
 
 def check(checkpoint: Checkpoint) -> str:
     """llama.cpp's name of how the tokenizer splits text; InputError for tokenizers that it is not certain about."""
@@ -33,7 +35,8 @@ def check(checkpoint: Checkpoint) -> str:
     if values.get("model", {}).get("type") != "BPE" or pattern not in SPLITS:
         raise InputError(
             f"{checkpoint.tokenizer_path} splits text in a way that llama.cpp has no certain name for "
-            f"({pattern or 'no pattern'}); expected a byte-level BPE tokenizer that splits as {', '.join(SPLITS.values())}"
+            f"({pattern or 'no pattern'}); expected a byte-level BPE tokenizer that splits as "
+            f"{', '.join(SPLITS.values())}"
         )
     return SPLITS[pattern]
 
@@ -47,7 +50,7 @@ def _pattern(pre_tokenizer: dict[str, Any]) -> str:
 
 def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int) -> None:
     """Add the tokenizer to a file whose token table has `size` rows."""
-    tokens, kinds = _tokens(Tokenizer.from_file(str(checkpoint.tokenizer_path)), size)
+    tokens, kinds = _tokens(_tokenizer(checkpoint), size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(check(checkpoint))
     writer.add_token_list(tokens)
@@ -56,6 +59,18 @@ def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int) -
     for end in ("bos", "eos"):  # a byte-level tokenizer adds neither, which gguf 0.19 does not say yet
         special.add_special_token.setdefault(end, False)
     special.add_to_gguf(writer, quiet=True)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """tokenizer.json with the tokens that tokenizer_config.json adds, as transformers does it."""
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    listed = checkpoint.tokenizer_config.get("added_tokens_decoder") or {}
+    known = tokenizer.get_added_tokens_decoder()
+    for number, values in sorted((int(number), values) for number, values in listed.items()):
+        if number not in known and number == tokenizer.get_vocab_size():  # the next id is the only one that is free
+            flags = {flag: bool(values.get(flag)) for flag in FLAGS}
+            tokenizer.add_tokens([AddedToken(values["content"], **flags)])
+    return tokenizer
 
 
 def _tokens(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int]]:

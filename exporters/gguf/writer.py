@@ -54,8 +54,7 @@ def _write(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type, pro
         start = file.tell()
         for data in tensor.data(stored):
             file.write(data)
-        if file.tell() - start != tensor.nbytes(stored):
-            raise AssertionError(f"{tensor.name}: {file.tell() - start} bytes written, {tensor.nbytes(stored)} announced")
+        assert file.tell() - start == tensor.nbytes(stored), tensor.name
         writer.write_padding(file, file.tell())
         progress(int(np.prod(tensor.shape)))
 

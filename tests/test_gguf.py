@@ -1,0 +1,130 @@
+"""GGUF files: tensor by tensor what llama.cpp's own converter writes, and refusals in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.gguf.file_types import FILE_TYPES
+from lensmith.exporters.plan import make_plan
+from lensmith.exporters.synth import synth
+from lensmith.runtimes.bundle import Bundle, open_bundle
+from safetensors.numpy import load_file, save_file
+
+from tests import gguf_stock
+from tests.extras import Ran
+
+TINY = Path(__file__).parent / "tiny_vlm"
+# What lensmith says beyond the converter: the pixel range of images, which llama.cpp reads for other encoders.
+OURS = {"clip.vision.image_min_pixels", "clip.vision.image_max_pixels"}
+# exp() of PyTorch, which the converter uses, may be off by one unit in the last place; numpy's float64 rounded is not.
+EXP_ERROR = 2**-23
+
+
+def built(checkpoint: Path, out: Path, precision: str = "f32", **options: object) -> Bundle:
+    chosen = Options(format="gguf", precision=precision, **options)  # type: ignore[arg-type]
+    return export(prepare(checkpoint, chosen), out, golden="never")
+
+
+def values(line: str) -> list[float]:
+    return [float(value) for value in line.partition("] ")[2].split()]
+
+
+@pytest.mark.parametrize("case", gguf_stock.CASES)
+def test_files_equal_those_of_the_stock_converter(case: str, tmp_path: Path) -> None:
+    bundle = built(gguf_stock.checkpoint(case, tmp_path), tmp_path / "bundle")
+    for name, expected in gguf_stock.stored()[case].items():
+        found = gguf_stock.describe(bundle.file(name))
+        differing = {key for key, line in found["tensors"].items() if line != expected["tensors"].get(key)}
+        assert found["tensors"].keys() == expected["tensors"].keys()
+        assert all(key.endswith("ssm_a") for key in differing)
+        for key in differing:
+            assert values(found["tensors"][key]) == pytest.approx(values(expected["tensors"][key]), rel=EXP_ERROR)
+        extra = OURS if name == "mmproj.gguf" else set()
+        assert {key: line for key, line in found["metadata"].items() if key not in extra} == expected["metadata"]
+        assert extra <= found["metadata"].keys()
+
+
+@pytest.mark.skipif(gguf_stock.SOURCES is None, reason="LENSMITH_LLAMA_CPP does not name llama.cpp's sources")
+@pytest.mark.parametrize("case", gguf_stock.CASES)
+def test_the_stored_files_are_what_the_stock_converter_writes(case: str, tmp_path: Path) -> None:
+    assert gguf_stock.fresh(str(gguf_stock.SOURCES), case, tmp_path) == gguf_stock.stored()[case]
+
+
+@pytest.mark.parametrize("precision", FILE_TYPES)
+def test_every_tensor_is_stored_in_its_type(precision: str, tmp_path: Path) -> None:
+    """Against gguf-py's own reading of the types, and the figures of the plan and the manifest."""
+    path = synth("nemotron-4b", tmp_path / "tiny", tiny=True)
+    exact, stored = built(path, tmp_path / "exact"), built(path, tmp_path / "stored", precision)
+    for name in ("model.gguf", "mmproj.gguf"):
+        pairs = zip(gguf.GGUFReader(exact.file(name)).tensors, gguf.GGUFReader(stored.file(name)).tensors, strict=True)
+        for one, other in pairs:
+            expected = gguf.quants.dequantize(gguf.quants.quantize(one.data, other.tensor_type), other.tensor_type)
+            np.testing.assert_array_equal(gguf.quants.dequantize(other.data, other.tensor_type), expected)
+    plan = make_plan(prepare(path, Options(format="gguf", precision=precision)))
+    weights = sum(record["bytes"] for record in stored.manifest["precision"].values())
+    assert weights == sum(row.disk_bytes for row in plan.storage)
+    total = sum(record["size"] for record in stored.manifest["files"].values())
+    assert plan.bundle_bytes == pytest.approx(total, rel=0.02)  # metadata and the manifest are estimates
+
+
+def test_same_inputs_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    one, two = (built(tiny_checkpoint, tmp_path / name) for name in ("one", "two"))
+    assert one.manifest == two.manifest
+    assert open_bundle(one.path, check="sha256").manifest["files"].keys() >= {"model.gguf", "mmproj.gguf"}
+
+
+def test_norms_of_float16_checkpoints_are_not_rounded(tmp_path: Path) -> None:
+    """The stock converter adds one to zero-centred norms in float16; here the sum is exact."""
+    bundle, source = built(TINY / "qwen3_5", tmp_path / "bundle"), open_checkpoint(TINY / "qwen3_5")
+    found = {t.name: t.data for t in gguf.GGUFReader(bundle.file("model.gguf")).tensors}
+    stored = source.tensor("model.language_model.norm.weight").numpy()
+    np.testing.assert_array_equal(found["output_norm.weight"], stored + 1)
+    decay = source.tensor("model.language_model.layers.0.linear_attn.A_log").numpy().astype(np.float64)
+    assert sorted(found["blk.0.ssm_a"]) == pytest.approx(sorted(-np.exp(decay)), rel=EXP_ERROR)
+
+
+def test_values_beyond_float16_are_refused(tiny_checkpoint: Path, tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(tiny_checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(np.float32)
+    tensors[name][0, 0] = 1e5
+    save_file(tensors, folder / "model.safetensors")
+    ran = cli("export", folder, "-o", tmp_path / "bundle", "--format", "gguf", "--precision", "f16")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "bf16" in ran.err
+    assert built(folder, tmp_path / "exact", "bf16").path.is_dir()
+
+
+def test_arlow_has_no_place_in_llama_cpp(tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    path = synth("arlow-vision", tmp_path / "arlow", tiny=True)
+    ran = cli("export", path, "-o", tmp_path / "bundle", "--format", "gguf")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "llama.cpp has no place" in ran.err
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("format", "precision"), [("gguf", "int4"), ("onnx", "q8_0")])
+def test_precisions_belong_to_a_format(
+    format: str, precision: str, tiny_checkpoint: Path, tmp_path: Path, cli: Callable[..., Ran]
+) -> None:
+    ran = cli("export", tiny_checkpoint, "-o", tmp_path / "b", "--format", format, "--precision", precision)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert f"--format {format}" in ran.err
+
+
+def test_tokenizers_that_split_otherwise_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, folder)
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text.replace(r"\\p{N}|", r"\\p{N}{2}|"), encoding="utf-8")
+    with pytest.raises(Exception, match="no certain name"):
+        prepare(folder, Options(format="gguf", precision="f16"))
