@@ -140,7 +140,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "not a bundle": (("run", "CHECKPOINT", "Hi"), "is not a bundle", "make one with"),
     "no folder": (("inspect", "nowhere"), "nowhere", "make one with"),
     "not a checkpoint": (("plan", "BUNDLE"), "config.json", "expected the folder"),
-    "unknown precision": (("plan", "CHECKPOINT", "--precision", "int3"), "int3", "'int4'"),
+    "unknown precision": (("plan", "CHECKPOINT", "--precision", "int5"), "int5", "'int4'"),
     "unknown group size": (("plan", "CHECKPOINT", "--group-size", "48"), "48", "'128'"),
     "unknown target": (("plan", "CHECKPOINT", "--target", "cpx"), "cpx", "did you mean 'cpu'?"),
     "context of an export": (("plan", "CHECKPOINT", "--context", "99999999"), "99999999", "range of 1 to"),
