@@ -76,10 +76,12 @@ def inverses(scales: Floats) -> Floats:
 
 
 def in_float16(scales: NDArray[np.floating]) -> Floats:
-    """Scales as float16 stores them, in float32. Raises ValueError for those it cannot store."""
-    if not np.all(np.abs(scales) <= FP16_MAX):  # false for NaN as well
-        raise ValueError("weights are not finite or too large for a float16 scale")
-    return scales.astype(np.float16).astype(np.float32)
+    """Scales as float16 stores them, in float32; those beyond its range become its largest.
+
+    A search may come to such scales where those of min-max can be stored, and then they only have to compete.
+    """
+    stored: Floats = np.clip(scales, -FP16_MAX, FP16_MAX).astype(np.float16).astype(np.float32)
+    return stored
 
 
 def cuts(start: int, stop: int, size: int = BLOCK) -> Iterator[slice]:

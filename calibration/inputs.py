@@ -33,9 +33,9 @@ class Inputs:
 
     @property
     def importance(self) -> Floats:
-        """`energy` with a floor, so that errors of columns that calibration never saw count a little."""
+        """`energy` with a floor far below the others, so that groups that calibration never saw are rounded well."""
         energy = np.maximum(self.energy, 0)
-        floor = np.float32(1e-3) * energy.mean()
+        floor = np.float32(1e-6) * energy.mean()
         return np.maximum(energy, floor if floor > 0 else np.float32(1))
 
     def divided(self, scale: Floats) -> Inputs:

@@ -2,7 +2,7 @@
 
 Inputs are made: correlated, with outlier channels, one sample to calibrate with and one to measure on.
 
-python tests/benchmarks/methods.py CHECKPOINT ... [--each 2]
+python tests/benchmarks/methods.py CHECKPOINT ... [--each 1] [--limit 8] [--bits 2 3 4]
 python tests/benchmarks/methods.py --times
 """
 
@@ -71,10 +71,11 @@ def errors(weights: list[Floats], bits: int, group: int, symmetric: bool) -> lis
     return [float(value) for value in np.exp(np.mean(logs, axis=0))]
 
 
-def show_errors(checkpoints: list[Path], each: int) -> None:
+def show_errors(checkpoints: list[Path], each: int, limit: int, widths: list[int]) -> None:
     weights = [weight for checkpoint in checkpoints for weight in matrices(checkpoint, each)]
+    weights = weights[:: -(-len(weights) // limit)]
     table = Table("bits", "group", *COLUMNS, title=f"output error in %, {len(weights)} matrices")
-    for bits in (2, 3, 4, 8):
+    for bits in widths:
         for group in (32, 128, 0):
             for symmetric in (True, False):
                 values = errors(weights, bits, group, symmetric)
@@ -105,11 +106,13 @@ def show_times() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", type=Path)
-    parser.add_argument("--each", type=int, default=2, help="matrices of each shape and checkpoint")
+    parser.add_argument("--each", type=int, default=1, help="matrices of each shape and checkpoint")
+    parser.add_argument("--limit", type=int, default=8, help="matrices in all")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--times", action="store_true")
     arguments = parser.parse_args()
     if arguments.checkpoints:
-        show_errors(arguments.checkpoints, arguments.each)
+        show_errors(arguments.checkpoints, arguments.each, arguments.limit, arguments.bits)
     if arguments.times:
         show_times()
 
