@@ -1,0 +1,83 @@
+"""A checkpoint's graphs in float32, run layer by layer over samples: what calibration and its judgement share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtimes.engine import ImageFeatures
+from ..blocks import Source
+from ..checkpoint import Checkpoint
+from ..graphs import Graph
+from ..spec import ModelSpec
+from .samples import Picture, Sample, picture_values, sample_values
+from .stages import Stages, cut
+from .streams import Runner, Stream, Values, table_rows
+
+Floats = NDArray[np.float32]
+Tables = Callable[[Source, NDArray[np.int64]], Floats]  # rows of a table by id
+Progress = Callable[[int, int], None]  # stages done, of how many
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """The graphs of a job in float32 and where their weights are."""
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    vision: Graph
+    decoder: Graph
+    mtp: Graph | None
+    threads: int
+
+    @cached_property
+    def decoder_stages(self) -> Stages:
+        return cut(self.decoder)
+
+    @cached_property
+    def vision_stages(self) -> Stages:
+        return cut(self.vision)
+
+    @property
+    def head(self) -> Source:
+        """The source of the output head."""
+        assert self.decoder_stages.head is not None
+        return self.decoder_stages.head.source
+
+    @property
+    def last(self) -> str:
+        """The value that the head is multiplied with."""
+        assert self.decoder_stages.head is not None
+        return self.decoder_stages.head.input
+
+    def pictures(self, pictures: Sequence[Picture]) -> list[Values]:
+        """Values to start the vision encoder with."""
+        return [picture_values(picture, self.vision) for picture in pictures]
+
+    def questions(self, samples: Sequence[Sample], features: Mapping[str, ImageFeatures]) -> list[Values]:
+        """Values to start the decoder with."""
+        return [sample_values(sample, features, self.spec, self.decoder) for sample in samples]
+
+    def rows(self, source: Source, ids: NDArray[np.int64]) -> Floats:
+        """Rows of a table as the checkpoint has them."""
+        return table_rows(self.checkpoint, source, ids)
+
+    def runners(self, stages: Stages, streams: Mapping[str, tuple[Stream, Tables]]) -> Iterator[Runner]:
+        """One stage after the other, each with its lookups done; the caller advances the streams."""
+        for stage in stages.stages:
+            for stream, tables in streams.values():
+                stream.look_up(stage, tables)
+            first = next(iter(streams.values()))[0].samples[0]
+            yield Runner(stage, self.checkpoint, first, self.threads)
+
+
+def features_of(stream: Stream, keys: Sequence[str]) -> dict[str, ImageFeatures]:
+    """The outputs of a vision encoder by the keys of its pictures."""
+    return {
+        key: ImageFeatures(values["image_features"], values.get("deepstack_features"))
+        for key, values in zip(keys, stream.samples, strict=True)
+    }

@@ -1,0 +1,131 @@
+"""What a model is calibrated and judged on: questions with their images, as the decoder will get them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtimes.engine import Floats, ImageFeatures, Ints
+from ...runtimes.images import open_image
+from ...runtimes.model import position_spec, prompt_spec
+from ...runtimes.pixels import image_spec, preprocess
+from ...runtimes.positions import rotary_positions, text_positions
+from ...runtimes.prompt import PromptBuilder, open_tokenizer
+from ...runtimes.requests import user_message
+from ...targets.errors import InputError
+from ..cases import Case
+from ..graphs import Graph
+from ..spec import ModelSpec
+from ..states import CAPACITY, all_states
+from .streams import Values
+
+TEXT, IMAGE, BEHIND = range(3)  # kinds of tokens: text alone, of an image, text behind an image
+KINDS = ("text", "image", "text behind an image")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The patches of one image as the vision encoder gets them, and their grid (frames, height, width)."""
+
+    patches: Floats
+    grid: tuple[int, int, int]
+
+    @property
+    def key(self) -> str:
+        """The same for the same pixels."""
+        return hashlib.sha256(self.patches.tobytes() + str(self.grid).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question, and the answer behind it where there is one."""
+
+    task: str
+    ids: Ints  # [seq]
+    positions: Ints  # [3, seq]
+    kinds: NDArray[np.int8]  # [seq], of each token
+    pictures: tuple[str, ...]  # keys, in order
+    answer: int  # tokens of the answer with its end token, the last of the sequence; 0 without
+
+
+class SampleBuilder:
+    """Makes samples with a checkpoint's own template, tokenizer and image processing."""
+
+    def __init__(self, sections: Mapping[str, Any], template: str, tokenizer_path: Any) -> None:
+        self.prompts = PromptBuilder(open_tokenizer(tokenizer_path), template, prompt_spec(sections))
+        self.images = image_spec(sections)
+        self.positions = position_spec(sections, self.prompts)
+        self.end = int(sections["prompt"]["eos_token_ids"][0])
+        self.context = int(sections["limits"]["context"])
+        self.pictures: dict[str, Picture] = {}
+
+    def build(self, case: Case) -> Sample:
+        """One case; its pictures go to `pictures`. Raises InputError for what the context cannot hold."""
+        pictures = [Picture(*preprocess(open_image(path), self.images)) for path in case.images]
+        prompt = self.prompts.build([user_message(case.prompt, case.images)], [p.grid for p in pictures], [])
+        answer = self._answer(case)
+        rows, following = rotary_positions(prompt.ids, prompt.grids, self.positions)
+        ids = np.concatenate([prompt.ids, answer])
+        if len(ids) > self.context:
+            raise InputError(
+                f"a calibration sample of task {case.task!r} needs {len(ids)} tokens, but the context holds "
+                f"{self.context}; shorten it or raise --context"
+            )
+        keys = [picture.key for picture in pictures]
+        self.pictures.update(zip(keys, pictures, strict=True))
+        return Sample(
+            case.task,
+            ids,
+            np.concatenate([rows, text_positions(len(answer), following)], axis=1),
+            _kinds(len(ids), prompt.image_spans),
+            tuple(keys),
+            len(answer),
+        )
+
+    def _answer(self, case: Case) -> Ints:
+        if case.answer is None:
+            return np.zeros(0, np.int64)
+        ids = self.prompts.tokenizer.encode(case.answer, add_special_tokens=False).ids
+        return np.array([*ids, self.end], np.int64)
+
+
+def _kinds(length: int, spans: Ints) -> NDArray[np.int8]:
+    kinds = np.full(length, TEXT, np.int8)
+    for first, last in spans.tolist():
+        kinds[last:] = BEHIND
+    for first, last in spans.tolist():
+        kinds[first:last] = IMAGE
+    return kinds
+
+
+def picture_values(picture: Picture, graph: Graph) -> Values:
+    """The inputs of a vision encoder."""
+    values: Values = {"pixel_values": picture.patches, "image_grid_thw": np.array([picture.grid], np.int64)}
+    return {str(port.name): values[str(port.name)] for port in graph.model.graph.inputs}
+
+
+def sample_values(sample: Sample, features: Mapping[str, ImageFeatures], spec: ModelSpec, graph: Graph) -> Values:
+    """The inputs of a decoder, with empty states, for logits at all positions."""
+    seq, taps = len(sample.ids), len(spec.vision.deepstack_layers)
+    joined = ImageFeatures.join([features[key] for key in sample.pictures]) if sample.pictures else None
+    none = np.zeros((0, spec.decoder.hidden), np.float32)
+    values: Values = {
+        "input_ids": sample.ids[None],
+        "position_ids": sample.positions[:1] if spec.decoder.mrope_section is None else sample.positions[:, None],
+        "image_features": none if joined is None else joined.features,
+        "past_lengths": np.zeros(1, np.int32),
+        "num_logits": np.array([seq], np.int64),
+        "num_hidden_states": np.array([seq], np.int64),
+    }
+    if taps:
+        empty = np.zeros((taps, *none.shape), np.float32)
+        values["deepstack_features"] = empty if joined is None or joined.deepstack is None else joined.deepstack
+    sizes: dict[int | str, int] = {"batch": 1, CAPACITY: 0}
+    for state in all_states(spec.decoder):
+        values[state.past] = np.zeros([sizes.get(size, 0) or int(size) if size != CAPACITY else 0 for size in state.shape], np.float32)
+    return {str(port.name): values[str(port.name)] for port in graph.model.graph.inputs}

@@ -1,0 +1,119 @@
+"""Calibrated weights on their way to the data files, one file for each tensor: a whole model never is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...calibration.packing import pack_low_first, unpack_low_first
+from ...calibration.rounding import Groups, dequantize
+from ..blocks import Source
+from ..checkpoint import LazyTensor
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration made of a tensor: its integers, if it is quantized, and the factors of smoothing.
+
+    The stored weights are the checkpoint's times `columns` and divided by `rows`; what was multiplied here is divided
+    in the tensor in front, and the other way round.
+    """
+
+    groups: Groups | None = None
+    columns: Floats | None = None  # [columns]
+    rows: Floats | None = None  # [rows]
+
+    def effective(self) -> Floats:
+        """The weights [rows, columns] that the quantized model stands for, without the factors."""
+        assert self.groups is not None
+        weights = dequantize(self.groups)
+        if self.columns is not None:
+            weights /= self.columns
+        if self.rows is not None:
+            weights *= self.rows[:, None]
+        return weights
+
+    def divided(self, rows: Floats) -> Calibrated:
+        """With each row divided by a factor [rows]; of integers the scales are, rounded to float16 once more."""
+        groups = self.groups
+        if groups is not None:
+            scales = (groups.scales.astype(np.float32) / rows[:, None]).astype(np.float16)
+            groups = Groups(groups.values, scales, groups.zero_points, groups.bits)
+        return Calibrated(groups, self.columns, rows if self.rows is None else self.rows * rows)
+
+
+class Store:
+    """A folder of calibrated tensors by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, made: Calibrated) -> None:
+        """Write a tensor, in one step."""
+        arrays: dict[str, Any] = {key: a for key in ("columns", "rows") if (a := getattr(made, key)) is not None}
+        if made.groups is not None:
+            arrays |= _arrays(made.groups)
+        path = self._path(name)
+        with open(path.with_suffix(".new"), "wb") as file:
+            np.savez(file, **arrays)
+        path.with_suffix(".new").replace(path)
+
+    def get(self, name: str) -> Calibrated | None:
+        """Read a tensor; None for one that was not calibrated."""
+        if not self._path(name).is_file():
+            return None
+        with np.load(self._path(name), allow_pickle=False) as arrays:
+            groups = _groups(arrays) if "values" in arrays else None
+            return Calibrated(groups, *(arrays[key] if key in arrays else None for key in ("columns", "rows")))
+
+    def divide_rows(self, name: str, rows: Floats) -> None:
+        """Divide the rows of a tensor, whether it was calibrated before or not."""
+        self.put(name, (self.get(name) or Calibrated()).divided(rows))
+
+    def parts(self, source: Source, tensor: LazyTensor) -> list[NDArray[Any]] | None:
+        """The stored form of a tensor for the data file; None for one that was not calibrated."""
+        made = self.get(source.name)
+        if made is None:
+            return None
+        if made.groups is not None:
+            assert source.matrix is not None
+            return source.matrix.pack_groups(made.groups)
+        return [*_scaled(source.pack(tensor.numpy()), made)]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz"
+
+
+def _scaled(parts: list[NDArray[Any]], made: Calibrated) -> Iterator[NDArray[Any]]:
+    for part in parts:
+        values = part.astype(np.float32)
+        if made.columns is not None:
+            values *= made.columns
+        if made.rows is not None:
+            values /= made.rows.reshape(-1, *[1] * (values.ndim - 1))
+        yield values.astype(part.dtype)
+
+
+def _arrays(groups: Groups) -> dict[str, Any]:
+    bits = 8 if groups.bits == 8 else 4  # two of fewer bits share a byte, too
+    arrays = {
+        "values": pack_low_first(groups.values, bits),
+        "scales": groups.scales,
+        "shape": np.array([groups.bits, groups.values.shape[1]]),
+    }
+    return arrays if groups.zero_points is None else {**arrays, "zero_points": groups.zero_points}
+
+
+def _groups(arrays: Any) -> Groups:
+    bits, columns = (int(value) for value in arrays["shape"])
+    values = unpack_low_first(arrays["values"], 8 if bits == 8 else 4, columns)
+    return Groups(values, arrays["scales"], arrays["zero_points"] if "zero_points" in arrays else None, bits)
