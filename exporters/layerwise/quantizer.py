@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.compensation import retarget
+from ...calibration.retarget import retarget
 from ...calibration.grid import Grid
 from ...calibration.inputs import Inputs
 from ...calibration.measure import output_error
 from ...calibration.methods import METHODS
 from ...calibration.moments import Moments, mean
-from ...calibration.rounding import quantize
+from ...calibration.rounding import Groups, quantize
 from ...calibration.smoothing import search_scales
 from ..scheme import Scheme
 from .smoothing import Smoothing
 from .stages import Product
+from ..checkpoint import LazyTensor
 from .store import Calibrated, Store
+from .streams import TABLE_ROWS
 
 Floats = NDArray[np.float32]
 DAMPING = 0.01  # of the second moments' mean diagonal, as in GPTQ
@@ -140,3 +142,19 @@ def _divide(smoothing: Smoothing, factor: Floats, store: Store) -> None:
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     return vars(outcome)
+
+
+def quantize_table(tensor: LazyTensor, scheme: Scheme) -> Calibrated:
+    """A token table, in blocks of rows, with scales searched for the smallest error of the weights themselves."""
+    blocks = []
+    for start in range(0, tensor.shape[0], TABLE_ROWS):
+        rows = tensor.rows(start, min(start + TABLE_ROWS, tensor.shape[0]))
+        blocks.append(METHODS["mse"](rows, _even(rows.shape[1]), grid_of(scheme)))
+    zeros = None if blocks[0].zero_points is None else np.concatenate([b.zero_points for b in blocks])  # type: ignore[misc]
+    return Calibrated(
+        Groups(np.concatenate([b.values for b in blocks]), np.concatenate([b.scales for b in blocks]), zeros, scheme.bits)
+    )
+
+
+def _even(columns: int) -> Inputs:
+    return Inputs(np.eye(columns, dtype=np.float32), np.ones(columns, np.float32))

@@ -86,7 +86,7 @@ class Store:
             return None
         if made.groups is not None:
             assert source.matrix is not None
-            return source.matrix.pack_groups(made.groups)
+            return source.matrix.store(made.groups)
         return [*_scaled(source.pack(tensor.numpy()), made)]
 
     def _path(self, name: str) -> Path:
