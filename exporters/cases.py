@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from ..targets.errors import InputError
 
 PHOTO = (896, 672)  # width, height of the generated photo: 588 image tokens of 32 x 32 pixels
 KINDS = {"task": str, "images": list, "prompt": str, "answer": str}
+# Of samples to calibrate on, which need a prompt alone.
+DEFAULTS: Mapping[str, Any] = {"task": "samples", "images": [], "answer": None}
+    "task": "samples",
+    "images": [],
+    "answer": None,
+}  # of samples to calibrate on, which need a prompt alone
 
 QUESTIONS = (  # of the built-in set: number of images, question
     (1, "Describe this image."),
@@ -42,30 +49,42 @@ class Case:
 
 def read_tasks(path: Path, limit: int | None = None) -> list[Case]:
     """The samples of a JSONL file, up to `limit` of each task; InputError names the line that is unusable."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the tasks file {path} cannot be read ({error}); expected JSON lines") from None
     counts: Counter[str] = Counter()
     cases = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            case = _case(path, number, line)
-            counts[case.task] += 1
-            if limit is None or counts[case.task] <= limit:
-                cases.append(case)
-    if not cases:
-        raise InputError(f"the tasks file {path} has no samples; expected one JSON object a line")
+    for number, line in _lines(path):
+        case = _case(path, number, line)
+        counts[case.task] += 1
+        if limit is None or counts[case.task] <= limit:
+            cases.append(case)
     return cases
 
 
-def _case(path: Path, number: int, line: str) -> Case:
+def read_samples(path: Path) -> list[Case]:
+    """The samples of a JSONL file to calibrate on: a prompt each, if wanted with images, an answer and a task."""
+    return [_case(path, number, line, DEFAULTS) for number, line in _lines(path)]
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers; there is at least one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the tasks file {path} cannot be read ({error}); expected JSON lines") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise InputError(f"the tasks file {path} has no samples; expected one JSON object a line")
+    return lines
+
+
+def _case(path: Path, number: int, line: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Case:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"line {number} of {path} is not JSON ({error})") from None
+    row = {**defaults, **row} if isinstance(row, dict) else {}
     for key, kind in KINDS.items():
-        if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+        optional = key in defaults and row.get(key) == defaults[key]
+        if not optional and not isinstance(row.get(key), kind):
             raise InputError(f"line {number} of {path} needs {key!r}, a {kind.__name__}; expected {', '.join(KINDS)}")
     images = tuple(str((path.parent / str(name)).resolve()) for name in row["images"])
     missing = [name for name in images if not Path(name).is_file()]

@@ -112,11 +112,13 @@ class Attention(nn.Module):
         super().__init__()
         self.dialect, self.spec = dialect, spec
         query, kv, bias = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.qkv_bias
-        scheme = policy.scheme("decoder", spec.hidden)
-        self.q_proj = Linear(dialect, spec.hidden, query * (2 if spec.output_gate else 1), scheme, bias=bias)
-        self.k_proj = Linear(dialect, spec.hidden, kv, scheme, bias=bias)
-        self.v_proj = Linear(dialect, spec.hidden, kv, scheme, bias=bias)
-        self.o_proj = Linear(dialect, query, spec.hidden, policy.scheme("decoder", query), bias=spec.output_bias)
+        rows = {"q_proj": query * (2 if spec.output_gate else 1), "k_proj": kv, "v_proj": kv}
+        schemes = {name: policy.scheme("decoder", spec.hidden, name) for name in rows}
+        self.q_proj, self.k_proj, self.v_proj = (
+            Linear(dialect, spec.hidden, rows[name], schemes[name], bias=bias) for name in rows
+        )
+        out = policy.scheme("decoder", query, "o_proj")
+        self.o_proj = Linear(dialect, query, spec.hidden, out, bias=spec.output_bias)
         self.q_norm = HeadNorm(dialect, spec) if spec.qk_norm else None
         self.k_norm = HeadNorm(dialect, spec) if spec.qk_norm else None
 
@@ -153,10 +155,12 @@ class MLP(nn.Module):
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.act = dialect, spec.activation
-        scheme, bias = policy.scheme("decoder", spec.hidden), spec.mlp_bias
-        self.gate_proj = Linear(dialect, spec.hidden, spec.intermediate, scheme, bias=bias)
-        self.up_proj = Linear(dialect, spec.hidden, spec.intermediate, scheme, bias=bias)
-        down = policy.scheme("decoder", spec.intermediate)
+        bias = spec.mlp_bias
+        self.gate_proj, self.up_proj = (
+            Linear(dialect, spec.hidden, spec.intermediate, policy.scheme("decoder", spec.hidden, name), bias=bias)
+            for name in ("gate_proj", "up_proj")
+        )
+        down = policy.scheme("decoder", spec.intermediate, "down_proj")
         self.down_proj = Linear(dialect, spec.intermediate, spec.hidden, down, bias=bias)
 
     def forward(self, op: Op, x: Value) -> Value:
@@ -172,11 +176,11 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         self.post_attention_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         if linear:
-            self.linear_attn = DeltaNet(dialect, spec, policy)
+            self.linear_attn = DeltaNet(dialect, spec, policy.inside("linear_attn"))
         else:
-            self.self_attn = Attention(dialect, spec, policy)
+            self.self_attn = Attention(dialect, spec, policy.inside("self_attn"))
         self.linear = linear
-        self.mlp = MLP(dialect, spec, policy)
+        self.mlp = MLP(dialect, spec, policy.inside("mlp"))
 
     def forward(
         self, op: Op, stream: Value, delta: Value | None, step: Step, past: tuple[Value, Value], first: Value | None
@@ -207,9 +211,12 @@ class Decoder(nn.Module):
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, image_token_id: int) -> None:
         super().__init__()
         self.dialect, self.spec, self.image_token_id = dialect, spec, image_token_id
-        self.embed_tokens = Table(spec.vocab, spec.hidden, policy.scheme("table", spec.hidden), shared=spec.tied)
-        kinds = [layer in spec.linear_layers for layer in range(spec.layers)]
-        self.layers = nn.ModuleList([Layer(dialect, spec, policy, linear=linear) for linear in kinds])
+        table = policy.scheme("table", spec.hidden, "embed_tokens")
+        self.embed_tokens = Table(spec.vocab, spec.hidden, table, shared=spec.tied)
+        self.layers = nn.ModuleList([
+            Layer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers)
+            for index in range(spec.layers)
+        ])  # fmt: skip
         self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
 
     def forward(self, op: Op, inputs: DecoderInputs, head: Linear | None) -> DecoderOutputs:

@@ -43,16 +43,17 @@ class DeltaNet(nn.Module):
         assert spec.delta_net is not None
         self.dialect, self.act, self.net = dialect, spec.activation, spec.delta_net
         net, hidden = spec.delta_net, spec.hidden
-        scheme = policy.scheme("linear_attention", hidden)
-        self.in_proj_qkv = Linear(dialect, hidden, net.mixed, scheme, bias=False)
-        self.in_proj_z = Linear(dialect, hidden, net.values, scheme, bias=False)
+        self.in_proj_qkv, self.in_proj_z = (
+            Linear(dialect, hidden, rows, policy.scheme("linear_attention", hidden, name), bias=False)
+            for name, rows in (("in_proj_qkv", net.mixed), ("in_proj_z", net.values))
+        )
         self.in_proj_b = Linear(dialect, hidden, net.value_heads, GATES, bias=False)
         self.in_proj_a = Linear(dialect, hidden, net.value_heads, GATES, bias=False)
         self.conv1d = Conv(net)
         self.dt_bias = nn.Parameter([net.value_heads])
         self.A_log = Derived([net.value_heads], lambda rows: -np.exp(rows))
         self.norm = GatedNorm(dialect, net, spec.norm_eps)
-        out = policy.scheme("linear_attention", net.values)
+        out = policy.scheme("linear_attention", net.values, "out_proj")
         self.out_proj = Linear(dialect, net.values, hidden, out, bias=False)
 
     def forward(self, op: Op, x: Value, past: tuple[Value, Value]) -> tuple[Value, tuple[Value, Value]]:

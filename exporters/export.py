@@ -78,15 +78,21 @@ def prepare(path: str | Path, options: Options) -> Job:
         symmetric=options.symmetric,
         int8_roles=target.int8_activations,
     )
-    dialect = OrtDialect(accuracy_level=target.accuracy_level)
-    found = locate(checkpoint, family.prefixes, family.aliases)
-    graphs = tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, OPSETS))
+    graphs = describe_graphs(checkpoint, family, spec, policy, OrtDialect(accuracy_level=target.accuracy_level))
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
     job = Job(checkpoint, family, spec, options, target, policy, graphs)
-    _sections(job)  # raises for unusable processor settings and tokens
+    sections(job)  # raises for unusable processor settings and tokens
     lowering.check(job)
     return job
+
+
+def describe_graphs(
+    checkpoint: Checkpoint, family: Family[Any], spec: Spec, policy: Policy, dialect: OrtDialect
+) -> tuple[Graph, ...]:
+    """The graphs of a checkpoint without weights, their sources named as the checkpoint has them."""
+    found = locate(checkpoint, family.prefixes, family.aliases)
+    return tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, OPSETS))
 
 
 def find_family(checkpoint: Checkpoint) -> Family[Any]:
@@ -157,10 +163,11 @@ def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
     tokenizer = json.loads(job.checkpoint.tokenizer_path.read_text(encoding="utf-8"))
     compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
     writer.add("tokenizer.json").write_text(compact, encoding="utf-8")
-    writer.add("chat_template.jinja").write_text(_template(job.checkpoint), encoding="utf-8")
+    writer.add("chat_template.jinja").write_text(chat_template(job.checkpoint), encoding="utf-8")
 
 
-def _template(checkpoint: Checkpoint) -> str:
+def chat_template(checkpoint: Checkpoint) -> str:
+    """The chat template of a checkpoint; an InputError where it has none."""
     if checkpoint.chat_template is None:
         raise InputError(
             f"{checkpoint.path} has no chat template; expected chat_template.jinja or chat_template "
@@ -176,9 +183,10 @@ def _key(job: Job) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _sections(job: Job) -> dict[str, Any]:
+def sections(job: Job) -> dict[str, Any]:
+    """The sections of the manifest that say how to make prompts and cut images."""
     if isinstance(job.spec, ModelSpec):
-        _template(job.checkpoint)
+        chat_template(job.checkpoint)
     return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 
@@ -196,7 +204,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "target": job.target.name,
         "precision": dict(lowering.precision(job)),
         "graphs": lowering.signatures(job),
-        **_sections(job),
+        **sections(job),
         "generation": checkpoint.generation_config,
         "evidence": {},
         "tools": _tools(lowering.tools),
@@ -218,7 +226,9 @@ def _precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
             yield source.name, {**vars(scheme), "parameters": parameters, "bytes": stored}
 
 
-def _signature(graph: Graph) -> dict[str, Any]:
+def signature(graph: Graph) -> dict[str, Any]:
+    """What the manifest says of a graph: its file, inputs and outputs."""
+
     def ports(values: Any) -> dict[str, Any]:
         return {v.name: {"dtype": v.dtype.name, "shape": [_dim(d) for d in v.shape]} for v in values}
 

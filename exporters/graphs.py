@@ -119,10 +119,11 @@ def build_mtp(
     text = spec.decoder
     inputs = _mtp_inputs(spec)
     builder = _builder("mtp", [*(v for v in vars(inputs).values() if isinstance(v, ir.Value)), *inputs.past], opsets)
-    table = Table(text.vocab, text.hidden, policy.scheme("table", text.hidden), shared=text.tied)
+    scheme = policy.scheme("table", text.hidden, "embed_tokens")
+    table = Table(text.vocab, text.hidden, scheme, shared=text.tied)
     table._set_name("embed_tokens")
     head = None if text.tied else _head(spec, policy, dialect, prefixes)
-    mtp = MtpHead(dialect, text, policy, spec.image_token_id)
+    mtp = MtpHead(dialect, text, policy.inside("mtp"), spec.image_token_id)
     out = mtp(builder.op, inputs, table, head)
     _output(builder, out.logits, "logits", F32, ["batch", "num_logits", text.vocab])
     _output(builder, out.hidden_states, "draft_hidden_states", F32, ["batch", "num_logits", text.hidden])
@@ -174,7 +175,7 @@ def _present(builder: GraphBuilder, values: tuple[Value, Value], states: tuple[S
 
 def _head(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes) -> Linear:
     text = spec.decoder
-    head = Linear(dialect, text.hidden, text.vocab, policy.scheme("table", text.hidden), bias=False)
+    head = Linear(dialect, text.hidden, text.vocab, policy.scheme("table", text.hidden, "lm_head"), bias=False)
     head._set_name(prefixes.head)
     return head
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from ..targets.errors import InputError, closest
 
@@ -75,12 +76,20 @@ class Policy:
     group_size: int
     symmetric: bool
     int8_roles: tuple[str, ...] = ()  # roles whose inputs may be rounded to 8 bits as one tensor
+    chosen: Mapping[str, Scheme] = field(default_factory=dict)  # of single matrices of the decoder, by path
+    path: str = ""  # of the module that asks, below the decoder
 
-    def scheme(self, role: str, inputs: int) -> Scheme:
-        """The scheme of a matrix with `inputs` columns in a role.
+    def inside(self, module: str) -> Policy:
+        """The policy for what is inside a module of the decoder."""
+        return replace(self, path=f"{self.path}{module}.")
+
+    def scheme(self, role: str, inputs: int, name: str = "") -> Scheme:
+        """The scheme of a matrix with `inputs` columns in a role; `name` is that of a matrix of the decoder.
 
         Roles are the fields of Precision, or one of these with a part of its own, as in "vision.qkv".
         """
+        if self.path + name in self.chosen:
+            return self.chosen[self.path + name]
         part = role.partition(".")[0]
         bits = int(getattr(self.precision, part))
         if bits > 8:

@@ -9,21 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...calibration.moments import Moments
-from ...calibration.rounding import Groups
-from ..blocks import Source
+from ...runtimes.engine import ImageFeatures
 from ..graphs import Graph
 from ..scheme import Scheme
-from .head import stored_head
-from .judge import Candidate
+from .candidates import stored
 from .model import FloatModel, features_of
 from .quantizer import Outcome, Recipe, quantize_group, quantize_table
-from .samples import IMAGE, Picture, Sample
+from .samples import IMAGE, Picture, Sample, draft_values
 from .smoothing import Smoothing, smoothings
-from .stages import Product, Stage, Stages
+from .stages import Product, Stage, Stages, cut
 from .store import Store
-from .streams import Effective, Floats, Runner, Stream
+from .streams import Runner, Stream
 
 Progress = Callable[[int, int], None]
+Kinds = Sequence[NDArray[np.int8]]  # of the tokens of each sample; one for all where they are the same
 PARTS = ("text", "image")  # what moments are gathered of apart
 
 
@@ -37,82 +36,94 @@ class Plan:
 
 
 class Calibration:
-    """One calibration on its way through a model."""
+    """One calibration on its way through a model, into a store.
+
+    Two streams run side by side where the recipe wants it: the float32 model, and the model as quantized so far.
+    """
 
     def __init__(self, model: FloatModel, plan: Plan, store: Store, text_prefix: str) -> None:
         self.model, self.plan, self.store = model, plan, store
-        found = smoothings(model.spec.decoder, text_prefix)
-        self.smoothings = {name: _existing(s, model) for s in found for name in s.consumers}
+        found = (_existing(smoothing, model) for smoothing in smoothings(model.spec.decoder, text_prefix))
+        self.smoothings = {name: smoothing for smoothing in found for name in smoothing.consumers}
         self.outcomes: list[Outcome] = []
+        self.done = 0
+        graphs = [self.model.vision_stages, self.model.decoder_stages, *([cut(model.mtp)] if model.mtp else [])]
+        self.total = sum(len(stages.stages) for stages in graphs)
 
     def run(self, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress) -> list[Outcome]:
-        """Calibrate the vision encoder, the token table and the decoder into the store."""
-        model, keys = self.model, sorted({key for sample in samples for key in sample.pictures})
-        self.done, self.total = 0, len(model.decoder_stages.stages) + len(model.vision_stages.stages)
-        seen = self._streams([Stream(model.pictures([pictures[key] for key in keys])) for _ in range(self._count)])
+        """Calibrate the vision encoder, the token table, the decoder and a draft head."""
+        model, keys = self.model, keys_of(samples)
+        count = 2 if self.plan.recipe.quantized_inputs else 1
+        seen = [Stream(model.pictures([pictures[key] for key in keys])) for _ in range(count)]
         if keys:
-            kinds = [np.full(1, IMAGE, np.int8)] * len(keys)
-            self._pass(model.vision_stages, seen, kinds, {}, progress)
-        else:
-            self._nearest(model.vision)
-        self._tables()
-        starts = [model.questions(samples, features_of(stream, keys)) for stream in seen]
-        streams = self._streams([Stream(start) for start in starts])
-        self._pass(model.decoder_stages, streams, [s.kinds for s in samples], self.smoothings, progress)
+            self._pass(model.vision_stages, seen, [np.full(1, IMAGE, np.int8)] * len(keys), progress)
+        self._quantize_tables(model.decoder)
+        streams = [Stream(model.questions(samples, features_of(stream, keys))) for stream in seen]
+        starts = [stream.samples for stream in streams] if model.mtp else []
+        starts = [[dict(values) for values in start] for start in starts]
+        self._pass(model.decoder_stages, streams, [sample.kinds for sample in samples], progress)
+        if model.mtp is not None:
+            drafts = [
+                Stream([
+                    draft_values(sample, values, hidden[model.last], model.mtp)
+                    for sample, values, hidden in zip(samples, start, stream.samples, strict=True)
+                ])
+                for start, stream in zip(starts, streams, strict=True)
+            ]  # fmt: skip
+            self._pass(cut(model.mtp), drafts, [sample.kinds[1:] for sample in samples], progress)
         return self.outcomes
 
-    @property
-    def _count(self) -> int:
-        return 2 if self.plan.recipe.quantized_inputs else 1
+    def _quantize_tables(self, graph: Graph) -> None:
+        """Quantize the token table and the output head, before the first token is looked up."""
+        products = {p.source.name for stage in self.model.decoder_stages.stages for p in stage.products}
+        for source in graph.sources:
+            if source.matrix is not None and source.name not in products and self.plan.schemes[source.name].quantized:
+                tensor = self.model.checkpoint.tensor(source.name)
+                self.store.put(source.name, quantize_table(tensor, self.plan.schemes[source.name]))
 
-    def _streams(self, streams: list[Stream]) -> list[Stream]:
-        return streams
-
-    def _tables(self) -> None:
-        """Quantize the token table and the head before the first token is looked up."""
-        for source in _tables(self.model.decoder):
-            scheme = self.plan.schemes[source.name]
-            if scheme.quantized:
-                self.store.put(source.name, quantize_table(self.model.checkpoint.tensor(source.name), scheme))
-
-    def _nearest(self, graph: Graph) -> None:
-        """Nothing to do: what is not in the store is rounded to nearest when it is written."""
-
-    def _pass(
-        self,
-        stages: Stages,
-        streams: list[Stream],
-        kinds: Sequence[NDArray[np.int8]],
-        table: Mapping[str, Smoothing],
-        progress: Progress,
-    ) -> None:
+    def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, progress: Progress) -> None:
         candidate = stored(self.model, self.store)
-        tables = [self.model.rows, candidate.tables]
+        tables = (self.model.rows, candidate.tables)
         named = {str(index): (stream, tables[index]) for index, stream in enumerate(streams)}
         for runner in self.model.runners(stages, named):
-            self._quantize(runner, streams, kinds, table)
+            for value, products in by_input(runner.stage):
+                if any(self.plan.schemes[product.source.name].quantized for product in products):
+                    self._quantize(runner, products, gather(streams, value, products[0].matrix.columns, kinds))
             streams[0].advance(runner)
             for other in streams[1:]:
                 other.advance(runner, candidate.matrices(runner))
             self.done += 1
             progress(self.done, self.total)
 
-    def _quantize(
-        self, runner: Runner, streams: list[Stream], kinds: Sequence[NDArray[np.int8]], table: Mapping[str, Smoothing]
-    ) -> None:
-        for value, products in _by_input(runner.stage):
-            if not any(self.plan.schemes[p.source.name].quantized for p in products):
-                continue
-            moments = gather(streams, value, products[0].matrix.columns, kinds)
-            share = {"text": 1 - self.plan.image_share, "image": self.plan.image_share}
-            weights = {p.source.name: runner.original(p) for p in products}
-            smoothing = table.get(products[0].source.name)
-            self.outcomes += quantize_group(
-                products, weights, moments, share, self.plan.schemes, smoothing, self.plan.recipe, self.store
-            )
+    def _quantize(self, runner: Runner, products: Sequence[Product], moments: Mapping[str, Moments]) -> None:
+        weights = {product.source.name: runner.original(product) for product in products}
+        self.outcomes += quantize_group(
+            weights,
+            moments,
+            {"text": 1 - self.plan.image_share, "image": self.plan.image_share},
+            self.plan.schemes,
+            self.smoothings.get(products[0].source.name),
+            self.plan.recipe,
+            self.store,
+        )
 
 
-def gather(streams: list[Stream], value: str, columns: int, kinds: Sequence[NDArray[np.int8]]) -> dict[str, Moments]:
+def keys_of(samples: Sequence[Sample]) -> list[str]:
+    """The pictures of samples, each once."""
+    return sorted({key for sample in samples for key in sample.pictures})
+
+
+def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture]) -> dict[str, ImageFeatures]:
+    """The features of the pictures of samples, as the float32 model has them."""
+    keys = keys_of(samples)
+    stream = Stream(model.pictures([pictures[key] for key in keys]))
+    if keys:
+        for runner in model.runners(model.vision_stages, {"float": (stream, model.rows)}):
+            stream.advance(runner)
+    return features_of(stream, keys)
+
+
+def gather(streams: Sequence[Stream], value: str, columns: int, kinds: Kinds) -> dict[str, Moments]:
     """Moments of a value over all samples, by part."""
     moments = {part: Moments(columns, len(streams) > 1) for part in PARTS}
     for index, kind in enumerate(kinds):
@@ -123,44 +134,13 @@ def gather(streams: list[Stream], value: str, columns: int, kinds: Sequence[NDAr
     return moments
 
 
-def stored(model: FloatModel, store: Store) -> Candidate:
-    """The model with the weights of a store; matrices that are not there stay as they are."""
-
-    def matrices(runner: Runner) -> Effective:
-        def effective(product: Product) -> Floats | None:
-            made = store.get(product.source.name)
-            return None if made is None or made.groups is None else made.effective()
-
-        return effective
-
-    def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
-        made = stored_head(store, source)
-        if made is None:
-            return model.rows(source, ids)
-        return _dequantized(made, ids)
-
-    return Candidate(matrices, rows, lambda source: stored_head(store, source))
-
-
-def _dequantized(made: Groups, ids: NDArray[np.int64]) -> Floats:
-    from ...calibration.rounding import dequantize
-
-    zeros = None if made.zero_points is None else made.zero_points[ids]
-    return dequantize(Groups(made.values[ids], made.scales[ids], zeros, made.bits))
-
-
-def _by_input(stage: Stage) -> Iterator[tuple[str, list[Product]]]:
-    values = dict.fromkeys(product.input for product in stage.products)
-    for value in values:
+def by_input(stage: Stage) -> Iterator[tuple[str, list[Product]]]:
+    """The products of a stage that share an input, with its name."""
+    for value in dict.fromkeys(product.input for product in stage.products):
         yield value, [product for product in stage.products if product.input == value]
 
 
-def _tables(graph: Graph) -> Iterator[Source]:
-    for source in graph.sources:
-        if source.name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            yield source
-
-
 def _existing(smoothing: Smoothing, model: FloatModel) -> Smoothing:
+    """Without the biases that this model does not have."""
     there = tuple(name for name in smoothing.producers if name in model.checkpoint.tensors)
     return Smoothing(smoothing.consumers, there, smoothing.tied, smoothing.halves)

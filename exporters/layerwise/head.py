@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.rounding import Groups, dequantize
+from ...calibration.rounding import Groups
 from ..blocks import Source
 from ..checkpoint import Checkpoint
-from .store import Store
+from .candidates import some_rows
 from .streams import table_blocks
 
 Floats = NDArray[np.float32]
@@ -80,15 +80,4 @@ def predict(
 def head_blocks(checkpoint: Checkpoint, source: Source, made: Groups | None) -> Blocks:
     """The rows of an output head, as the checkpoint has them or as integers stand for them."""
     for start, rows in table_blocks(checkpoint, source):
-        if made is None:
-            yield rows
-        else:
-            part = slice(start, start + len(rows))
-            zeros = None if made.zero_points is None else made.zero_points[part]
-            yield dequantize(Groups(made.values[part], made.scales[part], zeros, made.bits))
-
-
-def stored_head(store: Store, source: Source) -> Groups | None:
-    """The integers of a head in a store."""
-    found = store.get(source.name)
-    return None if found is None else found.groups
+        yield rows if made is None else some_rows(made, slice(start, start + len(rows)))

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.rounding import Groups
-from ..blocks import Source
+from ...runtimes.engine import ImageFeatures
+from .candidates import Candidate, unchanged
 from .head import Predictions, head_blocks, predict
-from .model import FloatModel, Tables, features_of
+from .model import FloatModel, features_of
 from .samples import BEHIND, IMAGE, KINDS, TEXT, Picture, Sample
 from .stages import Stages
-from .streams import Effective, Floats, Runner, Stream, Values
+from .streams import Floats, Runner, Stream, Values
 
 ROWS = 8192  # positions that are compared in all; more tell no more
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A way to store the weights: what each matrix, the token table and the output head become."""
-
-    matrices: Callable[[Runner], Effective]
-    tables: Tables
-    head: Callable[[Source], Groups | None]
-
-
-@dataclass(frozen=True)
 class Judgement:
-    """Means over held-out positions. `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers."""
+    """Means over held-out positions. `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers.
+
+    `drift` is the relative mean square error of the inputs of each matrix, which all layers in front add up to.
+    """
 
     kl: Mapping[str, float]
     top1: Mapping[str, float]
     positions: Mapping[str, int]
     perplexity: float
     accuracy: Mapping[str, float]
+    drift: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_kl(self) -> float:
@@ -54,52 +48,56 @@ def judge(
     progress: Progress = lambda *_: None,
 ) -> dict[str, Judgement]:
     """The judgement of each candidate, and of the float32 model itself under "float"."""
-    keys = sorted({key for sample in samples for key in sample.pictures})
-    start = model.pictures([pictures[key] for key in keys])
-    seen = {name: Stream(start) for name in ("float", *candidates)} if keys else {}
-    total = len(model.decoder_stages.stages) + len(model.vision_stages.stages)
-    steps = _Steps(progress, total)
-    if seen:
-        _walk(model, model.vision_stages, seen, candidates, steps)
-    streams = {
-        name: Stream(model.questions(samples, features_of(seen[name], keys) if seen else {}))
-        for name in ("float", *candidates)
-    }
-    _walk(model, model.decoder_stages, streams, candidates, steps)
+    race = _Race(model, {"float": unchanged(model), **candidates}, progress)
+    features = race.see(sorted({key for sample in samples for key in sample.pictures}), pictures)
+    streams = {name: Stream(model.questions(samples, seen)) for name, seen in features.items()}
+    drifts = race.walk(model.decoder_stages, streams)
     rows = [_positions(sample, max(1, ROWS // len(samples))) for sample in samples]
     following = np.concatenate([np.append(s.ids[1:], -1)[r] for s, r in zip(samples, rows, strict=True)])
     hidden = {name: _gather(stream.samples, model.last, rows) for name, stream in streams.items()}
-    made: dict[str, Callable[[Source], Groups | None]] = {"float": lambda _: None}
-    made |= {name: candidate.head for name, candidate in candidates.items()}
     out = {}
-    for name, head in made.items():
-        blocks = (head_blocks(model.checkpoint, model.head, groups) for groups in (None, head(model.head)))
-        found = predict(hidden["float"], hidden[name], *blocks, following)
-        out[name] = _judgement(samples, rows, found)
+    for name, candidate in race.candidates.items():
+        plain, other = (head_blocks(model.checkpoint, model.head, g) for g in (None, candidate.head(model.head)))
+        found = predict(hidden["float"], hidden[name], plain, other, following)
+        out[name] = replace(_judgement(samples, rows, found), drift=drifts[name])
     return out
 
 
-class _Steps:
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+class _Race:
+    """Candidates side by side through the stages, the float32 model first."""
 
-    def advance(self) -> None:
-        self.done += 1
-        self.progress(self.done, self.total)
+    def __init__(self, model: FloatModel, candidates: Mapping[str, Candidate], progress: Progress) -> None:
+        self.model, self.candidates, self.progress = model, candidates, progress
+        self.done, self.total = 0, len(model.decoder_stages.stages) + len(model.vision_stages.stages)
+
+    def see(self, keys: Sequence[str], pictures: Mapping[str, Picture]) -> dict[str, dict[str, ImageFeatures]]:
+        """The features of all pictures by key, for each candidate."""
+        streams = {name: Stream(self.model.pictures([pictures[key] for key in keys])) for name in self.candidates}
+        if keys:
+            self.walk(self.model.vision_stages, streams)
+        return {name: features_of(stream, keys) for name, stream in streams.items()}
+
+    def walk(self, stages: Stages, streams: Mapping[str, Stream]) -> dict[str, dict[str, float]]:
+        """Take all streams through; how far each is off at the input of each matrix, see `Judgement.drift`."""
+        named = {name: (stream, self.candidates[name].tables) for name, stream in streams.items()}
+        drifts: dict[str, dict[str, float]] = {name: {} for name in streams}
+        for runner in self.model.runners(stages, named):
+            for name, stream in streams.items():
+                drifts[name] |= _drift(runner, streams["float"], stream)
+            for name, stream in streams.items():
+                stream.advance(runner, self.candidates[name].matrices(runner))
+            self.done += 1
+            self.progress(self.done, self.total)
+        return drifts
 
 
-def _walk(
-    model: FloatModel,
-    stages: Stages,
-    streams: Mapping[str, Stream],
-    candidates: Mapping[str, Candidate],
-    steps: _Steps,
-) -> None:
-    tables: dict[str, Tables] = {"float": model.rows, **{name: c.tables for name, c in candidates.items()}}
-    for runner in model.runners(stages, {name: (stream, tables[name]) for name, stream in streams.items()}):
-        for name, stream in streams.items():
-            stream.advance(runner, candidates[name].matrices(runner) if name in candidates else lambda _: None)
-        steps.advance()
+def _drift(runner: Runner, plain: Stream, other: Stream) -> dict[str, float]:
+    found = {}
+    for product in runner.stage.products:
+        pairs = [(a[product.input], b[product.input]) for a, b in zip(plain.samples, other.samples, strict=True)]
+        lost = sum(float(np.square(a - b).sum(dtype=np.float64)) for a, b in pairs)
+        found[product.source.name] = lost / max(sum(float(np.square(a).sum(dtype=np.float64)) for a, _ in pairs), 1e-30)
+    return found
 
 
 def _positions(sample: Sample, most: int) -> NDArray[np.int64]:
@@ -133,8 +131,3 @@ def _judgement(samples: Sequence[Sample], rows: Sequence[NDArray[np.int64]], fou
         perplexity=float(np.exp(min(found.loss[counted].mean(), 700.0))),
         accuracy={task: float(np.mean(values)) for task, values in right.items()},
     )
-
-
-def to_json(judgement: Judgement) -> dict[str, Any]:
-    """As plain data."""
-    return vars(judgement)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.retarget import retarget
 from ...calibration.grid import Grid
 from ...calibration.inputs import Inputs
 from ...calibration.measure import output_error
 from ...calibration.methods import METHODS
 from ...calibration.moments import Moments, mean
+from ...calibration.retarget import retarget
 from ...calibration.rounding import Groups, quantize
 from ...calibration.smoothing import search_scales
+from ..checkpoint import LazyTensor
 from ..scheme import Scheme
 from .smoothing import Smoothing
-from .stages import Product
-from ..checkpoint import LazyTensor
 from .store import Calibrated, Store
 from .streams import TABLE_ROWS
 
@@ -56,11 +54,11 @@ class Outcome:
 
 
 def grid_of(scheme: Scheme) -> Grid:
+    """The integers of a scheme."""
     return Grid(scheme.bits, scheme.group_size, scheme.symmetric)
 
 
 def quantize_group(
-    products: Sequence[Product],
     weights: Mapping[str, Floats],
     moments: Mapping[str, Moments],
     shares: Mapping[str, float],
@@ -69,19 +67,19 @@ def quantize_group(
     recipe: Recipe,
     store: Store,
 ) -> list[Outcome]:
-    """Quantize the matrices that share an input, and store them with the factors of smoothing."""
-    kinds = list(moments)
-    means = mean([moments[kind] for kind in kinds], [shares[kind] for kind in kinds])
+    """Quantize the matrices that share an input, and store them with the factors of smoothing.
+
+    `shares` say how much the tokens of each kind count, whatever their number.
+    """
+    means = mean(list(moments.values()), [shares[kind] for kind in moments])
     inputs = Inputs(means["second"], means["magnitude"])
-    rounded = [p for p in products if schemes[p.source.name].quantized]
     factor = None
-    if smoothing is not None and recipe.smooth and rounded:
-        factor = _factor(rounded, weights, inputs, schemes, smoothing)
+    if smoothing is not None and recipe.smooth:
+        factor = _factor(weights, inputs, schemes, smoothing)
     outcomes = []
-    for product in products:
-        name = product.source.name
+    for name, weight in weights.items():
         if schemes[name].quantized:
-            outcomes.append(_quantize(name, weights[name], inputs, means["cross"], schemes[name], factor, recipe, store))
+            outcomes.append(_quantize(name, weight, inputs, means["cross"], schemes[name], factor, recipe, store))
         elif factor is not None:
             store.put(name, Calibrated(columns=factor))
     if factor is not None and smoothing is not None:
@@ -90,19 +88,15 @@ def quantize_group(
 
 
 def _factor(
-    products: Sequence[Product],
-    weights: Mapping[str, Floats],
-    inputs: Inputs,
-    schemes: Mapping[str, Scheme],
-    smoothing: Smoothing,
+    weights: Mapping[str, Floats], inputs: Inputs, schemes: Mapping[str, Scheme], smoothing: Smoothing
 ) -> Floats | None:
     """The factors of the columns; None where none is better."""
+    rounded = [name for name in weights if schemes[name].quantized]
     parts: list[Floats] = []
-    for product in products:
-        weight = weights[product.source.name]
-        halves = smoothing.halves.get(product.source.name)
-        parts += [weight] if halves is None else [weight[rows] for rows in halves]
-    grid = grid_of(schemes[products[0].source.name])
+    for name in rounded:
+        halves = smoothing.halves.get(name)
+        parts += [weights[name]] if halves is None else [weights[name][rows] for rows in halves]
+    grid = grid_of(schemes[rounded[0]])
     scale, before, after = search_scales(parts, inputs, METHODS["rtn"], grid, tied=smoothing.tied)
     return scale if after < before else None
 
@@ -121,12 +115,16 @@ def _quantize(
     known, grid = inputs, grid_of(scheme)
     if factor is not None:
         target, known = target * factor, inputs.divided(factor)
-    made = Calibrated(METHODS[recipe.method](target, known, grid), columns=factor)
+    method = recipe.method if grid.bits < 8 else "rtn"  # 8 bits lose nothing that a search could find
+    made = Calibrated(METHODS[method](target, known, grid), columns=factor)
     store.put(name, made)
     nearest = quantize(weight, bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
     spread = float(inputs.magnitude.max() / max(float(np.median(inputs.magnitude)), 1e-12))
     return Outcome(
-        name, output_error(weight, made.effective(), inputs.second), output_error(weight, nearest, inputs.second), spread
+        name,
+        output_error(weight, made.effective(), inputs.second),
+        output_error(weight, nearest, inputs.second),
+        spread,
     )
 
 
@@ -135,13 +133,9 @@ def _divide(smoothing: Smoothing, factor: Floats, store: Store) -> None:
     rows = factor
     if smoothing.tied is not None:
         rows = np.ones(smoothing.tied.max() + 1, np.float32)
-        rows[smoothing.tied] = factor
+        rows[smoothing.tied] = factor  # the same for all inputs that one row makes
     for name in smoothing.producers:
         store.divide_rows(name, rows)
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    return vars(outcome)
 
 
 def quantize_table(tensor: LazyTensor, scheme: Scheme) -> Calibrated:
@@ -150,10 +144,9 @@ def quantize_table(tensor: LazyTensor, scheme: Scheme) -> Calibrated:
     for start in range(0, tensor.shape[0], TABLE_ROWS):
         rows = tensor.rows(start, min(start + TABLE_ROWS, tensor.shape[0]))
         blocks.append(METHODS["mse"](rows, _even(rows.shape[1]), grid_of(scheme)))
-    zeros = None if blocks[0].zero_points is None else np.concatenate([b.zero_points for b in blocks])  # type: ignore[misc]
-    return Calibrated(
-        Groups(np.concatenate([b.values for b in blocks]), np.concatenate([b.scales for b in blocks]), zeros, scheme.bits)
-    )
+    zeros = [block.zero_points for block in blocks if block.zero_points is not None]
+    values, scales = (np.concatenate([getattr(block, part) for block in blocks]) for part in ("values", "scales"))
+    return Calibrated(Groups(values, scales, np.concatenate(zeros) if zeros else None, scheme.bits))
 
 
 def _even(columns: int) -> Inputs:

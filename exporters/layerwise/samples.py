@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ...targets.errors import InputError
 from ..cases import Case
 from ..graphs import Graph
 from ..spec import ModelSpec
-from ..states import CAPACITY, all_states
+from ..states import CAPACITY, State, all_states
 from .streams import Values
 
 TEXT, IMAGE, BEHIND = range(3)  # kinds of tokens: text alone, of an image, text behind an image
@@ -96,8 +96,8 @@ class SampleBuilder:
 
 def _kinds(length: int, spans: Ints) -> NDArray[np.int8]:
     kinds = np.full(length, TEXT, np.int8)
-    for first, last in spans.tolist():
-        kinds[last:] = BEHIND
+    if len(spans):
+        kinds[spans[0, 1] :] = BEHIND
     for first, last in spans.tolist():
         kinds[first:last] = IMAGE
     return kinds
@@ -125,7 +125,26 @@ def sample_values(sample: Sample, features: Mapping[str, ImageFeatures], spec: M
     if taps:
         empty = np.zeros((taps, *none.shape), np.float32)
         values["deepstack_features"] = empty if joined is None or joined.deepstack is None else joined.deepstack
-    sizes: dict[int | str, int] = {"batch": 1, CAPACITY: 0}
-    for state in all_states(spec.decoder):
-        values[state.past] = np.zeros([sizes.get(size, 0) or int(size) if size != CAPACITY else 0 for size in state.shape], np.float32)
+    values |= {state.past: _empty(state) for state in all_states(spec.decoder)}
     return {str(port.name): values[str(port.name)] for port in graph.model.graph.inputs}
+
+
+def draft_values(sample: Sample, values: Values, hidden: Floats, mtp: Graph) -> Values:
+    """The inputs of a head for multi-token prediction, from the decoder's and its hidden states [1, seq, hidden]."""
+    seq = len(sample.ids) - 1
+    made: Values = {
+        **values,
+        "input_ids": sample.ids[None, 1:],
+        "hidden_states": hidden[:, :-1],
+        "position_ids": sample.positions[:, None, 1:],
+        "num_logits": np.array([seq], np.int64),
+    }
+    for port in mtp.model.graph.inputs:
+        if str(port.name).startswith("past_key_values") and port.shape is not None:
+            made[str(port.name)] = np.zeros([1, int(port.shape[1]), 0, int(port.shape[3])], np.float32)  # type: ignore[arg-type]
+    return {str(port.name): made[str(port.name)] for port in mtp.model.graph.inputs}
+
+
+def _empty(state: State) -> Floats:
+    sizes: dict[int | str, int] = {"batch": 1, CAPACITY: 0}
+    return np.zeros([sizes[size] if isinstance(size, str) else size for size in state.shape], np.float32)

@@ -73,7 +73,7 @@ class Store:
             return None
         with np.load(self._path(name), allow_pickle=False) as arrays:
             groups = _groups(arrays) if "values" in arrays else None
-            return Calibrated(groups, *(arrays[key] if key in arrays else None for key in ("columns", "rows")))
+            return Calibrated(groups, *(arrays.get(key) for key in ("columns", "rows")))
 
     def divide_rows(self, name: str, rows: Floats) -> None:
         """Divide the rows of a tensor, whether it was calibrated before or not."""
@@ -116,4 +116,4 @@ def _arrays(groups: Groups) -> dict[str, Any]:
 def _groups(arrays: Any) -> Groups:
     bits, columns = (int(value) for value in arrays["shape"])
     values = unpack_low_first(arrays["values"], 8 if bits == 8 else 4, columns)
-    return Groups(values, arrays["scales"], arrays["zero_points"] if "zero_points" in arrays else None, bits)
+    return Groups(values, arrays["scales"], arrays.get("zero_points"), bits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ TABLE_ROWS = 4096  # of a table in memory at a time
 
 
 class Runner:
-    """A stage as a session of ONNX Runtime, in float32, whose weights are inputs: other weights need no other session."""
+    """A stage as a session of ONNX Runtime in float32. Weights are inputs: others need no other session."""
 
     def __init__(self, stage: Stage, checkpoint: Checkpoint, like: Values, threads: int) -> None:
         """`like` are the values of a sample, which tell the types of the inputs."""
@@ -115,7 +114,9 @@ def _model(stage: Stage, like: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     ]
     outputs = [onnx.ValueInfoProto(name=name) for name in stage.outputs]
     used = {value for node in stage.nodes for value in node.inputs if value is not None}
-    constants = [ir.to_proto(node) for node in {value.producer() for value in used} if node and node.op_type == "Constant"]
+    constants = [
+        ir.to_proto(node) for node in {value.producer() for value in used} if node and node.op_type == "Constant"
+    ]
     tensors = [_tensor(value) for value in used if value.const_value is not None]
     graph = onnx.helper.make_graph(
         [*constants, *(ir.to_proto(node) for node in stage.nodes)], "stage", inputs, outputs, tensors

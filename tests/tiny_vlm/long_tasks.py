@@ -109,10 +109,11 @@ def _scale(scene: Scene) -> Scene:
 def square_examples(task: str, count: int, seed: int = 1) -> list[Example]:
     """`count` held-out examples of any task with square pictures, and answers of more than 80 tokens to long ones."""
     rng = random.Random(f"heldout-square-{task}-{seed}")
-    return [_square_example(rng, task, HELDOUT_FONTS) for _ in range(count)]
+    return [square_example(rng, task, HELDOUT_FONTS) for _ in range(count)]
 
 
-def _square_example(rng: random.Random, task: str, fonts: Sequence[str]) -> Example:
+def square_example(rng: random.Random, task: str, fonts: Sequence[str]) -> Example:
+    """One of any task with a square picture, and an answer of more than 80 tokens to a long one."""
     if task == "recite":
         return recite_example(rng, fewest=82)
     if task == "describe":

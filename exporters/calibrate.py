@@ -1,0 +1,245 @@
+"""Calibration as a part of an export: samples, mixed precision, the pass through the layers, and the judgement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..targets.errors import InputError, closest
+from . import weights
+from .calibration_samples import SampleSet, choose_samples, picture_count
+from .dialects.ort import OrtDialect
+from .export import Job, chat_template, describe_graphs, sections, signature
+from .graphs import Graph
+from .layerwise.calibrate import Calibration, Plan, seen_by
+from .layerwise.candidates import nearest, stored
+from .layerwise.judge import Judgement, judge
+from .layerwise.model import FloatModel
+from .layerwise.quantizer import RECIPES, Outcome
+from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
+from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
+from .layerwise.store import Store
+from .names import locate
+from .scheme import Scheme, make_policy
+from .spec import ModelSpec
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+ROUNDS = 3  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What the user chose of calibration."""
+
+    method: str = "descent"
+    samples: Path | None = None  # None: a generated set
+    limit: int = 64  # samples to calibrate on; a third as many are held out besides
+    seed: int = 0
+    budget: int | None = None  # bytes of the bundle: bits and group sizes are chosen for each matrix
+    max_kl: float | None = None  # nats on held-out positions, likewise
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A job whose matrices have their final schemes, the weights to write for it, and the evidence."""
+
+    job: Job
+    store: Store | None  # None: rounding to nearest was better
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples ready for the model."""
+
+    chosen: SampleSet
+    calibrated: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    pictures: Mapping[str, Picture]
+
+
+def check(job: Job, options: CalibrationOptions) -> None:
+    """Raises InputError for what cannot be calibrated, before anything is written."""
+    if not isinstance(job.spec, ModelSpec):
+        raise InputError(
+            f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
+        )
+    if options.method not in RECIPES:
+        raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, RECIPES)}")
+    if not any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values()):
+        raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
+    if options.budget is not None and options.max_kl is not None:
+        raise InputError("a budget and a largest KL cannot both be given; each decides the other")
+
+
+def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Calibrated:
+    """Calibrate a prepared job in a scratch folder, where an interrupted run continues."""
+    check(job, options)
+    started = time.perf_counter()
+    model, samples = float_model(job, options.threads), open_samples(job, options, scratch)
+    found: Mapping[str, Sensitivity] = {}
+    if options.budget is not None or options.max_kl is not None:
+        found = sensitivities(model, job, samples, progress)
+    limit = options.max_kl
+    for _ in range(ROUNDS):
+        mixed = job if not found else with_schemes(job, _mixed(model, job, found, options.budget, limit))
+        store, outcomes = _quantize(model, mixed, samples, options, scratch, progress)
+        judged = _judge(model, mixed, store, samples, progress)
+        if options.max_kl is None or limit is None or judged["calibrated"].mean_kl <= options.max_kl:
+            break
+        limit *= 0.8 * options.max_kl / judged["calibrated"].mean_kl
+    else:
+        raise InputError(
+            f"a KL divergence of {options.max_kl:g} nats is not reached, {judged['calibrated'].mean_kl:.3g} was "
+            "measured; raise --max-kl or use --precision int8"
+        )
+    worse = judged["calibrated"].mean_kl > judged["nearest"].mean_kl
+    evidence = {
+        "method": options.method,
+        "samples": _about(samples, options),
+        "seconds": round(time.perf_counter() - started, 1),
+        "matrices": [_row(outcome, mixed) for outcome in outcomes],
+        "sensitivity": {unit: value.kl for unit, value in found.items()},
+        "judgement": {name: asdict(value) for name, value in judged.items()},
+        "kept": not worse,
+    }
+    return Calibrated(mixed, None if worse else store, evidence)
+
+
+def float_model(job: Job, threads: int | None) -> FloatModel:
+    """The graphs of a job in float32."""
+    assert isinstance(job.spec, ModelSpec)
+    dialect = OrtDialect(accuracy_level=1)
+    graphs = describe_graphs(job.checkpoint, job.family, job.spec, make_policy("fp32"), dialect)
+    named = {graph.name: graph for graph in graphs}
+    return FloatModel(
+        job.checkpoint, job.spec, named["vision_encoder"], named["decoder"], named.get("mtp"), threads or 0
+    )
+
+
+def open_samples(job: Job, options: CalibrationOptions, scratch: Path) -> Samples:
+    """Read, split and prepare the samples."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed)
+    manifest = {**sections(job), "graphs": {graph.name: signature(graph) for graph in job.graphs}}
+    builder = SampleBuilder(manifest, chat_template(job.checkpoint), job.checkpoint.tokenizer_path)
+    calibrated, held_out = (
+        tuple(builder.build(case) for case in cases) for cases in (chosen.calibrated, chosen.held_out)
+    )
+    return Samples(chosen, calibrated, held_out, builder.pictures)
+
+
+def sensitivities(model: FloatModel, job: Job, samples: Samples, progress: Progress) -> dict[str, Sensitivity]:
+    """What rounding each layer alone does to the predictions, on a few of the calibration samples."""
+    few = samples.calibrated[:SAMPLES]
+    features = seen_by(model, few, samples.pictures)
+    schemes = {name: s for name, s in schemes_of(job.graphs).items() if name in decoder_names(job)}
+    start = model.questions(few, features)
+    return Sensitivities(model, schemes).measure(start, few, lambda done, total: progress("sensitivity", done, total))
+
+
+def _mixed(
+    model: FloatModel, job: Job, found: Mapping[str, Sensitivity], budget: int | None, max_kl: float | None
+) -> dict[str, Scheme]:
+    schemes = schemes_of(job.graphs)
+    names = [name for value in found.values() for name in value.errors]
+    shapes = {name: model.checkpoint.tensor(name).shape[:2] for name in names}
+    left = None
+    if budget is not None:
+        decided = sum(_bytes(job, name) for name in names)
+        left = budget - (bundle_bytes(job) - decided)
+        if left <= 0:
+            raise InputError(f"a budget of {budget} bytes is less than the parts that are never below 8 bits take: "
+                             f"{budget - left}; raise it")  # fmt: skip
+    return mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=max_kl)  # type: ignore[arg-type]
+
+
+def _bytes(job: Job, name: str) -> int:
+    sources = (source for graph in job.graphs for source in graph.sources if source.name == name)
+    return sum(weights.stored_bytes(parameter) for source in sources for parameter in source.parameters)
+
+
+def bundle_bytes(job: Job) -> int:
+    """Bytes of the bundle of a job, as its plan says."""
+    from .plan import make_plan  # the plan imports the export
+
+    return make_plan(job).bundle_bytes
+
+
+def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
+    """A job in which some matrices of the decoder have schemes of their own, by name."""
+    prefixes = locate(job.checkpoint, job.family.prefixes, job.family.aliases)
+    chosen = {}
+    for name, scheme in schemes.items():
+        path = name.removesuffix(".weight")
+        chosen["lm_head" if path == prefixes.head else path.removeprefix(f"{prefixes.text}.")] = scheme
+    policy = replace(job.policy, chosen=chosen)
+    dialect = OrtDialect(accuracy_level=job.target.accuracy_level)
+    graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
+    return replace(job, policy=policy, graphs=graphs)
+
+
+def _quantize(
+    model: FloatModel, job: Job, samples: Samples, options: CalibrationOptions, scratch: Path, progress: Progress
+) -> tuple[Store, list[Outcome]]:
+    schemes = schemes_of(job.graphs)
+    key = _key(job, schemes, samples, options)
+    store = Store(scratch / f"weights-{key}")
+    prefix = locate(job.checkpoint, job.family.prefixes, job.family.aliases).text
+    calibration = Calibration(model, Plan(schemes, RECIPES[options.method]), store, prefix)
+    outcomes = calibration.run(
+        samples.calibrated, samples.pictures, lambda done, total: progress("calibration", done, total)
+    )
+    return store, outcomes
+
+
+def _judge(model: FloatModel, job: Job, store: Store, samples: Samples, progress: Progress) -> dict[str, Judgement]:
+    candidates = {"nearest": nearest(model, schemes_of(job.graphs)), "calibrated": stored(model, store)}
+    return judge(
+        model, samples.held_out, samples.pictures, candidates, lambda done, total: progress("judgement", done, total)
+    )
+
+
+def schemes_of(graphs: Iterable[Graph]) -> dict[str, Scheme]:
+    """The schemes of all matrices by name."""
+    return {source.name: source.matrix.scheme for graph in graphs for source in graph.sources if source.matrix}
+
+
+def decoder_names(job: Job) -> set[str]:
+    """Names of the decoder's tensors."""
+    return {source.name for graph in job.graphs if graph.name == "decoder" for source in graph.sources}
+
+
+def _key(job: Job, schemes: Mapping[str, Scheme], samples: Samples, options: CalibrationOptions) -> str:
+    """A hash of all that calibrated weights depend on."""
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
+    rows = {name: vars(scheme) for name, scheme in schemes.items()}
+    text = json.dumps([stats, job.checkpoint.config, rows, samples.chosen.sha256, options.method], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _about(samples: Samples, options: CalibrationOptions) -> dict[str, Any]:
+    tokens = np.concatenate([sample.kinds for sample in samples.calibrated])
+    return {
+        "source": samples.chosen.source,
+        "sha256": samples.chosen.sha256,
+        "seed": options.seed,
+        "calibrated": len(samples.calibrated),
+        "held_out": len(samples.held_out),
+        "pictures": picture_count(samples.chosen.calibrated),
+        "image_tokens": int((tokens == IMAGE).sum()),
+        "text_tokens": int((tokens != IMAGE).sum()),
+    }
+
+
+def _row(outcome: Outcome, job: Job) -> dict[str, Any]:
+    scheme = schemes_of(job.graphs)[outcome.name]
+    return {**asdict(outcome), "bits": scheme.bits, "group_size": scheme.group_size}

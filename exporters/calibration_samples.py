@@ -1,0 +1,97 @@
+"""Samples to calibrate on: a folder of images, a JSONL file, or a generated set; and which of them are held out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..targets.errors import InputError
+from .cases import QUESTIONS, Case, photo, read_samples, spread_over_tasks
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+HELD_OUT = 4  # every fourth sample is judged, and never calibrated on
+GENERATED = 40  # samples of the built-in set, of which every fifth is text alone
+SIZES = ((320, 256), (256, 320), (448, 336), (224, 224))  # width, height of generated pictures
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples in a fixed order, by what they are for."""
+
+    source: str  # "built-in", or the name of the file or folder
+    calibrated: tuple[Case, ...]
+    held_out: tuple[Case, ...]
+    sha256: str  # of all questions, answers and files of pictures, in this order
+
+    @property
+    def count(self) -> int:
+        return len(self.calibrated) + len(self.held_out)
+
+
+def choose_samples(source: Path | None, scratch: Path, *, limit: int, seed: int) -> SampleSet:
+    """Up to `limit` samples to calibrate on, as many of each task as can be, and a third as many to judge.
+
+    The order follows from the content and the seed alone. Raises InputError for unusable files and for too few.
+    """
+    cases = _generated(scratch, seed) if source is None else _read(source)
+    name = "built-in" if source is None else source.resolve().name
+    keyed = sorted((_key(case, seed), index) for index, case in enumerate(cases))
+    ordered = [cases[index] for _, index in keyed]
+    wanted = limit + max(1, limit // (HELD_OUT - 1))
+    ordered = [ordered[index] for index in spread_over_tasks(ordered, wanted)]
+    held = ordered[HELD_OUT - 1 :: HELD_OUT]
+    used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
+    if not held:
+        raise InputError(
+            f"{name} has {len(cases)} samples; calibration needs {HELD_OUT} at least, one of them held out"
+        )
+    digest = hashlib.sha256("".join(_key(case, 0) for case in (*used, *held)).encode()).hexdigest()
+    return SampleSet(name, tuple(used), tuple(held), digest)
+
+
+def _read(source: Path) -> list[Case]:
+    if source.is_dir():
+        lists = sorted(source.glob("*.jsonl"))
+        return [case for path in lists for case in read_samples(path)] if lists else list(_pictures(source))
+    return read_samples(source)
+
+
+def _pictures(folder: Path) -> Iterator[Case]:
+    """One question about each picture of a folder, in turn of the built-in ones."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise InputError(f"{folder} has no pictures and no .jsonl file; expected pictures, or lines of JSON with "
+                         "images, prompt and, if known, answer")  # fmt: skip
+    questions = [question for images, question in QUESTIONS if images == 1]
+    for index, path in enumerate(paths):
+        yield Case("pictures", (str(path.resolve()),), questions[index % len(questions)])
+
+
+def _generated(scratch: Path, seed: int) -> list[Case]:
+    """Generated photos with questions, and questions alone."""
+    alone = [question for images, question in QUESTIONS if not images]
+    about = [question for images, question in QUESTIONS if images == 1]
+    cases = []
+    for index in range(GENERATED):
+        if index % 5 == 4:
+            cases.append(Case("text", (), f"{alone[index % len(alone)]} ({index})"))
+            continue
+        path = scratch / f"photo-{seed}-{index}.png"
+        photo(SIZES[index % len(SIZES)], seed=1000 * seed + index).save(path)
+        cases.append(Case("pictures", (str(path),), about[index % len(about)]))
+    return cases
+
+
+def _key(case: Case, seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([seed, case.task, case.prompt, case.answer]).encode())
+    for path in case.images:
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()
+
+
+def picture_count(cases: Sequence[Case]) -> int:
+    """Pictures in all samples."""
+    return sum(len(case.images) for case in cases)

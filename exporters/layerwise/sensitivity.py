@@ -1,0 +1,187 @@
+"""What each layer's rounding does to the model's predictions, measured, and the bits that follow from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...calibration.budget import Option, choose
+from ...calibration.rounding import dequantize, quantize
+from ...targets.errors import InputError
+from ..blocks import Source
+from ..scheme import GROUP_SIZES, Scheme, largest_group
+from .head import head_blocks, predict
+from .model import FloatModel, Tables
+from .samples import Sample
+from .stages import Product
+from .streams import Effective, Floats, Runner, Stream, Values
+
+Progress = Callable[[int, int], None]
+BITS = (4, 8)
+SAMPLES, ROWS = 8, 24  # how many samples, and positions of each, the sensitivity of a layer is measured on
+UNIT = re.compile(r"(.*?\.\d+)\.")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Of one layer, or of the token table: the KL divergence in nats when it alone is stored in the cheapest way.
+
+    `errors` are relative output errors of its matrices for each scheme they could have.
+    """
+
+    kl: float
+    errors: Mapping[str, tuple[float, ...]]
+    weights: Mapping[str, float]  # of a matrix's error in the layer's KL
+
+
+def options_of(scheme: Scheme, columns: int) -> list[Scheme]:
+    """The schemes that a matrix may get, the cheapest first: 4 and 8 bits in groups of all sizes."""
+    sizes = sorted({size for wanted in GROUP_SIZES if (size := largest_group(columns, wanted))}, reverse=True)
+    return [replace(scheme, bits=bits, group_size=size) for bits in BITS for size in sizes]
+
+
+def unit_of(name: str) -> str:
+    """The layer that a tensor belongs to; tensors outside of layers are units of their own."""
+    found = UNIT.match(name)
+    return found.group(1) if found else name
+
+
+class Sensitivities:
+    """One pass with a stream for each unit, in which that unit alone is rounded."""
+
+    def __init__(self, model: FloatModel, schemes: Mapping[str, Scheme]) -> None:
+        self.model = model
+        self.schemes = {name: scheme for name, scheme in schemes.items() if scheme.quantized}
+        self.errors: dict[str, tuple[float, ...]] = {}
+        self.energies: dict[str, float] = {}
+
+    def measure(self, start: Sequence[Values], samples: Sequence[Sample], progress: Progress) -> dict[str, Sensitivity]:
+        """All units with their sensitivities; `start` are the decoder's inputs for the samples."""
+        plain, table = Stream(start), Stream(start)
+        streams: dict[str, Stream] = {self.model.head.name: table}
+        named: dict[str, tuple[Stream, Tables]] = {
+            "float": (plain, self.model.rows),
+            "table": (table, self._rounded_rows),
+        }
+        stages = self.model.decoder_stages
+        for done, runner in enumerate(self.model.runners(stages, named)):
+            for unit in {unit_of(p.source.name) for p in runner.stage.products}:
+                if unit not in streams:
+                    streams[unit] = Stream(plain.samples)
+            self._note(runner, plain)
+            for unit, stream in streams.items():
+                stream.advance(runner, self._rounded(runner, unit))
+            plain.advance(runner)
+            progress(done + 1, len(stages.stages))
+        return dict(self._results(plain, streams, samples))
+
+    def _note(self, runner: Runner, plain: Stream) -> None:
+        for product in runner.stage.products:
+            name, scheme = product.source.name, self.schemes.get(product.source.name)
+            if scheme is None:
+                continue
+            weight = runner.original(product)
+            energy = _energy(plain, product)
+            total = float((np.square(weight) @ energy).sum())
+            found = []
+            for option in options_of(scheme, weight.shape[1]):
+                lost = np.square(weight - _nearest(weight, option)) @ energy
+                found.append(float(lost.sum()) / max(total, 1e-30))
+            self.errors[name], self.energies[name] = tuple(found), total
+
+    def _rounded(self, runner: Runner, unit: str) -> Effective:
+        def effective(product: Product) -> Floats | None:
+            scheme = self.schemes.get(product.source.name)
+            if scheme is None or unit_of(product.source.name) != unit:
+                return None
+            weight = runner.original(product)
+            return _nearest(weight, options_of(scheme, weight.shape[1])[0])
+
+        return effective
+
+    def _rounded_rows(self, source: Source, ids: NDArray[np.int64]) -> Floats:
+        rows, scheme = self.model.rows(source, ids), self.schemes.get(source.name)
+        return rows if scheme is None else _nearest(rows, options_of(scheme, rows.shape[1])[0])
+
+    def _results(
+        self, plain: Stream, streams: Mapping[str, Stream], samples: Sequence[Sample]
+    ) -> Iterator[tuple[str, Sensitivity]]:
+        rows = [np.linspace(0, len(s.ids) - 2, min(ROWS, len(s.ids) - 1)).astype(np.int64) for s in samples]
+        following = np.concatenate([sample.ids[chosen + 1] for sample, chosen in zip(samples, rows, strict=True)])
+        head, last = self.model.head, self.model.last
+
+        def hidden(stream: Stream) -> Floats:
+            return np.concatenate([v[last][0][chosen] for v, chosen in zip(stream.samples, rows, strict=True)])
+
+        for unit, stream in streams.items():
+            blocks = head_blocks(self.model.checkpoint, head, None)
+            other = self._head_blocks(head) if unit == head.name else head_blocks(self.model.checkpoint, head, None)
+            kl = float(predict(hidden(plain), hidden(stream), blocks, other, following).kl.mean())
+            names = [name for name in self.errors if unit_of(name) == unit]
+            lost = {name: self.errors[name][0] * self.energies[name] for name in names}
+            total = sum(lost.values()) or 1.0
+            shares = {name: value / total for name, value in lost.items()}
+            yield unit, Sensitivity(kl, {name: self.errors[name] for name in names}, shares)
+
+    def _head_blocks(self, head: Source) -> Iterator[Floats]:
+        scheme = self.schemes.get(head.name)
+        for block in head_blocks(self.model.checkpoint, head, None):
+            yield block if scheme is None else _nearest(block, options_of(scheme, block.shape[1])[0])
+
+
+def mixed_schemes(
+    found: Mapping[str, Sensitivity],
+    schemes: Mapping[str, Scheme],
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    max_bytes: int | None,
+    max_kl: float | None,
+) -> dict[str, Scheme]:
+    """The scheme of each matrix: least predicted KL within `max_bytes`, or fewest bytes within `max_kl`.
+
+    The KL of a scheme is that of the layer's cheapest one, in the share of the matrix, times the ratio of the output
+    errors: divergence grows with the square of a small disturbance, as these errors do.
+    """
+    names, options, costs = [], [], []
+    for sensitivity in found.values():
+        for name, errors in sensitivity.errors.items():
+            choices = options_of(schemes[name], shapes[name][1])
+            base = sensitivity.kl * sensitivity.weights[name] / max(errors[0], 1e-30)
+            names.append(name)
+            options.append(choices)
+            costs.append([Option(stored(shapes[name], o), base * e) for o, e in zip(choices, errors, strict=True)])
+    try:
+        picked = choose(costs, max_bytes=max_bytes, max_cost=max_kl)
+    except ValueError as error:
+        raise InputError(f"no mix of 4 and 8 bits will do: {error}; raise the limit or leave it out") from error
+    out = {}
+    for name, choices, row, index in zip(names, options, costs, picked, strict=True):
+        reason = (
+            f"{choices[index].bits} bits in groups of {choices[index].group_size}: predicted KL {row[index].cost:.2g}"
+        )
+        out[name] = replace(choices[index], reason=reason)
+    return out
+
+
+def stored(shape: tuple[int, int], scheme: Scheme) -> int:
+    """Bytes of a matrix in a scheme: integers, float16 scales and zero points."""
+    groups = prod(shape) // scheme.group_size
+    zeros = 0 if scheme.symmetric else shape[0] * -(-(shape[1] // scheme.group_size) * scheme.bits // 8)
+    return prod(shape) * scheme.bits // 8 + 2 * groups + zeros
+
+
+def _energy(stream: Stream, product: Product) -> Floats:
+    columns = product.matrix.columns
+    rows = [sample[product.input].reshape(-1, columns) for sample in stream.samples]
+    total = sum((np.square(x).sum(0, dtype=np.float64) for x in rows), np.zeros(columns))
+    return (total / sum(len(x) for x in rows)).astype(np.float32)
+
+
+def _nearest(weight: Floats, scheme: Scheme) -> Floats:
+    made = quantize(weight, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
+    return dequantize(made)
