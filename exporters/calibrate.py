@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ..runtimes.bundle import Bundle
+from ..runtimes.files import disk_full_is_input
 from ..targets.errors import InputError, closest
 from . import weights
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import Job, chat_template, describe_graphs, sections, signature
+from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
+from .golden import Golden
 from .graphs import Graph
 from .layerwise.calibrate import Calibration, Plan, seen_by
 from .layerwise.candidates import nearest, stored
@@ -48,15 +52,6 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """A job whose matrices have their final schemes, the weights to write for it, and the evidence."""
-
-    job: Job
-    store: Store | None  # None: rounding to nearest was better
-    evidence: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Samples:
     """Samples ready for the model."""
 
@@ -80,8 +75,12 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError("a budget and a largest KL cannot both be given; each decides the other")
 
 
-def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Calibrated:
-    """Calibrate a prepared job in a scratch folder, where an interrupted run continues."""
+def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> tuple[Job, Calibrated]:
+    """Calibrate a prepared job in a scratch folder, where an interrupted run continues.
+
+    Returns the job with the final schemes of all matrices, and what to write for it: rounding to nearest, where that
+    is better on the held-out samples.
+    """
     check(job, options)
     started = time.perf_counter()
     model, samples = float_model(job, options.threads), open_samples(job, options, scratch)
@@ -111,7 +110,27 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
         "judgement": {name: asdict(value) for name, value in judged.items()},
         "kept": not worse,
     }
-    return Calibrated(mixed, None if worse else store, evidence)
+    key = "" if worse else store.folder.name
+    word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
+    reasons = {outcome.name: word for outcome in outcomes if schemes_of(mixed.graphs)[outcome.name].bits < 8}
+    return mixed, Calibrated(*((store.parts, key) if not worse else (Calibrated.parts, key)), reasons, evidence)
+
+
+def export_calibrated(
+    job: Job,
+    options: CalibrationOptions,
+    out: str | Path,
+    progress: Progress = lambda *_: None,
+    *,
+    golden: Golden = "auto",
+) -> Bundle:
+    """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
+    scratch = Path(out).with_name(f".{Path(out).name}.calibration")
+    with disk_full_is_input(scratch):
+        made, calibrated = calibrate(job, options, scratch, progress)
+    bundle = export(made, out, progress, golden=golden, calibrated=calibrated)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return bundle
 
 
 def float_model(job: Job, threads: int | None) -> FloatModel:

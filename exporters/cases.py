@@ -20,10 +20,6 @@ PHOTO = (896, 672)  # width, height of the generated photo: 588 image tokens of 
 KINDS = {"task": str, "images": list, "prompt": str, "answer": str}
 # Of samples to calibrate on, which need a prompt alone.
 DEFAULTS: Mapping[str, Any] = {"task": "samples", "images": [], "answer": None}
-    "task": "samples",
-    "images": [],
-    "answer": None,
-}  # of samples to calibrate on, which need a prompt alone
 
 QUESTIONS = (  # of the built-in set: number of images, question
     (1, "Describe this image."),

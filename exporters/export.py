@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What calibration hands to the export. The default is rounding to nearest."""
+
+    parts: weights.Parts = lambda *_: None  # the stored form of a tensor, where it was calibrated
+    key: str = ""  # of all that the weights depend on
+    reasons: Mapping[str, str] = field(default_factory=dict)  # what became of a matrix, by name
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
     """A checkpoint with everything that was decided about it, before anything is written."""
 
@@ -58,6 +68,7 @@ class Job:
     target: TargetProfile
     policy: Policy
     graphs: tuple[Graph, ...]
+    calibrated: Calibrated = field(default_factory=Calibrated)
 
     @property
     def parameters(self) -> int:
@@ -117,7 +128,7 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
         _write_other_files(job, writer)
         manifest = _manifest(job)
         traces = evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
-        writer.close(manifest | {"evidence": {"golden": traces}})
+        writer.close(manifest | {"evidence": {**manifest["evidence"], "golden": traces}})
     return open_bundle(out)
 
 
@@ -148,7 +159,7 @@ def _write_graph(job: Job, graph: Graph, writer: BundleWriter, key: str, progres
         done += elements
         progress(graph.name, done, total)
 
-    weights.write(jobs, size, data, writer.journal(data.name, key), advance)
+    weights.write(jobs, size, data, writer.journal(data.name, key), advance, job.calibrated.parts)
     ir.save(graph.model, writer.add(f"{graph.name}.onnx"))
 
 
@@ -179,7 +190,8 @@ def chat_template(checkpoint: Checkpoint) -> str:
 def _key(job: Job) -> str:
     """A hash of all that the graph files depend on; source files count by name, size and time of change."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
-    text = dump_json([stats, job.checkpoint.config, vars(job.options), _tools(find_lowering(job.options.format).tools)])
+    tools = _tools(find_lowering(job.options.format).tools)
+    text = dump_json([stats, job.checkpoint.config, vars(job.options), job.calibrated.key, tools])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -206,7 +218,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "graphs": lowering.signatures(job),
         **sections(job),
         "generation": checkpoint.generation_config,
-        "evidence": {},
+        "evidence": {"calibration": job.calibrated.evidence} if job.calibrated.evidence else {},
         "tools": _tools(lowering.tools),
         "options": {
             **vars(job.options),
@@ -223,7 +235,9 @@ def _precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
             scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
             parameters = job.checkpoint.tensors[source.name].size
             stored = sum(weights.stored_bytes(parameter) for parameter in source.parameters)
-            yield source.name, {**vars(scheme), "parameters": parameters, "bytes": stored}
+            how = f", {job.calibrated.reasons.get(source.name, 'rounded to nearest')}" if scheme.quantized else ""
+            row = {**vars(scheme), "reason": scheme.reason + how, "parameters": parameters, "bytes": stored}
+            yield source.name, row
 
 
 def signature(graph: Graph) -> dict[str, Any]:
@@ -257,7 +271,7 @@ class Lowering:
 
 
 LOWERINGS = {
-    "onnx": Lowering(_write_graphs, lambda job: {graph.name: _signature(graph) for graph in job.graphs}, _precision),
+    "onnx": Lowering(_write_graphs, lambda job: {graph.name: signature(graph) for graph in job.graphs}, _precision),
     "gguf": Lowering(
         gguf.write_files,
         gguf.signatures,

@@ -101,7 +101,7 @@ class Policy:
         if group is None:
             return Scheme(16, reason=f"{role}: {inputs} inputs are no multiple of 16")
         symmetric = self.symmetric or not decoder
-        return Scheme(bits, group, symmetric, f"{role}: {bits} bits, round to nearest")
+        return Scheme(bits, group, symmetric, f"{role}: {bits} bits")
 
     def _group(self, inputs: int) -> int | None:
         if self.group_size == CHANNEL:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..runtimes.files import disk_full_is_input
 from ..runtimes.journal import Journal
@@ -25,6 +27,7 @@ BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near t
 THREADS = 2  # numpy releases the interpreter lock in the heavy steps; the bytes do not depend on the number
 
 Progress = Callable[[int], None]
+Parts = Callable[[Source, LazyTensor], list[NDArray[Any]] | None]  # a tensor that is not packed from its rows
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,18 @@ def _type(parameter: ir.Value) -> tuple[ir.DataType, tuple[int, ...]]:
     return parameter.dtype, tuple(parameter.shape.numpy())
 
 
-def write(jobs: list[Job], size: int, path: Path, journal: Journal, progress: Progress = lambda _: None) -> None:
+def write(
+    jobs: list[Job],
+    size: int,
+    path: Path,
+    journal: Journal,
+    progress: Progress = lambda _: None,
+    parts: Parts = lambda *_: None,
+) -> None:
     """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError.
 
-    Tensors that are in the journal, and in the file as they were written, are not written again.
+    Tensors that are in the journal, and in the file as they were written, are not written again. Tensors that `parts`
+    gives are written as they are.
     """
     resumed = bool(journal.finished) and path.is_file() and path.stat().st_size == size
     with disk_full_is_input(path.parent), open(path, "r+b" if resumed else "wb") as file:
@@ -131,7 +142,7 @@ def write(jobs: list[Job], size: int, path: Path, journal: Journal, progress: Pr
         if size and hasattr(os, "posix_fallocate"):  # macOS has none
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
         with ThreadPoolExecutor(THREADS) as pool:
-            running = [pool.submit(_write_once, job, file.fileno(), journal, progress) for job in jobs]
+            running = [pool.submit(_write_once, job, file.fileno(), journal, progress, parts) for job in jobs]
             try:
                 for future in running:
                     future.result()
@@ -140,12 +151,12 @@ def write(jobs: list[Job], size: int, path: Path, journal: Journal, progress: Pr
                 raise
 
 
-def _write_once(job: Job, descriptor: int, journal: Journal, progress: Progress) -> None:
+def _write_once(job: Job, descriptor: int, journal: Journal, progress: Progress, parts: Parts) -> None:
     hashes = journal.finished.get(job.tensor.name)
     if hashes is not None and hashes == _hashes(job, descriptor):
         progress(job.tensor.size)
     else:
-        journal.record(job.tensor.name, _write_tensor(job, descriptor, progress))
+        journal.record(job.tensor.name, _write_tensor(job, descriptor, progress, parts))
 
 
 def _hashes(job: Job, descriptor: int) -> list[str]:
@@ -159,21 +170,30 @@ def _hashes(job: Job, descriptor: int) -> list[str]:
     return found
 
 
-def _write_tensor(job: Job, descriptor: int, progress: Progress) -> list[str]:
+def _write_tensor(job: Job, descriptor: int, progress: Progress, parts: Parts) -> list[str]:
     """Write the parts of a tensor; their SHA-256."""
-    shape = job.tensor.shape or (1,)
-    step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
     offsets, digests = list(job.offsets), [hashlib.sha256() for _ in job.offsets]
-    for start in range(0, shape[0], step):
-        rows = job.tensor.rows(start, min(start + step, shape[0]))
-        try:
-            parts = job.source.pack(rows)
-        except ValueError as error:
-            raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error
-        for index, part in enumerate(parts):
+    for rows, packed in _packed(job, parts):
+        for index, part in enumerate(packed):
             data = part.tobytes()
             os.pwrite(descriptor, data, offsets[index])
             digests[index].update(data)
             offsets[index] += len(data)
-        progress(rows.size)
+        progress(rows)
     return [digest.hexdigest() for digest in digests]
+
+
+def _packed(job: Job, parts: Parts) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+    """The stored form of a tensor in blocks of rows, each with its number of elements; calibrated ones come whole."""
+    ready = parts(job.source, job.tensor)
+    if ready is not None:
+        yield job.tensor.size, ready
+        return
+    shape = job.tensor.shape or (1,)
+    step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        rows = job.tensor.rows(start, min(start + step, shape[0]))
+        try:
+            yield rows.size, job.source.pack(rows)
+        except ValueError as error:
+            raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error

@@ -20,6 +20,7 @@ from .shared import (
     needs,
     options,
     pairs,
+    parse_size,
     peak_memory_bytes,
     print_json,
     size,
@@ -54,22 +55,54 @@ CHOICES = options(
 )  # fmt: skip
 
 
+CALIBRATION = options(
+    click.option("--calibrate", "method", metavar="METHOD",
+                 help="Choose the integers on samples: mse, awq, gptq or descent (the most exact)."),
+    click.option("--samples", type=click.Path(path_type=Path), metavar="PATH",
+                 help="Pictures, or a .jsonl of images, prompt and answer; default: a generated set."),
+    click.option("--sample-count", "limit", type=click.IntRange(4), default=64, show_default=True, metavar="N",
+                 help="Samples to calibrate on; a third as many are held out to judge."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of samples."),
+    click.option("--budget", callback=parse_size, metavar="SIZE",
+                 help='Size of the bundle ("1.2GB"): bits and groups are chosen for each matrix.'),
+    click.option("--max-kl", type=click.FloatRange(0, min_open=True), metavar="X",
+                 help="Smallest bundle within X nats of the float model on held-out samples."),
+)  # fmt: skip
+
+
 @click.command()
 @CHOICES
+@CALIBRATION
 @click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new bundle folder.")
 @click.option("--golden", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
               help="Record PyTorch's answers for `lensmith verify`; auto: where PyTorch is installed.")  # fmt: skip
 @AS_JSON
-def export(out: Path, golden: Golden, as_json: bool, **choices: Any) -> None:
+def export(
+    out: Path,
+    golden: Golden,
+    as_json: bool,
+    method: str | None,
+    samples: Path | None,
+    limit: int,
+    seed: int,
+    budget: int | None,
+    max_kl: float | None,
+    **choices: Any,
+) -> None:
     """Compile CHECKPOINT, a Hugging Face folder, into a bundle. An interrupted export continues when run again."""
     job, plan = _prepare(**choices)
     if not as_json:
         _print_plan(plan)
     started = time.perf_counter()
     with needs("export", "lensmith export"):
+        from ..calibrate import CalibrationOptions, export_calibrated
         from ..export import export as write
+    chosen = CalibrationOptions(method or "descent", samples, limit, seed, budget, max_kl)
     with stages() as progress:
-        bundle = write(job, out, progress, golden=golden)
+        if method or samples or budget or max_kl:
+            bundle = export_calibrated(job, chosen, out, progress, golden=golden)
+        else:
+            bundle = write(job, out, progress, golden=golden)
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:
         print_json({"plan": plan.to_json(), **result})
@@ -184,6 +217,7 @@ def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
         "ratio": round(total / plan.checkpoint_bytes, 4),
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"calibration": calibration} if (calibration := bundle.manifest["evidence"].get("calibration")) else {}),
     }
 
 
@@ -200,8 +234,31 @@ def component_sizes(files: dict[str, int]) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
+def _print_calibration(made: dict[str, Any]) -> None:
+    """How the calibrated weights did on held-out samples, next to rounding to nearest in the same size."""
+    screen, judged = console(), made["judgement"]
+    kinds, tasks = list(judged["float"]["kl"]), list(judged["float"]["accuracy"])
+    names = {"float": "float32", "nearest": "rounded to nearest", "calibrated": made["method"]}
+    head = ["weights", *(f">KL, {kind}" for kind in kinds), ">same top token", ">perplexity"]
+    head += [">right answers"] if tasks else []
+    rows = []
+    for key, name in names.items():
+        row, total = judged[key], sum(judged[key]["positions"].values())
+        same = sum(row["top1"][kind] * row["positions"][kind] for kind in kinds) / total
+        figures = [*(f"{row['kl'][kind]:.4f}" for kind in kinds), f"{same:.1%}", f"{row['perplexity']:.3f}"]
+        rows.append([name, *figures, *([f"{sum(row['accuracy'].values()) / len(tasks):.1%}"] if tasks else [])])
+    screen.print(table("Held-out samples (KL in nats)", head, rows))
+    if not made["kept"]:
+        screen.print(
+            f"{made['method']} was worse than rounding to nearest, which the bundle has instead", style="yellow"
+        )
+    screen.print()
+
+
 def _print_result(result: dict[str, Any]) -> None:
     screen = console()
+    if "calibration" in result:
+        _print_calibration(result["calibration"])
     screen.print(table("Bundle", ["component", "files", ">size"], component_sizes(result["files"])))
     screen.print()
     screen.print(pairs("Result", {

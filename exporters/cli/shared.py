@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,16 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]
         return function
 
     return add
+
+
+def parse_size(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Bytes of a size as people write it, in decimal units: "1.2GB", "900 MB". A callback of click's options."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", value.strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f'{value!r} is not a size; expected one like "1.2GB" or "900MB"', param=option)
+    return int(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()])
 
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

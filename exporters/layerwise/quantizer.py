@@ -16,7 +16,7 @@ from ...calibration.moments import Moments, mean
 from ...calibration.retarget import retarget
 from ...calibration.rounding import Groups, quantize
 from ...calibration.smoothing import search_scales
-from ..checkpoint import LazyTensor
+from ..safetensors_files import LazyTensor
 from ..scheme import Scheme
 from .smoothing import Smoothing
 from .store import Calibrated, Store

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...calibration.packing import pack_low_first, unpack_low_first
 from ...calibration.rounding import Groups, dequantize
 from ..blocks import Source
-from ..checkpoint import LazyTensor
+from ..safetensors_files import LazyTensor
 
 Floats = NDArray[np.float32]
 
