@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ...calibration.moments import Moments
 from ...runtimes.engine import ImageFeatures
-from ..graphs import Graph
+from ..blocks import Source
 from ..scheme import Scheme
 from .candidates import stored
 from .model import FloatModel, features_of
-from .quantizer import Outcome, Recipe, quantize_group, quantize_table
+from .quantizer import Outcome, Recipe, head_inputs, quantize_group, quantize_table
 from .samples import IMAGE, Picture, Sample, draft_values
 from .smoothing import Smoothing, smoothings
 from .stages import Product, Stage, Stages, cut
@@ -23,6 +23,7 @@ from .streams import Runner, Stream
 
 Progress = Callable[[int, int], None]
 Kinds = Sequence[NDArray[np.int8]]  # of the tokens of each sample; one for all where they are the same
+HEAD_SAMPLES = 16  # that the output head is quantized with, which needs a pass of its own
 PARTS = ("text", "image")  # what moments are gathered of apart
 
 
@@ -57,7 +58,7 @@ class Calibration:
         seen = [Stream(model.pictures([pictures[key] for key in keys])) for _ in range(count)]
         if keys:
             self._pass(model.vision_stages, seen, [np.full(1, IMAGE, np.int8)] * len(keys), progress)
-        self._quantize_tables(model.decoder)
+        self._quantize_tables(samples[:HEAD_SAMPLES], features_of(seen[0], keys))
         streams = [Stream(model.questions(samples, features_of(stream, keys))) for stream in seen]
         starts = [stream.samples for stream in streams] if model.mtp else []
         starts = [[dict(values) for values in start] for start in starts]
@@ -73,13 +74,24 @@ class Calibration:
             self._pass(cut(model.mtp), drafts, [sample.kinds[1:] for sample in samples], progress)
         return self.outcomes
 
-    def _quantize_tables(self, graph: Graph) -> None:
+    @property
+    def _shares(self) -> dict[str, float]:
+        return {"text": 1 - self.plan.image_share, "image": self.plan.image_share}
+
+    def _quantize_tables(self, samples: Sequence[Sample], features: Mapping[str, ImageFeatures]) -> None:
         """Quantize the token table and the output head, before the first token is looked up."""
-        products = {p.source.name for stage in self.model.decoder_stages.stages for p in stage.products}
-        for source in graph.sources:
-            if source.matrix is not None and source.name not in products and self.plan.schemes[source.name].quantized:
-                tensor = self.model.checkpoint.tensor(source.name)
-                self.store.put(source.name, quantize_table(tensor, self.plan.schemes[source.name]))
+        tables = [source for source in _tables(self.model) if self.plan.schemes[source.name].quantized]
+        if not tables:
+            return
+        stream = Stream(self.model.questions(samples, features))
+        for runner in self.model.runners(self.model.decoder_stages, {"float": (stream, self.model.rows)}):
+            stream.advance(runner)
+        moments = gather([stream], self.model.last, self.model.spec.decoder.hidden, [s.kinds for s in samples])
+        inputs = head_inputs(moments, self._shares, looked_up=self.model.spec.decoder.tied)
+        for source in tables:
+            tensor, scheme = self.model.checkpoint.tensor(source.name), self.plan.schemes[source.name]
+            seen = inputs if source.name == self.model.head.name else None
+            self.store.put(source.name, quantize_table(tensor, scheme, seen, self.plan.recipe.method))
 
     def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, progress: Progress) -> None:
         candidate = stored(self.model, self.store)
@@ -100,12 +112,18 @@ class Calibration:
         self.outcomes += quantize_group(
             weights,
             moments,
-            {"text": 1 - self.plan.image_share, "image": self.plan.image_share},
+            self._shares,
             self.plan.schemes,
             self.smoothings.get(products[0].source.name),
             self.plan.recipe,
             self.store,
         )
+
+
+def _tables(model: FloatModel) -> Iterator[Source]:
+    """The token table and the output head, which may be one."""
+    products = {p.source.name for stage in model.decoder_stages.stages for p in stage.products}
+    return (source for source in model.decoder.sources if source.matrix is not None and source.name not in products)
 
 
 def keys_of(samples: Sequence[Sample]) -> list[str]:
