@@ -14,7 +14,7 @@ from ...calibration.budget import Option, choose
 from ...calibration.rounding import dequantize, quantize
 from ...targets.errors import InputError
 from ..blocks import Source
-from ..scheme import GROUP_SIZES, Scheme, largest_group
+from ..scheme import Scheme, largest_group
 from .head import head_blocks, predict
 from .model import FloatModel, Tables
 from .samples import Sample
@@ -22,7 +22,7 @@ from .stages import Product
 from .streams import Effective, Floats, Runner, Stream, Values
 
 Progress = Callable[[int, int], None]
-BITS = (4, 8)
+BITS, MIXED_GROUPS = (4, 8), (32, 64, 128)  # that mixed precision chooses from
 SAMPLES, ROWS = 8, 24  # how many samples, and positions of each, the sensitivity of a layer is measured on
 UNIT = re.compile(r"(.*?\.\d+)\.")
 
@@ -41,7 +41,7 @@ class Sensitivity:
 
 def options_of(scheme: Scheme, columns: int) -> list[Scheme]:
     """The schemes that a matrix may get, the cheapest first: 4 and 8 bits in groups of all sizes."""
-    sizes = sorted({size for wanted in GROUP_SIZES if (size := largest_group(columns, wanted))}, reverse=True)
+    sizes = sorted({size for wanted in MIXED_GROUPS if (size := largest_group(columns, wanted))}, reverse=True)
     return [replace(scheme, bits=bits, group_size=size) for bits in BITS for size in sizes]
 
 

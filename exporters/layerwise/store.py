@@ -104,9 +104,8 @@ def _scaled(parts: list[NDArray[Any]], made: Calibrated) -> Iterator[NDArray[Any
 
 
 def _arrays(groups: Groups) -> dict[str, Any]:
-    bits = 8 if groups.bits == 8 else 4  # two of fewer bits share a byte, too
     arrays = {
-        "values": pack_low_first(groups.values, bits),
+        "values": pack_low_first(groups.values, _packed_bits(groups.bits)),
         "scales": groups.scales,
         "shape": np.array([groups.bits, groups.values.shape[1]]),
     }
@@ -115,5 +114,9 @@ def _arrays(groups: Groups) -> dict[str, Any]:
 
 def _groups(arrays: Any) -> Groups:
     bits, columns = (int(value) for value in arrays["shape"])
-    values = unpack_low_first(arrays["values"], 8 if bits == 8 else 4, columns)
+    values = unpack_low_first(arrays["values"], _packed_bits(bits), columns)
     return Groups(values, arrays["scales"], arrays.get("zero_points"), bits)
+
+
+def _packed_bits(bits: int) -> int:
+    return 4 if bits == 3 else bits
