@@ -67,6 +67,8 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
         )
+    if job.options.format != "onnx":
+        raise InputError(f"--format {job.options.format} has its own quantizer; --calibrate is for onnx, leave it out")
     if options.method not in RECIPES:
         raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, RECIPES)}")
     if not any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values()):
@@ -75,10 +77,10 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError("a budget and a largest KL cannot both be given; each decides the other")
 
 
-def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> tuple[Job, Calibrated]:
+def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:
     """Calibrate a prepared job in a scratch folder, where an interrupted run continues.
 
-    Returns the job with the final schemes of all matrices, and what to write for it: rounding to nearest, where that
+    Returns the job with the final schemes of all matrices and what to write for them: rounding to nearest, where that
     is better on the held-out samples.
     """
     check(job, options)
@@ -113,7 +115,8 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     key = "" if worse else store.folder.name
     word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
     reasons = {outcome.name: word for outcome in outcomes if schemes_of(mixed.graphs)[outcome.name].bits < 8}
-    return mixed, Calibrated(*((store.parts, key) if not worse else (Calibrated.parts, key)), reasons, evidence)
+    calibrated = Calibrated(key=key, reasons=reasons, evidence=evidence)
+    return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
 
 
 def export_calibrated(
@@ -127,8 +130,8 @@ def export_calibrated(
     """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
     scratch = Path(out).with_name(f".{Path(out).name}.calibration")
     with disk_full_is_input(scratch):
-        made, calibrated = calibrate(job, options, scratch, progress)
-    bundle = export(made, out, progress, golden=golden, calibrated=calibrated)
+        calibrated = calibrate(job, options, scratch, progress)
+    bundle = export(calibrated, out, progress, golden=golden)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
 
