@@ -1,6 +1,6 @@
 """What the trainer asks of each further architecture: its parameters, its losses on a batch, its checkpoint folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -11,14 +11,15 @@ from torch.nn import functional as F
 from tests.tiny_vlm import hybrid, llava_model
 from tests.tiny_vlm.batches import IGNORED
 from tests.tiny_vlm.hugging_face import AutoModelForImageTextToText
+from tests.tiny_vlm.long_tasks import ALL_TASKS
 from tests.tiny_vlm.model import TAPS, TEXT_WIDTH
 from tests.tiny_vlm.mtp import FULL_ATTENTION
-from tests.tiny_vlm.scenes import TASKS
 from tests.tiny_vlm.towers import Probes, see
 from tests.tiny_vlm.tree_decoder import decode
 from tests.tiny_vlm.trees import Tree, TreePacker
 
 SOURCE = Path(__file__).parent / "qwen3_vl"  # the trained model that both start from
+NO_WEIGHTS: Mapping[str, float] = {}
 
 
 class Learner(Protocol):
@@ -26,7 +27,8 @@ class Learner(Protocol):
 
     packer: TreePacker
     square: bool  # whether its pictures are
-    long_weight: float  # of questions of the long tasks
+    weights: Mapping[str, float]  # of the questions of some tasks; 1 of the others
+    hard: int  # further questions about a picture, of the kinds that are learned last
 
     def lesson(self, done: float) -> tuple[float, dict[str, int]]:
         """The level of the pictures, from small and plain (0) to all (1), and the rows of each kind in a step."""
@@ -51,20 +53,21 @@ def fill_in(model: Any, features: Tensor, tree: Tree) -> Tensor:
     return filled
 
 
-def answer_loss(logits: Tensor, tree: Tree, long_weight: float = 1.0) -> Tensor:
-    """Cross entropy of the answers; a question of n tokens weighs as the square root of n, by more in long tasks."""
+def answer_loss(logits: Tensor, tree: Tree, by_task: Mapping[str, float] = NO_WEIGHTS) -> Tensor:
+    """Cross entropy of the answers; a question of n tokens weighs as the square root of n, times the task's weight."""
     labelled = tree.labels != IGNORED
     question = tree.question[labelled]
     weights = torch.bincount(question, minlength=len(tree.tasks))[question] ** -0.5
-    weights = torch.where(tree.tasks[question] < len(TASKS), weights, long_weight * weights)
+    weights = weights * torch.tensor([by_task.get(task, 1.0) for task in ALL_TASKS])[tree.tasks[question]]
     return (F.cross_entropy(logits, tree.labels[labelled], reduction="none") * weights).sum() / weights.sum()
 
 
 class HybridLearner:
     """`qwen3_5`: the tower is the trained one and rests; decoder and MTP head learn together."""
 
-    ROWS: ClassVar[dict[str, int]] = {"words": 5, "shapes": 9, "compare": 5, "copy": 1, "describe": 3, "recite": 1}
-    square, long_weight = False, 1.0
+    ROWS: ClassVar[dict[str, int]] = {"words": 3, "shapes": 5, "compare": 7, "copy": 1, "describe": 2, "recite": 1}
+    weights: Mapping[str, float] = {"compare": 3.0, "describe": 1.5, "recite": 1.5}
+    square, hard = False, 3
     EARLY_ANSWERS = 0.9  # the share of the steps in which the first full attention has to answer, too
 
     def __init__(self, seed: int) -> None:
@@ -100,10 +103,27 @@ class HybridLearner:
         ahead = self.head(language_model, embeds, hidden, tree)
         labelled = tree.labels != IGNORED
         lost = torch.zeros(())
+        if torch.is_grad_enabled():
+            lost = 0.3 * self._picture_loss(states[FULL_ATTENTION - 1], tree)
         if torch.is_grad_enabled() and done < self.EARLY_ANSWERS:
             early = language_model.norm(states[FULL_ATTENTION][labelled])
-            lost = 0.3 * answer_loss(self.model.lm_head(early).float(), tree)
+            lost = lost + 0.3 * answer_loss(self.model.lm_head(early).float(), tree, self.weights)
         return self.model.lm_head(hidden[labelled]), self.model.lm_head(ahead[labelled]), lost
+
+    def _picture_loss(self, states: Tensor, tree: Tree) -> Tensor:
+        """Whether image tokens know in front of the first full attention which picture of two they belong to.
+
+        One direction of the state shall say it. Attention cannot tell two pictures apart without, and the recurrent
+        layers do not find this out from the answers alone.
+        """
+        ids = torch.tensor(self.packer.tokenizer.encode("<|im_start|><|vision_start|>").ids)
+        turns, starts = tree.ids == ids[:, None]  # [2, N]
+        begun = starts.cumsum(0)
+        begun_before_the_turn = (begun * turns).cummax(0).values
+        second = (begun - begun_before_the_turn)[tree.image_at] > 1
+        seen = F.rms_norm(states[tree.image_at].float(), states.shape[-1:])
+        direction = torch.tensor([1.0, -1.0]).repeat(states.shape[-1] // 2) * states.shape[-1] ** -0.5
+        return F.binary_cross_entropy_with_logits(seen @ direction, second.float())
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint folder."""
@@ -118,7 +138,8 @@ class LlavaLearner:
 
     ROWS: ClassVar[dict[str, int]] = {"words": 26, "shapes": 8, "compare": 3, "copy": 1, "describe": 6, "recite": 3}
     TOWER_ROWS: ClassVar[dict[str, int]] = {"words": 30, "shapes": 6, "describe": 4}
-    square, long_weight = True, 4.0
+    weights: Mapping[str, float] = {"describe": 4.0, "recite": 4.0}
+    square, hard = True, 0
     APART, ALONE = 0.2, 0.65  # the shares of the steps at which the first and the second part end
     TAUGHT, PROBED = 0.75, 0.95  # those without a loss of the tower's distance, and of the probes
 

@@ -61,10 +61,11 @@ def recite_example(rng: random.Random, *, fewest: int = 20) -> Example:
     return Example((), (Question("recite", f"Copy:\n{line}", line),))
 
 
-def draw_rows(rng: random.Random, level: float, rows: dict[str, int], *, square: bool) -> list[Example]:
+def draw_rows(rng: random.Random, level: float, rows: dict[str, int], *, square: bool, hard: int = 0) -> list[Example]:
     """The examples of one training step: rows of each kind, of few picture sizes, which run through the tower together.
 
-    Of square ones, one in four is drawn larger or smaller and scaled, as an encoder's resize would.
+    Of square ones, one in four is drawn larger or smaller and scaled, as an encoder's resize would. `hard` asks up to
+    so many more questions of the kinds that are learned last about each picture of shapes.
     """
     sides = [rng.choice((96, 112)) for _ in range(2)]
     sizes = [random_size(rng, level), random_size(rng, level), (sides[0], sides[0])]
@@ -72,9 +73,9 @@ def draw_rows(rng: random.Random, level: float, rows: dict[str, int], *, square:
         sizes = [(SIDE, SIDE)] * 3 + [(rng.randint(100, 126),) * 2]
     examples = [
         *(words_example(rng, rng.choice(sizes), level) for _ in range(rows.get("words", 0))),
-        *(shapes_example(rng, rng.choice(sizes), level) for _ in range(rows.get("shapes", 0))),
+        *(shapes_example(rng, rng.choice(sizes), level, hard=hard) for _ in range(rows.get("shapes", 0))),
         *(
-            compare_example(rng, rng.choice(sizes) if square else sizes[0], level)
+            compare_example(rng, rng.choice(sizes) if square else sizes[0], level, hard=hard)
             for _ in range(rows.get("compare", 0))
         ),
         *(copy_example(rng) for _ in range(rows.get("copy", 0))),

@@ -78,9 +78,9 @@ def ask_colour(rng: random.Random, scene: Scene) -> Question | None:
     return Question("colour", f"What colour is the {kind}?", _find(scene, kind).colour)
 
 
-def ask_count(rng: random.Random, scene: Scene) -> Question:
+def ask_count(rng: random.Random, scene: Scene, *, by_colour: bool = False) -> Question:
     """How many shapes, shapes of a kind, or shapes of a colour; now and then of a kind that is absent."""
-    way = rng.random()
+    way = 1.0 if by_colour else rng.random()
     if way < 0.35:
         return Question("count", "How many shapes are there?", NUMBERS[len(scene.items)])
     present = rng.choice(scene.items)
@@ -115,9 +115,9 @@ def ask_list(_: random.Random, scene: Scene) -> Question | None:
     return Question("list", "List the shapes.", listed) if len(scene.items) > 1 else None
 
 
-def ask_compare(rng: random.Random, first: Scene, second: Scene) -> Question | None:
-    """Which of two pictures has more shapes or a certain shape, or whether both have a kind."""
-    way = rng.randrange(3)
+def ask_compare(rng: random.Random, first: Scene, second: Scene, *, easy: bool = True) -> Question | None:
+    """Which of two pictures has more shapes, which is `easy`, or a certain shape, or whether both have a kind."""
+    way = rng.randrange(3) if easy else rng.randint(1, 2)
     if way == 0 and len(first.items) != len(second.items):
         answer = "first" if len(first.items) > len(second.items) else "second"
         return Question("compare", "Which picture has more shapes?", answer)
@@ -162,10 +162,11 @@ SHAPE_ASKERS: dict[str, Asker] = {"colour": ask_colour, "count": ask_count, "whe
 SIDES = {"colour": 1, "count": 3, "where": 2, "list": 1}  # questions asked of one picture of shapes in training
 
 
-def shapes_example(rng: random.Random, size: tuple[int, int], level: float = 1.0) -> Example:
-    """One picture of shapes with about six different questions."""
-    scene = draw_shapes(rng, size, level=level)
+def shapes_example(rng: random.Random, size: tuple[int, int], level: float = 1.0, *, hard: int = 0) -> Example:
+    """One picture of shapes with about six different questions, and up to `hard` more that count a colour."""
+    scene = draw_shapes(rng, size, level=level, most=rng.choice((4, 8)) if hard else 8)
     asked = [SHAPE_ASKERS[task](rng, scene) for task, times in SIDES.items() for _ in range(times)]
+    asked += [ask_count(rng, scene, by_colour=True) for _ in range(hard)]
     return Example((scene,), tuple(dict.fromkeys(question for question in asked if question)))
 
 
@@ -179,10 +180,15 @@ def words_example(
     return Example((scene,), (asked,) if asked else ())
 
 
-def compare_example(rng: random.Random, size: tuple[int, int], level: float = 1.0) -> Example:
-    """Two pictures of shapes, of the same size, with up to four questions."""
-    first, second = (draw_shapes(rng, size, level=level, most=6) for _ in range(2))
+def compare_example(rng: random.Random, size: tuple[int, int], level: float = 1.0, *, hard: int = 0) -> Example:
+    """Two pictures of shapes, of the same size, with up to four questions.
+
+    With `hard`, up to so many more about single shapes, which pictures of few of them teach best.
+    """
+    most = rng.choice((2, 3, 6)) if hard else 6
+    first, second = (draw_shapes(rng, size, level=level, most=most) for _ in range(2))
     asked = [ask_compare(rng, first, second) for _ in range(4)]
+    asked += [ask_compare(rng, first, second, easy=False) for _ in range(hard)]
     return Example((first, second), tuple(dict.fromkeys(question for question in asked if question)))
 
 
