@@ -1,13 +1,18 @@
-"""What several test files use: a tiny checkpoint of random weights, its bundle, and the command line in-process."""
+"""What several test files use: tiny checkpoints of random weights, a bundle, and the command line in-process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.extras import Ran
+
+if TYPE_CHECKING:
+    from tests.layered import Bench
 
 pytest.register_assert_rewrite("tests.ladder")
 
@@ -40,3 +45,22 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(code, captured.out, captured.err)
 
     return command
+
+
+@pytest.fixture(scope="session")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    """Makes a small checkpoint of a family with samples, once."""
+    from tests.layered import make_bench, small, write_samples
+
+    @cache
+    def make(name: str) -> Bench:
+        folder = tmp_path_factory.mktemp("family")
+        return make_bench(small(name, folder), folder, write_samples(folder / "samples"))
+
+    return make
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
+    """That of the family that a test is parametrized with."""
+    return benches(request.param)
