@@ -182,6 +182,7 @@ class Cache:
     value: Value
     last: Value  # int32 [batch], index of the last position after this step
     total: Value  # int32 scalar, the longest length after this step
+    scales: tuple[Value, Value] | None = None  # float32 [1, kv_heads, 1, head_dim] of int8 keys and of int8 values
 
 
 class Linear(nn.Module):

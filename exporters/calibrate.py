@@ -22,6 +22,8 @@ from .dialects.ort import OrtDialect
 from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
 from .golden import Golden
 from .graphs import Graph
+from .kv_cache import KvScales, make_kv_cache
+from .layerwise.caches import cache_scales
 from .layerwise.calibrate import Calibration, Plan, seen_by
 from .layerwise.candidates import nearest, stored
 from .layerwise.judge import Judgement, judge
@@ -71,7 +73,8 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(f"--format {job.options.format} has its own quantizer; --calibrate is for onnx, leave it out")
     if options.method not in RECIPES:
         raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, RECIPES)}")
-    if not any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values()):
+    few_bits = any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values())
+    if not few_bits and not job.policy.kv_cache.quantized:
         raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
     if options.budget is not None and options.max_kl is not None:
         raise InputError("a budget and a largest KL cannot both be given; each decides the other")
@@ -115,6 +118,8 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     key = "" if worse else store.folder.name
     word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
     reasons = {outcome.name: word for outcome in outcomes if schemes_of(mixed.graphs)[outcome.name].bits < 8}
+    if job.policy.kv_cache.quantized:
+        mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
     calibrated = Calibrated(key=key, reasons=reasons, evidence=evidence)
     return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
 
@@ -207,6 +212,14 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
     dialect = OrtDialect(accuracy_level=job.target.accuracy_level)
     graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
     return replace(job, policy=policy, graphs=graphs)
+
+
+def with_cache_scales(job: Job, scales: KvScales) -> Job:
+    """A job whose int8 KV cache has these scales."""
+    assert isinstance(job.spec, ModelSpec)
+    policy = replace(job.policy, kv_cache=make_kv_cache(job.options.kv_cache, scales, job.spec.decoder))
+    dialect = OrtDialect(accuracy_level=job.target.accuracy_level)
+    return replace(job, policy=policy, graphs=describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect))
 
 
 def _quantize(

@@ -11,6 +11,7 @@ from onnxscript import nn
 
 from .blocks import Angles, Cache, Dialect, Linear, Op, RMSNorm, Table, Value, offset
 from .delta_net import DeltaNet
+from .kv_cache import Scales
 from .rope import inverse_frequencies
 from .scheme import Policy
 from .spec import DecoderSpec
@@ -108,9 +109,9 @@ class HeadNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions; norms of queries and keys, and a gate of its output on request."""
 
-    def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, cache_scales: Scales | None = None) -> None:
         super().__init__()
-        self.dialect, self.spec = dialect, spec
+        self.dialect, self.spec, self.cache_scales = dialect, spec, cache_scales
         query, kv, bias = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.qkv_bias
         rows = {"q_proj": query * (2 if spec.output_gate else 1), "k_proj": kv, "v_proj": kv}
         schemes = {name: policy.scheme("decoder", spec.hidden, name) for name in rows}
@@ -131,13 +132,22 @@ class Attention(nn.Module):
             q, k = self.q_norm(op, q, heads), self.k_norm(op, k, kv_heads)
         q = self.dialect.rotary(op, q, step.angles, heads)
         k = self.dialect.rotary(op, k, step.angles, kv_heads)
-        cache = Cache(*past, step.last, step.total)
+        cache = Cache(*past, step.last, step.total, self._scales(op))
         out, key, value = self.dialect.cached_attention(op, q, k, self.v_proj(op, x), cache, heads, kv_heads)
         return out if gate is None else op.Mul(out, op.Sigmoid(gate)), (key, value)
 
     def project(self, op: Op, x: Value) -> Value:
         """[batch, seq, heads * head_dim] to [batch, seq, hidden]."""
         return self.o_proj(op, x)
+
+    def _scales(self, op: Op) -> tuple[Value, Value] | None:
+        if self.cache_scales is None:
+            return None
+        key, value = (
+            op.initializer(ir.tensor(scales[None, :, None]), name=f"{kind}_cache_scales")
+            for kind, scales in zip(("key", "value"), self.cache_scales, strict=True)
+        )
+        return key, value
 
     def _queries(self, op: Op, x: Value) -> tuple[Value, Value | None]:
         """Queries and the gate of the output, [batch, seq, heads * head_dim] each; q_proj interleaves them by head."""
@@ -171,14 +181,22 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One decoder layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
-    def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, *, linear: bool = False) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        spec: DecoderSpec,
+        policy: Policy,
+        *,
+        linear: bool = False,
+        cache_scales: Scales | None = None,
+    ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         self.post_attention_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         if linear:
             self.linear_attn = DeltaNet(dialect, spec, policy.inside("linear_attn"))
         else:
-            self.self_attn = Attention(dialect, spec, policy.inside("self_attn"))
+            self.self_attn = Attention(dialect, spec, policy.inside("self_attn"), cache_scales)
         self.linear = linear
         self.mlp = MLP(dialect, spec, policy.inside("mlp"))
 
@@ -214,7 +232,8 @@ class Decoder(nn.Module):
         table = policy.scheme("table", spec.hidden, "embed_tokens")
         self.embed_tokens = Table(spec.vocab, spec.hidden, table, shared=spec.tied)
         self.layers = nn.ModuleList([
-            Layer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers)
+            Layer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers,
+                  cache_scales=policy.kv_cache.of(index, spec))
             for index in range(spec.layers)
         ])  # fmt: skip
         self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)

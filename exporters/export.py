@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .dialects import gguf
 from .dialects.ort import OPSETS, OrtDialect
 from .golden import Golden, evidence
 from .graphs import Graph
+from .kv_cache import KvScales, make_kv_cache
 from .models import FAMILIES, Family, Spec
 from .names import locate, relocate
 from .scheme import UNQUANTIZED, Policy, make_policy
@@ -45,6 +46,7 @@ class Options:
     context: int | None = None  # tokens; None: what the model was made for
     revision: str | None = None  # of the class that the checkpoint was trained with, where a family has several
     max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
+    kv_cache: str = "float"  # or int8
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,11 @@ class Job:
         return sum(self.checkpoint.tensors[source.name].size for graph in self.graphs for source in graph.sources)
 
 
-def prepare(path: str | Path, options: Options) -> Job:
-    """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts."""
+def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = None) -> Job:
+    """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts.
+
+    `kv_scales` are those of an int8 KV cache. A job without them can be planned, and `export` refuses it.
+    """
     checkpoint = open_checkpoint(path)
     family = find_family(checkpoint)
     spec = family.fit(family.describe(checkpoint.config).revised(options.revision).limited(options.context), checkpoint)
@@ -89,6 +94,10 @@ def prepare(path: str | Path, options: Options) -> Job:
         symmetric=options.symmetric,
         int8_roles=target.int8_activations,
     )
+    decoder = spec.decoder if isinstance(spec, ModelSpec) else None
+    policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, decoder))
+    if policy.kv_cache.quantized and lowering.graph_precision is not None:
+        raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
     graphs = describe_graphs(checkpoint, family, spec, policy, OrtDialect(accuracy_level=target.accuracy_level))
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
@@ -122,6 +131,8 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
 
     `golden` says whether to record golden traces from PyTorch, see `evidence` in golden.py.
     """
+    if not job.policy.kv_cache.complete:
+        raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out)) as writer:
         find_lowering(job.options.format).write(job, writer, _key(job), progress)
@@ -191,7 +202,8 @@ def _key(job: Job) -> str:
     """A hash of all that the graph files depend on; source files count by name, size and time of change."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
     tools = _tools(find_lowering(job.options.format).tools)
-    text = dump_json([stats, job.checkpoint.config, vars(job.options), job.calibrated.key, tools])
+    keys = [job.calibrated.key, job.policy.kv_cache.digest]
+    text = dump_json([stats, job.checkpoint.config, vars(job.options), keys, tools])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

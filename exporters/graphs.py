@@ -11,6 +11,7 @@ from onnxscript import GraphBuilder, nn
 from .blocks import Dialect, Linear, Source, Table, Value, sources
 from .decoder import Decoder, DecoderInputs
 from .dialects.native import add_functions
+from .kv_cache import FLOAT_CACHE, KvCache
 from .mtp import MtpHead, MtpInputs
 from .scheme import Policy
 from .spec import ClipSpec, ModelSpec, VisionSpec
@@ -19,6 +20,7 @@ from .vit import VisionEncoder
 from .vit_clip import ClipTower, Projector
 
 F32, I64, I32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
+STATE_TYPES = {32: F32, 8: ir.DataType.INT8}  # by bits
 IR_VERSION = 10  # with opset 21; the oldest pair that has everything used here
 
 
@@ -95,7 +97,7 @@ def build_decoder(
 ) -> Graph:
     """The decoder: token ids, image features, positions and past states to logits and present states."""
     text, taps = spec.decoder, len(spec.vision.deepstack_layers)
-    inputs = _decoder_inputs(spec, taps)
+    inputs = _decoder_inputs(spec, taps, policy.kv_cache)
     values = [inputs.input_ids, inputs.image_features, inputs.position_ids, inputs.past_lengths, inputs.num_logits]
     values += [inputs.deepstack_features] if taps else []
     values += [] if inputs.num_hidden_states is None else [inputs.num_hidden_states]
@@ -107,7 +109,7 @@ def build_decoder(
     if text.mtp:
         _output(builder, out.hidden_states, "hidden_states", F32, ["batch", "num_hidden_states", text.hidden])
     for index, pair in enumerate(out.present):
-        _present(builder, pair, layer_states(text, index))
+        _present(builder, pair, layer_states(text, index, policy.kv_cache))
     used = tuple(sources(decoder, prefixes.text))
     return _graph(builder, used if head is None else used + tuple(sources(head, prefixes.head)))
 
@@ -127,14 +129,14 @@ def build_mtp(
     out = mtp(builder.op, inputs, table, head)
     _output(builder, out.logits, "logits", F32, ["batch", "num_logits", text.vocab])
     _output(builder, out.hidden_states, "draft_hidden_states", F32, ["batch", "num_logits", text.hidden])
-    _present(builder, out.present[0], kv_states(text, 0))
+    _present(builder, out.present[0], kv_states(text, 0, FLOAT_CACHE))
     graph = _graph(builder, tuple(sources(mtp, prefixes.mtp)))
     borrowed = [*sources(table, f"{prefixes.text}.embed_tokens")]
     borrowed += [] if head is None else [*sources(head, prefixes.head)]
     return replace(graph, lender=lender, borrowed=tuple(borrowed))
 
 
-def _decoder_inputs(spec: ModelSpec, taps: int) -> DecoderInputs:
+def _decoder_inputs(spec: ModelSpec, taps: int, cache: KvCache) -> DecoderInputs:
     text = spec.decoder
     axes = [] if text.mrope_section is None else [3]
     return DecoderInputs(
@@ -144,7 +146,7 @@ def _decoder_inputs(spec: ModelSpec, taps: int) -> DecoderInputs:
         position_ids=_input("position_ids", I64, [*axes, "batch", "seq"]),
         past_lengths=_input("past_lengths", I32, ["batch"]),
         num_logits=_input("num_logits", I64, [1]),
-        past=[_past(layer_states(text, layer)) for layer in range(text.layers)],
+        past=[_past(layer_states(text, layer, cache)) for layer in range(text.layers)],
         taps=taps,
         num_hidden_states=_input("num_hidden_states", I64, [1]) if text.mtp else None,
     )
@@ -159,18 +161,18 @@ def _mtp_inputs(spec: ModelSpec) -> MtpInputs:
         position_ids=_input("position_ids", I64, [3, "batch", "seq"]),
         past_lengths=_input("past_lengths", I32, ["batch"]),
         num_logits=_input("num_logits", I64, [1]),
-        past=_past(kv_states(text, 0)),
+        past=_past(kv_states(text, 0, FLOAT_CACHE)),
     )
 
 
 def _past(states: tuple[State, State]) -> tuple[Value, Value]:
-    first, second = (_input(state.past, F32, list(state.shape)) for state in states)
+    first, second = (_input(state.past, STATE_TYPES[state.bits], list(state.shape)) for state in states)
     return first, second
 
 
 def _present(builder: GraphBuilder, values: tuple[Value, Value], states: tuple[State, State]) -> None:
     for value, state in zip(values, states, strict=True):
-        _output(builder, value, state.present, F32, list(state.shape))
+        _output(builder, value, state.present, STATE_TYPES[state.bits], list(state.shape))
 
 
 def _head(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes) -> Linear:

@@ -69,7 +69,7 @@ class Plan:
 def make_plan(job: Job) -> Plan:
     """The figures of a prepared job; nothing is read or written."""
     weight_bytes = list(_weight_bytes(job))
-    states, context = _states(job.spec), job.spec.context
+    states, context = _states(job), job.spec.context
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
     default, tokens = min(context, DEFAULT_CONTEXT), image_tokens(job)
@@ -94,9 +94,9 @@ def make_plan(job: Job) -> Plan:
     )
 
 
-def _states(spec: Spec) -> list[State]:
+def _states(job: Job) -> list[State]:
     """What the decoder keeps from token to token; an encoder keeps nothing."""
-    return list(all_states(spec.decoder)) if isinstance(spec, ModelSpec) else []
+    return list(all_states(job.spec.decoder, job.policy.kv_cache)) if isinstance(job.spec, ModelSpec) else []
 
 
 def _attention_bytes(spec: Spec, tokens: dict[str, int]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..targets.errors import InputError, closest
+from .kv_cache import FLOAT_CACHE, KvCache
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ VISION_GROUPS = {8: 256, 4: 32}  # largest groups by bits: 8 bits lose nothing i
 
 @dataclass(frozen=True)
 class Policy:
-    """Maps a role and an input width to a scheme."""
+    """Maps a role and an input width to a scheme, and says how keys and values are kept."""
 
     precision: Precision
     group_size: int
@@ -78,6 +79,7 @@ class Policy:
     int8_roles: tuple[str, ...] = ()  # roles whose inputs may be rounded to 8 bits as one tensor
     chosen: Mapping[str, Scheme] = field(default_factory=dict)  # of single matrices of the decoder, by path
     path: str = ""  # of the module that asks, below the decoder
+    kv_cache: KvCache = FLOAT_CACHE
 
     def inside(self, module: str) -> Policy:
         """The policy for what is inside a module of the decoder."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+from .kv_cache import KvCache
 from .spec import DecoderSpec
 
 CAPACITY = "capacity"  # the axis of a KV cache that grows with the context
-VALUE_BYTES = 4  # all states are float32
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class State:
     past: str
     present: str
     shape: tuple[int | str, ...]  # the first axis is the batch
+    bits: int = 32  # 32: float32, 8: int8
 
     @property
     def grows(self) -> bool:
@@ -28,13 +29,13 @@ class State:
     @property
     def nbytes(self) -> int:
         """Bytes in one conversation, of each token where it grows."""
-        return VALUE_BYTES * prod(size for size in self.shape if isinstance(size, int))
+        return self.bits // 8 * prod(size for size in self.shape if isinstance(size, int))
 
 
-def layer_states(spec: DecoderSpec, layer: int) -> tuple[State, State]:
+def layer_states(spec: DecoderSpec, layer: int, cache: KvCache) -> tuple[State, State]:
     """The two states of a layer: key and value, or those of the convolution and of the delta rule."""
     if layer not in spec.linear_layers:
-        return kv_states(spec, layer)
+        return kv_states(spec, layer, cache)
     net = spec.delta_net
     assert net is not None
     shapes = {
@@ -47,16 +48,16 @@ def layer_states(spec: DecoderSpec, layer: int) -> tuple[State, State]:
     return conv, recurrent
 
 
-def kv_states(spec: DecoderSpec, layer: int) -> tuple[State, State]:
+def kv_states(spec: DecoderSpec, layer: int, cache: KvCache) -> tuple[State, State]:
     """Keys and values of an attention layer."""
-    shape = ("batch", spec.kv_heads, CAPACITY, spec.head_dim)
+    shape, bits = ("batch", spec.kv_heads, CAPACITY, spec.head_dim), 8 if cache.quantized else 32
     key, value = (
-        State(f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}", shape) for kind in ("key", "value")
+        State(f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}", shape, bits) for kind in ("key", "value")
     )
     return key, value
 
 
-def all_states(spec: DecoderSpec) -> Iterator[State]:
+def all_states(spec: DecoderSpec, cache: KvCache) -> Iterator[State]:
     """The states of all layers in order."""
     for layer in range(spec.layers):
-        yield from layer_states(spec, layer)
+        yield from layer_states(spec, layer, cache)

@@ -73,7 +73,8 @@ def verify(bundle: str | Path | Bundle, *, threads: int | None = None) -> Verify
     longest = max((len(case.token_ids) + len(case.answer) for case in traces.cases), default=1)
     room = {"context": min(longest, opened.manifest["limits"]["context"])} if answers(opened) else {}
     model = open_loaded(opened, threads=threads, **room)
-    exact = all(entry["bits"] == 32 for entry in opened.manifest["precision"].values())
+    floats = all(entry["bits"] == 32 for entry in opened.manifest["precision"].values())
+    exact = floats and opened.manifest["options"].get("kv_cache", "float") == "float"
     figures = opened.manifest["evidence"].get("golden", {}).get("figures", {})
     rows = [_judge(row, exact, figures) for row in replay(model, traces)]
     return VerifyReport(opened.path.resolve().name, traces.reference, exact, tuple(_condense(rows)))

@@ -12,6 +12,7 @@ import click
 from ...targets.errors import InputError
 from ..gguf import file_types
 from ..gguf.file_types import FILE_TYPES
+from ..kv_cache import KINDS as KV_CACHES
 from ..scheme import GROUP_SIZES, PRECISIONS
 from .shared import (
     AS_JSON,
@@ -50,6 +51,8 @@ CHOICES = options(
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
     click.option("--target", default="cpu", show_default=True, help="A row of `lensmith targets`."),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),
+    click.option("--kv-cache", type=click.Choice(KV_CACHES), default="float", show_default=True,
+                 help="How keys and values are kept: float32, or int8 in a quarter of the memory, with --calibrate."),
     click.option("--revision", metavar="NAME", help="Of the class that trained an Arlow encoder, A or B. Default: B."),
     click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Largest image area; default: the model's."),
 )  # fmt: skip

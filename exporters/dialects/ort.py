@@ -177,8 +177,14 @@ class OrtDialect:
     ) -> tuple[Value, Value, Value]:
         """Causal attention over the cache and the new tokens: output, present key, present value.
 
-        Writes into the cache itself when past and present are bound to one buffer.
+        Writes into the cache itself when past and present are bound to one buffer. With scales, keys and values are
+        rounded to int8 as they enter it, and this step reads what was rounded.
         """
+        scales: tuple[Value | None, ...] = ()
+        options: dict[str, Any] = {}
+        if cache.scales is not None:
+            scales = (None, None, None, None, None, *cache.scales)
+            options = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         out = op.GroupQueryAttention(
             q,
             k,
@@ -187,8 +193,10 @@ class OrtDialect:
             cache.value,
             cache.last,
             cache.total,
+            *scales,
             num_heads=heads,
             kv_num_heads=kv_heads,
+            **options,
             _domain=MS,
             _outputs=3,
         )

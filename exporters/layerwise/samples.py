@@ -20,6 +20,7 @@ from ...runtimes.requests import user_message
 from ...targets.errors import InputError
 from ..cases import Case
 from ..graphs import Graph
+from ..kv_cache import FLOAT_CACHE
 from ..spec import ModelSpec
 from ..states import CAPACITY, State, all_states
 from .streams import Values
@@ -125,7 +126,7 @@ def sample_values(sample: Sample, features: Mapping[str, ImageFeatures], spec: M
     if taps:
         empty = np.zeros((taps, *none.shape), np.float32)
         values["deepstack_features"] = empty if joined is None or joined.deepstack is None else joined.deepstack
-    values |= {state.past: _empty(state) for state in all_states(spec.decoder)}
+    values |= {state.past: _empty(state) for state in all_states(spec.decoder, FLOAT_CACHE)}
     return {str(port.name): values[str(port.name)] for port in graph.model.graph.inputs}
 
 
