@@ -26,6 +26,20 @@ def cholesky(matrix: Floats) -> Floats:
     return lower
 
 
+def solve_right(rows: Floats, lower: Floats) -> Floats:
+    """rows @ (lower lowerᵀ)⁻¹ for float32 rows [m, n] and a lower factor [n, n], block of columns by block."""
+    forward, out = np.empty_like(rows), np.empty_like(rows)
+    blocks = list(cuts(0, len(lower), BLOCK))
+    inverses = [np.linalg.inv(lower[block, block].astype(np.float64)).astype(np.float32) for block in blocks]
+    for block, inverse in zip(blocks, inverses, strict=True):
+        carried = forward[:, : block.start] @ lower[block, : block.start].T
+        forward[:, block] = (rows[:, block] - carried) @ inverse.T
+    for block, inverse in zip(reversed(blocks), reversed(inverses), strict=True):
+        carried = out[:, block.stop :] @ lower[block.stop :, block]
+        out[:, block] = (forward[:, block] - carried) @ inverse
+    return out
+
+
 def damped_cholesky(matrix: Floats) -> Floats:
     """As `cholesky`; what rounding made indefinite gets more on the diagonal, in float64, until it has a factor."""
     try:

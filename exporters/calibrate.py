@@ -28,7 +28,8 @@ from .layerwise.calibrate import Calibration, Plan, seen_by
 from .layerwise.candidates import nearest, stored
 from .layerwise.judge import Judgement, judge
 from .layerwise.model import FloatModel
-from .layerwise.quantizer import RECIPES, Outcome
+from .layerwise.outcomes import Outcome
+from .layerwise.quantizer import RECIPES
 from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
 from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
 from .layerwise.store import Store
@@ -37,7 +38,9 @@ from .scheme import Scheme, make_policy
 from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-ROUNDS = 3  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
+ROUNDS = 4  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
+CAUTION = 0.8  # of what the last round promises for the next
+EVIDENCE_BYTES = 700  # of the manifest, for each matrix
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,7 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     found: Mapping[str, Sensitivity] = {}
     if options.budget is not None or options.max_kl is not None:
         found = sensitivities(model, job, samples, progress)
-    limit = options.max_kl
-    for _ in range(ROUNDS):
-        mixed = job if not found else with_schemes(job, _mixed(model, job, found, options.budget, limit))
-        store, outcomes = _quantize(model, mixed, samples, options, scratch, progress)
-        judged = _judge(model, mixed, store, samples, progress)
-        if options.max_kl is None or limit is None or judged["calibrated"].mean_kl <= options.max_kl:
-            break
-        limit *= 0.8 * options.max_kl / judged["calibrated"].mean_kl
-    else:
-        raise InputError(
-            f"a KL divergence of {options.max_kl:g} nats is not reached, {judged['calibrated'].mean_kl:.3g} was "
-            "measured; raise --max-kl or use --precision int8"
-        )
+    mixed, store, outcomes, judged = _fitted(model, job, samples, found, options, scratch, progress)
     worse = judged["calibrated"].mean_kl > judged["nearest"].mean_kl
     evidence = {
         "method": options.method,
@@ -112,7 +103,7 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
         "seconds": round(time.perf_counter() - started, 1),
         "matrices": [_row(outcome, mixed) for outcome in outcomes],
         "sensitivity": {unit: value.kl for unit, value in found.items()},
-        "judgement": {name: asdict(value) for name, value in judged.items()},
+        "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
         "kept": not worse,
     }
     key = "" if worse else store.folder.name
@@ -122,6 +113,32 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
     calibrated = Calibrated(key=key, reasons=reasons, evidence=evidence)
     return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
+
+
+def _fitted(
+    model: FloatModel,
+    job: Job,
+    samples: Samples,
+    found: Mapping[str, Sensitivity],
+    options: CalibrationOptions,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[Job, Store, list[Outcome], dict[str, Judgement]]:
+    """Calibrate, with bits chosen anew where more divergence is measured than was predicted for a limit."""
+    floor, limit = 0.0, options.max_kl
+    for _ in range(ROUNDS):
+        mixed = job if not found else with_schemes(job, _mixed(model, job, found, options.budget, limit))
+        store, outcomes = _quantize(model, mixed, samples, options, scratch, progress)
+        judged = _judge(model, mixed, store, samples, limit is not None, progress)
+        measured, floor = judged["calibrated"].mean_kl, judged["encoder"].mean_kl if limit is not None else 0.0
+        if options.max_kl is None or limit is None or measured <= options.max_kl:
+            return mixed, store, outcomes, judged
+        if floor >= options.max_kl:
+            raise InputError(f"the vision encoder alone, at 8 bits, is {floor:.3g} nats from the float model, and "
+                             f"--max-kl is {options.max_kl:g}; raise it or use --precision fp16")  # fmt: skip
+        limit *= CAUTION * (options.max_kl - floor) / (measured - floor)
+    raise InputError(f"a KL divergence of {options.max_kl:g} nats is not reached, {measured:.3g} was measured; "
+                     "raise --max-kl or use --precision int8")  # fmt: skip
 
 
 def export_calibrated(
@@ -182,7 +199,7 @@ def _mixed(
     left = None
     if budget is not None:
         decided = sum(_bytes(job, name) for name in names)
-        left = budget - (bundle_bytes(job) - decided)
+        left = budget - (bundle_bytes(job) - decided) - EVIDENCE_BYTES * len(schemes)
         if left <= 0:
             raise InputError(f"a budget of {budget} bytes is less than the parts that are never below 8 bits take: "
                              f"{budget - left}; raise it")  # fmt: skip
@@ -236,8 +253,15 @@ def _quantize(
     return store, outcomes
 
 
-def _judge(model: FloatModel, job: Job, store: Store, samples: Samples, progress: Progress) -> dict[str, Judgement]:
-    candidates = {"nearest": nearest(model, schemes_of(job.graphs)), "calibrated": stored(model, store)}
+def _judge(
+    model: FloatModel, job: Job, store: Store, samples: Samples, encoder: bool, progress: Progress
+) -> dict[str, Judgement]:
+    """Both ways to round, and, if wanted, the float model behind the rounded vision encoder."""
+    schemes = schemes_of(job.graphs)
+    candidates = {"nearest": nearest(model, schemes), "calibrated": stored(model, schemes, store)}
+    if encoder:
+        plain = {source.name: UNQUANTIZED for source in model.decoder.sources}
+        candidates["encoder"] = nearest(model, {**schemes, **plain})
     return judge(
         model, samples.held_out, samples.pictures, candidates, lambda done, total: progress("judgement", done, total)
     )
@@ -277,4 +301,11 @@ def _about(samples: Samples, options: CalibrationOptions) -> dict[str, Any]:
 
 def _row(outcome: Outcome, job: Job) -> dict[str, Any]:
     scheme = schemes_of(job.graphs)[outcome.name]
-    return {**asdict(outcome), "bits": scheme.bits, "group_size": scheme.group_size}
+    return {**_short(asdict(outcome)), "bits": scheme.bits, "group_size": scheme.group_size}
+
+
+def _short(values: Any) -> Any:
+    """Figures with the digits that mean something: there are many, and the manifest travels with each bundle."""
+    if isinstance(values, dict):
+        return {key: _short(value) for key, value in values.items()}
+    return float(f"{values:.4g}") if isinstance(values, float) else values

@@ -13,7 +13,6 @@ from .cases import QUESTIONS, Case, photo, read_samples, spread_over_tasks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 HELD_OUT = 4  # every fourth sample is judged, and never calibrated on
-GENERATED = 40  # samples of the built-in set, of which every fifth is text alone
 SIZES = ((320, 256), (256, 320), (448, 336), (224, 224))  # width, height of generated pictures
 
 
@@ -36,11 +35,11 @@ def choose_samples(source: Path | None, scratch: Path, *, limit: int, seed: int)
 
     The order follows from the content and the seed alone. Raises InputError for unusable files and for too few.
     """
-    cases = _generated(scratch, seed) if source is None else _read(source)
+    wanted = limit + max(1, limit // (HELD_OUT - 1))
+    cases = _generated(scratch, seed, wanted) if source is None else _read(source)
     name = "built-in" if source is None else source.resolve().name
     keyed = sorted((_key(case, seed), index) for index, case in enumerate(cases))
     ordered = [cases[index] for _, index in keyed]
-    wanted = limit + max(1, limit // (HELD_OUT - 1))
     ordered = [ordered[index] for index in spread_over_tasks(ordered, wanted)]
     held = ordered[HELD_OUT - 1 :: HELD_OUT]
     used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
@@ -70,12 +69,12 @@ def _pictures(folder: Path) -> Iterator[Case]:
         yield Case("pictures", (str(path.resolve()),), questions[index % len(questions)])
 
 
-def _generated(scratch: Path, seed: int) -> list[Case]:
-    """Generated photos with questions, and questions alone."""
+def _generated(scratch: Path, seed: int, count: int) -> list[Case]:
+    """Generated photos with questions; every fifth sample is a question alone."""
     alone = [question for images, question in QUESTIONS if not images]
     about = [question for images, question in QUESTIONS if images == 1]
     cases = []
-    for index in range(GENERATED):
+    for index in range(count):
         if index % 5 == 4:
             cases.append(Case("text", (), f"{alone[index % len(alone)]} ({index})"))
             continue

@@ -14,7 +14,8 @@ from ..blocks import Source
 from ..scheme import Scheme
 from .candidates import stored
 from .model import FloatModel, features_of
-from .quantizer import Outcome, Recipe, head_inputs, quantize_group, quantize_table
+from .outcomes import Outcome, OutcomeJournal
+from .quantizer import Recipe, head_inputs, quantize_group, quantize_table
 from .samples import IMAGE, Picture, Sample, draft_values
 from .smoothing import Smoothing, smoothings
 from .stages import Product, Stage, Stages, cut
@@ -39,14 +40,15 @@ class Plan:
 class Calibration:
     """One calibration on its way through a model, into a store.
 
-    Two streams run side by side where the recipe wants it: the float32 model, and the model as quantized so far.
+    Two streams run side by side where the recipe wants it: the float32 model, and the model as quantized so far. What
+    an interrupted run has put into the store is not quantized again.
     """
 
     def __init__(self, model: FloatModel, plan: Plan, store: Store, text_prefix: str) -> None:
         self.model, self.plan, self.store = model, plan, store
         found = (_existing(smoothing, model) for smoothing in smoothings(model.spec.decoder, text_prefix))
         self.smoothings = {name: smoothing for smoothing in found for name in smoothing.consumers}
-        self.outcomes: list[Outcome] = []
+        self.journal = OutcomeJournal(store.folder / "outcomes.jsonl")
         self.done = 0
         graphs = [self.model.vision_stages, self.model.decoder_stages, *([cut(model.mtp)] if model.mtp else [])]
         self.total = sum(len(stages.stages) for stages in graphs)
@@ -72,7 +74,7 @@ class Calibration:
                 for start, stream in zip(starts, streams, strict=True)
             ]  # fmt: skip
             self._pass(cut(model.mtp), drafts, [sample.kinds[1:] for sample in samples], progress)
-        return self.outcomes
+        return self.journal.outcomes
 
     @property
     def _shares(self) -> dict[str, float]:
@@ -80,7 +82,8 @@ class Calibration:
 
     def _quantize_tables(self, samples: Sequence[Sample], features: Mapping[str, ImageFeatures]) -> None:
         """Quantize the token table and the output head, before the first token is looked up."""
-        tables = [source for source in _tables(self.model) if self.plan.schemes[source.name].quantized]
+        quantized = (source for source in _tables(self.model) if self.plan.schemes[source.name].quantized)
+        tables = [source for source in quantized if self.store.get(source.name) is None]
         if not tables:
             return
         stream = Stream(self.model.questions(samples, features))
@@ -94,12 +97,13 @@ class Calibration:
             self.store.put(source.name, quantize_table(tensor, scheme, seen, self.plan.recipe.method))
 
     def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, progress: Progress) -> None:
-        candidate = stored(self.model, self.store)
+        candidate = stored(self.model, self.plan.schemes, self.store)
         tables = (self.model.rows, candidate.tables)
         named = {str(index): (stream, tables[index]) for index, stream in enumerate(streams)}
         for runner in self.model.runners(stages, named):
             for value, products in by_input(runner.stage):
-                if any(self.plan.schemes[product.source.name].quantized for product in products):
+                names = {p.source.name for p in products if self.plan.schemes[p.source.name].bits < 8}
+                if names and not names <= self.journal.finished:
                     self._quantize(runner, products, gather(streams, value, products[0].matrix.columns, kinds))
             streams[0].advance(runner)
             for other in streams[1:]:
@@ -109,7 +113,7 @@ class Calibration:
 
     def _quantize(self, runner: Runner, products: Sequence[Product], moments: Mapping[str, Moments]) -> None:
         weights = {product.source.name: runner.original(product) for product in products}
-        self.outcomes += quantize_group(
+        outcomes = quantize_group(
             weights,
             moments,
             self._shares,
@@ -118,6 +122,7 @@ class Calibration:
             self.plan.recipe,
             self.store,
         )
+        self.journal.record(outcomes)
 
 
 def _tables(model: FloatModel) -> Iterator[Source]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..scheme import Scheme
 from .model import FloatModel, Tables
 from .stages import Product
 from .store import Store
-from .streams import Effective, Floats, Runner
+from .streams import Effective, Floats, Runner, table_blocks
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,28 @@ def unchanged(model: FloatModel) -> Candidate:
     return Candidate(lambda _: lambda _: None, model.rows, lambda _: None)
 
 
-def stored(model: FloatModel, store: Store) -> Candidate:
-    """The model with the weights of a store; matrices that are not there stay as they are."""
+def stored(model: FloatModel, schemes: Mapping[str, Scheme], store: Store) -> Candidate:
+    """The model with the weights of a store; quantized matrices that are not there are rounded to nearest."""
+    rest = nearest(model, schemes)
 
     def matrices(runner: Runner) -> Effective:
+        others = rest.matrices(runner)
+
         def effective(product: Product) -> Floats | None:
             made = store.get(product.source.name)
-            return None if made is None or made.groups is None else made.effective()
+            return others(product) if made is None or made.groups is None else made.effective()
 
         return effective
 
     def head(source: Source) -> Groups | None:
         made = store.get(source.name)
-        return None if made is None else made.groups
+        return rest.head(source) if made is None else made.groups
 
-    return Candidate(matrices, _rows(model, head), head)
+    def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
+        made = store.get(source.name)
+        return rest.tables(source, ids) if made is None or made.groups is None else some_rows(made.groups, ids)
+
+    return Candidate(matrices, rows, head)
 
 
 def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
@@ -58,11 +65,17 @@ def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
 
         return effective
 
+    def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
+        found, scheme = model.rows(source, ids), schemes[source.name]
+        return dequantize(rounded(found, scheme)) if scheme.quantized else found
+
     def head(source: Source) -> Groups | None:
         scheme = schemes[source.name]
-        return rounded(model.checkpoint.tensor(source.name).numpy(), scheme) if scheme.quantized else None
+        if not scheme.quantized:
+            return None
+        return joined([rounded(block, scheme) for _, block in table_blocks(model.checkpoint, source)])
 
-    return Candidate(matrices, _rows(model, head), head)
+    return Candidate(matrices, rows, head)
 
 
 def rounded(weight: Floats, scheme: Scheme) -> Groups:
@@ -70,15 +83,18 @@ def rounded(weight: Floats, scheme: Scheme) -> Groups:
     return quantize(weight, bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)
 
 
-def some_rows(made: Groups, ids: NDArray[np.int64] | slice) -> Floats:
+def joined(blocks: Sequence[Groups]) -> Groups:
+    """Blocks of rows as one."""
+    values, scales = (np.concatenate([getattr(block, part) for block in blocks]) for part in ("values", "scales"))
+    zeros = [block.zero_points for block in blocks if block.zero_points is not None]
+    return Groups(values, scales, np.concatenate(zeros) if zeros else None, blocks[0].bits)
+
+
+def rows_of(made: Groups, rows: NDArray[np.int64] | slice) -> Groups:
+    """Some rows of integers."""
+    return Groups(made.values[rows], made.scales[rows], None if (z := made.zero_points) is None else z[rows], made.bits)
+
+
+def some_rows(made: Groups, rows: NDArray[np.int64] | slice) -> Floats:
     """Some rows of the weights that integers stand for."""
-    zeros = None if made.zero_points is None else made.zero_points[ids]
-    return dequantize(Groups(made.values[ids], made.scales[ids], zeros, made.bits))
-
-
-def _rows(model: FloatModel, head: Callable[[Source], Groups | None]) -> Tables:
-    def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
-        made = head(source)
-        return model.rows(source, ids) if made is None else some_rows(made, ids)
-
-    return rows
+    return dequantize(rows_of(made, rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,17 +13,20 @@ from ...calibration.inputs import Inputs
 from ...calibration.measure import output_error
 from ...calibration.methods import METHODS
 from ...calibration.moments import Moments, mean
-from ...calibration.retarget import retarget
-from ...calibration.rounding import Groups, quantize
+from ...calibration.retarget import Drift
+from ...calibration.rounding import quantize
 from ...calibration.smoothing import search_scales
 from ..safetensors_files import LazyTensor
 from ..scheme import Scheme
+from .candidates import joined, rows_of
+from .outcomes import Outcome
 from .smoothing import Smoothing
 from .store import Calibrated, Store
 
 Floats = NDArray[np.float32]
 HEAD_ROWS = 16384  # of a table in memory at a time
 LOOKED_UP = 1.0
+ERROR_ROWS = 256  # of a matrix whose errors are reported
 DAMPING = 0.01  # of the second moments' mean diagonal, as in GPTQ
 
 
@@ -42,16 +45,6 @@ RECIPES = {
     "gptq": Recipe("gptq", quantized_inputs=True),
     "descent": Recipe("descent", quantized_inputs=True),
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one matrix; errors are relative mean squares of its outputs on the calibration tokens."""
-
-    name: str
-    error: float
-    nearest_error: float  # of rounding to nearest on the same grid
-    outliers: float  # largest of the inputs' magnitudes over their median
 
 
 def grid_of(scheme: Scheme) -> Grid:
@@ -77,15 +70,63 @@ def quantize_group(
     factor = None
     if smoothing is not None and recipe.smooth:
         factor = _factor(weights, inputs, schemes, smoothing)
-    outcomes = []
-    for name, weight in weights.items():
-        if schemes[name].quantized:
-            outcomes.append(_quantize(name, weight, inputs, means["cross"], schemes[name], factor, recipe, store))
-        elif factor is not None:
+    drift = None if means["cross"] is None else Drift(means["second"], means["cross"], DAMPING)
+    for name in weights:
+        if factor is not None and not schemes[name].quantized:
             store.put(name, Calibrated(columns=factor))
+    outcomes = []
+    for names in _alike(weights, schemes):
+        stacked = np.concatenate([weights[name] for name in names])
+        made = _quantize(stacked, inputs, drift, schemes[names[0]], factor, recipe)
+        outcomes += list(_store(names, weights, made, inputs, store))
     if factor is not None and smoothing is not None:
         _divide(smoothing, factor, store)
     return outcomes
+
+
+def _alike(weights: Mapping[str, Floats], schemes: Mapping[str, Scheme]) -> list[list[str]]:
+    """Quantized matrices by their grids: rows are independent, and those of one grid share most of the work."""
+    groups: dict[Grid, list[str]] = {}
+    for name in weights:
+        if schemes[name].quantized:
+            groups.setdefault(grid_of(schemes[name]), []).append(name)
+    return list(groups.values())
+
+
+def _quantize(
+    weight: Floats, inputs: Inputs, drift: Drift | None, scheme: Scheme, factor: Floats | None, recipe: Recipe
+) -> Calibrated:
+    grid, target, known = grid_of(scheme), weight, inputs
+    if drift is not None and grid.bits < 8:
+        target = drift.retarget(weight)
+    if factor is not None:
+        target, known = target * factor, inputs.divided(factor)
+    method = recipe.method if grid.bits < 8 else "rtn"  # 8 bits lose nothing that a search could find
+    return Calibrated(METHODS[method](target, known, grid), columns=factor)
+
+
+def _store(
+    names: Sequence[str], weights: Mapping[str, Floats], made: Calibrated, inputs: Inputs, store: Store
+) -> Iterator[Outcome]:
+    """Store matrices that were quantized as one."""
+    spread = float(inputs.magnitude.max() / max(float(np.median(inputs.magnitude)), 1e-12))
+    start = 0
+    for name in names:
+        part = slice(start, start + len(weights[name]))
+        own = Calibrated(rows_of(made.groups, part), columns=made.columns) if made.groups is not None else made
+        store.put(name, own)
+        yield Outcome(name, *_errors(weights[name], own, inputs), spread)
+        start = part.stop
+
+
+def _errors(weight: Floats, made: Calibrated, inputs: Inputs) -> tuple[float, float]:
+    """The output errors of calibrated weights and of rounding to nearest, on some of the rows."""
+    some, groups = slice(None, None, -(-len(weight) // ERROR_ROWS)), made.groups
+    assert groups is not None
+    rows, size = weight[some], weight.shape[1] // groups.scales.shape[1]
+    nearest = quantize(rows, bits=groups.bits, group_size=size, symmetric=groups.zero_points is None)
+    effective = Calibrated(rows_of(groups, some), columns=made.columns).effective()
+    return output_error(rows, effective, inputs.second), output_error(rows, nearest, inputs.second)
 
 
 def _factor(
@@ -100,33 +141,6 @@ def _factor(
     grid = grid_of(schemes[rounded[0]])
     scale, before, after = search_scales(parts, inputs, METHODS["rtn"], grid, tied=smoothing.tied)
     return scale if after < before else None
-
-
-def _quantize(
-    name: str,
-    weight: Floats,
-    inputs: Inputs,
-    cross: Floats | None,
-    scheme: Scheme,
-    factor: Floats | None,
-    recipe: Recipe,
-    store: Store,
-) -> Outcome:
-    target = weight if cross is None else retarget(weight, inputs.second, cross, DAMPING)
-    known, grid = inputs, grid_of(scheme)
-    if factor is not None:
-        target, known = target * factor, inputs.divided(factor)
-    method = recipe.method if grid.bits < 8 else "rtn"  # 8 bits lose nothing that a search could find
-    made = Calibrated(METHODS[method](target, known, grid), columns=factor)
-    store.put(name, made)
-    nearest = quantize(weight, bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
-    spread = float(inputs.magnitude.max() / max(float(np.median(inputs.magnitude)), 1e-12))
-    return Outcome(
-        name,
-        output_error(weight, made.effective(), inputs.second),
-        output_error(weight, nearest, inputs.second),
-        spread,
-    )
 
 
 def _divide(smoothing: Smoothing, factor: Floats, store: Store) -> None:
@@ -153,9 +167,7 @@ def quantize_table(tensor: LazyTensor, scheme: Scheme, inputs: Inputs | None, me
     for start in range(0, tensor.shape[0], HEAD_ROWS):
         rows = tensor.rows(start, min(start + HEAD_ROWS, tensor.shape[0]))
         blocks.append(METHODS[method](rows, inputs or even, grid_of(scheme)))
-    zeros = [block.zero_points for block in blocks if block.zero_points is not None]
-    values, scales = (np.concatenate([getattr(block, part) for block in blocks]) for part in ("values", "scales"))
-    return Calibrated(Groups(values, scales, np.concatenate(zeros) if zeros else None, scheme.bits))
+    return Calibrated(joined(blocks))
 
 
 def head_inputs(moments: Mapping[str, Moments], shares: Mapping[str, float], *, looked_up: bool) -> Inputs:

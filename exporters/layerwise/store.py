@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,30 @@ class Calibrated:
     """What calibration made of a tensor: its integers, if it is quantized, and the factors of smoothing.
 
     The stored weights are the checkpoint's times `columns` and divided by `rows`; what was multiplied here is divided
-    in the tensor in front, and the other way round.
+    in the tensor in front, and the other way round. `groups` come before their division by `rows`.
     """
 
     groups: Groups | None = None
     columns: Floats | None = None  # [columns]
     rows: Floats | None = None  # [rows]
 
+    @property
+    def divided(self) -> Groups | None:
+        """The integers as they are stored: scales take the division by `rows`, rounded to float16 once more."""
+        if self.groups is None or self.rows is None:
+            return self.groups
+        return replace(self.groups, scales=(self.groups.scales / self.rows[:, None]).astype(np.float16))
+
     def effective(self) -> Floats:
         """The weights [rows, columns] that the quantized model stands for, without the factors."""
-        assert self.groups is not None
-        weights = dequantize(self.groups)
+        groups = self.divided
+        assert groups is not None
+        weights = dequantize(groups)
         if self.columns is not None:
             weights /= self.columns
         if self.rows is not None:
             weights *= self.rows[:, None]
         return weights
-
-    def divided(self, rows: Floats) -> Calibrated:
-        """With each row divided by a factor [rows]; of integers the scales are, rounded to float16 once more."""
-        groups = self.groups
-        if groups is not None:
-            scales = (groups.scales.astype(np.float32) / rows[:, None]).astype(np.float16)
-            groups = Groups(groups.values, scales, groups.zero_points, groups.bits)
-        return Calibrated(groups, self.columns, rows if self.rows is None else self.rows * rows)
 
 
 class Store:
@@ -76,17 +76,17 @@ class Store:
             return Calibrated(groups, *(arrays.get(key) for key in ("columns", "rows")))
 
     def divide_rows(self, name: str, rows: Floats) -> None:
-        """Divide the rows of a tensor, whether it was calibrated before or not."""
-        self.put(name, (self.get(name) or Calibrated()).divided(rows))
+        """Divide the rows of a tensor by factors, whether it was calibrated before or not; again changes nothing."""
+        self.put(name, replace(self.get(name) or Calibrated(), rows=rows))
 
     def parts(self, source: Source, tensor: LazyTensor) -> list[NDArray[Any]] | None:
         """The stored form of a tensor for the data file; None for one that was not calibrated."""
         made = self.get(source.name)
         if made is None:
             return None
-        if made.groups is not None:
+        if (groups := made.divided) is not None:
             assert source.matrix is not None
-            return source.matrix.store(made.groups)
+            return source.matrix.store(groups)
         return [*_scaled(source.pack(tensor.numpy()), made)]
 
     def _path(self, name: str) -> Path:
