@@ -34,7 +34,7 @@ from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
 from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
 from .layerwise.store import Store
 from .names import locate
-from .scheme import Scheme, make_policy
+from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
