@@ -173,12 +173,17 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path) -> Sample
     """Read, split and prepare the samples."""
     scratch.mkdir(parents=True, exist_ok=True)
     chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed)
-    manifest = {**sections(job), "graphs": {graph.name: signature(graph) for graph in job.graphs}}
-    builder = SampleBuilder(manifest, chat_template(job.checkpoint), job.checkpoint.tokenizer_path)
+    builder = prompts_of(job)
     calibrated, held_out = (
         tuple(builder.build(case) for case in cases) for cases in (chosen.calibrated, chosen.held_out)
     )
     return Samples(chosen, calibrated, held_out, builder.pictures)
+
+
+def prompts_of(job: Job) -> SampleBuilder:
+    """What makes samples of questions, as the bundle of a job would."""
+    manifest = {**sections(job), "graphs": {graph.name: signature(graph) for graph in job.graphs}}
+    return SampleBuilder(manifest, chat_template(job.checkpoint), job.checkpoint.tokenizer_path)
 
 
 def sensitivities(model: FloatModel, job: Job, samples: Samples, progress: Progress) -> dict[str, Sensitivity]:
