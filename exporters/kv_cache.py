@@ -21,7 +21,9 @@ KvScales = Mapping[int, Scales]  # by decoder layer, see `channel_scales` in cal
 class KvCache:
     """`kind` is one of KINDS; int8 needs the scales of all attention layers before a bundle can be written.
 
-    Keys count behind their rotation. A draft head keeps its one layer in float32.
+    Keys count behind their rotation. A draft head keeps its one layer in float32. One attention operator of ONNX
+    Runtime 1.31 with 16 heads of 128 on 8 for keys, on one thread: behind 4000 tokens one more takes 0.6 of the time
+    that it takes with float32, but 512 new ones take 2.8 times as long, and in an empty cache 3.9 times.
     """
 
     kind: str = "float"
