@@ -108,7 +108,7 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     }
     key = "" if worse else store.folder.name
     word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
-    reasons = {outcome.name: word for outcome in outcomes if schemes_of(mixed.graphs)[outcome.name].bits < 8}
+    reasons = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
     calibrated = Calibrated(key=key, reasons=reasons, evidence=evidence)
@@ -171,7 +171,6 @@ def float_model(job: Job, threads: int | None) -> FloatModel:
 
 def open_samples(job: Job, options: CalibrationOptions, scratch: Path) -> Samples:
     """Read, split and prepare the samples."""
-    scratch.mkdir(parents=True, exist_ok=True)
     chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed)
     builder = prompts_of(job)
     calibrated, held_out = (

@@ -33,20 +33,23 @@ class SampleSet:
 def choose_samples(source: Path | None, scratch: Path, *, limit: int, seed: int) -> SampleSet:
     """Up to `limit` samples to calibrate on, as many of each task as can be, and a third as many to judge.
 
-    The order follows from the content and the seed alone. Raises InputError for unusable files and for too few.
+    The order follows from the content and the seed alone; copies of a sample count once. Raises InputError for unusable
+    files, for too few samples and for none with a picture.
     """
     wanted = limit + max(1, limit // (HELD_OUT - 1))
     cases = _generated(scratch, seed, wanted) if source is None else _read(source)
     name = "built-in" if source is None else source.resolve().name
-    keyed = sorted((_key(case, seed), index) for index, case in enumerate(cases))
-    ordered = [cases[index] for _, index in keyed]
+    different = {_key(case, seed): case for case in reversed(cases)}  # a copy of what is judged is not calibrated on
+    ordered = [different[key] for key in sorted(different)]
     ordered = [ordered[index] for index in spread_over_tasks(ordered, wanted)]
     held = ordered[HELD_OUT - 1 :: HELD_OUT]
     used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
     if not held:
-        raise InputError(
-            f"{name} has {len(cases)} samples; calibration needs {HELD_OUT} at least, one of them held out"
-        )
+        raise InputError(f"{name} has {len(ordered)} different samples; calibration needs {HELD_OUT} at least, one of "
+                         "them held out: add some")  # fmt: skip
+    if not picture_count(used):
+        raise InputError(f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell "
+                         "how image tokens are rounded best; add samples with images")  # fmt: skip
     digest = hashlib.sha256("".join(_key(case, 0) for case in (*used, *held)).encode()).hexdigest()
     return SampleSet(name, tuple(used), tuple(held), digest)
 
@@ -74,6 +77,7 @@ def _generated(scratch: Path, seed: int, count: int) -> list[Case]:
     alone = [question for images, question in QUESTIONS if not images]
     about = [question for images, question in QUESTIONS if images == 1]
     cases = []
+    scratch.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         if index % 5 == 4:
             cases.append(Case("text", (), f"{alone[index % len(alone)]} ({index})"))

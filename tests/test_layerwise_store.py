@@ -63,34 +63,30 @@ def test_effective_weights_are_without_the_factors() -> None:
     draw = np.random.default_rng(0)
     weight = draw.normal(size=(6, 64)).astype(np.float32)
     columns, rows = (np.exp2(draw.uniform(-2, 2, n)).astype(np.float32) for n in (64, 6))
-    scaled = quantize(weight * columns, bits=8, group_size=32, symmetric=True)
-    found = Calibrated(scaled, columns, rows).effective()
-    # Half a step of 8 bits of the largest weight, which factors of 1/4 to 4 can raise 4 times.
-    assert np.abs(found - weight).max() < 4 * np.abs(weight * columns).max() / 255
-    # Scales that took the division by rows are rounded to float16 once more, by half of 2^-10.
-    np.testing.assert_allclose(found, dequantize(scaled) / columns, rtol=1.1 * 2**-11)
+    made = Calibrated(quantize(weight * columns, bits=8, group_size=32, symmetric=True), columns, rows)
+    # Half a step of 8 bits of the largest product, divided by factors of 1/4 and above.
+    assert np.abs(made.effective() - weight).max() < 4 * np.abs(weight * columns).max() / 255
+    assert made.divided is not None
+    np.testing.assert_allclose(made.effective(), dequantize(made.divided) / columns * rows[:, None], rtol=1e-6)
 
 
 def test_divided_rows_stand_for_the_same_weights(tmp_path: Path) -> None:
     store, made = Store(tmp_path), make(4, symmetric=False)
-    first, second = (np.random.default_rng(seed).uniform(0.5, 2, 6).astype(np.float32) for seed in (1, 2))
+    rows = np.random.default_rng(1).uniform(0.5, 2, 6).astype(np.float32)
     columns = np.full(64, 2, np.float32)
-    store.put("v.weight", Calibrated(made, columns))
     before = Calibrated(made, columns).effective()
-    store.divide_rows("v.weight", second)
-    for _ in range(2):  # a group that an interruption lets be quantized again divides again: nothing changes
-        store.divide_rows("v.weight", first)
+    store.put("v.weight", Calibrated(made, columns))
+    for _ in range(2):  # an interrupted calibration may divide again
+        store.divide_rows("v.weight", rows)
         after = store.get("v.weight")
         assert after is not None
-        assert after.rows is not None
         assert after.divided is not None
-        np.testing.assert_array_equal(after.rows, first)
         np.testing.assert_array_equal(after.divided.values, made.values)
         # Scales are rounded to float16 once more, by half of 2^-10.
-        np.testing.assert_allclose(after.effective(), before, rtol=1.1 * 2**-11)
-        np.testing.assert_allclose(dequantize(after.divided) * first[:, None], dequantize(made), rtol=1.1 * 2**-11)
-    store.divide_rows("norm.weight", first)  # one that was not calibrated
-    assert_same(store.get("norm.weight"), Calibrated(rows=first))
+        np.testing.assert_allclose(after.effective(), before, rtol=1.01 * 2**-11)
+        np.testing.assert_allclose(dequantize(after.divided) * rows[:, None], dequantize(made), rtol=1.01 * 2**-11)
+        store.divide_rows("norm.weight", rows)  # one that was not calibrated
+        assert_same(store.get("norm.weight"), Calibrated(rows=rows))
 
 
 def test_an_interrupted_write_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,3 +166,15 @@ def test_parts_of_a_norm_are_divided_as_the_graph_multiplies(tmp_path: Path, by:
     store.divide_rows("norm.weight", rows)
     (found,) = store.parts(Source("norm.weight", (parameter,)), lazy(tmp_path, "norm.weight", weight)) or []
     np.testing.assert_allclose(found, (weight + by) / rows, rtol=1e-6)
+
+
+def test_parts_of_a_divided_matrix(tmp_path: Path) -> None:
+    """Its rows give what was divided when the next matrix multiplies it again."""
+    rows, made = np.linspace(0.5, 2, 6, dtype=np.float32), make(4, symmetric=True)
+    matrix = Matrix(6, 64, Scheme(4, 32))
+    source, store = Source("v.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
+    store.put("v.weight", Calibrated(made))
+    store.divide_rows("v.weight", rows)
+    values, scales = store.parts(source, lazy(tmp_path, "v.weight", np.zeros((6, 64), np.float32))) or []
+    np.testing.assert_array_equal(values, matrix.store(made)[0])
+    np.testing.assert_allclose(scales.astype(np.float64) * rows[:, None], made.scales, rtol=1.01 * 2**-11)

@@ -61,6 +61,8 @@ def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
     def matrices(runner: Runner) -> Effective:
         def effective(product: Product) -> Floats | None:
             scheme = schemes[product.source.name]
+            if scheme.bits == 16:  # no integers where the inputs do not divide into groups
+                return runner.original(product).astype(np.float16).astype(np.float32)
             return dequantize(rounded(runner.original(product), scheme)) if scheme.quantized else None
 
         return effective

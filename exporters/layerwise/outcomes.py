@@ -34,7 +34,7 @@ class OutcomeJournal:
         """Note matrices whose weights are in the store."""
         self.outcomes += outcomes
         with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
+            file.writelines("\n" + json.dumps(asdict(outcome)) for outcome in outcomes)  # "\n" ends a line cut off
 
 
 def _read(path: Path) -> list[Outcome]:
