@@ -14,7 +14,8 @@ import numpy as np
 from ..targets.errors import InputError
 from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
-from .engine import Decoder, Floats, VisionEncoder
+from .engine import Floats
+from .engines import Wishes, open_engines
 from .frames import VideoLimits
 from .images import ImageLimits
 from .media import MediaEncoder, layout_of
@@ -97,9 +98,8 @@ class Model:
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
         capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
-        how: Any = {"threads": threads, "profile": profile, "native": native}
-        self.vision = VisionEncoder(bundle.graph("vision_encoder"), **how)
-        self.decoder = Decoder(bundle.graph("decoder"), capacity=capacity, **how)
+        wishes = Wishes(capacity, threads, profile=profile, native=native)
+        self.vision, self.decoder = open_engines(bundle, wishes)
         self.cache = PromptCache(self.decoder, self.prompts, int(manifest["options"]["prefill_chunk"]))
         limits = image_limits or ImageLimits(), video_limits or VideoLimits()
         self.media = MediaEncoder(self.vision, self.image_spec, self.video_spec, *limits)

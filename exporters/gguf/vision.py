@@ -105,6 +105,65 @@ def _deepstack_name(layer: int, rest: str) -> str:
     return f"{gguf.TENSOR_NAMES[DEEPSTACK[part]].format(bid=layer)}.{suffix}"
 
 
+@dataclass(frozen=True)
+class ClipVision:
+    """The CLIP tower of LLaVA behind a projector of two layers, projector `mlp`.
+
+    The layers behind the one whose states are taken are not in the file: the states are those of the last layer that
+    is, which `feature_layer` says.
+    """
+
+    spec: ClipSpec
+    prefixes: Prefixes
+    image: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        # llama.cpp's tower is quick_gelu unless it is the tanh approximation, its projector always the latter.
+        allowed = spec.activation in CLIP_ACTIVATIONS and spec.projector_activation in ("gelu", "gelu_tanh")
+        if not allowed or len(spec.feature_depths) > 1 or spec.keep_class or not spec.projector_bias:
+            raise InputError(
+                f"the vision tower has activation {spec.activation!r}, projector activation "
+                f"{spec.projector_activation!r}, states of layers {list(spec.feature_depths)} and "
+                f"{'a' if spec.keep_class else 'no'} class token; llama.cpp has one layer without it, behind quick_gelu "
+                "or gelu, and a projector with gelu and biases: export it with --format onnx"
+            )
+
+    def tensors(self, sources: list[LazyTensor]) -> Iterator[Tensor]:
+        names = gguf.get_tensor_name_map(MODEL_ARCH.MMPROJ, self.spec.used_depth)
+        for source in sources:
+            for prefix, find in ((self.prefixes.vision, _tower_name), (self.prefixes.projector, _projector_name)):
+                inner = source.name.removeprefix(f"{prefix}.")
+                if inner != source.name:
+                    yield plain(find(inner, names), source)
+
+    def metadata(self) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            **_common(spec, spec.out_hidden, spec.image_size, self.image),
+            "clip.vision.block_count": spec.used_depth,
+            "clip.vision.feature_layer": [spec.used_depth],
+            "clip.projector_type": "mlp",
+            "clip.use_gelu": CLIP_ACTIVATIONS[spec.activation],
+        }
+
+
+CLIP_ACTIVATIONS = {"quick_gelu": False, "gelu_tanh": True, "gelu": True}  # whether llama.cpp's gelu stands for it
+PROJECTOR = {"linear_1": "mm.0", "linear_2": "mm.2"}
+
+
+def _tower_name(inner: str, names: gguf.TensorNameMap) -> str:
+    found = names.get_name(f"vision_tower.vision_model.{inner}", try_suffixes=SUFFIXES)
+    if found is None:
+        raise InputError(f"llama.cpp has no place for the tensor {inner!r} of the vision tower")
+    return found
+
+
+def _projector_name(inner: str, names: gguf.TensorNameMap) -> str:
+    part, _, suffix = inner.rpartition(".")
+    return f"{PROJECTOR[part]}.{suffix}"
+
+
 def _common(spec: VisionSpec | ClipSpec, projection: int, side: int, image: dict[str, Any]) -> dict[str, Any]:
     return {
         "clip.has_vision_encoder": True,
@@ -124,5 +183,5 @@ def _common(spec: VisionSpec | ClipSpec, projection: int, side: int, image: dict
 def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> VisionFile:
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
     if isinstance(spec.vision, ClipSpec):
-        raise InputError("LLaVA")
+        return ClipVision(spec.vision, prefixes, sections["image"])
     return QwenVision(spec.vision, prefixes, spec.decoder.hidden, sections["image"], sections["limits"])

@@ -1,0 +1,64 @@
+"""What computes a bundle: one row for each format, a vision encoder and a decoder with the same interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..targets.errors import InputError, closest
+from .bundle import Bundle
+from .engine import Decoder, VisionEncoder
+from .pixels import image_spec
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a bundle is to be run."""
+
+    capacity: int  # tokens
+    threads: int | None = None
+    profile: bool = False
+    native: bool | None = None
+
+
+def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
+    """The vision encoder and the decoder of a bundle; InputError for a format that this lensmith does not know."""
+    name = bundle.manifest["options"].get("format", "onnx")
+    if name not in ENGINES:
+        raise InputError(
+            f"the bundle {bundle.path} has the format {name!r}; {closest(name, ENGINES)} Upgrade lensmith."
+        )
+    return ENGINES[name](bundle, wishes)
+
+
+def _onnx(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
+    how: Any = {"threads": wishes.threads, "profile": wishes.profile, "native": wishes.native}
+    decoder = Decoder(bundle.graph("decoder"), capacity=wishes.capacity, **how)
+    return VisionEncoder(bundle.graph("vision_encoder"), **how), decoder
+
+
+def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
+    from .llamacpp.decoder import LlamaDecoder, Settings
+    from .llamacpp.library import LlamaModel
+    from .llamacpp.vision import LlamaVision
+
+    manifest = bundle.manifest
+    exact = manifest["options"]["precision"] == "f32"
+    settings = Settings(wishes.capacity, int(manifest["options"]["prefill_chunk"]), wishes.threads, exact)
+    model = LlamaModel(bundle.graph("decoder"))
+    prompt = manifest["prompt"]
+    axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"])  # [3, batch, seq] or [batch, seq]
+    image_token = prompt["token_ids"][prompt["tokens"]["image_token"]]
+    vision = LlamaVision(
+        bundle.graph("vision_encoder"),
+        model,
+        image_spec(manifest),
+        most_tokens=int(manifest["limits"]["max_image_tokens"]),
+        threads=wishes.threads,
+        exact=exact,
+    )
+    return vision, LlamaDecoder(model, settings, image_token_id=image_token, mrope=axes == 3)
+
+
+ENGINES: Mapping[str, Callable[[Bundle, Wishes], tuple[Any, Any]]] = {"onnx": _onnx, "gguf": _gguf}

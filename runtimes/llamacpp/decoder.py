@@ -1,0 +1,167 @@
+"""A decoder on llama.cpp with the interface of the ONNX Runtime one: tokens and image features in, logits out.
+
+llama.cpp takes token ids or embeddings in a batch, never both, so a step is cut where text and image tokens meet.
+Image features go in as embeddings, DeepStack's behind them, each with its own rotary positions; nothing of llama.cpp's
+tokenizer or of its image handling is in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ...targets.errors import InputError, LensmithError
+from ..engine import Floats, ImageFeatures, Ints
+from .library import LlamaModel, llama, refused, threads_or_all
+from .states import LlamaStates
+
+F32, F16 = 0, 1  # ggml_type
+AXES = 4  # llama.cpp's M-RoPE has a fourth axis, which these models do not use
+CONTEXT_STEP = 256  # llama.cpp rounds contexts up to it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a decoder computes."""
+
+    capacity: int  # tokens
+    batch: int  # most tokens at once
+    threads: int | None = None
+    exact: bool = False  # float32 KV cache, and attention without the approximations of flash attention
+
+
+class LlamaDecoder:
+    """Runs the decoder over the states of one conversation, which llama.cpp keeps."""
+
+    def __init__(self, model: LlamaModel, settings: Settings, *, image_token_id: int, mrope: bool) -> None:
+        self.model, self.capacity, self.mrope = model, settings.capacity, mrope
+        self.image_token_id, self.batch = image_token_id, settings.batch
+        self.hidden, self.vocab = model.hidden, model.vocab
+        self.taps = model.input_width // model.hidden - 1
+        self._free = llama().llama_free
+        self.context = llama().llama_init_from_model(model.handle, _context_options(settings))
+        if not self.context:
+            raise refused(model.path, f"given a context of {settings.capacity} tokens")
+        self.states = LlamaStates(self.context, settings.capacity, recurrent=model.recurrent)
+        self.hidden_states: Floats = np.zeros((0, self.hidden), np.float32)  # llama.cpp gives none
+
+    def __del__(self) -> None:
+        if getattr(self, "context", None):
+            self._free(self.context)
+            self.context = None
+
+    @property
+    def length(self) -> int:
+        """Tokens in the states."""
+        return self.states.length
+
+    def run(
+        self,
+        ids: Ints,
+        positions: Ints,
+        images: ImageFeatures | None = None,
+        *,
+        num_logits: int = 1,
+        num_hidden_states: int = 0,
+    ) -> Floats:
+        """Append tokens: ids [seq], positions [3, seq], features of the image tokens among them.
+
+        Returns logits float32 [num_logits, vocab] of the last positions. `num_hidden_states` must be 0.
+        """
+        if self.length + len(ids) > self.capacity:
+            raise InputError(
+                f"the conversation needs {self.length + len(ids)} tokens but the context holds {self.capacity}; "
+                "load with a larger context or shorten it"
+            )
+        if num_hidden_states:
+            raise InputError("llama.cpp gives no hidden states; draft tokens need a bundle of --format onnx")
+        wanted, used = len(ids) - num_logits, 0
+        parts = [np.zeros((0, self.vocab), np.float32)]
+        for begin, end, of_image in self._segments(ids):
+            rows = None
+            if of_image:
+                rows, used = self._embeddings(images, used, end - begin), used + end - begin
+            parts.append(self._decode(ids[begin:end], rows, positions[:, begin:end], max(0, wanted - begin)))
+            self.states.append(positions[0, begin:end])
+        return np.concatenate(parts)
+
+    def _segments(self, ids: Ints) -> Iterator[tuple[int, int, bool]]:
+        """Begin and end of runs of text tokens or image tokens, none longer than a batch."""
+        of_image = ids == self.image_token_id
+        turns = np.flatnonzero(np.diff(of_image)) + 1
+        for begin, end in pairwise([0, *map(int, turns), len(ids)]):
+            for start in range(begin, end, self.batch):
+                yield start, min(start + self.batch, end), bool(of_image[begin])
+
+    def _embeddings(self, images: ImageFeatures | None, begin: int, count: int) -> Floats:
+        """Rows [count, hidden * (1 + taps)] of the image tokens from `begin` on."""
+        if images is None or len(images) < begin + count:
+            raise InputError(f"the step has more image tokens than features ({0 if images is None else len(images)})")
+        part = images[begin : begin + count]
+        taps = [] if part.deepstack is None else list(part.deepstack)
+        return np.ascontiguousarray(np.concatenate([part.features, *taps], axis=1), dtype=np.float32)
+
+    def _decode(self, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> Floats:
+        """One batch; logits of its tokens from `first` on."""
+        count, library = len(ids), llama()
+        wanted = np.zeros(count, np.int8)
+        wanted[first:] = 1
+        tokens = ids.astype(np.int32)
+        places = self._places(positions, of_image=rows is not None)
+        sequences = (ctypes.POINTER(ctypes.c_int32) * (count + 1))(
+            *[ctypes.pointer(ctypes.c_int32(0))] * count, ctypes.POINTER(ctypes.c_int32)()
+        )
+        batch = library.llama_batch(
+            n_tokens=count,
+            token=None if rows is not None else _pointer(tokens, ctypes.c_int32),
+            embd=None if rows is None else _pointer(rows, ctypes.c_float),
+            pos=_pointer(places, ctypes.c_int32),
+            n_seq_id=_pointer(np.ones(count, np.int32), ctypes.c_int32),
+            seq_id=sequences,
+            logits=_pointer(wanted, ctypes.c_int8),
+        )
+        if code := library.llama_decode(self.context, batch):
+            raise LensmithError(f"llama.cpp could not compute {count} tokens behind {self.length} (code {code})")
+        found = [library.llama_get_logits_ith(self.context, index) for index in range(first, count)]
+        arrays = [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in found]
+        return np.stack(arrays).astype(np.float32, copy=True) if arrays else np.zeros((0, self.vocab), np.float32)
+
+    def _places(self, positions: Ints, *, of_image: bool) -> Any:
+        """Positions as llama.cpp takes them: one for each token of text, time, height and width one behind another."""
+        rows = positions if of_image and self.mrope else positions[:1]
+        padded = np.zeros((AXES if len(rows) > 1 else 1, positions.shape[1]), np.int32)
+        padded[: len(rows)] = rows
+        return padded.reshape(-1)
+
+    def reach(self, length: int) -> int:
+        """The longest length up to `length` that `rewind` can go back to."""
+        return self.states.reach(length)
+
+    def rewind(self, length: int) -> int:
+        """Forget all tokens behind the first `length`, and more where that is not possible; how many are left."""
+        return self.states.rewind(length)
+
+    def save(self) -> None:
+        """Keep a copy of recurrent states, so that `rewind` can come back to this length."""
+        self.states.save()
+
+
+def _context_options(settings: Settings) -> Any:
+    options = llama().llama_context_default_params()
+    options.n_ctx = -(-settings.capacity // CONTEXT_STEP) * CONTEXT_STEP
+    options.n_batch = options.n_ubatch = min(settings.batch, options.n_ctx)
+    options.n_threads = options.n_threads_batch = threads_or_all(settings.threads)
+    options.offload_kqv = options.op_offload = False
+    options.no_perf = True
+    options.type_k = options.type_v = F32 if settings.exact else F16
+    options.flash_attn_type = 0 if settings.exact else -1  # off, or as llama.cpp chooses
+    return options
+
+
+def _pointer(array: Any, kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
