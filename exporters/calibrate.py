@@ -20,6 +20,8 @@ from . import weights
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
 from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
+from .gguf.file_types import file_type
+from .gguf.importance import gather
 from .golden import Golden
 from .graphs import Graph
 from .kv_cache import KvScales, make_kv_cache
@@ -38,6 +40,7 @@ from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+IMPORTANCE = "imatrix"  # the method of GGUF files
 ROUNDS = 4  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
 CAUTION = 0.8  # of what the last round promises for the next
 EVIDENCE_BYTES = 700  # of the manifest, for each matrix
@@ -72,8 +75,9 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
         )
-    if job.options.format != "onnx":
-        raise InputError(f"--format {job.options.format} has its own quantizer; --calibrate is for onnx, leave it out")
+    if job.options.format == "gguf":
+        _check_importance(job, options)
+        return
     if options.method not in RECIPES:
         raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, RECIPES)}")
     few_bits = any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values())
@@ -81,6 +85,31 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
     if options.budget is not None and options.max_kl is not None:
         raise InputError("a budget and a largest KL cannot both be given; each decides the other")
+
+
+def _check_importance(job: Job, options: CalibrationOptions) -> None:
+    if options.method != IMPORTANCE or options.budget is not None or options.max_kl is not None:
+        raise InputError(
+            "GGUF files are calibrated by llama.cpp's quantizer with an importance matrix; "
+            f"use --calibrate {IMPORTANCE} without --budget and --max-kl"
+        )
+    if not file_type(job.options.precision).quantizer:
+        raise InputError(f"precision {job.options.precision} takes no importance matrix; use one like q4_k_m")
+
+
+def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:
+    """A GGUF job with the importance of the columns of its matrices, from samples with their images."""
+    check(job, options)
+    started = time.perf_counter()
+    samples = open_samples(job, options, scratch)
+    model = float_model(job, options.threads)
+    importance = gather(
+        model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
+    )
+    about, seconds = _about(samples, options), round(time.perf_counter() - started, 1)
+    evidence = {"method": options.method, "samples": about, "seconds": seconds, "matrices": len(importance)}
+    calibrated = Calibrated(key=str(about["sha256"]), evidence=evidence, importance=importance)
+    return replace(job, calibrated=calibrated)
 
 
 def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:
@@ -152,7 +181,8 @@ def export_calibrated(
     """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
     scratch = Path(out).with_name(f".{Path(out).name}.calibration")
     with disk_full_is_input(scratch):
-        calibrated = calibrate(job, options, scratch, progress)
+        prepared = with_importance if job.options.format == "gguf" else calibrate
+        calibrated = prepared(job, options, scratch, progress)
     bundle = export(calibrated, out, progress, golden=golden)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle

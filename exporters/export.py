@@ -47,6 +47,7 @@ class Options:
     revision: str | None = None  # of the class that the checkpoint was trained with, where a family has several
     max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
     kv_cache: str = "float"  # or int8
+    tensor_types: tuple[str, ...] = ()  # of GGUF: PATTERN=TYPE, for single tensors
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Calibrated:
     key: str = ""  # of all that the weights depend on
     reasons: Mapping[str, str] = field(default_factory=dict)  # what became of a matrix, by name
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    importance: Mapping[str, Any] = field(default_factory=dict)  # of GGUF: Energy by source tensor, see gguf/imatrix.py
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
     with BundleWriter(Path(out)) as writer:
         find_lowering(job.options.format).write(job, writer, _key(job), progress)
         _write_other_files(job, writer)
-        manifest = _manifest(job)
+        manifest = _manifest(job, writer.partial)
         traces = evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
         writer.close(manifest | {"evidence": {**manifest["evidence"], "golden": traces}})
     return open_bundle(out)
@@ -214,7 +216,7 @@ def sections(job: Job) -> dict[str, Any]:
     return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 
-def _manifest(job: Job) -> dict[str, Any]:
+def _manifest(job: Job, folder: Path) -> dict[str, Any]:
     checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
     return {
         "family": job.family.name,
@@ -226,7 +228,7 @@ def _manifest(job: Job) -> dict[str, Any]:
             "dropped": job.family.dropped(checkpoint, job.spec),
         },
         "target": job.target.name,
-        "precision": dict(lowering.precision(job)),
+        "precision": dict(lowering.precision(job, folder)),
         "graphs": lowering.signatures(job),
         **sections(job),
         "generation": checkpoint.generation_config,
@@ -241,7 +243,7 @@ def _manifest(job: Job) -> dict[str, Any]:
     }
 
 
-def _precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+def _precision(job: Job, _: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for graph in job.graphs:
         for source in graph.sources:
             scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
@@ -276,7 +278,7 @@ class Lowering:
 
     write: Callable[[Job, BundleWriter, str, Progress], None]  # the third: a key of all that the files depend on
     signatures: Callable[[Job], dict[str, Any]]
-    precision: Callable[[Job], Iterator[tuple[str, dict[str, Any]]]]
+    precision: Callable[[Job, Path], Iterator[tuple[str, dict[str, Any]]]]  # of the files in a folder
     check: Callable[[Job], None] = lambda _: None  # raises InputError
     graph_precision: str | None = None  # of the graphs, where they only say which tensors there are
     tools: tuple[str, ...] = TOOLS

@@ -55,12 +55,14 @@ CHOICES = options(
                  help="How keys and values are kept: float32, or int8 in a quarter of the memory, with --calibrate."),
     click.option("--revision", metavar="NAME", help="Of the class that trained an Arlow encoder, A or B. Default: B."),
     click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Largest image area; default: the model's."),
+    click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE",
+                 help="gguf: another type for tensors of the language model whose names the pattern finds."),
 )  # fmt: skip
 
 
 CALIBRATION = options(
     click.option("--calibrate", "method", metavar="METHOD",
-                 help="Choose the integers on samples: mse, awq, gptq or descent (the most exact)."),
+                 help="Choose the integers on samples: mse, awq, gptq or descent (the most exact); gguf: imatrix."),
     click.option("--samples", type=click.Path(path_type=Path), metavar="PATH",
                  help="Pictures, or a .jsonl of images, prompt and answer; default: a generated set."),
     click.option("--sample-count", "limit", type=click.IntRange(4), default=64, show_default=True, metavar="N",
@@ -100,7 +102,7 @@ def export(
     with needs("export", "lensmith export"):
         from ..calibrate import CalibrationOptions, export_calibrated
         from ..export import export as write
-    chosen = CalibrationOptions(method or "descent", samples, limit, seed, budget, max_kl)
+    chosen = CalibrationOptions(method or default_method(choices["format"]), samples, limit, seed, budget, max_kl)
     with stages() as progress:
         if method or samples or budget or max_kl:
             bundle = export_calibrated(job, chosen, out, progress, golden=golden)
@@ -151,6 +153,11 @@ def _prepare(checkpoint: Path, group_size: str, asymmetric: bool, **chosen: Any)
     chosen["precision"] = _precision(**chosen)
     job = prepare(checkpoint, Options(group_size=GROUP_SIZES[group_size], symmetric=not asymmetric, **chosen))
     return job, make_plan(job)
+
+
+def default_method(format: str) -> str:
+    """How a format is calibrated where only samples were named."""
+    return "imatrix" if format == "gguf" else "descent"
 
 
 def _precision(format: str, precision: str | None, **_: Any) -> str:
@@ -239,7 +246,16 @@ def component_sizes(files: dict[str, int]) -> list[tuple[str, str, str]]:
 
 def _print_calibration(made: dict[str, Any]) -> None:
     """How the calibrated weights did on held-out samples, next to rounding to nearest in the same size."""
-    screen, judged = console(), made["judgement"]
+    screen = console()
+    if "judgement" not in made:  # of GGUF: `lensmith compare` judges the finished bundle
+        seen = made["samples"]
+        screen.print(pairs("Importance", {
+            "samples": f"{seen['calibrated']} of {seen['source']}",
+            "tokens": f"{seen['image_tokens']} of images, {seen['text_tokens']} of text",
+            "matrices": made["matrices"],
+        }))  # fmt: skip
+        return
+    judged = made["judgement"]
     kinds, tasks = list(judged["float"]["kl"]), list(judged["float"]["accuracy"])
     names = {"float": "float32", "nearest": "rounded to nearest", "calibrated": made["method"]}
     head = ["weights", *(f">KL, {kind}" for kind in kinds), ">same top token", ">perplexity"]

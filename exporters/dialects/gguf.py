@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
@@ -13,10 +14,14 @@ import yaml
 from gguf import GGMLQuantizationType as Type
 
 from ...runtimes.bundle_writer import BundleWriter
+from ...runtimes.llamacpp.header import TensorEntry, read_gguf
+from ...runtimes.llamacpp.library import llama
 from ...targets.errors import InputError
 from ..gguf import vocabulary
 from ..gguf.decoder import DecoderFile
 from ..gguf.file_types import MMPROJ_NUMBERS, file_type
+from ..gguf.imatrix import by_tensor, write_imatrix
+from ..gguf.quantizer import check_type, quantize
 from ..gguf.tensors import Tensor
 from ..gguf.vision import vision_file
 from ..gguf.writer import add, write
@@ -27,7 +32,8 @@ if TYPE_CHECKING:
     from ..export import Job
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-MODEL, MMPROJ = "model.gguf", "mmproj.gguf"
+MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
+LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundle
 TOOLS = ("gguf",)
 
 
@@ -41,6 +47,7 @@ class File:
     stored: Type
     tensors: tuple[Tensor, ...]
     metadata: dict[str, Any]
+    quantizer: bool = False  # whether llama.cpp's makes it; its types by tensor are then not known before
 
     @property
     def nbytes(self) -> int:
@@ -50,8 +57,16 @@ class File:
 
 def check(job: Job) -> None:
     """Describe both files and drop them again; InputError for what llama.cpp has no place for."""
-    files(job)
+    described = files(job)
     vocabulary.check(job.checkpoint)
+    tensor_types(job.options.tensor_types)
+    if any(file.quantizer for file in described):
+        llama()  # raises MissingExtra
+    elif job.options.tensor_types:
+        raise InputError(
+            f"precision {job.options.precision} is written without llama.cpp's quantizer, which alone knows "
+            "--tensor-type; use one like q4_k_m"
+        )
 
 
 def files(job: Job) -> tuple[File, ...]:
@@ -71,7 +86,7 @@ def files(job: Job) -> tuple[File, ...]:
     return (
         File("vision_encoder", MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder),
         File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model], tuple(decoder.tensors(sources)),
-             model),
+             model, quantizer=kind.quantizer),
     )  # fmt: skip
 
 
@@ -79,10 +94,53 @@ def write_files(job: Job, writer: BundleWriter, key: str, progress: Progress) ->
     """Write both files, each a stage of its own; holds a block of rows of one tensor in memory."""
     for file in files(job):
         with writer.stage(f"{file.graph}-{key}", [file.name]) as done:
-            if not done:
-                fill = functools.partial(_fill, job=job, file=file)
-                path, advance = writer.add(file.name), _counter(file, progress)
-                write(path, file.architecture, file.tensors, file.stored, fill, advance)
+            if not done and file.quantizer:
+                _write_quantized(job, file, writer, progress)
+            elif not done:
+                _write_file(job, file, writer.add(file.name), file.stored, progress)
+    if job.calibrated.importance:
+        model = next(file for file in files(job) if file.name == MODEL)
+        energies = by_tensor(job.calibrated.importance, model.tensors)
+        write_imatrix(writer.add(IMATRIX), energies, [str(job.calibrated.evidence["samples"]["source"])])
+
+
+def _write_file(job: Job, file: File, path: Path, stored: Type, progress: Progress) -> None:
+    fill = functools.partial(_fill, job=job, file=file)
+    write(path, file.architecture, file.tensors, stored, fill, _counter(file, progress))
+
+
+def _write_quantized(job: Job, file: File, writer: BundleWriter, progress: Progress) -> None:
+    """Write a file without loss, let llama.cpp quantize it, and remove it."""
+    lossless = writer.partial / LOSSLESS
+    try:
+        _write_file(job, file, lossless, _without_loss(job, file), progress)
+        quantize(
+            lossless,
+            writer.add(file.name),
+            file_type(job.options.precision).number,
+            energies=by_tensor(job.calibrated.importance, file.tensors),
+            overrides=tensor_types(job.options.tensor_types),
+        )
+    finally:
+        lossless.unlink(missing_ok=True)
+
+
+def _without_loss(job: Job, file: File) -> Type:
+    """The smallest float type that holds what the checkpoint has."""
+    kinds = {job.checkpoint.tensors[t.sources[0]].dtype for t in file.tensors if t.type(Type.F16) == Type.F16}
+    return {"F16": Type.F16, "BF16": Type.BF16}.get(kinds.pop(), Type.F32) if len(kinds) == 1 else Type.F32
+
+
+def tensor_types(wishes: Iterable[str]) -> dict[str, str]:
+    """Types by pattern, of PATTERN=TYPE; InputError for anything else."""
+    found = {}
+    for wish in wishes:
+        pattern, equals, kind = wish.rpartition("=")
+        if not pattern or not equals:
+            raise InputError(f"the tensor type {wish!r} is not PATTERN=TYPE, such as 'ffn_down=q6_k'")
+        check_type(kind)
+        found[pattern] = kind
+    return found
 
 
 def _counter(file: File, progress: Progress) -> Callable[[int], None]:
@@ -148,24 +206,25 @@ def stored(file: File) -> Iterator[tuple[str, int, int]]:
 BITS = {"F32": 32, "F16": 16, "BF16": 16}  # of what is no integer in blocks
 
 
-def precision(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
-    """How each source tensor is stored, by its name in the checkpoint."""
+def precision(job: Job, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How each source tensor is stored in the files of a folder, by its name in the checkpoint."""
     for file in files(job):
+        entries = read_gguf(folder / file.name).tensors
         stored: dict[str, list[Tensor]] = {}
         for tensor in file.tensors:
             stored.setdefault(tensor.sources[0], []).append(tensor)
         for name, tensors in stored.items():
-            yield name, _entry(job, file, name, tensors)
+            yield name, _entry(job, name, {tensor.name: entries[tensor.name] for tensor in tensors})
 
 
-def _entry(job: Job, file: File, name: str, tensors: list[Tensor]) -> dict[str, Any]:
-    kind = tensors[0].type(file.stored)
+def _entry(job: Job, name: str, stored: Mapping[str, TensorEntry]) -> dict[str, Any]:
+    kind = Type(next(iter(stored.values())).kind)
     block = gguf.GGML_QUANT_SIZES[kind][0]
     return {
         "bits": BITS.get(kind.name, gguf.GGML_QUANT_SIZES[kind][1] * 8 // block),
         "group_size": 0 if block == 1 else block,
         "symmetric": True,
-        "reason": f"{kind.name} as {', '.join(tensor.name for tensor in tensors)}",
+        "reason": f"{kind.name} as {', '.join(stored)}",
         "parameters": job.checkpoint.tensors[name].size,
-        "bytes": sum(tensor.nbytes(file.stored) for tensor in tensors),
+        "bytes": sum(entry.nbytes for entry in stored.values()),
     }

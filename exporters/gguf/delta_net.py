@@ -8,6 +8,8 @@ Source: `_LinearAttentionVReorderBase` in llama.cpp's conversion/qwen.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ def reordered(name: str, inner: str, source: LazyTensor, net: DeltaNetSpec) -> T
     if part == "conv1d.weight":
         return _squeezed(name, source, behind_keys)
     if part == "out_proj.weight":
-        return mapped(name, source, lambda rows: rows[:, values])
+        return replace(mapped(name, source, lambda rows: rows[:, values]), columns=values)
     rows = {"dt_bias": heads, "in_proj_a.weight": heads, "in_proj_b.weight": heads, "in_proj_z.weight": values,
             "in_proj_qkv.weight": behind_keys}  # fmt: skip
     return whole(name, source, lambda x: x[rows[part]]) if part in rows else plain(name, source)

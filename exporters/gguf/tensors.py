@@ -34,6 +34,7 @@ class Tensor:
     shape: tuple[int, ...]
     sources: tuple[str, ...]  # names in the checkpoint
     rows: Callable[[], Iterator[Floats]]  # consecutive blocks of the first axis
+    columns: NDArray[np.int64] | None = None  # where each column comes from; None: from its own place
 
     def type(self, wanted: Type) -> Type:
         """How the tensor is stored in a file of this type."""

@@ -125,8 +125,8 @@ class ClipVision:
             raise InputError(
                 f"the vision tower has activation {spec.activation!r}, projector activation "
                 f"{spec.projector_activation!r}, states of layers {list(spec.feature_depths)} and "
-                f"{'a' if spec.keep_class else 'no'} class token; llama.cpp has one layer without it, behind quick_gelu "
-                "or gelu, and a projector with gelu and biases: export it with --format onnx"
+                f"{'a' if spec.keep_class else 'no'} class token; llama.cpp has one layer without it, behind "
+                "quick_gelu or gelu, and a projector with gelu and biases: export it with --format onnx"
             )
 
     def tensors(self, sources: list[LazyTensor]) -> Iterator[Tensor]:

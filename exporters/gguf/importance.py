@@ -1,0 +1,46 @@
+"""What the matrices of a decoder are multiplied with on samples, images among them: the importance of their columns.
+
+llama.cpp's own tool sees text alone. Here the float32 model runs layer by layer over the samples that calibration of
+ONNX bundles uses, with the features of their images, and every token counts the same, as in llama.cpp's tool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..layerwise.calibrate import by_input, seen_by
+from ..layerwise.model import FloatModel
+from ..layerwise.samples import Picture, Sample
+from ..layerwise.streams import Stream
+from .imatrix import Energy
+
+Progress = Callable[[int, int], None]
+
+
+def gather(
+    model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress = lambda *_: None
+) -> dict[str, Energy]:
+    """Sums of squares of the inputs of all matrices of the decoder over all tokens, by source tensor."""
+    stream = Stream(model.questions(samples, seen_by(model, samples, pictures)))
+    found: dict[str, Energy] = {}
+    stages = model.decoder_stages
+    for done, runner in enumerate(model.runners(stages, {"float": (stream, model.rows)}), start=1):
+        for value, products in by_input(runner.stage):
+            energy = _energy(stream, value, products[0].matrix.columns)
+            found |= {product.source.name: energy for product in products}
+        stream.advance(runner)
+        progress(done, len(stages.stages))
+    found[model.head.name] = _energy(stream, model.last, model.spec.decoder.hidden)
+    return found
+
+
+def _energy(stream: Stream, value: str, columns: int) -> Energy:
+    sums, count = np.zeros(columns), 0
+    for sample in stream.samples:
+        rows: NDArray[np.float32] = sample[value].reshape(-1, columns)
+        sums += np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+        count += len(rows)
+    return Energy(sums.astype(np.float32), count)

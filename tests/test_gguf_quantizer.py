@@ -1,0 +1,158 @@
+"""llama.cpp's file types through its own quantizer, with importance from samples with images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from lensmith.exporters.calibrate import (
+    CalibrationOptions,
+    export_calibrated,
+    float_model,
+    open_samples,
+)
+from lensmith.exporters.export import Calibrated, Options, export, prepare
+from lensmith.exporters.gguf.imatrix import Energy, read_imatrix, write_imatrix
+from lensmith.exporters.layerwise.calibrate import by_input, gather, seen_by
+from lensmith.exporters.layerwise.streams import Stream
+from lensmith.exporters.synth import synth
+from lensmith.runtimes import load
+from lensmith.runtimes.bundle import Bundle
+from lensmith.targets.errors import InputError
+
+from tests.extras import Ran
+
+pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
+TINY = Path(__file__).parent / "tiny_vlm"
+PICTURE = TINY / "heldout" / "images" / "0001.png"
+SAMPLES = CalibrationOptions("imatrix", None, 8, threads=1)
+
+
+@pytest.fixture(scope="module")
+def nemotron(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights; more value heads than key heads, so that columns change places."""
+    return synth("nemotron-4b", tmp_path_factory.mktemp("synth") / "nemotron", tiny=True)
+
+
+@pytest.fixture(scope="module")
+def important(nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    job = prepare(nemotron, Options(format="gguf", precision="q4_k_m"))
+    return export_calibrated(job, SAMPLES, tmp_path_factory.mktemp("imatrix") / "bundle", golden="never")
+
+
+def kinds(bundle: Bundle) -> dict[str, str]:
+    return {t.name: t.tensor_type.name for t in gguf.GGUFReader(bundle.file("model.gguf")).tensors}
+
+
+@pytest.mark.parametrize("precision", ["q4_k_m", "q4_0"])
+def test_the_quantizer_makes_the_language_model(precision: str, nemotron: Path, tmp_path: Path) -> None:
+    bundle = export(prepare(nemotron, Options(format="gguf", precision=precision)), tmp_path / "b", golden="never")
+    wanted = {"q4_k_m": "Q4_K", "q4_0": "Q4_0"}[precision]
+    assert kinds(bundle)["blk.0.ffn_gate.weight"] == wanted
+    assert bundle.manifest["precision"]["model.language_model.layers.0.mlp.gate_proj.weight"]["bits"] == 4
+    assert not list(bundle.path.glob(".*"))
+    assert load(bundle.path, threads=1).ask("Hi", [PICTURE]).read() is not None
+
+
+def test_single_tensors_have_types_of_their_own(nemotron: Path, tmp_path: Path) -> None:
+    wishes = ("ffn_down=q6_k", r"blk\.1\.ffn_up=f16")
+    job = prepare(nemotron, Options(format="gguf", precision="q4_0", tensor_types=wishes))
+    found = kinds(export(job, tmp_path / "bundle", golden="never"))
+    assert {found[f"blk.{layer}.ffn_down.weight"] for layer in range(4)} == {"Q6_K"}
+    assert (found["blk.0.ffn_up.weight"], found["blk.1.ffn_up.weight"]) == ("Q4_0", "F16")
+
+
+def test_importance_is_that_of_all_tokens_with_images(important: Bundle, nemotron: Path, tmp_path: Path) -> None:
+    """The file against moments that calibration of ONNX bundles gathers, columns of the output projection moved."""
+    job = prepare(nemotron, Options(format="gguf", precision="q4_k_m"))
+    samples, model = open_samples(job, SAMPLES, tmp_path), float_model(job, 1)
+    kinds_ = [sample.kinds for sample in samples.calibrated]
+    assert any((kind == 1).any() for kind in kinds_)
+    stream = Stream(model.questions(samples.calibrated, seen_by(model, samples.calibrated, samples.pictures)))
+    found = read_imatrix(important.file("imatrix.gguf"))
+    expected: dict[str, Any] = {}
+    for runner in model.runners(model.decoder_stages, {"float": (stream, model.rows)}):
+        for value, products in by_input(runner.stage):
+            moments = gather([stream], value, products[0].matrix.columns, kinds_)
+            sums = sum(np.diagonal(part.products).astype(np.float64) for part in moments.values())
+            expected |= {product.source.name: sums for product in products}
+        stream.advance(runner)
+    prefix = "model.language_model.layers.0."
+    for name, ours in {"mlp.down_proj": "ffn_down", "linear_attn.in_proj_qkv": "attn_qkv"}.items():
+        np.testing.assert_allclose(found[f"blk.0.{ours}.weight"].sums, expected[f"{prefix}{name}.weight"], rtol=1e-5)
+    moved, plain = found["blk.0.ssm_out.weight"].sums, expected[f"{prefix}linear_attn.out_proj.weight"]
+    np.testing.assert_allclose(np.sort(moved), np.sort(plain), rtol=1e-5)
+    heads = moved.reshape(2, 2, -1)  # value heads by turns of the key heads; the checkpoint has those of one together
+    np.testing.assert_allclose(heads.transpose(1, 0, 2).reshape(-1), plain, rtol=1e-5)
+
+
+def test_importance_lowers_the_error_it_stands_for(important: Bundle, nemotron: Path, tmp_path: Path) -> None:
+    """Of a matrix: the mean square of what its rounding changes in its products, with and without importance."""
+    plain = export(prepare(nemotron, Options(format="gguf", precision="q4_k_m")), tmp_path / "plain", golden="never")
+    exact = export(prepare(nemotron, Options(format="gguf", precision="f32")), tmp_path / "exact", golden="never")
+    name, errors = "blk.1.ffn_down.weight", []
+    energy = read_imatrix(important.file("imatrix.gguf"))[name].mean
+    weights = [values(bundle, name) for bundle in (exact, plain, important)]
+    for rounded in weights[1:]:
+        errors.append(float(((rounded - weights[0]) ** 2 * energy).sum()))
+    assert errors[1] < errors[0]
+    assert kinds(plain)[name] == kinds(important)[name]
+
+
+def values(bundle: Bundle, name: str) -> np.ndarray:
+    tensor = next(t for t in gguf.GGUFReader(bundle.file("model.gguf")).tensors if t.name == name)
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+
+
+def test_importance_matrices_are_read_as_written(tmp_path: Path) -> None:
+    energies = {"blk.0.ffn_up.weight": Energy(np.arange(64, dtype=np.float32), 7)}
+    write_imatrix(tmp_path / "i.gguf", energies, ["pictures"])
+    found = read_imatrix(tmp_path / "i.gguf")
+    assert found["blk.0.ffn_up.weight"].count == 7
+    np.testing.assert_array_equal(found["blk.0.ffn_up.weight"].sums, np.arange(64))
+    reader = gguf.GGUFReader(tmp_path / "i.gguf")
+    assert reader.fields["general.type"].contents() == "imatrix"
+    assert {t.name: t.shape.tolist() for t in reader.tensors} == {
+        "blk.0.ffn_up.weight.in_sum2": [64, 1],
+        "blk.0.ffn_up.weight.counts": [1, 1],
+    }
+
+
+def test_file_types_that_need_importance_say_so(nemotron: Path, tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    ran = cli(
+        "export", nemotron, "-o", tmp_path / "b", "--format", "gguf", "--precision", "iq2_xxs", "--golden", "never"
+    )
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "imatrix" in ran.err
+    assert not (tmp_path / "b").exists()
+
+
+REFUSED = {
+    "no type": (("--precision", "q4_0", "--tensor-type", "ffn_down"), "PATTERN=TYPE"),
+    "an unknown type": (("--precision", "q4_0", "--tensor-type", "ffn_down=q4_9"), "q4_9"),
+    "a type without the quantizer": (("--precision", "f16", "--tensor-type", "ffn_down=q4_0"), "q4_k_m"),
+    "another method": (("--precision", "q4_0", "--calibrate", "gptq"), "--calibrate imatrix"),
+    "a budget": (("--precision", "q4_0", "--budget", "1MB"), "--budget"),
+    "importance for floats": (("--precision", "f16", "--calibrate", "imatrix"), "q4_k_m"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wishes_that_do_not_fit_are_refused(case: str, nemotron: Path, tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    arguments, told = REFUSED[case]
+    ran = cli("export", nemotron, "-o", tmp_path / "bundle", "--format", "gguf", *arguments)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert told in ran.err
+
+
+def test_importance_of_other_columns_is_refused(nemotron: Path, tmp_path: Path) -> None:
+    name = "model.language_model.layers.0.mlp.down_proj.weight"
+    job = prepare(nemotron, Options(format="gguf", precision="q4_0"))
+    wrong = Calibrated(importance={name: Energy(np.ones(3, np.float32), 1)}, evidence={"samples": {"source": "x"}})
+    with pytest.raises(InputError, match="3 columns"):
+        export(replace(job, calibrated=wrong), tmp_path / "bundle", golden="never")
