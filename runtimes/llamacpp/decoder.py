@@ -17,7 +17,7 @@ import numpy as np
 
 from ...targets.errors import InputError, LensmithError
 from ..engine import Floats, ImageFeatures, Ints
-from .library import LlamaModel, llama, refused, threads_or_all
+from .library import LlamaModel, llama, refused
 from .states import LlamaStates
 
 F32, F16 = 0, 1  # ggml_type
@@ -44,7 +44,7 @@ class LlamaDecoder:
         self.hidden, self.vocab = model.hidden, model.vocab
         self.taps = model.input_width // model.hidden - 1
         self._free = llama().llama_free
-        self.context = llama().llama_init_from_model(model.handle, _context_options(settings))
+        self.context = llama().llama_init_from_model(model.handle, _context_options(settings, model))
         if not self.context:
             raise refused(model.path, f"given a context of {settings.capacity} tokens")
         self.states = LlamaStates(self.context, settings.capacity, recurrent=model.recurrent)
@@ -151,11 +151,11 @@ class LlamaDecoder:
         self.states.save()
 
 
-def _context_options(settings: Settings) -> Any:
+def _context_options(settings: Settings, model: LlamaModel) -> Any:
     options = llama().llama_context_default_params()
     options.n_ctx = -(-settings.capacity // CONTEXT_STEP) * CONTEXT_STEP
     options.n_batch = options.n_ubatch = min(settings.batch, options.n_ctx)
-    options.n_threads = options.n_threads_batch = threads_or_all(settings.threads)
+    options.n_threads = options.n_threads_batch = model.threads(settings.threads)
     options.offload_kqv = options.op_offload = False
     options.no_perf = True
     options.type_k = options.type_v = F32 if settings.exact else F16

@@ -13,6 +13,7 @@ from ...targets.errors import InputError, MissingExtra
 from .check import check_decoder
 
 ERROR = 4  # ggml_log_level: 0 none, 1 debug, 2 info, 3 warn, 4 error, 5 continued
+SMALL = 50_000_000  # parameters
 MESSAGES: deque[str] = deque(maxlen=8)  # the latest errors, oldest first
 
 
@@ -85,7 +86,10 @@ class LlamaModel:
             self._free(self.handle)
             self.handle = None
 
+    def threads(self, wish: int | None) -> int:
+        """A number of threads; None means one for each core, and a single one for a model below which they only wait.
 
-def threads_or_all(threads: int | None) -> int:
-    """A number of threads; None means one for each core."""
-    return threads or os.cpu_count() or 1
+        llama.cpp's threads spin, so that too many on a busy machine take many times as long.
+        """
+        parameters = int(llama().llama_model_n_params(self.handle))
+        return wish or (1 if parameters < SMALL else os.cpu_count() or 1)

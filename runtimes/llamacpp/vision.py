@@ -22,7 +22,7 @@ from ..engine import Floats, ImageFeatures
 from ..images import ImageSpec
 from ..pixels import PixelSpec
 from .check import check_vision
-from .library import MESSAGES, LlamaModel, mtmd, refused, threads_or_all
+from .library import MESSAGES, LlamaModel, mtmd, refused
 
 UInt8 = NDArray[np.uint8]
 IMAGE_CHUNK = 1  # mtmd_input_chunk_type
@@ -39,7 +39,7 @@ class LlamaVision:
         check_vision(path, model.hidden)
         options = library.mtmd_context_params_default()
         options.use_gpu = options.print_timings = options.warmup = False
-        options.n_threads = threads_or_all(threads)
+        options.n_threads = model.threads(threads)
         options.flash_attn_type = 0 if exact else -1
         options.image_min_tokens, options.image_max_tokens = 1, most_tokens  # so that nothing is resized again
         MESSAGES.clear()
