@@ -16,6 +16,7 @@ from ...runtimes.llamacpp.header import BLOCKS
 from ...runtimes.llamacpp.library import MESSAGES, llama
 from ...targets.errors import InputError, closest
 from .imatrix import Energy
+from .tensors import Floats
 
 BUFFER_BYTES = 1 << 28  # of rows in memory at a time; llama.cpp's default is 8 GB
 
@@ -37,7 +38,8 @@ def quantize(
     library = llama()
     options = library.llama_model_quantize_default_params()
     options.ftype, options.nthread, options.max_buf_size = number, threads or os.cpu_count() or 1, BUFFER_BYTES
-    importance, types = _importance(library, energies or {}), _overrides(library, overrides or {})
+    means = {name: np.ascontiguousarray(energy.mean) for name, energy in (energies or {}).items()}  # kept alive here
+    importance, types = _importance(library, means), _overrides(library, overrides or {})
     if importance is not None:
         options.imatrix = importance
     if types is not None:
@@ -50,15 +52,12 @@ def quantize(
         raise InputError(f"llama.cpp cannot quantize {source.name} ({reason}); use another --precision")
 
 
-def _importance(library: Any, energies: Mapping[str, Energy]) -> Any:
-    """An array that ends with a nameless entry; None where there is nothing."""
-    if not energies:
+def _importance(library: Any, means: Mapping[str, Floats]) -> Any:
+    """An array that points to the means and ends with a nameless entry; None where there is nothing."""
+    if not means:
         return None
-    kind = library.llama_model_imatrix_data
-    means = [np.ascontiguousarray(energy.mean) for energy in energies.values()]
-    pointers = [mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for mean in means]  # each keeps its array alive
-    rows = zip(energies, pointers, means, strict=True)
-    entries = [kind(name.encode(), pointer, len(mean)) for name, pointer, mean in rows]
+    kind, pointer = library.llama_model_imatrix_data, ctypes.POINTER(ctypes.c_float)
+    entries = [kind(name.encode(), mean.ctypes.data_as(pointer), len(mean)) for name, mean in means.items()]
     return (kind * (len(entries) + 1))(*entries, kind(None, None, 0))
 
 
