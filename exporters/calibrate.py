@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..runtimes.bundle import Bundle
 from ..runtimes.files import disk_full_is_input
-from ..targets.errors import InputError, closest
+from ..targets.errors import InputError, LensmithError, closest
 from . import weights
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
@@ -180,12 +181,27 @@ def export_calibrated(
 ) -> Bundle:
     """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
     scratch = Path(out).with_name(f".{Path(out).name}.calibration")
-    with disk_full_is_input(scratch):
+<<<<<<< HEAD
+    with disk_full_is_input(scratch), _cleared(scratch):
         prepared = with_importance if job.options.format == "gguf" else calibrate
         calibrated = prepared(job, options, scratch, progress)
+=======
+    with disk_full_is_input(scratch), _cleared(scratch):
+        calibrated = calibrate(job, options, scratch, progress)
+>>>>>>> ac1e234 (README: calibration)
     bundle = export(calibrated, out, progress, golden=golden)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
+
+
+@contextlib.contextmanager
+def _cleared(scratch: Path) -> Iterator[None]:
+    """Remove the folder behind a refusal, which another run would only repeat; keep it behind an interruption."""
+    try:
+        yield
+    except LensmithError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def float_model(job: Job, threads: int | None) -> FloatModel:
