@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtimes.bundle import Bundle, open_bundle
+from ..runtimes.calibration_evidence import read_evidence
 from ..runtimes.files import read_json, write_json
 from ..runtimes.loading import answers
 from ..runtimes.model import DEFAULT_CONTEXT
@@ -82,11 +83,14 @@ def compare(
     find_family(checkpoint)
     _require_torch()
     _require_source(bundle, checkpoint)
+    calibration = read_evidence(bundle.manifest)  # before what takes long
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
         jobs = _jobs(bundle, checkpoint, options, Path(folder))
         results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
         samples = _samples(jobs[0], options)
-        return assemble(bundle, checkpoint, jobs, results, samples=samples, command=options.command)
+        return assemble(
+            bundle, checkpoint, jobs, results, samples=samples, command=options.command, calibration=calibration
+        )
 
 
 def _require_torch() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..runtimes.bundle import Bundle
+from ..runtimes.calibration_evidence import CalibrationEvidence
 from ..runtimes.records import HISTOGRAM_EDGES, Agreement, Contender, Report, Spread, TaskScore, Workload
 from .cases import Case
 from .checkpoint import Checkpoint
@@ -36,6 +37,7 @@ def assemble(
     *,
     samples: str,
     command: str,
+    calibration: CalibrationEvidence | None,
 ) -> Report:
     """The report of finished contenders: the reference first, the bundle last."""
     family = find_family(checkpoint)
@@ -60,6 +62,7 @@ def assemble(
         environment=environment(),
         command=command,
         notes=tuple(_notes(jobs)),
+        calibration=calibration,
     )
 
 

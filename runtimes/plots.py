@@ -1,35 +1,18 @@
-"""The plots of a report as inline SVG, whose colours are CSS variables of the page around them."""
+"""The plots of a report."""
 
 from __future__ import annotations
 
-import importlib
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..targets.errors import MissingExtra
 from .records import HISTOGRAM_EDGES, Report, Spread, TaskScore
+from .svg import COLOURS, HALF, INK, legend, power
+from .svg import draw as draw_all
 from .units import megabytes, milliseconds
 
-# matplotlib draws with these colours, which then become the variables --ink, --ours and so on.
-PARTS = tuple(f"k{index}" for index in range(8))  # of the model
-NAMES = ("ink", "faint", "ours", "rival", "other", "image", "vision", "prefill", *PARTS)
-COLOURS = {name: f"#0000{index:02x}" for index, name in enumerate(NAMES, 1)}
-INK, FAINT = COLOURS["ink"], COLOURS["faint"]
-STYLE = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "sans-serif", "text.color": INK,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": FAINT, "grid.color": FAINT,
-    "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-    "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
-    "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0, "axes.titlesize": 9,
-}  # fmt: skip
-WIDTH, HALF = 8.4, 3.85  # inches of the two widths that the page has, in scale
 BAR, HEAD = 0.36, 0.75  # inches of height for a bar, and for all that is around them
 PHASES = (("image", "image processing"), ("vision", "vision encoder"), ("prefill", "prefill"))
 KL_TICKS = range(-8, 2, 2)  # powers of ten
-NAMESPACE = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
-SUPERSCRIPTS = str.maketrans("-02468", "\u207b\u2070\u00b2\u2074\u2076\u2078")
 LABEL_GAP = 0.01  # of the axis, between a bar and its label
 
 Plot = Callable[[Any, Report], None]
@@ -37,32 +20,7 @@ Plot = Callable[[Any, Report], None]
 
 def draw(report: Report) -> dict[str, str]:
     """The plots by the name of their section. Raises MissingExtra without matplotlib."""
-    try:
-        matplotlib: Any = importlib.import_module("matplotlib")
-        figures: Any = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingExtra("drawing a report", "report") from error
-    drawn = {}
-    for name, plot in PLOTS.items():
-        with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-            figure = figures.Figure(figsize=(WIDTH, 2), layout="constrained")
-            plot(figure, report)
-            drawn[name] = _svg(figure) if figure.axes else ""
-    return drawn
-
-
-def _svg(figure: Any) -> str:
-    """The figure as an <svg> element without ids that nothing refers to, and without a fixed size or font."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = out.getvalue()[out.getvalue().index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[A-Za-z]+[0-9_.]*_[0-9]+"', "", text)
-    text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" {NAMESPACE}>', text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    for name, colour in COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
-    return text
+    return draw_all(PLOTS, report)
 
 
 def colour_of(report: Report, name: str) -> str:
@@ -169,17 +127,13 @@ def _kl(figure: Any, report: Report) -> None:
             colour = colour_of(report, row.contender)
             axes.stairs(shares, HISTOGRAM_EDGES, fill=ours, color=colour, linewidth=1.6, label=row.contender)
         axes.set_xscale("log")
-        axes.set_xticks([10.0**power for power in KL_TICKS], [_power(power) for power in KL_TICKS])
+        axes.set_xticks([10.0**exponent for exponent in KL_TICKS], [power(exponent) for exponent in KL_TICKS])
         axes.minorticks_off()
         axes.set_title({"answers": "tokens of the answers", "prompts": "text of prompts with images"}[where])
         axes.set_xlabel("KL divergence, nats")
         axes.grid(axis="y")
     figure.axes[0].set_ylabel("positions, %")
     _legend(figure, figure.axes[0], columns=3)
-
-
-def _power(exponent: int) -> str:
-    return "10" + str(exponent).translate(SUPERSCRIPTS) if exponent else "1"
 
 
 def _bars(figure: Any, names: Sequence[str], head: float = HEAD) -> Any:
@@ -200,7 +154,7 @@ def _label(axes: Any, end: float, row: int, text: str, longest: float, room: flo
 
 def _legend(figure: Any, axes: Any, *, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1, handleheight=1, borderpad=0)
+    legend(figure, dict(zip(labels, handles, strict=True)), columns=columns)
 
 
 PLOTS: Mapping[str, Plot] = {

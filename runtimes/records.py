@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from ..targets.errors import InputError
+from .calibration_evidence import CalibrationEvidence
 from .files import dump_json
 from .intervals import paired_difference, wilson
+from .plain import from_plain
 
 FORMAT = "lensmith-report-1"
 
@@ -150,6 +149,7 @@ class Report:
     environment: dict[str, str]  # CPU, system, versions
     command: str
     notes: tuple[str, ...] = ()
+    calibration: CalibrationEvidence | None = None  # of a bundle that was calibrated
 
     @property
     def bundle(self) -> Contender:
@@ -199,29 +199,8 @@ class Report:
             if data.pop("format") != FORMAT:
                 raise ValueError("another format")
             data.pop("ratios")
-            report = _build(cls, data)
+            report = from_plain(cls, data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None
         assert isinstance(report, cls)
         return report
-
-
-def _build(kind: Any, data: Any) -> Any:
-    """`data` from JSON as a value of the annotated type `kind`; ValueError where it is of another type."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if set(data) != set(hints):
-            raise ValueError(f"{kind} has other fields: {sorted(set(data) ^ set(hints))}")
-        return typing.cast(type, kind)(**{name: _build(hints[name], value) for name, value in data.items()})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return tuple(_build(arguments[0], item) for item in data)
-    if origin is dict:
-        return {key: _build(arguments[1], value) for key, value in data.items()}
-    if isinstance(kind, types.UnionType):
-        return None if data is None else _build(arguments[0], data)
-    if kind is float and type(data) is int:
-        return float(data)
-    if type(data) is not kind:
-        raise ValueError(f"{data!r} is not a {kind.__name__}")
-    return data

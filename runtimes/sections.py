@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .intervals import mcnemar
 from .records import Agreement, Contender, Report, Spread, TaskScore
-from .units import megabytes, milliseconds, percent, times
+from .units import megabytes, milliseconds, nats, percent, points, times
 
 WHERE = {"answers": "tokens of the answers", "prompts": "text of prompts with images"}
 RATIO = "ratio to the better PyTorch"  # above 1 is in favour of the bundle
@@ -21,8 +21,10 @@ class Section:
     name: str
     title: str
     lead: str
-    head: Row
+    head: Row  # empty for pairs of a name and a value
     rows: tuple[Row, ...]
+    alt: str = ""  # what its plot shows, in words; the title, where empty
+    folded: bool = False  # the table gives the figures of the plot, and may be hidden
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def _memory(ratio: float) -> str:
 
 def _quality(report: Report) -> str:
     if (total := report.total) is not None:
-        difference, low, high = map(_points, total.difference)
+        difference, low, high = map(points, total.difference)
         return (
             f"it answers {percent(total.bundle_accuracy)} of {total.samples} questions right, {report.reference} "
             f"{percent(total.reference_accuracy)} (difference {difference} points, 95 % interval {low} to {high})"
@@ -82,9 +84,9 @@ def tiles(report: Report) -> Iterator[Tile]:
     yield _ratio_tile(report, "memory", "less memory", "more memory", f"{megabytes(bundle.peak_memory_bytes)} at peak")
     if (total := report.total) is not None:
         detail = f"{percent(total.bundle_accuracy)} of {total.samples} questions"
-        yield Tile(_points(total.difference[0]), "points of accuracy", detail)
+        yield Tile(points(total.difference[0]), "points of accuracy", detail)
     if row is not None:
-        yield Tile(percent(row.top1), "same top token", f"mean KL {_kl(row.kl_mean)} nats")
+        yield Tile(percent(row.top1), "same top token", f"mean KL {nats(row.kl_mean)} nats")
 
 
 def _ratio_tile(report: Report, name: str, better: str, worse: str, detail: str) -> Tile:
@@ -157,7 +159,7 @@ def _tasks(report: Report, total: TaskScore) -> Section:
 
 
 def _task_row(score: TaskScore) -> Row:
-    difference, low, high = map(_points, score.difference)
+    difference, low, high = map(points, score.difference)
     bundle = _interval(score.bundle_accuracy, score.bundle_interval)
     reference = _interval(score.reference_accuracy, score.reference_interval)
     return score.task, str(score.samples), bundle, reference, difference, f"{low} to {high}"
@@ -172,7 +174,7 @@ def _distributions(report: Report) -> Section:
 
 
 def _agreement_row(row: Agreement) -> Row:
-    figures = map(_kl, (row.kl_mean, row.kl_median, row.kl_p99))
+    figures = map(nats, (row.kl_mean, row.kl_median, row.kl_p99))
     return f"{row.contender}, {WHERE[row.where]}", str(row.positions), *figures, percent(row.top1)
 
 
@@ -193,11 +195,3 @@ def _range(spread: Spread) -> str:
 
 def _interval(share: float, interval: tuple[float, float]) -> str:
     return f"{percent(share)} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}") if round(100 * share, 1) else "0.0"
-
-
-def _kl(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}" if value else "0"

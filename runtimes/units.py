@@ -30,5 +30,23 @@ def times(ratio: float) -> str:
     return f"{_three(ratio)}\N{MULTIPLICATION SIGN}"
 
 
+def points(share: float) -> str:
+    """A difference of shares in percentage points: "+1.2", "0.0"."""
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}") if round(100 * share, 1) else "0.0"
+
+
+def nats(value: float) -> str:
+    """A KL divergence, without the unit: "0.0042", "8.1e-05"."""
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}" if value else "0"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait: "8.3 s", "2 min 41 s", "1 h 4 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _three(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

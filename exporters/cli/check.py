@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...targets.errors import CheckFailed
+from ...targets.errors import CheckFailed, InputError
 from .shared import AS_JSON, console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
+    from ...runtimes.calibration_evidence import CalibrationEvidence
     from ...runtimes.verify import VerifyReport
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
@@ -23,22 +24,59 @@ BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 @click.command()
 @BUNDLE
 @click.option("--tensors", is_flag=True, help="List each tensor with how it is stored and why.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write how the bundle was calibrated as one page with plots.",
+)
 @AS_JSON
-def inspect(bundle: Path, tensors: bool, as_json: bool) -> None:
+def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> None:
     """Show what BUNDLE is: identity, sizes, precision, inputs and outputs, limits, evidence."""
     from ...runtimes.bundle import open_bundle
+    from ...runtimes.calibration_evidence import read_evidence
     from ...runtimes.native import wanted_kernels
 
     opened = open_bundle(bundle)
+    calibration = read_evidence(opened.manifest)
+    if page is not None:
+        _write_page(opened, calibration, page)
     if as_json:
         print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.manifest})
-        return
+    else:
+        _print_parts(opened, calibration, tensors=tensors)
+    if page is not None:
+        click.echo(page, err=as_json)
+
+
+def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, tensors: bool) -> None:
     screen = console()
     for part in (_identity, _sizes, _precision, _ports, _limits, _evidence):
         screen.print(part(opened))
         screen.print()
+    if calibration is not None:
+        from ...runtimes.report import calibration_table
+
+        screen.print(calibration_table(calibration))
+        screen.print()
     if tensors:
         screen.print(_tensors(opened))
+
+
+def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: Path) -> None:
+    from ...runtimes.report import calibration_html
+
+    if calibration is None:
+        raise InputError(f"{opened.path} was not calibrated, so there is nothing for {page} to show; "
+                         "export it with --calibrate descent")  # fmt: skip
+    made = calibration_html(
+        calibration,
+        model=opened.manifest["source"]["name"],
+        precision=opened.manifest.get("options", {}).get("precision", "weights"),
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(made, encoding="utf-8")
 
 
 @click.command()
@@ -153,7 +191,9 @@ def _limits(bundle: Bundle) -> Any:
 
 
 def _evidence(bundle: Bundle) -> Any:
-    return pairs("Evidence", dict(_flat(bundle.manifest["evidence"])) or {"none": "nothing was recorded"})
+    """All that was recorded but calibration, which has tables of its own."""
+    recorded = {name: value for name, value in bundle.manifest["evidence"].items() if name != "calibration"}
+    return pairs("Evidence", dict(_flat(recorded)) or {"none": "nothing else was recorded"})
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -1,0 +1,240 @@
+"""What a calibration says and in which order: a table for each subject."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from .calibration_evidence import (
+    CALIBRATED,
+    CANDIDATES,
+    NEAREST,
+    ORDER,
+    CalibratedMatrix,
+    CalibrationEvidence,
+    Judged,
+    LayerDrift,
+    Sampled,
+    by_layer,
+    drifts,
+    place,
+    shared_inputs,
+    short_kinds,
+)
+from .calibration_plots import unit_name
+from .calibration_summary import less
+from .sections import Row, Section
+from .units import duration, nats, percent, points
+
+MEAN, ALL = "all kinds, each counting the same", "all positions"
+ALL_TASKS = "all tasks"
+OUTLIERS = 10  # inputs that are named
+NONE = "-"
+ALT_SIDES = {NEAREST: "rounded to nearest", CALIBRATED: "calibrated"}
+OUTSIDE = "outside of layers"
+EMPHASIZED = (f"KL, {MEAN}", f"same top token, {ALL}", f"right answers, {ALL_TASKS}")
+
+
+def sections(evidence: CalibrationEvidence) -> Iterator[Section]:
+    """All subjects that the evidence has figures of, in the order of the page."""
+    for made in (_judgement, _drift, _bits, _outliers, _sensitivity, _samples):
+        section = made(evidence)
+        if section.rows:
+            yield section
+
+
+def _judgement(evidence: CalibrationEvidence) -> Section:
+    judged = [evidence.judged(name) for name in CANDIDATES]
+    counts = next((j.positions for j in judged if j.positions), {})
+    lead = (
+        f"{sum(counts.values()):,} positions of samples that calibration never saw; KL divergence from the float32 "
+        "model in nats, by what the position is: a token of an image, text alone, or text behind an image."
+    )
+    head = ("", "float32", "rounded to nearest", f"calibrated by {evidence.method}", "change")
+    return Section("judgement", "Held-out samples", lead, head, tuple(_judged_rows(judged)))
+
+
+def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
+    yield from _group(judged, "kl", "mean_kl", ("KL", MEAN), nats, less)
+    yield from _group(judged, "top1", "same_top", ("same top token", ALL), percent, _gain)
+    if any(j.perplexity is not None for j in judged):
+        yield _row("perplexity", [j.perplexity for j in judged], _perplexity, lambda *_: "")
+    yield from _group(judged, "accuracy", "mean_accuracy", ("right answers", ALL_TASKS), percent, _gain)
+
+
+def _group(
+    judged: Sequence[Judged],
+    figures: str,
+    together: str,
+    labels: tuple[str, str],
+    show: Callable[[float], str],
+    change: Callable[[float, float], str],
+) -> Iterator[Row]:
+    """A row for each kind or task of the field `figures`, and one of the property `together`."""
+    what, total = labels
+    for name in dict.fromkeys(name for j in judged for name in getattr(j, figures)):
+        yield _row(f"{what}, {name}", [getattr(j, figures).get(name) for j in judged], show, change)
+    if any(getattr(j, figures) for j in judged):
+        yield _row(f"{what}, {total}", [getattr(j, together) for j in judged], show, change)
+
+
+def _row(
+    name: str, values: Sequence[float | None], show: Callable[[float], str], change: Callable[[float, float], str]
+) -> Row:
+    """Float, nearest and calibrated, and what calibration changed."""
+    nearest, calibrated = values[CANDIDATES.index(NEAREST)], values[CANDIDATES.index(CALIBRATED)]
+    gained = NONE if nearest is None or calibrated is None else change(nearest, calibrated)
+    return name, *(NONE if value is None else show(value) for value in values), gained
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.4f}" if value < 100 else f"{value:.5g}"
+
+
+def _gain(before: float, after: float) -> str:
+    return f"{points(after - before)} points"
+
+
+def _drift(evidence: CalibrationEvidence) -> Section:
+    rows = drifts(evidence)
+    lead = (
+        "Relative mean square error of what enters the decoder's matrices on held-out samples, which all layers in "
+        "front add up to: the geometric mean of each layer's inputs as a line, their range as a band."
+    )
+    head = ("layer", "rounded to nearest", "calibrated", "change")
+    return Section("drift", "Error along the depth", lead, head, tuple(map(_drift_row, rows)), _drift_alt(rows), True)
+
+
+def _drift_row(row: LayerDrift) -> Row:
+    nearest, calibrated = row.mean(NEAREST), row.mean(CALIBRATED)
+    both = nearest is not None and calibrated is not None
+    shown = ("0" if value is None else f"{value:.2e}" for value in (nearest, calibrated))
+    return str(row.layer), *shown, less(nearest, calibrated) if both else NONE  # type: ignore[arg-type]
+
+
+def _drift_alt(rows: Sequence[LayerDrift]) -> str:
+    if not rows:
+        return ""
+    ends = {side: [rows[place].mean(side) or 0.0 for place in (0, -1)] for side in (NEAREST, CALIBRATED)}
+    told = [f"{name} from {ends[side][0]:.1e} to {ends[side][1]:.1e}" for side, name in ALT_SIDES.items()]
+    return f"Lines of the error of the inputs of decoder layers {rows[0].layer} to {rows[-1].layer}: {', '.join(told)}"
+
+
+def _bits(evidence: CalibrationEvidence) -> Section:
+    """How many matrices of each part are stored in each way."""
+    counts: Counter[tuple[int, int, str]] = Counter()
+    for matrix in evidence.matrices:
+        if matrix.bits is not None:
+            counts[matrix.bits, matrix.group_size or 0, _part(matrix)] += 1
+    ways = sorted({(bits, group) for bits, group, _ in counts})
+    parts = [part for part in (*ORDER, OUTSIDE) if any(key[2] == part for key in counts)]
+    rows = [
+        (f"{bits} bits, groups of {group}", *(str(counts[bits, group, part] or NONE) for part in parts))
+        for bits, group in ways
+    ]
+    lead = "How each matrix is stored, by layer and kind. Hue stands for bits; smaller groups are stronger in shade."
+    alt = f"Heat map of bits by layer and kind of matrix: {'; '.join(_counted(row, parts) for row in rows)}"
+    return Section("bits", "Bits by layer", lead, ("matrices", *parts), tuple(rows), alt)
+
+
+def _counted(row: Row, parts: Sequence[str]) -> str:
+    told = [f"{count} of the {part}" for part, count in zip(parts, row[1:], strict=True) if count != NONE]
+    return f"{row[0]} for {', '.join(told)}"
+
+
+def _part(matrix: CalibratedMatrix) -> str:
+    where = place(matrix.name)
+    return where.stack if where else OUTSIDE
+
+
+def _outliers(evidence: CalibrationEvidence) -> Section:
+    """The inputs with the largest channels; matrices that share an input are one row."""
+    found = {row.name: row for row in evidence.matrices if row.outliers}
+    inputs = [rows for layer in _layers(found) for rows in shared_inputs(layer, lambda n: found[n].outliers).values()]
+    top = sorted(inputs, key=lambda names: -(found[names[0]].outliers or 0))[:OUTLIERS]
+    rows = tuple(_outlier_row([found[name] for name in names]) for names in top)
+    lead = (
+        "Mean magnitude of the largest channel of each matrix's inputs over that of the median channel, on the "
+        f"calibration samples: all inputs as dots, the largest of each layer as a line, and the {len(rows)} largest."
+    )
+    alt = f"Lines of the largest outlier by layer; the most is {rows[0][1]} at {rows[0][0]}" if rows else ""
+    return Section("outliers", "Outlier channels", lead, ("input of", "largest over median", "bits"), rows, alt)
+
+
+def _layers(names: Iterable[str]) -> Iterator[list[str]]:
+    """The matrices of each layer, and each one outside of layers by itself."""
+    every = list(names)
+    for layers in by_layer(every).values():
+        yield from layers.values()
+    yield from ([name] for name in every if place(name) is None)
+
+
+def _outlier_row(rows: Sequence[CalibratedMatrix]) -> Row:
+    bits = ", ".join(dict.fromkeys(str(row.bits) for row in rows if row.bits is not None))
+    return _inputs_of([row.name for row in rows]), _times(rows[0].outliers or 0.0), bits or NONE
+
+
+def _times(spread: float) -> str:
+    return f"{spread:,.0f}" if spread >= 100 else f"{spread:.1f}"
+
+
+def _inputs_of(names: Sequence[str]) -> str:
+    """Where matrices are: "decoder, layer 3: gate_proj, up_proj"."""
+    places = [where for name in names if (where := place(name))]
+    if not places:
+        return names[0].removesuffix(".weight")
+    kinds = short_kinds(where.kind for where in places).values()
+    return f"{places[0].stack}, layer {places[0].layer}: {', '.join(kinds)}"
+
+
+def _sensitivity(evidence: CalibrationEvidence) -> Section:
+    found = evidence.sensitivity
+    total = sum(found.values()) or 1.0
+    rows = tuple(
+        (_unit(name), nats(value), percent(value / total), _bits_in(evidence, name)) for name, value in found.items()
+    )
+    lead = (
+        "KL divergence in nats when a layer alone is rounded to the fewest bits, on a few calibration samples; the "
+        "bits and groups of each matrix were chosen from it."
+    )
+    head = ("layer", "KL", "share", "bits it got")
+    most = max(found, key=found.__getitem__, default="")
+    alt = f"Bars of the sensitivity of {len(found)} layers; the most sensitive is {_unit(most)}" if found else ""
+    return Section("sensitivity", "Sensitivity by layer", lead, head, rows, alt, True)
+
+
+def _unit(name: str) -> str:
+    short = unit_name(name)
+    return f"layer {short}" if short.isdigit() else short
+
+
+def _bits_in(evidence: CalibrationEvidence, unit: str) -> str:
+    inside = [row for row in evidence.matrices if row.name == unit or row.name.startswith(f"{unit}.")]
+    counts = Counter(row.bits for row in inside if row.bits is not None)
+    return ", ".join(f"{bits} ({count})" for bits, count in sorted(counts.items())) or NONE
+
+
+def _samples(evidence: CalibrationEvidence) -> Section:
+    made = evidence.samples
+    pairs = {
+        "samples": made.source,
+        "SHA-256": made.sha256,
+        "seed of the choice": made.seed,
+        "calibrated on": _counts(made),
+        "held out": None if made.held_out is None else f"{made.held_out:,} samples",
+        "method": evidence.method,
+        "time": None if evidence.seconds is None else duration(evidence.seconds),
+        "the bundle has": f"weights calibrated by {evidence.method}" if evidence.kept
+        else "weights rounded to nearest, which were better on the held-out samples",
+    }  # fmt: skip
+    rows = tuple((name, str(value)) for name, value in pairs.items() if value is not None)
+    return Section("samples", "What was sampled", "Held-out samples are judged and never calibrated on.", (), rows)
+
+
+def _counts(made: Sampled) -> str | None:
+    """Samples with their pictures and tokens, as far as they were recorded."""
+    counted = {
+        "samples": made.calibrated, "pictures": made.pictures, "tokens of images": made.image_tokens,
+        "tokens of text": made.text_tokens,
+    }  # fmt: skip
+    return ", ".join(f"{count:,} {name}" for name, count in counted.items() if count is not None) or None
