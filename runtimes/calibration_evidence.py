@@ -179,3 +179,15 @@ def drifts(evidence: CalibrationEvidence) -> list[LayerDrift]:
         sides = zip((NEAREST, CALIBRATED), zip(*pairs, strict=True), strict=True)
         rows.append(LayerDrift(layer, {side: tuple(v for v in values if v > 0) for side, values in sides}))
     return rows
+
+
+def sensitivities(evidence: CalibrationEvidence) -> dict[str, float]:
+    """The sensitivity of each unit by its short name, what is outside of layers first: "token table", "0", "1"."""
+    named = {unit_name(name): kl for name, kl in evidence.sensitivity.items()}
+    return dict(sorted(named.items(), key=lambda item: int(item[0]) if item[0].isdigit() else -1))
+
+
+def unit_name(name: str) -> str:
+    """A layer as its number; the token table and the output head by what they are."""
+    last = name.rpartition(".")[2]
+    return last if last.isdigit() else "token table" if "embed" in name else "output head"

@@ -16,13 +16,14 @@ from .calibration_evidence import (
     by_layer,
     drifts,
     place,
+    sensitivities,
     shared_inputs,
     short_kinds,
 )
 from .svg import COLOURS, INK, legend, log_axis
 from .svg import draw as draw_all
 
-LABELS = 18  # numbers of layers, or names of units, that have room side by side
+LABELS = 18  # numbers of layers that have room side by side
 CELL = 0.19  # inches of height of a row of the heat map
 TITLE = 1.3  # rows of room for the name of a stack
 LONG_CELL, SHORT_CELL = 14, 48  # most layers whose cells have room for bits and group, or for the bits alone
@@ -174,37 +175,36 @@ def _outliers(figure: Any, evidence: CalibrationEvidence) -> None:
 
 
 def _sensitivity(figure: Any, evidence: CalibrationEvidence) -> None:
-    if not evidence.sensitivity:
+    """Bars of the layers, and to the left of them, with room for their names, of what is outside of layers."""
+    found = sensitivities(evidence)
+    if not found:
         return
     figure.set_figheight(2.5)
-    axes, places = figure.subplots(), range(len(evidence.sensitivity))
-    names = [unit_name(name) for name in evidence.sensitivity]
-    axes.bar(places, list(evidence.sensitivity.values()), width=0.7, color=COLOURS["ours"])
-    inside = [index for index in places if names[index].isdigit()]
-    step = math.ceil(len(inside) / LABELS) or 1
-    outside = [index for index in places if not names[index].isdigit()]
-    shown = [*inside[::step], *outside]
-    axes.set_xticks(shown, [names[index].replace(" ", "\n") for index in shown])
-    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes, names = figure.subplots(), list(found)
+    inside = [int(name) for name in names if name.isdigit()]
+    outside = [name for name in names if not name.isdigit()]
+    gap = max(1.0, len(inside) / 14)
+    left = {name: (index - len(outside)) * gap for index, name in enumerate(outside)}
+    axes.bar([*left.values(), *inside], list(found.values()), width=0.7, color=COLOURS["ours"])
+    deepest = max(inside, default=0)
+    shown = range(0, deepest + 1, _step(deepest))
+    axes.set_xticks([*left.values(), *shown], [*(name.replace(" ", "\n") for name in left), *map(str, shown)])
+    axes.set_xlim(-0.6 * (gap if left else 1.0) - len(left) * gap, deepest + 0.6)
     axes.set_xlabel("layer of the decoder")
     axes.set_ylabel("KL divergence, nats")
     axes.grid(axis="y")
 
 
-def unit_name(name: str) -> str:
-    """A layer as its number; the token table and the output head by what they are."""
-    last = name.rpartition(".")[2]
-    if last.isdigit():
-        return last
-    return "token table" if "embed" in name else "output head"
-
-
 def _layers(axes: Any, deepest: int, label: str) -> None:
     """Numbers of layers that never touch each other."""
-    step = math.ceil((deepest + 1) / LABELS)
-    axes.set_xticks(range(0, deepest + 1, step), [str(layer) for layer in range(0, deepest + 1, step)], color=INK)
+    shown = range(0, deepest + 1, _step(deepest))
+    axes.set_xticks(shown, list(map(str, shown)), color=INK)
     axes.set_xlim(-0.6, deepest + 0.6)
     axes.set_xlabel(label)
+
+
+def _step(deepest: int) -> int:
+    return math.ceil((deepest + 1) / LABELS)
 
 
 PLOTS: Mapping[str, Plot] = {"drift": _drift, "bits": _bits, "outliers": _outliers, "sensitivity": _sensitivity}

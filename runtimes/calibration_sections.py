@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .calibration_evidence import (
@@ -18,10 +18,11 @@ from .calibration_evidence import (
     by_layer,
     drifts,
     place,
+    sensitivities,
     shared_inputs,
     short_kinds,
+    unit_name,
 )
-from .calibration_plots import unit_name
 from .calibration_summary import less
 from .sections import Row, Section
 from .units import duration, nats, percent, points
@@ -188,30 +189,34 @@ def _inputs_of(names: Sequence[str]) -> str:
 
 
 def _sensitivity(evidence: CalibrationEvidence) -> Section:
-    found = evidence.sensitivity
+    found = sensitivities(evidence)
     total = sum(found.values()) or 1.0
-    rows = tuple(
-        (_unit(name), nats(value), percent(value / total), _bits_in(evidence, name)) for name, value in found.items()
-    )
+    bits = _bits_by_unit(evidence)
+    rows = tuple((_layer(name), nats(kl), percent(kl / total), bits.get(name, NONE)) for name, kl in found.items())
     lead = (
         "KL divergence in nats when a layer alone is rounded to the fewest bits, on a few calibration samples; the "
-        "bits and groups of each matrix were chosen from it."
+        "bits and groups of each matrix were chosen from it. Bits with the number of matrices that got them."
     )
     head = ("layer", "KL", "share", "bits it got")
     most = max(found, key=found.__getitem__, default="")
-    alt = f"Bars of the sensitivity of {len(found)} layers; the most sensitive is {_unit(most)}" if found else ""
+    alt = f"Bars of the sensitivity of {len(found)} layers; the most sensitive is {_layer(most)}"
     return Section("sensitivity", "Sensitivity by layer", lead, head, rows, alt, True)
 
 
-def _unit(name: str) -> str:
-    short = unit_name(name)
-    return f"layer {short}" if short.isdigit() else short
+def _layer(name: str) -> str:
+    return f"layer {name}" if name.isdigit() else name
 
 
-def _bits_in(evidence: CalibrationEvidence, unit: str) -> str:
-    inside = [row for row in evidence.matrices if row.name == unit or row.name.startswith(f"{unit}.")]
-    counts = Counter(row.bits for row in inside if row.bits is not None)
-    return ", ".join(f"{bits} ({count})" for bits, count in sorted(counts.items())) or NONE
+def _bits_by_unit(evidence: CalibrationEvidence) -> dict[str, str]:
+    """What the matrices of each unit got: "4 (5), 8 (2)" for five matrices of 4 bits and two of 8."""
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for row in evidence.matrices:
+        unit = next((unit for unit in evidence.sensitivity if f"{row.name}.".startswith(f"{unit}.")), None)
+        if unit is not None and row.bits is not None:
+            counts[unit_name(unit)][row.bits] += 1
+    return {
+        unit: ", ".join(f"{bits} ({count})" for bits, count in sorted(found.items())) for unit, found in counts.items()
+    }
 
 
 def _samples(evidence: CalibrationEvidence) -> Section:
