@@ -13,6 +13,7 @@ from ..targets.errors import InputError
 from .plain import from_plain
 
 FLOAT, NEAREST, CALIBRATED = CANDIDATES = ("float", "nearest", "calibrated")
+ENCODER = "encoder"  # the float decoder behind the rounded vision encoder
 INDEXED = re.compile(r"(.+?)\.(\d+)\.(.+?)(?:\.weight)?$")
 STACKS = {"deepstack": "DeepStack mergers", "mtp": "draft head", "vis": "vision encoder"}  # by a part of the name
 DECODER = "decoder"
@@ -84,7 +85,7 @@ class CalibrationEvidence:
     seconds: float | None = None
     matrices: tuple[CalibratedMatrix, ...] = ()
     sensitivity: dict[str, float] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
-    judgement: dict[str, Judged] = field(default_factory=dict)  # by CANDIDATES
+    judgement: dict[str, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
     def judged(self, name: str) -> Judged:
@@ -141,6 +142,14 @@ def by_layer(names: Iterable[str]) -> dict[str, dict[int, list[str]]]:
     return {stack: dict(sorted(found[stack].items())) for stack in ORDER if stack in found}
 
 
+def each_layer(names: Iterable[str]) -> Iterator[list[str]]:
+    """The tensors of each layer together, and each one outside of layers by itself."""
+    every = list(names)
+    for layers in by_layer(every).values():
+        yield from layers.values()
+    yield from ([name] for name in every if place(name) is None)
+
+
 def short_kinds(kinds: Iterable[str]) -> dict[str, str]:
     """Kinds of matrices without the block they are in, where that is still unique: "self_attn.q_proj" is "q_proj"."""
     every = list(dict.fromkeys(kinds))
@@ -161,7 +170,7 @@ class LayerDrift:
     """The inputs of one layer's matrices, each input once, for each of NEAREST and CALIBRATED."""
 
     layer: int
-    inputs: Mapping[str, tuple[float, ...]]  # relative mean square errors above 0
+    inputs: Mapping[str, tuple[float, ...]]  # relative mean square errors, those of 0 left out
 
     def mean(self, name: str) -> float | None:
         """The geometric mean, since errors multiply along the depth; None without any error."""
@@ -177,7 +186,7 @@ def drifts(evidence: CalibrationEvidence) -> list[LayerDrift]:
     for layer, names in layers.items():
         pairs = list(shared_inputs(names, lambda name: (nearest[name], calibrated[name])))
         sides = zip((NEAREST, CALIBRATED), zip(*pairs, strict=True), strict=True)
-        rows.append(LayerDrift(layer, {side: tuple(v for v in values if v > 0) for side, values in sides}))
+        rows.append(LayerDrift(layer, {side: tuple(v for v in values if 0 < v < math.inf) for side, values in sides}))
     return rows
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from .calibration_evidence import (
     CALIBRATED,
     CANDIDATES,
+    ENCODER,
+    FLOAT,
     NEAREST,
     ORDER,
     CalibratedMatrix,
@@ -15,8 +18,8 @@ from .calibration_evidence import (
     Judged,
     LayerDrift,
     Sampled,
-    by_layer,
     drifts,
+    each_layer,
     place,
     sensitivities,
     shared_inputs,
@@ -36,6 +39,37 @@ OUTSIDE = "outside of layers"
 EMPHASIZED = (f"KL, {MEAN}", f"same top token, {ALL}", f"right answers, {ALL_TASKS}")
 
 
+def _perplexity(value: float) -> str:
+    return f"{value:.4f}" if value < 100 else f"{value:.5g}"
+
+
+def _gain(before: float, after: float) -> str:
+    return f"{points(after - before)} points"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure by kind of token or by task, how the mean of all is called, and how both are written."""
+
+    what: str
+    of: Callable[[Judged], Mapping[str, float]]
+    mean: Callable[[Judged], float | None]
+    total: str
+    show: Callable[[float], str]
+    change: Callable[[float, float], str]
+
+
+FIGURES = (
+    Figure("KL", lambda j: j.kl, lambda j: j.mean_kl, MEAN, nats, less),
+    Figure("same top token", lambda j: j.top1, lambda j: j.same_top, ALL, percent, _gain),
+    Figure("right answers", lambda j: j.accuracy, lambda j: j.mean_accuracy, ALL_TASKS, percent, _gain),
+)
+COLUMNS = {  # of candidates; ENCODER is judged where the divergence is limited
+    FLOAT: "float32", ENCODER: "vision encoder alone", NEAREST: "rounded to nearest",
+    CALIBRATED: "calibrated by {method}",
+}  # fmt: skip
+
+
 def sections(evidence: CalibrationEvidence) -> Iterator[Section]:
     """All subjects that the evidence has figures of, in the order of the page."""
     for made in (_judgement, _drift, _bits, _outliers, _sensitivity, _samples):
@@ -45,55 +79,36 @@ def sections(evidence: CalibrationEvidence) -> Iterator[Section]:
 
 
 def _judgement(evidence: CalibrationEvidence) -> Section:
-    judged = [evidence.judged(name) for name in CANDIDATES]
+    names = [name for name in COLUMNS if name in (*CANDIDATES, *evidence.judgement)]
+    judged = [evidence.judged(name) for name in names]
     counts = next((j.positions for j in judged if j.positions), {})
     lead = (
         f"{sum(counts.values()):,} positions of samples that calibration never saw; KL divergence from the float32 "
         "model in nats, by what the position is: a token of an image, text alone, or text behind an image."
     )
-    head = ("", "float32", "rounded to nearest", f"calibrated by {evidence.method}", "change")
+    head = ("", *(COLUMNS[name].replace("{method}", evidence.method) for name in names), "change")
     return Section("judgement", "Held-out samples", lead, head, tuple(_judged_rows(judged)))
 
 
 def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
-    yield from _group(judged, "kl", "mean_kl", ("KL", MEAN), nats, less)
-    yield from _group(judged, "top1", "same_top", ("same top token", ALL), percent, _gain)
+    for figure in FIGURES:
+        for name in dict.fromkeys(name for j in judged for name in figure.of(j)):
+            yield _row(f"{figure.what}, {name}", [figure.of(j).get(name) for j in judged], figure)
+        if any(map(figure.of, judged)):
+            yield _row(f"{figure.what}, {figure.total}", [figure.mean(j) for j in judged], figure)
     if any(j.perplexity is not None for j in judged):
-        yield _row("perplexity", [j.perplexity for j in judged], _perplexity, lambda *_: "")
-    yield from _group(judged, "accuracy", "mean_accuracy", ("right answers", ALL_TASKS), percent, _gain)
+        shown = (NONE if j.perplexity is None else _perplexity(j.perplexity) for j in judged)
+        yield "perplexity", *shown, ""
 
 
-def _group(
-    judged: Sequence[Judged],
-    figures: str,
-    together: str,
-    labels: tuple[str, str],
-    show: Callable[[float], str],
-    change: Callable[[float, float], str],
-) -> Iterator[Row]:
-    """A row for each kind or task of the field `figures`, and one of the property `together`."""
-    what, total = labels
-    for name in dict.fromkeys(name for j in judged for name in getattr(j, figures)):
-        yield _row(f"{what}, {name}", [getattr(j, figures).get(name) for j in judged], show, change)
-    if any(getattr(j, figures) for j in judged):
-        yield _row(f"{what}, {total}", [getattr(j, together) for j in judged], show, change)
+def _row(name: str, values: Sequence[float | None], figure: Figure) -> Row:
+    """A figure of each candidate, the last two of them nearest and calibrated, and what calibration changed."""
+    shown = (NONE if value is None else figure.show(value) for value in values)
+    return name, *shown, _change(values[-2], values[-1], figure.change)
 
 
-def _row(
-    name: str, values: Sequence[float | None], show: Callable[[float], str], change: Callable[[float, float], str]
-) -> Row:
-    """Float, nearest and calibrated, and what calibration changed."""
-    nearest, calibrated = values[CANDIDATES.index(NEAREST)], values[CANDIDATES.index(CALIBRATED)]
-    gained = NONE if nearest is None or calibrated is None else change(nearest, calibrated)
-    return name, *(NONE if value is None else show(value) for value in values), gained
-
-
-def _perplexity(value: float) -> str:
-    return f"{value:.4f}" if value < 100 else f"{value:.5g}"
-
-
-def _gain(before: float, after: float) -> str:
-    return f"{points(after - before)} points"
+def _change(nearest: float | None, calibrated: float | None, change: Callable[[float, float], str]) -> str:
+    return NONE if nearest is None or calibrated is None else change(nearest, calibrated)
 
 
 def _drift(evidence: CalibrationEvidence) -> Section:
@@ -108,9 +123,8 @@ def _drift(evidence: CalibrationEvidence) -> Section:
 
 def _drift_row(row: LayerDrift) -> Row:
     nearest, calibrated = row.mean(NEAREST), row.mean(CALIBRATED)
-    both = nearest is not None and calibrated is not None
     shown = ("0" if value is None else f"{value:.2e}" for value in (nearest, calibrated))
-    return str(row.layer), *shown, less(nearest, calibrated) if both else NONE  # type: ignore[arg-type]
+    return str(row.layer), *shown, _change(nearest, calibrated, less)
 
 
 def _drift_alt(rows: Sequence[LayerDrift]) -> str:
@@ -151,7 +165,9 @@ def _part(matrix: CalibratedMatrix) -> str:
 def _outliers(evidence: CalibrationEvidence) -> Section:
     """The inputs with the largest channels; matrices that share an input are one row."""
     found = {row.name: row for row in evidence.matrices if row.outliers}
-    inputs = [rows for layer in _layers(found) for rows in shared_inputs(layer, lambda n: found[n].outliers).values()]
+    inputs = [
+        rows for layer in each_layer(found) for rows in shared_inputs(layer, lambda n: found[n].outliers).values()
+    ]
     top = sorted(inputs, key=lambda names: -(found[names[0]].outliers or 0))[:OUTLIERS]
     rows = tuple(_outlier_row([found[name] for name in names]) for names in top)
     lead = (
@@ -160,14 +176,6 @@ def _outliers(evidence: CalibrationEvidence) -> Section:
     )
     alt = f"Lines of the largest outlier by layer; the most is {rows[0][1]} at {rows[0][0]}" if rows else ""
     return Section("outliers", "Outlier channels", lead, ("input of", "largest over median", "bits"), rows, alt)
-
-
-def _layers(names: Iterable[str]) -> Iterator[list[str]]:
-    """The matrices of each layer, and each one outside of layers by itself."""
-    every = list(names)
-    for layers in by_layer(every).values():
-        yield from layers.values()
-    yield from ([name] for name in every if place(name) is None)
 
 
 def _outlier_row(rows: Sequence[CalibratedMatrix]) -> Row:

@@ -21,6 +21,7 @@ from lensmith.runtimes.calibration_evidence import (
     CALIBRATED,
     NEAREST,
     CalibrationEvidence,
+    Judged,
     Place,
     drifts,
     place,
@@ -184,6 +185,16 @@ def test_equal_candidates_are_called_the_same() -> None:
     evidence = found()
     same = dataclasses.replace(evidence, judgement={**evidence.judgement, CALIBRATED: evidence.judged(NEAREST)})
     assert "the same as the 0.0433" in headline(same)
+
+
+def test_the_vision_encoder_alone_is_a_column_where_it_was_judged() -> None:
+    evidence = found(4)
+    assert "vision encoder alone" not in named(evidence)["judgement"].head
+    evidence = dataclasses.replace(evidence, judgement={**evidence.judgement, "encoder": Judged(kl={"image": 0.01})})
+    section = named(evidence)["judgement"]
+    assert section.head.index("vision encoder alone") == 2
+    assert section.rows[0] == ("KL, image", "0", "0.0100", "0.0600", "0.0150", "4.00\N{MULTIPLICATION SIGN} less")
+    assert section.rows[1][2] == "-"
 
 
 def test_tables_of_every_subject() -> None:
