@@ -34,7 +34,7 @@ MEAN, ALL = "all kinds, each counting the same", "all positions"
 ALL_TASKS = "all tasks"
 OUTLIERS = 10  # inputs that are named
 NONE = "-"
-ALT_SIDES = {NEAREST: "rounded to nearest", CALIBRATED: "calibrated"}
+SIDES = {NEAREST: "rounded to nearest", CALIBRATED: "calibrated"}
 OUTSIDE = "outside of layers"
 EMPHASIZED = (f"KL, {MEAN}", f"same top token, {ALL}", f"right answers, {ALL_TASKS}")
 
@@ -65,8 +65,7 @@ FIGURES = (
     Figure("right answers", lambda j: j.accuracy, lambda j: j.mean_accuracy, ALL_TASKS, percent, _gain),
 )
 COLUMNS = {  # of candidates; ENCODER is judged where the divergence is limited
-    FLOAT: "float32", ENCODER: "vision encoder alone", NEAREST: "rounded to nearest",
-    CALIBRATED: "calibrated by {method}",
+    FLOAT: "float32", ENCODER: "vision encoder alone", **SIDES, CALIBRATED: "calibrated by {method}",
 }  # fmt: skip
 
 
@@ -131,7 +130,7 @@ def _drift_alt(rows: Sequence[LayerDrift]) -> str:
     if not rows:
         return ""
     ends = {side: [rows[place].mean(side) or 0.0 for place in (0, -1)] for side in (NEAREST, CALIBRATED)}
-    told = [f"{name} from {ends[side][0]:.1e} to {ends[side][1]:.1e}" for side, name in ALT_SIDES.items()]
+    told = [f"{name} from {ends[side][0]:.1e} to {ends[side][1]:.1e}" for side, name in SIDES.items()]
     return f"Lines of the error of the inputs of decoder layers {rows[0].layer} to {rows[-1].layer}: {', '.join(told)}"
 
 

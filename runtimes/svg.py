@@ -43,12 +43,15 @@ def draw(plots: Mapping[str, Callable[[Any, Subject], None]], subject: Subject) 
         with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
             figure = figures.Figure(figsize=(WIDTH, 2), layout="constrained")
             plot(figure, subject)
-            drawn[name] = _svg(figure) if figure.axes else ""
+            drawn[name] = _svg(figure, name) if figure.axes else ""
     return drawn
 
 
-def _svg(figure: Any) -> str:
-    """The figure as an <svg> element without ids that nothing refers to, and without a fixed size or font."""
+def _svg(figure: Any, name: str) -> str:
+    """The figure as an <svg> element without ids that nothing refers to, and without a fixed size or font.
+
+    The other ids become `name` and a number: matplotlib's follow from the last digits of positions.
+    """
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = out.getvalue()[out.getvalue().index("<svg") :]
@@ -56,8 +59,10 @@ def _svg(figure: Any) -> str:
     text = re.sub(r' id="[A-Za-z]+[0-9_.]*_[0-9]+"', "", text)
     text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" {NAMESPACE}>', text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    for name, colour in COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
+    for index, found in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', text))):
+        text = re.sub(rf'(id="|#){re.escape(found)}(?=["\)])', rf"\g<1>{name}-{index}", text)
+    for variable, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{variable})")
     return text
 
 
