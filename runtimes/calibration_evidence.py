@@ -86,6 +86,9 @@ class CalibrationEvidence:
     matrices: tuple[CalibratedMatrix, ...] = ()
     sensitivity: dict[str, float] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
     judgement: dict[str, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
+    measured: int | None = (
+        None  # matrices whose inputs another quantizer got the importance of, without figures of each
+    )
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
     def judged(self, name: str) -> Judged:
@@ -99,10 +102,12 @@ def read_evidence(manifest: Mapping[str, Any]) -> CalibrationEvidence | None:
     if not recorded:
         return None
     try:
+        if type(recorded.get("matrices")) is int:
+            recorded = {**recorded, "matrices": [], "measured": recorded["matrices"]}
         found = from_plain(CalibrationEvidence, recorded, strict=False)
         known = {row.name for row in found.matrices}
         rest = from_plain(tuple[CalibratedMatrix, ...], list(_others(manifest, known)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"the manifest's calibration evidence is damaged ({error}); export the bundle again") from None
     assert isinstance(found, CalibrationEvidence)
     return replace(found, matrices=(*found.matrices, *rest))

@@ -235,6 +235,7 @@ def _samples(evidence: CalibrationEvidence) -> Section:
         "calibrated on": _counts(made),
         "held out": None if made.held_out is None else f"{made.held_out:,} samples",
         "method": evidence.method,
+        "matrices measured": evidence.measured,
         "time": None if evidence.seconds is None else duration(evidence.seconds),
         "the bundle has": f"weights calibrated by {evidence.method}" if evidence.kept
         else "weights rounded to nearest, which were better on the held-out samples",

@@ -86,7 +86,7 @@ def refers_to_nothing(page: str) -> bool:
 
 def test_evidence_is_read_as_it_was_recorded() -> None:
     recorded = calibrations.evidence(6, mixed=True)
-    assert json.loads(json.dumps(dataclasses.asdict(found(6, mixed=True)))) == recorded
+    assert json.loads(json.dumps(dataclasses.asdict(found(6, mixed=True)))) == {**recorded, "measured": None}
 
 
 def test_reports_with_a_calibration_go_to_json_and_back() -> None:
@@ -263,6 +263,18 @@ def test_evidence_of_a_method_alone() -> None:
     assert headline(evidence) == "Calibrated by awq; how far it is from the float model was not recorded."
     assert list(named(evidence)) == ["samples"]
     assert "<svg" not in page_of(evidence)
+
+
+def test_evidence_of_an_importance_matrix_counts_its_matrices() -> None:
+    recorded = {key: value for key, value in calibrations.evidence(2).items() if key in ("samples", "seconds")}
+    recorded |= {"method": "imatrix", "matrices": 20}
+    entry = {"bits": 4, "group_size": 256, "symmetric": False, "reason": "q4_k"}
+    precision = {"model.layers.0.self_attn.q_proj.weight": entry}
+    evidence = read_evidence({"evidence": {"calibration": recorded}, "precision": precision})
+    assert evidence is not None
+    assert rows_of(named(evidence)["samples"])["matrices measured"] == ("20",)
+    assert named(evidence)["bits"].rows == (("4 bits, groups of 256", "1"),)
+    assert page_of(evidence).count("<svg ") == 1
 
 
 def test_page_escapes_every_name() -> None:
