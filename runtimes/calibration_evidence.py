@@ -87,7 +87,7 @@ class CalibrationEvidence:
     sensitivity: dict[str, float] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
     judgement: dict[str, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
     measured: int | None = (
-        None  # matrices whose inputs another quantizer got the importance of, without figures of each
+        None  # matrices that another quantizer got importances for, without figures of each
     )
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
