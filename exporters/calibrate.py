@@ -181,14 +181,9 @@ def export_calibrated(
 ) -> Bundle:
     """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
     scratch = Path(out).with_name(f".{Path(out).name}.calibration")
-<<<<<<< HEAD
     with disk_full_is_input(scratch), _cleared(scratch):
         prepared = with_importance if job.options.format == "gguf" else calibrate
         calibrated = prepared(job, options, scratch, progress)
-=======
-    with disk_full_is_input(scratch), _cleared(scratch):
-        calibrated = calibrate(job, options, scratch, progress)
->>>>>>> ac1e234 (README: calibration)
     bundle = export(calibrated, out, progress, golden=golden)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
