@@ -14,9 +14,11 @@ from onnxscript import nn
 from ..calibration.packing import around_eight, pack_low_first, pack_planes, repeat_in_byte
 from ..calibration.rounding import Groups, quantize
 from .scheme import Scheme
+from .states import CAPACITY
 
 Op = Any  # onnxscript's OpBuilder: operators are attributes made on demand
 Value = Any  # ir.Value
+Port = tuple[ir.DataType, list[Any]]  # type and shape of an input or output
 FLOATS = {32: (ir.DataType.FLOAT, np.float32), 16: (ir.DataType.FLOAT16, np.float16)}
 
 
@@ -132,9 +134,32 @@ def _widen(op: Op, value: Value) -> Value:
     return value if value.dtype == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
 
 
+@dataclass(frozen=True)
+class Ports:
+    """What inputs and outputs look like, where dialects differ."""
+
+    batch: int | str = "batch"
+    capacity: int | str = CAPACITY  # of the KV caches
+    states: ir.DataType = ir.DataType.FLOAT  # but for the memory of the delta rule, which is always float32
+    indexed: bool = False  # positions and patches are chosen by index inputs, so that no value decides a shape
+
+
 class Dialect(Protocol):
     """The operators that graph descriptions ask for; each dialect lowers them its own way."""
 
+    @property
+    def ports(self) -> Ports: ...
+    @property
+    def opsets(self) -> dict[str, int]: ...
+    def matrix(self, rows: int, columns: int, scheme: Scheme) -> Matrix: ...
+    def table(self, rows: int, columns: int, scheme: Scheme, *, shared: bool) -> Table: ...
+    def enter(self, op: Op, x: Value) -> Value: ...
+    def leave(self, op: Op, x: Value) -> Value: ...
+    def places(self, op: Op, input_ids: Value, token: int) -> Value: ...
+    def put(self, op: Op, x: Value, places: Value, rows: Value) -> Value: ...
+    def add_at(self, op: Op, x: Value, places: Value, rows: Value) -> Value: ...
+    def choose(self, op: Op, wanted: Value, count: Value) -> Value: ...
+    def keep(self, op: Op, x: Value, chosen: Value) -> Value: ...
     def matmul(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value: ...
     def gather_rows(self, op: Op, ids: Value, table: Table) -> Value: ...
     def rms_norm(self, op: Op, x: Value, weight: Value, eps: float) -> Value: ...
@@ -180,6 +205,7 @@ class Cache:
 
     key: Value
     value: Value
+    past: Value  # int32 [batch], the length before this step
     last: Value  # int32 [batch], index of the last position after this step
     total: Value  # int32 scalar, the longest length after this step
     scales: tuple[Value, Value] | None = None  # float32 [1, kv_heads, 1, head_dim] of int8 keys and of int8 values
@@ -191,7 +217,7 @@ class Linear(nn.Module):
     def __init__(self, dialect: Dialect, inputs: int, outputs: int, scheme: Scheme, *, bias: bool) -> None:
         super().__init__()
         self.dialect = dialect
-        self.weight = Matrix(outputs, inputs, scheme)
+        self.weight = dialect.matrix(outputs, inputs, scheme)
         self.bias = nn.Parameter([outputs]) if bias else None
 
     def forward(self, op: Op, x: Value) -> Value:

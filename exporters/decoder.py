@@ -26,10 +26,26 @@ class DecoderInputs:
     deepstack_features: Value | None  # float32 [taps, image_tokens, hidden]
     position_ids: Value  # int64 [3, batch, seq] with M-RoPE, else [batch, seq]
     past_lengths: Value  # int32 [batch]
-    num_logits: Value  # int64 [1]
+    num_logits: Value  # int64 [1], or as `Dialect.choose` has it
     past: Sequence[tuple[Value, Value]]
     taps: int = 0
-    num_hidden_states: Value | None = None  # int64 [1], at least num_logits; None: no more than these
+    num_hidden_states: Value | None = None  # as num_logits, which counts from these; None: no more than these
+
+
+@dataclass(frozen=True)
+class MtpInputs:
+    """Values of the inputs of a head for multi-token prediction.
+
+    Tokens and positions are one further than the hidden states beside them.
+    """
+
+    input_ids: Value  # int64 [batch, seq]
+    image_features: Value  # float32 [image_tokens, hidden], for the image tokens of input_ids in order
+    hidden_states: Value  # float32 [batch, seq, hidden]
+    position_ids: Value  # int64 [3, batch, seq]
+    past_lengths: Value  # int32 [batch]
+    num_logits: Value  # int64 [1], or as `Dialect.choose` has it
+    past: tuple[Value, Value]
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,7 @@ class Step:
     """What all attention layers share: rotary angles, and lengths behind this step."""
 
     angles: Angles
+    past: Value  # int32 [batch], the length before it
     last: Value  # int32 [batch], index of the last position
     total: Value  # int32 scalar, the longest length
 
@@ -62,7 +79,7 @@ def mrope_source(section: tuple[int, int, int]) -> list[int]:
     return source
 
 
-def token_angles(op: Op, position_ids: Value, spec: DecoderSpec) -> Angles:
+def token_angles(op: Op, dialect: Dialect, position_ids: Value, spec: DecoderSpec) -> Angles:
     """Rotary angles of the tokens of this step: no table, so any context length costs nothing."""
     size, half = spec.rotated, spec.rotated // 2
     inverse = inverse_frequencies(size, spec.rope_theta, spec.rope_scaling)
@@ -77,20 +94,18 @@ def token_angles(op: Op, position_ids: Value, spec: DecoderSpec) -> Angles:
     angles = op.Reshape(op.ReduceSum(op.Mul(positions, frequencies), [0], keepdims=0), [-1, half])
     shape = op.Shape(position_ids, start=1)
     rows = op.Reshape(op.Range(0, op.ReduceProd(shape, keepdims=0), 1), shape)
-    return Angles(op.Cos(angles), op.Sin(angles), rows, 0 if size == spec.head_dim else size)
+    cos, sin = (dialect.enter(op, turned) for turned in (op.Cos(angles), op.Sin(angles)))
+    return Angles(cos, sin, rows, 0 if size == spec.head_dim else size)
 
 
-def make_step(op: Op, input_ids: Value, position_ids: Value, past_lengths: Value, spec: DecoderSpec) -> Step:
+def make_step(op: Op, dialect: Dialect, inputs: DecoderInputs | MtpInputs, spec: DecoderSpec) -> Step:
     """Angles and lengths of this step."""
+    input_ids, past_lengths = inputs.input_ids, inputs.past_lengths
     new = op.Cast(op.Shape(input_ids, start=1), to=ir.DataType.INT32)
     total = op.Add(past_lengths, new)
     one = op.Constant(value=ir.tensor(np.array([1], np.int32)))
-    return Step(token_angles(op, position_ids, spec), op.Sub(total, one), op.ReduceMax(total, keepdims=0))
-
-
-def last_positions(op: Op, x: Value, first: Value) -> Value:
-    """The positions of x [batch, seq, ...] from `first` int64 [1] on."""
-    return op.Slice(x, first, [2**62], [1])
+    angles = token_angles(op, dialect, inputs.position_ids, spec)
+    return Step(angles, past_lengths, op.Sub(total, one), op.ReduceMax(total, keepdims=0))
 
 
 class HeadNorm(nn.Module):
@@ -132,7 +147,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(op, q, heads), self.k_norm(op, k, kv_heads)
         q = self.dialect.rotary(op, q, step.angles, heads)
         k = self.dialect.rotary(op, k, step.angles, kv_heads)
-        cache = Cache(*past, step.last, step.total, self._scales(op))
+        cache = Cache(*past, step.past, step.last, step.total, self._scales(op))
         out, key, value = self.dialect.cached_attention(op, q, k, self.v_proj(op, x), cache, heads, kv_heads)
         return out if gate is None else op.Mul(out, op.Sigmoid(gate)), (key, value)
 
@@ -191,6 +206,7 @@ class Layer(nn.Module):
         cache_scales: Scales | None = None,
     ) -> None:
         super().__init__()
+        self.dialect = dialect
         self.input_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         self.post_attention_layernorm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         if linear:
@@ -201,26 +217,21 @@ class Layer(nn.Module):
         self.mlp = MLP(dialect, spec, policy.inside("mlp"))
 
     def forward(
-        self, op: Op, stream: Value, delta: Value | None, step: Step, past: tuple[Value, Value], first: Value | None
+        self, op: Op, stream: Value, delta: Value | None, step: Step, past: tuple[Value, Value], chosen: Value | None
     ) -> tuple[Value, Value, tuple[Value, Value]]:
-        """Stream, addition to it, present states. Positions before `first` are left out behind attention."""
+        """Stream, addition to it, present states. Positions that are not chosen are left out behind attention."""
         normed, stream = self.input_layernorm(op, stream, delta)
         mixer: Attention | DeltaNet = self.linear_attn if self.linear else self.self_attn
         mixed, present = self.linear_attn(op, normed, past) if self.linear else self.self_attn(op, normed, step, past)
-        if first is not None:
-            mixed, stream = (last_positions(op, x, first) for x in (mixed, stream))
+        if chosen is not None:
+            mixed, stream = (self.dialect.keep(op, x, chosen) for x in (mixed, stream))
         normed, stream = self.post_attention_layernorm(op, stream, mixer.project(op, mixed))
         return stream, self.mlp(op, normed), present
 
 
-def place_images(op: Op, input_ids: Value, image_token_id: int) -> Value:
-    """Batch row and position of each image token, int64 [image_tokens, 2]."""
-    return op.Transpose(op.NonZero(op.Equal(input_ids, [image_token_id])), perm=[1, 0])
-
-
 def make_logits(op: Op, dialect: Dialect, hidden: Value, table: Table, head: Linear | None) -> Value:
-    """Logits [batch, seq, vocab]; a tied model has no `head`."""
-    return dialect.matmul(op, hidden, table.weight, None) if head is None else head(op, hidden)
+    """Logits float32 [batch, seq, vocab]; a tied model has no `head`."""
+    return dialect.leave(op, dialect.matmul(op, hidden, table.weight, None) if head is None else head(op, hidden))
 
 
 class Decoder(nn.Module):
@@ -230,7 +241,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.dialect, self.spec, self.image_token_id = dialect, spec, image_token_id
         table = policy.scheme("table", spec.hidden, "embed_tokens")
-        self.embed_tokens = Table(spec.vocab, spec.hidden, table, shared=spec.tied)
+        self.embed_tokens = dialect.table(spec.vocab, spec.hidden, table, shared=spec.tied)
         self.layers = nn.ModuleList([
             Layer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers,
                   cache_scales=policy.kv_cache.of(index, spec))
@@ -240,27 +251,29 @@ class Decoder(nn.Module):
 
     def forward(self, op: Op, inputs: DecoderInputs, head: Linear | None) -> DecoderOutputs:
         """Logits, hidden states and present states. A tied model has no `head`."""
-        places = place_images(op, inputs.input_ids, self.image_token_id)
-        embedded = self.dialect.gather_rows(op, inputs.input_ids, self.embed_tokens)
-        stream, delta = op.ScatterND(embedded, places, inputs.image_features), None
-        step = make_step(op, inputs.input_ids, inputs.position_ids, inputs.past_lengths, self.spec)
+        dialect = self.dialect
+        places = dialect.places(op, inputs.input_ids, self.image_token_id)
+        embedded = dialect.gather_rows(op, inputs.input_ids, self.embed_tokens)
+        stream, delta = dialect.put(op, embedded, places, inputs.image_features), None
+        step = make_step(op, dialect, inputs, self.spec)
         kept = inputs.num_logits if inputs.num_hidden_states is None else inputs.num_hidden_states
-        first = op.Sub(op.Shape(inputs.input_ids, start=1), kept)
+        chosen = dialect.choose(op, kept, op.Shape(inputs.input_ids, start=1))
         present = []
         for index, layer in enumerate(self.layers):
-            cut = first if index == self._last_full_layer(inputs) else None
+            cut = chosen if index == self._last_full_layer(inputs) else None
             stream, delta, states = layer(op, stream, delta, step, inputs.past[index], cut)
             if index < inputs.taps:
                 feature = op.Gather(inputs.deepstack_features, index, axis=0)
-                stream, delta = op.ScatterND(op.Add(stream, delta), places, feature, reduction="add"), None
+                stream, delta = dialect.add_at(op, op.Add(stream, delta), places, feature), None
             present.append(states)
         hidden = self.norm(op, stream, delta)[0]
         if self._last_full_layer(inputs) is None:
-            hidden = last_positions(op, hidden, first)
+            hidden = dialect.keep(op, hidden, chosen)
         wanted = hidden
         if inputs.num_hidden_states is not None:
-            wanted = last_positions(op, hidden, op.Sub(inputs.num_hidden_states, inputs.num_logits))
-        return DecoderOutputs(make_logits(op, self.dialect, wanted, self.embed_tokens, head), hidden, present)
+            wanted = dialect.keep(op, hidden, dialect.choose(op, inputs.num_logits, inputs.num_hidden_states))
+        logits = make_logits(op, dialect, wanted, self.embed_tokens, head)
+        return DecoderOutputs(logits, dialect.leave(op, hidden), present)
 
     def _last_full_layer(self, inputs: DecoderInputs) -> int | None:
         """The layer behind whose attention only the positions with logits matter, unless DeepStack adds to it."""

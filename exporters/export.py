@@ -17,11 +17,13 @@ from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.files import dump_json
 from ..runtimes.traces import Traces
 from ..targets.errors import InputError, closest
-from ..targets.profile import TargetProfile, load_target
+from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
+from .blocks import Dialect
 from .checkpoint import Checkpoint, open_checkpoint
 from .dialects import gguf
-from .dialects.ort import OPSETS, OrtDialect
+from .dialects.ort import OrtDialect
+from .dialects.tensorrt import TensorRTDialect
 from .golden import Golden, evidence
 from .graphs import Graph
 from .kv_cache import KvScales, make_kv_cache
@@ -29,6 +31,7 @@ from .models import FAMILIES, Family, Spec
 from .names import locate, relocate
 from .scheme import UNQUANTIZED, Policy, make_policy
 from .spec import ModelSpec
+from .trt import finish, limits
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 TOOLS = ("lensmith", "onnx-ir", "onnxscript", "numpy")
@@ -87,20 +90,25 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     """
     checkpoint = open_checkpoint(path)
     family = find_family(checkpoint)
-    spec = family.fit(family.describe(checkpoint.config).revised(options.revision).limited(options.context), checkpoint)
     target = load_target(options.target)
     lowering = find_lowering(options.format)
+    _check_target(options.format, target)
+    lowering.refuse(options, target)
+    spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
+    spec = family.fit(spec, checkpoint)
     policy = make_policy(
         lowering.graph_precision or options.precision,
         group_size=options.group_size,
         symmetric=options.symmetric,
         int8_roles=target.int8_activations,
+        whole_rows=lowering.whole_rows,
     )
     decoder = spec.decoder if isinstance(spec, ModelSpec) else None
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, decoder))
     if policy.kv_cache.quantized and lowering.graph_precision is not None:
         raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
-    graphs = describe_graphs(checkpoint, family, spec, policy, OrtDialect(accuracy_level=target.accuracy_level))
+    dialect = lowering.dialect(target, options.precision, spec.context)
+    graphs = describe_graphs(checkpoint, family, spec, policy, dialect)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
     job = Job(checkpoint, family, spec, options, target, policy, graphs)
@@ -110,11 +118,25 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
 
 
 def describe_graphs(
-    checkpoint: Checkpoint, family: Family[Any], spec: Spec, policy: Policy, dialect: OrtDialect
+    checkpoint: Checkpoint, family: Family[Any], spec: Spec, policy: Policy, dialect: Dialect
 ) -> tuple[Graph, ...]:
     """The graphs of a checkpoint without weights, their sources named as the checkpoint has them."""
     found = locate(checkpoint, family.prefixes, family.aliases)
-    return tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, OPSETS))
+    return tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, dialect.opsets))
+
+
+def _check_target(name: str, target: TargetProfile) -> None:
+    if (name == "tensorrt") != (target.gpu is not None):
+        fitting = [each for each in target_names() if (load_target(each).gpu is not None) == (name == "tensorrt")]
+        raise InputError(f"format {name!r} is not for the target {target.name!r}; expected one of {', '.join(fitting)}")
+
+
+def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:
+    """The spec with the context that the user or the target wants."""
+    wanted = options.context
+    if wanted is None and target.gpu is not None and isinstance(spec, ModelSpec):
+        wanted = min(spec.context, target.gpu.context)
+    return spec.limited(wanted)
 
 
 def find_family(checkpoint: Checkpoint) -> Family[Any]:
@@ -135,14 +157,26 @@ def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, g
     """
     if not job.policy.kv_cache.complete:
         raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
+    lowering, key = find_lowering(job.options.format), _key(job)
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out)) as writer:
-        find_lowering(job.options.format).write(job, writer, _key(job), progress)
+        lowering.write(job, writer, key, progress)
         _write_other_files(job, writer)
-        manifest = _manifest(job, writer.partial)
-        traces = evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
+        manifest = lowering.finish(job, writer, key, _manifest(job, writer.partial), progress)
+        traces = _evidence(job, writer, manifest, progress, golden)
         writer.close(manifest | {"evidence": {**manifest["evidence"], "golden": traces}})
     return open_bundle(out)
+
+
+def _evidence(
+    job: Job, writer: BundleWriter, manifest: dict[str, Any], progress: Progress, golden: Golden
+) -> dict[str, Any]:
+    reason = find_lowering(job.options.format).no_replay(job)
+    if reason is None:
+        return evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
+    if golden == "always":
+        raise InputError(f"golden traces cannot be recorded: {reason}; leave out --golden always")
+    return {"recorded": False, "reason": reason}
 
 
 def _recording(
@@ -272,6 +306,10 @@ def _tools(names: tuple[str, ...]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
+def _ort(target: TargetProfile, precision: str, context: int) -> Dialect:
+    return OrtDialect(accuracy_level=target.accuracy_level)
+
+
 @dataclass(frozen=True)
 class Lowering:
     """One format: how the files of a job are written, and what the manifest says about them."""
@@ -280,12 +318,41 @@ class Lowering:
     signatures: Callable[[Job], dict[str, Any]]
     precision: Callable[[Job, Path], Iterator[tuple[str, dict[str, Any]]]]  # of the files in a folder
     check: Callable[[Job], None] = lambda _: None  # raises InputError
+    refuse: Callable[[Options, TargetProfile], None] = lambda *_: None  # raises InputError before graphs are described
+    dialect: Callable[[TargetProfile, str, int], Dialect] = _ort  # for a precision and a context in tokens
+    finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
+    no_replay: Callable[[Job], str | None] = lambda _: None  # why golden traces cannot be replayed where it is built
+    whole_rows: bool = False  # weights of 8 bits have one scale for each row
     graph_precision: str | None = None  # of the graphs, where they only say which tensors there are
     tools: tuple[str, ...] = TOOLS
 
 
+def _tensorrt(target: TargetProfile, precision: str, context: int) -> Dialect:
+    assert target.gpu is not None
+    return TensorRTDialect("float32" if precision == "fp32" else target.gpu.activations, context)
+
+
+def _finish_tensorrt(
+    job: Job, writer: BundleWriter, key: str, manifest: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    gpu = job.target.gpu
+    if gpu is None or not finish.builds_here(gpu, job.options.precision):
+        return manifest
+    return finish.with_engines(manifest, writer, gpu, key, progress)
+
+
 LOWERINGS = {
     "onnx": Lowering(_write_graphs, lambda job: {graph.name: signature(graph) for graph in job.graphs}, _precision),
+    "tensorrt": Lowering(
+        _write_graphs,
+        lambda job: {graph.name: {**signature(graph), "dialect": "tensorrt"} for graph in job.graphs},
+        _precision,
+        refuse=limits.refuse,
+        dialect=_tensorrt,
+        finish=_finish_tensorrt,
+        no_replay=limits.no_replay,
+        whole_rows=True,
+    ),
     "gguf": Lowering(
         gguf.write_files,
         gguf.signatures,

@@ -8,27 +8,12 @@ onnxruntime-genai.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from onnxscript import nn
 
-from .blocks import Dialect, Linear, Op, RMSNorm, Table, Value
-from .decoder import DecoderOutputs, Layer, make_logits, make_step, place_images
+from .blocks import Dialect, Linear, Op, RMSNorm, Table
+from .decoder import DecoderOutputs, Layer, MtpInputs, make_logits, make_step
 from .scheme import Policy
 from .spec import DecoderSpec
-
-
-@dataclass(frozen=True)
-class MtpInputs:
-    """Values of the head's inputs. Tokens and positions are one further than the hidden states beside them."""
-
-    input_ids: Value  # int64 [batch, seq]
-    image_features: Value  # float32 [image_tokens, hidden], for the image tokens of input_ids in order
-    hidden_states: Value  # float32 [batch, seq, hidden]
-    position_ids: Value  # int64 [3, batch, seq]
-    past_lengths: Value  # int32 [batch]
-    num_logits: Value  # int64 [1]
-    past: tuple[Value, Value]
 
 
 class MtpHead(nn.Module):
@@ -46,13 +31,15 @@ class MtpHead(nn.Module):
 
     def forward(self, op: Op, inputs: MtpInputs, table: Table, head: Linear | None) -> DecoderOutputs:
         """Logits and hidden states of the last positions; the latter are the hidden input of a further draft."""
-        places = place_images(op, inputs.input_ids, self.image_token_id)
-        embedded = op.ScatterND(self.dialect.gather_rows(op, inputs.input_ids, table), places, inputs.image_features)
+        dialect = self.dialect
+        places = dialect.places(op, inputs.input_ids, self.image_token_id)
+        embedded = dialect.put(op, dialect.gather_rows(op, inputs.input_ids, table), places, inputs.image_features)
         token = self.pre_fc_norm_embedding(op, embedded)[0]
-        hidden = self.pre_fc_norm_hidden(op, inputs.hidden_states)[0]
+        hidden = self.pre_fc_norm_hidden(op, dialect.enter(op, inputs.hidden_states))[0]
         stream = self.fc(op, op.Concat(token, hidden, axis=-1))
-        step = make_step(op, inputs.input_ids, inputs.position_ids, inputs.past_lengths, self.spec)
-        first = op.Sub(op.Shape(inputs.input_ids, start=1), inputs.num_logits)
-        stream, delta, present = self.layers[0](op, stream, None, step, inputs.past, first)
+        step = make_step(op, dialect, inputs, self.spec)
+        chosen = dialect.choose(op, inputs.num_logits, op.Shape(inputs.input_ids, start=1))
+        stream, delta, present = self.layers[0](op, stream, None, step, inputs.past, chosen)
         hidden = self.norm(op, stream, delta)[0]
-        return DecoderOutputs(make_logits(op, self.dialect, hidden, table, head), hidden, [present])
+        logits = make_logits(op, dialect, hidden, table, head)
+        return DecoderOutputs(logits, dialect.leave(op, hidden), [present])

@@ -77,6 +77,7 @@ class Policy:
     group_size: int
     symmetric: bool
     int8_roles: tuple[str, ...] = ()  # roles whose inputs may be rounded to 8 bits as one tensor
+    whole_rows: bool = False  # 8 bits have one scale for each row
     chosen: Mapping[str, Scheme] = field(default_factory=dict)  # of single matrices of the decoder, by path
     path: str = ""  # of the module that asks, below the decoder
     kv_cache: KvCache = FLOAT_CACHE
@@ -98,6 +99,8 @@ class Policy:
             return Scheme(bits, reason=f"{role}: stored as float{bits}")
         if bits == 8 and role in self.int8_roles:
             return Scheme(8, inputs, True, f"{role}: 8 bits by row, dynamic int8 activations", int8_activations=True)
+        if bits == 8 and self.whole_rows:
+            return Scheme(8, inputs, True, f"{role}: 8 bits by row, round to nearest")
         decoder = part in DECODER_ROLES
         group = self._group(inputs) if decoder else largest_group(inputs, VISION_GROUPS[bits])
         if group is None:
@@ -122,7 +125,12 @@ def largest_group(inputs: int, wanted: int) -> int | None:
 
 
 def make_policy(
-    precision: str, *, group_size: int = 128, symmetric: bool = True, int8_roles: tuple[str, ...] = ()
+    precision: str,
+    *,
+    group_size: int = 128,
+    symmetric: bool = True,
+    int8_roles: tuple[str, ...] = (),
+    whole_rows: bool = False,
 ) -> Policy:
     """The policy of a named precision; `group_size` CHANNEL gives each row one scale.
 
@@ -132,4 +140,4 @@ def make_policy(
         raise InputError(f"unknown precision {precision!r}; {closest(precision, PRECISIONS)}")
     if group_size not in GROUP_SIZES.values():
         raise InputError(f"group size {group_size} is not supported; expected one of {', '.join(GROUP_SIZES)}")
-    return Policy(PRECISIONS[precision], group_size, symmetric, int8_roles)
+    return Policy(PRECISIONS[precision], group_size, symmetric, int8_roles, whole_rows)

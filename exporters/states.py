@@ -20,6 +20,7 @@ class State:
     present: str
     shape: tuple[int | str, ...]  # the first axis is the batch
     bits: int = 32  # 32: float32, 8: int8
+    exact: bool = False  # float32 whatever the type of activations, since it carries errors to the last token
 
     @property
     def grows(self) -> bool:
@@ -43,7 +44,8 @@ def layer_states(spec: DecoderSpec, layer: int, cache: KvCache) -> tuple[State, 
         "recurrent": (net.value_heads, net.key_dim, net.value_dim),
     }
     conv, recurrent = (
-        State(f"past.{layer}.{kind}", f"present.{layer}.{kind}", ("batch", *sizes)) for kind, sizes in shapes.items()
+        State(f"past.{layer}.{kind}", f"present.{layer}.{kind}", ("batch", *sizes), exact=kind == "recurrent")
+        for kind, sizes in shapes.items()
     )
     return conv, recurrent
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from .blocks import Angles, Dialect, LayerNorm, Linear, Op, Value
+from .blocks import Angles, Dialect, LayerNorm, Linear, Op, Port, Value
 from .scheme import Policy
 from .spec import VisionSpec
 
@@ -20,11 +21,27 @@ class Grid:
     Patches come in the order of the image processor: merge blocks in raster order, patches in raster order inside.
     """
 
-    frames: Value
+    frames: Value | None  # None: one, and no value decides a shape
     height: Value
     width: Value
     rows: Value  # int64 [height * width]
     columns: Value  # int64 [height * width]
+
+    def by_frame(self, op: Op, x: Value) -> Value:
+        """Patches [frames * height * width, hidden] as [frames, height * width, hidden]."""
+        if self.frames is None:
+            return op.Unsqueeze(x, [0])
+        return op.Reshape(x, op.Concat(self.frames, op.Mul(self.height, self.width), [-1], axis=0))
+
+
+INDEX_PORTS: Mapping[str, Port] = {"patch_rows": (ir.DataType.INT64, ["patches"]),
+                                   "patch_columns": (ir.DataType.INT64, ["patches"])}  # fmt: skip
+
+
+def given_grid(op: Op, grid_thw: Value, places: Mapping[str, Value]) -> Grid:
+    """The grid of one frame, whose patches come with their rows and columns."""
+    height, width = (op.Reshape(op.Slice(grid_thw, [axis], [axis + 1], [1]), [1]) for axis in (1, 2))
+    return Grid(None, height, width, places["patch_rows"], places["patch_columns"])
 
 
 def read_grid(op: Op, grid_thw: Value, merge: int) -> Grid:
@@ -44,7 +61,7 @@ def read_grid(op: Op, grid_thw: Value, merge: int) -> Grid:
     return Grid(frames, height, width, in_patch_order(rows, 1), in_patch_order(columns, 0))
 
 
-def patch_angles(op: Op, grid: Grid, spec: VisionSpec) -> Angles:
+def patch_angles(op: Op, dialect: Dialect, grid: Grid, spec: VisionSpec) -> Angles:
     """2-D rotary angles of one frame: the first quarter of a head turns with the row, the second with the column."""
     quarter = spec.head_dim // 2
     inverse = 1.0 / spec.rope_theta ** (np.arange(0, quarter, 2, dtype=np.float32) / np.float32(quarter))
@@ -54,7 +71,8 @@ def patch_angles(op: Op, grid: Grid, spec: VisionSpec) -> Angles:
         return op.Mul(op.Unsqueeze(op.Cast(index, to=ir.DataType.FLOAT), [1]), frequencies)
 
     angles = op.Concat(turns(grid.rows), turns(grid.columns), axis=-1)
-    return Angles(op.Cos(angles), op.Sin(angles), op.Constant(value_ints=[0]))
+    cos, sin = (dialect.enter(op, turned) for turned in (op.Cos(angles), op.Sin(angles)))
+    return Angles(cos, sin, op.Constant(value_ints=[0]))
 
 
 class PositionTable(nn.Module):
@@ -166,7 +184,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
         super().__init__()
-        self.spec = spec
+        self.dialect, self.spec = dialect, spec
         self.patch_embed = PatchEmbed(dialect, spec, policy)
         self.pos_embed = PositionTable(spec)
         self.blocks = nn.ModuleList([Block(dialect, spec, policy) for _ in range(spec.depth)])
@@ -174,18 +192,24 @@ class VisionEncoder(nn.Module):
         taps: list[nn.Module] = [Merger(dialect, spec, policy, norm_after=True) for _ in spec.deepstack_layers]
         self.deepstack_merger_list = nn.ModuleList(taps)
 
-    def forward(self, op: Op, pixel_values: Value, grid_thw: Value) -> tuple[Value, Value | None]:
-        """image_features [tokens, out_hidden] and deepstack_features [taps, tokens, out_hidden] or None."""
-        grid = read_grid(op, grid_thw, self.spec.merge_size)
-        angles = patch_angles(op, grid, self.spec)
-        frame = op.Concat(grid.frames, op.Mul(grid.height, grid.width), [-1], axis=0)
-        stream = op.Reshape(self.patch_embed(op, pixel_values), frame)  # [frames, height * width, hidden]
-        delta: Value | None = op.Expand(self.pos_embed(op, grid), op.Shape(stream))
+    def forward(
+        self, op: Op, pixel_values: Value, grid_thw: Value, places: Mapping[str, Value]
+    ) -> tuple[Value, Value | None]:
+        """image_features [tokens, out_hidden] and deepstack_features [taps, tokens, out_hidden] or None.
+
+        `places` are the inputs of INDEX_PORTS, in dialects that want them.
+        """
+        dialect = self.dialect
+        grid = given_grid(op, grid_thw, places) if places else read_grid(op, grid_thw, self.spec.merge_size)
+        angles = patch_angles(op, dialect, grid, self.spec)
+        stream = grid.by_frame(op, self.patch_embed(op, dialect.enter(op, pixel_values)))
+        delta: Value | None = op.Expand(dialect.enter(op, self.pos_embed(op, grid)), op.Shape(stream))
         taps = []
         for index, block in enumerate(self.blocks):
             stream, delta = block(op, stream, delta, angles)
             if index in self.spec.deepstack_layers:
                 stream, delta = op.Add(stream, delta), None
                 taps.append(self.deepstack_merger_list[self.spec.deepstack_layers.index(index)](op, stream))
-        features = self.merger(op, stream if delta is None else op.Add(stream, delta))
-        return features, op.Concat(*(op.Unsqueeze(t, [0]) for t in taps), axis=0) if taps else None
+        features = dialect.leave(op, self.merger(op, stream if delta is None else op.Add(stream, delta)))
+        joined = op.Concat(*(op.Unsqueeze(t, [0]) for t in taps), axis=0) if taps else None
+        return features, None if joined is None else dialect.leave(op, joined)

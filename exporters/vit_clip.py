@@ -14,7 +14,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
         super().__init__()
-        self.spec = spec
+        self.dialect, self.spec = dialect, spec
         scheme = policy.scheme("vision.patch", spec.patch_dim)
         self.class_embedding = nn.Parameter([spec.hidden])
         self.patch_embedding = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=False)
@@ -22,10 +22,10 @@ class Embeddings(nn.Module):
 
     def forward(self, op: Op, pixels: Value) -> Value:
         """float32 [images, 1 + patches, hidden]."""
-        patches = self.patch_embedding(op, self._patches(op, pixels))
+        patches = self.patch_embedding(op, self._patches(op, self.dialect.enter(op, pixels)))
         one = op.Slice(patches, [0], [1], [1])
-        first = op.Expand(self.class_embedding, op.Shape(one))
-        return op.Add(op.Concat(first, patches, axis=1), self.position_embedding(op))
+        first = op.Expand(self.dialect.enter(op, self.class_embedding), op.Shape(one))
+        return op.Add(op.Concat(first, patches, axis=1), self.dialect.enter(op, self.position_embedding(op)))
 
     def _patches(self, op: Op, pixels: Value) -> Value:
         """The convolution covers each patch exactly, so it is a matrix product of [images, patches, patch_dim]."""
@@ -144,4 +144,4 @@ class Projector(nn.Module):
         self.linear_2 = Linear(dialect, out, out, policy.scheme("merger.fc2", out), bias=bias)
 
     def forward(self, op: Op, x: Value) -> Value:
-        return self.linear_2(op, self.dialect.activation(op, self.linear_1(op, x), self.act))
+        return self.dialect.leave(op, self.linear_2(op, self.dialect.activation(op, self.linear_1(op, x), self.act)))

@@ -95,6 +95,15 @@ class BundleWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files that were announced."""
+        return tuple(sorted(self._names))
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Take files back that others were made of: `close` removes them."""
+        self._names -= set(names)
+
     def journal(self, name: str, key: str) -> Journal:
         """The journal of a file: what an interrupted run with the same key has finished of it."""
         return Journal(self.partial / (name + SUFFIX), key)

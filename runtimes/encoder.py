@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
+from .backends import open_vision
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
-from .engine import Floats, VisionEncoder
+from .engine import Floats
 from .frames import VideoLimits, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .pixels import image_spec
@@ -66,7 +67,7 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        self.vision = VisionEncoder(bundle.graph("vision_encoder"), threads=threads, profile=profile)
+        self.vision = open_vision(bundle, threads=threads, profile=profile)
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
         """Encode images (paths, bytes or PIL images) and clips (what `open_clip` takes), one by one.

@@ -52,6 +52,8 @@ def session(
     options.enable_mem_pattern = False  # shapes change from step to step: a planned arena only doubles the memory
     # Idle threads of one graph must not spin while the other graph runs: a small model answers twice as fast.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # DequantizeLinear in front of a product becomes MatMulNBits at load: with activations as they are, not in 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.enable_profiling = profile
     if wanted_kernels(native):
         options.register_custom_ops_library(str(LIBRARY))
@@ -140,11 +142,7 @@ class Decoder:
         `num_hidden_states` positions, at least as many as logits, in `hidden_states`. A graph whose tokens have one
         position each gets the first row of the positions.
         """
-        if self.length + len(ids) > self.capacity:
-            raise InputError(
-                f"the conversation needs {self.length + len(ids)} tokens but the context holds {self.capacity}; "
-                "load with a larger context or shorten it"
-            )
+        self._check_room(len(ids))
         step = self._step(len(ids), num_logits, max(num_logits, num_hidden_states), images)
         step.arrays["input_ids"][0] = ids
         step.arrays["position_ids"][:] = positions[:, None] if self.axes else positions[:1]
@@ -157,6 +155,13 @@ class Decoder:
             self.hidden_states = step.hidden_states[0]
         logits: Floats = step.logits[0]
         return logits
+
+    def _check_room(self, tokens: int) -> None:
+        if self.length + tokens > self.capacity:
+            raise InputError(
+                f"the conversation needs {self.length + tokens} tokens but the context holds {self.capacity}; "
+                "load with a larger context or shorten it"
+            )
 
     def _run(self, step: Step) -> None:
         try:

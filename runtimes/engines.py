@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..targets.errors import InputError, closest
+from .backends import open_decoder, open_vision
 from .bundle import Bundle
 from .engine import Decoder, VisionEncoder
 from .pixels import image_spec
@@ -61,4 +62,13 @@ def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     return vision, LlamaDecoder(model, settings, image_token_id=image_token, mrope=axes == 3)
 
 
-ENGINES: Mapping[str, Callable[[Bundle, Wishes], tuple[Any, Any]]] = {"onnx": _onnx, "gguf": _gguf}
+def _tensorrt(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
+    how: Any = {"threads": wishes.threads, "profile": wishes.profile}
+    return open_vision(bundle, **how), open_decoder(bundle, "decoder", capacity=wishes.capacity, **how)
+
+
+ENGINES: Mapping[str, Callable[[Bundle, Wishes], tuple[Any, Any]]] = {
+    "onnx": _onnx,
+    "gguf": _gguf,
+    "tensorrt": _tensorrt,
+}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..targets.errors import InputError
+from .backends import open_decoder
 from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
 from .engine import Floats
@@ -174,12 +175,8 @@ class Model:
     @cached_property
     def draft_head(self) -> DraftHead:
         """The multi-token-prediction head, loaded when it is first asked for; InputError when the bundle has none."""
-        return DraftHead(
-            self.bundle.graph("mtp"),
-            capacity=self.decoder.capacity,
-            threads=self._threads,
-            native=bool(self.kernels),
-        )
+        how: Any = {"capacity": self.decoder.capacity, "threads": self._threads, "native": bool(self.kernels)}
+        return DraftHead(open_decoder(self.bundle, "mtp", **how))
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of the KV cache and the features of images."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from .engine import Decoder, Floats, ImageFeatures, Ints
@@ -19,8 +17,8 @@ class DraftHead:
     entries may be missing where a prompt goes on from an earlier one.
     """
 
-    def __init__(self, path: Path, *, capacity: int, threads: int | None = None, native: bool | None = None) -> None:
-        self.graph = Decoder(path, capacity=capacity, threads=threads, native=native)
+    def __init__(self, graph: Decoder) -> None:
+        self.graph = graph
 
     def follow(self, ids: Ints, request: Request, end: int, hidden_states: Floats) -> None:
         """Append what the decoder has just read of a prompt: ids [seq] of all of it as the decoder takes them.

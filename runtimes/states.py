@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -71,7 +71,7 @@ class States:
 
     def save(self, length: int) -> None:
         """Keep a copy of the recurrent states behind `length` tokens, in place of the oldest one."""
-        if self._recurrent:
+        if self.recurrent:
             self._saved.pop(length, None)
             while len(self._saved) >= SAVED:
                 del self._saved[next(iter(self._saved))]
@@ -79,7 +79,7 @@ class States:
 
     def reach(self, length: int, wanted: int) -> int:
         """The longest length up to `wanted` that states behind `length` tokens can go back to."""
-        if wanted >= length or not self._recurrent:
+        if wanted >= length or not self.recurrent:
             return min(wanted, length)
         return max((saved for saved in self._saved if saved <= wanted), default=0)
 
@@ -87,8 +87,11 @@ class States:
         """Go back from `length` tokens to what `reach` says, and give that length."""
         reached = self.reach(length, wanted)
         if reached < length:
-            copies = self._saved.get(reached, {})
-            for name, state in self._recurrent.items():
-                state[:] = copies.get(name, 0)
+            self._restore(self._saved.get(reached, {}))
         self._saved = {saved: states for saved, states in self._saved.items() if saved <= reached}
         return reached
+
+    def _restore(self, copies: Mapping[str, Floats]) -> None:
+        """Set the recurrent states to copies; those without one to zeros."""
+        for name, state in self._recurrent.items():
+            state[:] = copies.get(name, 0)

@@ -11,16 +11,39 @@ from .errors import InputError, closest
 
 
 @dataclass(frozen=True)
+class GpuTarget:
+    """What a target for TensorRT adds."""
+
+    flavour: str  # "tensorrt_rtx", which also builds where there is no GPU, or "tensorrt", which builds on the device
+    capabilities: tuple[str, ...]  # compute capabilities that one engine serves, as "8.9"
+    activations: str  # "bfloat16" or "float16"
+    memory_bytes: int  # of the smallest device of the kind
+    context: int  # tokens that the KV cache holds, where the user does not say; each step reads all of it
+    lacks: tuple[str, ...] = ()  # precisions that it has no products for
+
+    @classmethod
+    def from_table(cls, fields: dict[str, Any]) -> GpuTarget:
+        """Of a table of a profile."""
+        return cls(**{**fields, **{key: tuple(fields.get(key, ())) for key in ("capabilities", "lacks")}})
+
+    @property
+    def builds_here(self) -> bool:
+        """Whether engines are built where the bundle is exported; else on the device."""
+        return self.flavour == "tensorrt_rtx"
+
+
+@dataclass(frozen=True)
 class TargetProfile:
     """One row of `lensmith targets`."""
 
     name: str
     description: str
     dialect: str  # which lowering its graphs use
-    accuracy_level: int  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
-    int8_activations: tuple[str, ...]  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
-    cpu_features: tuple[str, ...]  # any of these, in Linux's names; empty: none is needed
     prefill_chunk: int  # tokens
+    accuracy_level: int = 4  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
+    int8_activations: tuple[str, ...] = ()  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
+    cpu_features: tuple[str, ...] = ()  # any of these, in Linux's names; empty: none is needed
+    gpu: GpuTarget | None = None  # of targets for TensorRT
 
 
 def target_names() -> list[str]:
@@ -36,5 +59,6 @@ def load_target(name: str) -> TargetProfile:
     text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     fields: dict[str, Any] = tomllib.loads(text)
     for key in ("int8_activations", "cpu_features"):
-        fields[key] = tuple(fields[key])
-    return TargetProfile(name=name, **fields)
+        fields[key] = tuple(fields.get(key, ()))
+    gpu = fields.pop("gpu", None)
+    return TargetProfile(name=name, **fields, gpu=None if gpu is None else GpuTarget.from_table(gpu))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.runtimes.encoder import Encoder
-from lensmith.runtimes.engine import Floats, ImageFeatures, VisionEncoder
+from lensmith.runtimes.engine import Floats, ImageFeatures
 from numpy.typing import NDArray
 
 DATA = Path(__file__).parent / "data" / "arlow"
@@ -79,8 +79,7 @@ def compiled(source: Path, out: Path, **options: Any) -> tuple[Job, Encoder]:
 
 def run(encoder: Encoder, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
     """The graph alone."""
-    vision: VisionEncoder = encoder.vision
-    return vision(patches, grid)
+    return encoder.vision(patches, grid)
 
 
 def random_patches(grid: tuple[int, int, int], width: int) -> Floats:

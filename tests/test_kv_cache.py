@@ -18,7 +18,7 @@ from lensmith.exporters.blocks import Cache
 from lensmith.exporters.calibrate import CalibrationOptions, float_model, open_samples, with_cache_scales
 from lensmith.exporters.dialects.ort import OPSETS, OrtDialect
 from lensmith.exporters.export import Options, _key, export, prepare
-from lensmith.exporters.graphs import IR_VERSION
+from lensmith.exporters.graphs import IR_VERSIONS
 from lensmith.exporters.kv_cache import KvScales, Scales
 from lensmith.exporters.layerwise.caches import cache_scales
 from lensmith.exporters.layerwise.calibrate import seen_by
@@ -103,7 +103,7 @@ def attention_session(scales: Scales) -> ort.InferenceSession:
     for name, out in zip(("key", "value"), present, strict=True):
         out.name, out.type, out.shape = name, ir.TensorType(ir.DataType.INT8), ir.Shape(shape)
     builder.graph.outputs.extend([y, *present])
-    made = ir.to_proto(ir.Model(builder.graph, ir_version=IR_VERSION)).SerializeToString()
+    made = ir.to_proto(ir.Model(builder.graph, ir_version=IR_VERSIONS[21])).SerializeToString()
     return ort.InferenceSession(made, providers=["CPUExecutionProvider"])
 
 

@@ -12,7 +12,8 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes
-from lensmith.exporters.dialects.native import DOMAIN, FUNCTIONS, with_dependencies
+from lensmith.exporters.dialects.functions import FUNCTIONS, with_dependencies
+from lensmith.exporters.dialects.native import DOMAIN
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
 from lensmith.runtimes import load, user_message
@@ -49,7 +50,7 @@ def session(name: str, feed: dict[str, Array], weights: dict[str, Array], *, nat
     stored = [numpy_helper.from_array(value, key) for key, value in weights.items() if not key.startswith("_")]
     graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", 1, None)], stored)
     opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
-    functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([name])]
+    functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, name)])]
     model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3

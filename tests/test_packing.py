@@ -17,10 +17,10 @@ from lensmith.calibration.layouts.onnx_blocks import LinearBlocks, linear_blocks
 from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes, unpack_low_first, unpack_planes
 from lensmith.calibration.rounding import Groups, dequantize
 from lensmith.exporters.blocks import Matrix, Table, Value
-from lensmith.exporters.dialects.native import add_functions
+from lensmith.exporters.dialects.functions import add_functions
 from lensmith.exporters.dialects.ort import OPSETS, OrtDialect
 from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.graphs import IR_VERSION
+from lensmith.exporters.graphs import IR_VERSIONS
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.scheme import CHANNEL, Scheme, make_policy
 from lensmith.runtimes import load, user_message
@@ -62,7 +62,7 @@ def session(kind: ir.DataType, shape: list[Any], build: Callable[[Any, Value], t
         parameter.const_value = ir.tensor(array.reshape(parameter.shape.numpy()), name=parameter.name)
     y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
     builder.graph.outputs.append(y)
-    model = ir.Model(builder.graph, ir_version=IR_VERSION, functions=add_functions(builder.graph))
+    model = ir.Model(builder.graph, ir_version=IR_VERSIONS[OPSETS[""]], functions=add_functions(builder.graph))
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -189,7 +189,7 @@ def dequantize_linear(blocks: LinearBlocks, dtype: type[np.floating[Any]]) -> Ar
                             block_size=blocks.block_size)  # fmt: skip
     output = helper.make_tensor_value_info("y", scale, blocks.shape)
     graph = helper.make_graph([node], "g", [], [output], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=IR_VERSION)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=IR_VERSIONS[OPSETS[""]])
     made = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found: Array = made.run(None, {})[0]
     return found

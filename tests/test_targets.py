@@ -10,12 +10,24 @@ from lensmith.runtimes.cpu import cpu_features, warn_if_lacking
 from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target, target_names
 
+RTX_CAPABILITIES = {"7.5", "8.0", "8.6", "8.9", "12.0"}  # what TensorRT-RTX builds for, but for the DGX Spark's 12.1
+
 
 @pytest.mark.parametrize("name", target_names())
 def test_profiles_load(name: str) -> None:
     profile = load_target(name)
-    assert profile.dialect == "ort"
+    assert profile.dialect == ("ort" if profile.gpu is None else "tensorrt")
     assert bool(profile.int8_activations) == bool(profile.cpu_features)  # full int8 products need dot products
+
+
+@pytest.mark.parametrize("name", [name for name in target_names() if load_target(name).gpu is not None])
+def test_gpu_targets_are_whole(name: str) -> None:
+    gpu = load_target(name).gpu
+    assert gpu is not None
+    assert gpu.builds_here == set(gpu.capabilities).issubset(RTX_CAPABILITIES)
+    assert gpu.activations == ("float16" if gpu.capabilities == ("7.5",) else "bfloat16")  # Turing has no bfloat16
+    assert ("int4" in gpu.lacks) == (gpu.capabilities == ("7.5",))
+    assert gpu.memory_bytes >= 8_000_000_000
 
 
 def test_unknown_target_names_the_closest() -> None:

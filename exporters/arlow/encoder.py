@@ -5,13 +5,15 @@ Sizes in shapes: S patches of one image or clip, D hidden, M = merge_size**2 * D
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxscript import nn
 
 from ..blocks import Angles, Dialect, LayerNorm, Linear, Op, Value
 from ..scheme import Policy
-from .grid import Grid, coarse, group, locality_bias, patch_angles, reach, read_grid, to_raster
+from .grid import Grid, read_grid
+from .indexed import IndexedGrid
 from .spec import ArlowSpec
 
 
@@ -100,9 +102,9 @@ class Merger(nn.Module):
         second = Linear(dialect, size, spec.out_hidden, policy.scheme(f"{role}.fc2", size), bias=True)
         self.mlp = nn.ModuleList([first, nn.Module(), second])  # the place between them is the activation's
 
-    def forward(self, op: Op, x: Value, grid: Grid) -> Value:
+    def forward(self, op: Op, x: Value, grid: Grid | IndexedGrid) -> Value:
         """[1, S, D] to [S / merge**2, out_hidden]."""
-        normed, _ = self.ln_q(op, group(op, x, grid, self.spec.merge_size, self.spec.hidden))
+        normed, _ = self.ln_q(op, grid.group(op, x, self.spec.merge_size, self.spec.hidden))
         return self.mlp[2](op, self.dialect.activation(op, self.mlp[0](op, normed), "gelu"))
 
 
@@ -123,7 +125,7 @@ class ArlowEncoder(nn.Module):
 
     def __init__(self, dialect: Dialect, spec: ArlowSpec, policy: Policy) -> None:
         super().__init__()
-        self.spec = spec
+        self.dialect, self.spec = dialect, spec
         self.patch_embed = PatchEmbed(dialect, spec, policy)
         if spec.progressive:
             scheme = policy.scheme("vision.progressive", spec.hidden)
@@ -133,10 +135,15 @@ class ArlowEncoder(nn.Module):
         taps: list[nn.Module] = [Merger(dialect, spec, policy, role="deepstack") for _ in spec.deepstack_layers]
         self.deepstack_mergers = nn.ModuleList(taps)
 
-    def forward(self, op: Op, pixel_values: Value, grid_thw: Value) -> tuple[Value, Value | None]:
-        """image_features [S / merge**2, out_hidden] and deepstack_features [taps, S / merge**2, out_hidden] or None."""
-        grid = read_grid(op, grid_thw)
-        stream, delta = self._embed(op, pixel_values, grid)
+    def forward(
+        self, op: Op, pixel_values: Value, grid_thw: Value, places: Mapping[str, Value]
+    ) -> tuple[Value, Value | None]:
+        """image_features [S / merge**2, out_hidden] and deepstack_features [taps, S / merge**2, out_hidden] or None.
+
+        `places` are the inputs of `index_ports`, in dialects that want them.
+        """
+        grid = IndexedGrid(places, self.dialect) if places else read_grid(op, grid_thw)
+        stream, delta = self._embed(op, self.dialect.enter(op, pixel_values), grid)
         around = self._surroundings(op, grid)
         taps: list[Value] = []
         for index, block in enumerate(self.blocks):
@@ -145,19 +152,21 @@ class ArlowEncoder(nn.Module):
                 stream, delta = op.Add(stream, delta), None
                 taps.append(self.deepstack_mergers[len(taps)](op, stream, grid))
         features = self.merger(op, stream if delta is None else op.Add(stream, delta), grid)
-        return features, op.Concat(*(op.Unsqueeze(tap, [0]) for tap in taps), axis=0) if taps else None
+        joined = op.Concat(*(op.Unsqueeze(tap, [0]) for tap in taps), axis=0) if taps else None
+        leave = self.dialect.leave
+        return leave(op, features), None if joined is None else leave(op, joined)
 
-    def _embed(self, op: Op, patches: Value, grid: Grid) -> tuple[Value, Value | None]:
+    def _embed(self, op: Op, patches: Value, grid: Grid | IndexedGrid) -> tuple[Value, Value | None]:
         """The embedded patches [1, S, D] in raster order, and what progressive patches add to them."""
         x = op.Unsqueeze(self.patch_embed(op, patches), [0])
         if self.spec.conventions.patch_order == "windows":
-            x = to_raster(op, x, grid, self.spec.merge_size)
+            x = grid.to_raster(op, x, self.spec.merge_size)
         if not self.spec.progressive:
             return x, None
-        return x, self.progressive_proj(op, coarse(op, x, grid, self.spec.hidden))
+        return x, self.progressive_proj(op, grid.coarse(op, x, self.spec.hidden))
 
-    def _surroundings(self, op: Op, grid: Grid) -> Surroundings:
-        angles, locality = patch_angles(op, grid, self.spec), self.spec.locality
+    def _surroundings(self, op: Op, grid: Grid | IndexedGrid) -> Surroundings:
+        angles, locality = grid.patch_angles(op, self.dialect, self.spec), self.spec.locality
         if locality is None:
             return Surroundings(angles, None, None)
-        return Surroundings(angles, locality_bias(op, grid, locality), reach(op, grid, locality))
+        return Surroundings(angles, grid.locality_bias(op, locality), grid.reach(op, locality))

@@ -37,6 +37,10 @@ def clip_spec(config: Mapping[str, Any]) -> ClipSpec:
     return ClipSpec(ImageSpec.from_config({**VIDEO, **given}), **sampling)
 
 
+def _locality(spec: ArlowSpec) -> dict[str, Any]:
+    return {} if spec.locality is None else {"locality": dataclasses.asdict(spec.locality)}
+
+
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
@@ -50,6 +54,6 @@ def sections(checkpoint: Checkpoint, spec: ArlowSpec, max_pixels: int | None) ->
     return {
         "image": image_constants(image),
         "video": clip_section(clip),
-        "encoder": {"revision": spec.revision, **dataclasses.asdict(spec.conventions)},
+        "encoder": {"revision": spec.revision, **dataclasses.asdict(spec.conventions), **_locality(spec)},
         "limits": {**limits, "context": spec.context},
     }

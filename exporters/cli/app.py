@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import click
 
 from ...targets.errors import LensmithError
-from . import answer, build, check, measure
+from . import answer, build, check, engines, measure
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 REPORT = "please report it with the command and what LENSMITH_DEBUG=1 prints"
@@ -32,7 +32,7 @@ def lensmith() -> None:
     """Compile vision-language models into small, exact, provable bundles, and run them without PyTorch."""
 
 
-for command in (*build.COMMANDS, *answer.COMMANDS, *measure.COMMANDS, *check.COMMANDS):
+for command in (*build.COMMANDS, *engines.COMMANDS, *answer.COMMANDS, *measure.COMMANDS, *check.COMMANDS):
     lensmith.add_command(command)
 
 

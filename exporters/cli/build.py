@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and all of them
     "onnx": ("int4", list(PRECISIONS)),
     "gguf": (file_types.DEFAULT, list(FILE_TYPES)),
+    "tensorrt": ("int4", list(PRECISIONS)),
 }
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
     click.option("--format", type=click.Choice(list(FORMATS)), default="onnx", show_default=True,
-                 help="What runs the model: ONNX Runtime, or llama.cpp (gguf)."),
+                 help="What runs the model: ONNX Runtime, llama.cpp (gguf), or TensorRT."),
     click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
                  help="How weights are stored. onnx: fp32 to int4 and below, by default int4, which keep the vision "
                       "encoder at 8 bits. gguf: a file type of llama.cpp, by default f16."),
@@ -236,7 +237,7 @@ def component_sizes(files: dict[str, int]) -> list[tuple[str, str, str]]:
     names: dict[str, list[str]] = defaultdict(list)
     for name in sorted(files):
         stem, _, suffix = name.rpartition(".")
-        names[stem if suffix in ("onnx", "data") else name.split("/")[0]].append(name)
+        names[stem if suffix in ("onnx", "data", "engine") else name.split("/")[0]].append(name)
     return [
         (component.replace("_", " "), ", ".join(members[:3]) + (", …" if len(members) > 3 else ""),
          size(sum(files[name] for name in members)))

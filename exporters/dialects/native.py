@@ -6,15 +6,9 @@ in the node's place. So one graph file runs everywhere, and stands for the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import onnx.parser
-import onnx_ir as ir
-
 DOMAIN, VERSION = "lensmith", 1
 NATIVE_BITS = (4, 3, 2)  # of MatMulInt*
 BLOCK_SIZES = (16, 32, 64, 128)
-
 
 FUNCTIONS = {
     # Scales stay float16, so that the kernel reads all of the weights where the file is mapped.
@@ -128,22 +122,3 @@ FUNCTIONS = {
         }
     """,
 }
-
-
-def with_dependencies(names: Iterable[str]) -> list[str]:
-    """Operators and those that their functions use, in order of their names."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        waiting += [other for other in FUNCTIONS if f"{DOMAIN}.{other} " in FUNCTIONS[name] and other not in found]
-    return sorted(found)
-
-
-def add_functions(graph: ir.Graph) -> list[ir.Function]:
-    """The functions of lensmith's operators in a graph, whose operator sets grow by ours when there are any."""
-    used = with_dependencies(node.op_type for node in graph if node.domain == DOMAIN)
-    if used:
-        graph.opset_imports[DOMAIN] = VERSION
-    return [ir.serde.deserialize_function(onnx.parser.parse_function(FUNCTIONS[name])) for name in used]

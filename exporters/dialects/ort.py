@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from ..blocks import Angles, Cache, Matrix, Op, Table, Value
+from ..blocks import Angles, Cache, Matrix, Op, Ports, Table, Value
+from ..scheme import Scheme
 from .native import BLOCK_SIZES, DOMAIN, NATIVE_BITS
 
 MS = "com.microsoft"
@@ -27,6 +28,42 @@ class OrtDialect:
     """
 
     accuracy_level: int = 4
+    ports: ClassVar[Ports] = Ports()
+    opsets: ClassVar[dict[str, int]] = OPSETS
+
+    def matrix(self, rows: int, columns: int, scheme: Scheme) -> Matrix:
+        return Matrix(rows, columns, scheme)
+
+    def table(self, rows: int, columns: int, scheme: Scheme, *, shared: bool) -> Table:
+        return Table(rows, columns, scheme, shared=shared)
+
+    def enter(self, op: Op, x: Value) -> Value:
+        """float32 as the type of activations: itself."""
+        return x
+
+    def leave(self, op: Op, x: Value) -> Value:
+        """Activations as float32: itself."""
+        return x
+
+    def places(self, op: Op, input_ids: Value, token: int) -> Value:
+        """Batch row and position of each `token` of input_ids [batch, seq], int64 [found, 2]."""
+        return op.Transpose(op.NonZero(op.Equal(input_ids, [token])), perm=[1, 0])
+
+    def put(self, op: Op, x: Value, places: Value, rows: Value) -> Value:
+        """x [batch, seq, columns] with rows [found, columns] in its places."""
+        return op.ScatterND(x, places, rows)
+
+    def add_at(self, op: Op, x: Value, places: Value, rows: Value) -> Value:
+        """x [batch, seq, columns] with rows [found, columns] added in its places."""
+        return op.ScatterND(x, places, rows, reduction="add")
+
+    def choose(self, op: Op, wanted: Value, count: Value) -> Value:
+        """The first of the last `wanted` of `count` positions, int64 [1] each, for `keep`."""
+        return op.Sub(count, wanted)
+
+    def keep(self, op: Op, x: Value, chosen: Value) -> Value:
+        """The chosen positions of x [batch, seq, ...]."""
+        return op.Slice(x, chosen, [2**62], [1])
 
     def matmul(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
         """x [..., columns] times the transposed weight, plus bias: [..., rows]."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..blocks import Source
 from ..checkpoint import Checkpoint
 from ..dialects.ort import OPSETS
-from ..graphs import IR_VERSION
+from ..graphs import IR_VERSIONS
 from .stages import Product, Stage
 
 Floats = NDArray[np.float32]
@@ -122,7 +122,7 @@ def _model(stage: Stage, like: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
         [*constants, *(ir.to_proto(node) for node in stage.nodes)], "stage", inputs, outputs, tensors
     )
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSIONS[OPSETS[""]])
 
 
 def _tensor(value: ir.Value) -> onnx.TensorProto:

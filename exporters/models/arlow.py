@@ -8,6 +8,7 @@ from typing import Any
 
 from ...targets.errors import InputError
 from ..arlow.encoder import ArlowEncoder
+from ..arlow.indexed import index_ports
 from ..arlow.spec import ArlowSpec, Locality
 from ..blocks import Dialect
 from ..checkpoint import Checkpoint
@@ -55,7 +56,8 @@ def describe(config: dict[str, Any]) -> ArlowSpec:
 
 def graphs(spec: ArlowSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The one graph of the family."""
-    return (encoder_graph(ArlowEncoder(dialect, spec, policy), spec, "", opsets),)
+    places = index_ports(spec) if dialect.ports.indexed else {}
+    return (encoder_graph(ArlowEncoder(dialect, spec, policy), spec, "", opsets, places),)
 
 
 def dropped(checkpoint: Checkpoint, spec: ArlowSpec) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from lensmith.runtimes import GenerationOptions, Model, user_message
 from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.engine import VisionEncoder
 from rich.console import Console
 from rich.table import Table
 
@@ -50,6 +51,7 @@ def show(title: str, counted: Counter[str]) -> None:
 def measure(args: argparse.Namespace) -> None:
     model = Model(open_bundle(args.bundle), threads=args.threads, context=2048, profile=True)
     messages = [user_message(QUESTION, [picture(*args.size)])]
+    assert isinstance(model.vision, VisionEncoder)
     for _ in range(2):  # the first run warms up
         model.forget()
         request = model.prepare(messages)

@@ -1,0 +1,1 @@
+"""Bundles for TensorRT: what can be asked of them, and their engines."""

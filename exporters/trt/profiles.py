@@ -1,0 +1,65 @@
+"""Optimization profiles: the least, usual and largest sizes of each input, from the limits of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Sizes = tuple[int, int, int]  # least, usual, largest
+Profile = dict[str, list[list[int]]]  # by input: its least, usual and largest shape
+
+LOGITS = 32  # most positions with logits in one step; each takes 4 bytes for each token of the vocabulary
+IMAGE_TOKENS = 588  # the usual image: 896 x 672 pixels in patches of 16
+ONE: Sizes = (1, 1, 1)
+
+
+def profiles(graph: str, inputs: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[Profile]:
+    """Of a graph with these inputs, in the order of use: prompts and single tokens, or images."""
+    tables = [_images(manifest)] if graph == "vision_encoder" else [_prompts(manifest), _tokens()]
+    return [{name: _shapes(port["shape"], sizes) for name, port in inputs.items()} for sizes in tables]
+
+
+def _shapes(shape: list[int | str], sizes: Mapping[str, Sizes]) -> list[list[int]]:
+    return [[size if isinstance(size, int) else sizes[size][index] for size in shape] for index in range(3)]
+
+
+def _prompts(manifest: Mapping[str, Any]) -> dict[str, Sizes]:
+    """Chunks of a prompt with any number of image tokens among them."""
+    chunk = min(int(manifest["options"]["prefill_chunk"]), int(manifest["limits"]["context"]))
+    some: Sizes = (1, max(1, chunk // 2), chunk)
+    return {"seq": some, "image_tokens": some, "num_logits": (1, 1, min(LOGITS, chunk)), "num_hidden_states": some}
+
+
+def _tokens() -> dict[str, Sizes]:
+    """One token; image features are a row that none asks for."""
+    return dict.fromkeys(("seq", "image_tokens", "num_logits", "num_hidden_states"), ONE)
+
+
+def _images(manifest: Mapping[str, Any]) -> dict[str, Sizes]:
+    """One image, or one temporal patch of a video."""
+    image, merge = manifest["image"], _merge(manifest)
+    if "patch_size" not in image or "max_image_tokens" not in manifest["limits"]:
+        return {"images": ONE}
+    block = merge**2
+    most = min(_most_patches(manifest), _pixels_as_patches(manifest))
+    usual = max(block, min(IMAGE_TOKENS * block, most))
+    return {
+        "images": ONE,
+        "patches": (block, usual, most),
+        "cells": (1, usual // 4, most // 4),
+        "offsets": (1, 4 * usual, 8 * most),  # offsets of t x h x w patches: (2t - 1)(2h - 1)(2w - 1)
+    }
+
+
+def _merge(manifest: Mapping[str, Any]) -> int:
+    return int(manifest["image"].get("merge_size") or manifest.get("prompt", {}).get("merge_size", 1))
+
+
+def _pixels_as_patches(manifest: Mapping[str, Any]) -> int:
+    return int(manifest["limits"]["max_pixels"]) // int(manifest["image"]["patch_size"]) ** 2
+
+
+def _most_patches(manifest: Mapping[str, Any]) -> int:
+    """What the context can hold: image tokens of a model that answers, patches of an encoder alone."""
+    context = int(manifest["limits"]["context"])
+    return context if "encoder" in manifest else context * _merge(manifest) ** 2

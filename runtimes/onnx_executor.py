@@ -1,0 +1,42 @@
+"""Graphs of the tensorrt dialect in ONNX Runtime: what they mean, without TensorRT and without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import session
+from .indexed import Arrays, present_name
+from .states import CACHE, RECURRENT
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxExecutor:
+    """A graph on the CPU; states are numpy arrays that each step replaces."""
+
+    def __init__(self, path: Path, *, threads: int | None = None, profile: bool = False) -> None:
+        self.session = session(path, threads, profile=profile, native=False)
+        ports = self.session.get_inputs()
+        self.inputs = {port.name: tuple(port.shape) for port in ports}
+        self.outputs = {port.name: tuple(port.shape) for port in self.session.get_outputs()}
+        self._states = {port.name: np.zeros(port.shape, TYPES[port.type]) for port in ports
+                        if port.name.startswith((CACHE, RECURRENT))}  # fmt: skip
+
+    def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
+        """All outputs but the states, which move on by the new tokens."""
+        names = list(self.outputs)
+        made = dict(zip(names, self.session.run(names, {**feed, **self._states}), strict=True))
+        self._states = {name: made.pop(present_name(name)) for name in self._states}
+        return made
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a state by the name of its input."""
+        return self._states[name].copy()
+
+    def write(self, name: str, values: NDArray[Any] | None) -> None:
+        """Set a state; None: to zeros."""
+        self._states[name] = np.zeros_like(self._states[name]) if values is None else values.copy()

@@ -1,0 +1,134 @@
+"""What runs engines: traffic with the GPU on a fake one, clear words where there is none, parity where there is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.trt.profiles import profiles
+from lensmith.runtimes import tensorrt
+from lensmith.runtimes.bundle import Bundle, open_bundle
+from lensmith.runtimes.cuda import Cuda
+from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.replay import relative_error
+from lensmith.targets.errors import InputError, MissingExtra
+
+from tests import ladder
+from tests.dialect_pairs import CONTEXT, TARGET
+from tests.fake_gpu import HostCuda, HostTensorRT
+from tests.ladder import CONVERSATIONS, IMAGES, random_image
+
+FAMILIES = ("qwen3-vl-2b", "nemotron-4b", "vqwen3-4b")
+
+
+def gpu_reason() -> str:
+    """Why tests on a GPU are skipped; "" where they can run."""
+    try:
+        Cuda()
+        importlib.import_module("tensorrt_rtx")
+    except (InputError, ImportError) as error:
+        return f"needs an NVIDIA GPU and tensorrt_rtx: {error}"
+    return ""
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Graphs in float32 for ONNX Runtime."""
+    folder = tmp_path_factory.mktemp("plain")
+    source = ladder.tiny(folder / "source", request.param)
+    options = Options(format="tensorrt", target=TARGET, precision="fp32", context=CONTEXT)
+    return export(prepare(source, options), folder / "bundle", golden="never")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
+    cuda = HostCuda()
+    monkeypatch.setattr(importlib, "import_module", lambda name: cuda)
+    monkeypatch.setattr(tensorrt, "load_library", lambda flavour: HostTensorRT())
+    return cuda
+
+
+def with_fake_engines(plain: Bundle, folder: Path) -> Bundle:
+    """The bundle with "engines": files that name the graph that the fake runs."""
+    manifest = json.loads((plain.path / "lensmith.json").read_text())
+    folder.mkdir()
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(plain.path / name, folder / name)
+    for name, entry in manifest["graphs"].items():
+        (folder / f"{name}.engine").write_text(str(plain.graph(name)))
+        made = {"flavour": "tensorrt_rtx", "version": "fake", "capabilities": ["8.9"],
+                "profiles": profiles(name, entry["inputs"], manifest)}  # fmt: skip
+        manifest["graphs"][name] = {**entry, "file": f"{name}.engine", "engine": made}
+    return Bundle(folder, manifest | {"files": {f"{name}.engine": {} for name in manifest["graphs"]}})
+
+
+def test_engines_answer_as_their_graphs(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    """Prompts, decoding, second turns and going back, over buffers whose bytes are not zero at first."""
+    graphs = Model(plain, threads=1)
+    engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
+    assert isinstance(engines.decoder.executor, tensorrt.TensorRTExecutor)  # type: ignore[attr-defined]
+    options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
+    turns = CONVERSATIONS["two turns"]
+    for messages in (CONVERSATIONS["one image"], turns[:1], turns, CONVERSATIONS["no image"], turns):
+        found, expected = (model.generate(messages, options) for model in (engines, graphs))
+        assert (found.read(), found.ids) == (expected.read(), expected.ids)
+        assert found.timings.reused_tokens == expected.timings.reused_tokens
+    request = graphs.prepare(CONVERSATIONS["three images"])
+    ours, theirs = (model.prefill(request, chunk=64, reuse=False).copy() for model in (engines, graphs))
+    assert relative_error(ours, theirs) < 1e-6  # the same kernels on the same numbers
+
+
+def test_memory_is_given_back(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
+    assert sum(map(len, fake.held.values())) >= sum(
+        buffer.nbytes
+        for buffer in engines.decoder.executor._states.values()  # type: ignore[attr-defined]
+    )
+    del engines
+    assert not fake.held
+
+
+def test_an_engine_for_another_gpu(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    bundle = with_fake_engines(plain, tmp_path / "engines")
+    (bundle.path / "decoder.engine").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"compute capabilities 8\.9"):
+        Model(bundle)
+
+
+def test_sizes_beyond_the_profiles_are_named() -> None:
+    shapes = [{"input_ids": [[1, 1], [1, 4], [1, 8]]}, {"input_ids": [[1, 1]] * 3}]
+    choose: Any = tensorrt.fitting
+    assert choose(shapes, {"input_ids": np.zeros((1, 1))}) == 1
+    assert choose(shapes, {"input_ids": np.zeros((1, 2))}) == 0
+    with pytest.raises(InputError, match=r"input_ids from \[1, 1\] to \[1, 8\], found \[1, 9\]"):
+        choose(shapes, {"input_ids": np.zeros((1, 9))})
+
+
+def test_no_gpu_is_said(plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "load_library", lambda flavour: HostTensorRT())
+    if not gpu_reason():
+        pytest.skip("there is a GPU")
+    with pytest.raises((InputError, MissingExtra), match=r"NVIDIA GPU|lensmith\[tensorrt\]"):
+        Model(with_fake_engines(plain, tmp_path / "engines"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(gpu_reason()), reason=gpu_reason())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engines_on_a_gpu_agree_with_pytorch(family: str, tmp_path: Path) -> None:
+    """16-bit engines against float32: errors of bfloat16 add up to a few hundredths, wrong graphs to 0.5 and more."""
+    ladder.need_torch()
+    source = ladder.tiny(tmp_path / "source", family)
+    job = prepare(source, Options(format="tensorrt", target="rtx", precision="fp16", context=CONTEXT))
+    pair = ladder.Pair(job, Model(open_bundle(export(job, tmp_path / "bundle", golden="never").path)))
+    request = pair.model.prepare(CONVERSATIONS["one image"])
+    theirs = pair.reference.logits(pair.theirs(CONVERSATIONS["one image"]), 1)
+    assert relative_error(pair.model.prefill(request), theirs) < 0.1
+    ours, wanted = pair.features(random_image(256, 256) if family != "vqwen3-4b" else IMAGES[0])
+    assert relative_error(ours.features, wanted.features) < 0.1
