@@ -205,10 +205,10 @@ class Cache:
 
     key: Value
     value: Value
-    past: Value  # int32 [batch], the length before this step
     last: Value  # int32 [batch], index of the last position after this step
     total: Value  # int32 scalar, the longest length after this step
     scales: tuple[Value, Value] | None = None  # float32 [1, kv_heads, 1, head_dim] of int8 keys and of int8 values
+    past: Value = None  # int32 [batch], the length before this step; not every dialect wants it
 
 
 class Linear(nn.Module):

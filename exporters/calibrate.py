@@ -20,7 +20,7 @@ from ..targets.errors import InputError, LensmithError, closest
 from . import weights
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
+from .export import Calibrated, Job, chat_template, describe_graphs, export, find_lowering, sections, signature
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
@@ -271,7 +271,7 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
         path = name.removesuffix(".weight")
         chosen["lm_head" if path == prefixes.head else path.removeprefix(f"{prefixes.text}.")] = scheme
     policy = replace(job.policy, chosen=chosen)
-    dialect = OrtDialect(accuracy_level=job.target.accuracy_level)
+    dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec.context)
     graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
     return replace(job, policy=policy, graphs=graphs)
 

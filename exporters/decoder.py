@@ -147,7 +147,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(op, q, heads), self.k_norm(op, k, kv_heads)
         q = self.dialect.rotary(op, q, step.angles, heads)
         k = self.dialect.rotary(op, k, step.angles, kv_heads)
-        cache = Cache(*past, step.past, step.last, step.total, self._scales(op))
+        cache = Cache(*past, step.last, step.total, self._scales(op), step.past)
         out, key, value = self.dialect.cached_attention(op, q, k, self.v_proj(op, x), cache, heads, kv_heads)
         return out if gate is None else op.Mul(out, op.Sigmoid(gate)), (key, value)
 

@@ -54,7 +54,9 @@ class QdqMatrix(Matrix):
         return [values, scales.astype(SCALES[self.activations])]
 
     def store(self, made: Groups) -> list[NDArray[Any]]:
-        """The stored form of rows in 4 bits, one array for each parameter in their order."""
+        """The stored form of quantized rows, one array for each parameter in their order."""
+        if self.scheme.bits == 8:
+            return [_positive(made), np.maximum(np.abs(made.scales[:, 0]), FP16_TINY).astype(SCALES[self.activations])]
         packed = pack_low_first(made.values, 4)
         packed ^= np.uint8(0x88)  # the sign bits of both values: from unsigned around 8 to signed around 0
         return [packed, made.scales.astype(SCALES[self.activations])]
@@ -87,6 +89,12 @@ def _round_rows(rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
         raise ValueError("weights are not finite or too large for a float16 scale")
     levels = np.clip(np.rint(rows / scales.astype(np.float32)[:, None]), -127, 127)
     return levels.astype(np.int8), scales
+
+
+def _positive(made: Groups) -> NDArray[np.int8]:
+    """Values around 0 for scales without their sign; the one level that this leaves out becomes the next."""
+    signed = made.values.astype(np.int16) - 128
+    return np.clip(np.where(made.scales < 0, -signed, signed), -127, 127).astype(np.int8)
 
 
 class QdqTable(Table):
