@@ -72,7 +72,7 @@ def test_engines_answer_as_their_graphs(plain: Bundle, fake: HostCuda, tmp_path:
     """Prompts, decoding, second turns and going back, over buffers whose bytes are not zero at first."""
     graphs = Model(plain, threads=1)
     engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
-    assert isinstance(engines.decoder.executor, tensorrt.TensorRTExecutor)  # type: ignore[attr-defined]
+    assert isinstance(engines.decoder.executor, tensorrt.TensorRTExecutor)
     options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
     turns = CONVERSATIONS["two turns"]
     for messages in (CONVERSATIONS["one image"], turns[:1], turns, CONVERSATIONS["no image"], turns):
@@ -87,8 +87,7 @@ def test_engines_answer_as_their_graphs(plain: Bundle, fake: HostCuda, tmp_path:
 def test_memory_is_given_back(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
     assert sum(map(len, fake.held.values())) >= sum(
-        buffer.nbytes
-        for buffer in engines.decoder.executor._states.values()  # type: ignore[attr-defined]
+        buffer.nbytes for buffer in engines.decoder.executor._states.values()
     )
     del engines
     assert not fake.held
