@@ -241,14 +241,19 @@ def _mixed(
     schemes = schemes_of(job.graphs)
     names = [name for value in found.values() for name in value.errors]
     shapes = {name: model.checkpoint.tensor(name).shape[:2] for name in names}
-    left = None
-    if budget is not None:
-        decided = sum(_bytes(job, name) for name in names)
-        left = budget - (bundle_bytes(job) - decided) - EVIDENCE_BYTES * len(schemes)
-        if left <= 0:
-            raise InputError(f"a budget of {budget} bytes is less than the parts that are never below 8 bits take: "
-                             f"{budget - left}; raise it")  # fmt: skip
-    return mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=max_kl)  # type: ignore[arg-type]
+    if budget is None:
+        return mixed_schemes(found, schemes, shapes, max_bytes=None, max_kl=max_kl)  # type: ignore[arg-type]
+    rest = bundle_bytes(job) - sum(_bytes(job, name) for name in names) + EVIDENCE_BYTES * len(schemes)
+    left = budget - rest
+    if left <= 0:
+        raise InputError(f"a budget of {budget} bytes is less than the parts that are never below 8 bits take: "
+                         f"{rest}; raise it")  # fmt: skip
+    while True:  # tensors of a page and above start on one, and which these are depends on the choice
+        chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
+        over = bundle_bytes(with_schemes(job, chosen)) + EVIDENCE_BYTES * len(schemes) - budget
+        if over <= 0:
+            return chosen
+        left -= over
 
 
 def _bytes(job: Job, name: str) -> int:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensmith.calibration.rounding import Groups, dequantize, quantize
 from lensmith.exporters.blocks import Matrix, Source, offset
+from lensmith.exporters.layerwise.outcomes import Outcome, OutcomeJournal
 from lensmith.exporters.layerwise.store import Calibrated, Store
 from lensmith.exporters.safetensors_files import read_header
 from lensmith.exporters.scheme import Scheme
@@ -178,3 +179,15 @@ def test_parts_of_a_divided_matrix(tmp_path: Path) -> None:
     values, scales = store.parts(source, lazy(tmp_path, "v.weight", np.zeros((6, 64), np.float32))) or []
     np.testing.assert_array_equal(values, matrix.store(made)[0])
     np.testing.assert_allclose(scales.astype(np.float64) * rows[:, None], made.scales, rtol=1.01 * 2**-11)
+
+
+def test_a_journal_loses_the_line_that_was_cut_off_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    first, second, third, again = (Outcome(name, 0.1, 0.2, 3.0) for name in "abca")
+    OutcomeJournal(path).record([first, second])
+    path.write_text(path.read_text()[:-9])
+    journal = OutcomeJournal(path)
+    assert journal.finished == {"a"}
+    journal.record([second, third])
+    journal.record([again])
+    assert OutcomeJournal(path).outcomes == [again, second, third]

@@ -105,7 +105,7 @@ def export(
         from ..export import export as write
     chosen = CalibrationOptions(method or default_method(choices["format"]), samples, limit, seed, budget, max_kl)
     with stages() as progress:
-        if method or samples or budget or max_kl:
+        if method or samples or budget is not None or max_kl:
             bundle = export_calibrated(job, chosen, out, progress, golden=golden)
         else:
             bundle = write(job, out, progress, golden=golden)
