@@ -97,7 +97,7 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
     spec = family.fit(spec, checkpoint)
     policy = make_policy(
-        lowering.graph_precision or options.precision,
+        lowering.graph_precision(options.precision),
         group_size=options.group_size,
         symmetric=options.symmetric,
         int8_roles=target.int8_activations,
@@ -105,7 +105,7 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     )
     decoder = spec.decoder if isinstance(spec, ModelSpec) else None
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, decoder))
-    if policy.kv_cache.quantized and lowering.graph_precision is not None:
+    if policy.kv_cache.quantized and options.format == "gguf":
         raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
     dialect = lowering.dialect(target, options.precision, spec.context)
     graphs = describe_graphs(checkpoint, family, spec, policy, dialect)
@@ -189,7 +189,7 @@ def _recording(
 
 
 def _write_graphs(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
-    for graph in job.graphs:
+    for graph in find_lowering(job.options.format).graphs(job):
         names, stage = [f"{graph.name}.onnx", f"{graph.name}.data"], f"{graph.name}-{key}"
         with writer.stage(stage, names) as done:
             if not done:
@@ -323,7 +323,8 @@ class Lowering:
     finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
     no_replay: Callable[[Job], str | None] = lambda _: None  # why golden traces cannot be replayed where it is built
     whole_rows: bool = False  # weights of 8 bits have one scale for each row
-    graph_precision: str | None = None  # of the graphs, where they only say which tensors there are
+    graphs: Callable[[Job], tuple[Graph, ...]] = lambda job: job.graphs  # that are written as ONNX
+    graph_precision: Callable[[str], str] = lambda precision: precision  # of the graphs
     tools: tuple[str, ...] = TOOLS
 
 
@@ -341,6 +342,11 @@ def _finish_tensorrt(
     return finish.with_engines(manifest, writer, gpu, key, progress)
 
 
+def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
+    gguf.write_files(job, writer, key, progress)
+    _write_graphs(job, writer, key, progress)
+
+
 LOWERINGS = {
     "onnx": Lowering(_write_graphs, lambda job: {graph.name: signature(graph) for graph in job.graphs}, _precision),
     "tensorrt": Lowering(
@@ -354,11 +360,12 @@ LOWERINGS = {
         whole_rows=True,
     ),
     "gguf": Lowering(
-        gguf.write_files,
-        gguf.signatures,
+        _write_gguf,
+        lambda job: {graph.name: signature(graph) for graph in gguf.encoder_graphs(job)} | gguf.signatures(job),
         gguf.precision,
         gguf.check,
-        graph_precision="fp32",
+        graphs=gguf.encoder_graphs,
+        graph_precision=gguf.encoder_precision,
         tools=("lensmith", "numpy", *gguf.TOOLS),
     ),
 }

@@ -16,7 +16,7 @@ from . import weights
 from .blocks import Source
 from .dialects import gguf
 from .dialects.ort import SCORES
-from .export import Job
+from .export import Job, find_lowering
 from .graphs import Graph
 from .models import Spec
 from .spec import ModelSpec
@@ -120,9 +120,8 @@ def image_tokens(job: Job) -> dict[str, int]:
 
 def _weight_bytes(job: Job) -> Iterable[int]:
     """Bytes of the weights of each part."""
-    if job.options.format == "gguf":
-        return (file.nbytes for file in gguf.files(job))
-    return (_graph_bytes(job, graph) for graph in job.graphs)
+    written = [_graph_bytes(job, graph) for graph in find_lowering(job.options.format).graphs(job)]
+    return written + ([file.nbytes for file in gguf.files(job)] if job.options.format == "gguf" else [])
 
 
 def _graph_bytes(job: Job, graph: Graph) -> int:
@@ -141,10 +140,9 @@ def _small_bytes(job: Job) -> int:
 
 def _storage(job: Job) -> Iterable[Storage]:
     """One row for each way in which tensors of a part are stored, the largest first."""
+    parts = {graph.name: _stored(job, graph) for graph in find_lowering(job.options.format).graphs(job)}
     if job.options.format == "gguf":
-        parts = {file.graph: gguf.stored(file) for file in gguf.files(job)}
-    else:
-        parts = {graph.name: _stored(job, graph) for graph in job.graphs}
+        parts |= {file.name.partition(".")[0]: gguf.stored(file) for file in gguf.files(job)}
     for part, found in parts.items():
         tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
         for kind, size, nbytes in found:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 
 import onnx_ir as ir
 
 from ..runtimes.bundle import Bundle
+from ..runtimes.llamacpp.header import read_gguf
 from ..runtimes.records import Component
 from .checkpoint import Checkpoint
 from .graphs import Prefixes
@@ -23,6 +25,7 @@ COMPONENTS = (
     "Golden traces",
     "Graphs and manifest",
 )
+GGUF = ".gguf"
 MATRICES, TABLE, VISION, MERGER, NORMS, FILES, TRACES, GRAPHS = COMPONENTS
 
 
@@ -45,11 +48,14 @@ def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:
 def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
     sizes: Counter[str] = Counter()
     seen: set[tuple[str, int]] = set()
-    for graph in bundle.manifest["graphs"]:
+    for graph, entry in bundle.manifest["graphs"].items():
+        if entry["file"].endswith(GGUF):
+            sizes += _gguf(bundle.file(entry["file"]))
+            continue
         for name, shape, nbytes in _stored(bundle, graph, seen):
             sizes[_component(name, graph == "vision_encoder", len(shape))] += nbytes
     files = bundle.manifest["files"]
-    data = sum(record["size"] for name, record in files.items() if name.endswith(".data"))
+    data = sum(record["size"] for name, record in files.items() if name.endswith((".data", GGUF)))
     graphs = sum(record["size"] for name, record in files.items() if name.endswith(".onnx"))
     padding = data - sum(sizes.values())
     traces = sum(record["size"] for name, record in files.items() if name.startswith("golden/"))
@@ -70,6 +76,24 @@ def _stored(bundle: Bundle, graph: str, seen: set[tuple[str, int]]) -> Iterator[
             seen.add((str(tensor.location), tensor.offset or 0))
             shape = tensor.shape.numpy()
             yield name, shape, tensor.length or -(-prod(shape) * tensor.dtype.bitwidth // 8)
+
+
+def _gguf(path: Path) -> Counter[str]:
+    """Bytes of the tensors of a GGUF file by part; its metadata are counted with the graphs."""
+    sizes: Counter[str] = Counter()
+    for name, entry in read_gguf(path).tensors.items():
+        sizes[_gguf_component(name, len(entry.shape))] += entry.nbytes
+    return sizes
+
+
+def _gguf_component(name: str, rank: int) -> str:
+    if name.startswith(("mm.", "v.deepstack.", "v.post_ln.")):
+        return MERGER
+    if name.startswith("v."):
+        return VISION
+    if name.startswith(("token_embd", "output.weight")):
+        return TABLE
+    return MATRICES if rank >= 2 else NORMS
 
 
 def _component(name: str, vision: bool, rank: int) -> str:

@@ -42,7 +42,6 @@ def _onnx(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
 def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     from .llamacpp.decoder import LlamaDecoder, Settings
     from .llamacpp.library import LlamaModel
-    from .llamacpp.vision import LlamaVision
 
     manifest = bundle.manifest
     exact = manifest["options"]["precision"] == "f32"
@@ -51,15 +50,20 @@ def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     prompt = manifest["prompt"]
     axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"])  # [3, batch, seq] or [batch, seq]
     image_token = prompt["token_ids"][prompt["tokens"]["image_token"]]
-    vision = LlamaVision(
-        bundle.graph("vision_encoder"),
-        model,
-        image_spec(manifest),
-        most_tokens=int(manifest["limits"]["max_image_tokens"]),
-        threads=wishes.threads,
-        exact=exact,
-    )
+    vision = _gguf_vision(bundle, model, wishes, exact=exact)
     return vision, LlamaDecoder(model, settings, image_token_id=image_token, mrope=axes == 3)
+
+
+def _gguf_vision(bundle: Bundle, model: Any, wishes: Wishes, *, exact: bool) -> Any:
+    """The encoder on llama.cpp, or on ONNX Runtime where the bundle has it so: see `encoder_graphs` of the exporter."""
+    from .llamacpp.vision import LlamaVision
+
+    path = bundle.graph("vision_encoder")
+    if path.suffix == ".onnx":
+        return VisionEncoder(path, threads=wishes.threads, profile=wishes.profile, native=wishes.native)
+    most = int(bundle.manifest["limits"]["max_image_tokens"])
+    spec = image_spec(bundle.manifest)
+    return LlamaVision(path, model, spec, most_tokens=most, threads=wishes.threads, exact=exact)
 
 
 def _tensorrt(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:

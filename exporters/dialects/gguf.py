@@ -26,14 +26,16 @@ from ..gguf.tensors import Tensor
 from ..gguf.vision import vision_file
 from ..gguf.writer import add, write
 from ..names import locate
-from ..spec import ModelSpec
+from ..spec import ClipSpec, ModelSpec
 
 if TYPE_CHECKING:
     from ..export import Job
+    from ..graphs import Graph
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
 LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundle
+ENCODER = "vision_encoder"
 TOOLS = ("gguf",)
 
 
@@ -84,7 +86,7 @@ def files(job: Job) -> tuple[File, ...]:
     encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
     model = {**decoder.metadata(), "general.type": "model", "general.file_type": kind.number}
     return (
-        File("vision_encoder", MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder),
+        File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder),
         File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model], tuple(decoder.tensors(sources)),
              model, quantizer=kind.quantizer),
     )  # fmt: skip
@@ -187,10 +189,27 @@ def signatures(job: Job) -> dict[str, Any]:
     decoder = {"input_ids": _port("INT64", ids), "position_ids": _port("INT64", positions)}
     logits = {"logits": _port("FLOAT", ["batch", "num_logits", spec.decoder.vocab])}
     features = {"image_features": _port("FLOAT", ["image_tokens", spec.decoder.hidden])}
+    encoder = "mmproj" if encoder_graphs(job) else ENCODER
     return {
-        "vision_encoder": {"file": MMPROJ, "inputs": {}, "outputs": features},
+        encoder: {"file": MMPROJ, "inputs": {}, "outputs": features},
         "decoder": {"file": MODEL, "inputs": decoder | features, "outputs": logits},
     }
+
+
+def encoder_graphs(job: Job) -> tuple[Graph, ...]:
+    """Vision encoders that a bundle has as ONNX besides, since llama.cpp computes something else.
+
+    Its graph of CLIP towers lays the class token behind the patches while positions and the choice of rows take it for
+    the first: every patch gets the position of its neighbour, and the model sees the class token in place of a patch
+    (https://github.com/ggml-org/llama.cpp/issues/25814). The mmproj file is as it should be, for builds without it.
+    """
+    assert isinstance(job.spec, ModelSpec)
+    return tuple(g for g in job.graphs if g.name == ENCODER) if isinstance(job.spec.vision, ClipSpec) else ()
+
+
+def encoder_precision(precision: str) -> str:
+    """Of such an encoder."""
+    return {"f32": "fp32", "f16": "fp16", "bf16": "fp16"}.get(precision, "int8")
 
 
 def _port(dtype: str, shape: list[Any]) -> dict[str, Any]:
