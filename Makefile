@@ -20,6 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,video,dev]' torch transformers
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision
+	-$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'  # built from source: tests of it skip without
 	touch $@
 
 lint: setup
