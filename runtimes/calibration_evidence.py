@@ -86,9 +86,7 @@ class CalibrationEvidence:
     matrices: tuple[CalibratedMatrix, ...] = ()
     sensitivity: dict[str, float] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
     judgement: dict[str, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
-    measured: int | None = (
-        None  # matrices that another quantizer got importances for, without figures of each
-    )
+    measured: int | None = None  # matrices that another quantizer got importances for, without figures of each
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
     def judged(self, name: str) -> Judged:
