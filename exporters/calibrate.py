@@ -191,11 +191,12 @@ def export_calibrated(
 
 @contextlib.contextmanager
 def _cleared(scratch: Path) -> Iterator[None]:
-    """Remove the folder behind a refusal, which another run would only repeat; keep it behind an interruption."""
+    """Remove the folder behind a refusal, unless there are weights in it that another run could go on from."""
     try:
         yield
     except LensmithError:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not any(scratch.glob("weights-*")):
+            shutil.rmtree(scratch, ignore_errors=True)
         raise
 
 
