@@ -126,8 +126,10 @@ def _inverse(op: Op, own: Value, square: Value) -> Value:
 
 def _mask(op: Op, values: Any, square: Value, name: str) -> Value:
     """The corner [C, C] of a constant that all layers share."""
-    table = op.builder.root.graph.initializers.get(name)
-    return op.Slice(op.initializer(ir.tensor(values), name=name) if table is None else table, [0, 0], square)
+    made = op.builder.root.graph.meta.setdefault("masks", {})
+    if name not in made:
+        made[name] = op.initializer(ir.tensor(values), name=name)
+    return op.Slice(made[name], [0, 0], square)
 
 
 def _scan(op: Op, chunks: Chunks, state: Value) -> tuple[Value, Value]:
