@@ -277,7 +277,7 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
         path = name.removesuffix(".weight")
         chosen["lm_head" if path == prefixes.head else path.removeprefix(f"{prefixes.text}.")] = scheme
     policy = replace(job.policy, chosen=chosen)
-    dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec.context)
+    dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
     graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
     return replace(job, policy=policy, graphs=graphs)
 

@@ -107,7 +107,7 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, decoder))
     if policy.kv_cache.quantized and options.format == "gguf":
         raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
-    dialect = lowering.dialect(target, options.precision, spec.context)
+    dialect = lowering.dialect(target, options.precision, spec)
     graphs = describe_graphs(checkpoint, family, spec, policy, dialect)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
@@ -306,7 +306,7 @@ def _tools(names: tuple[str, ...]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def _ort(target: TargetProfile, precision: str, context: int) -> Dialect:
+def _ort(target: TargetProfile, precision: str, spec: Spec) -> Dialect:
     return OrtDialect(accuracy_level=target.accuracy_level)
 
 
@@ -319,7 +319,7 @@ class Lowering:
     precision: Callable[[Job, Path], Iterator[tuple[str, dict[str, Any]]]]  # of the files in a folder
     check: Callable[[Job], None] = lambda _: None  # raises InputError
     refuse: Callable[[Options, TargetProfile], None] = lambda *_: None  # raises InputError before graphs are described
-    dialect: Callable[[TargetProfile, str, int], Dialect] = _ort  # for a precision and a context in tokens
+    dialect: Callable[[TargetProfile, str, Spec], Dialect] = _ort  # for a precision
     finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
     no_replay: Callable[[Job], str | None] = lambda _: None  # why golden traces cannot be replayed where it is built
     whole_rows: bool = False  # weights of 8 bits have one scale for each row
@@ -328,9 +328,10 @@ class Lowering:
     tools: tuple[str, ...] = TOOLS
 
 
-def _tensorrt(target: TargetProfile, precision: str, context: int) -> Dialect:
+def _tensorrt(target: TargetProfile, precision: str, spec: Spec) -> Dialect:
     assert target.gpu is not None
-    return TensorRTDialect("float32" if precision == "fp32" else target.gpu.activations, context)
+    fused = not isinstance(spec, ModelSpec) or spec.decoder.delta_net is None
+    return TensorRTDialect("float32" if precision == "fp32" else target.gpu.activations, spec.context, fused)
 
 
 def _finish_tensorrt(

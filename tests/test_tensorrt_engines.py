@@ -101,6 +101,16 @@ def test_caches_are_written_where_they_lie(bundle: Bundle) -> None:
     assert all(name.encode() in inputs for name in caches)
 
 
+def test_two_layers_of_attention_beside_a_scan(tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7 ends its process on two fused attentions in a graph with a scan."""
+    kinds = ["linear_attention", "full_attention"] * 2
+    text = {"layer_types": kinds, "num_hidden_layers": 4, "mtp_num_hidden_layers": 0}
+    source = ladder.variant(ladder.tiny(tmp_path / "tiny", "tarn-2b"), tmp_path / "source", {"text_config": text})
+    options = Options(format="tensorrt", target="rtx-40", group_size=32, context=512)
+    made = export(prepare(source, options), tmp_path / "bundle", golden="never")
+    assert made.manifest["graphs"]["decoder"]["engine"]["warnings"] == []
+
+
 def test_the_same_graph_gives_the_same_record(tmp_path: Path) -> None:
     """But for the hash: TensorRT numbers some parts of an engine in another order each time."""
     source = ladder.tiny(tmp_path / "source")

@@ -36,6 +36,7 @@ class TensorRTDialect:
 
     activations: str
     capacity: int
+    fused: bool = True  # attention over a cache as one operator
     opsets: ClassVar[dict[str, int]] = OPSETS
 
     @property
@@ -142,7 +143,9 @@ class TensorRTDialect:
     ) -> tuple[Value, Value, Value]:
         """Causal attention over the cache and the new tokens: output, present key, present value."""
         scale = self.enter(op, op.Constant(value_float=float(cache.key.shape[3]) ** -0.5))
-        return tensorrt_attention.cached_attention(op, op.Mul(q, scale), k, v, cache, (heads, kv_heads))
+        return tensorrt_attention.cached_attention(
+            op, op.Mul(q, scale), k, v, cache, (heads, kv_heads), fused=self.fused
+        )
 
     def l2_norm(self, op: Op, x: Value, size: int, eps: float) -> Value:
         """x / sqrt(sum(x^2) + eps) over the last axis, in float32: an RMS norm with a constant weight."""
