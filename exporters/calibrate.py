@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,24 @@ import numpy as np
 from ..runtimes.bundle import Bundle
 from ..runtimes.files import disk_full_is_input
 from ..targets.errors import InputError, LensmithError, closest
-from . import weights
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import Calibrated, Job, chat_template, describe_graphs, export, find_lowering, sections, signature
+from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
-from .graphs import Graph
 from .kv_cache import KvScales, make_kv_cache
 from .layerwise.caches import cache_scales
-from .layerwise.calibrate import Calibration, Plan, seen_by
+from .layerwise.calibrate import Calibration, Plan
 from .layerwise.candidates import nearest, stored
 from .layerwise.judge import Judgement, judge
 from .layerwise.model import FloatModel
 from .layerwise.outcomes import Outcome
 from .layerwise.quantizer import RECIPES
 from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
-from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
+from .layerwise.sensitivity import Sensitivity
 from .layerwise.store import Store
+from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_schemes
 from .names import locate
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
@@ -44,7 +42,6 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
 ROUNDS = 4  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
 CAUTION = 0.8  # of what the last round promises for the next
-EVIDENCE_BYTES = 700  # of the manifest, for each matrix
 
 
 @dataclass(frozen=True)
@@ -101,14 +98,13 @@ def _check_importance(job: Job, options: CalibrationOptions) -> None:
 def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:
     """A GGUF job with the importance of the columns of its matrices, from samples with their images."""
     check(job, options)
-    started = time.perf_counter()
     samples = open_samples(job, options, scratch)
     model = float_model(job, options.threads)
     importance = gather(
         model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
     )
-    about, seconds = _about(samples, options), round(time.perf_counter() - started, 1)
-    evidence = {"method": options.method, "samples": about, "seconds": seconds, "matrices": len(importance)}
+    about = _about(samples, options)
+    evidence = {"method": options.method, "samples": about, "matrices": len(importance)}
     calibrated = Calibrated(key=str(about["sha256"]), evidence=evidence, importance=importance)
     return replace(job, calibrated=calibrated)
 
@@ -120,17 +116,15 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     is better on the held-out samples.
     """
     check(job, options)
-    started = time.perf_counter()
     model, samples = float_model(job, options.threads), open_samples(job, options, scratch)
     found: Mapping[str, Sensitivity] = {}
     if options.budget is not None or options.max_kl is not None:
-        found = sensitivities(model, job, samples, progress)
+        found = sensitivities(model, job, samples.calibrated, samples.pictures, progress)
     mixed, store, outcomes, judged = _fitted(model, job, samples, found, options, scratch, progress)
     worse = judged["calibrated"].mean_kl > judged["nearest"].mean_kl
     evidence = {
         "method": options.method,
         "samples": _about(samples, options),
-        "seconds": round(time.perf_counter() - started, 1),
         "matrices": [_row(outcome, mixed) for outcome in outcomes],
         "sensitivity": {unit: value.kl for unit, value in found.items()},
         "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
@@ -157,7 +151,7 @@ def _fitted(
     """Calibrate, with bits chosen anew where more divergence is measured than was predicted for a limit."""
     floor, limit = 0.0, options.max_kl
     for _ in range(ROUNDS):
-        mixed = job if not found else with_schemes(job, _mixed(model, job, found, options.budget, limit))
+        mixed = job if not found else with_schemes(job, choose_schemes(model, job, found, options.budget, limit))
         store, outcomes = _quantize(model, mixed, samples, options, scratch, progress)
         judged = _judge(model, mixed, store, samples, limit is not None, progress)
         measured, floor = judged["calibrated"].mean_kl, judged["encoder"].mean_kl if limit is not None else 0.0
@@ -227,61 +221,6 @@ def prompts_of(job: Job) -> SampleBuilder:
     return SampleBuilder(manifest, chat_template(job.checkpoint), job.checkpoint.tokenizer_path)
 
 
-def sensitivities(model: FloatModel, job: Job, samples: Samples, progress: Progress) -> dict[str, Sensitivity]:
-    """What rounding each layer alone does to the predictions, on a few of the calibration samples."""
-    few = samples.calibrated[:SAMPLES]
-    features = seen_by(model, few, samples.pictures)
-    schemes = {name: s for name, s in schemes_of(job.graphs).items() if name in decoder_names(job)}
-    start = model.questions(few, features)
-    return Sensitivities(model, schemes).measure(start, few, lambda done, total: progress("sensitivity", done, total))
-
-
-def _mixed(
-    model: FloatModel, job: Job, found: Mapping[str, Sensitivity], budget: int | None, max_kl: float | None
-) -> dict[str, Scheme]:
-    schemes = schemes_of(job.graphs)
-    names = [name for value in found.values() for name in value.errors]
-    shapes = {name: model.checkpoint.tensor(name).shape[:2] for name in names}
-    if budget is None:
-        return mixed_schemes(found, schemes, shapes, max_bytes=None, max_kl=max_kl)  # type: ignore[arg-type]
-    rest = bundle_bytes(job) - sum(_bytes(job, name) for name in names) + EVIDENCE_BYTES * len(schemes)
-    left = budget - rest
-    if left <= 0:
-        raise InputError(f"a budget of {budget} bytes is less than the parts that are never below 8 bits take: "
-                         f"{rest}; raise it")  # fmt: skip
-    while True:  # tensors of a page and above start on one, and which these are depends on the choice
-        chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
-        over = bundle_bytes(with_schemes(job, chosen)) + EVIDENCE_BYTES * len(schemes) - budget
-        if over <= 0:
-            return chosen
-        left -= over
-
-
-def _bytes(job: Job, name: str) -> int:
-    sources = (source for graph in job.graphs for source in graph.sources if source.name == name)
-    return sum(weights.stored_bytes(parameter) for source in sources for parameter in source.parameters)
-
-
-def bundle_bytes(job: Job) -> int:
-    """Bytes of the bundle of a job, as its plan says."""
-    from .plan import make_plan  # the plan imports the export
-
-    return make_plan(job).bundle_bytes
-
-
-def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
-    """A job in which some matrices of the decoder have schemes of their own, by name."""
-    prefixes = locate(job.checkpoint, job.family.prefixes, job.family.aliases)
-    chosen = {}
-    for name, scheme in schemes.items():
-        path = name.removesuffix(".weight")
-        chosen["lm_head" if path == prefixes.head else path.removeprefix(f"{prefixes.text}.")] = scheme
-    policy = replace(job.policy, chosen=chosen)
-    dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
-    graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
-    return replace(job, policy=policy, graphs=graphs)
-
-
 def with_cache_scales(job: Job, scales: KvScales) -> Job:
     """A job whose int8 KV cache has these scales."""
     assert isinstance(job.spec, ModelSpec)
@@ -316,16 +255,6 @@ def _judge(
     return judge(
         model, samples.held_out, samples.pictures, candidates, lambda done, total: progress("judgement", done, total)
     )
-
-
-def schemes_of(graphs: Iterable[Graph]) -> dict[str, Scheme]:
-    """The schemes of all matrices by name."""
-    return {source.name: source.matrix.scheme for graph in graphs for source in graph.sources if source.matrix}
-
-
-def decoder_names(job: Job) -> set[str]:
-    """Names of the decoder's tensors."""
-    return {source.name for graph in job.graphs if graph.name == "decoder" for source in graph.sources}
 
 
 def _key(job: Job, schemes: Mapping[str, Scheme], samples: Samples, options: CalibrationOptions) -> str:

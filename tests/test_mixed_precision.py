@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import decoder_names, sensitivities
 from lensmith.exporters.layerwise.candidates import nearest
 from lensmith.exporters.layerwise.judge import judge
 from lensmith.exporters.layerwise.sensitivity import Sensitivity, mixed_schemes, options_of, stored, unit_of
+from lensmith.exporters.mixed_precision import decoder_names, sensitivities
 from lensmith.exporters.scheme import UNQUANTIZED, Scheme
 from lensmith.exporters.weights import stored_bytes
 from lensmith.runtimes.bundle import open_bundle
@@ -33,7 +33,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def found(bench: Bench) -> dict[str, Sensitivity]:
-    return sensitivities(bench.model, bench.job, bench.samples, lambda *_: None)
+    samples = bench.samples
+    return sensitivities(bench.model, bench.job, samples.calibrated, samples.pictures, lambda *_: None)
 
 
 def measure(bench: Bench, choices: dict[str, dict[str, Scheme]]) -> dict[str, float]:

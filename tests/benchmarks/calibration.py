@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lensmith.exporters import weights
-from lensmith.exporters.calibrate import float_model, prompts_of, schemes_of
+from lensmith.exporters.calibrate import float_model, prompts_of
 from lensmith.exporters.cases import read_samples
 from lensmith.exporters.export import Job, Options, prepare
 from lensmith.exporters.layerwise.calibrate import Calibration, Plan
@@ -25,6 +25,7 @@ from lensmith.exporters.layerwise.model import FloatModel
 from lensmith.exporters.layerwise.quantizer import RECIPES
 from lensmith.exporters.layerwise.samples import Sample, SampleBuilder
 from lensmith.exporters.layerwise.store import Store
+from lensmith.exporters.mixed_precision import schemes_of
 from lensmith.exporters.names import locate
 from rich.console import Console
 from rich.table import Table

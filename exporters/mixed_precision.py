@@ -1,0 +1,88 @@
+"""Mixed precision as a part of calibration: bits and group size of each matrix of the decoder, within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from ..targets.errors import InputError
+from . import weights
+from .export import Job, describe_graphs, find_lowering
+from .graphs import Graph
+from .layerwise.calibrate import seen_by
+from .layerwise.model import FloatModel
+from .layerwise.samples import Picture, Sample
+from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
+from .names import locate
+from .scheme import Scheme
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+EVIDENCE_BYTES = 700  # of the manifest, for each matrix
+
+
+def sensitivities(
+    model: FloatModel, job: Job, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress
+) -> dict[str, Sensitivity]:
+    """What rounding each layer alone does to the predictions, on a few of the calibration samples."""
+    few = samples[:SAMPLES]
+    features = seen_by(model, few, pictures)
+    schemes = {name: s for name, s in schemes_of(job.graphs).items() if name in decoder_names(job)}
+    start = model.questions(few, features)
+    return Sensitivities(model, schemes).measure(start, few, lambda done, total: progress("sensitivity", done, total))
+
+
+def choose_schemes(
+    model: FloatModel, job: Job, found: Mapping[str, Sensitivity], budget: int | None, max_kl: float | None
+) -> dict[str, Scheme]:
+    """The scheme of each matrix of the decoder within a budget in bytes or a predicted divergence in nats."""
+    schemes = schemes_of(job.graphs)
+    names = [name for value in found.values() for name in value.errors]
+    shapes = {name: model.checkpoint.tensor(name).shape[:2] for name in names}
+    if budget is None:
+        return mixed_schemes(found, schemes, shapes, max_bytes=None, max_kl=max_kl)  # type: ignore[arg-type]
+    rest = bundle_bytes(job) - sum(_bytes(job, name) for name in names) + EVIDENCE_BYTES * len(schemes)
+    left = budget - rest
+    if left <= 0:
+        raise InputError(f"a budget of {budget} bytes is less than the {rest} bytes of the parts whose bits are not "
+                         "chosen; raise it")  # fmt: skip
+    while True:  # tensors of a page and above start on one, and which these are depends on the choice
+        chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
+        over = bundle_bytes(with_schemes(job, chosen)) + EVIDENCE_BYTES * len(schemes) - budget
+        if over <= 0:
+            return chosen
+        left -= over
+
+
+def _bytes(job: Job, name: str) -> int:
+    sources = (source for graph in job.graphs for source in graph.sources if source.name == name)
+    return sum(weights.stored_bytes(parameter) for source in sources for parameter in source.parameters)
+
+
+def bundle_bytes(job: Job) -> int:
+    """Bytes of the bundle of a job, as its plan says."""
+    from .plan import make_plan  # the plan imports the export
+
+    return make_plan(job).bundle_bytes
+
+
+def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
+    """A job in which some matrices of the decoder have schemes of their own, by name."""
+    prefixes = locate(job.checkpoint, job.family.prefixes, job.family.aliases)
+    chosen = {}
+    for name, scheme in schemes.items():
+        path = name.removesuffix(".weight")
+        chosen["lm_head" if path == prefixes.head else path.removeprefix(f"{prefixes.text}.")] = scheme
+    policy = replace(job.policy, chosen=chosen)
+    dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
+    graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
+    return replace(job, policy=policy, graphs=graphs)
+
+
+def schemes_of(graphs: Iterable[Graph]) -> dict[str, Scheme]:
+    """The schemes of all matrices by name."""
+    return {source.name: source.matrix.scheme for graph in graphs for source in graph.sources if source.matrix}
+
+
+def decoder_names(job: Job) -> set[str]:
+    """Names of the decoder's tensors."""
+    return {source.name for graph in job.graphs if graph.name == "decoder" for source in graph.sources}
