@@ -19,13 +19,12 @@ class Moments:
     second_stream: bool = False
     tokens: int = 0
     absolute: NDArray[np.float64] = field(init=False)  # [columns], of |x|
-    largest: Floats = field(init=False)  # [columns], of |x|
     products: Floats = field(init=False)  # [columns, columns], of x xᵀ, or x̂ x̂ᵀ with a second stream
     crossed: Floats | None = field(init=False)  # [columns, columns], of x x̂ᵀ
 
     def __post_init__(self) -> None:
         square = (self.columns, self.columns)
-        self.absolute, self.largest = np.zeros(self.columns), np.zeros(self.columns, np.float32)
+        self.absolute = np.zeros(self.columns)
         self.products = np.zeros(square, np.float32)
         self.crossed = np.zeros(square, np.float32) if self.second_stream else None
 
@@ -33,10 +32,8 @@ class Moments:
         """Count tokens [n, columns], and the same tokens of the second stream."""
         if not len(x):
             return
-        size = np.abs(x)
         self.tokens += len(x)
-        self.absolute += size.sum(0, dtype=np.float64)
-        np.maximum(self.largest, size.max(0), out=self.largest)
+        self.absolute += np.abs(x).sum(0, dtype=np.float64)
         seen = x if other is None else other
         self.products += seen.T @ seen
         if self.crossed is not None:

@@ -33,7 +33,7 @@ from .layerwise.quantizer import RECIPES
 from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
 from .layerwise.sensitivity import Sensitivity
 from .layerwise.store import Store
-from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_schemes
+from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .names import locate
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
@@ -224,9 +224,8 @@ def prompts_of(job: Job) -> SampleBuilder:
 def with_cache_scales(job: Job, scales: KvScales) -> Job:
     """A job whose int8 KV cache has these scales."""
     assert isinstance(job.spec, ModelSpec)
-    policy = replace(job.policy, kv_cache=make_kv_cache(job.options.kv_cache, scales, job.spec.decoder))
-    dialect = OrtDialect(accuracy_level=job.target.accuracy_level)
-    return replace(job, policy=policy, graphs=describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect))
+    kv_cache = make_kv_cache(job.options.kv_cache, scales, job.spec.decoder)
+    return with_policy(job, replace(job.policy, kv_cache=kv_cache))
 
 
 def _quantize(

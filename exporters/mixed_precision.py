@@ -14,7 +14,7 @@ from .layerwise.model import FloatModel
 from .layerwise.samples import Picture, Sample
 from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
 from .names import locate
-from .scheme import Scheme
+from .scheme import Policy, Scheme
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 EVIDENCE_BYTES = 700  # of the manifest, for each matrix
@@ -72,7 +72,11 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
     for name, scheme in schemes.items():
         path = name.removesuffix(".weight")
         chosen["lm_head" if path == prefixes.head else path.removeprefix(f"{prefixes.text}.")] = scheme
-    policy = replace(job.policy, chosen=chosen)
+    return with_policy(job, replace(job.policy, chosen=chosen))
+
+
+def with_policy(job: Job, policy: Policy) -> Job:
+    """A job with its graphs described anew for a policy."""
     dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
     graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
     return replace(job, policy=policy, graphs=graphs)

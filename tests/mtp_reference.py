@@ -8,6 +8,8 @@ from typing import Any
 
 from lensmith.exporters.reference import Reference
 from lensmith.runtimes.engine import Floats
+from lensmith.runtimes.model import Model
+from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import Request
 from safetensors.torch import load_file
 
@@ -58,3 +60,18 @@ class MtpReference:
         angles = self.model.model.language_model.rotary_emb(x, positions)
         x = head.norm(head.layers[0](x, angles))
         return self.model.lm_head(x)[0].numpy(), x[0].numpy()
+
+
+def assert_drafts(model: Model, reference: MtpReference, request: Request, limit: float) -> None:
+    """The head of a bundle over a prompt in chunks: logits and hidden states within `limit` of PyTorch's."""
+    hidden = reference.hidden_states(request)
+    logits, states = reference.logits(request, hidden[:, :-1])
+    head, begin = model.draft_head, 0
+    for end in (1, 8, 70, len(request.prompt) - 1):
+        span = slice(begin + 1, end + 1)
+        images = request.features_between(begin + 1, end + 1)
+        ours = head.append(request.prompt.ids[span], request.positions[:, span], hidden[0, begin:end].numpy(), images,
+                           num_logits=end - begin)  # fmt: skip
+        assert relative_error(ours, logits[begin:end]) < limit
+        assert relative_error(head.graph.hidden_states, states[begin:end]) < limit
+        begin = end

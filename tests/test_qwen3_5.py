@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests import ladder
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, step_logits, worst
-from tests.mtp_reference import MtpReference
+from tests.mtp_reference import MtpReference, assert_drafts
 
 # Errors are the largest difference relative to the largest magnitude. Both sides compute in float32. Measured are 2e-6
 # for features, 1.4e-5 for logits, most of it PyTorch's own: its kernels for one token and for many differ by as much.
@@ -207,19 +207,7 @@ def test_gates_and_norms_are_never_quantized(base: Path) -> None:
 
 def test_the_head_predicts_as_in_pytorch(pair: Pair) -> None:
     """Logits and hidden states of multi-token prediction over a prompt with images, in chunks."""
-    reference, request = MtpReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"])
-    hidden = reference.hidden_states(request)
-    logits, states = reference.logits(request, hidden[:, :-1])
-    head = pair.model.draft_head
-    count, begin = len(request.prompt) - 1, 0
-    for end in (1, 8, 70, count):
-        span = slice(begin + 1, end + 1)
-        images = request.features_between(begin + 1, end + 1)
-        ours = head.append(request.prompt.ids[span], request.positions[:, span], hidden[0, begin:end].numpy(), images,
-                           num_logits=end - begin)  # fmt: skip
-        assert relative_error(ours, logits[begin:end]) < LOGITS
-        assert relative_error(head.graph.hidden_states, states[begin:end]) < LOGITS
-        begin = end
+    assert_drafts(pair.model, MtpReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"]), LOGITS)
 
 
 def test_drafts(pair: Pair) -> None:

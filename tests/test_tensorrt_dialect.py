@@ -98,20 +98,9 @@ def test_states_without_a_copy_are_not_reused(hybrid: Pair) -> None:
 
 def test_multi_token_prediction(hybrid: Pair) -> None:
     """Logits and hidden states over a prompt with images, in chunks."""
-    from tests.mtp_reference import MtpReference
+    from tests.mtp_reference import MtpReference, assert_drafts
 
-    reference, request = MtpReference(hybrid.reference), hybrid.theirs(CONVERSATIONS["two turns"])
-    hidden = reference.hidden_states(request)
-    logits, states = reference.logits(request, hidden[:, :-1])
-    head, begin = hybrid.model.draft_head, 0
-    for end in (1, 8, 70, len(request.prompt) - 1):
-        span = slice(begin + 1, end + 1)
-        images = request.features_between(begin + 1, end + 1)
-        ours = head.append(request.prompt.ids[span], request.positions[:, span], hidden[0, begin:end].numpy(), images,
-                           num_logits=end - begin)  # fmt: skip
-        assert relative_error(ours, logits[begin:end]) < LOGITS
-        assert relative_error(head.graph.hidden_states, states[begin:end]) < LOGITS
-        begin = end
+    assert_drafts(hybrid.model, MtpReference(hybrid.reference), hybrid.theirs(CONVERSATIONS["two turns"]), LOGITS)
 
 
 def test_drafts_follow_the_decoder(hybrid: Pair) -> None:
