@@ -349,7 +349,12 @@ def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) ->
 
 
 LOWERINGS = {
-    "onnx": Lowering(_write_graphs, lambda job: {graph.name: signature(graph) for graph in job.graphs}, _precision),
+    "onnx": Lowering(
+        _write_graphs,
+        lambda job: {graph.name: signature(graph) for graph in job.graphs},
+        _precision,
+        refuse=limits.refuse_elsewhere,
+    ),
     "tensorrt": Lowering(
         _write_graphs,
         lambda job: {graph.name: {**signature(graph), "dialect": "tensorrt"} for graph in job.graphs},

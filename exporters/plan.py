@@ -167,4 +167,5 @@ def _precision(source: Source) -> str:
     if not scheme.quantized:
         return f"float{scheme.bits}"
     by_row = scheme.group_size == source.matrix.columns
-    return f"int{scheme.bits}, " + ("one scale for each row" if by_row else f"groups of {scheme.group_size}")
+    kind = "float" if scheme.float8 else "int"
+    return f"{kind}{scheme.bits}, " + ("one scale for each row" if by_row else f"groups of {scheme.group_size}")

@@ -11,13 +11,17 @@ from .kv_cache import FLOAT_CACHE, KvCache
 
 @dataclass(frozen=True)
 class Scheme:
-    """Storage of one weight matrix: `bits` 32 or 16 are floats, 8 to 2 are integers in groups along the inputs."""
+    """Storage of one weight matrix: `bits` 32 or 16 are floats, 8 to 2 are integers in groups along the inputs.
+
+    8 bits with `float8` are floats of 4 bits of exponent and 3 of mantissa (e4m3), with one scale for each row.
+    """
 
     bits: int
     group_size: int = 0
     symmetric: bool = True
     reason: str = ""
     int8_activations: bool = False  # one group for each row, and activations rounded to 8 bits as one tensor
+    float8: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -45,6 +49,7 @@ class Precision:
     merger: int  # bits of the matrices that merge patches into image tokens
     deepstack: int  # bits of the matrices that merge patches into features added inside the decoder
     linear_attention: int  # bits of the decoder's projections to and from a recurrent state
+    float8: bool = False  # 8 bits are floats
 
 
 # DeepStack's mergers are a fifth of Qwen3-VL's vision encoder but only refine what the image tokens say:
@@ -59,6 +64,7 @@ PRECISIONS = {
     "fp32": Precision(32, 32, 32, 32, 32, 32),
     "fp16": Precision(16, 16, 16, 16, 16, 16),
     "int8": Precision(8, 8, 8, 8, 8, 8),
+    "fp8": Precision(8, 8, 8, 8, 8, 8, float8=True),
     "int4": Precision(4, 4, 8, 8, 4, 4),
     "int3": Precision(3, 4, 8, 8, 4, 4),
     "int2": Precision(2, 4, 8, 8, 4, 4),
@@ -97,6 +103,8 @@ class Policy:
         bits = int(getattr(self.precision, part))
         if bits > 8:
             return Scheme(bits, reason=f"{role}: stored as float{bits}")
+        if bits == 8 and self.precision.float8:
+            return Scheme(8, inputs, True, f"{role}: 8-bit floats by row", float8=True)
         if bits == 8 and role in self.int8_roles:
             return Scheme(8, inputs, True, f"{role}: 8 bits by row, dynamic int8 activations", int8_activations=True)
         if bits == 8 and self.whole_rows:

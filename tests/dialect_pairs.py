@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.exporters.blocks import Source
+from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8
 from lensmith.runtimes.engine import Floats
 from lensmith.targets.profile import load_target
 
@@ -46,9 +47,12 @@ def dequantize_weights(pair: Pair) -> None:
 def unpack(source: Source, rows: Floats) -> Floats:
     """Rows of a matrix as DequantizeLinear reads them: signed, the first of two in the low bits of a byte."""
     values, scales = source.pack(rows)
+    if scales.ndim == 1:  # the factors of rows
+        step = (INT8 if values.dtype == np.int8 else FLOAT8).step
+        return np.asarray(values.astype(np.float32) * step * scales.astype(np.float32)[:, None], np.float32)
     if values.dtype == np.uint8:
         low, high = (values << 4).view(np.int8) >> 4, values.view(np.int8) >> 4
         values = np.stack([low, high], axis=-1).reshape(rows.shape)
-    groups = values.reshape(len(rows), -1 if scales.ndim == 1 else scales.shape[1], 1 if scales.ndim == 1 else -1)
-    wide = scales.astype(np.float32).reshape(len(rows), -1, 1)
+    groups = values.reshape(len(rows), scales.shape[1], -1)
+    wide = scales.astype(np.float32)[:, :, None]
     return np.asarray((groups * wide).reshape(rows.shape), np.float32)

@@ -113,6 +113,7 @@ def test_drafts_follow_the_decoder(hybrid: Pair) -> None:
 
 
 @pytest.mark.parametrize(("family", "precision"), [("qwen3-vl-2b", "int4"), ("qwen3-vl-2b", "int8"),
+                                                    ("qwen3-vl-2b", "fp8"), ("nemotron-4b", "fp8"),
                                                     ("nemotron-4b", "int4"), ("vqwen3-4b", "int4")])  # fmt: skip
 def test_packed_weights_are_what_they_stand_for(
     family: str, precision: str, bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and all of them
-    "onnx": ("int4", list(PRECISIONS)),
+    "onnx": ("int4", [name for name, precision in PRECISIONS.items() if not precision.float8]),
     "gguf": (file_types.DEFAULT, list(FILE_TYPES)),
     "tensorrt": ("int4", list(PRECISIONS)),
 }
@@ -46,7 +46,7 @@ CHOICES = options(
                  help="What runs the model: ONNX Runtime, llama.cpp (gguf), or TensorRT."),
     click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
                  help="How weights are stored. onnx: fp32 to int4 and below, by default int4, which keep the vision "
-                      "encoder at 8 bits. gguf: a file type of llama.cpp, by default f16."),
+                      "encoder at 8 bits. tensorrt: fp8 besides. gguf: a file type of llama.cpp, by default f16."),
     click.option("--group-size", type=click.Choice(list(GROUP_SIZES)), default="128", show_default=True,
                  help="Inputs that share one scale; channel: all of an output."),
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),

@@ -97,12 +97,19 @@ class TensorRTDialect:
         enter = self.leave if wide else self.enter
         shape = op.Concat(op.Shape(x, start=0, end=-1), [weight.rows], axis=0)
         rows = op.Reshape(self.leave(op, x) if wide else x, [-1, weight.columns])
-        y = op.Gemm(rows, weight(op)["values"], None if bias is None else enter(op, bias), transB=1)
-        return op.Reshape(y, shape, allowzero=1)
+        parts, bias = weight(op), None if bias is None else enter(op, bias)
+        if "factors" not in parts:
+            return op.Reshape(op.Gemm(rows, parts["values"], bias, transB=1), shape, allowzero=1)
+        y = op.Mul(op.Gemm(rows, parts["values"], None, transB=1), parts["factors"])
+        return op.Reshape(y if bias is None else op.Add(y, bias), shape, allowzero=1)
 
     def gather_rows(self, op: Op, ids: Value, table: Table) -> Value:
         """Rows of a table by id: [..., columns]."""
-        return op.Gather(table(op)["values"], ids, axis=0)
+        parts = table(op)
+        rows = op.Gather(parts["values"], ids, axis=0)
+        if "factors" not in parts:
+            return rows
+        return op.Mul(rows, op.Unsqueeze(op.Gather(parts["factors"], ids, axis=0), [-1]))
 
     def rms_norm(self, op: Op, x: Value, weight: Value, eps: float) -> Value:
         return op.RMSNormalization(x, self.enter(op, weight), axis=-1, epsilon=eps)

@@ -1,11 +1,13 @@
-"""How the tensorrt dialect stores weights: integers that DequantizeLinear takes, which stay packed in an engine.
+"""How the tensorrt dialect stores weights: numbers that DequantizeLinear takes, which stay packed in an engine.
 
-TensorRT widens two forms inside the matrix product: 4 bits in blocks along the inputs, and 8 bits with one scale for
-each row. It writes others out as floats at each step.
+TensorRT-RTX 1.7 widens two forms inside the matrix product, for prompts and for single tokens: 4 bits in blocks along
+the inputs, and 8 bits with one scale for all that is not 1. So the scales of rows of 8 bits multiply the product
+behind it. Others, like 8 bits with scales of rows for single tokens, it writes out as floats at each step.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -20,60 +22,93 @@ from ..blocks import Matrix, Op, Table, Value
 from ..scheme import Scheme
 
 F32, F16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
-INTEGERS = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 FP16_TINY = float(np.finfo(np.float16).smallest_subnormal)
 # Scales are float16 unless activations are bfloat16: a group's scale to 9 bits is far below the rounding to 4.
 SCALES: dict[ir.DataType, Any] = {BF16: ml_dtypes.bfloat16, F16: np.float16, F32: np.float16}
+NUMPY: dict[ir.DataType, Any] = {**SCALES, F32: np.float32}
+
+
+@dataclass(frozen=True)
+class Byte:
+    """Numbers of 8 bits: a weight is value * step * the factor of its row.
+
+    Values times step are exact in 16 bits, and about as large as weights are: products must not overflow float16.
+    """
+
+    dtype: ir.DataType
+    step: float  # a power of two
+    largest: int
+
+    def round(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """The nearest values, ties to even."""
+        values = np.clip(values, -self.largest, self.largest)
+        return np.rint(values).astype(np.int8) if self.dtype == INT8.dtype else values.astype(ml_dtypes.float8_e4m3fn)
+
+
+INT8 = Byte(ir.DataType.INT8, 2.0**-12, 127)
+FLOAT8 = Byte(ir.DataType.FLOAT8E4M3FN, 2.0**-13, 448)
 
 
 class QdqMatrix(Matrix):
-    """A weight matrix [rows, columns] whose integers have its own shape."""
+    """A weight matrix [rows, columns] whose numbers have its own shape.
+
+    4 bits have `scales` of groups, 8 bits `factors` of rows.
+    """
 
     def __init__(self, rows: int, columns: int, scheme: Scheme, activations: ir.DataType) -> None:
+        self.byte = FLOAT8 if scheme.float8 else INT8
         if scheme.quantized:
             nn.Module.__init__(self)
             self.rows, self.columns, self.scheme = rows, columns, scheme
-            self._add_integers(activations)
+            self._add_numbers(activations)
         else:
             super().__init__(rows, columns, scheme)
         self.activations = activations
-        self._made: list[Value] = []  # once in a graph
+        self._made: dict[str, Value] = {}  # once in a graph
 
-    def _add_integers(self, activations: ir.DataType) -> None:
-        scheme, rows, columns = self.scheme, self.rows, self.columns
-        self.values = nn.Parameter([rows, columns], dtype=INTEGERS[scheme.bits])
-        shape = [rows] if scheme.bits == 8 else [rows, columns // scheme.group_size]
-        self.scales = nn.Parameter(shape, dtype=BF16 if activations == BF16 else F16)
+    def _add_numbers(self, activations: ir.DataType) -> None:
+        kind = BF16 if activations == BF16 else F16
+        if self.scheme.bits == 8:
+            self.values = nn.Parameter([self.rows, self.columns], dtype=self.byte.dtype)
+            self.factors = nn.Parameter([self.rows], dtype=kind)
+        else:
+            self.values = nn.Parameter([self.rows, self.columns], dtype=ir.DataType.INT4)
+            self.scales = nn.Parameter([self.rows, self.columns // self.scheme.group_size], dtype=kind)
 
     def pack(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
         """The stored form of some rows, one array for each parameter in their order."""
-        scheme = self.scheme
-        if scheme.bits != 8:
+        if self.scheme.bits != 8:
             return super().pack(rows)
-        values, scales = _round_rows(rows.reshape(len(rows), self.columns))
-        return [values, scales.astype(SCALES[self.activations])]
+        return round_rows(rows.reshape(len(rows), self.columns), self.byte, SCALES[self.activations])
 
     def store(self, made: Groups) -> list[NDArray[Any]]:
         """The stored form of quantized rows, one array for each parameter in their order."""
+        kind = SCALES[self.activations]
         if self.scheme.bits == 8:
-            return [_positive(made), np.maximum(np.abs(made.scales[:, 0]), FP16_TINY).astype(SCALES[self.activations])]
+            factors = np.abs(made.scales[:, 0].astype(np.float32)) / np.float32(INT8.step)
+            return [_positive(made), np.maximum(factors, FP16_TINY).astype(kind)]
         packed = pack_low_first(made.values, 4)
         packed ^= np.uint8(0x88)  # the sign bits of both values: from unsigned around 8 to signed around 0
-        return [packed, made.scales.astype(SCALES[self.activations])]
+        return [packed, made.scales.astype(kind)]
 
     def forward(self, op: Op, *, widen: bool = True) -> dict[str, Value]:
-        """ "values" in the type of activations, but float32 for weights that are stored so."""
-        if not self._made:
-            self._made.append(self._dequantized(op) if self.scheme.quantized else self._converted(op))
-        return {"values": self._made[0]}
+        """ "values" in the type of activations, but float32 for weights that are stored so.
 
-    def _dequantized(self, op: Op) -> Value:
-        scheme, scales = self.scheme, self.scales
-        if self.activations == F32:
-            scales = op.Cast(scales, to=F32)
-        if scheme.bits == 8:
-            return op.DequantizeLinear(self.values, scales, axis=0)
-        return op.DequantizeLinear(self.values, scales, axis=1, block_size=scheme.group_size)
+        Products with them, and rows of them, are to be multiplied by the "factors" of the rows, where there are such.
+        """
+        if not self._made:
+            self._made = self._dequantized(op) if self.scheme.quantized else {"values": self._converted(op)}
+        return self._made
+
+    def _dequantized(self, op: Op) -> dict[str, Value]:
+        if self.scheme.bits == 8:
+            step = op.Constant(value=ir.tensor(np.array(self.byte.step, NUMPY[self.activations])))
+            return {"values": op.DequantizeLinear(self.values, step), "factors": self._enter(op, self.factors)}
+        scales = self._enter(op, self.scales)
+        return {"values": op.DequantizeLinear(self.values, scales, axis=1, block_size=self.scheme.group_size)}
+
+    def _enter(self, op: Op, scales: Value) -> Value:
+        return op.Cast(scales, to=F32) if self.activations == F32 else scales
 
     def _converted(self, op: Op) -> Value:
         if self.scheme.bits == 32 or self.activations == F16:
@@ -81,14 +116,18 @@ class QdqMatrix(Matrix):
         return op.Cast(self.values, to=self.activations)
 
 
-def _round_rows(rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Whole rows to -127..127 and one scale each; TensorRT refuses scales of 8 bits that are not positive."""
+def round_rows(rows: NDArray[np.float32], byte: Byte, kind: Any) -> list[NDArray[Any]]:
+    """Whole rows as numbers of 8 bits and one factor each, of a type; values are the nearest of the rounded factor.
+
+    Factors are positive, as TensorRT wants scales. Raises ValueError for rows that are not finite, or too large.
+    """
     largest = np.abs(rows).max(axis=1)
-    scales = np.maximum(largest / np.float32(127), FP16_TINY).astype(np.float16)
-    if not np.isfinite(scales).all():
-        raise ValueError("weights are not finite or too large for a float16 scale")
-    levels = np.clip(np.rint(rows / scales.astype(np.float32)[:, None]), -127, 127)
-    return levels.astype(np.int8), scales
+    with np.errstate(over="ignore"):
+        factors = np.maximum(largest / np.float32(byte.largest * byte.step), FP16_TINY).astype(kind)
+    wide = factors.astype(np.float32)
+    if not np.isfinite(wide).all():
+        raise ValueError(f"weights are not finite or too large for a scale of {np.dtype(kind).name}")
+    return [byte.round(rows / (wide * np.float32(byte.step))[:, None]), factors]
 
 
 def _positive(made: Groups) -> NDArray[np.int8]:

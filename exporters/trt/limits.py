@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...targets.errors import InputError
-from ...targets.profile import TargetProfile
+from ...targets.profile import TargetProfile, load_target, target_names
 from ..scheme import CHANNEL, PRECISIONS
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def refuse(options: Options, target: TargetProfile) -> None:
     if options.precision in gpu.lacks:
         allowed = ", ".join(name for name in PRECISIONS if name not in (*FEW_BITS, *gpu.lacks))
         raise InputError(
-            f"the target {target.name} has no products with {options.precision}; expected --precision {allowed}"
+            f"the target {target.name} has no products with {options.precision}; expected --precision {allowed}, "
+            f"or one of the targets {', '.join(_targets_with(options.precision))}"
         )
     if options.precision in FEW_BITS:
         allowed = ", ".join(name for name in PRECISIONS if name not in FEW_BITS)
@@ -43,3 +44,15 @@ def refuse(options: Options, target: TargetProfile) -> None:
         raise InputError(
             "TensorRT writes out weights with one scale for each row at each step; expected --group-size 32, 64 or 128"
         )
+
+
+def _targets_with(precision: str) -> list[str]:
+    """Names of the targets that have products with a precision."""
+    gpus = {name: load_target(name).gpu for name in target_names()}
+    return [name for name, gpu in gpus.items() if gpu is not None and precision not in gpu.lacks]
+
+
+def refuse_elsewhere(options: Options, target: TargetProfile) -> None:
+    """An InputError for weights that TensorRT alone has products for."""
+    if options.precision in PRECISIONS and PRECISIONS[options.precision].float8:
+        raise InputError(f"--precision {options.precision} is for --format tensorrt; expected another, such as int8")
