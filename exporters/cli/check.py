@@ -52,9 +52,11 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
 
 def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, tensors: bool) -> None:
     screen = console()
-    for part in (_identity, _sizes, _precision, _ports, _limits, _evidence):
-        screen.print(part(opened))
-        screen.print()
+    for part in (_identity, _sizes, _precision, _ports, _engines, _limits, _evidence):
+        shown = part(opened)
+        if shown is not None:
+            screen.print(shown)
+            screen.print()
     if calibration is not None:
         from ...runtimes.report import calibration_table
 
@@ -181,6 +183,24 @@ def _ports(bundle: Bundle) -> Any:
                 shown[pattern] = (graph, kind[:-1], pattern, port["dtype"], f"[{shape}]")
             rows += shown.values()
     return table("Graphs", ["graph", "", "name", "type", "shape"], rows)
+
+
+def _engines(bundle: Bundle) -> Any:
+    """What was built for GPUs; None for a bundle without engines."""
+    made = {name: graph["engine"] for name, graph in bundle.manifest["graphs"].items() if "engine" in graph}
+    if not made:
+        return None
+    rows = []
+    for graph, engine in made.items():
+        kernels = engine.get("kernels") or {}
+        counts = [kernels.get(key, "not known") for key in ("kernels", "fused")]
+        alone = len(kernels["written_out"]) if kernels else "not known"
+        layers = ", ".join(f"{count} {kind}" for kind, count in engine["layers"].items())
+        chips = ", ".join(engine["capabilities"])
+        rows.append((graph, f"{engine['flavour']} {engine['version']}", chips, layers, *counts, alone))
+    columns = ["graph", "built by", "compute capabilities", "layers", ">kernels", ">widen packed weights",
+               ">weights written out"]  # fmt: skip
+    return table("Engines", columns, rows)
 
 
 def _limits(bundle: Bundle) -> Any:

@@ -62,6 +62,9 @@ def _engine(
             writer.add(notes).write_text(json.dumps(made, indent=1, sort_keys=True), encoding="utf-8")
     made = json.loads(writer.add(notes).read_text(encoding="utf-8"))
     log.info("%s: %s s, %s bytes of memory", file, *(made.pop(name) for name in MEASURED))
+    if made["kernels"] and made["kernels"]["written_out"]:
+        log.warning("%s writes out the weights of %s layers as floats at each step, which takes the time of floats; "
+                    "lensmith inspect --json names them", file, len(made["kernels"]["written_out"]))  # fmt: skip
     writer.leave_out([notes])
     return {"file": file, "engine": made}
 

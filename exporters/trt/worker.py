@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtimes.tensorrt_library import load_library
+from .kernels import read_kernels
 from .profiles import Profile
 
 STRONGLY_TYPED = "STRONGLY_TYPED"
@@ -49,6 +50,7 @@ def build(request: Request) -> dict[str, Any]:
         "capabilities": request.capabilities,
         "profiles": request.profiles,
         **_inspect(trt, network),
+        "kernels": _kernels(trt, request),
         "sha256": digest,
         "warnings": sorted({line for line in log.lines if "Int64 binding" not in line})[:20],
         "seconds": round(time.perf_counter() - started, 1),
@@ -157,6 +159,14 @@ def _inspect(trt: Any, network: Any) -> dict[str, Any]:
         "outputs": {tensor.name: port(tensor) for tensor in outputs},
         "layers": dict(sorted(kinds.items())),
     }
+
+
+def _kernels(trt: Any, request: Request) -> dict[str, Any] | None:
+    """What the engine says of its kernels. ValueError where it was compiled for other chips than asked."""
+    found = read_kernels(Path(request.engine), request.flavour, trt.__version__)
+    if found is not None and set(found["capabilities"]) != set(request.capabilities):
+        raise ValueError(f"it is compiled for {found['capabilities']} instead of {request.capabilities}")
+    return found
 
 
 def _peak_memory_bytes() -> int:

@@ -1,0 +1,57 @@
+"""What an engine's own text says of its kernels: without a GPU there is no other way to see them.
+
+The format is not documented, and known for the versions of KNOWN; of others nothing is said.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+from typing import Any
+
+KNOWN = ("tensorrt_rtx", "1.7.")  # the flavour, and how its versions begin
+KERNEL = re.compile(rb"^ *(?:function|runtime_fusion)=\{ name=[^\n]*", re.M)
+INPUTS = re.compile(rb"input_args=\{([^}]*)\}")
+LAYERS = re.compile(rb'layers="([^"]*)"')
+CHIPS = re.compile(rb"^ *accelerators=\{ *(sm[^}]*)\}", re.M)
+CONSTANT, WIDENS = b'_dconst"', b"DequantizeLinear"
+
+
+def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | None:
+    """What the manifest says of an engine's kernels; None for versions whose text is not known.
+
+    "capabilities" are those it was compiled for, "kernels" how many it has in all profiles, "fused" how many of these
+    widen packed weights within their work, and "written_out" the layers whose weights a kernel of its own turns into
+    floats in memory at each step: packed, they save space and no time.
+    """
+    if flavour != KNOWN[0] or not version.startswith(KNOWN[1]):
+        return None
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        chips = {name.decode() for found in CHIPS.findall(text) for name in found.split()}
+        lines = [line for line in KERNEL.findall(text) if INPUTS.search(line)]
+    widening = [line for line in lines if WIDENS in _layers(line)]
+    alone = [line for line in widening if _of_constants(line)]
+    return {
+        "capabilities": sorted(map(capability, chips), key=lambda name: tuple(map(int, name.split(".")))),
+        "kernels": len(lines),
+        "fused": len(widening) - len(alone),
+        "written_out": sorted({_layers(line).decode(errors="replace") for line in alone}),
+    }
+
+
+def capability(chip: str) -> str:
+    """ "8.6" of "sm86"."""
+    return f"{chip[2:-1]}.{chip[-1]}"
+
+
+def _layers(line: bytes) -> bytes:
+    found = LAYERS.search(line)
+    return b"" if found is None else found[1]
+
+
+def _of_constants(line: bytes) -> bool:
+    """Whether a kernel reads nothing but constants, so that it computes the same at each step."""
+    found = INPUTS.search(line)
+    names = [] if found is None else found[1].split()
+    return bool(names) and all(name.endswith(CONSTANT) for name in names)
