@@ -41,7 +41,7 @@ class Wishes:
 
 def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
     """The vision encoder of a bundle, loaded. InputError for a device that it was not made for."""
-    _check_device(bundle, "vision_encoder", wishes.device)
+    check_device(bundle, wishes.device)
     if dialect(bundle, "vision_encoder") == ORT:
         return VisionEncoder(bundle.graph("vision_encoder"), **wishes.on_cpu())
     return IndexedVision(_executor(bundle, "vision_encoder", wishes), _index(bundle))
@@ -49,7 +49,7 @@ def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
 
 def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
     """The decoder of a bundle, or its head for multi-token prediction, loaded. InputError as of `open_vision`."""
-    _check_device(bundle, name, wishes.device)
+    check_device(bundle, wishes.device)
     if dialect(bundle, name) == ORT:
         return Decoder(bundle.graph(name), capacity=wishes.capacity, **wishes.on_cpu())
     return IndexedDecoder(_executor(bundle, name, wishes), capacity=wishes.capacity)
@@ -57,14 +57,18 @@ def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
 
 def usable_device(manifest: Mapping[str, Any]) -> str | None:
     """The device to prove a new bundle on: the CPU for one whose GPU is not here."""
-    graphs = manifest["graphs"].values()
-    return CPU if any(graph.get("dialect") == CUDA for graph in graphs) and not has_cuda() else None
+    return CPU if _for_cuda(manifest) and not has_cuda() else None
 
 
-def _check_device(bundle: Bundle, name: str, device: str | None) -> None:
+def _for_cuda(manifest: Mapping[str, Any]) -> bool:
+    return any(graph.get("dialect") == CUDA for graph in manifest["graphs"].values())
+
+
+def check_device(bundle: Bundle, device: str | None) -> None:
+    """Raises InputError for an unknown device, and for CUDA where the bundle is not for it."""
     if device not in (None, *DEVICES):
         raise InputError(f"unknown device {device!r}; expected one of {', '.join(DEVICES)}")
-    if device == CUDA and dialect(bundle, name) != CUDA:
+    if device == CUDA and not _for_cuda(bundle.manifest):
         raise InputError(
             f"the bundle {bundle.path} is for the target {bundle.manifest['target']}, not for CUDA; "
             "export it with --target cuda"

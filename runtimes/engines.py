@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..targets.errors import InputError, closest
-from .backends import Wishes, open_decoder, open_vision
+from .backends import Wishes, check_device, open_decoder, open_vision
 from .bundle import Bundle
 from .engine import VisionEncoder
 from .pixels import image_spec
@@ -30,6 +30,7 @@ def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     from .llamacpp.decoder import LlamaDecoder, Settings
     from .llamacpp.library import LlamaModel
 
+    check_device(bundle, wishes.device)
     manifest = bundle.manifest
     exact = manifest["options"]["precision"] == "f32"
     settings = Settings(wishes.capacity, int(manifest["options"]["prefill_chunk"]), wishes.threads, exact)
