@@ -17,10 +17,11 @@ from lensmith.runtimes.model import GenerationOptions, Model
 from lensmith.runtimes.onnx_executor import OnnxExecutor
 from lensmith.runtimes.replay import relative_error
 
-from tests import ladder
+from tests import arlow, ladder
 from tests.ladder import CONVERSATIONS, IMAGES, TRAINED, Ladder, Pair, dequantize_weights
 from tests.llava import write_checkpoint
 from tests.mtp_reference import MtpReference, assert_drafts
+from tests.test_tensorrt_dialect import VARIANTS
 
 # The limits of the ort dialect: relative to the largest magnitude, in float32 with other orders of summation.
 FEATURES, LOGITS, CHUNKED, STATES = 2e-5, 5e-5, 5e-5, 2e-5
@@ -154,3 +155,23 @@ def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:
     assert model.decoder.executor.read("past_key_values.0.key").dtype == np.int8
     request = plain.prepare(CONVERSATIONS["two turns"])
     assert relative_error(model.prefill(request), plain.prefill(request)) < 5e-2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(float32: None, name: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    family, changes = VARIANTS[name]
+    pair = cuda_pair(ladder.variant(bases[family], tmp_path / "source", changes), tmp_path / "bundle")
+    errors = pair.worst_error(IMAGES[:1], CONVERSATIONS["two turns"])
+    assert errors.pop("logits") < LOGITS
+    assert max(errors.values()) < FEATURES
+
+
+@pytest.mark.parametrize("revision", ["A", "B"])
+@pytest.mark.parametrize("change", ["", *arlow.CHANGES])
+def test_arlow(float32: None, change: str, revision: str, tmp_path: Path) -> None:
+    """The golden data of every case, with each feature and without; absolute, as of the ort dialect."""
+    source = arlow.changed(tmp_path / "source", **arlow.config_of(f"wide__{change}" if change else "wide"))
+    encoder = arlow.compiled(source, tmp_path / "bundle", revision=revision, target="cuda")[1]
+    for name in arlow.CASES if not change else (f"wide__{change}",):
+        found = arlow.run(encoder, *arlow.patches_of(name, revision))
+        assert arlow.difference(found, arlow.expected(name, revision)) < 2e-5

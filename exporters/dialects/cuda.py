@@ -42,6 +42,12 @@ class CudaDialect(Indexed, OrtDialect):
             return y
         return op.Add(y, bias if wide else self.enter(op, bias))
 
+    def biased_attention(
+        self, op: Op, q: Value, k: Value, v: Value, heads: int, bias: Value, reach: Value | None
+    ) -> Value:
+        """As of OrtDialect, of all queries at once: the kernel keeps no scores."""
+        return op.MultiHeadAttention(q, k, v, None, None, bias, num_heads=heads, _domain=MS)
+
     def rotary(self, op: Op, x: Value, angles: Angles, heads: int) -> Value:
         """Rotate x [1, seq, heads * head_dim] by half-split pairs."""
         cos, sin = (op.Unsqueeze(table, [0]) for table in (angles.cos, angles.sin))
