@@ -20,6 +20,7 @@ Op = Any  # onnxscript's OpBuilder: operators are attributes made on demand
 Value = Any  # ir.Value
 Port = tuple[ir.DataType, list[Any]]  # type and shape of an input or output
 FLOATS = {32: (ir.DataType.FLOAT, np.float32), 16: (ir.DataType.FLOAT16, np.float16)}
+FLOAT_TYPES = tuple(kind for kind, _ in FLOATS.values())
 
 
 class Matrix(nn.Module):
@@ -28,11 +29,15 @@ class Matrix(nn.Module):
     Rows are the outputs, as PyTorch's Linear has them. A tensor of more dimensions is flattened behind the first.
     Integers have the shape [rows, blocks, bytes], or [rows, bytes] when `flat`: the bytes are the same. Those of 2 and
     3 bits are always flat, and have zero points of 4 bits, because they are read as values of 4 bits around 8.
+    `floats` is the type of floats and scales in a graph, but for weights that are stored as float32.
     """
 
-    def __init__(self, rows: int, columns: int, scheme: Scheme, *, flat: bool = False) -> None:
+    def __init__(
+        self, rows: int, columns: int, scheme: Scheme, *, flat: bool = False, floats: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
         super().__init__()
         self.rows, self.columns, self.scheme = rows, columns, scheme
+        self.floats = ir.DataType.FLOAT if scheme.bits == 32 else floats
         self._parts: dict[str, Value] = {}
         if not scheme.quantized:
             self.values = nn.Parameter([rows, columns], dtype=FLOATS[scheme.bits][0])
@@ -75,7 +80,7 @@ class Matrix(nn.Module):
         return arrays
 
     def forward(self, op: Op, *, widen: bool = True) -> dict[str, Value]:
-        """The stored values as graph values: floats as float32, integers with float32 scales. Made once in a graph.
+        """The stored values as graph values: floats and scales in the type `floats`. Made once in a graph.
 
         Without `widen` floats come as they are stored.
         """
@@ -83,7 +88,7 @@ class Matrix(nn.Module):
             return dict(self.named_parameters(recurse=False))
         if not self._parts:
             self._parts = {
-                key: _widen(op, value) if value.dtype in (ir.DataType.FLOAT16, ir.DataType.FLOAT) else value
+                key: _convert(op, value, self.floats) if value.dtype in FLOAT_TYPES else value
                 for key, value in self.named_parameters(recurse=False)
             }
         return self._parts
@@ -108,9 +113,11 @@ class Table(nn.Module):
     `shared` with an output head, it is a second view of the head's bytes.
     """
 
-    def __init__(self, rows: int, columns: int, scheme: Scheme, *, shared: bool) -> None:
+    def __init__(
+        self, rows: int, columns: int, scheme: Scheme, *, shared: bool, floats: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
         super().__init__()
-        self.weight = Matrix(rows, columns, scheme, flat=not shared)
+        self.weight = Matrix(rows, columns, scheme, flat=not shared, floats=floats)
         self.view: nn.Parameter | None = None
         if shared and scheme.quantized:
             self.view = nn.Parameter([rows, columns * scheme.bits // 8], dtype=ir.DataType.UINT8)
@@ -129,9 +136,9 @@ def _to_float(rows: NDArray[np.float32], bits: int) -> NDArray[Any]:
     return stored
 
 
-def _widen(op: Op, value: Value) -> Value:
+def _convert(op: Op, value: Value, to: ir.DataType) -> Value:
     # A constant for every engine, folded at load: the smaller type is a matter of disk space only.
-    return value if value.dtype == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
+    return value if value.dtype == to else op.Cast(value, to=to)
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,7 @@ class Ports:
     capacity: int | str = CAPACITY  # of the KV caches
     states: ir.DataType = ir.DataType.FLOAT  # but for the memory of the delta rule, which is always float32
     indexed: bool = False  # positions and patches are chosen by index inputs, so that no value decides a shape
+    lengths: bool = False  # the lengths behind a step are inputs, for operators that read one on the host
 
 
 class Dialect(Protocol):

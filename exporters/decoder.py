@@ -30,6 +30,7 @@ class DecoderInputs:
     past: Sequence[tuple[Value, Value]]
     taps: int = 0
     num_hidden_states: Value | None = None  # as num_logits, which counts from these; None: no more than these
+    lengths: tuple[Value, Value] | None = None  # `Step.last` and `Step.total`, where dialects want them as inputs
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class MtpInputs:
     past_lengths: Value  # int32 [batch]
     num_logits: Value  # int64 [1], or as `Dialect.choose` has it
     past: tuple[Value, Value]
+    lengths: tuple[Value, Value] | None = None  # as of DecoderInputs
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,13 @@ def token_angles(op: Op, dialect: Dialect, position_ids: Value, spec: DecoderSpe
 
 def make_step(op: Op, dialect: Dialect, inputs: DecoderInputs | MtpInputs, spec: DecoderSpec) -> Step:
     """Angles and lengths of this step."""
-    input_ids, past_lengths = inputs.input_ids, inputs.past_lengths
-    new = op.Cast(op.Shape(input_ids, start=1), to=ir.DataType.INT32)
-    total = op.Add(past_lengths, new)
-    one = op.Constant(value=ir.tensor(np.array([1], np.int32)))
     angles = token_angles(op, dialect, inputs.position_ids, spec)
-    return Step(angles, past_lengths, op.Sub(total, one), op.ReduceMax(total, keepdims=0))
+    if inputs.lengths is not None:
+        return Step(angles, inputs.past_lengths, *inputs.lengths)
+    new = op.Cast(op.Shape(inputs.input_ids, start=1), to=ir.DataType.INT32)
+    total = op.Add(inputs.past_lengths, new)
+    one = op.Constant(value=ir.tensor(np.array([1], np.int32)))
+    return Step(angles, inputs.past_lengths, op.Sub(total, one), op.ReduceMax(total, keepdims=0))
 
 
 class HeadNorm(nn.Module):

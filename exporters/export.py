@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.bundle_writer import BundleWriter
+from ..runtimes.cuda_executor import has_cuda
 from ..runtimes.files import dump_json
 from ..runtimes.traces import Traces
 from ..targets.errors import InputError, closest
@@ -22,6 +23,7 @@ from . import weights
 from .blocks import Dialect
 from .checkpoint import Checkpoint, open_checkpoint
 from .dialects import gguf
+from .dialects.cuda import CudaDialect
 from .dialects.ort import OrtDialect
 from .dialects.tensorrt import TensorRTDialect
 from .golden import Golden, evidence
@@ -29,12 +31,13 @@ from .graphs import Graph
 from .kv_cache import KvScales, make_kv_cache
 from .models import FAMILIES, Family, Spec
 from .names import locate, relocate
-from .scheme import UNQUANTIZED, Policy, make_policy
+from .scheme import PRECISIONS, UNQUANTIZED, Policy, make_policy
 from .spec import ModelSpec
 from .trt import finish, limits
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 TOOLS = ("lensmith", "onnx-ir", "onnxscript", "numpy")
+ORT = "ort"  # the dialect of graphs that name none
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     target = load_target(options.target)
     lowering = find_lowering(options.format)
     _check_target(options.format, target)
+    _check_precision(options.precision, target)
     lowering.refuse(options, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
     spec = family.fit(spec, checkpoint)
@@ -129,6 +133,12 @@ def _check_target(name: str, target: TargetProfile) -> None:
     if (name == "tensorrt") != (target.gpu is not None):
         fitting = [each for each in target_names() if (load_target(each).gpu is not None) == (name == "tensorrt")]
         raise InputError(f"format {name!r} is not for the target {target.name!r}; expected one of {', '.join(fitting)}")
+
+
+def _check_precision(precision: str, target: TargetProfile) -> None:
+    if precision in target.lacks:
+        allowed = ", ".join(name for name in PRECISIONS if name not in target.lacks)
+        raise InputError(f"the target {target.name} has no kernels for {precision}; expected --precision {allowed}")
 
 
 def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:
@@ -298,6 +308,12 @@ def signature(graph: Graph) -> dict[str, Any]:
     return {"file": f"{graph.name}.onnx", "inputs": ports(inner.inputs), "outputs": ports(inner.outputs)}
 
 
+def _signatures(job: Job) -> dict[str, Any]:
+    """Of all graphs, and their dialect where it is not the first one."""
+    named = {} if job.target.dialect == ORT else {"dialect": job.target.dialect}
+    return {graph.name: {**signature(graph), **named} for graph in job.graphs}
+
+
 def _dim(dimension: Any) -> int | str:
     return dimension if isinstance(dimension, int) else str(dimension.value)
 
@@ -307,6 +323,8 @@ def _tools(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _ort(target: TargetProfile, precision: str, spec: Spec) -> Dialect:
+    if target.dialect == "cuda":
+        return CudaDialect(activations=target.activations)
     return OrtDialect(accuracy_level=target.accuracy_level)
 
 
@@ -326,6 +344,12 @@ class Lowering:
     graphs: Callable[[Job], tuple[Graph, ...]] = lambda job: job.graphs  # that are written as ONNX
     graph_precision: Callable[[str], str] = lambda precision: precision  # of the graphs
     tools: tuple[str, ...] = TOOLS
+
+
+def _no_replay(job: Job) -> str | None:
+    """Why golden traces cannot be replayed where an ONNX bundle is built: ONNX Runtime has no bfloat16 on the CPU."""
+    here = job.target.activations != "bfloat16" or has_cuda()
+    return None if here else "bfloat16 runs on its GPU alone"
 
 
 def _tensorrt(target: TargetProfile, precision: str, spec: Spec) -> Dialect:
@@ -350,14 +374,11 @@ def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) ->
 
 LOWERINGS = {
     "onnx": Lowering(
-        _write_graphs,
-        lambda job: {graph.name: signature(graph) for graph in job.graphs},
-        _precision,
-        refuse=limits.refuse_elsewhere,
+        _write_graphs, _signatures, _precision, refuse=limits.refuse_elsewhere, no_replay=_no_replay
     ),
     "tensorrt": Lowering(
         _write_graphs,
-        lambda job: {graph.name: {**signature(graph), "dialect": "tensorrt"} for graph in job.graphs},
+        _signatures,
         _precision,
         refuse=limits.refuse,
         dialect=_tensorrt,

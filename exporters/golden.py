@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from ..runtimes.backends import usable_device
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
@@ -105,7 +106,8 @@ def _reason_against(parameters: int, golden: Golden) -> str | None:
 
 def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says about the traces, with the figures of their first replay."""
-    figures = summarize(replay(open_loaded(writer.preview(manifest)), traces))
+    model = open_loaded(writer.preview(manifest), device=usable_device(manifest))
+    figures = summarize(replay(model, traces))
     wrong = [name for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
         raise CheckFailed(

@@ -31,6 +31,7 @@ def decoder_inputs(spec: ModelSpec, taps: int, ports: Ports, cache: KvCache) -> 
         past=[_past(layer_states(text, layer, cache), ports) for layer in range(text.layers)],
         taps=taps,
         num_hidden_states=_wanted("hidden", "num_hidden_states", ports) if text.mtp else None,
+        lengths=_lengths(ports),
     )
 
 
@@ -45,6 +46,7 @@ def mtp_inputs(spec: ModelSpec, ports: Ports) -> MtpInputs:
         past_lengths=add_input("past_lengths", I32, [ports.batch]),
         num_logits=_wanted("logit", "num_logits", ports),
         past=_past(kv_states(text, 0, FLOAT_CACHE), ports),
+        lengths=_lengths(ports),
     )
 
 
@@ -79,6 +81,13 @@ def _state_type(state: State, ports: Ports) -> ir.DataType:
     if state.bits == 8:
         return ir.DataType.INT8
     return F32 if state.exact else ports.states
+
+
+def _lengths(ports: Ports) -> tuple[Value, Value] | None:
+    """As GroupQueryAttention names and wants them: the index of the last position, and the length behind the step."""
+    if not ports.lengths:
+        return None
+    return add_input("seqlens_k", I32, [ports.batch]), add_input("total_sequence_length", I32, [])
 
 
 def _wanted(kind: str, count: str, ports: Ports) -> Value:

@@ -79,8 +79,6 @@ def encoder_graph(
     given = {name: add_input(name, *port) for name, port in places.items()}
     builder = _builder("vision_encoder", [pixels, grid, *given.values()], opsets)
     features, taps = encoder(builder.op, pixels, grid, given)
-    if not grid.uses():
-        builder.graph.inputs.remove(grid)
     width = spec.out_hidden
     add_output(builder, features, "image_features", F32, ["image_tokens", width])
     if taps is not None:
@@ -112,6 +110,7 @@ def build_decoder(
     values = [inputs.input_ids, inputs.image_features, inputs.position_ids, inputs.past_lengths, inputs.num_logits]
     values += [inputs.deepstack_features] if taps else []
     values += [] if inputs.num_hidden_states is None else [inputs.num_hidden_states]
+    values += inputs.lengths or []
     builder = _builder("decoder", [*values, *(v for pair in inputs.past for v in pair)], opsets)
     decoder = Decoder(dialect, text, policy, spec.image_token_id)
     head = None if text.tied else _head(spec, policy, dialect, prefixes)
@@ -131,7 +130,8 @@ def build_mtp(
     """The multi-token-prediction head; the token table and the output head lie in the data file of the decoder."""
     text = spec.decoder
     inputs = mtp_inputs(spec, dialect.ports)
-    builder = _builder("mtp", [*(v for v in vars(inputs).values() if isinstance(v, ir.Value)), *inputs.past], opsets)
+    values = [value for value in vars(inputs).values() if isinstance(value, ir.Value)]
+    builder = _builder("mtp", [*values, *(inputs.lengths or []), *inputs.past], opsets)
     scheme = policy.scheme("table", text.hidden, "embed_tokens")
     table = dialect.table(text.vocab, text.hidden, scheme, shared=text.tied)
     table._set_name("embed_tokens")
@@ -158,6 +158,12 @@ def _builder(name: str, inputs: list[Value], opsets: dict[str, int]) -> GraphBui
     return GraphBuilder(ir.Graph(inputs, [], nodes=[], opset_imports=dict(opsets), name=name))
 
 
+def _drop_unused(graph: ir.Graph, *names: str) -> None:
+    """Leave out inputs that dialects have no use for."""
+    for value in [value for value in graph.inputs if value.name in names and not value.uses()]:
+        graph.inputs.remove(value)
+
+
 def _graph(builder: GraphBuilder, used: tuple[Source, ...]) -> Graph:
     for node in builder.graph:
         node.metadata_props.clear()  # module scopes: half of the file, and the names already say it
@@ -166,4 +172,5 @@ def _graph(builder: GraphBuilder, used: tuple[Source, ...]) -> Graph:
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)
     )
     RemoveUnusedNodesPass()(model)
+    _drop_unused(builder.graph, "image_grid_thw", "past_lengths")
     return Graph(str(builder.graph.name), model, used)

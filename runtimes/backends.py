@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
+from ..targets.errors import InputError
 from .bundle import Bundle
+from .cuda_executor import CudaExecutor, has_cuda
 from .engine import Decoder, VisionEncoder
 from .images import Grid
 from .indexed import Executor, IndexedDecoder, IndexedVision
@@ -16,29 +19,60 @@ from .onnx_executor import OnnxExecutor
 from .places import ArlowPlaces, qwen_index
 from .tensorrt import TensorRTExecutor
 
-ORT, ENGINE = "ort", ".engine"  # a dialect, and the end of a file's name
+ORT, CUDA, ENGINE = "ort", "cuda", ".engine"  # dialects, and the end of a file's name
+CPU = "cpu"
+DEVICES = (CPU, CUDA)
 
 
-def open_vision(bundle: Bundle, *, threads: int | None, profile: bool = False, native: bool | None = None) -> Vision:
-    """The vision encoder of a bundle, loaded."""
+@dataclass(frozen=True)
+class Wishes:
+    """How a bundle is to be run."""
+
+    capacity: int = 0  # tokens
+    threads: int | None = None
+    profile: bool = False
+    native: bool | None = None
+    device: str | None = None  # one of DEVICES; None: what the bundle was made for
+
+    def on_cpu(self) -> dict[str, Any]:
+        """Those that graphs on the CPU know."""
+        return {"threads": self.threads, "profile": self.profile, "native": self.native}
+
+
+def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
+    """The vision encoder of a bundle, loaded. InputError for a device that it was not made for."""
+    check_device(bundle, wishes.device)
     if dialect(bundle, "vision_encoder") == ORT:
-        return VisionEncoder(bundle.graph("vision_encoder"), threads=threads, profile=profile, native=native)
-    return IndexedVision(_executor(bundle, "vision_encoder", threads, profile), _index(bundle))
+        return VisionEncoder(bundle.graph("vision_encoder"), **wishes.on_cpu())
+    return IndexedVision(_executor(bundle, "vision_encoder", wishes), _index(bundle))
 
 
-def open_decoder(
-    bundle: Bundle,
-    name: str,
-    *,
-    capacity: int,
-    threads: int | None,
-    profile: bool = False,
-    native: bool | None = None,
-) -> Decoder:
-    """The decoder of a bundle, or its head for multi-token prediction, loaded."""
+def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
+    """The decoder of a bundle, or its head for multi-token prediction, loaded. InputError as of `open_vision`."""
+    check_device(bundle, wishes.device)
     if dialect(bundle, name) == ORT:
-        return Decoder(bundle.graph(name), capacity=capacity, threads=threads, profile=profile, native=native)
-    return IndexedDecoder(_executor(bundle, name, threads, profile), capacity=capacity)
+        return Decoder(bundle.graph(name), capacity=wishes.capacity, **wishes.on_cpu())
+    return IndexedDecoder(_executor(bundle, name, wishes), capacity=wishes.capacity)
+
+
+def usable_device(manifest: Mapping[str, Any]) -> str | None:
+    """The device to prove a new bundle on: the CPU for one whose GPU is not here."""
+    return CPU if _for_cuda(manifest) and not has_cuda() else None
+
+
+def _for_cuda(manifest: Mapping[str, Any]) -> bool:
+    return any(graph.get("dialect") == CUDA for graph in manifest["graphs"].values())
+
+
+def check_device(bundle: Bundle, device: str | None) -> None:
+    """Raises InputError for an unknown device, and for CUDA where the bundle is not for it."""
+    if device not in (None, *DEVICES):
+        raise InputError(f"unknown device {device!r}; expected one of {', '.join(DEVICES)}")
+    if device == CUDA and not _for_cuda(bundle.manifest):
+        raise InputError(
+            f"the bundle {bundle.path} is for the target {bundle.manifest['target']}, not for CUDA; "
+            "export it with --target cuda"
+        )
 
 
 def dialect(bundle: Bundle, name: str) -> str:
@@ -46,11 +80,13 @@ def dialect(bundle: Bundle, name: str) -> str:
     return str(bundle.manifest["graphs"].get(name, {}).get("dialect", ORT))
 
 
-def _executor(bundle: Bundle, name: str, threads: int | None, profile: bool) -> Executor:
+def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor:
     path = bundle.graph(name)
     if path.suffix == ENGINE:
         return TensorRTExecutor(path, bundle.manifest["graphs"][name])
-    return OnnxExecutor(path, threads=threads, profile=profile)
+    if dialect(bundle, name) == CUDA and wishes.device != CPU:
+        return CudaExecutor(path, capacity=wishes.capacity, profile=wishes.profile)
+    return OnnxExecutor(path, capacity=wishes.capacity, threads=wishes.threads, profile=wishes.profile)
 
 
 def _index(bundle: Bundle) -> Callable[[Grid], dict[str, NDArray[Any]]]:

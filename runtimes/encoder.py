@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
-from .backends import open_vision
+from .backends import Wishes, open_vision
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
@@ -53,6 +53,7 @@ class Encoder:
         max_pixels: int | None = None,
         image_limits: ImageLimits | None = None,
         profile: bool = False,
+        device: str | None = None,
     ) -> None:
         """`context`: most patches of one image or clip; the bias of attention takes 4 bytes for each pair of them."""
         manifest = bundle.manifest
@@ -67,7 +68,7 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        self.vision = open_vision(bundle, threads=threads, profile=profile)
+        self.vision = open_vision(bundle, Wishes(threads=threads, profile=profile, device=device))
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
         """Encode images (paths, bytes or PIL images) and clips (what `open_clip` takes), one by one.

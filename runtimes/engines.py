@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..targets.errors import InputError, closest
-from .backends import open_decoder, open_vision
+from .backends import Wishes, check_device, open_decoder, open_vision
 from .bundle import Bundle
-from .engine import Decoder, VisionEncoder
+from .engine import VisionEncoder
 from .pixels import image_spec
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How a bundle is to be run."""
-
-    capacity: int  # tokens
-    threads: int | None = None
-    profile: bool = False
-    native: bool | None = None
 
 
 def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
@@ -33,16 +22,15 @@ def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     return ENGINES[name](bundle, wishes)
 
 
-def _onnx(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
-    how: Any = {"threads": wishes.threads, "profile": wishes.profile, "native": wishes.native}
-    decoder = Decoder(bundle.graph("decoder"), capacity=wishes.capacity, **how)
-    return VisionEncoder(bundle.graph("vision_encoder"), **how), decoder
+def _graphs(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
+    return open_vision(bundle, wishes), open_decoder(bundle, "decoder", wishes)
 
 
 def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     from .llamacpp.decoder import LlamaDecoder, Settings
     from .llamacpp.library import LlamaModel
 
+    check_device(bundle, wishes.device)
     manifest = bundle.manifest
     exact = manifest["options"]["precision"] == "f32"
     settings = Settings(wishes.capacity, int(manifest["options"]["prefill_chunk"]), wishes.threads, exact)
@@ -60,19 +48,14 @@ def _gguf_vision(bundle: Bundle, model: Any, wishes: Wishes, *, exact: bool) -> 
 
     path = bundle.graph("vision_encoder")
     if path.suffix == ".onnx":
-        return VisionEncoder(path, threads=wishes.threads, profile=wishes.profile, native=wishes.native)
+        return VisionEncoder(path, **wishes.on_cpu())
     most = int(bundle.manifest["limits"]["max_image_tokens"])
     spec = image_spec(bundle.manifest)
     return LlamaVision(path, model, spec, most_tokens=most, threads=wishes.threads, exact=exact)
 
 
-def _tensorrt(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
-    how: Any = {"threads": wishes.threads, "profile": wishes.profile}
-    return open_vision(bundle, **how), open_decoder(bundle, "decoder", capacity=wishes.capacity, **how)
-
-
 ENGINES: Mapping[str, Callable[[Bundle, Wishes], tuple[Any, Any]]] = {
-    "onnx": _onnx,
+    "onnx": _graphs,
     "gguf": _gguf,
-    "tensorrt": _tensorrt,
+    "tensorrt": _graphs,
 }

@@ -1,12 +1,12 @@
-"""Graphs of the tensorrt dialect behind the interfaces of engine.py, on any engine that can run them.
+"""Graphs of the dialects for GPUs behind the interfaces of engine.py, on any engine that can run them.
 
-They differ from those for ONNX Runtime in what they are told: positions and patches come as indices, image features
-have at least one row, and the KV cache has a fixed capacity that the engine keeps.
+They differ from those for CPUs in what they are told: positions and patches come as indices, image features have at
+least one row, and the KV cache has a fixed capacity that the engine keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,6 +137,8 @@ class IndexedDecoder(Decoder):
             "input_ids": ids[None],
             "position_ids": (positions[:, None] if self.axes else positions[:1]),
             "past_lengths": np.array([self.length], np.int32),
+            "seqlens_k": np.array([self.length + seq - 1], np.int32),
+            "total_sequence_length": np.array(self.length + seq, np.int32),
             "logit_positions": np.arange(last - wanted, last),
             "hidden_positions": np.arange(seq - kept, seq),
             "image_features": rows.features,
@@ -149,6 +151,11 @@ def _at_least_one(images: ImageFeatures | None, hidden: int, taps: int) -> Image
     if images is not None and len(images):
         return images
     return ImageFeatures(np.zeros((1, hidden), np.float32), np.zeros((taps, 1, hidden), np.float32) if taps else None)
+
+
+def sized(shape: Sequence[Any], capacity: int) -> Shape:
+    """The shape of an input or output whose cache holds `capacity` tokens, where the graph leaves that open."""
+    return tuple(capacity if size == "capacity" else size for size in shape)
 
 
 def present_name(past: str) -> str:

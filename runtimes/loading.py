@@ -13,8 +13,8 @@ from .model import Model
 def load(path: str | Path, **options: Any) -> Any:
     """Load a bundle folder: a Model that answers, or an Encoder where there is no decoder.
 
-    `options` are those of either: threads, context, min_pixels, max_pixels, image_limits. Raises InputError for what is
-    no bundle.
+    `options` are those of either: threads, context, device, min_pixels, max_pixels, image_limits. Raises InputError for
+    what is no bundle.
     """
     return open_loaded(open_bundle(path), **options)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..targets.errors import InputError
-from .backends import open_decoder
+from .backends import Wishes, open_decoder
 from .bundle import Bundle, open_bundle
 from .cpu import warn_if_lacking
 from .engine import Floats
-from .engines import Wishes, open_engines
+from .engines import open_engines
 from .frames import VideoLimits
 from .images import ImageLimits
 from .media import MediaEncoder, layout_of
@@ -84,6 +84,7 @@ class Model:
         video_limits: VideoLimits | None = None,
         profile: bool = False,
         native: bool | None = None,
+        device: str | None = None,
     ) -> None:
         manifest = bundle.manifest
         if "decoder" not in manifest["graphs"]:
@@ -91,7 +92,7 @@ class Model:
                 f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
             )
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest, self._threads = bundle, manifest, threads
+        self.bundle, self.manifest = bundle, manifest
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = position_spec(manifest, self.prompts)
@@ -99,8 +100,8 @@ class Model:
         self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
         capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
-        wishes = Wishes(capacity, threads, profile=profile, native=native)
-        self.vision, self.decoder = open_engines(bundle, wishes)
+        self._wishes = Wishes(capacity, threads, profile, native, device)
+        self.vision, self.decoder = open_engines(bundle, self._wishes)
         self.cache = PromptCache(self.decoder, self.prompts, int(manifest["options"]["prefill_chunk"]))
         limits = image_limits or ImageLimits(), video_limits or VideoLimits()
         self.media = MediaEncoder(self.vision, self.image_spec, self.video_spec, *limits)
@@ -175,8 +176,7 @@ class Model:
     @cached_property
     def draft_head(self) -> DraftHead:
         """The multi-token-prediction head, loaded when it is first asked for; InputError when the bundle has none."""
-        how: Any = {"capacity": self.decoder.capacity, "threads": self._threads, "native": bool(self.kernels)}
-        return DraftHead(open_decoder(self.bundle, "mtp", **how))
+        return DraftHead(open_decoder(self.bundle, "mtp", replace(self._wishes, profile=False)))
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of the KV cache and the features of images."""

@@ -1,7 +1,8 @@
-"""Graphs of the tensorrt dialect in ONNX Runtime: what they mean, without TensorRT and without a GPU."""
+"""Graphs for GPUs, of the dialects tensorrt and cuda, on ONNX Runtime's CPU kernels: what they mean, without a GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import session
-from .indexed import Arrays, present_name
+from .indexed import Arrays, present_name, sized
 from .states import CACHE, RECURRENT
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class OnnxExecutor:
-    """A graph on the CPU; states are numpy arrays that each step replaces."""
+    """A graph on the CPU; states are numpy arrays that each step replaces.
 
-    def __init__(self, path: Path, *, threads: int | None = None, profile: bool = False) -> None:
+    Caches of any size hold `capacity` tokens. InputError for activations in bfloat16, which have no kernels here.
+    """
+
+    def __init__(self, path: Path, *, capacity: int = 0, threads: int | None = None, profile: bool = False) -> None:
         self.session = session(path, threads, profile=profile, native=False)
         ports = self.session.get_inputs()
-        self.inputs = {port.name: tuple(port.shape) for port in ports}
-        self.outputs = {port.name: tuple(port.shape) for port in self.session.get_outputs()}
-        self._states = {port.name: np.zeros(port.shape, TYPES[port.type]) for port in ports
+        self.inputs = {port.name: sized(port.shape, capacity) for port in ports}
+        self.outputs = {port.name: sized(port.shape, capacity) for port in self.session.get_outputs()}
+        self._states = {port.name: np.zeros(self.inputs[port.name], TYPES[port.type]) for port in ports
                         if port.name.startswith((CACHE, RECURRENT))}  # fmt: skip
 
     def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:

@@ -63,8 +63,8 @@ class VerifyReport:
         }
 
 
-def verify(bundle: str | Path | Bundle, *, threads: int | None = None) -> VerifyReport:
-    """Check all hashes of a bundle, then replay its golden traces.
+def verify(bundle: str | Path | Bundle, *, threads: int | None = None, device: str | None = None) -> VerifyReport:
+    """Check all hashes of a bundle, then replay its golden traces, on `device` as of `load`.
 
     Raises InputError for a damaged bundle and for one without traces; a divergence is a report that did not pass.
     """
@@ -72,7 +72,7 @@ def verify(bundle: str | Path | Bundle, *, threads: int | None = None) -> Verify
     traces = read_traces(opened)
     longest = max((len(case.token_ids) + len(case.answer) for case in traces.cases), default=1)
     room = {"context": min(longest, opened.manifest["limits"]["context"])} if answers(opened) else {}
-    model = open_loaded(opened, threads=threads, **room)
+    model = open_loaded(opened, threads=threads, device=device, **room)
     floats = all(entry["bits"] == 32 for entry in opened.manifest["precision"].values())
     options = opened.manifest["options"]
     onnx = options.get("format", "onnx") == "onnx"  # llama.cpp's GELU comes from a float16 table

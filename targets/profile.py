@@ -43,6 +43,8 @@ class TargetProfile:
     accuracy_level: int = 4  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
     int8_activations: tuple[str, ...] = ()  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
     cpu_features: tuple[str, ...] = ()  # any of these, in Linux's names; empty: none is needed
+    activations: str = "float32"  # of the dialect cuda: "float16" or "bfloat16"
+    lacks: tuple[str, ...] = ()  # precisions that it has no kernels for
     gpu: GpuTarget | None = None  # of targets for TensorRT
 
 
@@ -58,7 +60,7 @@ def load_target(name: str) -> TargetProfile:
         raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
     text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     fields: dict[str, Any] = tomllib.loads(text)
-    for key in ("int8_activations", "cpu_features"):
+    for key in ("int8_activations", "cpu_features", "lacks"):
         fields[key] = tuple(fields.get(key, ()))
     gpu = fields.pop("gpu", None)
     return TargetProfile(name=name, **fields, gpu=None if gpu is None else GpuTarget.from_table(gpu))

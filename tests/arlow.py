@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from lensmith.exporters.export import Job, Options, export, prepare
+from lensmith.runtimes.backends import usable_device
 from lensmith.runtimes.encoder import Encoder
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from numpy.typing import NDArray
@@ -74,7 +75,8 @@ def changed(folder: Path, **changes: Any) -> Path:
 def compiled(source: Path, out: Path, **options: Any) -> tuple[Job, Encoder]:
     """Exported in float32 unless told, without golden traces, and loaded."""
     job = prepare(source, Options(**{"precision": "fp32", **options}))
-    return job, Encoder(export(job, out, golden="never"), threads=1)
+    bundle = export(job, out, golden="never")
+    return job, Encoder(bundle, threads=1, device=usable_device(bundle.manifest))
 
 
 def run(encoder: Encoder, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:

@@ -16,7 +16,8 @@ RTX_CAPABILITIES = {"7.5", "8.0", "8.6", "8.9", "12.0"}  # what TensorRT-RTX bui
 @pytest.mark.parametrize("name", target_names())
 def test_profiles_load(name: str) -> None:
     profile = load_target(name)
-    assert profile.dialect == ("ort" if profile.gpu is None else "tensorrt")
+    assert profile.dialect in (("ort", "cuda") if profile.gpu is None else ("tensorrt",))
+    assert (profile.dialect == "cuda") == (profile.activations != "float32")
     assert bool(profile.int8_activations) == bool(profile.cpu_features)  # full int8 products need dot products
 
 

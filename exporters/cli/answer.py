@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...targets.errors import InputError
-from .shared import AS_JSON, THREADS, console, options, pairs, print_json
+from .shared import AS_JSON, DEVICE, THREADS, console, options, pairs, print_json
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
@@ -25,6 +25,7 @@ LOADING = options(
     ),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens of prompt and answer."),
     THREADS,
+    DEVICE,
 )
 SAMPLING = options(
     click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, metavar="N"),
@@ -44,7 +45,7 @@ VIDEO = options(
     click.option("--frames", "num_frames", type=click.IntRange(2), metavar="N", help="Frames taken of each video."),
 )
 SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
-LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "context", "threads")
+LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "context", "threads", "device")
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 
 

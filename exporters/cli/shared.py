@@ -43,6 +43,7 @@ def parse_size(_: click.Context, option: click.Parameter, value: str | None) -> 
 
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+DEVICE = click.option("--device", metavar="NAME", help="cpu runs a bundle for CUDA without a GPU; default: its target.")
 THREADS = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: one for each core.")
 
 

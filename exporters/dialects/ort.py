@@ -25,11 +25,15 @@ class OrtDialect:
     """Operators with CPU and CUDA kernels in ONNX Runtime.
 
     `accuracy_level` is MatMulNBits' own: 4 lets the kernel round activations to int8 in each group, 1 keeps float32.
+    Activations are float32; OrtGpuDialect has others.
     """
 
     accuracy_level: int = 4
-    ports: ClassVar[Ports] = Ports()
     opsets: ClassVar[dict[str, int]] = OPSETS
+
+    @property
+    def ports(self) -> Ports:
+        return Ports()
 
     def matrix(self, rows: int, columns: int, scheme: Scheme) -> Matrix:
         return Matrix(rows, columns, scheme)
@@ -135,18 +139,20 @@ class OrtDialect:
         )
 
     def rms_norm(self, op: Op, x: Value, weight: Value, eps: float) -> Value:
-        return op.SimplifiedLayerNormalization(x, weight, axis=-1, epsilon=eps, stash_type=1)
+        return op.SimplifiedLayerNormalization(x, self.enter(op, weight), axis=-1, epsilon=eps, stash_type=1)
 
     def add_rms_norm(self, op: Op, x: Value, skip: Value, weight: Value, eps: float) -> tuple[Value, Value]:
+        weight = self.enter(op, weight)
         out = op.SkipSimplifiedLayerNormalization(x, skip, weight, epsilon=eps, _domain=MS, _outputs=4)
         return out[0], out[3]
 
     def layer_norm(self, op: Op, x: Value, weight: Value, bias: Value, eps: float) -> Value:
-        return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=eps)
+        return op.LayerNormalization(x, self.enter(op, weight), self.enter(op, bias), axis=-1, epsilon=eps)
 
     def add_layer_norm(
         self, op: Op, x: Value, skip: Value, weight: Value, bias: Value, eps: float
     ) -> tuple[Value, Value]:
+        weight, bias = self.enter(op, weight), self.enter(op, bias)
         out = op.SkipLayerNormalization(x, skip, weight, bias, epsilon=eps, _domain=MS, _outputs=4)
         return out[0], out[3]
 
@@ -204,7 +210,8 @@ class OrtDialect:
         width = q.shape[2] if q.shape is not None else None
         rows: list[Any] = [1, None, width]
         ports: tuple[tuple[str, ir.DataType, list[Any]], ...]
-        ports = (("index", I64, []), ("more", BOOL, []), ("done", F32, rows), ("again", BOOL, []), ("rows", F32, rows))
+        own = self.ports.states
+        ports = (("index", I64, []), ("more", BOOL, []), ("done", own, rows), ("again", BOOL, []), ("rows", own, rows))
         made = [ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape)) for name, kind, shape in ports]
         body = op.builder.subgraph(some, made[:3], made[3:], name="queries")
         return op.Loop(trips, None, op.Slice(q, [0], [0], [1]), body=body)
@@ -240,9 +247,9 @@ class OrtDialect:
         return out[0], out[1], out[2]
 
     def l2_norm(self, op: Op, x: Value, size: int, eps: float) -> Value:
-        """x / sqrt(sum(x^2) + eps) over the last axis of `size` values: an RMS norm with a constant weight."""
+        """x / sqrt(sum(x^2) + eps) over the last axis, in float32: an RMS norm with a constant weight."""
         weight = op.Constant(value=ir.tensor(np.full(size, size**-0.5, np.float32)))
-        return self.rms_norm(op, x, weight, eps / size)
+        return op.SimplifiedLayerNormalization(self.leave(op, x), weight, axis=-1, epsilon=eps / size, stash_type=1)
 
     def gated_rms_norm(self, op: Op, x: Value, gate: Value, weight: Value, heads: int, eps: float) -> Value:
         """RMS norm of each head of x [batch, seq, heads * head_dim], times silu(gate).
@@ -260,11 +267,12 @@ class OrtDialect:
         channels last, which needs no transposes, and the fused activation are each slower in long prompts.
         """
         channels_first = op.Transpose(x, perm=[0, 2, 1])
-        y, present = op.CausalConvWithState(channels_first, weight, None, state, _domain=MS, _outputs=2)
+        taps = self.enter(op, weight)
+        y, present = op.CausalConvWithState(channels_first, taps, None, state, _domain=MS, _outputs=2)
         return self.activation(op, op.Transpose(y, perm=[0, 2, 1]), act), present
 
     def delta_gates(self, op: Op, a: Value, b: Value, bias: Value, scale: Value) -> tuple[Value, Value]:
-        """Log of the decay, scale * softplus(a + bias), and update rate sigmoid(b) [batch, seq, heads]."""
+        """Log of the decay, scale * softplus(a + bias), and update rate sigmoid(b) [batch, seq, heads], in float32."""
         decay, beta = op.LinearAttentionGate(a, bias, scale, b, _domain=MS, _outputs=2)
         return decay, beta
 
@@ -275,8 +283,11 @@ class OrtDialect:
 
         States are [batch, value_heads, key_dim, value_dim]; past and present may be one buffer.
         """
+        q, k, v = qkv
         out, present = op.LinearAttention(
-            *qkv,
+            q,
+            k,
+            self.leave(op, v),
             state,
             *gates,
             q_num_heads=heads[0],
@@ -285,7 +296,7 @@ class OrtDialect:
             _domain=MS,
             _outputs=2,
         )
-        return out, present
+        return self.enter(op, out), present
 
 
 def _by_block(op: Op, weight: Matrix, parts: dict[str, Value]) -> dict[str, Value]:

@@ -1,0 +1,138 @@
+"""How bundles for CUDA are driven: buffers, steps that are recorded, devices. Host memory stands in for the GPU's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.runtimes import cuda_executor, load
+from lensmith.runtimes.backends import usable_device
+from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.cuda_executor import CudaExecutor
+from lensmith.runtimes.engine import load_session
+from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.requests import user_message
+from lensmith.targets.errors import InputError, MissingExtra
+from PIL import Image
+
+from tests import ladder
+
+QUESTION = [user_message("What is it?", [Image.new("RGB", (96, 64), "red")])]
+FAMILIES = ("qwen3-vl-2b", "nemotron-4b")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of tiny models with an attention cache, and with recurrent states as well."""
+    folder, made = tmp_path_factory.mktemp("cuda"), {}
+    for name in FAMILIES:
+        job = prepare(ladder.tiny(folder / name, name), Options(precision="int4", target="cuda"))
+        made[name] = export(job, folder / f"{name}-b", golden="never").path
+    return made
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Sessions on the CPU in place of those on the GPU; the files that were opened, and whether to record steps."""
+    opened: list[tuple[str, bool]] = []
+
+    def session(path: Path, *, graphs: bool, profile: bool = False) -> ort.InferenceSession:
+        opened.append((path.name, graphs))
+        return load_session(path, ort.SessionOptions(), ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(cuda_executor, "DEVICE", "cpu")
+    monkeypatch.setattr(cuda_executor, "need_cuda", lambda: None)
+    monkeypatch.setattr(cuda_executor, "cuda_session", session)
+    return opened
+
+
+def answer(model: Model, tokens: int = 24) -> list[int]:
+    made = model.generate(QUESTION, GenerationOptions(max_new_tokens=tokens, ignore_eos=True))
+    made.read()
+    return made.ids
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_buffers_and_recorded_steps_give_the_same_tokens(
+    bundles: dict[str, Path], host: list[tuple[str, bool]], name: str
+) -> None:
+    model, plain = load(bundles[name], context=256), load(bundles[name], context=256, device="cpu")
+    executor = model.decoder.executor
+    assert isinstance(executor, CudaExecutor)
+    assert host == [("vision_encoder.onnx", False), ("decoder.onnx", True)]
+    assert answer(model) == answer(plain)
+    assert executor._single is not None
+    assert answer(model) == answer(plain)  # behind a prompt that is in the cache already
+    model.forget()
+    assert answer(model) == answer(plain)
+
+
+def test_states_are_read_and_written(bundles: dict[str, Path], host: list[tuple[str, bool]]) -> None:
+    model = load(bundles["nemotron-4b"], context=256)
+    model.prefill(model.prepare(QUESTION), reuse=False)
+    copies = model.decoder.states.copies()
+    assert {values.dtype for values in copies.values()} == {np.dtype(np.float16), np.dtype(np.float32)}
+    assert all(np.abs(values).max() > 0 for values in copies.values())
+    model.decoder.rewind(0)
+    assert all(np.abs(values).max() == 0 for values in model.decoder.states.copies().values())
+    name, values = next(iter(copies.items()))
+    model.decoder.executor.write(name, values)
+    np.testing.assert_array_equal(model.decoder.executor.read(name), values)
+
+
+def test_steps_are_not_recorded_where_that_fails(
+    bundles: dict[str, Path], host: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = cuda_executor.cuda_session
+
+    def refusing(path: Path, *, graphs: bool, profile: bool = False) -> Any:
+        if graphs:
+            raise InputError("cannot be recorded")
+        return plain(path, graphs=graphs, profile=profile)
+
+    monkeypatch.setattr(cuda_executor, "cuda_session", refusing)
+    model = load(bundles["qwen3-vl-2b"], context=256)
+    assert not model.decoder.executor.recorded
+    assert answer(model) == answer(load(bundles["qwen3-vl-2b"], context=256, device="cpu"))
+
+
+def test_the_context_bounds_the_cache(bundles: dict[str, Path], host: list[tuple[str, bool]]) -> None:
+    model = load(bundles["qwen3-vl-2b"], context=100)
+    assert model.decoder.capacity == 100
+    made = model.generate(QUESTION, GenerationOptions(max_new_tokens=100, ignore_eos=True))
+    made.read()
+    assert made.finish_reason == "context"
+
+
+def test_without_cuda_the_extra_is_named(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(MissingExtra, match=r"lensmith\[gpu\]"):
+        load(bundles["qwen3-vl-2b"])
+    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
+
+
+def test_devices_that_do_not_fit(bundles: dict[str, Path], tiny_bundle: Path) -> None:
+    with pytest.raises(InputError, match="--target cuda"):
+        load(tiny_bundle, device="cuda")
+    with pytest.raises(InputError, match="expected one of cpu, cuda"):
+        load(bundles["qwen3-vl-2b"], device="tpu")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int3", "int2"])
+def test_precisions_without_kernels_are_refused(tiny_checkpoint: Path, precision: str) -> None:
+    with pytest.raises(InputError, match="no kernels for"):
+        prepare(tiny_checkpoint, Options(precision=precision, target="cuda"))
+
+
+def test_bfloat16_says_that_it_needs_its_gpu(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    job = prepare(tiny_checkpoint, Options(target="cuda-bf16"))
+    with pytest.raises(InputError, match="GPU"):
+        export(job, tmp_path / "never", golden="always")
+    bundle = export(job, tmp_path / "b", golden="auto")
+    assert not bundle.manifest["evidence"]["golden"]["recorded"]
+    with pytest.raises(InputError):
+        load(bundle.path, device="cpu")
