@@ -361,10 +361,8 @@ def _tensorrt(target: TargetProfile, precision: str, spec: Spec) -> Dialect:
 def _finish_tensorrt(
     job: Job, writer: BundleWriter, key: str, manifest: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
-    gpu = job.target.gpu
-    if gpu is None or not finish.builds_here(gpu, job.options.precision):
-        return manifest
-    return finish.with_engines(manifest, writer, gpu, key, progress)
+    assert job.target.gpu is not None
+    return finish.finish(manifest, writer, job.target.gpu, key, progress)
 
 
 def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
@@ -373,13 +371,12 @@ def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) ->
 
 
 LOWERINGS = {
-    "onnx": Lowering(
-        _write_graphs, _signatures, _precision, refuse=limits.refuse_elsewhere, no_replay=_no_replay
-    ),
+    "onnx": Lowering(_write_graphs, _signatures, _precision, refuse=limits.refuse_elsewhere, no_replay=_no_replay),
     "tensorrt": Lowering(
         _write_graphs,
         _signatures,
         _precision,
+        check=limits.check,
         refuse=limits.refuse,
         dialect=_tensorrt,
         finish=_finish_tensorrt,

@@ -18,6 +18,7 @@ from .media import Vision
 from .onnx_executor import OnnxExecutor
 from .places import ArlowPlaces, qwen_index
 from .tensorrt import TensorRTExecutor
+from .tensorrt_plugin import PluginExecutor
 
 ORT, CUDA, ENGINE = "ort", "cuda", ".engine"  # dialects, and the end of a file's name
 CPU = "cpu"
@@ -81,9 +82,11 @@ def dialect(bundle: Bundle, name: str) -> str:
 
 
 def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor:
-    path = bundle.graph(name)
+    path, entry = bundle.graph(name), bundle.manifest["graphs"][name]
     if path.suffix == ENGINE:
-        return TensorRTExecutor(path, bundle.manifest["graphs"][name])
+        return TensorRTExecutor(path, entry)
+    if "plugin" in entry:
+        return PluginExecutor(path, entry["plugin"]["profiles"])
     if dialect(bundle, name) == CUDA and wishes.device != CPU:
         return CudaExecutor(path, capacity=wishes.capacity, profile=wishes.profile)
     return OnnxExecutor(path, capacity=wishes.capacity, threads=wishes.threads, profile=wishes.profile)

@@ -67,6 +67,11 @@ class Buffer:
         values = np.ascontiguousarray(values)
         self._copy(self.pointer, values.ctypes.data, values.nbytes, "cudaMemcpyHostToDevice")
 
+    def copy(self, other: Buffer) -> None:
+        """Take the bytes of another buffer of the same size, behind all that was asked of the stream before."""
+        kind = self._cuda._api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._cuda._call("cudaMemcpyAsync", self.pointer, other.pointer, other.nbytes, kind, self._cuda.stream)
+
     def get(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """A copy of the beginning as an array."""
         values = np.empty(shape, dtype)

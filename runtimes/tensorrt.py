@@ -1,6 +1,7 @@
 """Engines of TensorRT on their GPU: one for each graph, with its states in device memory.
 
-Caches are written where they lie: past and present are one buffer. Other states have two buffers that change places.
+Caches are written where they lie: past and present are one buffer. Other states are made beside the old ones and copied
+over them, so that a step for one token has the same addresses each time and can be replayed as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError, LensmithError
-from .cuda import Buffer, Cuda
+from .cuda import Cuda
 from .indexed import Arrays, present_name
 from .states import CACHE, RECURRENT
+from .tensorrt_context import BoundContext
 from .tensorrt_library import load_library
 
 # By TensorRT's name of a type; bfloat16 is carried as its bytes.
@@ -39,11 +41,11 @@ class TensorRTExecutor:
         self._trt, self._cuda = load_library(made["flavour"]), Cuda()
         self._log = _logger(self._trt)
         self._engine = self._load(path, made)
+        self._types = {name: TYPES[self._engine.get_tensor_dtype(name).name] for name in (*self.inputs, *self.outputs)}
         self._contexts = [self._context(index) for index in range(len(self.profiles))]
-        self._buffers: dict[str, Buffer] = {}
         self._states = {name: self._cuda.buffer(self._nbytes(name)) for name in self.inputs
                         if name.startswith((CACHE, RECURRENT))}  # fmt: skip
-        self._spare = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states if not _aliased(name)}
+        self._made = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states if not _aliased(name)}
 
     def _load(self, path: Path, made: Mapping[str, Any]) -> Any:
         self._runtime = self._trt.Runtime(self._log)
@@ -56,32 +58,37 @@ class TensorRTExecutor:
             )
         return engine
 
-    def _context(self, profile: int) -> Any:
-        context = self._engine.create_execution_context()
+    def _context(self, profile: int) -> BoundContext:
+        config = self._runtime_config(recorded=len(self.profiles) > 1 and fixed(self.profiles[profile]))
+        context = self._engine.create_execution_context(*([] if config is None else [config]))
         if context is None or not context.set_optimization_profile_async(profile, self._cuda.stream):
             raise LensmithError(f"TensorRT makes no context for profile {profile}: {self._log.last[:300]}")
-        return context
+        return BoundContext(context, self._cuda, self._types, self._log)
+
+    def _runtime_config(self, *, recorded: bool) -> Any:
+        """One that has TensorRT-RTX record steps of one size as a CUDA graph; None where there is no such thing."""
+        if not recorded or not hasattr(self._trt, "CudaGraphStrategy"):
+            return None
+        config = self._engine.create_runtime_config()
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return config
 
     def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens. InputError for sizes beyond the profiles."""
         context = self._contexts[fitting(self.profiles, feed)]
         for name, values in feed.items():
-            self._bind_input(context, name, values)
+            context.put(name, values)
         for name, buffer in self._states.items():
-            self._bind(context, name, buffer)
-            self._bind(context, present_name(name), self._spare.get(name, buffer))
-        wanted = [name for name in self.outputs if name not in map(present_name, self._states)]
-        shapes = {name: self._bind_output(context, name) for name in wanted}
-        if not context.execute_async_v3(self._cuda.stream):
-            raise LensmithError(f"TensorRT cannot run the engine: {self._log.last[:300]}")
-        made = {name: self._buffers[name].get(shape, self._type(name)) for name, shape in shapes.items()}
-        for name in self._spare:
-            self._states[name], self._spare[name] = self._spare[name], self._states[name]
+            context.bind(name, buffer)
+            context.bind(present_name(name), self._made.get(name, buffer))
+        made = context.run([name for name in self.outputs if name not in map(present_name, self._states)])
+        for name, buffer in self._made.items():
+            self._states[name].copy(buffer)
         return made
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of a state by the name of its input."""
-        return self._states[name].get(self._shape(name), self._type(name))
+        return self._states[name].get(self._shape(name), self._types[name])
 
     def write(self, name: str, values: NDArray[Any] | None) -> None:
         """Set a state; None: to zeros."""
@@ -90,38 +97,11 @@ class TensorRTExecutor:
         else:
             self._states[name].put(values)
 
-    def _bind_input(self, context: Any, name: str, values: NDArray[Any]) -> None:
-        typed = np.ascontiguousarray(values, self._type(name))
-        buffer = self._buffer(name, typed.nbytes)
-        buffer.put(typed)
-        context.set_input_shape(name, typed.shape)
-        self._bind(context, name, buffer)
-
-    def _bind_output(self, context: Any, name: str) -> tuple[int, ...]:
-        shape = tuple(context.get_tensor_shape(name))
-        nbytes = prod(shape) * np.dtype(self._type(name)).itemsize
-        self._bind(context, name, self._buffer(name, nbytes))
-        return shape
-
-    def _bind(self, context: Any, name: str, buffer: Buffer) -> None:
-        if not context.set_tensor_address(name, buffer.pointer):
-            raise LensmithError(f"the engine has no {name!r}: {self._log.last[:300]}")
-
-    def _buffer(self, name: str, nbytes: int) -> Buffer:
-        """The buffer of an input or output, at least as large as asked."""
-        found = self._buffers.get(name)
-        if found is None or found.nbytes < nbytes:
-            found = self._buffers[name] = self._cuda.buffer(nbytes)
-        return found
-
-    def _type(self, name: str) -> Any:
-        return TYPES[self._engine.get_tensor_dtype(name).name]
-
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(int(size) for size in self.inputs[name])
 
     def _nbytes(self, name: str) -> int:
-        itemsize: int = np.dtype(self._type(name)).itemsize
+        itemsize: int = np.dtype(self._types[name]).itemsize
         return prod(self._shape(name)) * itemsize
 
 
@@ -140,6 +120,11 @@ def fitting(profiles: list[dict[str, Any]], feed: Arrays) -> int:
         f"the engine takes {refused} from {least} to {largest}, found {list(feed[refused].shape)}; "
         "give it smaller images or chunks, or export with larger limits"
     )
+
+
+def fixed(profile: Mapping[str, Any]) -> bool:
+    """Whether a profile is for inputs of one size."""
+    return all(least == largest for least, _, largest in profile.values())
 
 
 def _inside(shape: tuple[int, ...], bounds: list[list[int]]) -> bool:

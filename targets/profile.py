@@ -14,12 +14,14 @@ from .errors import InputError, closest
 class GpuTarget:
     """What a target for TensorRT adds."""
 
-    flavour: str  # "tensorrt_rtx", which also builds where there is no GPU, or "tensorrt", which builds on the device
+    # "tensorrt_rtx", which also builds where there is no GPU, "tensorrt", which builds on the device, or
+    # "onnxruntime_plugin", which has no engines in the bundle.
+    flavour: str
     capabilities: tuple[str, ...]  # compute capabilities that one engine serves, as "8.9"
     activations: str  # "bfloat16" or "float16"
     memory_bytes: int  # of the smallest device of the kind
     context: int  # tokens that the KV cache holds, where the user does not say; each step reads all of it
-    lacks: tuple[str, ...] = ()  # precisions that it has no products for
+    lacks: tuple[str, ...] = ()  # precisions that it has no products for; "float32": of activations
 
     @classmethod
     def from_table(cls, fields: dict[str, Any]) -> GpuTarget:
@@ -30,6 +32,11 @@ class GpuTarget:
     def builds_here(self) -> bool:
         """Whether engines are built where the bundle is exported; else on the device."""
         return self.flavour == "tensorrt_rtx"
+
+    @property
+    def has_engines(self) -> bool:
+        """Whether its bundles have engines at all; else their graphs are compiled whenever they are loaded."""
+        return self.flavour != "onnxruntime_plugin"
 
 
 @dataclass(frozen=True)

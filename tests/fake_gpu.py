@@ -21,7 +21,7 @@ class HostCuda:
     """The functions of cuda.bindings.runtime that lensmith calls, over host memory."""
 
     cudaError_t = SimpleNamespace(cudaSuccess=0)
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
 
     def __init__(self) -> None:
         self.held: dict[int, Any] = {}
@@ -50,7 +50,8 @@ class HostCuda:
         return (0,)
 
     def cudaMemcpyAsync(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> tuple[int]:
-        assert nbytes <= len(self.held[to if kind == 1 else source])
+        ends = {1: [to], 2: [source], 3: [to, source]}[kind]
+        assert all(nbytes <= len(self.held[end]) for end in ends)
         ctypes.memmove(to, source, nbytes)
         return (0,)
 
@@ -62,6 +63,7 @@ class HostTensorRT:
     """The module `tensorrt_rtx` as far as lensmith's runtime calls it."""
 
     __version__ = "fake"
+    CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
 
     class ILogger:
         WARNING = 2
@@ -87,13 +89,18 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=self.types[name][0])
 
-    def create_execution_context(self) -> Any:
-        return Context(self)
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(cuda_graph_strategy=None)
+
+    def create_execution_context(self, config: Any = None) -> Any:
+        return Context(self, None if config is None else config.cuda_graph_strategy)
 
 
 class Context:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, recorded: str | None) -> None:
+        self.engine, self.recorded = engine, recorded
+        self.steps: list[list[str]] = []
+        self.told: list[str] = []  # names of what was given an address or a shape since the last step
         self.addresses: dict[str, int] = {}
         self.given: dict[str, tuple[int, ...]] = {}
         self.made: dict[str, Any] = {}
@@ -104,10 +111,12 @@ class Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.given[name] = tuple(shape)
         self.made = {}
+        self.told.append(name)
         return True
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         self.addresses[name] = pointer
+        self.told.append(name)
         return name in self.engine.types
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -117,7 +126,8 @@ class Context:
         for name, values in self._outputs().items():
             values = np.ascontiguousarray(values)
             ctypes.memmove(self.addresses[name], values.ctypes.data, values.nbytes)
-        self.made = {}
+        self.steps.append(self.told)
+        self.made, self.told = {}, []
         return True
 
     def _outputs(self) -> dict[str, Any]:

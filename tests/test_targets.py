@@ -10,6 +10,7 @@ from lensmith.runtimes.cpu import cpu_features, warn_if_lacking
 from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target, target_names
 
+WITH_FP8 = {"8.9", "11.0", "12.0", "12.1"}
 RTX_CAPABILITIES = {"7.5", "8.0", "8.6", "8.9", "12.0"}  # what TensorRT-RTX builds for, but for the DGX Spark's 12.1
 
 
@@ -25,7 +26,8 @@ def test_profiles_load(name: str) -> None:
 def test_gpu_targets_are_whole(name: str) -> None:
     gpu = load_target(name).gpu
     assert gpu is not None
-    assert gpu.builds_here == set(gpu.capabilities).issubset(RTX_CAPABILITIES)
+    assert (gpu.builds_here or not gpu.has_engines) == set(gpu.capabilities).issubset(RTX_CAPABILITIES)
+    assert ("fp8" not in gpu.lacks) == set(gpu.capabilities).issubset(WITH_FP8)
     assert gpu.activations == ("float16" if gpu.capabilities == ("7.5",) else "bfloat16")  # Turing has no bfloat16
     assert ("int4" in gpu.lacks) == (gpu.capabilities == ("7.5",))
     assert gpu.memory_bytes >= 8_000_000_000

@@ -84,6 +84,18 @@ def test_engines_answer_as_their_graphs(plain: Bundle, fake: HostCuda, tmp_path:
     assert relative_error(ours, theirs) < 1e-6  # the same kernels on the same numbers
 
 
+def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    """Their profile alone, and after the first step nothing about sizes and addresses is said again."""
+    model = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
+    model.generate(CONVERSATIONS["one image"], GenerationOptions(max_new_tokens=8, ignore_eos=True)).read()
+    prompts, single = (bound._context for bound in model.decoder.executor._contexts)
+    assert (prompts.recorded, single.recorded) == (None, "whole graph")
+    assert [context._context.recorded for context in model.vision.executor._contexts] == [None]
+    assert single.steps[0]
+    assert len(single.steps) > 4
+    assert not any(single.steps[1:])
+
+
 def test_memory_is_given_back(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
     assert sum(map(len, fake.held.values())) >= sum(
@@ -107,6 +119,22 @@ def test_sizes_beyond_the_profiles_are_named() -> None:
     assert choose(shapes, {"input_ids": np.zeros((1, 2))}) == 0
     with pytest.raises(InputError, match=r"input_ids from \[1, 1\] to \[1, 8\], found \[1, 9\]"):
         choose(shapes, {"input_ids": np.zeros((1, 9))})
+
+
+def test_what_is_beyond_an_engine_is_refused(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    """More tokens than the cache holds, longer chunks and larger images than the profiles take."""
+    model = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
+    chunk = int(plain.manifest["options"]["prefill_chunk"])
+    for tokens, message in ((CONTEXT + 1, f"needs {CONTEXT + 1} tokens but the context holds {CONTEXT}"),
+                            (chunk + 1, rf"input_ids from \[1, 1\] to \[1, {chunk}\]")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            model.decoder.run(np.zeros(tokens, np.int64), np.zeros((3, tokens), np.int64))
+    assert model.decoder.length == 0
+    if "merge_size" in plain.manifest["prompt"]:
+        most = model.vision.executor.profiles[0]["pixel_values"][2]
+        patches = np.zeros((most[0] + 4, most[1]), np.float32)
+        with pytest.raises(InputError, match="smaller images"):
+            model.vision(patches, (1, 2, len(patches) // 2))
 
 
 def test_no_gpu_is_said(plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,33 @@ from ...runtimes.files import dump_json
 from ...targets.errors import InputError
 from ...targets.profile import GpuTarget, load_target
 from .engines import build_engines
+from .profiles import profiles
 
 Progress = Callable[[str, int, int], None]
 GRAPH_FILES = (".onnx", ".data")
 
 
-def builds_here(gpu: GpuTarget | None, precision: str) -> bool:
-    """Whether the export builds engines. Graphs in float32 have none: they are to check the others against."""
-    return gpu is not None and gpu.builds_here and precision != "fp32" and gpu.activations != "float32"
+def finish(
+    manifest: Mapping[str, Any], writer: BundleWriter, gpu: GpuTarget, key: str, progress: Progress
+) -> dict[str, Any]:
+    """The manifest of an export: with engines where they are built here, or with what another compiler is to know.
+
+    Graphs in float32 stay as they are: they are to check the others against.
+    """
+    if manifest["options"]["precision"] == "fp32" or gpu.activations == "float32":
+        return dict(manifest)
+    if not gpu.has_engines:
+        return with_profiles(manifest)
+    return with_engines(manifest, writer, gpu, key, progress) if gpu.builds_here else dict(manifest)
+
+
+def with_profiles(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a bundle whose graphs ONNX Runtime's plugin compiles."""
+    graphs = {
+        name: {**entry, "plugin": {"profiles": profiles(name, entry["inputs"], manifest)}}
+        for name, entry in manifest["graphs"].items()
+    }
+    return {**manifest, "graphs": graphs}
 
 
 def with_engines(
@@ -58,6 +77,8 @@ def _gpu(bundle: Bundle) -> GpuTarget:
     gpu = load_target(bundle.manifest["target"]).gpu
     if gpu is None:
         raise InputError(f"the target {bundle.manifest['target']!r} of {bundle.path} has no GPU; export it again")
+    if not gpu.has_engines:
+        raise InputError(f"the bundle {bundle.path} needs no engines: its graphs are compiled when they are loaded")
     return gpu
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...runtimes.states import CACHE, RECURRENT
 from ...targets.errors import InputError
 from ...targets.profile import TargetProfile, load_target, target_names
 from ..scheme import CHANNEL, PRECISIONS
+from ..spec import ModelSpec
+from ..weights import stored_bytes
 
 if TYPE_CHECKING:
     from ..export import Job, Options
@@ -44,6 +47,34 @@ def refuse(options: Options, target: TargetProfile) -> None:
         raise InputError(
             "TensorRT writes out weights with one scale for each row at each step; expected --group-size 32, 64 or 128"
         )
+
+
+def check(job: Job) -> None:
+    """An InputError for a model that the target cannot compute, or hold."""
+    gpu = job.target.gpu
+    assert gpu is not None
+    if no_replay(job) is None:  # for ONNX Runtime
+        return
+    if "float32" in gpu.lacks and isinstance(job.spec, ModelSpec) and job.spec.decoder.delta_net is not None:
+        raise InputError(
+            f"the target {job.target.name} has no products in float32, which linear attention keeps its memory in; "
+            f"expected one of the targets {', '.join(_targets_with('float32'))}"
+        )
+    weights, states = device_bytes(job)
+    if weights + states > gpu.memory_bytes:
+        raise InputError(
+            f"weights take {weights / 1e9:.1f} GB and states of {job.spec.context} tokens {states / 1e9:.1f} GB, but "
+            f"the target {job.target.name} has {gpu.memory_bytes / 1e9:.0f} GB; choose a smaller --precision or "
+            "--context, or a larger target"
+        )
+
+
+def device_bytes(job: Job) -> tuple[int, int]:
+    """Bytes of all weights and of all states on the device; activations come on top."""
+    weights = sum(stored_bytes(part) for graph in job.graphs for source in graph.sources for part in source.parameters)
+    ports = (value for graph in job.graphs for value in graph.model.graph.inputs)
+    states = sum(stored_bytes(port) for port in ports if str(port.name).startswith((CACHE, RECURRENT)))
+    return weights, states
 
 
 def _targets_with(precision: str) -> list[str]:

@@ -18,10 +18,14 @@ from typing import Any
 from ...runtimes.tensorrt_library import load_library
 from .kernels import read_kernels
 from .profiles import Profile
+from .spelled_out import FUSED, spell_out
 
 STRONGLY_TYPED = "STRONGLY_TYPED"
 # Warnings of the parser that mean another network than the graph says.
 FATAL = ("Unused Input",)
+# And those that say nothing: of types as they shall be, and of functions' bodies that are there several times.
+USUAL = ("Int64 binding", "already exists, the output tensors")
+NEWER = ("TensorScatter", "Attention", "RMSNormalization", "RotaryEmbedding", "Swish")  # operators that some lack
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def build(request: Request) -> dict[str, Any]:
         **_inspect(trt, network),
         "kernels": _kernels(trt, request),
         "sha256": digest,
-        "warnings": sorted({line for line in log.lines if "Int64 binding" not in line})[:20],
+        "warnings": sorted({line for line in log.lines if not any(words in line for words in USUAL)})[:20],
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_bytes": _peak_memory_bytes(),
     }
@@ -79,9 +83,13 @@ def _flags(trt: Any) -> int:
 
 def _parse(trt: Any, log: Any, network: Any, path: str) -> None:
     parser = trt.OnnxParser(network, log)
+    if not parser.supports_operator(FUSED):
+        path = str(spell_out(Path(path)))
     if not parser.parse_from_file(path):
         errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise ValueError(f"the parser refuses it: {'; '.join(errors)[:500]}")
+        unknown = [name for name in NEWER if not parser.supports_operator(name)]
+        hint = f"; version {trt.__version__} does not know {', '.join(unknown)}: install a newer one" if unknown else ""
+        raise ValueError(f"the parser refuses it: {'; '.join(errors)[:500]}{hint}")
     ignored = [line for line in log.lines if any(words in line for words in FATAL)]
     if ignored:
         raise ValueError(f"the parser would leave something out: {ignored[0][:300]}")
@@ -89,7 +97,8 @@ def _parse(trt: Any, log: Any, network: Any, path: str) -> None:
 
 def _config(trt: Any, builder: Any, request: Request) -> Any:
     config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt)
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = _monitor(trt)
     if hasattr(trt, "ComputeCapability"):  # else the engine is for the GPU that is here
         config.num_compute_capabilities = len(request.capabilities)
         for index, name in enumerate(request.capabilities):
@@ -122,7 +131,9 @@ def _monitor(trt: Any) -> Any:
 
 
 def _write(trt: Any, builder: Any, network: Any, config: Any, path: str, log: Any) -> str:
-    """Write the engine as a stream, which halves the memory; its SHA-256."""
+    """Write the engine, as a stream where TensorRT can, which halves the memory; its SHA-256."""
+    if not hasattr(trt, "IStreamWriter"):
+        return _write_whole(builder, network, config, path, log)
     digest = hashlib.sha256()
 
     class Stream(trt.IStreamWriter):  # type: ignore[misc]
@@ -137,8 +148,21 @@ def _write(trt: Any, builder: Any, network: Any, config: Any, path: str, log: An
 
     with open(path, "wb") as file:
         if not builder.build_serialized_network_to_stream(network, config, Stream(file)):
-            raise ValueError(f"the builder gives up: {' '.join(log.lines[-3:])[:500] or 'without a reason'}")
+            raise ValueError(_last_words(log))
     return digest.hexdigest()
+
+
+def _write_whole(builder: Any, network: Any, config: Any, path: str, log: Any) -> str:
+    """As `_write`, with a TensorRT that has no streams."""
+    made = builder.build_serialized_network(network, config)
+    if made is None:
+        raise ValueError(_last_words(log))
+    Path(path).write_bytes(made)
+    return hashlib.sha256(made).hexdigest()
+
+
+def _last_words(log: Any) -> str:
+    return f"the builder gives up: {' '.join(log.lines[-3:])[:500] or 'without a reason'}"
 
 
 def _inspect(trt: Any, network: Any) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""What an engine's text says of its kernels, and where that is shown."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lensmith.exporters.trt import engines, worker
+from lensmith.exporters.trt.kernels import read_kernels
+from lensmith.exporters.trt.worker import Request
+from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.targets.profile import load_target
+
+from tests.extras import Ran
+
+# As TensorRT-RTX 1.7 writes it, between bytes of weights.
+TEXT = b"""\x00\xff\x8a
+  accelerators={sm86 sm120 }
+      function={ name=__myl_Cast args={ "x.1" } input_args={ "x.1" } layers="[ONNX Layer: node_of_x]" }
+      runtime_fusion={ name=__myl_CastMulFc input_args={ "__mye1_dconst" "x.1" } layers="[a/DequantizeLinear][a/Gemm]" }
+      function={ name=__myl_CastMulCast input_args={ "__mye2_dconst" "__mye3_dconst" } layers="[b/DequantizeLinear]" }
+      function={ name=__myl_Gath input_args={ "__mye4_dconst" "ids.1" } layers="[t/DequantizeLinear][t/Gather]" }
+      fully_connected={ name="b/Gemm" output={"y.1" } input={"x.1" } layers="[b/Gemm]" }
+  accelerators={*}
+\x00\xfe"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    (tmp_path / "made.engine").write_bytes(TEXT)
+    return tmp_path / "made.engine"
+
+
+def test_kernels_are_counted(engine: Path) -> None:
+    assert read_kernels(engine, "tensorrt_rtx", "1.7.1.116") == {
+        "capabilities": ["8.6", "12.0"],
+        "kernels": 4,
+        "fused": 2,
+        "written_out": ["[b/DequantizeLinear]"],
+    }
+
+
+@pytest.mark.parametrize(("flavour", "version"), [("tensorrt", "1.7.1"), ("tensorrt_rtx", "1.8.0")])
+def test_other_versions_have_another_text(engine: Path, flavour: str, version: str) -> None:
+    assert read_kernels(engine, flavour, version) is None
+
+
+def test_an_engine_for_other_chips_is_refused(engine: Path) -> None:
+    class Library:
+        __version__ = "1.7.1"
+
+    request = Request("tensorrt_rtx", "", str(engine), [], ["8.6", "8.9"])
+    with pytest.raises(ValueError, match=r"compiled for \['8\.6', '12\.0'\] instead of \['8\.6', '8\.9'\]"):
+        worker._kernels(Library(), request)
+
+
+@pytest.fixture
+def shown(tiny_bundle: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    """A bundle as if TensorRT had built it, with the text above for an engine."""
+    opened, gpu = open_bundle(tiny_bundle), load_target("rtx-40").gpu
+    assert gpu is not None
+
+    def built(request: Request, progress: Any) -> dict[str, Any]:
+        shutil.copy(engine, request.engine)
+        return {"flavour": "tensorrt_rtx", "version": "1.7.1", "capabilities": ["8.6", "12.0"], "layers": {"BF16": 3},
+                "kernels": read_kernels(engine, "tensorrt_rtx", "1.7.1"), "seconds": 1.5,
+                "peak_memory_bytes": 5}  # fmt: skip
+
+    class Library:
+        __version__ = "1.7.1"
+
+    monkeypatch.setattr(engines, "run", built)
+    monkeypatch.setattr(engines, "profiles", lambda *_: [])
+    monkeypatch.setattr(engines, "load_library", lambda flavour: Library())
+    with caplog.at_level(logging.WARNING), BundleWriter(engine.parent / "bundle") as writer:
+        graphs = engines.build_engines(opened.manifest, opened.path, writer, gpu, "key", lambda *_: None)
+        writer.close({**opened.manifest, "graphs": graphs})
+    assert caplog.text.count("writes out the weights of 1 layers") == len(graphs)
+    return engine.parent / "bundle"
+
+
+def test_inspect_shows_engines(shown: Path, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    ran = cli("inspect", shown)
+    assert ran.code == 0, ran.err
+    assert "tensorrt_rtx 1.7.1" in ran.out
+    assert "8.6, 12.0" in ran.out
+    assert "3 BF16" in ran.out
+    made = json.loads(cli("inspect", shown, "--json").out)["graphs"]["decoder"]["engine"]
+    assert made["kernels"]["written_out"] == ["[b/DequantizeLinear]"]
+    assert not {"seconds", "peak_memory_bytes"} & made.keys()
+
+
+def test_inspect_without_engines(tiny_bundle: Path, cli: Callable[..., Ran]) -> None:
+    assert "Engines" not in cli("inspect", tiny_bundle).out
