@@ -40,7 +40,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**made, "vqwen3-4b": write_checkpoint(made["vqwen3-4b"], folder / "llava", layout="transformers 5")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def float32() -> Iterator[None]:
     """Export for a target that computes in float32: the same graphs, with room for rounding taken away."""
     with pytest.MonkeyPatch.context() as patch:
