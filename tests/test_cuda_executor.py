@@ -87,6 +87,22 @@ def test_buffers_and_recorded_steps_give_the_same_tokens(
     assert answer(model) == answer(plain)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recorded_steps_take_what_they_are_given(
+    bundles: dict[str, Path], host: list[tuple[str, bool]], name: str
+) -> None:
+    """Tokens of an image one by one, and drafts behind hidden states."""
+    model, plain = load(bundles[name], context=256), load(bundles[name], context=256, device="cpu")
+    request = plain.prepare(QUESTION)
+    for _ in range(2):
+        ours, theirs = (each.prefill(request, chunk=1, reuse=False) for each in (model, plain))
+        np.testing.assert_array_equal(ours, theirs)
+    if name == "nemotron-4b":
+        hidden = np.random.default_rng(0).standard_normal((4, plain.decoder.hidden), np.float32)
+        drafts = [each.draft_head.draft(np.array([5, 6, 7, 8]), 0, hidden, 6) for each in (model, plain)]
+        assert drafts[0] == drafts[1]
+
+
 def test_states_are_read_and_written(bundles: dict[str, Path], host: list[tuple[str, bool]]) -> None:
     model = load(bundles["nemotron-4b"], context=256)
     model.prefill(model.prepare(QUESTION), reuse=False)
