@@ -1,12 +1,14 @@
 """Graphs of the cuda dialect on ONNX Runtime's CUDA provider, with their states in device memory.
 
-A step for one token has fixed sizes, so its buffers are bound once and the kernels replayed as one CUDA graph.
+A step for one token has fixed sizes, so its buffers are bound once and the kernels replayed as one CUDA graph. ONNX
+Runtime runs a step several times to record it, which must change nothing: a cache is written where it lies, with the
+same values each time, and other states have two buffers that change places, as the kernels may not read and write one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ TYPES: Mapping[str, tuple[Any, int]] = {
     "tensor(int32)": (np.int32, 6),
     "tensor(int64)": (np.int64, 7),
 }
-NO_GRAPH, ONE_TOKEN = "-1", "1"  # names of CUDA graphs: none, and that of a step for one token
+NO_GRAPH = "-1"  # the name of no CUDA graph
 
 log = logging.getLogger(__name__)
 
@@ -86,16 +88,14 @@ class CudaExecutor:
         self.inputs = {port.name: sized(port.shape, capacity) for port in ports}
         self.outputs = {port.name: sized(port.shape, capacity) for port in self.session.get_outputs()}
         self._types = {port.name: TYPES[port.type] for port in (*ports, *self.session.get_outputs())}
-        self._states = {
-            name: _on_device(np.zeros(shape, self._types[name][0]))
-            for name, shape in self.inputs.items()
-            if name.startswith((CACHE, RECURRENT))
-        }
-        self._single: _Single | None = None
+        self._past = {name: self._zeros(name) for name in self.inputs if name.startswith((CACHE, RECURRENT))}
+        self._present = {**self._past, **{name: self._zeros(name) for name in self._recurrent()}}
+        self._turn = 0  # which of its two buffers holds a recurrent state
+        self._singles: dict[int, _Single] = {}  # by turn
 
     def _open(self, path: Path, profile: bool) -> ort.InferenceSession:
         self.recorded = False
-        if path.stem == "decoder":
+        if path.stem != "vision_encoder":  # whose sizes differ from image to image
             try:
                 made = cuda_session(path, graphs=True, profile=profile)
                 self.recorded = True
@@ -107,8 +107,9 @@ class CudaExecutor:
     def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens."""
         if self.recorded and feed["input_ids"].shape[1] == 1 and len(feed["logit_positions"]) == 1:
-            self._single = self._single or _Single(self, feed)
-            return self._single.run(feed)
+            if self._turn not in self._singles:
+                self._singles[self._turn] = _Single(self, feed, str(self._turn + 1))
+            return self._moved_on(self._singles[self._turn].run(feed))
         binding = self.session.io_binding()
         for name, values in feed.items():
             binding.bind_cpu_input(name, self._typed(name, values))
@@ -117,40 +118,56 @@ class CudaExecutor:
         for name in wanted:
             binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(binding, _run_options(NO_GRAPH) if self.recorded else None)
-        return dict(zip(wanted, (value.numpy() for value in binding.get_outputs()[-len(wanted) :]), strict=True))
+        made = binding.get_outputs()[-len(wanted) :]
+        return self._moved_on({name: value.numpy() for name, value in zip(wanted, made, strict=True)})
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of a state by the name of its input."""
-        return np.array(self._states[name].numpy())
+        return np.array(self._past[name].numpy())
 
     def write(self, name: str, values: NDArray[Any] | None) -> None:
         """Set a state; None: to zeros."""
         shape, kind = self.inputs[name], self._types[name][0]
-        self._states[name].update_inplace(np.zeros(shape, kind) if values is None else np.ascontiguousarray(values))
+        self._past[name].update_inplace(np.zeros(shape, kind) if values is None else np.ascontiguousarray(values))
+
+    def _moved_on(self, made: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs of a step behind which present states are past ones."""
+        states = list(self._recurrent())
+        for name in states:
+            self._past[name], self._present[name] = self._present[name], self._past[name]
+        self._turn = 1 - self._turn if states else 0
+        return made
+
+    def _recurrent(self) -> Iterator[str]:
+        return (name for name in self.inputs if name.startswith(RECURRENT))
+
+    def _zeros(self, name: str) -> Any:
+        return _on_device(np.zeros(self.inputs[name], self._types[name][0]))
 
     def _wanted(self) -> list[str]:
-        return [name for name in self.outputs if name not in map(present_name, self._states)]
+        return [name for name in self.outputs if name not in map(present_name, self._past)]
 
     def _typed(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(values, self._types[name][0])
 
     def _bind_states(self, binding: Any) -> None:
-        """Past and present of each state to its buffer."""
-        for name, buffer in self._states.items():
-            place = (DEVICE, 0, self._types[name][1], list(self.inputs[name]), buffer.data_ptr())
-            binding.bind_input(name, *place)
-            binding.bind_output(present_name(name), *place)
+        """Past and present of each state to its buffers."""
+        for name, past in self._past.items():
+            kind = (DEVICE, 0, self._types[name][1], list(self.inputs[name]))
+            binding.bind_input(name, *kind, past.data_ptr())
+            binding.bind_output(present_name(name), *kind, self._present[name].data_ptr())
 
 
 class _Single:
-    """A step for one token with one position of logits and no image, bound once."""
+    """A step for one token with one position of logits, bound once and recorded under a name."""
 
-    def __init__(self, owner: CudaExecutor, feed: Arrays) -> None:
-        self.session, self.options = owner.session, _run_options(ONE_TOKEN)
+    def __init__(self, owner: CudaExecutor, feed: Arrays, name: str) -> None:
+        self.session, self.options = owner.session, _run_options(name)
         self.typed, self.names = owner._typed, owner._wanted()
         self.binding = self.session.io_binding()
         owner._bind_states(self.binding)
-        self.inputs = {name: _on_device(owner._typed(name, values)) for name, values in feed.items() if name != HOST}
+        self.given = {name: np.array(values) for name, values in feed.items() if name != HOST}
+        self.inputs = {name: _on_device(np.array(owner._typed(name, values))) for name, values in self.given.items()}
         for name, value in self.inputs.items():
             self.binding.bind_ortvalue_input(name, value)
         # Recorded kernels are launched as for a full cache; how much of it counts, they read on the device.
@@ -163,9 +180,10 @@ class _Single:
 
     def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
         """As of the executor."""
-        for name in ("input_ids", "position_ids", "seqlens_k", "hidden_states"):
-            if name in self.inputs and name in feed:
-                self.inputs[name].update_inplace(self.typed(name, feed[name]))
+        for name, value in self.inputs.items():
+            if not np.array_equal(feed[name], self.given[name]):  # most are the same from step to step
+                self.given[name] = np.array(feed[name])
+                value.update_inplace(self.typed(name, feed[name]))
         self.session.run_with_iobinding(self.binding, self.options)
         return {name: value.numpy() for name, value in zip(self.names, self.outputs, strict=True)}
 

@@ -15,8 +15,17 @@ from lensmith.targets.profile import load_target
 
 from tests import ladder
 from tests.ladder import Pair, compile_pair
+from tests.llava import write_checkpoint
 
+FAMILIES = ("qwen3-vl-2b", "nemotron-4b", "vqwen3-4b")
 TARGET, CONTEXT = "rtx-40", 2048  # tokens, which holds the longest conversation here
+
+
+def tiny_bases(folder: Path) -> dict[str, Path]:
+    """A tiny checkpoint of random weights of each family."""
+    ladder.need_torch()
+    made = {name: ladder.tiny(folder / name, name) for name in FAMILIES}
+    return {**made, "vqwen3-4b": write_checkpoint(made["vqwen3-4b"], folder / "llava", layout="transformers 5")}
 
 
 def dialect_pair(source: Path, out: Path, **options: Any) -> Pair:

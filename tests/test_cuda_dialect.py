@@ -18,8 +18,8 @@ from lensmith.runtimes.onnx_executor import OnnxExecutor
 from lensmith.runtimes.replay import relative_error
 
 from tests import arlow, ladder
+from tests.dialect_pairs import FAMILIES, tiny_bases
 from tests.ladder import CONVERSATIONS, IMAGES, TRAINED, Ladder, Pair, dequantize_weights
-from tests.llava import write_checkpoint
 from tests.mtp_reference import MtpReference, assert_drafts
 from tests.test_tensorrt_dialect import VARIANTS
 
@@ -28,19 +28,14 @@ FEATURES, LOGITS, CHUNKED, STATES = 2e-5, 5e-5, 5e-5, 2e-5
 # In float16 each rounding is 2**-11 of a value, and some hundred of them on the way from pixels to logits add up as a
 # random walk would: measured are 4e-3 for features and 8e-3 for logits of random weights, where nothing corrects them.
 HALF = 2e-2
-FAMILIES = ("qwen3-vl-2b", "nemotron-4b", "vqwen3-4b")
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of each family."""
-    ladder.need_torch()
-    folder = tmp_path_factory.mktemp("bases")
-    made = {name: ladder.tiny(folder / name, name) for name in FAMILIES}
-    return {**made, "vqwen3-4b": write_checkpoint(made["vqwen3-4b"], folder / "llava", layout="transformers 5")}
+    return tiny_bases(tmp_path_factory.mktemp("bases"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def float32() -> Iterator[None]:
     """Export for a target that computes in float32: the same graphs, with room for rounding taken away."""
     with pytest.MonkeyPatch.context() as patch:

@@ -14,23 +14,18 @@ from lensmith.runtimes.model import GenerationOptions, Model, load
 from lensmith.runtimes.replay import relative_error
 
 from tests import ladder
+from tests.dialect_pairs import tiny_bases
 from tests.ladder import CONVERSATIONS, TRAINED, Ladder, Pair, compile_pair, step_logits
-from tests.llava import write_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cuda_works(), reason="needs an NVIDIA GPU and lensmith[gpu]")]
 
 # Rounding of activations, relative to the largest magnitude: see test_cuda_dialect.py. bfloat16 keeps 3 bits less.
 LIMITS = {"cuda": 2e-2, "cuda-bf16": 1.6e-1}
-BASES = ("qwen3-vl-2b", "nemotron-4b", "vqwen3-4b")
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of each family."""
-    ladder.need_torch()
-    folder = tmp_path_factory.mktemp("bases")
-    made = {name: ladder.tiny(folder / name, name) for name in BASES}
-    return {**made, "vqwen3-4b": write_checkpoint(made["vqwen3-4b"], folder / "llava", layout="transformers 5")}
+    return tiny_bases(tmp_path_factory.mktemp("bases"))
 
 
 class OnGpu(Ladder):

@@ -11,9 +11,8 @@ from lensmith.runtimes.indexed import IndexedDecoder
 from lensmith.runtimes.replay import relative_error
 
 from tests import arlow, ladder
-from tests.dialect_pairs import dequantize_weights, dialect_pair, float32_activations
+from tests.dialect_pairs import dequantize_weights, dialect_pair, float32_activations, tiny_bases
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, step_logits, worst
-from tests.llava import write_checkpoint
 from tests.test_qwen3_5 import random_text
 
 # The limits of the ort dialect: relative to the largest magnitude, in float32 with other orders of summation.
@@ -22,16 +21,11 @@ LOGITS = 5e-5
 CHUNKED = 5e-5
 STATES = 2e-5
 DEQUANTIZED = 5e-5
-FAMILIES = ("qwen3-vl-2b", "nemotron-4b", "vqwen3-4b")
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of each family."""
-    ladder.need_torch()
-    folder = tmp_path_factory.mktemp("bases")
-    made = {name: ladder.tiny(folder / name, name) for name in FAMILIES}
-    return {**made, "vqwen3-4b": write_checkpoint(made["vqwen3-4b"], folder / "llava", layout="transformers 5")}
+    return tiny_bases(tmp_path_factory.mktemp("bases"))
 
 
 class Family(Ladder):
