@@ -137,7 +137,8 @@ def _check_target(name: str, target: TargetProfile) -> None:
 
 def _check_precision(precision: str, target: TargetProfile) -> None:
     if precision in target.lacks:
-        allowed = ", ".join(name for name in PRECISIONS if name not in target.lacks)
+        others = (name for name, precision in PRECISIONS.items() if not precision.float8)  # those are for TensorRT
+        allowed = ", ".join(name for name in others if name not in target.lacks)
         raise InputError(f"the target {target.name} has no kernels for {precision}; expected --precision {allowed}")
 
 

@@ -110,8 +110,11 @@ def targets(as_json: bool) -> None:
     if as_json:
         print_json(profiles)
         return
-    rows = [[row["name"], row["dialect"], row["prefill_chunk"], row["description"]] for row in profiles]
-    console().print(table("Targets", ["name", "dialect", ">prefill chunk", "description"], rows))
+    rows = [
+        [row["name"], row["dialect"], row["prefill_chunk"], ", ".join((row["gpu"] or row)["lacks"]), row["description"]]
+        for row in profiles
+    ]
+    console().print(table("Targets", ["name", "dialect", ">prefill chunk", "lacks", "description"], rows))
 
 
 COMMANDS = (verify, inspect, targets)
