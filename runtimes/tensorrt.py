@@ -38,6 +38,7 @@ class TensorRTExecutor:
         self.inputs = {name: tuple(port["shape"]) for name, port in entry["inputs"].items()}
         self.outputs = {name: tuple(port["shape"]) for name, port in entry["outputs"].items()}
         self.profiles: list[dict[str, Any]] = made["profiles"]
+        self._recordable = bool((made.get("kernels") or {}).get("recordable", True))
         self._trt, self._cuda = load_library(made["flavour"]), Cuda()
         self._log = _logger(self._trt)
         self._engine = self._load(path, made)
@@ -59,7 +60,8 @@ class TensorRTExecutor:
         return engine
 
     def _context(self, profile: int) -> BoundContext:
-        config = self._runtime_config(recorded=len(self.profiles) > 1 and fixed(self.profiles[profile]))
+        single = len(self.profiles) > 1 and fixed(self.profiles[profile])
+        config = self._runtime_config(recorded=single and self._recordable)
         context = self._engine.create_execution_context(*([] if config is None else [config]))
         if context is None or not context.set_optimization_profile_async(profile, self._cuda.stream):
             raise LensmithError(f"TensorRT makes no context for profile {profile}: {self._log.last[:300]}")

@@ -92,6 +92,9 @@ def test_the_engine_is_for_all_chips_and_its_weights_stay_packed(bundle: Bundle)
         assert kernels["capabilities"] == ["8.6", "8.9", "12.0"]
         assert kernels["written_out"] == []
         assert kernels["kernels"] > kernels["fused"] > 0
+    recordable = {name: entry["engine"]["kernels"]["recordable"] for name, entry in bundle.manifest["graphs"].items()}
+    linear = bundle.manifest["family"] == "qwen3_5"
+    assert recordable == {**dict.fromkeys(recordable, True), **({"decoder": False} if linear else {})}
 
 
 def test_caches_are_written_where_they_lie(bundle: Bundle) -> None:

@@ -21,6 +21,7 @@ from tests.extras import Ran
 
 # As TensorRT-RTX 1.7 writes it, between bytes of weights.
 TEXT = b"""\x00\xff\x8a
+  stream_capturable=1
   accelerators={sm86 sm120 }
       function={ name=__myl_Cast args={ "x.1" } input_args={ "x.1" } layers="[ONNX Layer: node_of_x]" }
       runtime_fusion={ name=__myl_CastMulFc input_args={ "__mye1_dconst" "x.1" } layers="[a/DequantizeLinear][a/Gemm]" }
@@ -42,8 +43,16 @@ def test_kernels_are_counted(engine: Path) -> None:
         "capabilities": ["8.6", "12.0"],
         "kernels": 4,
         "fused": 2,
+        "recordable": True,
         "written_out": ["[b/DequantizeLinear]"],
     }
+
+
+def test_a_scan_cannot_be_recorded(engine: Path) -> None:
+    engine.write_bytes(TEXT + b"\n  stream_capturable=0\n")
+    found = read_kernels(engine, "tensorrt_rtx", "1.7.1.116")
+    assert found is not None
+    assert not found["recordable"]
 
 
 @pytest.mark.parametrize(("flavour", "version"), [("tensorrt", "1.7.1"), ("tensorrt_rtx", "1.8.0")])

@@ -96,6 +96,13 @@ def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Pat
     assert not any(single.steps[1:])
 
 
+def test_an_engine_that_cannot_be_recorded(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    bundle = with_fake_engines(plain, tmp_path / "engines")
+    bundle.manifest["graphs"]["decoder"]["engine"]["kernels"] = {"recordable": False}
+    model = Model(bundle, threads=1)
+    assert [bound._context.recorded for bound in model.decoder.executor._contexts] == [None, None]
+
+
 def test_memory_is_given_back(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
     assert sum(map(len, fake.held.values())) >= sum(

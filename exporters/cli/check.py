@@ -199,11 +199,12 @@ def _engines(bundle: Bundle) -> Any:
         kernels = engine.get("kernels") or {}
         counts = [kernels.get(key, "not known") for key in ("kernels", "fused")]
         alone = len(kernels["written_out"]) if kernels else "not known"
+        recorded = {True: "yes", False: "no", None: "not known"}[kernels.get("recordable")]
         layers = ", ".join(f"{count} {kind}" for kind, count in engine["layers"].items())
         chips = ", ".join(engine["capabilities"])
-        rows.append((graph, f"{engine['flavour']} {engine['version']}", chips, layers, *counts, alone))
+        rows.append((graph, f"{engine['flavour']} {engine['version']}", chips, layers, *counts, alone, recorded))
     columns = ["graph", "built by", "compute capabilities", "layers", ">kernels", ">widen packed weights",
-               ">weights written out"]  # fmt: skip
+               ">weights written out", "CUDA graphs"]  # fmt: skip
     return table("Engines", columns, rows)
 
 

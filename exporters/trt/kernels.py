@@ -15,6 +15,7 @@ KERNEL = re.compile(rb"^ *(?:function|runtime_fusion)=\{ name=[^\n]*", re.M)
 INPUTS = re.compile(rb"input_args=\{([^}]*)\}")
 LAYERS = re.compile(rb'layers="([^"]*)"')
 CHIPS = re.compile(rb"^ *accelerators=\{ *(sm[^}]*)\}", re.M)
+RECORDABLE = re.compile(rb"^ *stream_capturable=(\d)", re.M)
 CONSTANT, WIDENS = b'_dconst"', b"DequantizeLinear"
 
 
@@ -22,13 +23,15 @@ def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | Non
     """What the manifest says of an engine's kernels; None for versions whose text is not known.
 
     "capabilities" are those it was compiled for, "kernels" how many it has in all profiles, "fused" how many of these
-    widen packed weights within their work, and "written_out" the layers whose weights a kernel of its own turns into
-    floats in memory at each step: packed, they save space and no time.
+    widen packed weights within their work, "written_out" the layers whose weights a kernel of its own turns into
+    floats in memory at each step: packed, they save space and no time. "recordable" is whether steps can be recorded as
+    CUDA graphs, which those with a scan cannot.
     """
     if flavour != KNOWN[0] or not version.startswith(KNOWN[1]):
         return None
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         chips = {name.decode() for found in CHIPS.findall(text) for name in found.split()}
+        recordable = all(flag == b"1" for flag in RECORDABLE.findall(text))
         lines = [line for line in KERNEL.findall(text) if INPUTS.search(line)]
     widening = [line for line in lines if WIDENS in _layers(line)]
     alone = [line for line in widening if _of_constants(line)]
@@ -36,6 +39,7 @@ def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | Non
         "capabilities": sorted(map(capability, chips), key=lambda name: tuple(map(int, name.split(".")))),
         "kernels": len(lines),
         "fused": len(widening) - len(alone),
+        "recordable": recordable,
         "written_out": sorted({_layers(line).decode(errors="replace") for line in alone}),
     }
 
