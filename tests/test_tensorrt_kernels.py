@@ -23,11 +23,11 @@ from tests.extras import Ran
 TEXT = b"""\x00\xff\x8a
   stream_capturable=1
   accelerators={sm86 sm120 }
-      function={ name=__myl_Cast args={ "x.1" } input_args={ "x.1" } layers="[ONNX Layer: node_of_x]" }
-      runtime_fusion={ name=__myl_CastMulFc input_args={ "__mye1_dconst" "x.1" } layers="[a/DequantizeLinear][a/Gemm]" }
-      function={ name=__myl_CastMulCast input_args={ "__mye2_dconst" "__mye3_dconst" } layers="[b/DequantizeLinear]" }
-      function={ name=__myl_Gath input_args={ "__mye4_dconst" "ids.1" } layers="[t/DequantizeLinear][t/Gather]" }
-      fully_connected={ name="b/Gemm" output={"y.1" } input={"x.1" } layers="[b/Gemm]" }
+      function={ name=__myl_Cast input_args={ "x.1" } layers="[ONNX Layer: x]" }
+      runtime_fusion={ name=_Fc input_args={ "1_dconst" } layers="[ONNX Layer: a/DequantizeLinear]\x1f[ONNX Layer: a]" }
+      function={ name=__myl_CastMul input_args={ "2_dconst" } layers="[ONNX Layer: b/DequantizeLinear_node_3]" }
+      function={ name=__myl_Gath input_args={ "ids.1" } layers="[ONNX Layer: t]\x1f[ONNX Layer: t/DequantizeLinear]" }
+      fully_connected={ name="b/Gemm" output={"y.1" } input={"x.1" } layers="[ONNX Layer: b]" }
   accelerators={*}
 \x00\xfe"""
 
@@ -44,7 +44,7 @@ def test_kernels_are_counted(engine: Path) -> None:
         "kernels": 4,
         "fused": 2,
         "recordable": True,
-        "written_out": ["[b/DequantizeLinear]"],
+        "written_out": ["b/DequantizeLinear_node_3"],
     }
 
 
@@ -102,7 +102,7 @@ def test_inspect_shows_engines(shown: Path, cli: Callable[..., Ran], monkeypatch
     assert "8.6, 12.0" in ran.out
     assert "3 BF16" in ran.out
     made = json.loads(cli("inspect", shown, "--json").out)["graphs"]["decoder"]["engine"]
-    assert made["kernels"]["written_out"] == ["[b/DequantizeLinear]"]
+    assert made["kernels"]["written_out"] == ["b/DequantizeLinear_node_3"]
     assert not {"seconds", "peak_memory_bytes"} & made.keys()
 
 

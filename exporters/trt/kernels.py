@@ -13,10 +13,10 @@ from typing import Any
 KNOWN = ("tensorrt_rtx", "1.7.")  # the flavour, and how its versions begin
 KERNEL = re.compile(rb"^ *(?:function|runtime_fusion)=\{ name=[^\n]*", re.M)
 INPUTS = re.compile(rb"input_args=\{([^}]*)\}")
-LAYERS = re.compile(rb'layers="([^"]*)"')
+LAYER = re.compile(rb"\[ONNX Layer: ([^\]]*)\]")
 CHIPS = re.compile(rb"^ *accelerators=\{ *(sm[^}]*)\}", re.M)
 RECORDABLE = re.compile(rb"^ *stream_capturable=(\d)", re.M)
-CONSTANT, WIDENS = b'_dconst"', b"DequantizeLinear"
+WIDENS = "DequantizeLinear"
 
 
 def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | None:
@@ -33,29 +33,18 @@ def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | Non
         chips = {name.decode() for found in CHIPS.findall(text) for name in found.split()}
         recordable = all(flag == b"1" for flag in RECORDABLE.findall(text))
         lines = [line for line in KERNEL.findall(text) if INPUTS.search(line)]
-    widening = [line for line in lines if WIDENS in _layers(line)]
-    alone = [line for line in widening if _of_constants(line)]
+    layers = [[name.decode(errors="replace") for name in LAYER.findall(line)] for line in lines]
+    widening = [names for names in layers if any(WIDENS in name for name in names)]
+    alone = [names for names in widening if all(WIDENS in name for name in names)]
     return {
         "capabilities": sorted(map(capability, chips), key=lambda name: tuple(map(int, name.split(".")))),
         "kernels": len(lines),
         "fused": len(widening) - len(alone),
         "recordable": recordable,
-        "written_out": sorted({_layers(line).decode(errors="replace") for line in alone}),
+        "written_out": sorted({name for names in alone for name in names}),
     }
 
 
 def capability(chip: str) -> str:
     """ "8.6" of "sm86"."""
     return f"{chip[2:-1]}.{chip[-1]}"
-
-
-def _layers(line: bytes) -> bytes:
-    found = LAYERS.search(line)
-    return b"" if found is None else found[1]
-
-
-def _of_constants(line: bytes) -> bool:
-    """Whether a kernel reads nothing but constants, so that it computes the same at each step."""
-    found = INPUTS.search(line)
-    names = [] if found is None else found[1].split()
-    return bool(names) and all(name.endswith(CONSTANT) for name in names)
