@@ -128,6 +128,16 @@ def test_the_same_graph_gives_the_same_record(tmp_path: Path) -> None:
     assert {**records[0], "sha256": ""} == {**records[1], "sha256": ""}
 
 
+@pytest.mark.parametrize(("target", "precision", "kind"), [("t4", "fp16", "HALF"), ("dgx-spark", "int4", "INT4")])
+def test_chips_with_engines_of_their_own(target: str, precision: str, kind: str, tmp_path: Path) -> None:
+    options = Options(format="tensorrt", target=target, precision=precision, group_size=32, context=512)
+    made = export(prepare(ladder.tiny(tmp_path / "source"), options), tmp_path / "bundle", golden="never")
+    for entry in made.manifest["graphs"].values():
+        assert entry["engine"]["capabilities"] == list(load_target(target).gpu.capabilities)  # type: ignore[union-attr]
+        assert entry["engine"]["layers"][kind] > 5
+        assert entry["engine"]["kernels"]["written_out"] == []
+
+
 @pytest.mark.parametrize("target", ["rtx-40", "rtx-50"])
 def test_floats_of_8_bits(target: str, tmp_path: Path) -> None:
     """Of every matrix, for the chips that have them, in both kinds of decoder layers."""
