@@ -32,8 +32,8 @@ pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 TINY = Path(__file__).parent / "tiny_vlm"
 PICTURES = sorted((TINY / "heldout" / "images").glob("*.png"))
 FAMILIES = ("qwen3_vl", "qwen3_5")
-# Float32 files. Text: the order of summation alone. Features of images: llama.cpp looks its GELU up in a table of
-# float16, whose rounding is 5e-4 relative; decoders pass that on.
+# Float32 files. Text: the order of summation alone. Features of images: llama.cpp rounds pixels and GELUs to float16,
+# 5e-4 relative (test_llamacpp_rounding.py); decoders pass that on.
 TEXT_ERROR, VISION_ERROR, IMAGE_ERROR, IMAGE_KL = 1e-5, 1e-3, 2e-3, 1e-4
 # Float16 files: weights, KV cache and the inputs of products have 11 bits.
 HALF_ERROR, HALF_KL = 0.03, 0.01
