@@ -1,4 +1,4 @@
-"""What llama.cpp's vision encoder computes inside: the inputs and results of its GELUs, read as its graph runs."""
+"""What llama.cpp computes inside: inputs and results of chosen operations, read as its graphs run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from lensmith.runtimes.engine import Floats
 from lensmith.runtimes.llamacpp.library import llama, mtmd
 
-GELUS = (b"GELU", b"GELU_QUICK")
+TYPES = {0: np.float32, 1: np.float16}  # ggml_type
 
 
 class GgmlTensor(ctypes.Structure):
@@ -29,44 +29,51 @@ class GgmlTensor(ctypes.Structure):
 
 
 @dataclass
-class Gelu:
-    """One activation of a whole graph: rows [tokens, width] before and behind it."""
+class Node:
+    """One operation: its inputs that are matrices without gaps, rows [rows, width], and its result."""
 
-    kind: str
-    before: Floats
-    behind: Floats
+    kind: str  # as llama.cpp prints it, such as GELU or MUL_MAT
+    inputs: list[Any]
+    result: Floats
 
 
-def _rows(address: int) -> Floats:
-    """A copy of a contiguous float32 tensor as [rows, fastest axis]."""
+def _matrix(address: int) -> Any:
+    """A copy of a float matrix without gaps as [rows, fastest axis]; None for any other tensor."""
     tensor = GgmlTensor.from_address(address)
+    dtype, width = TYPES.get(tensor.type), tensor.ne[0]
     count = int(np.prod(list(tensor.ne)))
-    values = (ctypes.c_float * count).from_address(tensor.data)
-    return np.array(values, np.float32).reshape(-1, tensor.ne[0])
+    if dtype is None or tensor.ne[2] * tensor.ne[3] != 1 or tensor.nb[1] != width * np.dtype(dtype).itemsize:
+        return None
+    memory = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(tensor.data)
+    return np.frombuffer(memory, dtype).reshape(-1, width).copy()
 
 
 @contextmanager
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Gelu]]:
-    """Encoders that are loaded within write down each GELU that they compute."""
-    found: list[Gelu] = []
+def traced(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> Iterator[list[Node]]:
+    """Encoders and decoders that are loaded within write down each operation of these kinds."""
+    found: list[Node] = []
     base = ctypes.CDLL(str(Path(llama().__file__).parent / "lib" / "libggml-base.so"))
     base.ggml_op_desc.restype, base.ggml_op_desc.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
 
-    @llama().ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
     def visit(address: int, ask: bool, _: Any) -> bool:
-        kind = base.ggml_op_desc(address)
-        if kind in GELUS and ask:  # all nodes are asked for, so that those in front are computed by now
-            found.append(Gelu(kind.decode(), _rows(GgmlTensor.from_address(address).src[0]), np.zeros(0)))
-        elif kind in GELUS:
-            found[-1].behind = _rows(address)
+        kind = base.ggml_op_desc(address).decode()
+        if kind in kinds and ask:  # all nodes are asked for, so that those in front are computed by now
+            sources = [source for source in GgmlTensor.from_address(address).src if source]
+            found.append(Node(kind, [_matrix(source) for source in sources], np.zeros(0, np.float32)))
+        elif kind in kinds:
+            found[-1].result = _matrix(address)
         return True
 
-    defaults = mtmd().mtmd_context_params_default
+    callback = llama().ggml_backend_sched_eval_callback(visit)
+    for module, name in ((mtmd(), "mtmd_context_params_default"), (llama(), "llama_context_default_params")):
+        monkeypatch.setattr(module, name, _with(getattr(module, name), callback))
+    yield found
 
+
+def _with(defaults: Any, callback: Any) -> Any:
     def options() -> Any:
         made = defaults()
-        made.cb_eval = visit
+        made.cb_eval = callback
         return made
 
-    monkeypatch.setattr(mtmd(), "mtmd_context_params_default", options)
-    yield found
+    return options

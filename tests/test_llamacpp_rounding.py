@@ -22,13 +22,14 @@ from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.images import open_image
 from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.requests import user_message
 from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 
 from lensmith.runtimes.llamacpp.vision import LlamaVision
 
-from tests.llamacpp_trace import Gelu, traced
+from tests.llamacpp_trace import Node, traced
 
 TINY = Path(__file__).parent / "tiny_vlm"
 PICTURE = sorted((TINY / "heldout_long" / "images").glob("*.png"))[0]
@@ -43,7 +44,7 @@ class Seen:
     """A picture in llama.cpp, and what PyTorch is given of it."""
 
     features: ImageFeatures
-    gelus: list[Gelu]
+    gelus: list[Node]
     patches: Floats
     grid: tuple[int, int, int]
     reference: Reference
@@ -64,7 +65,7 @@ def see(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
     bundle = export(prepare(source, Options(format="gguf", precision="f32")), folder / "bundle", golden="never")
     model = load(bundle.path, threads=1)
     spec = model.image_spec
-    with traced(monkeypatch) as gelus:
+    with traced(monkeypatch, *TABLES) as gelus:
         path = bundle.file("mmproj.gguf")
         vision = LlamaVision(path, model.decoder.model, spec, most_tokens=1000, threads=1, exact=True)
         patches, grid = preprocess(open_image(PICTURE), spec)
@@ -105,15 +106,15 @@ def looked_up(kind: str, x: Floats) -> Floats:
 def test_gelus_come_from_a_table_of_float16(seen: Seen) -> None:
     assert len(seen.gelus) > 5
     for one in seen.gelus:
-        expected = looked_up(one.kind, one.before)
-        differs = expected != one.behind
+        expected = looked_up(one.kind, one.inputs[0])
+        differs = expected != one.result
         assert differs.mean() < NEIGHBOURS
-        step = np.spacing(np.abs(one.behind[differs]).astype(np.float16)).astype(np.float32)
-        assert (np.abs(expected - one.behind)[differs] <= step).all()
+        step = np.spacing(np.abs(one.result[differs]).astype(np.float16)).astype(np.float32)
+        assert (np.abs(expected - one.result)[differs] <= step).all()
 
 
 def activations(reference: Reference, count: int) -> list[tuple[Any, str]]:
-    """The activations of PyTorch's encoder, of which `count` matter, in llama.cpp's order: modules, names of attributes."""
+    """The `count` activations of PyTorch's encoder that matter, in llama.cpp's order: modules, names of attributes."""
     inner = reference.model.model
     if reference.one_size:
         layers = [(layer.mlp, "activation_fn") for layer in inner.vision_tower.encoder.layers]
@@ -131,12 +132,12 @@ def errors(seen: Seen, patches: Floats, monkeypatch: pytest.MonkeyPatch) -> list
     torch, found, one_size = seen.reference.torch, list[float](), seen.reference.one_size
 
     class Given(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self, gelu: Gelu, first: int) -> None:
+        def __init__(self, gelu: Node, first: int) -> None:
             super().__init__()
             self.gelu, self.first = gelu, first
 
         def forward(self, x: Any) -> Any:
-            before, behind = (in_order(rows, one_size) for rows in (self.gelu.before, self.gelu.behind))
+            before, behind = (in_order(rows, one_size) for rows in (self.gelu.inputs[0], self.gelu.result))
             rows = x.numpy().reshape(before.shape)
             found.append(relative_error(rows[self.first :], before[self.first :]))
             return torch.from_numpy(behind).reshape(x.shape)
@@ -163,3 +164,20 @@ def test_behind_the_roundings_only_the_order_of_summation_is_left(seen: Seen) ->
         assert max(errors(seen, rounded(seen.patches), monkeypatch)) < SUMMATION
     with pytest.MonkeyPatch.context() as monkeypatch:
         assert errors(seen, seen.patches, monkeypatch)[0] > 4 * SUMMATION  # pixels as they are
+
+
+def test_products_of_float16_files_round_their_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a float16 file loses besides its KV cache: llama.cpp multiplies weights with inputs of 11 bits, too."""
+    bundle = export(prepare(TINY / "qwen3_vl", Options(format="gguf", precision="f16")), tmp_path / "b", golden="never")
+    with traced(monkeypatch, "MUL_MAT") as nodes:
+        model = load(bundle.path, threads=1)
+        model.prefill(model.prepare([user_message("What is this?", [PICTURE])]))
+    pairs = [node for node in nodes if all(part is not None for part in (*node.inputs, node.result))]
+    products = [node for node in pairs if node.inputs[0].dtype == np.float16 and node.inputs[1].dtype == np.float32]
+    assert len(products) > 35
+    exact = []
+    for node in products:
+        weights, inputs = (part.astype(np.float64) for part in node.inputs)
+        assert relative_error(node.result, rounded(node.inputs[1]).astype(np.float64) @ weights.T) < SUMMATION
+        exact.append(relative_error(node.result, inputs @ weights.T))
+    assert np.median(exact) > 4 * SUMMATION
