@@ -251,12 +251,11 @@ print(answered, refused)
 
 
 def flipped(path: Path, rng: object, count: int) -> list[bytes]:
-    """Copies of a GGUF file, each with one byte changed outside its texts and the data of its tensors."""
+    """Copies of a GGUF file, each with one byte changed outside the data of its tensors."""
     reader, data = gguf.GGUFReader(path), path.read_bytes()
     places = list(range(24))
     for field in reader.fields.values():
-        if field.types and field.types[-1] != gguf.GGUFValueType.STRING:
-            places += range(field.offset, field.offset + min(200, sum(part.nbytes for part in field.parts)))
+        places += range(field.offset, field.offset + min(200, sum(part.nbytes for part in field.parts)))
     for tensor in reader.tensors:
         places += range(tensor.field.offset, tensor.field.offset + sum(part.nbytes for part in tensor.field.parts))
     copies = []

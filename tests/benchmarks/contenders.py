@@ -45,7 +45,9 @@ def figures(result: dict[str, Any], folder: Path) -> list[float]:
     """In the order of the columns."""
     timings = [Timings(**row) for row in result["timings"]]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".npz")
-    parts = [median(getattr(one, name) for one in timings) / 1000 for name in ("first_token_ms", "vision_ms", "prefill_ms")]
+    parts = [
+        median(getattr(one, name) for one in timings) / 1000 for name in ("first_token_ms", "vision_ms", "prefill_ms")
+    ]
     speed = median(one.tokens_per_s for one in timings)
     return [size / 1e9, result["load_ms"] / 1000, result["peak_memory_bytes"] / 1e9, *parts, speed]
 
