@@ -19,6 +19,7 @@ from lensmith.runtimes.bundle import Bundle, open_bundle
 from lensmith.runtimes.images import ImageSpec, open_image, preprocess
 from lensmith.runtimes.llamacpp.check import check_decoder, check_vision
 from lensmith.runtimes.llamacpp.vision import to_frames
+from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.replay import divergence, relative_error
 from lensmith.runtimes.resize import resize_bicubic
 from lensmith.runtimes.traces import log_sum
@@ -106,6 +107,18 @@ def test_later_turns_reuse_the_cache(bundle: Bundle) -> None:
     found, reused = ask(model, other)
     assert reused < 60
     assert found == ask(load(bundle.path, threads=1), other)[0]
+
+
+def test_long_batches_are_those_of_short_ones(bundle: Bundle) -> None:
+    """Hundreds of tokens at once, whose arrays are too large to be found where they were by chance."""
+    model = load(bundle.path, threads=1, context=2048)
+    ids = np.tile(model.prompts.tokenizer.encode("Read all the words.").ids, 100).astype(np.int64)[:600]
+    positions = text_positions(len(ids), 0)
+    whole = model.decoder.run(ids, positions)
+    model.forget()
+    for begin in range(0, len(ids), 50):
+        part = model.decoder.run(ids[begin : begin + 50], positions[:, begin : begin + 50])
+    assert relative_error(whole, part) < 10 * TEXT_ERROR
 
 
 def test_patches_become_the_pixels_they_were_cut_from() -> None:
