@@ -51,7 +51,7 @@ def test_files_equal_those_of_the_stock_converter(case: str, tmp_path: Path) -> 
         assert extra <= found["metadata"].keys()
 
 
-@pytest.mark.parametrize("case", gguf_stock.CASES)
+@pytest.mark.parametrize("case", [case for case, (_, split, _) in gguf_stock.CASES.items() if split == "qwen35"])
 def test_the_decay_is_rounded_where_the_stock_converter_has_the_exp_of_pytorch(case: str, tmp_path: Path) -> None:
     """All that parts our files from the converter's: its values are PyTorch's bit for bit, ours the nearest floats."""
     torch = pytest.importorskip("torch", reason="needs lensmith[torch]")
