@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 from lensmith.runtimes.engine import Floats
 from lensmith.runtimes.llamacpp.library import llama, mtmd
 
-TYPES = {0: np.float32, 1: np.float16}  # ggml_type
+TYPES: Mapping[int, Any] = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}  # ggml_type
 
 
 class GgmlTensor(ctypes.Structure):
@@ -42,9 +42,9 @@ def _matrix(address: int) -> Any:
     tensor = GgmlTensor.from_address(address)
     dtype, width = TYPES.get(tensor.type), tensor.ne[0]
     count = int(np.prod(list(tensor.ne)))
-    if dtype is None or tensor.ne[2] * tensor.ne[3] != 1 or tensor.nb[1] != width * np.dtype(dtype).itemsize:
+    if dtype is None or tensor.ne[2] * tensor.ne[3] != 1 or tensor.nb[1] != width * dtype.itemsize:
         return None
-    memory = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(tensor.data)
+    memory = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(tensor.data)
     return np.frombuffer(memory, dtype).reshape(-1, width).copy()
 
 

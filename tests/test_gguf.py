@@ -64,9 +64,9 @@ def test_the_decay_is_rounded_where_the_stock_converter_has_the_exp_of_pytorch(c
         layer = name.split(".")[1]
         decay = source.tensor(f"model.language_model.layers.{layer}.linear_attn.A_log").numpy()
         theirs = np.sort(-torch.exp(torch.from_numpy(decay.copy())).numpy())
-        np.testing.assert_array_equal(np.sort(np.float32(values(stock[name]))), theirs)
+        np.testing.assert_array_equal(np.sort(np.array(values(stock[name]), np.float32)), theirs)
         nearest = np.sort(-np.exp(decay.astype(np.float64)).astype(np.float32))
-        np.testing.assert_array_equal(np.sort(np.float32(values(ours[name]))), nearest)
+        np.testing.assert_array_equal(np.sort(np.array(values(ours[name]), np.float32)), nearest)
 
 
 @pytest.mark.skipif(gguf_stock.SOURCES is None, reason="LENSMITH_LLAMA_CPP does not name llama.cpp's sources")

@@ -131,7 +131,7 @@ def errors(seen: Seen, patches: Floats, monkeypatch: pytest.MonkeyPatch) -> list
     """
     torch, found, one_size = seen.reference.torch, list[float](), seen.reference.one_size
 
-    class Given(torch.nn.Module):  # type: ignore[misc]
+    class Given(torch.nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self, gelu: Node, first: int) -> None:
             super().__init__()
             self.gelu, self.first = gelu, first
@@ -149,8 +149,8 @@ def errors(seen: Seen, patches: Floats, monkeypatch: pytest.MonkeyPatch) -> list
     expected = seen.reference.vision(patches, seen.grid)
     assert len(found) == len(seen.gelus)
     found.append(relative_error(in_order(seen.features.features, one_size)[first:], expected.features[first:]))
-    pairs = [] if expected.deepstack is None else zip(seen.features.deepstack, expected.deepstack, strict=True)
-    return found + [relative_error(*pair) for pair in pairs]
+    taps = ([] if one.deepstack is None else list(one.deepstack) for one in (seen.features, expected))
+    return found + [relative_error(*pair) for pair in zip(*taps, strict=True)]
 
 
 def in_order(rows: Floats, one_size: bool) -> Floats:

@@ -145,7 +145,7 @@ def widen(checkpoint: Path, out: Path, seed: int = 0) -> Path:
             wide = widened(name, value.astype(np.float32), Widths(text), rng)
             tensors[name] = np.ascontiguousarray(wide)
         if re.search(r"(language_model|language_model\.model)\.norm\.weight$", name):
-            tensors[name] = (tensors[name] + offset) / 2 - offset
+            tensors[name] = np.asarray((tensors[name] + offset) / 2 - offset, np.float32)
     shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns("*.safetensors"))
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(_doubled(config), indent=2) + "\n", encoding="utf-8")
