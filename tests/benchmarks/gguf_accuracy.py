@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from lensmith.exporters.calibrate import float_model, prompts_of
 from lensmith.exporters.cases import Case, read_samples
-from lensmith.exporters.export import Calibrated, Options, export, prepare
+from lensmith.exporters.export import Calibrated, Job, Options, export, prepare
 from lensmith.exporters.gguf.file_types import FILE_TYPES
 from lensmith.exporters.gguf.imatrix import Energy
 from lensmith.exporters.gguf.importance import gather
@@ -31,6 +31,7 @@ from lensmith.exporters.layerwise.samples import KINDS, Picture, Sample
 from lensmith.runtimes import Model, load
 from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.engine import Floats, ImageFeatures
+from lensmith.targets.errors import InputError
 from rich.console import Console
 from rich.table import Table
 
@@ -73,17 +74,22 @@ def bundles(
     """A bundle of each type and importance; types without the quantizer know none, and some need it."""
     for precision in types:
         for name, energies in known.items():
-            unused = name != NONE and not FILE_TYPES[precision].quantizer
-            if unused or (name == NONE and precision.startswith(("iq1", "iq2_x", "iq2_s", "q2_k_s"))):
-                continue
-            job = prepare(checkpoint, Options(format="gguf", precision=precision))
-            evidence = {"samples": {"source": name}}
-            calibrated = Calibrated(importance=energies, evidence=evidence) if energies else Calibrated()
-            yield (
-                precision,
-                name,
-                export(replace(job, calibrated=calibrated), folder / f"{precision}-{name}", golden="never"),
-            )
+            if name == NONE or FILE_TYPES[precision].quantizer:
+                job = prepare(checkpoint, Options(format="gguf", precision=precision))
+                evidence = {"samples": {"source": name}}
+                calibrated = Calibrated(importance=energies, evidence=evidence) if energies else Calibrated()
+                made = _export(replace(job, calibrated=calibrated), folder / f"{precision}-{name}")
+                yield from [(precision, name, made)] if made else []
+
+
+def _export(job: Job, out: Path) -> Bundle | None:
+    """A bundle; None where llama.cpp does not make one without importance."""
+    try:
+        return export(job, out, golden="never")
+    except InputError:
+        if job.calibrated.importance:
+            raise
+        return None
 
 
 def log_probabilities(model: Model, sample: Sample, pictures: Mapping[str, Picture]) -> Floats:
