@@ -28,7 +28,7 @@ PICTURE = sorted((TINY / "heldout_long" / "images").glob("*.png"))[0]
 POSITIONS = "embeddings.position_embedding.weight"
 # The encoder of the bundle runs on ONNX Runtime, the language model on llama.cpp: float32 both.
 FEATURES, LOGITS, KL = 1e-4, 1e-4, 1e-6
-# llama.cpp's encoder has its activations from a table of float16, in every layer.
+# llama.cpp's encoder rounds pixels and, in every layer, its activations to float16 (test_llamacpp_rounding.py).
 TABLE_ERROR = 5e-3
 
 
