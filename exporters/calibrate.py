@@ -16,6 +16,7 @@ import numpy as np
 from ..runtimes.bundle import Bundle
 from ..runtimes.files import disk_full_is_input
 from ..targets.errors import InputError, LensmithError, closest
+from .activation_roles import choose_roles
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
 from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
@@ -23,6 +24,7 @@ from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
 from .kv_cache import KvScales, make_kv_cache
+from .layerwise.activations import PICTURES
 from .layerwise.caches import cache_scales
 from .layerwise.calibrate import Calibration, Plan
 from .layerwise.candidates import nearest, stored
@@ -30,7 +32,7 @@ from .layerwise.judge import Judgement, judge
 from .layerwise.model import FloatModel
 from .layerwise.outcomes import Outcome
 from .layerwise.quantizer import RECIPES
-from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
+from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder, keys_of
 from .layerwise.sensitivity import Sensitivity
 from .layerwise.store import Store
 from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
@@ -40,7 +42,9 @@ from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
-ROUNDS = 4  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
+# Of choosing bits, when the divergence that was predicted for a limit is measured to be above it; the last one takes
+# the most exact mix, so that what cannot be had is measured and not guessed.
+ROUNDS = 4
 CAUTION = 0.8  # of what the last round promises for the next
 
 
@@ -117,12 +121,15 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     """
     check(job, options)
     model, samples = float_model(job, options.threads), open_samples(job, options, scratch)
+    seen = [samples.pictures[key] for key in keys_of(samples.calibrated)[:PICTURES]]
+    roles = choose_roles(model, job, seen, lambda done, total: progress("activations", done, total))
+    job = roles.job
     found: Mapping[str, Sensitivity] = {}
     if options.budget is not None or options.max_kl is not None:
         found = sensitivities(model, job, samples.calibrated, samples.pictures, progress)
     mixed, store, outcomes, judged = _fitted(model, job, samples, found, options, scratch, progress)
     worse = judged["calibrated"].mean_kl > judged["nearest"].mean_kl
-    evidence = {
+    evidence: dict[str, Any] = {
         "method": options.method,
         "samples": _about(samples, options),
         "matrices": [_row(outcome, mixed) for outcome in outcomes],
@@ -130,12 +137,14 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
         "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
         "kept": not worse,
     }
+    if roles.measured is not None:
+        evidence["activations"] = _short(asdict(roles.measured))
     key = "" if worse else store.folder.name
     word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
-    reasons = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
+    low = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
-    calibrated = Calibrated(key=key, reasons=reasons, evidence=evidence)
+    calibrated = Calibrated(key=key, reasons={**roles.reasons, **low}, evidence=evidence)
     return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
 
 
@@ -150,8 +159,9 @@ def _fitted(
 ) -> tuple[Job, Store, list[Outcome], dict[str, Judgement]]:
     """Calibrate, with bits chosen anew where more divergence is measured than was predicted for a limit."""
     floor, limit = 0.0, options.max_kl
-    for _ in range(ROUNDS):
-        mixed = job if not found else with_schemes(job, choose_schemes(model, job, found, options.budget, limit))
+    for left in reversed(range(ROUNDS)):
+        schemes = choose_schemes(model, job, found, options.budget, limit) if found else {}
+        mixed = with_schemes(job, schemes) if found else job
         store, outcomes = _quantize(model, mixed, samples, options, scratch, progress)
         judged = _judge(model, mixed, store, samples, limit is not None, progress)
         measured, floor = judged["calibrated"].mean_kl, judged["encoder"].mean_kl if limit is not None else 0.0
@@ -160,9 +170,12 @@ def _fitted(
         if floor >= options.max_kl:
             raise InputError(f"the vision encoder alone, at 8 bits, is {floor:.3g} nats from the float model, and "
                              f"--max-kl is {options.max_kl:g}; raise it or use --precision fp16")  # fmt: skip
-        limit *= CAUTION * (options.max_kl - floor) / (measured - floor)
-    raise InputError(f"a KL divergence of {options.max_kl:g} nats is not reached, {measured:.3g} was measured; "
-                     "raise --max-kl or use --precision int8")  # fmt: skip
+        if schemes == choose_schemes(model, job, found, None, 0.0):
+            break
+        limit = limit * CAUTION * (options.max_kl - floor) / (measured - floor) if left > 1 else 0.0
+    raise InputError(f"a KL divergence of {options.max_kl:g} nats is not reached: the most exact mix, 8 bits in groups "
+                     f"of 32, is {measured:.3g} nats from the float model, {floor:.3g} of them by the vision encoder; "
+                     "raise --max-kl or use --precision fp16")  # fmt: skip
 
 
 def export_calibrated(

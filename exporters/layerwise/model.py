@@ -14,7 +14,7 @@ from ..blocks import Source
 from ..checkpoint import Checkpoint
 from ..graphs import Graph
 from ..spec import ModelSpec
-from .samples import Picture, Sample, picture_values, sample_values
+from .samples import Picture, Sample, draft_values, picture_values, sample_values
 from .stages import Stages, cut
 from .streams import Runner, Stream, Values, table_rows
 
@@ -42,11 +42,23 @@ class FloatModel:
     def vision_stages(self) -> Stages:
         return cut(self.vision)
 
+    @cached_property
+    def mtp_stages(self) -> Stages:
+        """Of the draft head, which there is."""
+        assert self.mtp is not None
+        return cut(self.mtp)
+
     @property
     def head(self) -> Source:
         """The source of the output head."""
         assert self.decoder_stages.head is not None
         return self.decoder_stages.head.source
+
+    @cached_property
+    def tables(self) -> tuple[Source, ...]:
+        """The token table and the output head, which may be one."""
+        products = {p.source.name for stage in self.decoder_stages.stages for p in stage.products}
+        return tuple(s for s in self.decoder.sources if s.matrix is not None and s.name not in products)
 
     @property
     def last(self) -> str:
@@ -73,6 +85,15 @@ class FloatModel:
                 stream.look_up(stage, tables)
             first = next(iter(streams.values()))[0].samples[0]
             yield Runner(stage, self.checkpoint, first, self.threads)
+
+
+def drafts_of(model: FloatModel, samples: Sequence[Sample], starts: Sequence[Values], stream: Stream) -> list[Values]:
+    """Values to start the draft head with, from those that the decoder started with and what came of them."""
+    assert model.mtp is not None
+    return [
+        draft_values(sample, start, values[model.last], model.mtp)
+        for sample, start, values in zip(samples, starts, stream.samples, strict=True)
+    ]
 
 
 def features_of(stream: Stream, keys: Sequence[str]) -> dict[str, ImageFeatures]:

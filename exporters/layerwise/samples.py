@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ class Sample:
     kinds: NDArray[np.int8]  # [seq], of each token
     pictures: tuple[str, ...]  # keys, in order
     answer: int  # tokens of the answer with its end token, the last of the sequence; 0 without
+
+
+def keys_of(samples: Sequence[Sample]) -> list[str]:
+    """The pictures of samples, each once."""
+    return sorted({key for sample in samples for key in sample.pictures})
 
 
 class SampleBuilder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from ...calibration.rounding import through_8_bits
 from ..blocks import Source
 from ..checkpoint import Checkpoint
 from ..dialects.ort import OPSETS
@@ -51,11 +52,17 @@ class Runner:
                 arrays[str(product.source.parameters[0].name)] = np.ascontiguousarray(replaced)
         return {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
-    def run(self, values: Values, weights: Mapping[str, onnxruntime.OrtValue]) -> None:
-        """Advance one sample in place: what is not needed any more goes, what the stage makes comes."""
+    def run(self, values: Values, weights: Mapping[str, onnxruntime.OrtValue], rounded: Collection[str] = ()) -> None:
+        """Advance one sample in place: what is not needed any more goes, what the stage makes comes.
+
+        The inputs of matrices named in `rounded` take the values that 8 bits for the whole tensor leave.
+        """
         outputs = self.stage.outputs
         if outputs:
-            own = {name: onnxruntime.OrtValue.ortvalue_from_numpy(values[name]) for name in self.stage.inputs}
+            taken = {name: values[name] for name in self.stage.inputs}
+            for name in {product.input for product in self.stage.products if product.source.name in rounded}:
+                taken[name] = through_8_bits(values[name])
+            own = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in taken.items()}
             made = self.session.run_with_ort_values(list(outputs), {**own, **weights})
             values.update({name: value.numpy() for name, value in zip(outputs, made, strict=True)})
         for name in [name for name in values if name not in self.stage.needed]:
@@ -78,11 +85,11 @@ class Stream:
                 sample[wanted.output] = rows[places[start : start + own.size]].reshape(*own.shape, -1)
                 start += own.size
 
-    def advance(self, runner: Runner, effective: Effective = lambda _: None) -> None:
-        """Take all samples through one stage."""
+    def advance(self, runner: Runner, effective: Effective = lambda _: None, rounded: Collection[str] = ()) -> None:
+        """Take all samples through one stage; `rounded` are the matrices whose inputs are rounded to 8 bits."""
         weights = runner.feeds(effective)
         for sample in self.samples:
-            runner.run(sample, weights)
+            runner.run(sample, weights, rounded)
 
 
 def table_rows(checkpoint: Checkpoint, source: Source, ids: NDArray[np.int64]) -> Floats:
