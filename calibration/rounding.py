@@ -69,7 +69,7 @@ def through_8_bits(x: Floats) -> Floats:
     if not scale:
         return x
     zero = np.rint(np.float32(-low) / scale)
-    levels = np.rint(x / scale)
+    levels: Floats = np.rint(x / scale)
     levels += zero
     np.clip(levels, 0, 255, out=levels)
     levels -= zero
