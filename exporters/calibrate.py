@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..runtimes.bundle import Bundle
 from ..runtimes.files import disk_full_is_input
 from ..targets.errors import InputError, LensmithError, closest
 from .activation_roles import choose_roles
+from .calibration_record import record
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
 from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
@@ -70,6 +71,20 @@ class Samples:
     held_out: tuple[Sample, ...]
     pictures: Mapping[str, Picture]
 
+    def about(self, seed: int) -> dict[str, Any]:
+        """What the manifest says of them."""
+        tokens = np.concatenate([sample.kinds for sample in self.calibrated])
+        return {
+            "source": self.chosen.source,
+            "sha256": self.chosen.sha256,
+            "seed": seed,
+            "calibrated": len(self.calibrated),
+            "held_out": len(self.held_out),
+            "pictures": picture_count(self.chosen.calibrated),
+            "image_tokens": int((tokens == IMAGE).sum()),
+            "text_tokens": int((tokens != IMAGE).sum()),
+        }
+
 
 def check(job: Job, options: CalibrationOptions) -> None:
     """Raises InputError for what cannot be calibrated, before anything is written."""
@@ -107,7 +122,7 @@ def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progre
     importance = gather(
         model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
     )
-    about = _about(samples, options)
+    about = samples.about(options.seed)
     evidence = {"method": options.method, "samples": about, "matrices": len(importance)}
     calibrated = Calibrated(key=str(about["sha256"]), evidence=evidence, importance=importance)
     return replace(job, calibrated=calibrated)
@@ -128,17 +143,9 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     if options.budget is not None or options.max_kl is not None:
         found = sensitivities(model, job, samples.calibrated, samples.pictures, progress)
     mixed, store, outcomes, judged = _fitted(model, job, samples, found, options, scratch, progress)
-    worse = judged["calibrated"].mean_kl > judged["nearest"].mean_kl
-    evidence: dict[str, Any] = {
-        "method": options.method,
-        "samples": _about(samples, options),
-        "matrices": [_row(outcome, mixed) for outcome in outcomes],
-        "sensitivity": {unit: value.kl for unit, value in found.items()},
-        "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
-        "kept": not worse,
-    }
-    if roles.measured is not None:
-        evidence["activations"] = _short(asdict(roles.measured))
+    about = samples.about(options.seed)
+    evidence = record(options.method, about, outcomes, schemes_of(mixed.graphs), found, judged, roles.measured)
+    worse = not evidence["kept"]
     key = "" if worse else store.folder.name
     word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
     low = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
@@ -275,29 +282,3 @@ def _key(job: Job, schemes: Mapping[str, Scheme], samples: Samples, options: Cal
     rows = {name: vars(scheme) for name, scheme in schemes.items()}
     text = json.dumps([stats, job.checkpoint.config, rows, samples.chosen.sha256, options.method], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _about(samples: Samples, options: CalibrationOptions) -> dict[str, Any]:
-    tokens = np.concatenate([sample.kinds for sample in samples.calibrated])
-    return {
-        "source": samples.chosen.source,
-        "sha256": samples.chosen.sha256,
-        "seed": options.seed,
-        "calibrated": len(samples.calibrated),
-        "held_out": len(samples.held_out),
-        "pictures": picture_count(samples.chosen.calibrated),
-        "image_tokens": int((tokens == IMAGE).sum()),
-        "text_tokens": int((tokens != IMAGE).sum()),
-    }
-
-
-def _row(outcome: Outcome, job: Job) -> dict[str, Any]:
-    scheme = schemes_of(job.graphs)[outcome.name]
-    return {**_short(asdict(outcome)), "bits": scheme.bits, "group_size": scheme.group_size}
-
-
-def _short(values: Any) -> Any:
-    """Figures with the digits that mean something: there are many, and the manifest travels with each bundle."""
-    if isinstance(values, dict):
-        return {key: _short(value) for key, value in values.items()}
-    return float(f"{values:.4g}") if isinstance(values, float) else values
