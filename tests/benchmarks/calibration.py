@@ -78,8 +78,13 @@ def rows(judged: Mapping[str, Judgement], job: Job, grid: str) -> Iterator[list[
             " ".join(f"{100 * value:.1f}" for value in found.top1.values()),
             f"{accuracy:.1f}", f"{worst[0]:+.1f} {worst[1]}",
             " ".join(f"{100 * value:.0f}" for value in found.accuracy.values()),
-            "" if found.drafts is None else f"{100 * found.drafts.accepted:.1f}",
+            drafts(found),
         ]  # fmt: skip
+
+
+def drafts(found: Judgement) -> str:
+    """The share of drafts that the decoder accepts, and of those that the float32 head would have made."""
+    return "" if found.drafts is None else f"{100 * found.drafts.accepted:.1f} {100 * found.drafts.top1:.1f}"
 
 
 def main() -> None:
@@ -93,7 +98,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=100, help="held-out questions of each task")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    table, plain, kinds = [], {}, []
+    table: list[list[str]] = []
     for grid, job in jobs(args.checkpoint, args.grids):
         model, builder = float_model(job, args.threads), prompts_of(job)
         samples = [builder.build(case) for case in read_samples(args.samples)]
@@ -107,9 +112,10 @@ def main() -> None:
             made = dict(candidates(model, job, args.methods, samples, builder, Path(folder)))
             judged = judge(model, held, builder.pictures, made)
         table += list(rows(judged, job, grid))
-        plain, kinds = dict(judged["float"].accuracy), list(judged["float"].kl)
+        plain, kinds = judged["float"], list(judged["float"].kl)
         show(table[-len(made) :], kinds)
-    print("float32:", " ".join(f"{task} {100 * share:.0f}" for task, share in plain.items()), flush=True)
+    tasks = " ".join(f"{task} {100 * share:.0f}" for task, share in plain.accuracy.items())
+    print(f"float32: {tasks}; drafts {drafts(plain) or '-'}", flush=True)
 
 
 def show(table: Sequence[Sequence[str]], kinds: Sequence[str]) -> None:
