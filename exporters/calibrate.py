@@ -35,6 +35,7 @@ from .layerwise.outcomes import Outcome
 from .layerwise.quantizer import RECIPES
 from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder, keys_of
 from .layerwise.sensitivity import Sensitivity
+from .layerwise.shelf import Room
 from .layerwise.store import Store
 from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .names import locate
@@ -46,6 +47,7 @@ IMPORTANCE = "imatrix"  # the method of GGUF files
 # Of choosing bits, when the divergence that was predicted for a limit is measured to be above it; the last one takes
 # the most exact mix, so that what cannot be had is measured and not guessed.
 ROUNDS = 4
+VALUES = "values"  # a folder of the scratch folder
 CAUTION = 0.8  # of what the last round promises for the next
 
 
@@ -118,7 +120,7 @@ def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progre
     """A GGUF job with the importance of the columns of its matrices, from samples with their images."""
     check(job, options)
     samples = open_samples(job, options, scratch)
-    model = float_model(job, options.threads)
+    model = float_model(job, options.threads, scratch / VALUES)
     importance = gather(
         model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
     )
@@ -135,7 +137,7 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     is better on the held-out samples.
     """
     check(job, options)
-    model, samples = float_model(job, options.threads), open_samples(job, options, scratch)
+    model, samples = float_model(job, options.threads, scratch / VALUES), open_samples(job, options, scratch)
     seen = [samples.pictures[key] for key in keys_of(samples.calibrated)[:PICTURES]]
     roles = choose_roles(model, job, seen, lambda done, total: progress("activations", done, total))
     job = roles.job
@@ -214,14 +216,20 @@ def _cleared(scratch: Path) -> Iterator[None]:
         raise
 
 
-def float_model(job: Job, threads: int | None) -> FloatModel:
-    """The graphs of a job in float32."""
+def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> FloatModel:
+    """The graphs of a job in float32; values of many tokens are kept in a folder `spilled`, if there is one."""
     assert isinstance(job.spec, ModelSpec)
     dialect = OrtDialect(accuracy_level=1)
     graphs = describe_graphs(job.checkpoint, job.family, job.spec, make_policy("fp32"), dialect)
     named = {graph.name: graph for graph in graphs}
     return FloatModel(
-        job.checkpoint, job.spec, named["vision_encoder"], named["decoder"], named.get("mtp"), threads or 0
+        job.checkpoint,
+        job.spec,
+        named["vision_encoder"],
+        named["decoder"],
+        named.get("mtp"),
+        threads or 0,
+        Room(spilled),
     )
 
 

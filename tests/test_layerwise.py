@@ -45,7 +45,7 @@ def pass_through(bench: Bench, stages: Stages, start: list[Values]) -> list[Valu
     stream = Stream(start)
     for runner in bench.model.runners(stages, {"it": (stream, bench.model.rows)}):
         stream.advance(runner)
-    return stream.samples
+    return [*stream.samples]
 
 
 @all_families

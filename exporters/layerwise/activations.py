@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..scheme import Scheme
 from .candidates import Candidate, nearest, unchanged
 from .model import FloatModel
 from .samples import Picture
-from .streams import Floats, Stream, Values
+from .streams import Values, relative_error
 
 Progress = Callable[[int, int], None]  # stages done, of how many
 PICTURES = 8  # that are looked at
@@ -69,7 +67,7 @@ def feature_errors(
 ) -> dict[str, float]:
     """The relative mean square error of the features of all pictures, of the worst output, for each candidate."""
     race = {"": unchanged(model), **candidates}
-    streams = {name: Stream(model.pictures(pictures)) for name in race}
+    streams = {name: model.stream(model.pictures(pictures)) for name in race}
     stages = model.vision_stages
     for done, runner in enumerate(model.runners(stages, {n: (s, race[n].tables) for n, s in streams.items()})):
         for name, stream in streams.items():
@@ -80,9 +78,4 @@ def feature_errors(
 
 def _worst(plain: Sequence[Values], other: Sequence[Values]) -> float:
     names = [name for name in OUTPUTS if name in plain[0]]
-    return max(_relative([v[name] for v in plain], [v[name] for v in other]) for name in names)
-
-
-def _relative(plain: Sequence[Floats], other: Sequence[Floats]) -> float:
-    lost = sum(float(np.square(a - b).sum(dtype=np.float64)) for a, b in zip(plain, other, strict=True))
-    return lost / max(sum(float(np.square(a).sum(dtype=np.float64)) for a in plain), 1e-30)
+    return max(relative_error((a[n], b[n]) for a, b in zip(plain, other, strict=True)) for n in names)

@@ -17,9 +17,9 @@ from .outcomes import Outcome, OutcomeJournal
 from .quantizer import Recipe, head_inputs, mean_of, quantize_group, quantize_table
 from .samples import IMAGE, Picture, Sample, keys_of
 from .smoothing import Smoothing, smoothings
-from .stages import Product, Stage, Stages
+from .stages import Product, Stages, by_input
 from .store import Store
-from .streams import Runner, Stream
+from .streams import Floats, Runner, Stream
 
 Progress = Callable[[int, int], None]
 Kinds = Sequence[NDArray[np.int8]]  # of the tokens of each sample; one for all where they are the same
@@ -59,16 +59,15 @@ class Calibration:
         """Calibrate the vision encoder, the token table, the decoder and a draft head."""
         model, keys = self.model, keys_of(samples)
         count = 2 if self.plan.recipe.quantized_inputs else 1
-        seen = [Stream(model.pictures([pictures[key] for key in keys])) for _ in range(count)]
+        seen = [model.stream(model.pictures([pictures[key] for key in keys])) for _ in range(count)]
         if keys:
             self._pass(model.vision_stages, seen, [np.full(1, IMAGE, np.int8)] * len(keys), progress)
         self._quantize_tables(samples[:HEAD_SAMPLES], features_of(seen[0], keys))
-        streams = [Stream(model.questions(samples, features_of(stream, keys))) for stream in seen]
-        starts = [stream.samples for stream in streams] if model.mtp else []
-        starts = [[dict(values) for values in start] for start in starts]
+        streams = [model.stream(model.questions(samples, features_of(stream, keys))) for stream in seen]
+        starts = [[dict(values) for values in stream.samples] for stream in streams] if model.mtp else []
         self._pass(model.decoder_stages, streams, [sample.kinds for sample in samples], progress)
         if model.mtp is not None:
-            drafts = [Stream(drafts_of(model, samples, *pair)) for pair in zip(starts, streams, strict=True)]
+            drafts = [model.stream(drafts_of(model, samples, *pair)) for pair in zip(starts, streams, strict=True)]
             self._pass(model.mtp_stages, drafts, [sample.kinds[1:] for sample in samples], progress)
         return self.journal.outcomes
 
@@ -82,7 +81,7 @@ class Calibration:
         tables = [source for source in quantized if self.store.get(source.name) is None]
         if not tables:
             return
-        stream = Stream(self.model.questions(samples, features))
+        stream = self.model.stream(self.model.questions(samples, features))
         for runner in self.model.runners(self.model.decoder_stages, {"float": (stream, self.model.rows)}):
             stream.advance(runner)
         moments = gather([stream], self.model.last, self.model.spec.decoder.hidden, [s.kinds for s in samples])
@@ -124,7 +123,7 @@ class Calibration:
 def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture]) -> dict[str, ImageFeatures]:
     """The features of the pictures of samples, as the float32 model has them."""
     keys = keys_of(samples)
-    stream = Stream(model.pictures([pictures[key] for key in keys]))
+    stream = model.stream(model.pictures([pictures[key] for key in keys]))
     if keys:
         for runner in model.runners(model.vision_stages, {"float": (stream, model.rows)}):
             stream.advance(runner)
@@ -134,29 +133,25 @@ def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str,
 def gather(streams: Sequence[Stream], value: str, columns: int, kinds: Kinds) -> dict[str, Moments]:
     """Moments of a value over all samples, by part."""
     moments = {part: Moments(columns, len(streams) > 1) for part in PARTS}
-    sizes = [sample[value].size // columns for sample in streams[0].samples]
-    for batch in _batches(sizes):
-        rows = [np.concatenate([s.samples[index][value].reshape(-1, columns) for index in batch]) for s in streams]
-        image = np.concatenate([np.broadcast_to(kinds[index] == IMAGE, sizes[index]) for index in batch])
+    for rows, image in _batches(streams, value, columns, kinds):
         for part, chosen in (("text", ~image), ("image", image)):
             moments[part].add(*(x[chosen] for x in rows))
     return moments
 
 
-def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indexes of samples in turn, some together until they have TOGETHER tokens."""
-    batch: list[int] = []
-    for index in range(len(sizes)):
-        batch.append(index)
-        if sum(sizes[i] for i in batch) >= TOGETHER or index == len(sizes) - 1:
-            yield batch
-            batch = []
-
-
-def by_input(stage: Stage) -> Iterator[tuple[str, list[Product]]]:
-    """The products of a stage that share an input, with its name."""
-    for value in dict.fromkeys(product.input for product in stage.products):
-        yield value, [product for product in stage.products if product.input == value]
+def _batches(
+    streams: Sequence[Stream], value: str, columns: int, kinds: Kinds
+) -> Iterator[tuple[list[Floats], NDArray[np.bool_]]]:
+    """Tokens of some samples together, TOGETHER of them or more: of each stream, and which are of images."""
+    rows: list[list[Floats]] = [[] for _ in streams]
+    images: list[NDArray[np.bool_]] = []
+    for index, kind in enumerate(kinds):
+        for own, stream in zip(rows, streams, strict=True):
+            own.append(stream.samples[index][value].reshape(-1, columns))
+        images.append(np.broadcast_to(kind == IMAGE, len(rows[0][-1])))
+        if sum(map(len, images)) >= TOGETHER or index == len(kinds) - 1:
+            yield [np.concatenate(own) for own in rows], np.concatenate(images)
+            rows, images = [[] for _ in streams], []
 
 
 def _existing(smoothing: Smoothing, model: FloatModel) -> Smoothing:

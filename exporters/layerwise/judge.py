@@ -13,8 +13,8 @@ from .candidates import Candidate, unchanged
 from .head import Predictions, head_blocks, predict
 from .model import FloatModel, drafts_of, features_of
 from .samples import BEHIND, IMAGE, KINDS, TEXT, Picture, Sample, keys_of
-from .stages import Stages
-from .streams import Floats, Runner, Stream, Values
+from .stages import Stages, by_input
+from .streams import Floats, Runner, Stream, Values, relative_error
 
 ROWS = 8192  # positions that are compared in all; more tell no more
 Progress = Callable[[int, int], None]
@@ -63,7 +63,7 @@ def judge(
     race = _Race(model, {"float": unchanged(model), **candidates}, progress)
     features = race.see(keys_of(samples), pictures)
     starts = {name: model.questions(samples, seen) for name, seen in features.items()}
-    streams = {name: Stream(start) for name, start in starts.items()}
+    streams = {name: model.stream(start) for name, start in starts.items()}
     drifts = race.walk(model.decoder_stages, streams)
     rows = [_positions(sample, max(1, ROWS // len(samples))) for sample in samples]
     found = _predictions(race, streams, model.decoder_stages, samples, rows)
@@ -84,7 +84,9 @@ class _Race:
 
     def see(self, keys: Sequence[str], pictures: Mapping[str, Picture]) -> dict[str, dict[str, ImageFeatures]]:
         """The features of all pictures by key, for each candidate."""
-        streams = {name: Stream(self.model.pictures([pictures[key] for key in keys])) for name in self.candidates}
+        streams = {
+            name: self.model.stream(self.model.pictures([pictures[key] for key in keys])) for name in self.candidates
+        }
         if keys:
             self.walk(self.model.vision_stages, streams)
         return {name: features_of(stream, keys) for name, stream in streams.items()}
@@ -133,7 +135,7 @@ def _drafts(
 ) -> Iterator[tuple[str, Drafts]]:
     """The drafts of each candidate behind its own decoder, whose predictions are `chosen`."""
     model = race.model
-    inputs = {name: Stream(drafts_of(model, samples, starts[name], stream)) for name, stream in streams.items()}
+    inputs = {name: model.stream(drafts_of(model, samples, starts[name], stream)) for name, stream in streams.items()}
     race.walk(model.mtp_stages, inputs)
     later = [r[r > 0] for r in rows]
     found = _predictions(race, inputs, model.mtp_stages, samples, later)
@@ -145,11 +147,10 @@ def _drafts(
 
 
 def _drift(runner: Runner, plain: Stream, other: Stream) -> dict[str, float]:
-    found = {}
-    for product in runner.stage.products:
-        pairs = [(a[product.input], b[product.input]) for a, b in zip(plain.samples, other.samples, strict=True)]
-        lost = sum(float(np.square(a - b).sum(dtype=np.float64)) for a, b in pairs)
-        found[product.source.name] = lost / max(sum(float(np.square(a).sum(dtype=np.float64)) for a, _ in pairs), 1e-30)
+    found: dict[str, float] = {}
+    for value, products in by_input(runner.stage):
+        error = relative_error((a[value], b[value]) for a, b in zip(plain.samples, other.samples, strict=True))
+        found |= {product.source.name: error for product in products}
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..checkpoint import Checkpoint
 from ..graphs import Graph
 from ..spec import ModelSpec
 from .samples import Picture, Sample, draft_values, picture_values, sample_values
+from .shelf import Room
 from .stages import Stages, cut
 from .streams import Runner, Stream, Values, table_rows
 
@@ -33,6 +34,7 @@ class FloatModel:
     decoder: Graph
     mtp: Graph | None
     threads: int
+    room: Room = field(default_factory=lambda: Room(None))  # of the values of streams
 
     @cached_property
     def decoder_stages(self) -> Stages:
@@ -65,6 +67,10 @@ class FloatModel:
         """The value that the head is multiplied with."""
         assert self.decoder_stages.head is not None
         return self.decoder_stages.head.input
+
+    def stream(self, samples: Sequence[Values]) -> Stream:
+        """Samples on their way through the stages of a graph."""
+        return Stream(samples, self.room)
 
     def pictures(self, pictures: Sequence[Picture]) -> list[Values]:
         """Values to start the vision encoder with."""

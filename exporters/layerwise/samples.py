@@ -131,7 +131,7 @@ def sample_values(sample: Sample, features: Mapping[str, ImageFeatures], spec: M
     if taps:
         empty = np.zeros((taps, *none.shape), np.float32)
         values["deepstack_features"] = empty if joined is None or joined.deepstack is None else joined.deepstack
-    values |= {state.past: _empty(state) for state in all_states(spec.decoder, FLOAT_CACHE)}
+    values.update({state.past: _empty(state) for state in all_states(spec.decoder, FLOAT_CACHE)})
     return {str(port.name): values[str(port.name)] for port in graph.model.graph.inputs}
 
 

@@ -63,8 +63,9 @@ class Sensitivities:
 
     def measure(self, start: Sequence[Values], samples: Sequence[Sample], progress: Progress) -> dict[str, Sensitivity]:
         """All units with their sensitivities; `start` are the decoder's inputs for the samples."""
-        plain, tables = Stream(start), [source for source in self.model.tables if source.name in self.schemes]
-        streams = {source.name: Stream(start) for source in tables}
+        plain = self.model.stream(start)
+        tables = [source for source in self.model.tables if source.name in self.schemes]
+        streams = {source.name: self.model.stream(start) for source in tables}
         named: dict[str, tuple[Stream, Tables]] = {name: (s, self._rounded_rows(name)) for name, s in streams.items()}
         named = {"": (plain, self.model.rows), **named}
         stages = self.model.decoder_stages
@@ -73,7 +74,7 @@ class Sensitivities:
         for done, runner in enumerate(self.model.runners(stages, named)):
             for unit in {unit_of(p.source.name) for p in runner.stage.products}:
                 if unit not in streams:
-                    streams[unit] = Stream(plain.samples)
+                    streams[unit] = self.model.stream(plain.samples)
             self._note(runner, plain)
             for unit, stream in streams.items():
                 stream.advance(runner, self._rounded(runner, unit))

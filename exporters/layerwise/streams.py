@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from ..blocks import Source
 from ..checkpoint import Checkpoint
 from ..dialects.ort import OPSETS
 from ..graphs import IR_VERSIONS
+from .shelf import Room, Shelf
 from .stages import Product, Stage
 
 Floats = NDArray[np.float32]
-Values = dict[str, NDArray[Any]]
+Values = MutableMapping[str, NDArray[Any]]
 Effective = Callable[[Product], Floats | None]  # what a matrix is taken for; None: what the checkpoint has
 TABLE_ROWS = 4096  # of a table in memory at a time
 
@@ -72,8 +73,9 @@ class Runner:
 class Stream:
     """All samples on their way through the stages."""
 
-    def __init__(self, samples: Sequence[Values]) -> None:
-        self.samples = [dict(sample) for sample in samples]
+    def __init__(self, samples: Sequence[Values], room: Room | None = None) -> None:
+        room = room or Room(None)
+        self.samples = [Shelf(sample, room) for sample in samples]
 
     def look_up(self, stage: Stage, tables: Callable[[Source, NDArray[np.int64]], Floats]) -> None:
         """Add the rows of tables that a stage needs, of all samples at once."""
@@ -90,6 +92,15 @@ class Stream:
         weights = runner.feeds(effective)
         for sample in self.samples:
             runner.run(sample, weights, rounded)
+
+
+def relative_error(pairs: Iterable[tuple[Floats, Floats]]) -> float:
+    """The relative mean square error of the second of each pair, over all."""
+    lost = total = 0.0
+    for plain, other in pairs:
+        lost += float(np.square(plain - other).sum(dtype=np.float64))
+        total += float(np.square(plain).sum(dtype=np.float64))
+    return lost / max(total, 1e-30)
 
 
 def table_rows(checkpoint: Checkpoint, source: Source, ids: NDArray[np.int64]) -> Floats:
