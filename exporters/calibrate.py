@@ -214,6 +214,8 @@ def _cleared(scratch: Path) -> Iterator[None]:
         if not any(scratch.glob("weights-*")):
             shutil.rmtree(scratch, ignore_errors=True)
         raise
+    finally:
+        shutil.rmtree(scratch / VALUES, ignore_errors=True)
 
 
 def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> FloatModel:
