@@ -249,7 +249,7 @@ def _key(job: Job) -> str:
     """A hash of all that the graph files depend on; source files count by name, size and time of change."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
     tools = _tools(find_lowering(job.options.format).tools)
-    keys = [job.calibrated.key, job.policy.kv_cache.digest]
+    keys = [job.calibrated.key, job.policy.kv_cache.digest, job.policy.int8_roles]
     text = dump_json([stats, job.checkpoint.config, vars(job.options), keys, tools])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
