@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .export import Job
+from .job import Job
 from .layerwise.activations import Activations, measure
 from .layerwise.model import FloatModel
 from .layerwise.samples import Picture

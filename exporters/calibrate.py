@@ -20,10 +20,11 @@ from .activation_roles import choose_roles
 from .calibration_record import record
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
+from .export import chat_template, describe_graphs, export, sections
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
+from .job import Calibrated, Job
 from .kv_cache import KvScales, make_kv_cache
 from .layerwise.activations import PICTURES
 from .layerwise.caches import cache_scales
@@ -37,6 +38,7 @@ from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder, keys_of
 from .layerwise.sensitivity import Sensitivity
 from .layerwise.shelf import Room
 from .layerwise.store import Store
+from .lowering import signature
 from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .names import locate
 from .scheme import UNQUANTIZED, Scheme, make_policy

@@ -31,8 +31,8 @@ from .shared import (
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
-    from ..export import Job
     from ..golden import Golden
+    from ..job import Job
     from ..plan import Plan
 
 FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and all of them
