@@ -154,6 +154,12 @@ def test_commands(bundles: dict[str, Bundle], cli: Callable[..., Ran]) -> None:
     assert cli("run", path, "Hi", "--context", 4).code == 2
 
 
+def test_comparisons_name_the_engine(bundles: dict[str, Bundle]) -> None:
+    from lensmith.exporters.runners import BundleRunner
+
+    assert BundleRunner(bundles["qwen3_vl"].path, threads=1).engine.startswith("llama.cpp of llama-cpp-python 0.")
+
+
 def test_the_extra_is_named(bundles: dict[str, Bundle]) -> None:
     ran = run_without(
         ("llama_cpp",),

@@ -7,7 +7,6 @@ error function (`build_ffn`). With these taken over, what is left is the order o
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +22,16 @@ from lensmith.runtimes.images import open_image
 from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import user_message
-from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 
 from lensmith.runtimes.llamacpp.vision import LlamaVision
 
 from tests.llamacpp_trace import Node, traced
+from tests.llava import with_moved_positions
 
 TINY = Path(__file__).parent / "tiny_vlm"
 PICTURE = sorted((TINY / "heldout_long" / "images").glob("*.png"))[0]
-POSITIONS = "embeddings.position_embedding.weight"
 SUMMATION = 5e-6  # relative, of float32 sums in another order
 # Entries of the table that another compiler rounds to the neighbour.
 NEIGHBOURS = 2e-3
@@ -50,18 +48,9 @@ class Seen:
     reference: Reference
 
 
-def moved_positions(folder: Path) -> Path:
-    """A LLaVA whose positions make up for llama.cpp's place of the class token (see test_gguf_llava.py)."""
-    shutil.copytree(TINY / "llava", folder)
-    tensors = load_file(folder / "model.safetensors")
-    name = next(name for name in tensors if name.endswith(POSITIONS))
-    save_file({**tensors, name: np.roll(tensors[name], -1, axis=0)}, folder / "model.safetensors")
-    return folder
-
-
 def see(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Encode a picture with llama.cpp, its GELUs written down, from a float32 file."""
-    source = moved_positions(folder / "moved") if name == "llava" else TINY / name
+    source = with_moved_positions(TINY / "llava", folder / "moved") if name == "llava" else TINY / name
     bundle = export(prepare(source, Options(format="gguf", precision="f32")), folder / "bundle", golden="never")
     model = load(bundle.path, threads=1)
     spec = model.image_spec
