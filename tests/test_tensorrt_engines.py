@@ -17,8 +17,8 @@ from lensmith.exporters.blocks import Linear, sources
 from lensmith.exporters.dialects.tensorrt import TensorRTDialect
 from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
 from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.graph_ports import F32, add_input, add_output
-from lensmith.exporters.graphs import _builder, _graph
+from lensmith.exporters.graph_ports import F32, I64, add_input, add_output
+from lensmith.exporters.graphs import Graph, _builder, _graph
 from lensmith.exporters.lowering import find_lowering
 from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.trt import engines, worker
@@ -311,6 +311,22 @@ def test_products_widen_their_weights_themselves(name: str, bias: bool, tmp_path
     assert (tmp_path / "product.engine").stat().st_size < 1.2 * ROWS * COLUMNS * WEIGHTS[name].bits // 8 + 1_000_000
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_table_and_its_head_are_stored_once(name: str, tmp_path: Path) -> None:
+    dialect = TensorRTDialect("bfloat16", 512)
+    table = dialect.table(8 * ROWS, COLUMNS, WEIGHTS[name], shared=True)
+    table._set_name("table")
+    ids = add_input("ids", I64, [1, "seq"])
+    builder = _builder("product", [ids], dialect.opsets)
+    logits = dialect.matmul(builder.op, dialect.gather_rows(builder.op, ids, table), table.weight, None)
+    add_output(builder, dialect.leave(builder.op, logits), "y", F32, [1, "seq", 8 * ROWS])
+    graph = _graph(builder, tuple(sources(table, "table")))
+    made = build_graph(graph, tmp_path, "ids", [])
+    assert made["kernels"]["written_out"] == []
+    packed = 8 * ROWS * COLUMNS * WEIGHTS[name].bits // 8
+    assert packed < (tmp_path / "product.engine").stat().st_size < 1.2 * packed + 500_000
+
+
 def test_weights_that_are_written_out_are_named(tmp_path: Path) -> None:
     """One scale for each row: fused for prompts and not for single tokens."""
 
@@ -335,17 +351,23 @@ def build_product(dialect: TensorRTDialect, scheme: Scheme, folder: Path, *, bia
     builder = _builder("product", [x], dialect.opsets)
     y = dialect.leave(builder.op, layer(builder.op, dialect.enter(builder.op, x)))
     add_output(builder, y, "y", F32, [1, "seq", ROWS])
-    graph = _graph(builder, tuple(sources(layer, "layer")))
+    return build_graph(_graph(builder, tuple(sources(layer, "layer"))), folder, "x", [COLUMNS])
+
+
+def build_graph(graph: Graph, folder: Path, port: str, sizes: list[int]) -> dict[str, Any]:
+    """An engine of a graph with random weights and an input [1, seq, *sizes]."""
     draw = np.random.default_rng(0)
     with open(folder / "product.data", "wb") as file:
         for source in graph.sources:
-            shape = (ROWS,) if source.matrix is None else (ROWS, COLUMNS)
+            matrix = source.matrix
+            shape = (ROWS,) if matrix is None else (matrix.rows, matrix.columns)
             parts = source.pack(draw.standard_normal(shape).astype(np.float32))
             for parameter, part in zip(source.parameters, parts, strict=True):
                 _refer(parameter, "product.data", file.tell())
                 file.write(part.tobytes())
     ir.save(graph.model, folder / "product.onnx")
-    sizes = [[[1, size, COLUMNS] for size in shape] for shape in ((1, 256, 512), (1, 1, 1))]
-    request = Request("tensorrt_rtx", str(folder / "product.onnx"), str(folder / "product.engine"),
-                      [{"x": shapes} for shapes in sizes], ["8.9", "12.0"])  # fmt: skip
+    shapes = [{port: [[1, seq, *sizes] for seq in lengths]} for lengths in ((1, 256, 512), (1, 1, 1))]
+    request = Request(
+        "tensorrt_rtx", str(folder / "product.onnx"), str(folder / "product.engine"), shapes, ["8.9", "12.0"]
+    )
     return run(request)

@@ -24,8 +24,9 @@ TEXT = b"""\x00\xff\x8a
   stream_capturable=1
   accelerators={sm86 sm120 }
       function={ name=__myl_Cast input_args={ "x.1" } layers="[ONNX Layer: x]" }
-      runtime_fusion={ name=_Fc input_args={ "1_dconst" } layers="[ONNX Layer: a/DequantizeLinear]\x1f[ONNX Layer: a]" }
+      runtime_fusion={ name=_Fc input_args={ "1_dconst" "x" } layers="[ONNX Layer: DequantizeLinear][ONNX Layer: a]" }
       function={ name=__myl_CastMul input_args={ "2_dconst" } layers="[ONNX Layer: b/DequantizeLinear_node_3]" }
+      function={ name=_T input_args={ "5_const-lit-in" } layers="[ONNX Layer: c/DequantizeLinear]\x1f[ONNX Layer: c]" }
       function={ name=__myl_Gath input_args={ "ids.1" } layers="[ONNX Layer: t]\x1f[ONNX Layer: t/DequantizeLinear]" }
       fully_connected={ name="b/Gemm" output={"y.1" } input={"x.1" } layers="[ONNX Layer: b]" }
   accelerators={*}
@@ -41,10 +42,10 @@ def engine(tmp_path: Path) -> Path:
 def test_kernels_are_counted(engine: Path) -> None:
     assert read_kernels(engine, "tensorrt_rtx", "1.7.1.116") == {
         "capabilities": ["8.6", "12.0"],
-        "kernels": 4,
+        "kernels": 5,
         "fused": 2,
         "recordable": True,
-        "written_out": ["b/DequantizeLinear_node_3"],
+        "written_out": ["b/DequantizeLinear_node_3", "c/DequantizeLinear"],
     }
 
 
@@ -90,7 +91,7 @@ def shown(tiny_bundle: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, capl
     with caplog.at_level(logging.WARNING), BundleWriter(engine.parent / "bundle") as writer:
         graphs = engines.build_engines(opened.manifest, opened.path, writer, gpu, "key", lambda *_: None)
         writer.close({**opened.manifest, "graphs": graphs})
-    assert caplog.text.count("writes out the weights of 1 layers") == len(graphs)
+    assert caplog.text.count("writes out the weights of 2 layers") == len(graphs)
     return engine.parent / "bundle"
 
 
@@ -102,7 +103,7 @@ def test_inspect_shows_engines(shown: Path, cli: Callable[..., Ran], monkeypatch
     assert "8.6, 12.0" in ran.out
     assert "3 BF16" in ran.out
     made = json.loads(cli("inspect", shown, "--json").out)["graphs"]["decoder"]["engine"]
-    assert made["kernels"]["written_out"] == ["b/DequantizeLinear_node_3"]
+    assert made["kernels"]["written_out"] == ["b/DequantizeLinear_node_3", "c/DequantizeLinear"]
     assert not {"seconds", "peak_memory_bytes"} & made.keys()
 
 

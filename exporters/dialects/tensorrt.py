@@ -57,12 +57,17 @@ class TensorRTDialect(Indexed):
         return op.Reshape(y if bias is None else op.Add(y, bias), shape, allowzero=1)
 
     def gather_rows(self, op: Op, ids: Value, table: Table) -> Value:
-        """Rows of a table by id: [..., columns]."""
+        """Rows of a table by ids [batch, seq]: [batch, seq, columns].
+
+        Those of 8 bits are columns of the transposed table: TensorRT stores that for the output head, and would store
+        both.
+        """
         parts = table(op)
-        rows = op.Gather(parts["values"], ids, axis=0)
         if "factors" not in parts:
-            return rows
-        return op.Mul(rows, op.Unsqueeze(op.Gather(parts["factors"], ids, axis=0), [-1]))
+            return op.Gather(parts["values"], ids, axis=0)
+        columns = op.Gather(op.Transpose(parts["values"], perm=[1, 0]), ids, axis=1)
+        factors = op.Unsqueeze(op.Gather(parts["factors"], ids, axis=0), [-1])
+        return op.Mul(op.Transpose(columns, perm=[1, 2, 0]), factors)
 
     def rms_norm(self, op: Op, x: Value, weight: Value, eps: float) -> Value:
         return op.RMSNormalization(x, self.enter(op, weight), axis=-1, epsilon=eps)
