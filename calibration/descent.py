@@ -30,7 +30,8 @@ class DescentOptions:
 def descent(weight: Floats, inputs: Inputs, grid: Grid, *, options: DescentOptions | None = None) -> Groups:
     """Quantize float32 [rows, columns] by descent from GPTQ's result."""
     options = options or DescentOptions()
-    run = _Run(weight, _damped(inputs.second, options.damping), gptq_levels(weight, inputs, grid, options.start), grid)
+    levels = gptq_levels(weight, inputs, grid, options.start)
+    run = _Run(weight, _damped(inputs.second, options.damping), levels, grid)
     for _ in range(options.sweeps):
         if run.sweep() <= options.settled:
             break

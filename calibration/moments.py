@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +40,36 @@ class Moments:
             self.crossed += x.T @ seen
 
 
-def mean(parts: list[Moments], shares: list[float]) -> dict[str, Any]:
-    """Means over tokens of several kinds, each kind with its share: `second`, `magnitude`, and `cross` or None."""
+@dataclass(frozen=True)
+class Means:
+    """Means over tokens x: of x xᵀ or x̂ x̂ᵀ, of |x|, and with a second stream of x x̂ᵀ."""
+
+    second: Floats  # [columns, columns]
+    magnitude: Floats  # [columns]
+    cross: Floats | None
+
+
+def mean(parts: Sequence[Moments], shares: Sequence[float]) -> Means:
+    """Means over tokens of several kinds, each kind with its share. The sums are used up: they can be gigabytes."""
     counted = [(part, share) for part, share in zip(parts, shares, strict=True) if part.tokens and share]
+    if not counted:
+        counted = [(parts[0], 1.0)]
     total = sum(share for _, share in counted)
-    weights = [share / total / part.tokens for part, share in counted]
-    columns = parts[0].columns
-    out: dict[str, Any] = {
-        "second": np.zeros((columns, columns), np.float32),
-        "magnitude": np.zeros(columns, np.float32),
-        "cross": None if parts[0].crossed is None else np.zeros((columns, columns), np.float32),
-    }
-    for (part, _), weight in zip(counted, weights, strict=True):
-        out["second"] += np.float32(weight) * part.products
-        out["magnitude"] += (weight * part.absolute).astype(np.float32)
-        if part.crossed is not None:
-            out["cross"] += np.float32(weight) * part.crossed
-    return out
+    weights = [share / total / max(part.tokens, 1) for part, share in counted]
+    used = [part for part, _ in counted]
+    crossed = [part.crossed for part in used if part.crossed is not None]
+    magnitude = sum((w * part.absolute for w, part in zip(weights, used, strict=True)), np.zeros(used[0].columns))
+    return Means(
+        second=_sum([part.products for part in used], weights),
+        magnitude=magnitude.astype(np.float32),
+        cross=_sum(crossed, weights) if crossed else None,
+    )
+
+
+def _sum(arrays: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """The weighted sum, in the place of the first; the others are scaled where they lie."""
+    for array, weight in zip(arrays, weights, strict=True):
+        array *= np.float32(weight)
+    for other in arrays[1:]:
+        arrays[0][...] += other
+    return arrays[0]

@@ -62,6 +62,21 @@ def dequantize(groups: Groups) -> Floats:
     return weights.reshape(rows, columns)
 
 
+def through_8_bits(x: Floats) -> Floats:
+    """Activations rounded to 8 bits as one tensor and back: one scale and zero point, as DynamicQuantizeLinear does."""
+    low, high = min(float(x.min(initial=0)), 0.0), max(float(x.max(initial=0)), 0.0)
+    scale = np.float32((high - low) / 255)
+    if not scale:
+        return x
+    zero = np.rint(np.float32(-low) / scale)
+    levels: Floats = np.rint(x / scale)
+    levels += zero
+    np.clip(levels, 0, 255, out=levels)
+    levels -= zero
+    levels *= scale
+    return levels
+
+
 def _symmetric(low: Floats, high: Floats, bits: int) -> tuple[NDArray[np.float16], Floats]:
     half = 2 ** (bits - 1)
     extreme = np.where(high > -low, high, low)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,17 @@ import numpy as np
 from ..runtimes.bundle import Bundle
 from ..runtimes.files import disk_full_is_input
 from ..targets.errors import InputError, LensmithError, closest
+from .activation_roles import choose_roles
+from .calibration_record import record
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import Calibrated, Job, chat_template, describe_graphs, export, sections, signature
+from .export import chat_template, describe_graphs, export, sections
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
+from .job import Calibrated, Job
 from .kv_cache import KvScales, make_kv_cache
+from .layerwise.activations import PICTURES
 from .layerwise.caches import cache_scales
 from .layerwise.calibrate import Calibration, Plan
 from .layerwise.candidates import nearest, stored
@@ -30,9 +34,11 @@ from .layerwise.judge import Judgement, judge
 from .layerwise.model import FloatModel
 from .layerwise.outcomes import Outcome
 from .layerwise.quantizer import RECIPES
-from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder
+from .layerwise.samples import IMAGE, Picture, Sample, SampleBuilder, keys_of
 from .layerwise.sensitivity import Sensitivity
+from .layerwise.shelf import Room
 from .layerwise.store import Store
+from .lowering import signature
 from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .names import locate
 from .scheme import UNQUANTIZED, Scheme, make_policy
@@ -40,7 +46,10 @@ from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
-ROUNDS = 4  # of choosing bits, when the divergence that was predicted for a limit is measured to be above it
+# Of choosing bits, when the divergence that was predicted for a limit is measured to be above it; the last one takes
+# the most exact mix, so that what cannot be had is measured and not guessed.
+ROUNDS = 4
+VALUES = "values"  # a folder of the scratch folder
 CAUTION = 0.8  # of what the last round promises for the next
 
 
@@ -65,6 +74,20 @@ class Samples:
     calibrated: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     pictures: Mapping[str, Picture]
+
+    def about(self, seed: int) -> dict[str, Any]:
+        """What the manifest says of them."""
+        tokens = np.concatenate([sample.kinds for sample in self.calibrated])
+        return {
+            "source": self.chosen.source,
+            "sha256": self.chosen.sha256,
+            "seed": seed,
+            "calibrated": len(self.calibrated),
+            "held_out": len(self.held_out),
+            "pictures": picture_count(self.chosen.calibrated),
+            "image_tokens": int((tokens == IMAGE).sum()),
+            "text_tokens": int((tokens != IMAGE).sum()),
+        }
 
 
 def check(job: Job, options: CalibrationOptions) -> None:
@@ -99,11 +122,11 @@ def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progre
     """A GGUF job with the importance of the columns of its matrices, from samples with their images."""
     check(job, options)
     samples = open_samples(job, options, scratch)
-    model = float_model(job, options.threads)
+    model = float_model(job, options.threads, scratch / VALUES)
     importance = gather(
         model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
     )
-    about = _about(samples, options)
+    about = samples.about(options.seed)
     evidence = {"method": options.method, "samples": about, "matrices": len(importance)}
     calibrated = Calibrated(key=str(about["sha256"]), evidence=evidence, importance=importance)
     return replace(job, calibrated=calibrated)
@@ -116,26 +139,23 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     is better on the held-out samples.
     """
     check(job, options)
-    model, samples = float_model(job, options.threads), open_samples(job, options, scratch)
+    model, samples = float_model(job, options.threads, scratch / VALUES), open_samples(job, options, scratch)
+    seen = [samples.pictures[key] for key in keys_of(samples.calibrated)[:PICTURES]]
+    roles = choose_roles(model, job, seen, lambda done, total: progress("activations", done, total))
+    job = roles.job
     found: Mapping[str, Sensitivity] = {}
     if options.budget is not None or options.max_kl is not None:
         found = sensitivities(model, job, samples.calibrated, samples.pictures, progress)
     mixed, store, outcomes, judged = _fitted(model, job, samples, found, options, scratch, progress)
-    worse = judged["calibrated"].mean_kl > judged["nearest"].mean_kl
-    evidence = {
-        "method": options.method,
-        "samples": _about(samples, options),
-        "matrices": [_row(outcome, mixed) for outcome in outcomes],
-        "sensitivity": {unit: value.kl for unit, value in found.items()},
-        "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
-        "kept": not worse,
-    }
+    about = samples.about(options.seed)
+    evidence = record(options.method, about, outcomes, schemes_of(mixed.graphs), found, judged, roles.measured)
+    worse = not evidence["kept"]
     key = "" if worse else store.folder.name
     word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
-    reasons = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
+    low = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
-    calibrated = Calibrated(key=key, reasons=reasons, evidence=evidence)
+    calibrated = Calibrated(key=key, reasons={**roles.reasons, **low}, evidence=evidence)
     return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
 
 
@@ -150,8 +170,9 @@ def _fitted(
 ) -> tuple[Job, Store, list[Outcome], dict[str, Judgement]]:
     """Calibrate, with bits chosen anew where more divergence is measured than was predicted for a limit."""
     floor, limit = 0.0, options.max_kl
-    for _ in range(ROUNDS):
-        mixed = job if not found else with_schemes(job, choose_schemes(model, job, found, options.budget, limit))
+    for left in reversed(range(ROUNDS)):
+        schemes = choose_schemes(model, job, found, options.budget, limit) if found else {}
+        mixed = with_schemes(job, schemes) if found else job
         store, outcomes = _quantize(model, mixed, samples, options, scratch, progress)
         judged = _judge(model, mixed, store, samples, limit is not None, progress)
         measured, floor = judged["calibrated"].mean_kl, judged["encoder"].mean_kl if limit is not None else 0.0
@@ -160,9 +181,12 @@ def _fitted(
         if floor >= options.max_kl:
             raise InputError(f"the vision encoder alone, at 8 bits, is {floor:.3g} nats from the float model, and "
                              f"--max-kl is {options.max_kl:g}; raise it or use --precision fp16")  # fmt: skip
-        limit *= CAUTION * (options.max_kl - floor) / (measured - floor)
-    raise InputError(f"a KL divergence of {options.max_kl:g} nats is not reached, {measured:.3g} was measured; "
-                     "raise --max-kl or use --precision int8")  # fmt: skip
+        if schemes == choose_schemes(model, job, found, None, 0.0):
+            break
+        limit = limit * CAUTION * (options.max_kl - floor) / (measured - floor) if left > 1 else 0.0
+    raise InputError(f"a KL divergence of {options.max_kl:g} nats is not reached: the most exact mix, 8 bits in groups "
+                     f"of 32, is {measured:.3g} nats from the float model, {floor:.3g} of them by the vision encoder; "
+                     "raise --max-kl or use --precision fp16")  # fmt: skip
 
 
 def export_calibrated(
@@ -192,16 +216,24 @@ def _cleared(scratch: Path) -> Iterator[None]:
         if not any(scratch.glob("weights-*")):
             shutil.rmtree(scratch, ignore_errors=True)
         raise
+    finally:
+        shutil.rmtree(scratch / VALUES, ignore_errors=True)
 
 
-def float_model(job: Job, threads: int | None) -> FloatModel:
-    """The graphs of a job in float32."""
+def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> FloatModel:
+    """The graphs of a job in float32; values of many tokens are kept in a folder `spilled`, if there is one."""
     assert isinstance(job.spec, ModelSpec)
     dialect = OrtDialect(accuracy_level=1)
     graphs = describe_graphs(job.checkpoint, job.family, job.spec, make_policy("fp32"), dialect)
     named = {graph.name: graph for graph in graphs}
     return FloatModel(
-        job.checkpoint, job.spec, named["vision_encoder"], named["decoder"], named.get("mtp"), threads or 0
+        job.checkpoint,
+        job.spec,
+        named["vision_encoder"],
+        named["decoder"],
+        named.get("mtp"),
+        threads or 0,
+        Room(spilled),
     )
 
 
@@ -262,29 +294,3 @@ def _key(job: Job, schemes: Mapping[str, Scheme], samples: Samples, options: Cal
     rows = {name: vars(scheme) for name, scheme in schemes.items()}
     text = json.dumps([stats, job.checkpoint.config, rows, samples.chosen.sha256, options.method], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _about(samples: Samples, options: CalibrationOptions) -> dict[str, Any]:
-    tokens = np.concatenate([sample.kinds for sample in samples.calibrated])
-    return {
-        "source": samples.chosen.source,
-        "sha256": samples.chosen.sha256,
-        "seed": options.seed,
-        "calibrated": len(samples.calibrated),
-        "held_out": len(samples.held_out),
-        "pictures": picture_count(samples.chosen.calibrated),
-        "image_tokens": int((tokens == IMAGE).sum()),
-        "text_tokens": int((tokens != IMAGE).sum()),
-    }
-
-
-def _row(outcome: Outcome, job: Job) -> dict[str, Any]:
-    scheme = schemes_of(job.graphs)[outcome.name]
-    return {**_short(asdict(outcome)), "bits": scheme.bits, "group_size": scheme.group_size}
-
-
-def _short(values: Any) -> Any:
-    """Figures with the digits that mean something: there are many, and the manifest travels with each bundle."""
-    if isinstance(values, dict):
-        return {key: _short(value) for key, value in values.items()}
-    return float(f"{values:.4g}") if isinstance(values, float) else values

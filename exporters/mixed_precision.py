@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from ..targets.errors import InputError
 from . import weights
-from .export import Job, describe_graphs, find_lowering
+from .export import describe_graphs
 from .graphs import Graph
+from .job import Job
 from .layerwise.calibrate import seen_by
 from .layerwise.model import FloatModel
 from .layerwise.samples import Picture, Sample
 from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
+from .lowering import find_lowering
 from .names import locate
 from .scheme import Policy, Scheme
 

@@ -16,8 +16,9 @@ from . import weights
 from .blocks import Source
 from .dialects import gguf
 from .dialects.ort import SCORES
-from .export import Job, find_lowering
 from .graphs import Graph
+from .job import Job
+from .lowering import find_lowering
 from .models import Spec
 from .spec import ModelSpec
 from .states import State, all_states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -53,7 +54,7 @@ class BundleRunner:
         started = time.perf_counter()
         self.model = Model(open_bundle(path), threads=threads)
         self.load_ms = _since(started)
-        self.engine = " + ".join((f"ONNX Runtime {onnxruntime.__version__}", *self.model.kernels))
+        self.engine = engine_name(self.model)
         self.tokenizer = self.model.prompts.tokenizer
         self.eos_token_ids = tuple(self.model.manifest["prompt"]["eos_token_ids"])
 
@@ -95,6 +96,13 @@ class BundleRunner:
                 positions = text_positions(1, request.next_position + index)
                 logits = self.model.decoder.run(np.array([token], np.int64), positions)
         return ids
+
+
+def engine_name(model: Model) -> str:
+    """The libraries that compute a bundle, with their versions."""
+    if model.manifest["options"].get("format") == "gguf":
+        return f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}"
+    return " + ".join((f"ONNX Runtime {onnxruntime.__version__}", *model.kernels))
 
 
 class PyTorchRunner:

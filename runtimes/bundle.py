@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..targets.errors import InputError, closest
-from .files import FileRecord, hash_file, is_safe_name, read_json
+from .files import FileRecord, hash_begin, hash_file, is_safe_name, read_json
 
 FORMAT_VERSION = 1
 MANIFEST = "lensmith.json"
-HASHED_BELOW_BYTES = 16_000_000  # smaller files are always hashed on opening, larger ones with check="sha256"
+HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
 
 Manifest = dict[str, Any]
 
@@ -33,7 +33,7 @@ SECTIONS: Mapping[str, type] = {
     "generation": dict,  # defaults of sampling
     "evidence": dict,  # golden traces and figures of parity and calibration
     "tools": dict,  # versions
-    "files": dict,  # {relative name: {size, sha256}}
+    "files": dict,  # {relative name: {size, sha256}}, large ones with begin_sha256
 }
 OPTIONAL: Mapping[str, type] = {
     "prompt": dict,  # special token ids, end-of-sequence ids, file of the chat template; needed with a decoder
@@ -123,15 +123,15 @@ class Bundle:
 def open_bundle(path: str | Path, *, check: Literal["size", "sha256"] = "size") -> Bundle:
     """Open a bundle and check its files.
 
-    "size" compares all sizes and the hashes of files below 16 MB; "sha256" compares all hashes. Whatever is missing,
-    changed or outside the folder is an InputError.
+    "size" compares all sizes and the hashes of the first 16 MB of each file; "sha256" compares all hashes. Whatever is
+    missing, changed or outside the folder is an InputError.
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: lensmith export.")
     manifest = check_manifest(read_json(folder / MANIFEST), folder / MANIFEST)
     for name, record in manifest["files"].items():
-        _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BELOW_BYTES)
+        _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BYTES)
     return Bundle(folder, manifest)
 
 
@@ -144,5 +144,7 @@ def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) ->
     size = path.stat().st_size
     if size != record["size"]:
         raise InputError(f"{path} has {size} bytes, expected {record['size']}; copy or export the bundle again.")
-    if hashed and hash_file(path)["sha256"] != record["sha256"]:
+    begin = record.get("begin_sha256")  # of large files: the header of a GGUF file is in it
+    same = hash_file(path)["sha256"] == record["sha256"] if hashed else begin in (None, hash_begin(path, HASHED_BYTES))
+    if not same:
         raise InputError(f"{path} was changed: its SHA-256 is not the manifest's; copy or export the bundle again.")

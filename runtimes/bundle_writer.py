@@ -18,11 +18,12 @@ from types import TracebackType
 from typing import Any
 
 from ..targets.errors import InputError, LensmithError
-from .bundle import FORMAT_VERSION, MANIFEST, Bundle, check_manifest
+from .bundle import FORMAT_VERSION, HASHED_BYTES, MANIFEST, Bundle, check_manifest
 from .files import (
     FileRecord,
     disk_full_is_input,
     files_in,
+    hash_begin,
     hash_file,
     is_disk_full,
     is_safe_name,
@@ -134,13 +135,20 @@ class BundleWriter:
         with disk_full_is_input(self.out):
             stale = {name for files in self._stages.values() for name in files} | _journaled(self.partial)
             remove_files(self.partial, (stale - self._names) | {STAGES})
-            records = {name: self._records.get(name) or self._seal(name) for name in sorted(self._names)}
+            records = {name: self._record(name) for name in sorted(self._names)}
             complete = dict(manifest) | {"format_version": FORMAT_VERSION, "files": records}
             self._refuse_strays()
             write_json(self.partial / MANIFEST, check_manifest(complete, MANIFEST))
             replace_folder(self.partial, self.out)
         self._closed = True
         return self.out
+
+    def _record(self, name: str) -> FileRecord:
+        """What the manifest keeps of a file."""
+        record = self._records.get(name) or self._seal(name)
+        if record["size"] < HASHED_BYTES:
+            return record
+        return {**record, "begin_sha256": hash_begin(self.partial / name, HASHED_BYTES)}
 
     def _seal(self, name: str) -> FileRecord:
         if not (self.partial / name).is_file() or (self.partial / name).is_symlink():

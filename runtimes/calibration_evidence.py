@@ -34,6 +34,15 @@ class CalibratedMatrix:
 
 
 @dataclass(frozen=True)
+class Drafted:
+    """Of a draft head, on held-out samples: shares of the float model's drafts, and of drafts that were accepted."""
+
+    top1: float
+    accepted: float
+    positions: int
+
+
+@dataclass(frozen=True)
 class Judged:
     """One way to store the weights, on held-out samples: means by kind of token, or by task."""
 
@@ -43,6 +52,7 @@ class Judged:
     perplexity: float | None = None
     accuracy: dict[str, float] = field(default_factory=dict)
     drift: dict[str, float] = field(default_factory=dict)  # relative mean square error of each matrix's inputs
+    drafts: Drafted | None = None  # None without a draft head
 
     @property
     def mean_kl(self) -> float | None:
@@ -60,6 +70,17 @@ class Judged:
     def mean_accuracy(self) -> float | None:
         """Over the tasks, each counting the same."""
         return sum(self.accuracy.values()) / len(self.accuracy) if self.accuracy else None
+
+
+@dataclass(frozen=True)
+class RoundedActivations:
+    """Dynamic int8 activations of the vision encoder: relative mean square errors of image features."""
+
+    weights_error: float  # of weights in 8 bits alone
+    added: dict[str, float]  # by role, when the inputs of its matrices alone are rounded
+    roles: tuple[str, ...]  # that were kept
+    error: float  # of what was chosen
+    limit: float  # of what roles may add in all
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,7 @@ class CalibrationEvidence:
     sensitivity: dict[str, float] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
     judgement: dict[str, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
     measured: int | None = None  # matrices that another quantizer got importances for, without figures of each
+    activations: RoundedActivations | None = None  # None where the target offers none
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
     def judged(self, name: str) -> Judged:

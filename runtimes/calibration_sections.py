@@ -59,9 +59,10 @@ class Figure:
     change: Callable[[float, float], str]
 
 
+TOP = Figure("same top token", lambda j: j.top1, lambda j: j.same_top, ALL, percent, _gain)
 FIGURES = (
     Figure("KL", lambda j: j.kl, lambda j: j.mean_kl, MEAN, nats, less),
-    Figure("same top token", lambda j: j.top1, lambda j: j.same_top, ALL, percent, _gain),
+    TOP,
     Figure("right answers", lambda j: j.accuracy, lambda j: j.mean_accuracy, ALL_TASKS, percent, _gain),
 )
 COLUMNS = {  # of candidates; ENCODER is judged where the divergence is limited
@@ -71,7 +72,7 @@ COLUMNS = {  # of candidates; ENCODER is judged where the divergence is limited
 
 def sections(evidence: CalibrationEvidence) -> Iterator[Section]:
     """All subjects that the evidence has figures of, in the order of the page."""
-    for made in (_judgement, _drift, _bits, _outliers, _sensitivity, _samples):
+    for made in (_judgement, _drift, _bits, _outliers, _sensitivity, _activations, _samples):
         section = made(evidence)
         if section.rows:
             yield section
@@ -98,6 +99,9 @@ def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
     if any(j.perplexity is not None for j in judged):
         shown = (NONE if j.perplexity is None else _perplexity(j.perplexity) for j in judged)
         yield "perplexity", *shown, ""
+    if any(j.drafts for j in judged):
+        yield _row("drafts like the float model's", [None if j.drafts is None else j.drafts.top1 for j in judged], TOP)
+        yield _row("drafts accepted", [None if j.drafts is None else j.drafts.accepted for j in judged], TOP)
 
 
 def _row(name: str, values: Sequence[float | None], figure: Figure) -> Row:
@@ -224,6 +228,19 @@ def _bits_by_unit(evidence: CalibrationEvidence) -> dict[str, str]:
     return {
         unit: ", ".join(f"{bits} ({count})" for bits, count in sorted(found.items())) for unit, found in counts.items()
     }
+
+
+def _activations(evidence: CalibrationEvidence) -> Section:
+    made = evidence.activations
+    added = {} if made is None else made.added
+    kept = () if made is None else made.roles
+    rows = tuple((role, f"{error:.1e}", "int8" if role in kept else "float32") for role, error in added.items())
+    lead = "" if made is None else (
+        "Relative mean square error that image features get when the inputs of a role's matrices are rounded to 8 bits "
+        f"as one tensor, on a few calibration pictures; all that are kept may add {made.limit:.1e}. Weights in 8 bits "
+        f"alone make {made.weights_error:.1e}, what was chosen {made.error:.1e}."
+    )  # fmt: skip
+    return Section("activations", "Activations of the vision encoder", lead, ("inputs of", "error", "kept in"), rows)
 
 
 def _samples(evidence: CalibrationEvidence) -> Section:

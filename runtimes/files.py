@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ..targets.errors import InputError
 
@@ -29,6 +29,7 @@ class FileRecord(TypedDict):
 
     size: int
     sha256: str
+    begin_sha256: NotRequired[str]  # of the first bytes, in manifests, where a file is too large to hash on opening
 
 
 def hash_file(path: str | Path) -> FileRecord:
@@ -39,6 +40,12 @@ def hash_file(path: str | Path) -> FileRecord:
             return {"size": file.tell(), "sha256": digest}
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
+
+
+def hash_begin(path: Path, size: int) -> str:
+    """The SHA-256 of the first `size` bytes of a file."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(size)).hexdigest()
 
 
 def hash_files(paths: Iterable[Path]) -> dict[Path, FileRecord]:

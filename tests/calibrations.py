@@ -45,6 +45,10 @@ def evidence(
         "matrices": made,
         "sensitivity": _sensitivity(layers) if mixed else {},
         "judgement": {"float": _judged(layers, hybrid, 0.0), "nearest": nearest, "calibrated": calibrated},
+        "activations": {
+            "weights_error": 6e-5, "error": 9e-5, "limit": 5e-4, "roles": ["vision.qkv"],
+            "added": {"vision.qkv": 3e-5, "vision.fc2": 0.02},
+        },
         "kept": kept,
     }  # fmt: skip
 
@@ -98,6 +102,7 @@ def _judged(layers: int, hybrid: bool, factor: float) -> dict[str, Any]:
         "perplexity": 7.0 + factor / 3,
         "accuracy": {"read": 1 - factor / 8, "count": 0.75},
         "drift": drift,
+        "drafts": {"top1": 1 - factor / 10, "accepted": 0.96 - factor / 20, "positions": 1400} if hybrid else None,
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,12 @@ CASES = {  # by name: architecture to synthesize, how its tokenizer splits text,
     "tarn-2b": ("tarn-2b", "qwen35", ()),
     "tarn-2b-no-mtp": ("tarn-2b", "qwen35", ("--no-mtp",)),
     "nemotron-4b": ("nemotron-4b", "qwen35", ()),  # more value heads than key heads
+    "vqwen3-4b": ("vqwen3-4b", "qwen2", ()),
 }
 FILES = {"model.gguf": (), "mmproj.gguf": ("--mmproj",)}
+LANGUAGE_ALONE = ("vqwen3-4b",)  # the converter refuses the rest of a LLaVA of CLIP and Qwen3
 # The converter knows tokenizers by the hash of what they make of one text, which no small vocabulary can match.
+# It asks for sentencepiece before it finds that there is no tokenizer for it.
 CONVERT = """
 import os, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
@@ -37,6 +41,7 @@ import convert_hf_to_gguf
 from conversion.base import TextModel
 name = sys.argv[2]
 TextModel.get_vocab_base_pre = lambda self, tokenizer: name
+TextModel._set_vocab_sentencepiece = lambda self: (self.dir_model / "tokenizer.model").open()
 sys.argv[1:] = sys.argv[3:]
 convert_hf_to_gguf.main()
 """
@@ -50,6 +55,18 @@ def checkpoint(case: str, folder: Path) -> Path:
         kept = {k: t.raw() for k, t in open_checkpoint(path).tensors.items() if not k.startswith("mtp.")}
         save_file(kept, path / "model.safetensors")
     return path
+
+
+def language_model(path: Path, folder: Path) -> Path:
+    """The decoder of a LLaVA as a checkpoint of its own, which the converter takes; its name stays."""
+    out = Path(shutil.copytree(path, folder / "language" / path.name, ignore=shutil.ignore_patterns("*.safetensors*")))
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    text = {**config["text_config"], "architectures": ["Qwen3ForCausalLM"]}
+    (out / "config.json").write_text(json.dumps(text), encoding="utf-8")
+    tensors = open_checkpoint(path).tensors.items()
+    prefix = "language_model."
+    save_file({k.removeprefix(prefix): t.raw() for k, t in tensors if k.startswith(prefix)}, out / "model.safetensors")
+    return out
 
 
 def convert(sources: str, path: Path, out: Path, split: str, outtype: str, *arguments: str) -> None:
@@ -84,8 +101,10 @@ def _line(field: Any) -> str:
 def fresh(sources: str, case: str, folder: Path) -> dict[str, Any]:
     """What the converter makes of a case."""
     path, (_, split, arguments) = checkpoint(case, folder), CASES[case]
-    found = {}
-    for name, more in FILES.items():
+    found, files = {}, FILES
+    if case in LANGUAGE_ALONE:
+        path, files = language_model(path, folder), {"model.gguf": ()}
+    for name, more in files.items():
         convert(sources, path, folder / f"{case}-{name}", split, "f32", *more, *(() if more else arguments))
         found[name] = describe(folder / f"{case}-{name}")
     return found

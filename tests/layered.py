@@ -192,8 +192,8 @@ def walk(bench: Bench, samples: tuple[Sample, ...], candidate: Candidate | None 
     keys = sorted({key for sample in samples for key in sample.pictures})
     seen = Stream(model.pictures([bench.samples.pictures[key] for key in keys]))
     for runner in model.runners(model.vision_stages, {"it": (seen, candidate.tables)}):
-        seen.advance(runner, candidate.matrices(runner))
+        candidate.advance(seen, runner)
     stream = Stream(model.questions(samples, features_of(seen, keys)))
     for runner in model.runners(model.decoder_stages, {"it": (stream, candidate.tables)}):
-        stream.advance(runner, candidate.matrices(runner))
+        candidate.advance(stream, runner)
     return [values[model.last][0] for values in stream.samples]

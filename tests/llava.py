@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from tests import hf
 
 SMALL_TEXT = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -55,6 +58,15 @@ def write_checkpoint(
     return folder
 
 
+def with_moved_positions(base: Path, folder: Path) -> Path:
+    """A copy whose positions make up for where llama.cpp has the class token: behind the patches, not in front."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("embeddings.position_embedding.weight"))
+    save_file({**tensors, name: np.roll(tensors[name], -1, axis=0)}, folder / "model.safetensors")
+    return folder
+
+
 def edit_processor(folder: Path, config: Mapping[str, Any]) -> None:
     """Let the files of the processor fit the configuration."""
     side, vision = config["vision_config"]["image_size"], config["vision_config"]
@@ -75,7 +87,7 @@ def write_json(path: Path, values: Any) -> None:
 def _write_weights(folder: Path, rename: Callable[[str], str], seed: int) -> None:
     transformers = hf.import_transformers()
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file as save_tensors
 
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.LlavaForConditionalGeneration(config)
@@ -85,7 +97,7 @@ def _write_weights(folder: Path, rename: Callable[[str], str], seed: int) -> Non
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         tensors[rename(name)] = _draw(torch, name, value, generator)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _draw(torch: Any, name: str, value: Any, generator: Any) -> Any:

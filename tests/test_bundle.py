@@ -271,14 +271,22 @@ def test_room_is_asked_for_first(tmp_path: Path) -> None:
         require_space(tmp_path / "deep" / "out", 2**62)
 
 
-def test_large_files_are_hashed_when_asked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (bundle / "decoder.onnx").write_bytes(b"grapH")
+def test_large_files_are_hashed_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first bytes always, such as the header of a GGUF file."""
+    for module in ("bundle", "bundle_writer"):
+        monkeypatch.setattr(f"lensmith.runtimes.{module}.HASHED_BYTES", 3)
+    bundle = write(tmp_path / "large")
+    open_bundle(bundle, check="sha256")
+    (bundle / "decoder.onnx").write_bytes(b"Graph")
     with pytest.raises(InputError, match=r"decoder\.onnx was changed"):
         open_bundle(bundle)
-    monkeypatch.setattr("lensmith.runtimes.bundle.HASHED_BELOW_BYTES", 3)
+    (bundle / "decoder.onnx").write_bytes(b"grapH")
     open_bundle(bundle)
     with pytest.raises(InputError, match=r"decoder\.onnx was changed"):
         open_bundle(bundle, check="sha256")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"decoder\.onnx was changed"):
+        open_bundle(bundle)
 
 
 def test_missing_and_cut_files(bundle: Path) -> None:

@@ -132,9 +132,46 @@ def test_the_draft_head_is_calibrated(benches: Callable[[str], Bench], tmp_path:
         inputs = draft_values(sample, start, whole("decoder", start)["hidden_states"], mtp)
         stream = Stream([inputs])
         for runner in bench.model.runners(stages, {"it": (stream, candidate.tables)}):
-            stream.advance(runner, candidate.matrices(runner))
+            candidate.advance(stream, runner)
         ours = stream.samples[0][stages.head.input] @ made.head().T
         assert relative_error(whole("mtp", inputs)["logits"], ours) < SAME
+
+
+def drafted(bench: Bench, bundle: Whole) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The drafts of all tokens of the answers, and whether the decoder would have chosen them."""
+    mtp, samples = bench.model.mtp, bench.samples.held_out
+    assert mtp is not None
+    drafts, chosen = [], []
+    for sample, start in zip(samples, bench.model.questions(samples, bundle.features(bench)), strict=True):
+        made = bundle("decoder", start)
+        logits = bundle("mtp", draft_values(sample, start, made["hidden_states"], mtp))["logits"][0]
+        places = np.arange(len(sample.ids) - 1 - sample.answer, len(sample.ids) - 1)  # they predict the answer
+        drafts.append(logits[places - 1].argmax(1))  # the draft head begins one token later
+        chosen.append(made["logits"][0][places].argmax(1))
+    return np.concatenate(drafts), np.concatenate(drafts) == np.concatenate(chosen)
+
+
+def test_drafts_are_judged(tmp_path: Path) -> None:
+    """Shares of the manifest, from the logits of both bundles; those of the trained head are nearly all accepted."""
+    questions = TINY / "heldout_long" / "tasks.jsonl"
+    made = make(TINY / "qwen3_5", tmp_path, questions, 12, "mse", group_size=32)
+    plain, accepted = drafted(made.bench, whole_float(made.bench, tmp_path / "float"))
+    drafts, own = drafted(made.bench, Whole(made.bundle))
+    judged = {name: row["drafts"] for name, row in made.evidence["judgement"].items()}
+    assert {row["positions"] for row in judged.values()} == {len(plain)}
+    assert judged["float"] == {
+        "top1": 1.0,
+        "accepted": pytest.approx(accepted.mean(), abs=1e-3),
+        "positions": len(plain),
+    }
+    assert judged["calibrated"]["top1"] == pytest.approx((drafts == plain).mean(), abs=0.02)
+    assert judged["calibrated"]["accepted"] == pytest.approx(own.mean(), abs=0.02)
+    assert accepted.mean() > 0.9
+    assert len(plain) > 30
+
+
+def test_no_drafts_without_a_draft_head(trained: Made) -> None:
+    assert {row["drafts"] for row in trained.evidence["judgement"].values()} == {None}
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -49,7 +49,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "80 layers": {"layers": 80, "mixed": True},
     "fallback": {"layers": 5, "kept": False},
 }
-SUBJECTS = ("judgement", "drift", "bits", "outliers", "sensitivity", "samples")
+SUBJECTS = ("judgement", "drift", "bits", "outliers", "sensitivity", "activations", "samples")
 PARTIAL = ("method", "samples", "seconds", "matrices", "sensitivity", "judgement", "kept")
 
 
@@ -195,6 +195,25 @@ def test_the_vision_encoder_alone_is_a_column_where_it_was_judged() -> None:
     assert section.head.index("vision encoder alone") == 2
     assert section.rows[0] == ("KL, image", "0", "0.0100", "0.0600", "0.0150", "4.00\N{MULTIPLICATION SIGN} less")
     assert section.rows[1][2] == "-"
+
+
+def test_drafts_are_rows_where_there_is_a_draft_head() -> None:
+    rows = rows_of(named(found(4, hybrid=True))["judgement"])
+    assert rows["drafts like the float model's"] == ("100.0 %", "90.0 %", "97.5 %", "+7.5 points")
+    assert rows["drafts accepted"] == ("96.0 %", "91.0 %", "94.8 %", "+3.8 points")
+    assert not [name for name in rows_of(named(found(4))["judgement"]) if "drafts" in name]
+
+
+def test_activations_say_what_was_kept_and_why() -> None:
+    section = named(found())["activations"]
+    assert dict(zip(section.head[1:], rows_of(section)["vision.qkv"], strict=True)) == {
+        "error": "3.0e-05",
+        "kept in": "int8",
+    }
+    assert rows_of(section)["vision.fc2"] == ("2.0e-02", "float32")
+    assert "may add 5.0e-04" in section.lead
+    assert "what was chosen 9.0e-05" in section.lead
+    assert "activations" not in named(dataclasses.replace(found(), activations=None))
 
 
 def test_tables_of_every_subject() -> None:

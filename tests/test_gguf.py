@@ -23,7 +23,7 @@ from tests.extras import Ran
 TINY = Path(__file__).parent / "tiny_vlm"
 # What lensmith says beyond the converter: the pixel range of images, which llama.cpp reads for other encoders.
 OURS = {"clip.vision.image_min_pixels", "clip.vision.image_max_pixels"}
-# exp() of PyTorch, which the converter uses, may be off by one unit in the last place; numpy's float64 rounded is not.
+# The converter's exp() is PyTorch's in float32, off by up to one unit in the last place; ours is rounded from float64.
 EXP_ERROR = 2**-23
 
 
@@ -49,6 +49,24 @@ def test_files_equal_those_of_the_stock_converter(case: str, tmp_path: Path) -> 
         extra = OURS if name == "mmproj.gguf" else set()
         assert {key: line for key, line in found["metadata"].items() if key not in extra} == expected["metadata"]
         assert extra <= found["metadata"].keys()
+
+
+@pytest.mark.parametrize("case", [case for case, (_, split, _) in gguf_stock.CASES.items() if split == "qwen35"])
+def test_the_decay_is_rounded_where_the_stock_converter_has_the_exp_of_pytorch(case: str, tmp_path: Path) -> None:
+    """All that parts our files from the converter's: its values are PyTorch's bit for bit, ours the nearest floats."""
+    torch = pytest.importorskip("torch", reason="needs lensmith[torch]")
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("the stored values are of a CPU with AVX, whose exp() is another one")
+    source = open_checkpoint(gguf_stock.checkpoint(case, tmp_path))
+    ours = gguf_stock.describe(built(source.path, tmp_path / "bundle").file("model.gguf"))["tensors"]
+    stock = gguf_stock.stored()[case]["model.gguf"]["tensors"]
+    for name in (name for name in stock if name.endswith("ssm_a")):
+        layer = name.split(".")[1]
+        decay = source.tensor(f"model.language_model.layers.{layer}.linear_attn.A_log").numpy()
+        theirs = np.sort(-torch.exp(torch.from_numpy(decay.copy())).numpy())
+        np.testing.assert_array_equal(np.sort(np.array(values(stock[name]), np.float32)), theirs)
+        nearest = np.sort(-np.exp(decay.astype(np.float64)).astype(np.float32))
+        np.testing.assert_array_equal(np.sort(np.array(values(ours[name]), np.float32)), nearest)
 
 
 @pytest.mark.skipif(gguf_stock.SOURCES is None, reason="LENSMITH_LLAMA_CPP does not name llama.cpp's sources")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +17,16 @@ from lensmith.runtimes.engine import Floats
 from lensmith.runtimes.images import open_image
 from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.replay import relative_error
-from safetensors.numpy import load_file, save_file
 
 from tests.extras import Ran
+from tests.llava import with_moved_positions
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 TINY = Path(__file__).parent / "tiny_vlm"
 PICTURE = sorted((TINY / "heldout_long" / "images").glob("*.png"))[0]
-POSITIONS = "embeddings.position_embedding.weight"
 # The encoder of the bundle runs on ONNX Runtime, the language model on llama.cpp: float32 both.
 FEATURES, LOGITS, KL = 1e-4, 1e-4, 1e-6
-# llama.cpp's encoder has its activations from a table of float16, in every layer.
+# llama.cpp's encoder rounds pixels and, in every layer, its activations to float16 (test_llamacpp_rounding.py).
 TABLE_ERROR = 5e-3
 
 
@@ -63,11 +61,7 @@ def test_only_the_place_of_the_class_token_parts_llama_cpp_from_pytorch(bundle: 
     A file whose positions are moved by one makes up for the positions. What is left: the first patch is missing, and
     the class token stands behind the others, which agree.
     """
-    folder = tmp_path / "moved"
-    shutil.copytree(TINY / "llava", folder)
-    tensors = load_file(folder / "model.safetensors")
-    name = next(name for name in tensors if name.endswith(POSITIONS))
-    save_file({**tensors, name: np.roll(tensors[name], -1, axis=0)}, folder / "model.safetensors")
+    folder = with_moved_positions(TINY / "llava", tmp_path / "moved")
     moved = export(prepare(folder, Options(format="gguf", precision="f32")), tmp_path / "bundle", golden="never")
     model = load(bundle.path, threads=1)
     found, expected = stock_features(model, moved.file("mmproj.gguf"))

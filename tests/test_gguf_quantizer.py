@@ -18,7 +18,8 @@ from lensmith.exporters.calibrate import (
 )
 from lensmith.exporters.export import Calibrated, Options, export, prepare
 from lensmith.exporters.gguf.imatrix import Energy, read_imatrix, write_imatrix
-from lensmith.exporters.layerwise.calibrate import by_input, gather, seen_by
+from lensmith.exporters.layerwise.calibrate import gather, seen_by
+from lensmith.exporters.layerwise.stages import by_input
 from lensmith.exporters.layerwise.streams import Stream
 from lensmith.exporters.synth import synth
 from lensmith.runtimes import load

@@ -18,8 +18,8 @@ from lensmith.runtimes.files import hash_file
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it deaf to this signal
-from lensmith.exporters import export, weights
-write_graph, write_tensor = export._write_graph, weights._write_tensor
+from lensmith.exporters import lowering, weights
+write_graph, write_tensor = lowering._write_graph, weights._write_tensor
 
 def graph(job, graph, *rest):
     if graph.name == "decoder":
@@ -32,7 +32,7 @@ def tensor(*arguments):
     time.sleep(0.5)
     return hashes
 
-export._write_graph = graph
+lowering._write_graph = graph
 from lensmith.exporters.cli import main
 main(sys.argv[1:])
 """

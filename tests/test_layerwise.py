@@ -11,11 +11,11 @@ import pytest
 from lensmith.calibration.moments import mean
 from lensmith.exporters.graphs import Graph
 from lensmith.exporters.layerwise import calibrate
-from lensmith.exporters.layerwise.calibrate import Calibration, Plan, gather, keys_of
+from lensmith.exporters.layerwise.calibrate import Calibration, Plan, gather
 from lensmith.exporters.layerwise.candidates import stored, unchanged
 from lensmith.exporters.layerwise.judge import _Race
-from lensmith.exporters.layerwise.quantizer import Recipe, quantize_group
-from lensmith.exporters.layerwise.samples import IMAGE, TEXT, draft_values
+from lensmith.exporters.layerwise.quantizer import Recipe, mean_of, quantize_group
+from lensmith.exporters.layerwise.samples import IMAGE, TEXT, draft_values, keys_of
 from lensmith.exporters.layerwise.stages import Stages, cut
 from lensmith.exporters.layerwise.store import Store
 from lensmith.exporters.layerwise.streams import Stream, Values
@@ -45,7 +45,7 @@ def pass_through(bench: Bench, stages: Stages, start: list[Values]) -> list[Valu
     stream = Stream(start)
     for runner in bench.model.runners(stages, {"it": (stream, bench.model.rows)}):
         stream.advance(runner)
-    return stream.samples
+    return [*stream.samples]
 
 
 @all_families
@@ -142,10 +142,10 @@ def test_shares_count_kinds_and_not_their_tokens() -> None:
     made = gather(streams, "x", 3, kinds)
     image, text = (x.astype(np.float64).T @ x / len(x) for x in np.split(streams[0].samples[0]["x"], [4]))
     found = mean([made["text"], made["image"]], [0.25, 0.75])
-    np.testing.assert_allclose(found["second"], 0.25 * text + 0.75 * image, rtol=1e-5, atol=1e-6)
-    assert found["cross"] is None
+    np.testing.assert_allclose(found.second, 0.25 * text + 0.75 * image, rtol=1e-5, atol=1e-6)
+    assert found.cross is None
     alone = gather(streams, "x", 3, [np.full(40, TEXT, np.int8)])  # a kind without a token takes no share
-    np.testing.assert_allclose(mean([*alone.values()], [0.25, 0.75])["second"], (4 * image + 36 * text) / 40, rtol=1e-5)
+    np.testing.assert_allclose(mean([*alone.values()], [0.25, 0.75]).second, (4 * image + 36 * text) / 40, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     """The second moments of each group are those of the finished model's inputs, the cross moments of both models'."""
     seen: dict[str, Any] = {}
 
-    def record(weights: dict[str, Any], moments: Any, *rest: Any) -> Any:
-        seen.update(dict.fromkeys(weights, moments))
-        return quantize_group(weights, moments, *rest)
+    def record(weights: dict[str, Any], means: Any, *rest: Any) -> Any:
+        seen.update(dict.fromkeys(weights, means))
+        return quantize_group(weights, means, *rest)
 
     monkeypatch.setattr(calibrate, "quantize_group", record)
     model, samples, store = bench.model, bench.samples, Store(tmp_path)
@@ -180,11 +180,11 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     for runner in model.runners(model.decoder_stages, named):
         for product in runner.stage.products:
             if product.source.name in seen:
-                expected = gather([*streams.values()], product.input, product.matrix.columns, kinds)
-                for part, moments in expected.items():
-                    np.testing.assert_array_equal(seen[product.source.name][part].products, moments.products)
-                    np.testing.assert_array_equal(seen[product.source.name][part].crossed, moments.crossed)
+                moments = gather([*streams.values()], product.input, product.matrix.columns, kinds)
+                expected, found = mean_of(moments, {"text": 0.5, "image": 0.5}), seen[product.source.name]
+                np.testing.assert_array_equal(found.second, expected.second)
+                np.testing.assert_array_equal(found.cross, expected.cross)
                 checked.add(product.source.name)
         for name, stream in streams.items():
-            stream.advance(runner, race.candidates[name].matrices(runner))
+            race.candidates[name].advance(stream, runner)
     assert checked & low == (low - tables) & names(model.decoder)

@@ -165,6 +165,30 @@ def test_the_divergence_that_was_asked_for_is_kept_as_measured(
     assert size_of(plain) < size_of(mixed)
 
 
+def test_the_floor_is_measured_and_named(cli: Cli, benches: Callable[[str], Bench], tmp_path: Path) -> None:
+    """With everything at 8 bits, the token table, too; what is asked beyond it is refused with this figure."""
+    bench = benches("llava")
+    judged = {}
+    for name, scheme in (("floor", Scheme(8, 32)), ("table at 4 bits", Scheme(4, 32))):
+        tables = {source.name for source in bench.model.tables}
+        chosen = {n: scheme if n in tables else Scheme(8, 32) if n in decoder_names(bench.job) else s
+                  for n, s in bench.schemes.items()}  # fmt: skip
+        judged[name] = nearest(bench.model, chosen)
+    encoder = {**bench.schemes, **{source.name: UNQUANTIZED for source in bench.model.decoder.sources}}
+    judged["encoder"] = nearest(bench.model, encoder)
+    found = judge(bench.model, bench.samples.held_out, bench.samples.pictures, judged)
+    floor, table, alone = (found[name].mean_kl for name in ("floor", "table at 4 bits", "encoder"))
+    assert alone < floor < table
+    samples = write_samples(tmp_path / "samples")  # those of the bench
+    arguments = ("export", bench.path, "--samples", samples, "--calibrate", "mse", "--golden", "never")
+    ran = cli(*arguments, "-o", tmp_path / "too little", "--max-kl", (alone + floor) / 2)
+    assert_one_sentence(ran, f"{floor:.2g}"[:3], "raise --max-kl")
+    assert "8 bits in groups of 32" in ran.err
+    assert cli(*arguments, "-o", tmp_path / "enough", "--max-kl", floor * 1.05).code == 0
+    rows = open_bundle(tmp_path / "enough").manifest["precision"]
+    assert {rows[source.name]["bits"] for source in bench.model.tables} == {8}
+
+
 IMPOSSIBLE: dict[str, tuple[tuple[object, ...], str, str]] = {
     "budget": (("--budget", "100kB"), "100000 bytes", "raise it"),
     "no budget": (("--budget", "0"), "budget of 0", "raise it"),

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import export as pipeline
 from lensmith.exporters.blocks import Linear, sources
 from lensmith.exporters.dialects.tensorrt import TensorRTDialect
 from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.graph_ports import F32, I64, add_input, add_output
 from lensmith.exporters.graphs import Graph, _builder, _graph
+from lensmith.exporters.lowering import find_lowering
 from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.trt import engines, worker
 from lensmith.exporters.trt.engines import run
@@ -230,7 +230,7 @@ def test_the_writer_leaves_out_what_became_something_else(tmp_path: Path, tiny_b
         writer.leave_out(["b"])
         writer.close({**manifest, "graphs": graphs})
     assert set(open_bundle(tmp_path / "out").manifest["files"]) == {"a"}
-    assert pipeline.find_lowering("tensorrt").no_replay is not None
+    assert find_lowering("tensorrt").no_replay is not None
 
 
 @pytest.fixture(scope="module")

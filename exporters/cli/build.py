@@ -31,8 +31,8 @@ from .shared import (
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
-    from ..export import Job
     from ..golden import Golden
+    from ..job import Job
     from ..plan import Plan
 
 FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and all of them
@@ -261,12 +261,16 @@ def _print_calibration(made: dict[str, Any]) -> None:
     names = {"float": "float32", "nearest": "rounded to nearest", "calibrated": made["method"]}
     head = ["weights", *(f">KL, {kind}" for kind in kinds), ">same top token", ">perplexity"]
     head += [">right answers"] if tasks else []
+    drafts = judged["float"]["drafts"] is not None
+    head += [">drafts accepted"] if drafts else []
     rows = []
     for key, name in names.items():
         row, total = judged[key], sum(judged[key]["positions"].values())
         same = sum(row["top1"][kind] * row["positions"][kind] for kind in kinds) / total
         figures = [*(f"{row['kl'][kind]:.4f}" for kind in kinds), f"{same:.1%}", f"{row['perplexity']:.3f}"]
-        rows.append([name, *figures, *([f"{sum(row['accuracy'].values()) / len(tasks):.1%}"] if tasks else [])])
+        figures += [f"{sum(row['accuracy'].values()) / len(tasks):.1%}"] if tasks else []
+        figures += [f"{row['drafts']['accepted']:.1%}"] if drafts else []
+        rows.append([name, *figures])
     screen.print(table("Held-out samples (KL in nats)", head, rows))
     if not made["kept"]:
         screen.print(

@@ -29,8 +29,8 @@ from ..names import locate
 from ..spec import ClipSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from ..export import Job
     from ..graphs import Graph
+    from ..job import Job
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"

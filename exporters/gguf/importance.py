@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..layerwise.calibrate import by_input, seen_by
+from ..layerwise.calibrate import seen_by
 from ..layerwise.model import FloatModel
 from ..layerwise.samples import Picture, Sample
+from ..layerwise.stages import by_input
 from ..layerwise.streams import Stream
 from .imatrix import Energy
 
@@ -24,7 +25,7 @@ def gather(
     model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress = lambda *_: None
 ) -> dict[str, Energy]:
     """Sums of squares of the inputs of all matrices of the decoder over all tokens, by source tensor."""
-    stream = Stream(model.questions(samples, seen_by(model, samples, pictures)))
+    stream = model.stream(model.questions(samples, seen_by(model, samples, pictures)))
     found: dict[str, Energy] = {}
     stages = model.decoder_stages
     for done, runner in enumerate(model.runners(stages, {"float": (stream, model.rows)}), start=1):

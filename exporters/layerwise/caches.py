@@ -20,7 +20,7 @@ SAMPLES = 32  # of text and images; they take a pass through the decoder of thei
 def cache_scales(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture]) -> KvScales:
     """Scales of keys and values by layer, as the first samples call for them."""
     few = samples[:SAMPLES]
-    stream = Stream(model.questions(few, seen_by(model, few, pictures)))
+    stream = model.stream(model.questions(few, seen_by(model, few, pictures)))
     return kv_scales(_caches(model, stream), model.spec.decoder.rotated)
 
 

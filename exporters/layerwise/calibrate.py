@@ -8,24 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...calibration.moments import Moments
+from ...calibration.moments import Means, Moments
 from ...runtimes.engine import ImageFeatures
-from ..blocks import Source
 from ..scheme import Scheme
 from .candidates import stored
-from .model import FloatModel, features_of
+from .model import FloatModel, drafts_of, features_of
 from .outcomes import Outcome, OutcomeJournal
-from .quantizer import Recipe, head_inputs, quantize_group, quantize_table
-from .samples import IMAGE, Picture, Sample, draft_values
+from .quantizer import Recipe, head_inputs, mean_of, quantize_group, quantize_table
+from .samples import IMAGE, Picture, Sample, keys_of
 from .smoothing import Smoothing, smoothings
-from .stages import Product, Stage, Stages, cut
+from .stages import Product, Stages, by_input
 from .store import Store
-from .streams import Runner, Stream
+from .streams import Floats, Runner, Stream
 
 Progress = Callable[[int, int], None]
 Kinds = Sequence[NDArray[np.int8]]  # of the tokens of each sample; one for all where they are the same
 HEAD_SAMPLES = 16  # that the output head is quantized with, which needs a pass of its own
 PARTS = ("text", "image")  # what moments are gathered of apart
+# Tokens that are multiplied at once: with those of one sample, reading and writing the sums takes more than the
+# products, half of the time of a whole calibration where inputs are 6144 wide.
+TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,23 @@ class Calibration:
         self.smoothings = {name: smoothing for smoothing in found for name in smoothing.consumers}
         self.journal = OutcomeJournal(store.folder / "outcomes.jsonl")
         self.done = 0
-        graphs = [self.model.vision_stages, self.model.decoder_stages, *([cut(model.mtp)] if model.mtp else [])]
+        graphs = [self.model.vision_stages, self.model.decoder_stages, *([model.mtp_stages] if model.mtp else [])]
         self.total = sum(len(stages.stages) for stages in graphs)
 
     def run(self, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress) -> list[Outcome]:
         """Calibrate the vision encoder, the token table, the decoder and a draft head."""
         model, keys = self.model, keys_of(samples)
         count = 2 if self.plan.recipe.quantized_inputs else 1
-        seen = [Stream(model.pictures([pictures[key] for key in keys])) for _ in range(count)]
+        seen = [model.stream(model.pictures([pictures[key] for key in keys])) for _ in range(count)]
         if keys:
             self._pass(model.vision_stages, seen, [np.full(1, IMAGE, np.int8)] * len(keys), progress)
         self._quantize_tables(samples[:HEAD_SAMPLES], features_of(seen[0], keys))
-        streams = [Stream(model.questions(samples, features_of(stream, keys))) for stream in seen]
-        starts = [stream.samples for stream in streams] if model.mtp else []
-        starts = [[dict(values) for values in start] for start in starts]
+        streams = [model.stream(model.questions(samples, features_of(stream, keys))) for stream in seen]
+        starts = [[dict(values) for values in stream.samples] for stream in streams] if model.mtp else []
         self._pass(model.decoder_stages, streams, [sample.kinds for sample in samples], progress)
         if model.mtp is not None:
-            drafts = [
-                Stream([
-                    draft_values(sample, values, hidden[model.last], model.mtp)
-                    for sample, values, hidden in zip(samples, start, stream.samples, strict=True)
-                ])
-                for start, stream in zip(starts, streams, strict=True)
-            ]  # fmt: skip
-            self._pass(cut(model.mtp), drafts, [sample.kinds[1:] for sample in samples], progress)
+            drafts = [model.stream(drafts_of(model, samples, *pair)) for pair in zip(starts, streams, strict=True)]
+            self._pass(model.mtp_stages, drafts, [sample.kinds[1:] for sample in samples], progress)
         return self.journal.outcomes
 
     @property
@@ -82,11 +77,11 @@ class Calibration:
 
     def _quantize_tables(self, samples: Sequence[Sample], features: Mapping[str, ImageFeatures]) -> None:
         """Quantize the token table and the output head, before the first token is looked up."""
-        quantized = (source for source in _tables(self.model) if self.plan.schemes[source.name].quantized)
+        quantized = (source for source in self.model.tables if self.plan.schemes[source.name].quantized)
         tables = [source for source in quantized if self.store.get(source.name) is None]
         if not tables:
             return
-        stream = Stream(self.model.questions(samples, features))
+        stream = self.model.stream(self.model.questions(samples, features))
         for runner in self.model.runners(self.model.decoder_stages, {"float": (stream, self.model.rows)}):
             stream.advance(runner)
         moments = gather([stream], self.model.last, self.model.spec.decoder.hidden, [s.kinds for s in samples])
@@ -104,19 +99,19 @@ class Calibration:
             for value, products in by_input(runner.stage):
                 names = {p.source.name for p in products if self.plan.schemes[p.source.name].bits < 8}
                 if names and not names <= self.journal.finished:
-                    self._quantize(runner, products, gather(streams, value, products[0].matrix.columns, kinds))
+                    columns = products[0].matrix.columns
+                    self._quantize(runner, products, mean_of(gather(streams, value, columns, kinds), self._shares))
             streams[0].advance(runner)
             for other in streams[1:]:
-                other.advance(runner, candidate.matrices(runner))
+                candidate.advance(other, runner)
             self.done += 1
             progress(self.done, self.total)
 
-    def _quantize(self, runner: Runner, products: Sequence[Product], moments: Mapping[str, Moments]) -> None:
+    def _quantize(self, runner: Runner, products: Sequence[Product], means: Means) -> None:
         weights = {product.source.name: runner.original(product) for product in products}
         outcomes = quantize_group(
             weights,
-            moments,
-            self._shares,
+            means,
             self.plan.schemes,
             self.smoothings.get(products[0].source.name),
             self.plan.recipe,
@@ -125,21 +120,10 @@ class Calibration:
         self.journal.record(outcomes)
 
 
-def _tables(model: FloatModel) -> Iterator[Source]:
-    """The token table and the output head, which may be one."""
-    products = {p.source.name for stage in model.decoder_stages.stages for p in stage.products}
-    return (source for source in model.decoder.sources if source.matrix is not None and source.name not in products)
-
-
-def keys_of(samples: Sequence[Sample]) -> list[str]:
-    """The pictures of samples, each once."""
-    return sorted({key for sample in samples for key in sample.pictures})
-
-
 def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture]) -> dict[str, ImageFeatures]:
     """The features of the pictures of samples, as the float32 model has them."""
     keys = keys_of(samples)
-    stream = Stream(model.pictures([pictures[key] for key in keys]))
+    stream = model.stream(model.pictures([pictures[key] for key in keys]))
     if keys:
         for runner in model.runners(model.vision_stages, {"float": (stream, model.rows)}):
             stream.advance(runner)
@@ -149,18 +133,25 @@ def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str,
 def gather(streams: Sequence[Stream], value: str, columns: int, kinds: Kinds) -> dict[str, Moments]:
     """Moments of a value over all samples, by part."""
     moments = {part: Moments(columns, len(streams) > 1) for part in PARTS}
-    for index, kind in enumerate(kinds):
-        rows = [stream.samples[index][value].reshape(-1, columns) for stream in streams]
-        image = np.broadcast_to(kind == IMAGE, len(rows[0]))
+    for rows, image in _batches(streams, value, columns, kinds):
         for part, chosen in (("text", ~image), ("image", image)):
             moments[part].add(*(x[chosen] for x in rows))
     return moments
 
 
-def by_input(stage: Stage) -> Iterator[tuple[str, list[Product]]]:
-    """The products of a stage that share an input, with its name."""
-    for value in dict.fromkeys(product.input for product in stage.products):
-        yield value, [product for product in stage.products if product.input == value]
+def _batches(
+    streams: Sequence[Stream], value: str, columns: int, kinds: Kinds
+) -> Iterator[tuple[list[Floats], NDArray[np.bool_]]]:
+    """Tokens of some samples together, TOGETHER of them or more: of each stream, and which are of images."""
+    rows: list[list[Floats]] = [[] for _ in streams]
+    images: list[NDArray[np.bool_]] = []
+    for index, kind in enumerate(kinds):
+        for own, stream in zip(rows, streams, strict=True):
+            own.append(stream.samples[index][value].reshape(-1, columns))
+        images.append(np.broadcast_to(kind == IMAGE, len(rows[0][-1])))
+        if sum(map(len, images)) >= TOGETHER or index == len(kinds) - 1:
+            yield [np.concatenate(own) for own in rows], np.concatenate(images)
+            rows, images = [[] for _ in streams], []
 
 
 def _existing(smoothing: Smoothing, model: FloatModel) -> Smoothing:

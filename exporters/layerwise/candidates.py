@@ -14,16 +14,21 @@ from ..scheme import Scheme
 from .model import FloatModel, Tables
 from .stages import Product
 from .store import Store
-from .streams import Effective, Floats, Runner, table_blocks
+from .streams import Effective, Floats, Runner, Stream, table_blocks
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What each matrix, the rows of the token table and the output head become."""
+    """What each matrix, the rows of the token table and the output head become, and whose inputs are rounded."""
 
     matrices: Callable[[Runner], Effective]
     tables: Tables
     head: Callable[[Source], Groups | None]
+    rounded: frozenset[str] = frozenset()  # names of matrices whose inputs are rounded to 8 bits
+
+    def advance(self, stream: Stream, runner: Runner) -> None:
+        """Take a stream through one stage."""
+        stream.advance(runner, self.matrices(runner), self.rounded)
 
 
 def unchanged(model: FloatModel) -> Candidate:
@@ -52,7 +57,7 @@ def stored(model: FloatModel, schemes: Mapping[str, Scheme], store: Store) -> Ca
         made = store.get(source.name)
         return rest.tables(source, ids) if made is None or made.groups is None else some_rows(made.groups, ids)
 
-    return Candidate(matrices, rows, head)
+    return Candidate(matrices, rows, head, rest.rounded)
 
 
 def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
@@ -77,7 +82,7 @@ def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
             return None
         return joined([rounded(block, scheme) for _, block in table_blocks(model.checkpoint, source)])
 
-    return Candidate(matrices, rows, head)
+    return Candidate(matrices, rows, head, frozenset(name for name, s in schemes.items() if s.int8_activations))
 
 
 def rounded(weight: Floats, scheme: Scheme) -> Groups:

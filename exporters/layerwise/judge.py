@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,13 +11,24 @@ from numpy.typing import NDArray
 from ...runtimes.engine import ImageFeatures
 from .candidates import Candidate, unchanged
 from .head import Predictions, head_blocks, predict
-from .model import FloatModel, features_of
-from .samples import BEHIND, IMAGE, KINDS, TEXT, Picture, Sample
-from .stages import Stages
-from .streams import Floats, Runner, Stream, Values
+from .model import FloatModel, drafts_of, features_of
+from .samples import BEHIND, IMAGE, KINDS, TEXT, Picture, Sample, keys_of
+from .stages import Stages, by_input
+from .streams import Floats, Runner, Stream, Values, relative_error
 
 ROWS = 8192  # positions that are compared in all; more tell no more
 Progress = Callable[[int, int], None]
+Rows = NDArray[np.int64]  # positions of a sample
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Of a draft head, at the positions that perplexity is measured at: `top1` is the share of the float32 head's own
+    drafts, `accepted` that of drafts which are the token that the same weights would have chosen."""
+
+    top1: float
+    accepted: float
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Judgement:
     perplexity: float
     accuracy: Mapping[str, float]
     drift: Mapping[str, float] = field(default_factory=dict)
+    drafts: Drafts | None = None  # None without a draft head
 
     @property
     def mean_kl(self) -> float:
@@ -49,18 +61,17 @@ def judge(
 ) -> dict[str, Judgement]:
     """The judgement of each candidate, and of the float32 model itself under "float"."""
     race = _Race(model, {"float": unchanged(model), **candidates}, progress)
-    features = race.see(sorted({key for sample in samples for key in sample.pictures}), pictures)
-    streams = {name: Stream(model.questions(samples, seen)) for name, seen in features.items()}
+    features = race.see(keys_of(samples), pictures)
+    starts = {name: model.questions(samples, seen) for name, seen in features.items()}
+    streams = {name: model.stream(start) for name, start in starts.items()}
     drifts = race.walk(model.decoder_stages, streams)
     rows = [_positions(sample, max(1, ROWS // len(samples))) for sample in samples]
-    following = np.concatenate([np.append(s.ids[1:], -1)[r] for s, r in zip(samples, rows, strict=True)])
-    hidden = {name: _gather(stream.samples, model.last, rows) for name, stream in streams.items()}
-    out = {}
-    for name, candidate in race.candidates.items():
-        plain, other = (head_blocks(model.checkpoint, model.head, g) for g in (None, candidate.head(model.head)))
-        found = predict(hidden["float"], hidden[name], plain, other, following)
-        out[name] = replace(_judgement(samples, rows, found), drift=drifts[name])
-    return out
+    found = _predictions(race, streams, model.decoder_stages, samples, rows)
+    drafts = dict(_drafts(race, samples, starts, streams, rows, found)) if model.mtp else {}
+    return {
+        name: replace(_judgement(samples, rows, found[name]), drift=drifts[name], drafts=drafts.get(name))
+        for name in race.candidates
+    }
 
 
 class _Race:
@@ -68,11 +79,14 @@ class _Race:
 
     def __init__(self, model: FloatModel, candidates: Mapping[str, Candidate], progress: Progress) -> None:
         self.model, self.candidates, self.progress = model, candidates, progress
-        self.done, self.total = 0, len(model.decoder_stages.stages) + len(model.vision_stages.stages)
+        graphs = [model.vision_stages, model.decoder_stages, *([model.mtp_stages] if model.mtp else [])]
+        self.done, self.total = 0, sum(len(stages.stages) for stages in graphs)
 
     def see(self, keys: Sequence[str], pictures: Mapping[str, Picture]) -> dict[str, dict[str, ImageFeatures]]:
         """The features of all pictures by key, for each candidate."""
-        streams = {name: Stream(self.model.pictures([pictures[key] for key in keys])) for name in self.candidates}
+        streams = {
+            name: self.model.stream(self.model.pictures([pictures[key] for key in keys])) for name in self.candidates
+        }
         if keys:
             self.walk(self.model.vision_stages, streams)
         return {name: features_of(stream, keys) for name, stream in streams.items()}
@@ -85,45 +99,81 @@ class _Race:
             for name, stream in streams.items():
                 drifts[name] |= _drift(runner, streams["float"], stream)
             for name, stream in streams.items():
-                stream.advance(runner, self.candidates[name].matrices(runner))
+                self.candidates[name].advance(stream, runner)
             self.done += 1
             self.progress(self.done, self.total)
         return drifts
 
 
-def _drift(runner: Runner, plain: Stream, other: Stream) -> dict[str, float]:
+def _predictions(
+    race: _Race, streams: Mapping[str, Stream], stages: Stages, samples: Sequence[Sample], rows: Sequence[Rows]
+) -> dict[str, Predictions]:
+    """What each candidate expects behind some positions, from the inputs of the head that its stream came to.
+
+    A stream may be shorter than its sample: it lacks the first positions, and a draft is of one position further on.
+    """
+    assert stages.head is not None
+    last, model = stages.head.input, race.model
+    short = [len(s.ids) - v[last].shape[1] for s, v in zip(samples, streams["float"].samples, strict=True)]
+    following = np.concatenate([np.append(s.ids[1:], -1)[r] for s, r in zip(samples, rows, strict=True)])
+    places = [chosen - missing for chosen, missing in zip(rows, short, strict=True)]
+    hidden = {name: _gather(stream.samples, last, places) for name, stream in streams.items()}
     found = {}
-    for product in runner.stage.products:
-        pairs = [(a[product.input], b[product.input]) for a, b in zip(plain.samples, other.samples, strict=True)]
-        lost = sum(float(np.square(a - b).sum(dtype=np.float64)) for a, b in pairs)
-        found[product.source.name] = lost / max(sum(float(np.square(a).sum(dtype=np.float64)) for a, _ in pairs), 1e-30)
+    for name, candidate in race.candidates.items():
+        plain, other = (head_blocks(model.checkpoint, model.head, g) for g in (None, candidate.head(model.head)))
+        found[name] = predict(hidden["float"], hidden[name], plain, other, following)
     return found
 
 
-def _positions(sample: Sample, most: int) -> NDArray[np.int64]:
+def _drafts(
+    race: _Race,
+    samples: Sequence[Sample],
+    starts: Mapping[str, Sequence[Values]],
+    streams: Mapping[str, Stream],
+    rows: Sequence[Rows],
+    chosen: Mapping[str, Predictions],
+) -> Iterator[tuple[str, Drafts]]:
+    """The drafts of each candidate behind its own decoder, whose predictions are `chosen`."""
+    model = race.model
+    inputs = {name: model.stream(drafts_of(model, samples, starts[name], stream)) for name, stream in streams.items()}
+    race.walk(model.mtp_stages, inputs)
+    later = [r[r > 0] for r in rows]
+    found = _predictions(race, inputs, model.mtp_stages, samples, later)
+    known = np.concatenate([r > 0 for r in rows])
+    counted = _counted(samples, rows)[known]
+    for name, drafts in found.items():
+        same, accepted = drafts.top == drafts.reference_top, drafts.top == chosen[name].top[known]
+        yield name, Drafts(float(same[counted].mean()), float(accepted[counted].mean()), int(counted.sum()))
+
+
+def _drift(runner: Runner, plain: Stream, other: Stream) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for value, products in by_input(runner.stage):
+        error = relative_error((a[value], b[value]) for a, b in zip(plain.samples, other.samples, strict=True))
+        found |= {product.source.name: error for product in products}
+    return found
+
+
+def _positions(sample: Sample, most: int) -> Rows:
     """Evenly spread positions of a sample, and all that predict its answer."""
     length = len(sample.ids) - 1
     spread = np.linspace(0, length - 1, min(length, most)).astype(np.int64)
     return np.union1d(spread, np.arange(length - sample.answer, length)).astype(np.int64)
 
 
-def _gather(samples: Sequence[Values], name: str, rows: Sequence[NDArray[np.int64]]) -> Floats:
+def _gather(samples: Sequence[Values], name: str, rows: Sequence[Rows]) -> Floats:
     return np.concatenate([values[name][0][chosen] for values, chosen in zip(samples, rows, strict=True)])
 
 
-def _judgement(samples: Sequence[Sample], rows: Sequence[NDArray[np.int64]], found: Predictions) -> Judgement:
+def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictions) -> Judgement:
     kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
     same = found.top == found.reference_top
     parts = {KINDS[kind]: kinds == kind for kind in (TEXT, IMAGE, BEHIND) if (kinds == kind).any()}
     right: dict[str, list[bool]] = {}
-    answered, at = np.zeros(len(kinds), bool), 0
-    for sample, chosen in zip(samples, rows, strict=True):
+    for sample, place in zip(samples, _answers(samples, rows), strict=True):
         if sample.answer:
-            place = slice(at + len(chosen) - sample.answer, at + len(chosen))
-            answered[place] = True
             right.setdefault(sample.task, []).append(bool((found.top[place] == sample.ids[-sample.answer :]).all()))
-        at += len(chosen)
-    counted = answered if answered.any() else kinds != IMAGE
+    counted = _counted(samples, rows)
     return Judgement(
         kl={name: float(found.kl[part].mean()) for name, part in parts.items()},
         top1={name: float(same[part].mean()) for name, part in parts.items()},
@@ -131,3 +181,18 @@ def _judgement(samples: Sequence[Sample], rows: Sequence[NDArray[np.int64]], fou
         perplexity=float(np.exp(min(found.loss[counted].mean(), 700.0))),
         accuracy={task: float(np.mean(values)) for task, values in right.items()},
     )
+
+
+def _answers(samples: Sequence[Sample], rows: Sequence[Rows]) -> list[slice]:
+    """Where among all positions those are that predict the answer of each sample."""
+    ends = np.cumsum([len(chosen) for chosen in rows]).tolist()
+    return [slice(end - sample.answer, end) for sample, end in zip(samples, ends, strict=True)]
+
+
+def _counted(samples: Sequence[Sample], rows: Sequence[Rows]) -> NDArray[np.bool_]:
+    """The positions that predict answers; without any answer, all but those of images."""
+    kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
+    answered = np.zeros(len(kinds), bool)
+    for place in _answers(samples, rows):
+        answered[place] = True
+    return answered if answered.any() else kinds != IMAGE

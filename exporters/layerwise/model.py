@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,8 @@ from ..blocks import Source
 from ..checkpoint import Checkpoint
 from ..graphs import Graph
 from ..spec import ModelSpec
-from .samples import Picture, Sample, picture_values, sample_values
+from .samples import Picture, Sample, draft_values, picture_values, sample_values
+from .shelf import Room
 from .stages import Stages, cut
 from .streams import Runner, Stream, Values, table_rows
 
@@ -33,6 +34,7 @@ class FloatModel:
     decoder: Graph
     mtp: Graph | None
     threads: int
+    room: Room = field(default_factory=lambda: Room(None))  # of the values of streams
 
     @cached_property
     def decoder_stages(self) -> Stages:
@@ -42,17 +44,33 @@ class FloatModel:
     def vision_stages(self) -> Stages:
         return cut(self.vision)
 
+    @cached_property
+    def mtp_stages(self) -> Stages:
+        """Of the draft head, which there is."""
+        assert self.mtp is not None
+        return cut(self.mtp)
+
     @property
     def head(self) -> Source:
         """The source of the output head."""
         assert self.decoder_stages.head is not None
         return self.decoder_stages.head.source
 
+    @cached_property
+    def tables(self) -> tuple[Source, ...]:
+        """The token table and the output head, which may be one."""
+        products = {p.source.name for stage in self.decoder_stages.stages for p in stage.products}
+        return tuple(s for s in self.decoder.sources if s.matrix is not None and s.name not in products)
+
     @property
     def last(self) -> str:
         """The value that the head is multiplied with."""
         assert self.decoder_stages.head is not None
         return self.decoder_stages.head.input
+
+    def stream(self, samples: Sequence[Values]) -> Stream:
+        """Samples on their way through the stages of a graph."""
+        return Stream(samples, self.room)
 
     def pictures(self, pictures: Sequence[Picture]) -> list[Values]:
         """Values to start the vision encoder with."""
@@ -73,6 +91,15 @@ class FloatModel:
                 stream.look_up(stage, tables)
             first = next(iter(streams.values()))[0].samples[0]
             yield Runner(stage, self.checkpoint, first, self.threads)
+
+
+def drafts_of(model: FloatModel, samples: Sequence[Sample], starts: Sequence[Values], stream: Stream) -> list[Values]:
+    """Values to start the draft head with, from those that the decoder started with and what came of them."""
+    assert model.mtp is not None
+    return [
+        draft_values(sample, start, values[model.last], model.mtp)
+        for sample, start, values in zip(samples, starts, stream.samples, strict=True)
+    ]
 
 
 def features_of(stream: Stream, keys: Sequence[str]) -> dict[str, ImageFeatures]:

@@ -12,7 +12,7 @@ from ...calibration.grid import Grid
 from ...calibration.inputs import Inputs
 from ...calibration.measure import output_error
 from ...calibration.methods import METHODS
-from ...calibration.moments import Moments, mean
+from ...calibration.moments import Means, Moments, mean
 from ...calibration.retarget import Drift
 from ...calibration.rounding import quantize
 from ...calibration.smoothing import search_scales
@@ -54,30 +54,24 @@ def grid_of(scheme: Scheme) -> Grid:
 
 def quantize_group(
     weights: Mapping[str, Floats],
-    moments: Mapping[str, Moments],
-    shares: Mapping[str, float],
+    means: Means,
     schemes: Mapping[str, Scheme],
     smoothing: Smoothing | None,
     recipe: Recipe,
     store: Store,
 ) -> list[Outcome]:
-    """Quantize the matrices that share an input, and store them with the factors of smoothing.
-
-    `shares` say how much the tokens of each kind count, whatever their number.
-    """
-    means = mean(list(moments.values()), [shares[kind] for kind in moments])
-    inputs = Inputs(means["second"], means["magnitude"])
+    """Quantize the matrices that share an input, and store them with the factors of smoothing."""
+    inputs = Inputs(means.second, means.magnitude)
     factor = None
     if smoothing is not None and recipe.smooth:
         factor = _factor(weights, inputs, schemes, smoothing)
-    drift = None if means["cross"] is None else Drift(means["second"], means["cross"], DAMPING)
     for name in weights:
         if factor is not None and not schemes[name].quantized:
             store.put(name, Calibrated(columns=factor))
     outcomes = []
-    for names in _alike(weights, schemes):
-        stacked = np.concatenate([weights[name] for name in names])
-        made = _quantize(stacked, inputs, drift, schemes[names[0]], factor, recipe)
+    alike = _alike(weights, schemes)
+    for names, target in zip(alike, _targets(weights, alike, means, schemes), strict=True):
+        made = _quantize(target, inputs, schemes[names[0]], factor, recipe)
         outcomes += list(_store(names, weights, made, inputs, store))
     if factor is not None and smoothing is not None:
         _divide(smoothing, factor, store)
@@ -93,12 +87,20 @@ def _alike(weights: Mapping[str, Floats], schemes: Mapping[str, Scheme]) -> list
     return list(groups.values())
 
 
-def _quantize(
-    weight: Floats, inputs: Inputs, drift: Drift | None, scheme: Scheme, factor: Floats | None, recipe: Recipe
-) -> Calibrated:
-    grid, target, known = grid_of(scheme), weight, inputs
-    if drift is not None and grid.bits < 8:
-        target = drift.retarget(weight)
+def _targets(
+    weights: Mapping[str, Floats], alike: Sequence[Sequence[str]], means: Means, schemes: Mapping[str, Scheme]
+) -> list[Floats]:
+    """What to round: the weights, below 8 bits fitted to the inputs that the quantized layers in front give."""
+    stacked = [np.concatenate([weights[name] for name in names]) for names in alike]
+    if means.cross is None:
+        return stacked
+    drift = Drift(means.second, means.cross, DAMPING)  # as large as the moments, and gone before weights are rounded
+    low = [schemes[names[0]].bits < 8 for names in alike]
+    return [drift.retarget(rows) if few else rows for rows, few in zip(stacked, low, strict=True)]
+
+
+def _quantize(target: Floats, inputs: Inputs, scheme: Scheme, factor: Floats | None, recipe: Recipe) -> Calibrated:
+    grid, known = grid_of(scheme), inputs
     if factor is not None:
         target, known = target * factor, inputs.divided(factor)
     method = recipe.method if grid.bits < 8 else "rtn"  # 8 bits lose nothing that a search could find
@@ -172,8 +174,13 @@ def quantize_table(tensor: LazyTensor, scheme: Scheme, inputs: Inputs | None, me
 
 def head_inputs(moments: Mapping[str, Moments], shares: Mapping[str, float], *, looked_up: bool) -> Inputs:
     """The statistics to quantize an output head with."""
-    means = mean(list(moments.values()), [shares[kind] for kind in moments])
-    second = means["second"]
+    means = mean_of(moments, shares)
+    second = means.second
     if looked_up:
         second[np.diag_indices_from(second)] += LOOKED_UP * second.diagonal().mean()
-    return Inputs(second, means["magnitude"])
+    return Inputs(second, means.magnitude)
+
+
+def mean_of(moments: Mapping[str, Moments], shares: Mapping[str, float]) -> Means:
+    """Means in which the tokens of each kind have a share, whatever their number. The moments are used up."""
+    return mean(list(moments.values()), [shares[kind] for kind in moments])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ class Sample:
     kinds: NDArray[np.int8]  # [seq], of each token
     pictures: tuple[str, ...]  # keys, in order
     answer: int  # tokens of the answer with its end token, the last of the sequence; 0 without
+
+
+def keys_of(samples: Sequence[Sample]) -> list[str]:
+    """The pictures of samples, each once."""
+    return sorted({key for sample in samples for key in sample.pictures})
 
 
 class SampleBuilder:
@@ -126,7 +131,7 @@ def sample_values(sample: Sample, features: Mapping[str, ImageFeatures], spec: M
     if taps:
         empty = np.zeros((taps, *none.shape), np.float32)
         values["deepstack_features"] = empty if joined is None or joined.deepstack is None else joined.deepstack
-    values |= {state.past: _empty(state) for state in all_states(spec.decoder, FLOAT_CACHE)}
+    values.update({state.past: _empty(state) for state in all_states(spec.decoder, FLOAT_CACHE)})
     return {str(port.name): values[str(port.name)] for port in graph.model.graph.inputs}
 
 

@@ -19,11 +19,12 @@ from .head import head_blocks, predict
 from .model import FloatModel, Tables
 from .samples import Sample
 from .stages import Product
-from .streams import Effective, Floats, Runner, Stream, Values
+from .streams import Effective, Floats, Runner, Stream, Values, table_blocks
 
 Progress = Callable[[int, int], None]
 BITS, MIXED_GROUPS = (4, 8), (32, 64, 128)  # that mixed precision chooses from
 SAMPLES, ROWS = 8, 24  # how many samples, and positions of each, the sensitivity of a layer is measured on
+TABLE_STEP = 16  # of the rows of a table, one in so many is looked at
 UNIT = re.compile(r"(.*?\.\d+)\.")
 
 
@@ -62,17 +63,18 @@ class Sensitivities:
 
     def measure(self, start: Sequence[Values], samples: Sequence[Sample], progress: Progress) -> dict[str, Sensitivity]:
         """All units with their sensitivities; `start` are the decoder's inputs for the samples."""
-        plain, table = Stream(start), Stream(start)
-        streams: dict[str, Stream] = {self.model.head.name: table}
-        named: dict[str, tuple[Stream, Tables]] = {
-            "float": (plain, self.model.rows),
-            "table": (table, self._rounded_rows),
-        }
+        plain = self.model.stream(start)
+        tables = [source for source in self.model.tables if source.name in self.schemes]
+        streams = {source.name: self.model.stream(start) for source in tables}
+        named: dict[str, tuple[Stream, Tables]] = {name: (s, self._rounded_rows(name)) for name, s in streams.items()}
+        named = {"": (plain, self.model.rows), **named}
         stages = self.model.decoder_stages
+        for source in tables:
+            self._note_table(source)
         for done, runner in enumerate(self.model.runners(stages, named)):
             for unit in {unit_of(p.source.name) for p in runner.stage.products}:
                 if unit not in streams:
-                    streams[unit] = Stream(plain.samples)
+                    streams[unit] = self.model.stream(plain.samples)
             self._note(runner, plain)
             for unit, stream in streams.items():
                 stream.advance(runner, self._rounded(runner, unit))
@@ -87,12 +89,20 @@ class Sensitivities:
                 continue
             weight = runner.original(product)
             energy = _energy(plain, product)
-            total = float((np.square(weight) @ energy).sum())
-            found = []
-            for option in options_of(scheme, weight.shape[1]):
-                lost = np.square(weight - _nearest(weight, option)) @ energy
-                found.append(float(lost.sum()) / max(total, 1e-30))
-            self.errors[name], self.energies[name] = tuple(found), total
+            self.energies[name] = float((np.square(weight) @ energy).sum())
+            lost = _losses(weight, energy, options_of(scheme, weight.shape[1]))
+            self.errors[name] = tuple((lost / max(self.energies[name], 1e-30)).tolist())
+
+    def _note_table(self, source: Source) -> None:
+        """Of some rows, from the most frequent tokens to the rarest, and the same for all columns."""
+        columns = source.matrix.columns if source.matrix is not None else 0
+        options, even = options_of(self.schemes[source.name], columns), np.ones(columns, np.float32)
+        lost, total = np.zeros(len(options)), 0.0
+        for _, block in table_blocks(self.model.checkpoint, source):
+            some = block[::TABLE_STEP]
+            lost += _losses(some, even, options)
+            total += float(np.square(some).sum(dtype=np.float64))
+        self.errors[source.name], self.energies[source.name] = tuple((lost / max(total, 1e-30)).tolist()), total
 
     def _rounded(self, runner: Runner, unit: str) -> Effective:
         def effective(product: Product) -> Floats | None:
@@ -104,9 +114,14 @@ class Sensitivities:
 
         return effective
 
-    def _rounded_rows(self, source: Source, ids: NDArray[np.int64]) -> Floats:
-        rows, scheme = self.model.rows(source, ids), self.schemes.get(source.name)
-        return rows if scheme is None else _nearest(rows, options_of(scheme, rows.shape[1])[0])
+    def _rounded_rows(self, table: str) -> Tables:
+        def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
+            found = self.model.rows(source, ids)
+            return (
+                found if source.name != table else _nearest(found, options_of(self.schemes[table], found.shape[1])[0])
+            )
+
+        return rows
 
     def _results(
         self, plain: Stream, streams: Mapping[str, Stream], samples: Sequence[Sample]
@@ -144,6 +159,8 @@ def mixed_schemes(
 ) -> dict[str, Scheme]:
     """The scheme of each matrix: least predicted KL within `max_bytes`, or fewest bytes within `max_kl`.
 
+    A `max_kl` that is less than what can be predicted gets the most exact options.
+
     The KL of a scheme is that of the layer's cheapest one, in the share of the matrix, times the ratio of the output
     errors: divergence grows with the square of a small disturbance, as these errors do.
     """
@@ -155,8 +172,10 @@ def mixed_schemes(
             names.append(name)
             options.append(choices)
             costs.append([Option(stored(shapes[name], o), base * e) for o, e in zip(choices, errors, strict=True)])
+    least = sum(min(option.cost for option in row) for row in costs)
+    limit = None if max_kl is None or max_kl <= least else max_kl
     try:
-        picked = choose(costs, max_bytes=max_bytes, max_cost=max_kl)
+        picked = choose(costs, max_bytes=max_bytes, max_cost=limit)
     except ValueError as error:
         raise InputError(f"no mix of 4 and 8 bits will do: {error}; raise the limit or leave it out") from error
     out = {}
@@ -180,6 +199,11 @@ def _energy(stream: Stream, product: Product) -> Floats:
     rows = [sample[product.input].reshape(-1, columns) for sample in stream.samples]
     total = sum((np.square(x).sum(0, dtype=np.float64) for x in rows), np.zeros(columns))
     return (total / sum(len(x) for x in rows)).astype(np.float32)
+
+
+def _losses(weight: Floats, energy: Floats, options: Sequence[Scheme]) -> NDArray[np.float64]:
+    """What each option loses of the outputs' energy."""
+    return np.array([float((np.square(weight - _nearest(weight, option)) @ energy).sum()) for option in options])
 
 
 def _nearest(weight: Floats, scheme: Scheme) -> Floats:

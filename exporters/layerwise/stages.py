@@ -79,6 +79,12 @@ def cut(graph: Graph) -> Stages:
     return Stages(tuple(reversed(stages)), head)
 
 
+def by_input(stage: Stage) -> Iterator[tuple[str, list[Product]]]:
+    """The products of a stage that share an input, with its name."""
+    for value in dict.fromkeys(product.input for product in stage.products):
+        yield value, [product for product in stage.products if product.input == value]
+
+
 def head_node(nodes: Sequence[ir.Node], head: Product) -> ir.Node:
     """The node that makes the logits."""
     return next(node for node in nodes if head.output in [value.name for value in node.outputs])

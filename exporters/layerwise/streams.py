@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,16 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from ...calibration.rounding import through_8_bits
 from ..blocks import Source
 from ..checkpoint import Checkpoint
 from ..dialects.ort import OPSETS
 from ..graphs import IR_VERSIONS
+from .shelf import Room, Shelf
 from .stages import Product, Stage
 
 Floats = NDArray[np.float32]
-Values = dict[str, NDArray[Any]]
+Values = MutableMapping[str, NDArray[Any]]
 Effective = Callable[[Product], Floats | None]  # what a matrix is taken for; None: what the checkpoint has
 TABLE_ROWS = 4096  # of a table in memory at a time
 
@@ -33,6 +35,7 @@ class Runner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # one keeps gigabytes as long as any of its values lives
         model = _model(stage, {**{name: like[name] for name in stage.inputs}, **self.weights})
         self.session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -51,11 +54,17 @@ class Runner:
                 arrays[str(product.source.parameters[0].name)] = np.ascontiguousarray(replaced)
         return {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
-    def run(self, values: Values, weights: Mapping[str, onnxruntime.OrtValue]) -> None:
-        """Advance one sample in place: what is not needed any more goes, what the stage makes comes."""
+    def run(self, values: Values, weights: Mapping[str, onnxruntime.OrtValue], rounded: Collection[str] = ()) -> None:
+        """Advance one sample in place: what is not needed any more goes, what the stage makes comes.
+
+        The inputs of matrices named in `rounded` take the values that 8 bits for the whole tensor leave.
+        """
         outputs = self.stage.outputs
         if outputs:
-            own = {name: onnxruntime.OrtValue.ortvalue_from_numpy(values[name]) for name in self.stage.inputs}
+            taken = {name: values[name] for name in self.stage.inputs}
+            for name in {product.input for product in self.stage.products if product.source.name in rounded}:
+                taken[name] = through_8_bits(values[name])
+            own = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in taken.items()}
             made = self.session.run_with_ort_values(list(outputs), {**own, **weights})
             values.update({name: value.numpy() for name, value in zip(outputs, made, strict=True)})
         for name in [name for name in values if name not in self.stage.needed]:
@@ -65,8 +74,9 @@ class Runner:
 class Stream:
     """All samples on their way through the stages."""
 
-    def __init__(self, samples: Sequence[Values]) -> None:
-        self.samples = [dict(sample) for sample in samples]
+    def __init__(self, samples: Sequence[Values], room: Room | None = None) -> None:
+        room = room or Room(None)
+        self.samples = [Shelf(sample, room) for sample in samples]
 
     def look_up(self, stage: Stage, tables: Callable[[Source, NDArray[np.int64]], Floats]) -> None:
         """Add the rows of tables that a stage needs, of all samples at once."""
@@ -78,11 +88,20 @@ class Stream:
                 sample[wanted.output] = rows[places[start : start + own.size]].reshape(*own.shape, -1)
                 start += own.size
 
-    def advance(self, runner: Runner, effective: Effective = lambda _: None) -> None:
-        """Take all samples through one stage."""
+    def advance(self, runner: Runner, effective: Effective = lambda _: None, rounded: Collection[str] = ()) -> None:
+        """Take all samples through one stage; `rounded` are the matrices whose inputs are rounded to 8 bits."""
         weights = runner.feeds(effective)
         for sample in self.samples:
-            runner.run(sample, weights)
+            runner.run(sample, weights, rounded)
+
+
+def relative_error(pairs: Iterable[tuple[Floats, Floats]]) -> float:
+    """The relative mean square error of the second of each pair, over all."""
+    lost = total = 0.0
+    for plain, other in pairs:
+        lost += float(np.square(plain - other).sum(dtype=np.float64))
+        total += float(np.square(plain).sum(dtype=np.float64))
+    return lost / max(total, 1e-30)
 
 
 def table_rows(checkpoint: Checkpoint, source: Source, ids: NDArray[np.int64]) -> Floats:

@@ -12,7 +12,7 @@ from ..spec import ModelSpec
 from ..weights import stored_bytes
 
 if TYPE_CHECKING:
-    from ..export import Job, Options
+    from ..job import Job, Options
 
 FEW_BITS = ("int3", "int2")
 

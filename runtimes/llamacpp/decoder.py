@@ -111,7 +111,8 @@ class LlamaDecoder:
         count, library = len(ids), llama()
         wanted = np.zeros(count, np.int8)
         wanted[first:] = 1
-        tokens = ids.astype(np.int32)
+        # The batch has addresses alone: what lies there must have a name until it was computed.
+        tokens, sequence_counts = ids.astype(np.int32), np.ones(count, np.int32)
         places = self._places(positions, of_image=rows is not None)
         sequences = (ctypes.POINTER(ctypes.c_int32) * (count + 1))(
             *[ctypes.pointer(ctypes.c_int32(0))] * count, ctypes.POINTER(ctypes.c_int32)()
@@ -121,7 +122,7 @@ class LlamaDecoder:
             token=None if rows is not None else _pointer(tokens, ctypes.c_int32),
             embd=None if rows is None else _pointer(rows, ctypes.c_float),
             pos=_pointer(places, ctypes.c_int32),
-            n_seq_id=_pointer(np.ones(count, np.int32), ctypes.c_int32),
+            n_seq_id=_pointer(sequence_counts, ctypes.c_int32),
             seq_id=sequences,
             logits=_pointer(wanted, ctypes.c_int8),
         )

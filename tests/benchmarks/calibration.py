@@ -60,7 +60,8 @@ def candidates(
 
 
 def rows(judged: Mapping[str, Judgement], job: Job, grid: str) -> Iterator[list[str]]:
-    """One row for each method; `gap` is the part of the KL divergence of rounding to nearest that is gone."""
+    """One row for each method; `gap` is the part of the KL divergence of rounding to nearest that is gone, of each kind
+    and of their mean."""
     parameters = [p for graph in job.graphs for source in graph.sources for p in source.parameters]
     size = sum(weights.stored_bytes(parameter) for parameter in parameters)
     plain = judged["float"].accuracy
@@ -68,14 +69,22 @@ def rows(judged: Mapping[str, Judgement], job: Job, grid: str) -> Iterator[list[
         if name == "float":
             continue
         gaps = [1 - found.kl[kind] / max(judged[NEAREST].kl[kind], 1e-12) for kind in found.kl]
+        whole = 1 - found.mean_kl / max(judged[NEAREST].mean_kl, 1e-12)
         worst = max((100 * (plain[task] - found.accuracy[task]), task) for task in plain)
         accuracy = 100 * sum(found.accuracy.values()) / len(plain)
         yield [
             grid, name, f"{size / 1e6:.2f} MB", *(f"{value:.4f}" for value in found.kl.values()),
-            "" if name == NEAREST else " ".join(f"{100 * gap:.0f}" for gap in gaps),
+            "" if name == NEAREST else f"{' '.join(f'{100 * gap:.0f}' for gap in gaps)}: {100 * whole:.0f}",
             " ".join(f"{100 * value:.1f}" for value in found.top1.values()),
             f"{accuracy:.1f}", f"{worst[0]:+.1f} {worst[1]}",
+            " ".join(f"{100 * value:.0f}" for value in found.accuracy.values()),
+            drafts(found),
         ]  # fmt: skip
+
+
+def drafts(found: Judgement) -> str:
+    """The share of drafts that the decoder accepts, and of those that the float32 head would have made."""
+    return "" if found.drafts is None else f"{100 * found.drafts.accepted:.1f} {100 * found.drafts.top1:.1f}"
 
 
 def main() -> None:
@@ -89,7 +98,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=100, help="held-out questions of each task")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    table, plain, kinds = [], {}, []
+    table: list[list[str]] = []
     for grid, job in jobs(args.checkpoint, args.grids):
         model, builder = float_model(job, args.threads), prompts_of(job)
         samples = [builder.build(case) for case in read_samples(args.samples)]
@@ -103,20 +112,21 @@ def main() -> None:
             made = dict(candidates(model, job, args.methods, samples, builder, Path(folder)))
             judged = judge(model, held, builder.pictures, made)
         table += list(rows(judged, job, grid))
-        plain, kinds = dict(judged["float"].accuracy), list(judged["float"].kl)
+        plain, kinds = judged["float"], list(judged["float"].kl)
         show(table[-len(made) :], kinds)
-    print("float32:", " ".join(f"{task} {100 * share:.0f}" for task, share in plain.items()))
+    tasks = " ".join(f"{task} {100 * share:.0f}" for task, share in plain.accuracy.items())
+    print(f"float32: {tasks}; drafts {drafts(plain) or '-'}", flush=True)
 
 
 def show(table: Sequence[Sequence[str]], kinds: Sequence[str]) -> None:
     """The rows on the terminal."""
     grid = Table(box=None)
     for name in ("grid", "method", "weights", *(f"KL {kind}" for kind in kinds), "gap closed %", "top-1 %", "right %",
-                 "most lost"):  # fmt: skip
+                 "most lost", "right by task", "drafts %"):  # fmt: skip
         grid.add_column(name)
     for row in table:
         grid.add_row(*row)
-    Console(width=200).print(grid)
+    Console(width=240).print(grid)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""What one export is about: the user's options, and a checkpoint with everything that was decided about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..targets.profile import TargetProfile
+from . import weights
+from .checkpoint import Checkpoint
+from .graphs import Graph
+from .models import Family, Spec
+from .scheme import Policy
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; everything that changes the bytes of a bundle."""
+
+    format: str = "onnx"  # a row of LOWERINGS
+    precision: str = "int4"
+    group_size: int = 128
+    symmetric: bool = True
+    target: str = "cpu"
+    context: int | None = None  # tokens; None: what the model was made for
+    revision: str | None = None  # of the class that the checkpoint was trained with, where a family has several
+    max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
+    kv_cache: str = "float"  # or int8
+    tensor_types: tuple[str, ...] = ()  # of GGUF: PATTERN=TYPE, for single tensors
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration hands to the export. The default is rounding to nearest."""
+
+    parts: weights.Parts = lambda *_: None  # the stored form of a tensor, where it was calibrated
+    key: str = ""  # of all that the weights depend on
+    reasons: Mapping[str, str] = field(default_factory=dict)  # what became of a matrix, by name
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    importance: Mapping[str, Any] = field(default_factory=dict)  # of GGUF: Energy by source tensor, see gguf/imatrix.py
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint with everything that was decided about it, before anything is written."""
+
+    checkpoint: Checkpoint
+    family: Family[Any]
+    spec: Spec
+    options: Options
+    target: TargetProfile
+    policy: Policy
+    graphs: tuple[Graph, ...]
+    calibrated: Calibrated = field(default_factory=Calibrated)
+
+    @property
+    def parameters(self) -> int:
+        """Values in all source tensors that are used."""
+        return sum(self.checkpoint.tensors[source.name].size for graph in self.graphs for source in graph.sources)
