@@ -120,7 +120,7 @@ def test_two_layers_of_attention_beside_a_scan(tmp_path: Path) -> None:
 
 
 def test_the_same_graph_gives_the_same_record(tmp_path: Path) -> None:
-    """But for the hash: TensorRT numbers some parts of an engine in another order each time."""
+    """But for the hash: now and then TensorRT writes a few records in another order (7 bytes of 15 MB)."""
     source = ladder.tiny(tmp_path / "source")
     options = Options(format="tensorrt", target="rtx-40", group_size=32, context=512)
     made = [export(prepare(source, options), tmp_path / name, golden="never") for name in ("one", "two")]
