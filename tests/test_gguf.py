@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from lensmith.exporters.synth import synth
 from lensmith.runtimes.bundle import Bundle, open_bundle
 from safetensors.numpy import load_file, save_file
 
-from tests import gguf_stock
+from tests import gguf_legacy, gguf_stock
 from tests.extras import Ran
 
 TINY = Path(__file__).parent / "tiny_vlm"
@@ -73,6 +74,24 @@ def test_the_decay_is_rounded_where_the_stock_converter_has_the_exp_of_pytorch(c
 @pytest.mark.parametrize("case", gguf_stock.CASES)
 def test_the_stored_files_are_what_the_stock_converter_writes(case: str, tmp_path: Path) -> None:
     assert gguf_stock.fresh(str(gguf_stock.SOURCES), case, tmp_path) == gguf_stock.stored()[case]
+
+
+# Of the old converter alone: what llama.cpp does not read any more.
+OBSOLETE = {"clip.has_text_encoder", "clip.has_llava_projector"}
+TRANSFORMERS_4 = os.environ.get("LENSMITH_TRANSFORMERS_4")
+
+
+def test_clip_towers_equal_those_of_the_old_converter(tmp_path: Path) -> None:
+    """Each value and each constant; it stores three matrices in float16, from which the checkpoint comes."""
+    expected = gguf_legacy.stored()
+    found = gguf_legacy.describe(built(gguf_legacy.CHECKPOINT, tmp_path / "bundle").file("mmproj.gguf"))
+    assert found["tensors"] == expected["tensors"]
+    assert found["metadata"] == {key: line for key, line in expected["metadata"].items() if key not in OBSOLETE}
+
+
+@pytest.mark.skipif(not (gguf_stock.SOURCES and TRANSFORMERS_4), reason="LENSMITH_TRANSFORMERS_4 names no transformers")
+def test_the_stored_clip_tower_is_what_the_old_converter_writes(tmp_path: Path) -> None:
+    assert gguf_legacy.fresh(str(gguf_stock.SOURCES), str(TRANSFORMERS_4), tmp_path) == gguf_legacy.stored()
 
 
 @pytest.mark.parametrize("precision", [name for name, kind in FILE_TYPES.items() if not kind.quantizer])
