@@ -27,7 +27,7 @@ class TensorRTDialect(Indexed):
     """Operators for TensorRT; `capacity` is the tokens that the KV cache holds."""
 
     capacity: int
-    fused: bool = True  # attention over a cache as one operator
+    fused: bool = True  # attention over a cache as one operator; not in graphs with a Scan
     opsets: ClassVar[dict[str, int]] = OPSETS
 
     @property
@@ -60,13 +60,15 @@ class TensorRTDialect(Indexed):
         """Rows of a table by ids [batch, seq]: [batch, seq, columns].
 
         Those of 8 bits are columns of the transposed table: TensorRT stores that for the output head, and would store
-        both.
+        both. Beside a Scan both it is, as TensorRT then writes out the floats of a table behind a Transpose.
         """
         parts = table(op)
         if "factors" not in parts:
             return op.Gather(parts["values"], ids, axis=0)
-        columns = op.Gather(op.Transpose(parts["values"], perm=[1, 0]), ids, axis=1)
         factors = op.Unsqueeze(op.Gather(parts["factors"], ids, axis=0), [-1])
+        if not self.fused:
+            return op.Mul(op.Gather(parts["values"], ids, axis=0), factors)
+        columns = op.Gather(op.Transpose(parts["values"], perm=[1, 0]), ids, axis=1)
         return op.Mul(op.Transpose(columns, perm=[1, 2, 0]), factors)
 
     def rms_norm(self, op: Op, x: Value, weight: Value, eps: float) -> Value:
