@@ -200,7 +200,7 @@ def test_verify_fails_with_code_1(cli: Cli, tiny_bundle: Path, monkeypatch: pyte
     rows = [Row("one image", "decoder: logits", "logits_error", 0.1, 0.2), Row("two", "image", "kl", 3.0, 0.2, False)]
     for chosen, code in ((rows[:1], 0), (rows, 1)):
         report = verify.VerifyReport("bundle", "PyTorch", False, tuple(chosen))
-        monkeypatch.setattr(verify, "verify", lambda _, report=report: report)
+        monkeypatch.setattr(verify, "verify", lambda _, report=report, **how: report)
         ran = cli("verify", tiny_bundle)
         assert ran.code == code
         assert ("FAILED" in ran.out) == (code == 1)

@@ -146,7 +146,7 @@ def test_a_bundle_is_never_above_its_budget(
         assert sizes[-1] <= budget
         assert len(manifest["evidence"]["calibration"]["sensitivity"]) >= 3
         rows = manifest["precision"]
-        bits.append(sum(row["bits"] == 8 for row in rows.values()))
+        bits.append(sum(row["bits"] * row["parameters"] for row in rows.values()))
         chosen = [row for row in rows.values() if "predicted KL" in row["reason"]]
         assert chosen
         assert {row["bits"] for row in chosen} <= {4, 8}
