@@ -45,7 +45,8 @@ def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
     check_device(bundle, wishes.device)
     if dialect(bundle, "vision_encoder") == ORT:
         return VisionEncoder(bundle.graph("vision_encoder"), **wishes.on_cpu())
-    return IndexedVision(_executor(bundle, "vision_encoder", wishes), _index(bundle))
+    executor = _executor(bundle, "vision_encoder", wishes)
+    return IndexedVision(executor, _index(bundle), by_frame="encoder" not in bundle.manifest)
 
 
 def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:

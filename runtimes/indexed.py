@@ -43,13 +43,21 @@ class Executor(Protocol):
 
 
 class IndexedVision:
-    """Encodes the patches of one image at a time."""
+    """Encodes the patches of one image at a time; `by_frame` those of one frame, for graphs that know no others."""
 
-    def __init__(self, executor: Executor, index: Callable[[Grid], dict[str, NDArray[Any]]]) -> None:
-        self.executor, self.index = executor, index
+    def __init__(
+        self, executor: Executor, index: Callable[[Grid], dict[str, NDArray[Any]]], *, by_frame: bool = False
+    ) -> None:
+        self.executor, self.index, self.by_frame = executor, index, by_frame
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
         """As VisionEncoder."""
+        frames = grid[0] if self.by_frame else 1
+        if frames == 1:
+            return self._encode(patches, grid)
+        return ImageFeatures.join([self._encode(part, (1, *grid[1:])) for part in np.split(patches, frames)])
+
+    def _encode(self, patches: Patches, grid: Grid) -> ImageFeatures:
         feed: dict[str, NDArray[Any]] = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
         if len(self.executor.inputs) > 1:  # one that takes images of one size wants their pixels alone
             feed |= self.index(grid)

@@ -16,6 +16,7 @@ from lensmith.runtimes.indexed import IndexedDecoder
 from lensmith.runtimes.model import GenerationOptions, Model
 from lensmith.runtimes.onnx_executor import OnnxExecutor
 from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.verify import verify
 
 from tests import arlow, ladder
 from tests.dialect_pairs import FAMILIES, tiny_bases
@@ -150,6 +151,16 @@ def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:
     assert model.decoder.executor.read("past_key_values.0.key").dtype == np.int8
     request = plain.prepare(CONVERSATIONS["two turns"])
     assert relative_error(model.prefill(request), plain.prefill(request)) < 5e-2
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "llava"])
+def test_golden_traces(name: str, tmp_path: Path) -> None:
+    """Images, videos and conversations of the export, and again what it recorded."""
+    ladder.need_torch()
+    job = prepare(TRAINED.parent / name, Options(precision="fp16", target="cuda"))
+    bundle = export(job, tmp_path / "b", golden="always")
+    assert bundle.manifest["evidence"]["golden"]["recorded"]
+    assert verify(bundle, device="cpu").passed
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes.indexed import IndexedDecoder
 from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.verify import verify
 
 from tests import arlow, ladder
 from tests.dialect_pairs import dequantize_weights, dialect_pair, float32_activations, tiny_bases
@@ -138,6 +140,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "two taps": ("nemotron-4b", {"text_config": {"linear_conv_kernel_dim": 2}}),
     "no multi-token prediction": ("nemotron-4b", {"text_config": {"mtp_num_hidden_layers": 0}}),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
+def test_golden_traces(name: str, tmp_path: Path) -> None:
+    """Images, videos and conversations of the export, as exactly as in the ort dialect."""
+    ladder.need_torch()
+    job = prepare(ladder.TRAINED.parent / name, Options("tensorrt", "fp32", target="rtx-40", context=2048))
+    assert verify(export(job, tmp_path / "b", golden="always")).passed
 
 
 @pytest.mark.parametrize("name", VARIANTS)
