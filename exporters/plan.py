@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -96,8 +96,13 @@ def make_plan(job: Job) -> Plan:
 
 
 def _states(job: Job) -> list[State]:
-    """What the decoder keeps from token to token; an encoder keeps nothing."""
-    return list(all_states(job.spec.decoder, job.policy.kv_cache)) if isinstance(job.spec, ModelSpec) else []
+    """What the decoder keeps from token to token, in the type of its activations; an encoder keeps nothing."""
+    if not isinstance(job.spec, ModelSpec):
+        return []
+    states = list(all_states(job.spec.decoder, job.policy.kv_cache))
+    if not job.target.halves or job.options.precision == "fp32":
+        return states
+    return [state if state.exact or state.bits != 32 else replace(state, bits=16) for state in states]
 
 
 def _attention_bytes(spec: Spec, tokens: dict[str, int]) -> dict[str, int]:

@@ -54,6 +54,11 @@ class TargetProfile:
     lacks: tuple[str, ...] = ()  # precisions that it has no kernels for
     gpu: GpuTarget | None = None  # of targets for TensorRT
 
+    @property
+    def halves(self) -> bool:
+        """Whether activations, and the states of a decoder, take 16 bits."""
+        return (self.activations if self.gpu is None else self.gpu.activations) != "float32"
+
 
 def target_names() -> list[str]:
     """Names of all profiles."""

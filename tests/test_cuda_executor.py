@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.plan import make_plan
 from lensmith.runtimes import cuda_executor, load
 from lensmith.runtimes.backends import usable_device
 from lensmith.runtimes.bundle import open_bundle
@@ -158,6 +159,14 @@ def test_devices_that_do_not_fit(bundles: dict[str, Path], tiny_bundle: Path) ->
 def test_precisions_without_kernels_are_refused(tiny_checkpoint: Path, precision: str) -> None:
     with pytest.raises(InputError, match="no kernels for"):
         prepare(tiny_checkpoint, Options(precision=precision, target="cuda"))
+
+
+def test_plans_count_states_in_16_bits(tmp_path: Path) -> None:
+    source = ladder.tiny(tmp_path / "source", "nemotron-4b")
+    wide, half, engine = (make_plan(prepare(source, options)) for options in (
+        Options(), Options(target="cuda"), Options("tensorrt", target="rtx-40")))  # fmt: skip
+    assert half.cache_bytes_per_token == engine.cache_bytes_per_token == wide.cache_bytes_per_token / 2
+    assert wide.state_bytes / 2 < half.state_bytes < wide.state_bytes  # the memory of the delta rule stays in float32
 
 
 def test_bfloat16_says_that_it_needs_its_gpu(tiny_checkpoint: Path, tmp_path: Path) -> None:
