@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..runtimes.bundle_writer import BundleWriter
-from ..runtimes.cuda_executor import has_cuda
+from ..runtimes.cuda_executor import cuda_works
 from ..targets.errors import InputError, closest
 from ..targets.profile import TargetProfile
 from . import weights
@@ -109,7 +109,7 @@ class Lowering:
 
 def _no_replay(job: Job) -> str | None:
     """Why golden traces cannot be replayed where an ONNX bundle is built: ONNX Runtime has no bfloat16 on the CPU."""
-    here = job.target.activations != "bfloat16" or has_cuda()
+    here = job.target.activations != "bfloat16" or cuda_works()
     return None if here else "bfloat16 runs on its GPU alone"
 
 

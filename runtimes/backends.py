@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..targets.errors import InputError
 from .bundle import Bundle
-from .cuda_executor import CudaExecutor, has_cuda
+from .cuda_executor import CudaExecutor, cuda_works
 from .engine import Decoder, VisionEncoder
 from .images import Grid
 from .indexed import Executor, IndexedDecoder, IndexedVision
@@ -59,7 +59,7 @@ def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
 
 def usable_device(manifest: Mapping[str, Any]) -> str | None:
     """The device to prove a new bundle on: the CPU for one whose GPU is not here."""
-    return CPU if _for_cuda(manifest) and not has_cuda() else None
+    return CPU if _for_cuda(manifest) and not cuda_works() else None
 
 
 def _for_cuda(manifest: Mapping[str, Any]) -> bool:

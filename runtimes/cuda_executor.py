@@ -58,9 +58,7 @@ def need_cuda() -> None:
     """MissingExtra where ONNX Runtime has no CUDA provider."""
     if not has_cuda():
         raise MissingExtra("a bundle for CUDA (uninstall onnxruntime, which comes without it, first)", "gpu")
-    preload = getattr(ort, "preload_dlls", None)
-    if preload is not None:
-        preload()  # CUDA's libraries from their packages, where the system has none
+    ort.preload_dlls()  # CUDA's libraries from their packages, where the system has none
 
 
 def cuda_session(path: Path, *, graphs: bool, profile: bool = False) -> ort.InferenceSession:

@@ -12,6 +12,9 @@ from lensmith.calibration.rounding import quantize
 from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8, Byte, QdqMatrix, round_rows
 from lensmith.exporters.scheme import Scheme, make_policy
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from tests.ladder import TRAINED
 
 BFLOAT16, FLOAT16 = ml_dtypes.bfloat16, np.float16
 BYTES = {"int8": INT8, "fp8": FLOAT8}
@@ -55,6 +58,19 @@ def test_rows_stand_for_their_weights(name: str, kind: Any) -> None:
         assert np.all(error <= 1.001 * allowed + largest_lost(kind) * np.abs(weights()).max(axis=1)[:, None])
     assert np.all(factors.astype(np.float32) > 0)
     assert not np.any(values[2].astype(np.float32))
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("int8", 0.006, 0.008), ("fp8", 0.025, 0.027)])
+def test_what_trained_weights_lose(name: str, low: float, high: float) -> None:
+    """The figures of README.md: the error of all matrices, relative to the root mean square of their weights."""
+    lost = total = 0.0
+    for file in sorted(TRAINED.parent.glob("*/model.safetensors")):
+        for rows in (tensor for tensor in load_file(file).values() if tensor.ndim == 2):
+            wide = rows.astype(np.float32)
+            values, factors = round_rows(wide, BYTES[name], FLOAT16)
+            made = values.astype(np.float32) * (BYTES[name].step * factors.astype(np.float32))[:, None]
+            lost, total = lost + float(((made - wide) ** 2).sum()), total + float((wide**2).sum())
+    assert low < (lost / total) ** 0.5 < high
 
 
 def largest_lost(kind: Any) -> float:

@@ -25,7 +25,7 @@ class OrtDialect:
     """Operators with CPU and CUDA kernels in ONNX Runtime.
 
     `accuracy_level` is MatMulNBits' own: 4 lets the kernel round activations to int8 in each group, 1 keeps float32.
-    Activations are float32; OrtGpuDialect has others.
+    Activations are float32; CudaDialect has others.
     """
 
     accuracy_level: int = 4
