@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError, MissingExtra
-from .cuda_executor import TYPES
+from .device_executor import DeviceExecutor, Place
 from .engine import load_session
-from .indexed import Arrays, present_name
-from .states import CACHE, RECURRENT
+from .indexed import Arrays
 from .tensorrt import fitting
 
 PACKAGE, EXTRA = "onnxruntime_ep_nv_tensorrt_rtx", "tensorrt-plugin"
@@ -27,67 +24,22 @@ LARGEST_MODEL = 2**31 - 1  # bytes that one message of protobuf can have
 BOUNDS = ("min", "opt", "max")  # as a profile has its shapes
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where states lie, in ONNX Runtime's words."""
-
-    allocated: tuple[Any, ...]  # kind of device, its number, PCI vendor
-    bound: str
-
-
 GPU = Place(("gpu", 0, 0x10DE), "cuda")
 
 
-class PluginExecutor:
-    """A graph and its states on the GPU; see indexed.Executor. `profiles` are those that engines are built with.
+class PluginExecutor(DeviceExecutor):
+    """A graph on the GPU; see indexed.Executor. `profiles` are those that engines are built with.
 
-    Caches are written where they lie; other states have two buffers that change places. Raises MissingExtra where the
-    plugin is not installed, and InputError where it does not start.
+    Raises MissingExtra where the plugin is not installed, and InputError where it does not start.
     """
 
     def __init__(self, path: Path, profiles: list[dict[str, Any]], place: Place = GPU) -> None:
-        self.profiles, self._place = profiles, place
-        self.session = plugin_session(path, profiles)
-        ports = [*self.session.get_inputs(), *self.session.get_outputs()]
-        self.inputs = {port.name: tuple(port.shape) for port in self.session.get_inputs()}
-        self.outputs = {port.name: tuple(port.shape) for port in self.session.get_outputs()}
-        self._types = {port.name: TYPES[port.type] for port in ports}
-        names = [name for name in self.inputs if name.startswith((CACHE, RECURRENT))]
-        self._states = {name: self._zeros(name) for name in names}
-        self._spare = {name: self._zeros(name) for name in names if not name.startswith(CACHE)}
+        self.profiles = profiles
+        super().__init__(plugin_session(path, profiles), place)
 
     def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens. InputError for sizes beyond the profiles."""
-        options = run_options(fitting(self.profiles, feed), self.profiles)
-        binding = self.session.io_binding()
-        for name, values in feed.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(values, self._types[name][0]))
-        wanted = [name for name in self.outputs if name not in map(present_name, self._states)]
-        for name in wanted:
-            binding.bind_output(name, "cpu")
-        for name, buffer in self._states.items():
-            binding.bind_input(name, *self._pointer(name, buffer))
-            binding.bind_output(present_name(name), *self._pointer(name, self._spare.get(name, buffer)))
-        self.session.run_with_iobinding(binding, options)
-        for name in self._spare:
-            self._states[name], self._spare[name] = self._spare[name], self._states[name]
-        return dict(zip(wanted, (value.numpy() for value in binding.get_outputs()[: len(wanted)]), strict=True))
-
-    def read(self, name: str) -> NDArray[Any]:
-        """A copy of a state by the name of its input."""
-        return np.array(self._states[name].numpy())
-
-    def write(self, name: str, values: NDArray[Any] | None) -> None:
-        """Set a state; None: to zeros."""
-        made = np.zeros(self.inputs[name], self._types[name][0]) if values is None else np.ascontiguousarray(values)
-        self._states[name].update_inplace(made)
-
-    def _zeros(self, name: str) -> Any:
-        zeros = np.zeros(self.inputs[name], self._types[name][0])
-        return ort.OrtValue.ortvalue_from_numpy(zeros, *self._place.allocated)
-
-    def _pointer(self, name: str, buffer: Any) -> tuple[Any, ...]:
-        return self._place.bound, 0, self._types[name][1], list(self.inputs[name]), buffer.data_ptr()
+        return self.step(feed, run_options(fitting(self.profiles, feed), self.profiles))
 
 
 def plugin_session(path: Path, profiles: list[dict[str, Any]]) -> ort.InferenceSession:

@@ -14,6 +14,7 @@ from lensmith.runtimes import cuda_executor, load
 from lensmith.runtimes.backends import usable_device
 from lensmith.runtimes.bundle import open_bundle
 from lensmith.runtimes.cuda_executor import CudaExecutor
+from lensmith.runtimes.device_executor import Place
 from lensmith.runtimes.engine import load_session
 from lensmith.runtimes.model import GenerationOptions, Model
 from lensmith.runtimes.requests import user_message
@@ -61,7 +62,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         opened.append((path.name, graphs))
         return Recording(load_session(path, ort.SessionOptions(), ["CPUExecutionProvider"]))
 
-    monkeypatch.setattr(cuda_executor, "DEVICE", "cpu")
+    monkeypatch.setattr(cuda_executor, "GPU", Place(("cpu", 0), "cpu"))
     monkeypatch.setattr(cuda_executor, "need_cuda", lambda: None)
     monkeypatch.setattr(cuda_executor, "cuda_session", session)
     return opened

@@ -15,10 +15,11 @@ from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.trt.finish import build, with_profiles
 from lensmith.runtimes import backends, tensorrt_plugin
 from lensmith.runtimes.bundle import Bundle
+from lensmith.runtimes.device_executor import Place
 from lensmith.runtimes.engine import session
 from lensmith.runtimes.model import GenerationOptions, Model
 from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.tensorrt_plugin import Place, PluginExecutor, plugin_devices, plugin_options, run_options
+from lensmith.runtimes.tensorrt_plugin import PluginExecutor, plugin_devices, plugin_options, run_options
 from lensmith.targets.errors import InputError, MissingExtra
 
 from tests import ladder
@@ -69,7 +70,8 @@ def test_caches_are_one_buffer(plain: Bundle, monkeypatch: pytest.MonkeyPatch) -
     executor = PluginExecutor(plain.graph("decoder"), entry["plugin"]["profiles"], HERE)
     caches = [name for name in executor.inputs if name.startswith("past_key_values.")]
     assert caches
-    assert not set(caches) & set(executor._spare)
+    assert all(executor.past[name] is executor.present[name] for name in caches)
+    assert not any(executor.past[name] is executor.present[name] for name in executor.recurrent)
     shape = executor.inputs[caches[0]]
     executor.write(caches[0], np.ones(shape, np.float32))
     assert executor.read(caches[0]).all()

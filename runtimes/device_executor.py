@@ -1,0 +1,96 @@
+"""A graph in ONNX Runtime whose states lie in the memory of a device: what its providers for NVIDIA GPUs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from .indexed import Arrays, present_name, sized
+from .states import CACHE, RECURRENT
+
+# By ONNX Runtime's name of a type: what numpy carries it as, and ONNX's number. Bits of bfloat16 travel as float16.
+TYPES: Mapping[str, tuple[Any, int]] = {
+    "tensor(float)": (np.float32, 1),
+    "tensor(float16)": (np.float16, 10),
+    "tensor(bfloat16)": (np.float16, 16),
+    "tensor(int8)": (np.int8, 3),
+    "tensor(int32)": (np.int32, 6),
+    "tensor(int64)": (np.int64, 7),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where buffers lie, in ONNX Runtime's words."""
+
+    allocated: tuple[Any, ...]  # kind of device, its number and, where the kind is not enough, PCI vendor
+    bound: str
+
+    def put(self, values: NDArray[Any]) -> Any:
+        """A buffer with a copy of an array, which the host itself would only look at."""
+        return ort.OrtValue.ortvalue_from_numpy(np.array(values), *self.allocated)
+
+
+class DeviceExecutor:
+    """One session; see indexed.Executor. Caches hold `capacity` tokens, where the graph leaves that open.
+
+    A cache is written where it lies. Other states have two buffers that change places, as kernels may not read and
+    write one; `turn` says which of them holds the past.
+    """
+
+    def __init__(self, session: ort.InferenceSession, place: Place, *, capacity: int = 0) -> None:
+        self.session, self.place, self.turn = session, place, 0
+        ports = session.get_inputs(), session.get_outputs()
+        self.inputs, self.outputs = ({port.name: sized(port.shape, capacity) for port in some} for some in ports)
+        self.types = {port.name: TYPES[port.type] for some in ports for port in some}
+        self.recurrent = [name for name in self.inputs if name.startswith(RECURRENT)]
+        caches = [name for name in self.inputs if name.startswith(CACHE)]
+        self.past = {name: place.put(self._zeros(name)) for name in (*caches, *self.recurrent)}
+        self.present = {**self.past, **{name: place.put(self._zeros(name)) for name in self.recurrent}}
+        self.wanted = [name for name in self.outputs if name not in map(present_name, self.past)]
+
+    def step(self, feed: Arrays, options: Any = None) -> dict[str, NDArray[Any]]:
+        """All outputs but the states, which move on."""
+        binding = self.session.io_binding()
+        for name, values in feed.items():
+            binding.bind_cpu_input(name, self.typed(name, values))
+        for name in self.wanted:
+            binding.bind_output(name, "cpu")
+        self.bind_states(binding)
+        self.session.run_with_iobinding(binding, options)
+        self.move_on()
+        made = binding.get_outputs()[: len(self.wanted)]
+        return {name: value.numpy() for name, value in zip(self.wanted, made, strict=True)}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a state by the name of its input."""
+        return np.array(self.past[name].numpy())
+
+    def write(self, name: str, values: NDArray[Any] | None) -> None:
+        """Set a state; None: to zeros."""
+        self.past[name].update_inplace(self._zeros(name) if values is None else np.ascontiguousarray(values))
+
+    def typed(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of an input as the graph has them."""
+        return np.ascontiguousarray(values, self.types[name][0])
+
+    def bind_states(self, binding: Any) -> None:
+        """Past and present of each state to its buffers."""
+        for name, past in self.past.items():
+            kind = (self.place.bound, 0, self.types[name][1], list(self.inputs[name]))
+            binding.bind_input(name, *kind, past.data_ptr())
+            binding.bind_output(present_name(name), *kind, self.present[name].data_ptr())
+
+    def move_on(self) -> None:
+        """Behind a step: present states are past ones."""
+        for name in self.recurrent:
+            self.past[name], self.present[name] = self.present[name], self.past[name]
+        self.turn = 1 - self.turn if self.recurrent else 0
+
+    def _zeros(self, name: str) -> NDArray[Any]:
+        return np.zeros(self.inputs[name], self.types[name][0])
