@@ -26,7 +26,7 @@ from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
 from .names import locate, relocate
-from .scheme import PRECISIONS, Policy, make_policy
+from .scheme import Policy, make_policy
 from .spec import ModelSpec
 
 __all__ = ["Calibrated", "Job", "Options", "chat_template", "describe_graphs", "export", "find_family", "prepare",
@@ -43,7 +43,6 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     target = load_target(options.target)
     lowering = find_lowering(options.format)
     _check_target(options.format, target)
-    _check_precision(options.precision, target)
     lowering.refuse(options, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
     spec = family.fit(spec, checkpoint)
@@ -80,13 +79,6 @@ def _check_target(name: str, target: TargetProfile) -> None:
     if (name == "tensorrt") != (target.gpu is not None):
         fitting = [each for each in target_names() if (load_target(each).gpu is not None) == (name == "tensorrt")]
         raise InputError(f"format {name!r} is not for the target {target.name!r}; expected one of {', '.join(fitting)}")
-
-
-def _check_precision(precision: str, target: TargetProfile) -> None:
-    if precision in target.lacks:
-        others = (name for name, precision in PRECISIONS.items() if not precision.float8)  # those are for TensorRT
-        allowed = ", ".join(name for name in others if name not in target.lacks)
-        raise InputError(f"the target {target.name} has no kernels for {precision}; expected --precision {allowed}")
 
 
 def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:

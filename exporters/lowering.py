@@ -22,7 +22,7 @@ from .dialects.tensorrt import TensorRTDialect
 from .graphs import Graph
 from .job import Job, Options, Progress
 from .models import Spec
-from .scheme import UNQUANTIZED
+from .scheme import PRECISIONS, UNQUANTIZED
 from .spec import ModelSpec
 from .trt import finish, limits
 
@@ -107,6 +107,17 @@ class Lowering:
     tools: tuple[str, ...] = TOOLS
 
 
+def _refuse(options: Options, target: TargetProfile) -> None:
+    """An InputError for weights that ONNX Runtime, or the target, has no products for."""
+    limits.refuse_elsewhere(options, target)
+    if options.precision in target.lacks:
+        others = (name for name, precision in PRECISIONS.items() if not precision.float8)
+        allowed = ", ".join(name for name in others if name not in target.lacks)
+        raise InputError(
+            f"the target {target.name} has no products with {options.precision}; expected --precision {allowed}"
+        )
+
+
 def _no_replay(job: Job) -> str | None:
     """Why golden traces cannot be replayed where an ONNX bundle is built: ONNX Runtime has no bfloat16 on the CPU."""
     here = job.target.activations != "bfloat16" or cuda_works()
@@ -114,15 +125,16 @@ def _no_replay(job: Job) -> str | None:
 
 
 def _tensorrt(target: TargetProfile, precision: str, spec: Spec) -> Dialect:
-    assert target.gpu is not None
     fused = not isinstance(spec, ModelSpec) or spec.decoder.delta_net is None
-    return TensorRTDialect("float32" if precision == "fp32" else target.gpu.activations, spec.context, fused)
+    return TensorRTDialect("float32" if precision == "fp32" else target.activations, spec.context, fused)
 
 
 def _finish_tensorrt(
     job: Job, writer: BundleWriter, key: str, manifest: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     assert job.target.gpu is not None
+    if limits.no_replay(job) is None:  # graphs in float32 stay as they are: they are to check the others against
+        return manifest
     return finish.finish(manifest, writer, job.target.gpu, key, progress)
 
 
@@ -132,7 +144,7 @@ def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) ->
 
 
 LOWERINGS = {
-    "onnx": Lowering(_write_graphs, _signatures, _precision, refuse=limits.refuse_elsewhere, no_replay=_no_replay),
+    "onnx": Lowering(_write_graphs, _signatures, _precision, refuse=_refuse, no_replay=_no_replay),
     "tensorrt": Lowering(
         _write_graphs,
         _signatures,

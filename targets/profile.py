@@ -18,15 +18,13 @@ class GpuTarget:
     # "onnxruntime_plugin", which has no engines in the bundle.
     flavour: str
     capabilities: tuple[str, ...]  # compute capabilities that one engine serves, as "8.9"
-    activations: str  # "bfloat16" or "float16"
     memory_bytes: int  # of the smallest device of the kind
     context: int  # tokens that the KV cache holds, where the user does not say; each step reads all of it
-    lacks: tuple[str, ...] = ()  # precisions that it has no products for; "float32": of activations
 
     @classmethod
     def from_table(cls, fields: dict[str, Any]) -> GpuTarget:
         """Of a table of a profile."""
-        return cls(**{**fields, **{key: tuple(fields.get(key, ())) for key in ("capabilities", "lacks")}})
+        return cls(**{**fields, "capabilities": tuple(fields["capabilities"])})
 
     @property
     def builds_here(self) -> bool:
@@ -50,14 +48,14 @@ class TargetProfile:
     accuracy_level: int = 4  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
     int8_activations: tuple[str, ...] = ()  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
     cpu_features: tuple[str, ...] = ()  # any of these, in Linux's names; empty: none is needed
-    activations: str = "float32"  # of the dialect cuda: "float16" or "bfloat16"
-    lacks: tuple[str, ...] = ()  # precisions that it has no kernels for
+    activations: str = "float32"  # of GPUs: "float16" or "bfloat16"
+    lacks: tuple[str, ...] = ()  # precisions that it has no products for; "float32": of activations
     gpu: GpuTarget | None = None  # of targets for TensorRT
 
     @property
     def halves(self) -> bool:
         """Whether activations, and the states of a decoder, take 16 bits."""
-        return (self.activations if self.gpu is None else self.gpu.activations) != "float32"
+        return self.activations != "float32"
 
 
 def target_names() -> list[str]:

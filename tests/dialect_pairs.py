@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from lensmith.exporters.blocks import Source
 from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8
 from lensmith.runtimes.engine import Floats
-from lensmith.targets.profile import load_target
 
 from tests import ladder
 from tests.ladder import Pair, compile_pair
@@ -35,9 +33,7 @@ def dialect_pair(source: Path, out: Path, **options: Any) -> Pair:
 
 def float32_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export quantized weights for a target that computes in float32, and for which no engine is built."""
-    gpu = load_target(TARGET).gpu
-    assert gpu is not None
-    ladder.change_target(monkeypatch, gpu=replace(gpu, activations="float32"))
+    ladder.change_target(monkeypatch, activations="float32")
 
 
 def dequantize_weights(pair: Pair) -> None:

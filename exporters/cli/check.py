@@ -111,7 +111,7 @@ def targets(as_json: bool) -> None:
         print_json(profiles)
         return
     rows = [
-        [row["name"], row["dialect"], row["prefill_chunk"], ", ".join((row["gpu"] or row)["lacks"]), row["description"]]
+        [row["name"], row["dialect"], row["prefill_chunk"], ", ".join(row["lacks"]), row["description"]]
         for row in profiles
     ]
     console().print(table("Targets", ["name", "dialect", ">prefill chunk", "lacks", "description"], rows))

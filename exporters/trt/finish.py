@@ -23,12 +23,7 @@ GRAPH_FILES = (".onnx", ".data")
 def finish(
     manifest: Mapping[str, Any], writer: BundleWriter, gpu: GpuTarget, key: str, progress: Progress
 ) -> dict[str, Any]:
-    """The manifest of an export: with engines where they are built here, or with what another compiler is to know.
-
-    Graphs in float32 stay as they are: they are to check the others against.
-    """
-    if manifest["options"]["precision"] == "fp32" or gpu.activations == "float32":
-        return dict(manifest)
+    """The manifest of an export: with engines where they are built here, or with what another compiler is to know."""
     if not gpu.has_engines:
         return with_profiles(manifest)
     return with_engines(manifest, writer, gpu, key, progress) if gpu.builds_here else dict(manifest)

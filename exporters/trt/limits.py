@@ -19,17 +19,15 @@ FEW_BITS = ("int3", "int2")
 
 def no_replay(job: Job) -> str | None:
     """Why golden traces cannot be replayed where the bundle is built; None for float32, which ONNX Runtime runs."""
-    if job.options.precision == "fp32" or (job.target.gpu and job.target.gpu.activations == "float32"):
+    if job.options.precision == "fp32" or not job.target.halves:
         return None
     return "engines run on their GPU alone"
 
 
 def refuse(options: Options, target: TargetProfile) -> None:
     """An InputError for weights that TensorRT, or the target, has no products for."""
-    gpu = target.gpu
-    assert gpu is not None
-    if options.precision in gpu.lacks:
-        allowed = ", ".join(name for name in PRECISIONS if name not in (*FEW_BITS, *gpu.lacks))
+    if options.precision in target.lacks:
+        allowed = ", ".join(name for name in PRECISIONS if name not in (*FEW_BITS, *target.lacks))
         raise InputError(
             f"the target {target.name} has no products with {options.precision}; expected --precision {allowed}, "
             f"or one of the targets {', '.join(_targets_with(options.precision))}"
@@ -55,7 +53,7 @@ def check(job: Job) -> None:
     assert gpu is not None
     if no_replay(job) is None:  # for ONNX Runtime
         return
-    if "float32" in gpu.lacks and isinstance(job.spec, ModelSpec) and job.spec.decoder.delta_net is not None:
+    if "float32" in job.target.lacks and isinstance(job.spec, ModelSpec) and job.spec.decoder.delta_net is not None:
         raise InputError(
             f"the target {job.target.name} has no products in float32, which linear attention keeps its memory in; "
             f"expected one of the targets {', '.join(_targets_with('float32'))}"
@@ -79,8 +77,8 @@ def device_bytes(job: Job) -> tuple[int, int]:
 
 def _targets_with(precision: str) -> list[str]:
     """Names of the targets that have products with a precision."""
-    gpus = {name: load_target(name).gpu for name in target_names()}
-    return [name for name, gpu in gpus.items() if gpu is not None and precision not in gpu.lacks]
+    targets = map(load_target, target_names())
+    return [target.name for target in targets if target.gpu is not None and precision not in target.lacks]
 
 
 def refuse_elsewhere(options: Options, target: TargetProfile) -> None:
