@@ -17,7 +17,8 @@ from typing import Any
 from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
-from .safetensors_files import LazyTensor, open_tensors
+from .lazy_tensors import LazyTensor
+from .safetensors_files import StoredTensor, open_tensors
 
 IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
 VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
@@ -107,7 +108,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _used_files(layout: Layout, tensors: Mapping[str, LazyTensor], license_file: Path | None) -> tuple[Path, ...]:
+def _used_files(layout: Layout, tensors: Mapping[str, StoredTensor], license_file: Path | None) -> tuple[Path, ...]:
     used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
     processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
     used |= {found for names in processors if (found := layout.find(*names))}
