@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from ..runtimes.engine import Floats, ImageFeatures, Ints
 from ..runtimes.requests import Request
 from ..targets.errors import InputError, MissingExtra, closest
+from .checkpoint import open_checkpoint
 
 DTYPES = ("float32", "bfloat16")
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
@@ -210,15 +212,26 @@ def _load(transformers: Any, path: Path, dtype: Any) -> Any:
     transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
     try:
         model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+            path,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+            key_mapping=_renames(path),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if info.get(kind):
             example = sorted(map(str, info[kind]))[0]
             raise InputError(f"{path} does not fit its config.json: {example} is among transformers' {kind}")
     return model.eval()
+
+
+def _renames(path: Path) -> dict[str, str]:
+    """Patterns of the names that transformers would not understand by itself, each with what it means."""
+    names = open_checkpoint(path).stored_names
+    return {f"^{re.escape(old)}$": new for new, old in names.items() if old != new}
 
 
 def _numpy(tensor: Any) -> Floats:
