@@ -17,8 +17,9 @@ from typing import Any
 from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
+from .lazy_tensors import LazyTensor
 from .names import canonical_names
-from .safetensors_files import LazyTensor, open_tensors
+from .safetensors_files import StoredTensor, open_tensors
 
 IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
 VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
@@ -70,7 +71,7 @@ class Checkpoint:
         pairs = sorted((names.get(name, name), name) for name in self.tensors)
         return replace(
             self,
-            tensors=MappingProxyType({new: replace(self.tensors[old], name=new) for new, old in pairs}),
+            tensors=MappingProxyType({new: self.tensors[old].renamed(new) for new, old in pairs}),
             stored_names=MappingProxyType({new: self.stored_names.get(old, old) for new, old in pairs}),
         )
 
@@ -120,7 +121,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _used_files(layout: Layout, tensors: Mapping[str, LazyTensor], license_file: Path | None) -> tuple[Path, ...]:
+def _used_files(layout: Layout, tensors: Mapping[str, StoredTensor], license_file: Path | None) -> tuple[Path, ...]:
     used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
     processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
     used |= {found for names in processors if (found := layout.find(*names))}

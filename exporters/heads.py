@@ -9,7 +9,7 @@ import numpy as np
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .graphs import Prefixes
-from .safetensors_files import LazyTensor
+from .lazy_tensors import LazyTensor
 from .spec import ModelSpec
 
 BLOCK_ELEMENTS = 1 << 22  # compared at a time

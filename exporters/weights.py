@@ -20,7 +20,7 @@ from ..targets.errors import InputError, closest
 from .blocks import Source
 from .checkpoint import Checkpoint
 from .graphs import Graph
-from .safetensors_files import LazyTensor
+from .lazy_tensors import LazyTensor
 
 PAGE = 4096  # large tensors start on a page, so that engines can map them
 BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near the size of a core's cache
