@@ -14,6 +14,7 @@ import pytest
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.dialects.gguf import files
 from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.verify import verify
 from lensmith.targets.errors import InputError
@@ -75,9 +76,11 @@ def theirs(path: Path) -> str:
 
 def ours(path: Path) -> str:
     try:
-        return "tied" if prepare(path, Options()).spec.decoder.tied else "own"
+        spec = prepare(path, Options()).spec
     except InputError as error:
         return "refused" if HEAD in str(error) or TABLE in str(error) else str(error)
+    assert isinstance(spec, ModelSpec)
+    return "tied" if spec.decoder.tied else "own"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
