@@ -20,6 +20,7 @@ from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
 from .names import canonical_names
 from .safetensors_files import StoredTensor, open_tensors
+from .special_tokens import special_tokens
 
 IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
 VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
@@ -37,6 +38,7 @@ class Checkpoint:
     video_preprocessor_config: dict[str, Any]  # empty for a model without videos
     processor_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
+    special_tokens: dict[str, str]  # by the names of tokenizer_config.json ("eos_token")
     chat_template: str | None
     license: str | None  # its name, as in the front matter of README.md ("apache-2.0")
     license_text: str | None
@@ -107,6 +109,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         video_preprocessor_config=layout.json(*VIDEO_PROCESSOR) or processor.get("video_processor") or {},
         processor_config=processor,
         tokenizer_config=tokenizer,
+        special_tokens=special_tokens(
+            str(config.get("model_type")), tokenizer, _json(folder, "special_tokens_map.json")
+        ),
         chat_template=_chat_template(folder, tokenizer),
         license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,

@@ -6,7 +6,7 @@ import importlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -95,13 +95,19 @@ class Reference:
         """Append one token to the cache: logits [1, vocab] of what follows."""
         return self._forward(self.torch.tensor([[token]]))
 
-    def greedy(self, request: Request, steps: int, *, ignore_eos: bool = False) -> GreedyRun:
-        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored."""
+    def greedy(
+        self, request: Request, steps: int, *, ignore_eos: bool = False, ends: Collection[int] | None = None
+    ) -> GreedyRun:
+        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored.
+
+        `ends` are the end tokens; None: those of transformers.
+        """
+        ends = () if ignore_eos else self.eos_token_ids if ends is None else ends
         ids: list[int] = []
         logits, times = [self.start(request)], [self.last_ms]
         for _ in range(steps):
             ids.append(int(logits[-1][-1].argmax()))
-            if len(ids) == steps or (ids[-1] in self.eos_token_ids and not ignore_eos):
+            if len(ids) == steps or ids[-1] in ends:
                 break
             logits.append(self.step(ids[-1]))
             times.append(self.last_ms)

@@ -161,7 +161,8 @@ def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if file.name == MODEL:
         assert isinstance(job.spec, ModelSpec)
-        vocabulary.add_vocabulary(writer, job.checkpoint, job.spec.decoder.vocab)
+        prompt = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)["prompt"]
+        vocabulary.add_vocabulary(writer, job.checkpoint, job.spec.decoder.vocab, prompt["eos_token_ids"])
 
 
 def _general(writer: gguf.GGUFWriter, job: Job) -> None:
