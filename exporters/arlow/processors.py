@@ -14,7 +14,7 @@ from ..prompts import check_patches, image_constants, pixel_limits
 from .spec import ArlowSpec
 
 # What the classes assume where no file says otherwise. Sizes are areas in pixels: of an image, and of each frame.
-COMMON = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+COMMON = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": 0.5, "image_std": 0.5}
 IMAGE = {**COMMON, "size": {"shortest_edge": 3136, "longest_edge": 1003520}}
 VIDEO = {**COMMON, "size": {"shortest_edge": 131072, "longest_edge": 786432}}
 SAMPLING = {"strategy": "sample_strategy", "num_frames": "num_frames", "fps": "fps", "max_frames": "max_frames",
@@ -47,7 +47,7 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def sections(checkpoint: Checkpoint, spec: ArlowSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
     """The sections of an encoder without a decoder: image, video, encoder and limits."""
-    image, clip = image_spec(checkpoint.preprocessor_config), clip_spec(checkpoint.video_preprocessor_config)
+    image, clip = image_spec(checkpoint.image_settings), clip_spec(checkpoint.video_settings)
     for name, found in (("preprocessor_config", image), ("video_preprocessor_config", clip.image)):
         check_patches(f"{name}.json", found, spec)
     limits = pixel_limits(image, max_pixels)
