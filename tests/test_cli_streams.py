@@ -197,9 +197,10 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(
-    "name", ["app", "click", "numpy", "onnxruntime", "tokenizers", "PIL", "onnx_ir", "onnx", "ml_dtypes"]
-)
+OF_RUN, OF_EXPORT = ("app", "click", "numpy", "onnxruntime", "tokenizers", "PIL"), ("onnx_ir", "onnx", "ml_dtypes")
+
+
+@pytest.mark.parametrize("name", [*OF_RUN, *OF_EXPORT])
 def test_ctrl_c_while_importing(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     exporting = ("export", tiny_checkpoint, "-o", tmp_path / "out", "--golden", "never")
     arguments = exporting if name in OF_EXPORT else ("run", tiny_bundle, "Hi")
