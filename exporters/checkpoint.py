@@ -18,7 +18,7 @@ from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
-from .safetensors_files import StoredTensor, open_tensors
+from .source_weights import SourceWeights, open_weights
 
 IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
 VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
@@ -41,6 +41,7 @@ class Checkpoint:
     license_text: str | None
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]  # every file of the folder that counts
+    changes: Mapping[str, Any]  # how `tensors` differ from what the files hold, as the manifest says it
 
     @property
     def nbytes(self) -> int:
@@ -84,13 +85,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     layout = find_layout(path)
     folder = layout.model
-    tensors = open_tensors(folder)
+    config = read_json(folder / "config.json")
+    weights = open_weights(folder, config)
     processor, tokenizer = layout.json("processor_config.json"), _json(folder, "tokenizer_config.json")
     license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
     return Checkpoint(
         path=Path(path),
         model_path=folder,
-        config=read_json(folder / "config.json"),
+        config=config,
         generation_config=_json(folder, "generation_config.json"),
         preprocessor_config=layout.json(*IMAGE_PROCESSOR) or processor.get("image_processor") or {},
         video_preprocessor_config=layout.json(*VIDEO_PROCESSOR) or processor.get("video_processor") or {},
@@ -99,8 +101,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         chat_template=_chat_template(folder, tokenizer),
         license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,
-        tensors=MappingProxyType(tensors),
-        files=_used_files(layout, tensors, license_file),
+        tensors=MappingProxyType(dict(weights.tensors)),
+        files=_used_files(layout, weights, license_file),
+        changes=weights.changes,
     )
 
 
@@ -108,11 +111,11 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _used_files(layout: Layout, tensors: Mapping[str, StoredTensor], license_file: Path | None) -> tuple[Path, ...]:
+def _used_files(layout: Layout, weights: SourceWeights, license_file: Path | None) -> tuple[Path, ...]:
     used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
     processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
     used |= {found for names in processors if (found := layout.find(*names))}
-    used |= {tensor.file for tensor in tensors.values()} | ({license_file} if license_file else set())
+    used |= weights.files | ({license_file} if license_file else set())
     return tuple(sorted(p for p in used if p.is_file()))
 
 
