@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -95,13 +96,19 @@ class Reference:
         """Append one token to the cache: logits [1, vocab] of what follows."""
         return self._forward(self.torch.tensor([[token]]))
 
-    def greedy(self, request: Request, steps: int, *, ignore_eos: bool = False) -> GreedyRun:
-        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored."""
+    def greedy(
+        self, request: Request, steps: int, *, ignore_eos: bool = False, ends: Collection[int] | None = None
+    ) -> GreedyRun:
+        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored.
+
+        `ends` are the end tokens; None: those of transformers.
+        """
+        ends = () if ignore_eos else self.eos_token_ids if ends is None else ends
         ids: list[int] = []
         logits, times = [self.start(request)], [self.last_ms]
         for _ in range(steps):
             ids.append(int(logits[-1][-1].argmax()))
-            if len(ids) == steps or (ids[-1] in self.eos_token_ids and not ignore_eos):
+            if len(ids) == steps or ids[-1] in ends:
                 break
             logits.append(self.step(ids[-1]))
             times.append(self.last_ms)
@@ -215,9 +222,9 @@ def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
         if checkpoint.changes:
             model, info = _from_tensors(transformers, checkpoint, dtype, options)
         else:
-            auto = transformers.AutoModelForImageTextToText
-            model, info = auto.from_pretrained(path, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+            auto, names = transformers.AutoModelForImageTextToText, _renames(checkpoint)
+            model, info = auto.from_pretrained(path, local_files_only=True, key_mapping=names, **options)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if info.get(kind):
@@ -239,6 +246,11 @@ def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options
     if (checkpoint.path / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
     return model, info
+
+
+def _renames(checkpoint: Checkpoint) -> dict[str, str]:
+    """Patterns of the names that transformers would not understand by itself, each with what it means."""
+    return {f"^{re.escape(old)}$": new for new, old in checkpoint.stored_names.items() if old != new}
 
 
 def _numpy(tensor: Any) -> Floats:
