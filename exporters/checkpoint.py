@@ -19,7 +19,17 @@ from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
 from .names import canonical_names
-from .processor_files import IMAGE, MORE, PROCESSOR, TOKENIZER, VIDEO, chat_template, json_file, nested, processor_class
+from .processor_files import (
+    IMAGE,
+    MORE,
+    PROCESSOR,
+    TOKENIZER,
+    VIDEO,
+    chat_template,
+    json_file,
+    processor_class,
+    settings,
+)
 from .source_weights import SourceWeights, open_weights
 from .special_tokens import special_tokens
 
@@ -123,14 +133,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     image_file, video_file = layout.find(*IMAGE_PROCESSOR), layout.find(*VIDEO_PROCESSOR)
     model_type = str(config.get("model_type"))
     license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
-    image = nested(processor, "image_processor", image_file)
+    image = settings(model_type, processor, "image_processor", image_file)
     found = Checkpoint(
         path=Path(path),
         model_path=folder,
         config=config,
         generation_config=json_file(folder / "generation_config.json"),
         preprocessor_config=image,
-        video_preprocessor_config=nested(processor, "video_processor", video_file, image_file),
+        video_preprocessor_config=settings(model_type, processor, "video_processor", video_file, image_file),
         processor_config=processor,
         tokenizer_config=tokenizer,
         processor_class=processor_class(processor, image, tokenizer),

@@ -17,6 +17,7 @@ PROCESSOR, IMAGE, VIDEO = "processor_config.json", "preprocessor_config.json", "
 TOKENIZER, JINJA, LEGACY = "tokenizer_config.json", "chat_template.jinja", "chat_template.json"
 MORE = "additional_chat_templates"
 DEFAULT = "default"
+FILES_FIRST = ("arlow",)
 TEXT_ONLY = ("qwen3_5_text",)  # types of models that have a tokenizer in place of a processor
 
 Settings = dict[str, Any]
@@ -27,17 +28,17 @@ def json_file(path: Path) -> Settings:
     return read_json(path) if path.is_file() else {}
 
 
-def nested(processor: Settings, key: str, *files: Path | None) -> Settings | None:
+def settings(model_type: str, processor: Settings, key: str, *files: Path | None) -> Settings | None:
     """The settings of an image or a video processor: a part of processor_config.json, or the first file that is there.
 
-    None where no place has them; an InputError for a part that is no object.
+    Encoders alone have their own file first. None where no place has them; an InputError for a part that is no object.
     """
     part = processor.get(key)
-    if part is not None:
-        if not isinstance(part, dict):
-            raise InputError(f"{PROCESSOR} has {key} {str(part)[:100]!r}; expected an object of settings")
-        return part
-    return next((read_json(file) for file in files if file is not None), None)
+    if part is not None and not isinstance(part, dict):
+        raise InputError(f"{PROCESSOR} has {key} {str(part)[:100]!r}; expected an object of settings")
+    if model_type in FILES_FIRST:
+        return part if files[0] is None else read_json(files[0])
+    return next((read_json(file) for file in files if file is not None), None) if part is None else part
 
 
 def processor_class(processor: Settings, image: Settings | None, tokenizer: Settings) -> Any:
