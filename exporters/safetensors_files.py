@@ -8,34 +8,24 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..runtimes.files import read_json
 from ..targets.errors import InputError
+from .lazy_tensors import BLOCK, DTYPES, LazyTensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
-BLOCK = 4 * 1024 * 1024  # elements converted at a time: keeps the memory of a read near its result
-
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16), "I8": np.dtype(np.int8), "U64": np.dtype(np.uint64), "U32": np.dtype(np.uint32),
-    "U16": np.dtype(np.uint16), "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LazyTensor:
+class StoredTensor(LazyTensor):
     """A tensor that stays in its file until it is read.
 
     `dtype` is the safetensors name ("BF16"); `begin` and `end` are byte offsets from the start of `file`.
@@ -53,26 +43,27 @@ class LazyTensor:
         """Bytes in the file."""
         return self.end - self.begin
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+    def renamed(self, name: str) -> StoredTensor:
+        return replace(self, name=name)
 
     def numpy(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """The whole tensor converted to `dtype`; an InputError when the file has shrunk meanwhile."""
         return self._read(0, self.size, np.dtype(dtype)).reshape(self.shape)
 
     def rows(self, start: int, stop: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """Rows `start` to `stop` of the first axis, reading only their bytes; [stop - start, ...]."""
-        if not self.shape or not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(f"rows {start}:{stop} of {self.name} with shape {list(self.shape)}")
+        self.check_rows(start, stop)
         width = math.prod(self.shape[1:])
         values = self._read(start * width, (stop - start) * width, np.dtype(dtype))
         return values.reshape(stop - start, *self.shape[1:])
 
-    def raw(self) -> NDArray[Any]:
-        """The whole tensor as stored, without conversion (bfloat16 as `ml_dtypes.bfloat16`)."""
-        return self.numpy(DTYPES[self.dtype])
+    def columns(self, start: int, stop: int) -> NDArray[Any]:
+        """Columns `start` to `stop` of a matrix as stored, reading only their bytes; [rows, stop - start]."""
+        rows, width = self.shape
+        out: NDArray[Any] = np.empty((rows, stop - start), DTYPES[self.dtype])
+        with open(self.file, "rb", buffering=0) as file:
+            for row in range(rows):
+                file.seek(self.begin + (row * width + start) * out.itemsize)
+                self._fill(file, out[row])
+        return out
 
     def _read(self, first: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         stored = DTYPES[self.dtype]
@@ -105,7 +96,7 @@ def _convert(source: NDArray[Any], out: NDArray[Any]) -> None:
         np.copyto(out, source, casting="unsafe")
 
 
-def open_tensors(folder: Path) -> dict[str, LazyTensor]:
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     """All tensors of the folder, by name in sorted order."""
     if (folder / SINGLE).is_file():
         found = read_header(folder / SINGLE)
@@ -129,7 +120,7 @@ def _nothing_to_read(folder: Path) -> str:
     return f"{folder} has neither {SINGLE} nor {INDEX}; check that the download is complete."
 
 
-def _open_shards(folder: Path) -> dict[str, LazyTensor]:
+def _open_shards(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of all shards; where two shards hold the same name, the index decides."""
     index = folder / INDEX
     where = read_json(index).get("weight_map")
@@ -149,7 +140,7 @@ def _open_shards(folder: Path) -> dict[str, LazyTensor]:
     return {name: t for shard in shards for name, t in opened[shard].items() if where.get(name, shard) == shard}
 
 
-def read_header(path: Path) -> dict[str, LazyTensor]:
+def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, each checked against the size of the file."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -173,7 +164,7 @@ def read_header(path: Path) -> dict[str, LazyTensor]:
     return {tensor.name: tensor for tensor in entries}
 
 
-def _entry(path: Path, name: str, entry: Any, data: int) -> LazyTensor:
+def _entry(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
     """One entry of a header; `data` is the offset of the first byte of tensor data."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -190,10 +181,10 @@ def _entry(path: Path, name: str, entry: Any, data: int) -> LazyTensor:
             f"{path} gives {name!r} {end - begin} bytes, but {dtype} of shape {list(shape)} takes {expected}; "
             "download it again."
         )
-    return LazyTensor(name, shape, dtype, path, data + begin, data + end)
+    return StoredTensor(name, shape, dtype, path, data + begin, data + end)
 
 
-def _check_layout(path: Path, tensors: list[LazyTensor], data: int, size: int) -> None:
+def _check_layout(path: Path, tensors: list[StoredTensor], data: int, size: int) -> None:
     """The tensors must fill the data without gap or overlap, as the format demands."""
     at, previous = data, "the header"
     for tensor in sorted(tensors, key=lambda t: (t.begin, t.end)):

@@ -1,5 +1,6 @@
 """The torch-free runtime: `load(bundle)` gives a model that answers questions about images, or an encoder of them."""
 
+from ..targets import telemetry as _before_onnxruntime  # noqa: F401
 from .encoder import Encoder, Features, save_features
 from .loading import load
 from .model import Answer, GenerationOptions, Model

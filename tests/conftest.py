@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lensmith.targets.telemetry  # noqa: F401  (tests import onnxruntime themselves)
 import pytest
 
 from tests.extras import Ran

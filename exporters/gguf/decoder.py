@@ -11,8 +11,8 @@ from gguf import MODEL_ARCH, MODEL_TENSOR
 
 from ...targets.errors import InputError
 from ..graphs import Prefixes
+from ..lazy_tensors import LazyTensor
 from ..rope import NO_SCALING
-from ..safetensors_files import LazyTensor
 from ..spec import DecoderSpec, ModelSpec
 from .delta_net import reordered
 from .tensors import Tensor, mapped, plain

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..safetensors_files import LazyTensor
+from ..lazy_tensors import LazyTensor
 from ..spec import DeltaNetSpec
 from .tensors import Tensor, mapped, plain, whole
 

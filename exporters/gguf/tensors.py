@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from ...targets.errors import InputError
-from ..safetensors_files import LazyTensor
+from ..lazy_tensors import LazyTensor
 
 Floats = NDArray[np.float32]
 BLOCK_ELEMENTS = 1 << 22  # of a block of rows: 16 MB of float32

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH, MODEL_TENSOR
 
 from ...targets.errors import InputError
 from ..graphs import Prefixes
-from ..safetensors_files import LazyTensor
+from ..lazy_tensors import LazyTensor
 from ..spec import ClipSpec, ModelSpec, VisionSpec
 from .tensors import Tensor, mapped, plain
 

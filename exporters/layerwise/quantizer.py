@@ -16,7 +16,7 @@ from ...calibration.moments import Means, Moments, mean
 from ...calibration.retarget import Drift
 from ...calibration.rounding import quantize
 from ...calibration.smoothing import search_scales
-from ..safetensors_files import LazyTensor
+from ..lazy_tensors import LazyTensor
 from ..scheme import Scheme
 from .candidates import joined, rows_of
 from .outcomes import Outcome

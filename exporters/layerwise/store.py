@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...calibration.packing import pack_low_first, unpack_low_first
 from ...calibration.rounding import Groups, dequantize
 from ..blocks import Source
-from ..safetensors_files import LazyTensor
+from ..lazy_tensors import LazyTensor
 
 Floats = NDArray[np.float32]
 
