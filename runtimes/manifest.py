@@ -194,6 +194,7 @@ class PromptEntry(Section, frozen=True):
     token_ids: Annotated[dict[Token, TokenId], Meta(min_length=1, max_length=1000)]
     eos_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1000)]
     merge_size: Annotated[int, Meta(ge=1, le=64)]
+    end_tokens: dict[Token, list[Text]] = {}  # by name, where each was found
     bos_token: Token | None = None
     template_kwargs: dict[Name, Token] = {}
 
