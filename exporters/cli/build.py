@@ -16,6 +16,8 @@ from ..kv_cache import KINDS as KV_CACHES
 from ..scheme import GROUP_SIZES, PRECISIONS
 from .shared import (
     AS_JSON,
+    FORCE,
+    NEW_FOLDER,
     console,
     count,
     needs,
@@ -81,17 +83,22 @@ CALIBRATION_NAMES = ("method", "samples", "limit", "seed", "budget", "max_kl")  
 @click.command()
 @CHOICES
 @CALIBRATION
-@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new bundle folder.")
+@click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new bundle folder.")
+@FORCE
 @click.option("--golden", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
               help="Record PyTorch's answers for `lensmith verify`; auto: where PyTorch is installed.")  # fmt: skip
 @AS_JSON
 def export(
     out: Path,
+    force: bool,
     golden: Golden,
     as_json: bool,
     **choices: Any,
 ) -> None:
     """Compile CHECKPOINT, a Hugging Face folder, into a bundle. An interrupted export continues when run again."""
+    from ...runtimes.bundle_writer import check_new_bundle
+
+    check_new_bundle(out, force=force)  # before the work, and again when it is written
     wishes = {name: value for name in CALIBRATION_NAMES if (value := choices.pop(name)) is not None}
     job, plan = _prepare(**choices)
     if not as_json:
@@ -103,9 +110,9 @@ def export(
     with stages() as progress:
         if wishes:
             wishes.setdefault("method", default_method(choices["format"]))
-            bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden)
+            bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden, force=force)
         else:
-            bundle = write(job, out, progress, golden=golden)
+            bundle = write(job, out, progress, golden=golden, force=force)
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:
         print_json({"plan": plan.to_json(), **result})
@@ -128,15 +135,17 @@ def plan(as_json: bool, **choices: Any) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new folder.")
+@click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new folder.")
 @click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def synth(name: str, out: Path, tiny: bool, seed: int) -> None:
+@FORCE
+def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
     """Write a checkpoint of random weights in the architecture NAME, to measure size, memory and speed."""
     with needs("export", "lensmith synth"):
         from ..synth import synth as write
     with stages() as progress:
-        folder = write(name, out, tiny=tiny, seed=seed, progress=lambda done, total: progress("weights", done, total))
+        folder = write(name, out, tiny=tiny, seed=seed, force=force,
+                       progress=lambda done, total: progress("weights", done, total))  # fmt: skip
     click.echo(folder)
 
 
