@@ -21,6 +21,7 @@ from .frames import VideoLimits, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
+from .sources import ImageSource, opened_source
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Encoder:
 
     def cut_image(self, source: Any) -> tuple[Patches, Grid]:
         """The patches of an image. The alpha channel of an image object is dropped, as the original processor does."""
-        image = open_image(_opaque(source), self.image_limits)
+        image = open_image(_opaque(source, self.image_limits), self.image_limits)
         height, width = smart_resize(image.height, image.width, self.image_spec)
         self._check(f"the image of {image.width} x {image.height} pixels", 1, height, width, self.image_spec)
         planes = _resized(image, height, width)
@@ -106,7 +107,7 @@ class Encoder:
     def cut_clip(self, source: Any, *, fps: float | None = None, num_frames: int | None = None) -> tuple[Patches, Grid]:
         """The patches of a clip."""
         wishes = with_wishes(self.clip_spec, fps=fps, num_frames=num_frames)
-        opened = [_opaque(frame) for frame in source] if isinstance(source, list | tuple) else source
+        opened = [_opaque(frame, self.image_limits) for frame in source] if isinstance(source, list | tuple) else source
         clip = open_clip(opened, VideoLimits(frame=self.image_limits))
         width, height = clip.size()
         plan, spec = plan_clip(clip.total, height, width, wishes, clip.rate), wishes.image
@@ -151,5 +152,6 @@ def _resized(image: Image.Image, height: int, width: int) -> UInt8:
     return resize_bicubic(np.stack([np.asarray(band) for band in image.split()]), height, width)
 
 
-def _opaque(source: Any) -> Any:
-    return source.convert("RGB") if isinstance(source, Image.Image) else source
+def _opaque(source: ImageSource, limits: ImageLimits) -> ImageSource:
+    opened = opened_source(source, "an image", limits.max_file_bytes)
+    return opened.convert("RGB") if isinstance(opened, Image.Image) else opened
