@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,9 @@ class Conversation:
     One thread at a time may use it. Behind a step that fails it is empty or shorter, never wrong.
     """
 
-    def __init__(self, decoder: Decoder[States], prompts: PromptBuilder, chunk: int) -> None:
+    def __init__(self, decoder: Decoder[Any], prompts: PromptBuilder, chunk: int) -> None:
         self.decoder, self.prompts, self.chunk = decoder, prompts, chunk
-        self.states = decoder.open_states()
+        self.states: States = decoder.open_states()
         self.user = threading.current_thread()  # the latest
         self._ids = np.zeros(decoder.capacity, np.int64)  # behind the length of the states without meaning
         self._images: list[tuple[int, bytes]] = []  # begin and key of the images among them, and of some behind them
@@ -49,7 +50,7 @@ class Conversation:
         self.rewind(0)
 
     def rewind(self, length: int) -> int:
-        """Forget all tokens behind the first `length`, and more where there is no way back to them; how many are left."""
+        """Forget all tokens behind the first `length`, and more where there is no way back; how many are left."""
         return self.states.rewind(length)
 
     def reusable(self, request: Request) -> int:
@@ -116,7 +117,7 @@ class Conversation:
             self._images = [(begin, key) for begin, key in self._images if begin < self.length]
         return self._step(ids, ids, positions, images, num_logits=num_logits, num_hidden_states=num_hidden_states)
 
-    def _step(self, ids: Ints, fed: Ints, positions: Ints, images: ImageFeatures | None, **wanted: int) -> Floats:
+    def _step(self, ids: Ints, fed: Ints, positions: Ints, images: ImageFeatures | None, **wanted: Any) -> Floats:
         """Append `ids`, which the decoder is given as `fed`."""
         self.user = threading.current_thread()
         room = self._ids[self.length : self.length + len(ids)]

@@ -20,15 +20,14 @@ class ConversationPool:
     """Conversations that are idle, and those in use, `limit` of both together.
 
     A thread that uses none waits until one is idle. A thread that uses some would wait for itself, perhaps: it gets an
-    error. Conversations are made when no idle one is there, so that questions one behind another take the memory of
-    one.
+    error. A further one is made where none is idle, so that questions one behind another take the memory of one.
     """
 
     def __init__(self, make: Callable[[], Conversation], limit: int) -> None:
         self._make, self.limit = make, limit
-        self._idle: list[Conversation] = []  # the latest used last
+        self._idle = [make()]  # the latest used last; one at once, so that what is wrong with it is known
         self._used: list[Conversation] = []
-        # Given back by finalizers too, which may interrupt this very thread: the lock of a Condition may be taken again.
+        # Finalizers give back too, and may interrupt this very thread: the lock of a Condition may be taken twice.
         self._changed, self._process = threading.Condition(), os.getpid()
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Graphs of the cuda dialect on ONNX Runtime's CUDA provider, with their states in device memory.
 
-A step for one token has fixed sizes, so its buffers are bound once for each conversation and the kernels replayed as one
+A step for one token has fixed sizes, so its buffers are bound once for a conversation and the kernels replayed as one
 CUDA graph. ONNX Runtime runs a step several times to record it, which changes nothing: each time it reads the same past
 states, and writes the same values into the cache and the present ones.
 """

@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """What `make` gives, at once here, and again in a forked process that asks for it.
+    """What `make` gives here at once, and `remake` in a forked process when it asks for it.
 
-    With `remake` False, as for what lies on a GPU, such a process gets an InputError. What the parent made is never
+    With `remake` None, as for what lies on a GPU, such a process gets an InputError. What the parent made is never
     freed in the child: that would wait for threads that are not there.
     """
 
-    def __init__(self, make: Callable[[], T], *, remake: bool = True) -> None:
-        self._make, self._remake = make, remake
+    def __init__(self, make: Callable[[], T], remake: Callable[[], T] | None) -> None:
+        self._remake = remake
         self._lock, self._made = threading.Lock(), [make()]
         _every.add(self)
 
@@ -30,12 +30,12 @@ class PerProcess(Generic[T]):
         """That of this process."""
         with self._lock:
             if not self._made:
-                if not self._remake:
+                if self._remake is None:
                     raise InputError(
                         "a model on a GPU cannot be used in a process that was forked after it was loaded; load it in "
                         "each process, or start processes with the method 'spawn'"
                     )
-                self._made.append(self._make())
+                self._made.append(self._remake())
             return self._made[0]
 
     def leave_behind(self) -> None:

@@ -23,7 +23,7 @@ Shape = tuple[Any, ...]  # ints, and names of what may vary
 
 
 class Kept(Protocol):
-    """The states of one conversation, where an engine wants them. A graph without states has some with nothing in it."""
+    """The states of one conversation, where an engine wants them; those of a graph without states hold nothing."""
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of a state by the name of its input."""

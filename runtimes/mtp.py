@@ -48,9 +48,7 @@ class DraftHead:
 
         Returns logits [num_logits, vocab] of what follows the last of them. Raises InputError behind the capacity.
         """
-        return self.graph.run(
-            self.states, ids, positions, images, num_logits=num_logits, hidden_states=hidden_states
-        )
+        return self.graph.run(self.states, ids, positions, images, num_logits=num_logits, hidden_states=hidden_states)
 
     def draft(self, ids: Ints, position: int, hidden_states: Floats, count: int) -> list[int]:
         """Append text tokens [seq] from `position` on, as `append` does, and guess the `count` tokens behind them.

@@ -60,7 +60,7 @@ class States(ABC):
         return reached
 
     def save(self) -> None:
-        """Keep a copy of recurrent states, in place of the oldest one, so that `rewind` can come back to this length."""
+        """Keep a copy of recurrent states, in place of the oldest, so that `rewind` can come back to this length."""
         if self.recurrent:
             self._saved.pop(self.length, None)
             while len(self._saved) >= SAVED:

@@ -13,8 +13,9 @@ from ...targets.errors import InputError
 from .shared import AS_JSON, DEVICE, THREADS, console, options, pairs, print_json
 
 if TYPE_CHECKING:
+    from ...runtimes.answer import Answer
     from ...runtimes.bundle import Bundle
-    from ...runtimes.model import Answer, GenerationOptions, Model
+    from ...runtimes.model import GenerationOptions, Model
     from ...runtimes.timings import Timings
 
 LOADING = options(

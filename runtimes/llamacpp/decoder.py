@@ -81,9 +81,7 @@ class LlamaDecoder(Decoder[LlamaStates]):
         taps = [] if part.deepstack is None else list(part.deepstack)
         return np.ascontiguousarray(np.concatenate([part.features, *taps], axis=1), dtype=np.float32)
 
-    def _decode(
-        self, states: LlamaStates, ids: Ints, rows: Floats | None, positions: Ints, first: int
-    ) -> Floats:
+    def _decode(self, states: LlamaStates, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> Floats:
         """One batch; logits of its tokens from `first` on."""
         count, library = len(ids), llama()
         wanted = np.zeros(count, np.int8)
