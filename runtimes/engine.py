@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..targets.errors import InputError
 from .native import LIBRARY, wanted_kernels
+from .refusals import reason_of, refusal_is_input
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -53,6 +54,7 @@ def session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # DequantizeLinear in front of a product becomes MatMulNBits at load: with activations as they are, not in 8 bits.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.log_severity_level = 4  # none: what fails is raised, and said once
     if wanted_kernels(native):
         options.register_custom_ops_library(str(LIBRARY))
     return load_session(path, options, ["CPUExecutionProvider"], profile=profile)
@@ -62,13 +64,12 @@ def load_session(
     path: Path, options: ort.SessionOptions, providers: Sequence[Any], *, profile: bool = False
 ) -> ort.InferenceSession:
     """A session with these options and providers; an InputError where ONNX Runtime refuses."""
-    options.log_severity_level = 3
+    options.log_severity_level = max(options.log_severity_level, 3)
     options.enable_profiling = profile
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated types here
-        reason = str(error).splitlines()[0][:300]
-        message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason}); export it again"
+        message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason_of(error)}); export it again"
         raise InputError(message) from error
 
 
@@ -78,7 +79,7 @@ class VisionEncoder:
     def __init__(
         self, path: Path, *, threads: int | None = None, profile: bool = False, native: bool | None = None
     ) -> None:
-        self.session = session(path, threads, profile=profile, native=native)
+        self.path, self.session = path, session(path, threads, profile=profile, native=native)
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.inputs = [value.name for value in self.session.get_inputs()]
 
@@ -88,4 +89,5 @@ class VisionEncoder:
         An encoder for images of one size takes their pixels [1, 3, height, width] and no grid.
         """
         feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
-        return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))
+        with refusal_is_input(self.path):
+            return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))

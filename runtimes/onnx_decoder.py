@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .decoding import Decoder, Wanted
 from .engine import Floats, ImageFeatures, Ints, session
+from .refusals import refusal_is_input
 from .states import CACHE, RECURRENT, States
 
 CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
@@ -100,7 +101,7 @@ class OnnxDecoder(Decoder[BoundStates]):
         native: bool | None = None,
     ) -> None:
         super().__init__()
-        self.session = session(path, threads, profile=profile, native=native)
+        self.path, self.session = path, session(path, threads, profile=profile, native=native)
         self.capacity = capacity
         self._inputs = {value.name: value for value in self.session.get_inputs()}
         self._outputs = [value.name for value in self.session.get_outputs()]
@@ -124,7 +125,8 @@ class OnnxDecoder(Decoder[BoundStates]):
         step.arrays["past_lengths"][0] = states.length
         if wanted.hidden_states is not None:
             step.arrays["hidden_states"][0] = wanted.hidden_states
-        self.session.run_with_iobinding(step.binding)
+        with refusal_is_input(self.path):
+            self.session.run_with_iobinding(step.binding)
         if step.hidden_states is not None:
             states.hidden_states = step.hidden_states[0]
         logits: Floats = step.logits[0]

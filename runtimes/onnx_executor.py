@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .engine import session
 from .indexed import Arrays, present_name, sized
+from .refusals import refusal_is_input
 from .states import CACHE, RECURRENT
 
 TYPES: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
@@ -38,7 +39,7 @@ class OnnxExecutor:
     """
 
     def __init__(self, path: Path, *, capacity: int = 0, threads: int | None = None, profile: bool = False) -> None:
-        self.session = session(path, threads, profile=profile, native=False)
+        self.path, self.session = path, session(path, threads, profile=profile, native=False)
         ports = self.session.get_inputs()
         self.inputs = {port.name: sized(port.shape, capacity) for port in ports}
         self.outputs = {port.name: sized(port.shape, capacity) for port in self.session.get_outputs()}
@@ -51,6 +52,7 @@ class OnnxExecutor:
     def run(self, feed: Arrays, kept: HostStates) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens."""
         names = list(self.outputs)
-        made = dict(zip(names, self.session.run(names, {**feed, **kept.arrays}), strict=True))
+        with refusal_is_input(self.path):
+            made = dict(zip(names, self.session.run(names, {**feed, **kept.arrays}), strict=True))
         kept.arrays = {name: made.pop(present_name(name)) for name in kept.arrays}
         return made
