@@ -20,7 +20,7 @@ from .activation_roles import choose_roles
 from .calibration_record import record
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import chat_template, describe_graphs, export, sections
+from .export import chat_template, export, sections
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
@@ -40,7 +40,6 @@ from .layerwise.shelf import Room
 from .layerwise.store import Store
 from .lowering import signature
 from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
-from .names import locate
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
 
@@ -224,7 +223,7 @@ def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> F
     """The graphs of a job in float32; values of many tokens are kept in a folder `spilled`, if there is one."""
     assert isinstance(job.spec, ModelSpec)
     dialect = OrtDialect(accuracy_level=1)
-    graphs = describe_graphs(job.checkpoint, job.family, job.spec, make_policy("fp32"), dialect)
+    graphs = job.family.graphs(job.spec, make_policy("fp32"), dialect, dialect.opsets)
     named = {graph.name: graph for graph in graphs}
     return FloatModel(
         job.checkpoint,
@@ -266,7 +265,7 @@ def _quantize(
     schemes = schemes_of(job.graphs)
     key = _key(job, schemes, samples, options)
     store = Store(scratch / f"weights-{key}")
-    prefix = locate(job.checkpoint, job.family.prefixes, job.family.aliases).text
+    prefix = job.family.prefixes.text
     calibration = Calibration(model, Plan(schemes, RECIPES[options.method]), store, prefix)
     outcomes = calibration.run(
         samples.calibrated, samples.pictures, lambda done, total: progress("calibration", done, total)

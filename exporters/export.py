@@ -17,19 +17,17 @@ from ..runtimes.traces import Traces
 from ..targets.errors import InputError, closest
 from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
-from .blocks import Dialect
 from .checkpoint import Checkpoint, open_checkpoint
 from .golden import Golden, evidence
-from .graphs import Graph
+from .heads import settle_head
 from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
-from .names import locate, relocate
-from .scheme import Policy, make_policy
+from .scheme import make_policy
 from .spec import ModelSpec
 
-__all__ = ["Calibrated", "Job", "Options", "chat_template", "describe_graphs", "export", "find_family", "prepare",
+__all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_family", "prepare",
            "sections"]  # fmt: skip
 
 
@@ -45,6 +43,8 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     _check_target(options.format, target)
     lowering.refuse(options, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
+    if isinstance(spec, ModelSpec):
+        checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
     spec = family.fit(spec, checkpoint)
     policy = make_policy(
         lowering.graph_precision(options.precision),
@@ -58,21 +58,13 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     if policy.kv_cache.quantized and options.format == "gguf":
         raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
     dialect = lowering.dialect(target, options.precision, spec)
-    graphs = describe_graphs(checkpoint, family, spec, policy, dialect)
+    graphs = family.graphs(spec, policy, dialect, dialect.opsets)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
     job = Job(checkpoint, family, spec, options, target, policy, graphs)
     sections(job)  # raises for unusable processor settings and tokens
     lowering.check(job)
     return job
-
-
-def describe_graphs(
-    checkpoint: Checkpoint, family: Family[Any], spec: Spec, policy: Policy, dialect: Dialect
-) -> tuple[Graph, ...]:
-    """The graphs of a checkpoint without weights, their sources named as the checkpoint has them."""
-    found = locate(checkpoint, family.prefixes, family.aliases)
-    return tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, dialect.opsets))
 
 
 def _check_target(name: str, target: TargetProfile) -> None:

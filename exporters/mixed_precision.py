@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from ..targets.errors import InputError
 from . import weights
-from .export import describe_graphs
 from .graphs import Graph
 from .job import Job
 from .layerwise.calibrate import seen_by
@@ -15,7 +14,6 @@ from .layerwise.model import FloatModel
 from .layerwise.samples import Picture, Sample
 from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
 from .lowering import find_lowering
-from .names import locate
 from .scheme import Policy, Scheme
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -69,7 +67,7 @@ def bundle_bytes(job: Job) -> int:
 
 def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
     """A job in which some matrices of the decoder have schemes of their own, by name."""
-    prefixes = locate(job.checkpoint, job.family.prefixes, job.family.aliases)
+    prefixes = job.family.prefixes
     chosen = {}
     for name, scheme in schemes.items():
         path = name.removesuffix(".weight")
@@ -80,7 +78,7 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
 def with_policy(job: Job, policy: Policy) -> Job:
     """A job with its graphs described anew for a policy."""
     dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
-    graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
+    graphs = job.family.graphs(job.spec, policy, dialect, dialect.opsets)
     return replace(job, policy=policy, graphs=graphs)
 
 

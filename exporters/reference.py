@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -18,6 +19,7 @@ import numpy as np
 from ..runtimes.engine import Floats, ImageFeatures, Ints
 from ..runtimes.requests import Request
 from ..targets.errors import InputError, MissingExtra, closest
+from .checkpoint import open_checkpoint
 
 DTYPES = ("float32", "bfloat16")
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
@@ -93,13 +95,19 @@ class Reference:
         """Append one token to the cache: logits [1, vocab] of what follows."""
         return self._forward(self.torch.tensor([[token]]))
 
-    def greedy(self, request: Request, steps: int, *, ignore_eos: bool = False) -> GreedyRun:
-        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored."""
+    def greedy(
+        self, request: Request, steps: int, *, ignore_eos: bool = False, ends: Collection[int] | None = None
+    ) -> GreedyRun:
+        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored.
+
+        `ends` are the end tokens; None: those of transformers.
+        """
+        ends = () if ignore_eos else self.eos_token_ids if ends is None else ends
         ids: list[int] = []
         logits, times = [self.start(request)], [self.last_ms]
         for _ in range(steps):
             ids.append(int(logits[-1][-1].argmax()))
-            if len(ids) == steps or (ids[-1] in self.eos_token_ids and not ignore_eos):
+            if len(ids) == steps or ids[-1] in ends:
                 break
             logits.append(self.step(ids[-1]))
             times.append(self.last_ms)
@@ -210,15 +218,26 @@ def _load(transformers: Any, path: Path, dtype: Any) -> Any:
     transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
     try:
         model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+            path,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+            key_mapping=_renames(path),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if info.get(kind):
             example = sorted(map(str, info[kind]))[0]
             raise InputError(f"{path} does not fit its config.json: {example} is among transformers' {kind}")
     return model.eval()
+
+
+def _renames(path: Path) -> dict[str, str]:
+    """Patterns of the names that transformers would not understand by itself, each with what it means."""
+    names = open_checkpoint(path).stored_names
+    return {f"^{re.escape(old)}$": new for new, old in names.items() if old != new}
 
 
 def _numpy(tensor: Any) -> Floats:

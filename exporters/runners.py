@@ -151,7 +151,8 @@ class PyTorchRunner:
         return chosen
 
     def greedy(self, request: Request, tokens: int) -> list[int]:
-        return [token for token in self.model.greedy(request, tokens).ids if token not in self.eos_token_ids]
+        ids = self.model.greedy(request, tokens, ends=self.eos_token_ids).ids
+        return [token for token in ids if token not in self.eos_token_ids]
 
 
 def text_mask(request: Request) -> NDArray[np.bool_]:

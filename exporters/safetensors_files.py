@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class StoredTensor(LazyTensor):
     def nbytes(self) -> int:
         """Bytes in the file."""
         return self.end - self.begin
+
+    def renamed(self, name: str) -> StoredTensor:
+        return replace(self, name=name)
 
     def numpy(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         return self._read(0, self.size, np.dtype(dtype)).reshape(self.shape)

@@ -46,10 +46,10 @@ def check_names(checkpoint: Checkpoint, used: Iterable[Source], dropped: dict[st
         _check_shape(checkpoint.tensor(name), source)
     unknown = sorted(set(checkpoint.tensors) - set(needed) - set(dropped))
     if unknown:
-        hint = closest(unknown[0], needed)
+        hint, stored = closest(unknown[0], needed), checkpoint.stored_names[unknown[0]]
         raise InputError(
             f"{checkpoint.path} has {len(unknown)} tensors that this architecture does not use, such as "
-            f"{unknown[0]!r} ({hint or 'no similar name is used'}); remove them or check the model_type"
+            f"{stored!r} ({hint or 'no similar name is used'}); remove them or check the model_type"
         )
 
 

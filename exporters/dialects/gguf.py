@@ -25,7 +25,6 @@ from ..gguf.quantizer import check_type, quantize
 from ..gguf.tensors import Tensor
 from ..gguf.vision import vision_file
 from ..gguf.writer import add, write
-from ..names import locate
 from ..spec import ClipSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def files(job: Job) -> tuple[File, ...]:
             f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; "
             "export it with --format onnx"
         )
-    kind, prefixes = file_type(job.options.precision), locate(job.checkpoint, job.family.prefixes, job.family.aliases)
+    kind, prefixes = file_type(job.options.precision), job.family.prefixes
     sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
     sections = job.family.sections(job.checkpoint, spec, job.options.max_pixels)
     decoder, vision = DecoderFile(spec, prefixes), vision_file(spec, prefixes, sections)
@@ -162,7 +161,8 @@ def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if file.name == MODEL:
         assert isinstance(job.spec, ModelSpec)
-        vocabulary.add_vocabulary(writer, job.checkpoint, job.spec.decoder.vocab)
+        prompt = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)["prompt"]
+        vocabulary.add_vocabulary(writer, job.checkpoint, job.spec.decoder.vocab, prompt["eos_token_ids"])
 
 
 def _general(writer: gguf.GGUFWriter, job: Job) -> None:
