@@ -17,12 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..targets.errors import InputError
+from .conversation import Conversation, find_media
 from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, Patches, open_image
 from .pixels import PixelSpec, image_grid, preprocess
-from .prompt import VideoLayout, find_images, find_videos
-from .requests import EncodedImage, EncodedVideo, Message
+from .prompt import VideoLayout
+from .requests import EncodedImage, EncodedVideo
 from .timings import Timings
 from .video import (
     UNKNOWN_RATE,
@@ -67,11 +68,11 @@ class MediaEncoder:
         self.image_limits, self.video_limits = image_limits, video_limits
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
-    def open(self, messages: Sequence[Message], timings: Timings) -> tuple[list[Medium], list[Medium]]:
+    def open(self, messages: Conversation, timings: Timings) -> tuple[list[Medium], list[Medium]]:
         """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded."""
         started = time.perf_counter()
-        images = [self._open_image(source) for source in find_images(messages)]
-        videos = [self._open_video(source, block) for source, block in find_videos(messages)]
+        images = [self._open_image(source) for source, _ in find_media(messages, "image")]
+        videos = [self._open_video(source, block) for source, block in find_media(messages, "video")]
         timings.image_ms += 1000 * (time.perf_counter() - started)
         return images, videos
 
