@@ -19,7 +19,7 @@ from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
 from .names import canonical_names
-from .safetensors_files import StoredTensor, open_tensors
+from .source_weights import SourceWeights, open_weights
 from .special_tokens import special_tokens
 
 IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
@@ -45,6 +45,7 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]  # by the names that transformers 5 has for them
     stored_names: Mapping[str, str]  # those in the files, by the names of tensors
     files: tuple[Path, ...]  # every file of the folder that counts
+    changes: Mapping[str, Any]  # how `tensors` differ from what the files hold, as the manifest says it
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +98,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     layout = find_layout(path)
     folder = layout.model
-    config, tensors = read_json(folder / "config.json"), open_tensors(folder)
+    config = read_json(folder / "config.json")
+    weights = open_weights(folder, config)
     processor, tokenizer = layout.json("processor_config.json"), _json(folder, "tokenizer_config.json")
     license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
     found = Checkpoint(
@@ -115,22 +117,23 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         chat_template=_chat_template(folder, tokenizer),
         license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,
-        tensors=MappingProxyType(tensors),
+        tensors=MappingProxyType(dict(weights.tensors)),
         stored_names={},
-        files=_used_files(layout, tensors, license_file),
+        files=_used_files(layout, weights, license_file),
+        changes=weights.changes,
     )
-    return found.renamed(canonical_names(tensors, str(config.get("model_type"))))
+    return found.renamed(canonical_names(weights.tensors, str(config.get("model_type"))))
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _used_files(layout: Layout, tensors: Mapping[str, StoredTensor], license_file: Path | None) -> tuple[Path, ...]:
+def _used_files(layout: Layout, weights: SourceWeights, license_file: Path | None) -> tuple[Path, ...]:
     used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
     processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
     used |= {found for names in processors if (found := layout.find(*names))}
-    used |= {tensor.file for tensor in tensors.values()} | ({license_file} if license_file else set())
+    used |= weights.files | ({license_file} if license_file else set())
     return tuple(sorted(p for p in used if p.is_file()))
 
 

@@ -180,6 +180,7 @@ def _manifest(job: Job, folder: Path) -> dict[str, Any]:
             "files": checkpoint.source_files(),
             "parameters": job.parameters,
             "dropped": job.family.dropped(checkpoint, job.spec),
+            **checkpoint.changes,
         },
         "target": job.target.name,
         "precision": dict(lowering.precision(job, folder)),

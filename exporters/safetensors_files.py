@@ -65,6 +65,14 @@ class StoredTensor(LazyTensor):
                 self._fill(file, out[row])
         return out
 
+    def chunk(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Some of the tensor's bytes, counted from its first."""
+        out: NDArray[np.uint8] = np.empty(stop - start, np.uint8)
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.begin + start)
+            self._fill(file, out)
+        return out
+
     def _read(self, first: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         stored = DTYPES[self.dtype]
         out: NDArray[Any] = np.empty(count, dtype)
