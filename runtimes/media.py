@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..targets.errors import InputError
-from .conversation import Conversation, find_media
 from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, Patches, open_image
+from .messages import Messages, find_media
 from .pixels import PixelSpec, image_grid, preprocess
 from .prompt import VideoLayout
 from .requests import EncodedImage, EncodedVideo
@@ -68,7 +68,7 @@ class MediaEncoder:
         self.image_limits, self.video_limits = image_limits, video_limits
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
-    def open(self, messages: Conversation, timings: Timings) -> tuple[list[Medium], list[Medium]]:
+    def open(self, messages: Messages, timings: Timings) -> tuple[list[Medium], list[Medium]]:
         """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded."""
         started = time.perf_counter()
         images = [self._open_image(source) for source, _ in find_media(messages, "image")]

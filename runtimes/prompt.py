@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ..targets.errors import InputError
-from .conversation import Conversation, as_messages
+from .messages import Messages, as_messages
 from .positions import Grids
 from .reach import Chat, check_reaches
 from .template import ChatTemplate
@@ -95,7 +95,7 @@ class PromptBuilder:
 
     def render(
         self,
-        messages: Conversation,
+        messages: Messages,
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
@@ -176,7 +176,7 @@ class PromptBuilder:
                              f"for each {kind} block, and keep {token} out of the text")  # fmt: skip
 
     def build(
-        self, messages: Conversation, grids: Grids = (), videos: Sequence[VideoLayout] = (), **variables: Any
+        self, messages: Messages, grids: Grids = (), videos: Sequence[VideoLayout] = (), **variables: Any
     ) -> Prompt:
         """`render`, then `encode`: `grids` in the order of the images, `videos` in that of the videos."""
         return self.encode(self.render(messages, **variables), grids, videos)

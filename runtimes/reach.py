@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 from ..targets.errors import InputError, closest
-from .conversation import PARTS, parts_of
+from .messages import PARTS, parts_of
 
 Chat: TypeAlias = "list[dict[str, Any]]"
 Render: TypeAlias = Callable[[Chat], str]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.conversation import find_images
 from lensmith.runtimes.images import ImageSpec, open_image, preprocess_images
+from lensmith.runtimes.messages import find_images
 from lensmith.runtimes.prompt import (
     PromptBuilder,
     PromptSpec,

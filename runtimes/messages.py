@@ -1,4 +1,4 @@
-"""Conversations in the chat format: their shape, and their images and videos.
+"""Messages of a conversation in the chat format: their shape, and their images and videos.
 
 A part is known by its `type`; what it may hold besides is in `PARTS`.
 """
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ..targets.errors import InputError, closest
 
 Message: TypeAlias = Mapping[str, Any]
-Conversation: TypeAlias = "str | Sequence[Message]"
+Messages: TypeAlias = "str | Sequence[Message]"
 
 SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 SAMPLING = ("fps", "num_frames", "nframes", "frame_rate", "min_frames", "max_frames", "video_start", "video_end")
@@ -24,7 +24,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 URL_PARTS = {"image_url": "image", "video_url": "video"}  # as in OpenAI's interface: {"image_url": {"url": ...}}
 
 
-def as_messages(conversation: Conversation) -> list[dict[str, Any]]:
+def as_messages(conversation: Messages) -> list[dict[str, Any]]:
     """A conversation as the processor has it: without empty keys, and with `image_url` parts as parts of type image.
 
     A string is one question. Raises InputError for what has not the shape of a conversation.
@@ -36,12 +36,12 @@ def as_messages(conversation: Conversation) -> list[dict[str, Any]]:
     return [_message(message) for message in conversation]
 
 
-def find_images(messages: Conversation) -> list[Any]:
+def find_images(messages: Messages) -> list[Any]:
     """The sources of the images of a conversation in order, as the processor finds them; an image part needs one."""
     return [source for source, _ in find_media(messages, "image")]
 
 
-def find_media(messages: Conversation, kind: str) -> list[tuple[Any, Mapping[str, Any]]]:
+def find_media(messages: Messages, kind: str) -> list[tuple[Any, Mapping[str, Any]]]:
     """The sources of the images or videos of a conversation in order, each with its part, which may hold wishes."""
     parts = (part for message in as_messages(messages) for part in parts_of(message))
     return [(_source(part), part) for part in parts if part["type"] == kind]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.exporters.export import Options, prepare
-from lensmith.runtimes.conversation import as_messages, find_images, find_media
+from lensmith.runtimes.messages import as_messages, find_images, find_media
 from lensmith.runtimes.model import prompt_spec
 from lensmith.runtimes.prompt import PromptBuilder, open_tokenizer
 from lensmith.runtimes.template import ChatTemplate
@@ -250,7 +250,8 @@ def test_keys_that_change_the_prompt_are_fine() -> None:
     assert text.startswith("xBocap")
     made.render([{**USER, "reasoning_content": "", "tool_calls": [], "name": None}])
     calls = {"role": "assistant", "content": None, "tool_calls": [{"name": "zoom", "arguments": {}}]}
-    builder("qwen3_vl").render([USER, calls, {"role": "tool", "tool_call_id": "7", "name": "zoom", "content": "b"}])  # fmt: skip
+    result = {"role": "tool", "tool_call_id": "7", "name": "zoom", "content": "b"}
+    builder("qwen3_vl").render([USER, calls, result])
 
 
 def test_a_text_is_one_question() -> None:
