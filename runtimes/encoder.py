@@ -53,6 +53,7 @@ class Encoder:
         max_pixels: int | None = None,
         image_limits: ImageLimits | None = None,
         profile: bool = False,
+        native: bool | None = None,
         device: str | None = None,
     ) -> None:
         """`context`: most patches of one image or clip; the bias of attention takes 4 bytes for each pair of them."""
@@ -68,7 +69,7 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        self.vision = open_vision(bundle, Wishes(threads=threads, profile=profile, device=device))
+        self.vision = open_vision(bundle, Wishes(threads=threads, profile=profile, native=native, device=device))
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
         """Encode images (paths, bytes or PIL images) and clips (what `open_clip` takes), one by one.
