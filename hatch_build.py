@@ -38,19 +38,40 @@ SOURCES: dict[str, list[str]] = {
 }
 
 
-def compile_library(target: Path = LIBRARY) -> str:
-    """Compile the kernels; returns why there are none, or nothing when `target` was written."""
+def cannot_compile() -> str:
+    """Why there can be no kernels here, or nothing where there can."""
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
         return f"there are no kernels for {platform.system()} on {platform.machine()}"
-    command = shlex.split(os.environ.get("CC", "cc"))
+    command = _compiler()
     if not command or shutil.which(command[0]) is None:
         return "there is no C compiler (set CC, or install gcc)"
+    return ""
+
+
+def is_current() -> bool:
+    """Whether the library is there and newer than all that it is made from."""
+    sources = [path for path in FOLDER.iterdir() if path.suffix in (".c", ".h")]
+    return LIBRARY.is_file() and all(
+        path.stat().st_mtime <= LIBRARY.stat().st_mtime for path in (*sources, Path(__file__))
+    )
+
+
+def compile_library(target: Path = LIBRARY) -> str:
+    """Compile the kernels; returns why there are none, or nothing when `target` was written."""
+    reason = cannot_compile()
+    if reason:
+        return reason
+    command = _compiler()
     with tempfile.TemporaryDirectory() as folder:
         try:
             _compile(command, Path(folder), target)
         except subprocess.CalledProcessError as error:
             return f"{shlex.join(command)} failed: {error.stderr.strip()[-300:]}"
     return ""
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
 
 
 def _compile(command: list[str], folder: Path, target: Path) -> None:
@@ -85,5 +106,17 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             build_data["force_include"][str(LIBRARY)] = "lensmith/runtimes/kernels/kernels.so"
 
 
+def main(arguments: list[str]) -> int:
+    """Compile, or with --where-possible leave it where that cannot be; the exit code."""
+    unmet = cannot_compile()
+    if unmet and "--where-possible" in arguments:
+        print(f"no kernels: {unmet}")
+        return 0
+    reason = compile_library()
+    if reason:
+        print(f"no kernels: {reason}", file=sys.stderr)
+    return 1 if reason else 0
+
+
 if __name__ == "__main__":
-    sys.exit(compile_library())
+    sys.exit(main(sys.argv[1:]))

@@ -32,6 +32,8 @@ class Matrix(nn.Module):
     `floats` is the type of floats and scales in a graph, but for weights that are stored as float32.
     """
 
+    holds_groups = True  # `store` loses nothing of what it is given
+
     def __init__(
         self, rows: int, columns: int, scheme: Scheme, *, flat: bool = False, floats: ir.DataType = ir.DataType.FLOAT
     ) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from ..runtimes.bundle import Bundle
+from ..runtimes.bundle_writer import check_new_bundle
 from ..runtimes.files import disk_full_is_input
+from ..runtimes.new_folder import CALIBRATION, workplace
 from ..targets.errors import InputError, LensmithError, closest
 from .activation_roles import choose_roles
 from .calibration_record import record
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import chat_template, describe_graphs, export, sections
+from .export import chat_template, export, sections
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
@@ -39,8 +41,7 @@ from .layerwise.sensitivity import Sensitivity
 from .layerwise.shelf import Room
 from .layerwise.store import Store
 from .lowering import signature
-from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
-from .names import locate
+from .mixed_precision import check_budget, choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
 
@@ -106,6 +107,10 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
     if options.budget is not None and options.max_kl is not None:
         raise InputError("a budget and a largest KL cannot both be given; each decides the other")
+    if (options.budget is not None or options.max_kl is not None) and job.asked.group_size is not None:
+        raise InputError("--budget and --max-kl choose the size of groups for each matrix; leave out --group-size")
+    if options.budget is not None:
+        check_budget(job, options.budget)
 
 
 def _check_importance(job: Job, options: CalibrationOptions) -> None:
@@ -196,13 +201,14 @@ def export_calibrated(
     progress: Progress = lambda *_: None,
     *,
     golden: Golden = "auto",
+    force: bool = False,
 ) -> Bundle:
-    """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
-    scratch = Path(out).with_name(f".{Path(out).name}.calibration")
+    """Calibrate a prepared job and write its bundle, as `export` does. An interrupted run continues when run again."""
+    scratch = workplace(check_new_bundle(out, force=force), CALIBRATION)
     with disk_full_is_input(scratch), _cleared(scratch):
         prepared = with_importance if job.options.format == "gguf" else calibrate
         calibrated = prepared(job, options, scratch, progress)
-    bundle = export(calibrated, out, progress, golden=golden)
+    bundle = export(calibrated, out, progress, golden=golden, force=force)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
 
@@ -224,7 +230,7 @@ def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> F
     """The graphs of a job in float32; values of many tokens are kept in a folder `spilled`, if there is one."""
     assert isinstance(job.spec, ModelSpec)
     dialect = OrtDialect(accuracy_level=1)
-    graphs = describe_graphs(job.checkpoint, job.family, job.spec, make_policy("fp32"), dialect)
+    graphs = job.family.graphs(job.spec, make_policy("fp32"), dialect, dialect.opsets)
     named = {graph.name: graph for graph in graphs}
     return FloatModel(
         job.checkpoint,
@@ -266,7 +272,7 @@ def _quantize(
     schemes = schemes_of(job.graphs)
     key = _key(job, schemes, samples, options)
     store = Store(scratch / f"weights-{key}")
-    prefix = locate(job.checkpoint, job.family.prefixes, job.family.aliases).text
+    prefix = job.family.prefixes.text
     calibration = Calibration(model, Plan(schemes, RECIPES[options.method]), store, prefix)
     outcomes = calibration.run(
         samples.calibrated, samples.pictures, lambda done, total: progress("calibration", done, total)

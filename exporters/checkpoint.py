@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,9 @@ from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
-from .safetensors_files import StoredTensor, open_tensors
+from .names import canonical_names
+from .source_weights import SourceWeights, open_weights
+from .special_tokens import special_tokens
 
 IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
 VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
@@ -36,11 +38,14 @@ class Checkpoint:
     video_preprocessor_config: dict[str, Any]  # empty for a model without videos
     processor_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
+    special_tokens: dict[str, str]  # by the names of tokenizer_config.json ("eos_token")
     chat_template: str | None
     license: str | None  # its name, as in the front matter of README.md ("apache-2.0")
     license_text: str | None
-    tensors: Mapping[str, LazyTensor]
+    tensors: Mapping[str, LazyTensor]  # by the names that transformers 5 has for them
+    stored_names: Mapping[str, str]  # those in the files, by the names of tensors
     files: tuple[Path, ...]  # every file of the folder that counts
+    changes: Mapping[str, Any]  # how `tensors` differ from what the files hold, as the manifest says it
 
     @property
     def nbytes(self) -> int:
@@ -64,6 +69,15 @@ class Checkpoint:
             raise InputError(f"{self.path} has no tensor {name!r}; {closest(name, self.tensors) or 'list them first.'}")
         return self.tensors[name]
 
+    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+        """With other names for some tensors."""
+        pairs = sorted((names.get(name, name), name) for name in self.tensors)
+        return replace(
+            self,
+            tensors=MappingProxyType({new: self.tensors[old].renamed(new) for new, old in pairs}),
+            stored_names=MappingProxyType({new: self.stored_names.get(old, old) for new, old in pairs}),
+        )
+
     def start_hashing(self) -> None:
         """Begin to hash the files in a thread, so that `source_files` is quick later on."""
         _ = self._hashes
@@ -84,35 +98,42 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     layout = find_layout(path)
     folder = layout.model
-    tensors = open_tensors(folder)
+    config = read_json(folder / "config.json")
+    weights = open_weights(folder, config)
     processor, tokenizer = layout.json("processor_config.json"), _json(folder, "tokenizer_config.json")
     license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
-    return Checkpoint(
+    found = Checkpoint(
         path=Path(path),
         model_path=folder,
-        config=read_json(folder / "config.json"),
+        config=config,
         generation_config=_json(folder, "generation_config.json"),
         preprocessor_config=layout.json(*IMAGE_PROCESSOR) or processor.get("image_processor") or {},
         video_preprocessor_config=layout.json(*VIDEO_PROCESSOR) or processor.get("video_processor") or {},
         processor_config=processor,
         tokenizer_config=tokenizer,
+        special_tokens=special_tokens(
+            str(config.get("model_type")), tokenizer, _json(folder, "special_tokens_map.json")
+        ),
         chat_template=_chat_template(folder, tokenizer),
         license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,
-        tensors=MappingProxyType(tensors),
-        files=_used_files(layout, tensors, license_file),
+        tensors=MappingProxyType(dict(weights.tensors)),
+        stored_names={},
+        files=_used_files(layout, weights, license_file),
+        changes=weights.changes,
     )
+    return found.renamed(canonical_names(weights.tensors, str(config.get("model_type"))))
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _used_files(layout: Layout, tensors: Mapping[str, StoredTensor], license_file: Path | None) -> tuple[Path, ...]:
+def _used_files(layout: Layout, weights: SourceWeights, license_file: Path | None) -> tuple[Path, ...]:
     used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
     processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
     used |= {found for names in processors if (found := layout.find(*names))}
-    used |= {tensor.file for tensor in tensors.values()} | ({license_file} if license_file else set())
+    used |= weights.files | ({license_file} if license_file else set())
     return tuple(sorted(p for p in used if p.is_file()))
 
 

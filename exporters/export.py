@@ -17,19 +17,17 @@ from ..runtimes.traces import Traces
 from ..targets.errors import InputError, closest
 from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
-from .blocks import Dialect
 from .checkpoint import Checkpoint, open_checkpoint
 from .golden import Golden, evidence
-from .graphs import Graph
+from .heads import settle_head
 from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
-from .names import locate, relocate
-from .scheme import Policy, make_policy
+from .scheme import make_policy
 from .spec import ModelSpec
 
-__all__ = ["Calibrated", "Job", "Options", "chat_template", "describe_graphs", "export", "find_family", "prepare",
+__all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_family", "prepare",
            "sections"]  # fmt: skip
 
 
@@ -40,11 +38,14 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     """
     checkpoint = open_checkpoint(path)
     family = find_family(checkpoint)
+    given, options = options, options.settled()
     target = load_target(options.target)
     lowering = find_lowering(options.format)
     _check_target(options.format, target)
-    lowering.refuse(options, target)
+    lowering.refuse(given, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
+    if isinstance(spec, ModelSpec):
+        checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
     spec = family.fit(spec, checkpoint)
     policy = make_policy(
         lowering.graph_precision(options.precision),
@@ -53,32 +54,36 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
         int8_roles=target.int8_activations,
         whole_rows=lowering.whole_rows,
     )
+    _refuse_idle(given, grouped=policy.grouped and options.format != "gguf" and isinstance(spec, ModelSpec))
     decoder = spec.decoder if isinstance(spec, ModelSpec) else None
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, decoder))
-    if policy.kv_cache.quantized and options.format == "gguf":
-        raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
     dialect = lowering.dialect(target, options.precision, spec)
-    graphs = describe_graphs(checkpoint, family, spec, policy, dialect)
+    graphs = family.graphs(spec, policy, dialect, dialect.opsets)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
-    job = Job(checkpoint, family, spec, options, target, policy, graphs)
+    job = Job(checkpoint, family, spec, given, options, target, policy, graphs)
     sections(job)  # raises for unusable processor settings and tokens
     lowering.check(job)
     return job
-
-
-def describe_graphs(
-    checkpoint: Checkpoint, family: Family[Any], spec: Spec, policy: Policy, dialect: Dialect
-) -> tuple[Graph, ...]:
-    """The graphs of a checkpoint without weights, their sources named as the checkpoint has them."""
-    found = locate(checkpoint, family.prefixes, family.aliases)
-    return tuple(relocate(g, family.prefixes, found) for g in family.graphs(spec, policy, dialect, dialect.opsets))
 
 
 def _check_target(name: str, target: TargetProfile) -> None:
     if (name == "tensorrt") != (target.gpu is not None):
         fitting = [each for each in target_names() if (load_target(each).gpu is not None) == (name == "tensorrt")]
         raise InputError(f"format {name!r} is not for the target {target.name!r}; expected one of {', '.join(fitting)}")
+
+
+def _refuse_idle(options: Options, *, grouped: bool) -> None:
+    """An InputError for wishes about groups of weights where none are stored in groups of a chosen size."""
+    wishes = {"--group-size": options.group_size is not None, "--asymmetric": options.symmetric is False}
+    idle = [name for name, wished in wishes.items() if wished and not grouped]
+    if idle:
+        raise InputError(
+            f"{idle[0]} has no effect: with --format {options.format} --precision {options.precision} no matrix of a "
+            "decoder is stored as integers in groups; leave it out"
+        )
+    if options.tensor_types and options.format != "gguf":
+        raise InputError(f"--tensor-type has no effect with --format {options.format}; it is for gguf: leave it out")
 
 
 def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:
@@ -100,16 +105,25 @@ def find_family(checkpoint: Checkpoint) -> Family[Any]:
     return FAMILIES[model_type]
 
 
-def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, golden: Golden = "auto") -> Bundle:
+def export(
+    job: Job,
+    out: str | Path,
+    progress: Progress = lambda *_: None,
+    *,
+    golden: Golden = "auto",
+    force: bool = False,
+) -> Bundle:
     """Write the bundle of a prepared job. An interrupted run resumes behind the tensors that were finished.
 
+    A bundle that is at `out` already is an InputError, or replaced with `force` once the new one is complete.
     `golden` says whether to record golden traces from PyTorch, see `evidence` in golden.py.
     """
     if not job.policy.kv_cache.complete:
         raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
     lowering, key = find_lowering(job.options.format), _key(job)
+    lowering.ready(job)
     job.checkpoint.start_hashing()
-    with BundleWriter(Path(out)) as writer:
+    with BundleWriter(Path(out), force) as writer:
         lowering.write(job, writer, key, progress)
         _write_other_files(job, writer)
         manifest = lowering.finish(job, writer, key, _manifest(job, writer.partial), progress)
@@ -188,6 +202,7 @@ def _manifest(job: Job, folder: Path) -> dict[str, Any]:
             "files": checkpoint.source_files(),
             "parameters": job.parameters,
             "dropped": job.family.dropped(checkpoint, job.spec),
+            **checkpoint.changes,
         },
         "target": job.target.name,
         "precision": dict(lowering.precision(job, folder)),

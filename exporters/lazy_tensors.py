@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -46,6 +46,10 @@ class LazyTensor(ABC):
     def numpy(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """The whole tensor converted to `dtype`; an InputError when a file has shrunk meanwhile."""
 
+    @abstractmethod
+    def renamed(self, name: str) -> LazyTensor:
+        """The same tensor under another name."""
+
     @property
     def size(self) -> int:
         """Number of elements."""
@@ -77,6 +81,9 @@ class ComputedTensor(LazyTensor):
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
+
+    def renamed(self, name: str) -> ComputedTensor:
+        return replace(self, name=name)
 
     def rows(self, start: int, stop: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         self.check_rows(start, stop)

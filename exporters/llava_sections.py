@@ -7,11 +7,8 @@ from typing import Any
 from ..runtimes.crops import CropSpec
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
-from .prompts import end_tokens, name_tokens
+from .prompts import prompt_section
 from .spec import ClipSpec, ModelSpec
-
-# Of tokenizer_config.json, which transformers hands to chat templates.
-TEMPLATE_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
@@ -27,29 +24,15 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
 
 
 def _prompt(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
-    names = name_tokens(checkpoint, {"image_token": spec.image_token_id})
-    expected = checkpoint.processor_config.get("image_token", names["image_token"])
-    if expected != names["image_token"]:
+    section = prompt_section(checkpoint, spec, {"image_token": spec.image_token_id})
+    name = section["tokens"]["image_token"]
+    expected = checkpoint.processor_config.get("image_token", name)
+    if expected != name:
         raise InputError(
-            f"processor_config.json has image_token {expected!r} but config.json numbers {names['image_token']!r}; "
+            f"processor_config.json has image_token {expected!r} but config.json numbers {name!r}; "
             "use the files of one model"
         )
-    tokens = {key: _content(checkpoint.tokenizer_config.get(key)) for key in TEMPLATE_TOKENS}
-    return {
-        "template": "chat_template.jinja",
-        "tokenizer": "tokenizer.json",
-        "tokens": names,
-        "token_ids": {names["image_token"]: spec.image_token_id},
-        "eos_token_ids": end_tokens(checkpoint),
-        "merge_size": spec.vision.merge_size,
-        "bos_token": tokens["bos_token"],
-        "template_kwargs": {key: token for key, token in tokens.items() if token is not None},
-    }
-
-
-def _content(token: Any) -> str | None:
-    """The text of a special token, which may be an object."""
-    return token.get("content") if isinstance(token, dict) else token
+    return section
 
 
 def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:

@@ -14,7 +14,7 @@ from ..runtimes.cuda_executor import cuda_works
 from ..targets.errors import InputError, closest
 from ..targets.profile import TargetProfile
 from . import weights
-from .blocks import Dialect
+from .blocks import Dialect, Source
 from .dialects import gguf
 from .dialects.cuda import CudaDialect
 from .dialects.ort import OrtDialect
@@ -22,6 +22,7 @@ from .dialects.tensorrt import TensorRTDialect
 from .graphs import Graph
 from .job import Job, Options, Progress
 from .models import Spec
+from .prequantized.kept import how_made, kept_rows
 from .scheme import PRECISIONS, UNQUANTIZED
 from .spec import ModelSpec
 from .trt import finish, limits
@@ -58,9 +59,18 @@ def _precision(job: Job, _: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
             parameters = job.checkpoint.tensors[source.name].size
             stored = sum(weights.stored_bytes(parameter) for parameter in source.parameters)
-            how = f", {job.calibrated.reasons.get(source.name, 'rounded to nearest')}" if scheme.quantized else ""
+            how = f", {_how_made(job, source)}" if scheme.quantized else ""
             row = {**vars(scheme), "reason": scheme.reason + how, "parameters": parameters, "bytes": stored}
             yield source.name, row
+
+
+def _how_made(job: Job, source: Source) -> str:
+    """How the integers of a matrix came about: by calibration, or from the checkpoint's own values."""
+    assert source.matrix is not None
+    tensor, known = job.checkpoint.tensors[source.name], job.calibrated.reasons.get(source.name)
+    if known is not None and (job.calibrated.key or kept_rows(source.matrix, tensor) is None):
+        return known
+    return how_made(source.matrix, tensor)
 
 
 def signature(graph: Graph) -> dict[str, Any]:
@@ -97,6 +107,7 @@ class Lowering:
     signatures: Callable[[Job], dict[str, Any]]
     precision: Callable[[Job, Path], Iterator[tuple[str, dict[str, Any]]]]  # of the files in a folder
     check: Callable[[Job], None] = lambda _: None  # raises InputError
+    ready: Callable[[Job], None] = lambda _: None  # raises InputError for what cannot be written as it is, only planned
     refuse: Callable[[Options, TargetProfile], None] = lambda *_: None  # raises InputError before graphs are described
     dialect: Callable[[TargetProfile, str, Spec], Dialect] = _ort  # for a precision
     finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
@@ -161,6 +172,8 @@ LOWERINGS = {
         lambda job: {graph.name: signature(graph) for graph in gguf.encoder_graphs(job)} | gguf.signatures(job),
         gguf.precision,
         gguf.check,
+        gguf.ready,
+        gguf.refuse,
         graphs=gguf.encoder_graphs,
         graph_precision=gguf.encoder_precision,
         tools=("lensmith", "numpy", *gguf.TOOLS),

@@ -7,15 +7,13 @@ from dataclasses import replace
 
 from ..targets.errors import InputError
 from . import weights
-from .export import describe_graphs
 from .graphs import Graph
 from .job import Job
 from .layerwise.calibrate import seen_by
 from .layerwise.model import FloatModel
 from .layerwise.samples import Picture, Sample
-from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
+from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes, options_of
 from .lowering import find_lowering
-from .names import locate
 from .scheme import Policy, Scheme
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -42,17 +40,39 @@ def choose_schemes(
     shapes = {name: model.checkpoint.tensor(name).shape[:2] for name in names}
     if budget is None:
         return mixed_schemes(found, schemes, shapes, max_bytes=None, max_kl=max_kl)  # type: ignore[arg-type]
-    rest = bundle_bytes(job) - sum(_bytes(job, name) for name in names) + EVIDENCE_BYTES * len(schemes)
-    left = budget - rest
-    if left <= 0:
-        raise InputError(f"a budget of {budget} bytes is less than the {rest} bytes of the parts whose bits are not "
-                         "chosen; raise it")  # fmt: skip
+    check_budget(job, budget)
+    left = budget - (_calibrated_bytes(job) - sum(_bytes(job, name) for name in names))
     while True:  # tensors of a page and above start on one, and which these are depends on the choice
-        chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
-        over = bundle_bytes(with_schemes(job, chosen)) + EVIDENCE_BYTES * len(schemes) - budget
+        try:
+            chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
+        except InputError:
+            return cheapest(job)
+        over = _calibrated_bytes(with_schemes(job, chosen)) - budget
         if over <= 0:
             return chosen
         left -= over
+
+
+def cheapest(job: Job) -> dict[str, Scheme]:
+    """The scheme with the fewest bytes of each matrix of the decoder whose bits are to be chosen."""
+    schemes, names = schemes_of(job.graphs), decoder_names(job)
+    columns = {name: job.checkpoint.tensor(name).shape[1] for name in names & schemes.keys()}
+    return {name: options_of(schemes[name], size)[0] for name, size in columns.items() if schemes[name].quantized}
+
+
+def check_budget(job: Job, budget: int) -> None:
+    """InputError for a bundle that is larger than a budget whatever is chosen; nothing is measured for that."""
+    least = _calibrated_bytes(with_schemes(job, cheapest(job)))
+    if budget < least:
+        raise InputError(
+            f"a bundle of --precision {job.options.precision} takes {least} bytes at least and --budget is {budget}; "
+            "raise it or use a smaller --precision"
+        )
+
+
+def _calibrated_bytes(job: Job) -> int:
+    """Bytes of the bundle of a job with the evidence of its calibration."""
+    return bundle_bytes(job) + EVIDENCE_BYTES * len(schemes_of(job.graphs))
 
 
 def _bytes(job: Job, name: str) -> int:
@@ -69,7 +89,7 @@ def bundle_bytes(job: Job) -> int:
 
 def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
     """A job in which some matrices of the decoder have schemes of their own, by name."""
-    prefixes = locate(job.checkpoint, job.family.prefixes, job.family.aliases)
+    prefixes = job.family.prefixes
     chosen = {}
     for name, scheme in schemes.items():
         path = name.removesuffix(".weight")
@@ -80,7 +100,7 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
 def with_policy(job: Job, policy: Policy) -> Job:
     """A job with its graphs described anew for a policy."""
     dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
-    graphs = describe_graphs(job.checkpoint, job.family, job.spec, policy, dialect)
+    graphs = job.family.graphs(job.spec, policy, dialect, dialect.opsets)
     return replace(job, policy=policy, graphs=graphs)
 
 

@@ -18,7 +18,6 @@ from .checkpoint import Checkpoint
 from .contender import Job
 from .export import find_family
 from .machine import available_cores, environment, load_average
-from .names import locate
 from .sizes import components
 
 Result = dict[str, Any]  # of one contender's process
@@ -41,7 +40,7 @@ def assemble(
 ) -> Report:
     """The report of finished contenders: the reference first, the bundle last."""
     family = find_family(checkpoint)
-    parts = components(bundle, checkpoint, locate(checkpoint, family.prefixes, family.aliases))
+    parts = components(bundle, checkpoint, family.prefixes)
     contenders = [_contender(job, result) for job, result in zip(jobs, results, strict=True)]
     manifest = bundle.manifest
     return Report(

@@ -11,6 +11,7 @@ from ..runtimes.images import ImageSpec
 from ..runtimes.video import VideoSpec, video_constants
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
+from .end_tokens import end_tokens
 from .spec import ModelSpec
 
 # Config keys of special token ids and the role of each token in the prompt section.
@@ -33,25 +34,28 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
     return made | ({"video": video_section(checkpoint, spec)} if takes_videos else {})
 
 
-def prompt_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
-    """Special tokens by name and id, end tokens, template file; InputError for ids the tokenizer does not have."""
+def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Special tokens by name and id, end tokens with their origin, and what the template gets besides the messages.
+
+    `ids` are those of the tokens by their roles; None: as config.json has them. InputError for ids that the tokenizer
+    does not have.
+    """
     given = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
-    ids = {role: number for role, number in given.items() if number is not None}
-    names = name_tokens(checkpoint, ids)
+    ids = ids or {role: number for role, number in given.items() if number is not None}
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    names = {role: _token(tokenizer, role, number) for role, number in ids.items()}
+    ends = end_tokens(checkpoint, tokenizer, spec.decoder.vocab, set(ids.values()))
     return {
         "template": "chat_template.jinja",
         "tokenizer": "tokenizer.json",
         "tokens": names,
         "token_ids": {names[role]: ids[role] for role in names},
-        "eos_token_ids": end_tokens(checkpoint),
+        "eos_token_ids": list(ends),
+        "end_tokens": {tokenizer.id_to_token(number) or str(number): places for number, places in ends.items()},
         "merge_size": spec.vision.merge_size,
+        "bos_token": checkpoint.special_tokens.get("bos_token"),
+        "template_kwargs": dict(checkpoint.special_tokens),
     }
-
-
-def name_tokens(checkpoint: Checkpoint, ids: Mapping[str, int]) -> dict[str, str]:
-    """The tokens of some ids, by their roles; InputError for ids the tokenizer does not have."""
-    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
-    return {role: _token(tokenizer, role, number) for role, number in ids.items()}
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
@@ -62,16 +66,6 @@ def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
             "the two files do not belong together"
         )
     return str(name)
-
-
-def end_tokens(checkpoint: Checkpoint) -> list[int]:
-    """The eos ids of generation_config.json, else of config.json: one or a list of them."""
-    text = checkpoint.config.get("text_config", {})
-    for place in (checkpoint.generation_config, checkpoint.config, text):
-        found = place.get("eos_token_id")
-        if found is not None:
-            return [found] if isinstance(found, int) else list(found)
-    raise InputError(f"{checkpoint.path} names no eos_token_id; add it to generation_config.json")
 
 
 def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -18,6 +19,7 @@ import numpy as np
 from ..runtimes.engine import Floats, ImageFeatures, Ints
 from ..runtimes.requests import Request
 from ..targets.errors import InputError, MissingExtra, closest
+from .checkpoint import Checkpoint, open_checkpoint
 
 DTYPES = ("float32", "bfloat16")
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
@@ -45,7 +47,8 @@ class Reference:
     def __init__(self, path: str | Path, dtype: str = "float32", *, threads: int | None = None) -> None:
         """Load all weights. Raises MissingExtra without PyTorch, and InputError for weights that do not fit.
 
-        `threads` None means as many as PyTorch uses.
+        `threads` None means as many as PyTorch uses. Weights that are no floats in their files are those that lensmith
+        makes of them, so that no library of a quantized format is needed.
         """
         if dtype not in DTYPES:
             raise InputError(f"the reference cannot run in {dtype!r}; {closest(dtype, DTYPES)}")
@@ -53,7 +56,7 @@ class Reference:
         self.threads = threads or self.torch.get_num_threads()
         self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
         self.dtype = getattr(self.torch, dtype)
-        self.model = _load(transformers, Path(path), self.dtype)
+        self.model = _load(transformers, open_checkpoint(path), self.dtype)
         self.one_size = self.model.config.model_type in ONE_SIZE
         self.last_ms = 0.0
         self._cache: Any = None
@@ -93,13 +96,19 @@ class Reference:
         """Append one token to the cache: logits [1, vocab] of what follows."""
         return self._forward(self.torch.tensor([[token]]))
 
-    def greedy(self, request: Request, steps: int, *, ignore_eos: bool = False) -> GreedyRun:
-        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored."""
+    def greedy(
+        self, request: Request, steps: int, *, ignore_eos: bool = False, ends: Collection[int] | None = None
+    ) -> GreedyRun:
+        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored.
+
+        `ends` are the end tokens; None: those of transformers.
+        """
+        ends = () if ignore_eos else self.eos_token_ids if ends is None else ends
         ids: list[int] = []
         logits, times = [self.start(request)], [self.last_ms]
         for _ in range(steps):
             ids.append(int(logits[-1][-1].argmax()))
-            if len(ids) == steps or (ids[-1] in self.eos_token_ids and not ignore_eos):
+            if len(ids) == steps or ids[-1] in ends:
                 break
             logits.append(self.step(ids[-1]))
             times.append(self.last_ms)
@@ -205,20 +214,43 @@ def _import_torchvision(torch: Any) -> None:
         importlib.import_module("torchvision")
 
 
-def _load(transformers: Any, path: Path, dtype: Any) -> Any:
+def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
     """The model on the CPU, ready to run; a tensor that transformers would have to invent is an InputError."""
     transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
+    path, options = checkpoint.path, {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
     try:
-        model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        if checkpoint.changes:
+            model, info = _from_tensors(transformers, checkpoint, dtype, options)
+        else:
+            auto, names = transformers.AutoModelForImageTextToText, _renames(checkpoint)
+            model, info = auto.from_pretrained(path, local_files_only=True, key_mapping=names, **options)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if info.get(kind):
             example = sorted(map(str, info[kind]))[0]
             raise InputError(f"{path} does not fit its config.json: {example} is among transformers' {kind}")
     return model.eval()
+
+
+def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """A model of floats from a checkpoint whose files hold something else, and what transformers says of loading it."""
+    torch = importlib.import_module("torch")
+    config = transformers.AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    tensors = {name: torch.from_numpy(tensor.numpy()).to(dtype) for name, tensor in checkpoint.tensors.items()}
+    kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    model, info = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
+    if (checkpoint.path / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    return model, info
+
+
+def _renames(checkpoint: Checkpoint) -> dict[str, str]:
+    """Patterns of the names that transformers would not understand by itself, each with what it means."""
+    return {f"^{re.escape(old)}$": new for new, old in checkpoint.stored_names.items() if old != new}
 
 
 def _numpy(tensor: Any) -> Floats:

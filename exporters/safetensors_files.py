@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class StoredTensor(LazyTensor):
         """Bytes in the file."""
         return self.end - self.begin
 
+    def renamed(self, name: str) -> StoredTensor:
+        return replace(self, name=name)
+
     def numpy(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         return self._read(0, self.size, np.dtype(dtype)).reshape(self.shape)
 
@@ -60,6 +63,14 @@ class StoredTensor(LazyTensor):
             for row in range(rows):
                 file.seek(self.begin + (row * width + start) * out.itemsize)
                 self._fill(file, out[row])
+        return out
+
+    def chunk(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Some of the tensor's bytes, counted from its first."""
+        out: NDArray[np.uint8] = np.empty(stop - start, np.uint8)
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.begin + start)
+            self._fill(file, out)
         return out
 
     def _read(self, first: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

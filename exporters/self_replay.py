@@ -57,11 +57,10 @@ def _ways() -> list[Way]:
 
 def _replay(bundle: Bundle, traces: Traces, way: Way) -> Iterator[Fed | Output]:
     model = open_loaded(bundle, **way.options(bundle))
-    if way.nudged:
-        model.vision = _nudged(model.vision)
-        if isinstance(model, Model):
-            model.media.vision = model.vision
-    return outputs(model, traces)
+    vision = _nudged(model.vision) if way.nudged else model.vision
+    if isinstance(model, Model):
+        model.media.vision = vision  # for conversations
+    return outputs(model, traces, vision)
 
 
 def _nudged(vision: Vision) -> Vision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from .blocks import Source
 from .checkpoint import Checkpoint
 from .graphs import Graph
 from .lazy_tensors import LazyTensor
+from .prequantized.kept import kept_rows
 
 PAGE = 4096  # large tensors start on a page, so that engines can map them
 BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near the size of a core's cache
@@ -46,10 +48,10 @@ def check_names(checkpoint: Checkpoint, used: Iterable[Source], dropped: dict[st
         _check_shape(checkpoint.tensor(name), source)
     unknown = sorted(set(checkpoint.tensors) - set(needed) - set(dropped))
     if unknown:
-        hint = closest(unknown[0], needed)
+        hint, stored = closest(unknown[0], needed), checkpoint.stored_names[unknown[0]]
         raise InputError(
             f"{checkpoint.path} has {len(unknown)} tensors that this architecture does not use, such as "
-            f"{unknown[0]!r} ({hint or 'no similar name is used'}); remove them or check the model_type"
+            f"{stored!r} ({hint or 'no similar name is used'}); remove them or check the model_type"
         )
 
 
@@ -191,9 +193,14 @@ def _packed(job: Job, parts: Parts) -> Iterator[tuple[int, list[NDArray[Any]]]]:
         return
     shape = job.tensor.shape or (1,)
     step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
+    stored = kept_rows(job.source.matrix, job.tensor) or functools.partial(_rounded_rows, job)
     for start in range(0, shape[0], step):
-        rows = job.tensor.rows(start, min(start + step, shape[0]))
-        try:
-            yield rows.size, job.source.pack(rows)
-        except ValueError as error:
-            raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error
+        stop = min(start + step, shape[0])
+        yield (stop - start) * prod(shape[1:]), stored(start, stop)
+
+
+def _rounded_rows(job: Job, start: int, stop: int) -> list[NDArray[Any]]:
+    try:
+        return job.source.pack(job.tensor.rows(start, stop))
+    except ValueError as error:
+        raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
-from .backends import Wishes, open_vision
+from .backends import Wishes, open_vision, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
 from .engine import Floats
+from .forks import PerProcess
 from .frames import VideoLimits, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
+from .media import Vision
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
+from .sources import ImageSource, opened_source
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,15 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        self.vision = open_vision(bundle, Wishes(threads=threads, profile=profile, native=native, device=device))
+        wishes = Wishes(threads=threads, profile=profile, native=native, device=device)
+        make = partial(open_vision, wishes=wishes)
+        self._vision = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
+        self._turn = threading.Lock()  # engines encode one at a time
+
+    @property
+    def vision(self) -> Vision:
+        """The vision encoder."""
+        return self._vision.get()
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
         """Encode images (paths, bytes or PIL images) and clips (what `open_clip` takes), one by one.
@@ -98,7 +111,7 @@ class Encoder:
 
     def cut_image(self, source: Any) -> tuple[Patches, Grid]:
         """The patches of an image. The alpha channel of an image object is dropped, as the original processor does."""
-        image = open_image(_opaque(source), self.image_limits)
+        image = open_image(_opaque(source, self.image_limits), self.image_limits)
         height, width = smart_resize(image.height, image.width, self.image_spec)
         self._check(f"the image of {image.width} x {image.height} pixels", 1, height, width, self.image_spec)
         planes = _resized(image, height, width)
@@ -107,7 +120,7 @@ class Encoder:
     def cut_clip(self, source: Any, *, fps: float | None = None, num_frames: int | None = None) -> tuple[Patches, Grid]:
         """The patches of a clip."""
         wishes = with_wishes(self.clip_spec, fps=fps, num_frames=num_frames)
-        opened = [_opaque(frame) for frame in source] if isinstance(source, list | tuple) else source
+        opened = [_opaque(frame, self.image_limits) for frame in source] if isinstance(source, list | tuple) else source
         clip = open_clip(opened, VideoLimits(frame=self.image_limits))
         width, height = clip.size()
         plan, spec = plan_clip(clip.total, height, width, wishes, clip.rate), wishes.image
@@ -125,7 +138,8 @@ class Encoder:
 
     def _encode(self, patches: Patches, grid: Grid, started: float) -> Features:
         cut = time.perf_counter()
-        made = self.vision(patches, grid)
+        with self._turn:
+            made = self.vision(patches, grid)
         done = time.perf_counter()
         return Features(grid, made.features, made.deepstack, 1000 * (cut - started), 1000 * (done - cut))
 
@@ -152,5 +166,6 @@ def _resized(image: Image.Image, height: int, width: int) -> UInt8:
     return resize_bicubic(np.stack([np.asarray(band) for band in image.split()]), height, width)
 
 
-def _opaque(source: Any) -> Any:
-    return source.convert("RGB") if isinstance(source, Image.Image) else source
+def _opaque(source: ImageSource, limits: ImageLimits) -> ImageSource:
+    opened = opened_source(source, "an image", limits.max_file_bytes)
+    return opened.convert("RGB") if isinstance(opened, Image.Image) else opened

@@ -7,7 +7,6 @@ connection is opened: files are read as bytes, and PyAV gets formats that hold t
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +18,12 @@ from PIL import Image, UnidentifiedImageError
 
 from ..targets.errors import InputError
 from .images import FORMATS, ImageLimits, check_header, decoded, identify, onto_white, open_image, read_bytes
+from .sources import ImageSource, opened_source
 from .video import Indices
 
-VideoSource: TypeAlias = "str | os.PathLike[str] | bytes | Sequence[Any] | np.ndarray[Any, Any]"
+VideoSource: TypeAlias = "ImageSource | Sequence[ImageSource]"  # a file, or frames
 UNMARKED = ("TGA",)  # formats that Pillow tries on any file, for they begin with no mark of their own
+MAX_OPENED_BYTES = 1 << 28  # of a file that comes opened, since it is read into memory
 DEFAULT_DELAY_MS = 100  # of frames that name none, as browsers do
 
 
@@ -71,10 +72,10 @@ class Clip:
 
 
 def open_clip(source: VideoSource, limits: VideoLimits | None = None) -> Clip:
-    """Open a list of frames (what `open_image` takes, or uint8 arrays [h, w, 3]), an animated image or a video file.
+    """Open a list of frames (what `open_image` takes), an array of them, an animated image or a video file.
 
-    Files are given by path or as bytes. Raises InputError for what is no video, has no frames or is over a limit, and
-    MissingExtra for a video file without PyAV.
+    Files are given as those of images are: by path or URL, as bytes or opened. Raises InputError for what is no video,
+    has no frames or is over a limit, and MissingExtra for a video file without PyAV.
     """
     return _opened(source, limits or VideoLimits())
 
@@ -99,10 +100,9 @@ def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
             raise InputError(f"a video is an array {list(source.shape)}; expected [frames, height, width, 3]")
         check_total("the list of frames", len(source), 1, limits)
         return Clip("the list of frames", len(source), None, partial(_listed, source, limits.frame), chosen=True)
-    if not isinstance(source, str | os.PathLike | bytes):
-        raise InputError(f"a video is a {type(source).__name__}; expected a path, bytes of a file or a list of frames")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise InputError(f"{source} is not a local file; this runtime opens no network connection, download it first")
+    source = opened_source(source, "a video", min(limits.max_file_bytes, MAX_OPENED_BYTES))
+    if isinstance(source, Image.Image):
+        raise InputError("a video is one image object; expected a file or a list of frames")
     name = "the video data" if isinstance(source, bytes) else str(source)[:200]
     _check_bytes(name, source, limits)
     if _is_image(name, source):
@@ -112,9 +112,9 @@ def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
     return open_file(name, source, limits)
 
 
-def _check_bytes(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits) -> None:
+def _check_bytes(name: str, source: Path | bytes, limits: VideoLimits) -> None:
     try:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name} cannot be read ({reason}); expected the path of a video file") from None
@@ -122,7 +122,7 @@ def _check_bytes(name: str, source: str | os.PathLike[str] | bytes, limits: Vide
         raise InputError(f"{name} has {size} bytes; expected a video file of at most {limits.max_file_bytes}")
 
 
-def _is_image(name: str, source: str | os.PathLike[str] | bytes) -> bool:
+def _is_image(name: str, source: Path | bytes) -> bool:
     """Whether Pillow knows the format of a file, by its header."""
     Image.init()
     forms = [form for form in FORMATS if form in Image.OPEN and form not in UNMARKED]
@@ -144,15 +144,7 @@ def _is_image(name: str, source: str | os.PathLike[str] | bytes) -> bool:
 
 def _listed(frames: Any, limits: ImageLimits, indices: Indices) -> Iterator[Image.Image]:
     for index in indices:
-        yield _frame(frames[int(index)], limits)
-
-
-def _frame(source: Any, limits: ImageLimits) -> Image.Image:
-    if not isinstance(source, np.ndarray):
-        return open_image(source, limits)
-    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-        raise InputError(f"a frame is an array {source.dtype} {list(source.shape)}; expected uint8 [height, width, 3]")
-    return open_image(Image.fromarray(np.ascontiguousarray(source)), limits)
+        yield open_image(frames[int(index)], limits)
 
 
 def _animation(name: str, data: bytes, limits: VideoLimits) -> Clip:

@@ -6,12 +6,9 @@ object is taken as the processor takes it (transparency onto white, EXIF ignored
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..targets.errors import InputError
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
+from .sources import ImageSource, opened_source
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
 Opened = TypeVar("Opened")
@@ -126,8 +123,9 @@ class ImageSpec:
 
 
 def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
-    """Open a path, the bytes of a file, a `data:image/` URL or an image object as RGB; InputError if unusable."""
+    """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
     limits = limits or ImageLimits()
+    source = opened_source(source, "an image", limits.max_file_bytes)
     if isinstance(source, Image.Image):
         check_header(source, "the image", limits)
         return decoded("the image", lambda: onto_white(source))
@@ -196,20 +194,11 @@ def check_aspect(height: int, width: int) -> None:
     )
 
 
-def read_bytes(source: str | os.PathLike[str] | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+def read_bytes(source: Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
     """A name for messages, and the bytes."""
     if isinstance(source, bytes):
         return "the image data", source
-    kind = type(source).__name__
-    _require(isinstance(source, str | os.PathLike), f"an image is a {kind}; expected a path, bytes or an image object")
-    if isinstance(source, str) and source.startswith("data:image/"):
-        try:
-            return "the image data", base64.b64decode(source.partition(",")[2], validate=False)
-        except binascii.Error as error:
-            raise InputError(f"the data URL of the image is not base64 ({error}); encode the file's bytes") from None
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise InputError(f"{source} is not a local file; this runtime opens no network connection, download it first")
-    path = Path(source)
+    path = source
     try:
         size = path.stat().st_size
         _require(

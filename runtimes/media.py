@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from ..targets.errors import InputError
 from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, Patches, open_image
+from .messages import Messages, find_media
 from .pixels import PixelSpec, image_grid, preprocess
-from .prompt import VideoLayout, find_images, find_videos
-from .requests import EncodedImage, EncodedVideo, Message
+from .prompt import VideoLayout
+from .requests import EncodedImage, EncodedVideo
 from .timings import Timings
 from .video import (
     UNKNOWN_RATE,
@@ -65,13 +67,14 @@ class MediaEncoder:
         """`video_spec` None: the model takes no videos."""
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits = image_limits, video_limits
+        self._lock = threading.Lock()  # of the features; engines encode one image at a time besides
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
-    def open(self, messages: Sequence[Message], timings: Timings) -> tuple[list[Medium], list[Medium]]:
+    def open(self, messages: Messages, timings: Timings) -> tuple[list[Medium], list[Medium]]:
         """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded."""
         started = time.perf_counter()
-        images = [self._open_image(source) for source in find_images(messages)]
-        videos = [self._open_video(source, block) for source, block in find_videos(messages)]
+        images = [self._open_image(source) for source, _ in find_media(messages, "image")]
+        videos = [self._open_video(source, block) for source, block in find_media(messages, "video")]
         timings.image_ms += 1000 * (time.perf_counter() - started)
         return images, videos
 
@@ -93,13 +96,15 @@ class MediaEncoder:
     def trim(self, used: Sequence[EncodedImage]) -> None:
         """Drop the oldest features over the limit, but none of those that the latest conversation uses."""
         keys = {image.key for image in used}
-        excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
-        while excess > 0 and next(iter(self._features)) not in keys:
-            excess -= len(self._features.popitem(last=False)[1].features)
+        with self._lock:
+            excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
+            while excess > 0 and next(iter(self._features)) not in keys:
+                excess -= len(self._features.popitem(last=False)[1].features)
 
     def forget(self) -> None:
         """Drop all features."""
-        self._features.clear()
+        with self._lock:
+            self._features.clear()
 
     def _open_image(self, source: Any) -> Medium:
         image = open_image(source, self.image_limits)
@@ -125,10 +130,11 @@ class MediaEncoder:
         for patches in medium.patches():
             key = hashlib.sha256(patches.data).digest() + bytes(str(medium.grid), "ascii")
             prepared = time.perf_counter()
-            if key not in self._features:
-                self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
-            self._features.move_to_end(key)
-            encoded.append(self._features[key])
+            with self._lock:
+                if key not in self._features:
+                    self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
+                self._features.move_to_end(key)
+                encoded.append(self._features[key])
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)

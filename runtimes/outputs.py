@@ -12,6 +12,7 @@ import numpy as np
 
 from .encoder import Encoder
 from .engine import Floats
+from .media import Vision
 from .model import Model
 from .positions import text_positions
 from .requests import Request
@@ -53,22 +54,25 @@ class Output:
         return "decoder" if self.kind == "logits" else "vision_encoder"
 
 
-def outputs(model: Model | Encoder, traces: Traces) -> Iterator[Fed | Output]:
-    """What the graphs get and give; each step of an answer gets the recorded token, so that errors do not add up."""
+def outputs(model: Model | Encoder, traces: Traces, vision: Vision | None = None) -> Iterator[Fed | Output]:
+    """What the graphs get and give; each step of an answer gets the recorded token, so that errors do not add up.
+
+    `vision` encodes the pictures in place of the model's own encoder.
+    """
     for image in traces.images:
-        yield from _of_image(model, image)
+        yield from _of_image(model, image, vision or model.vision)
     if isinstance(model, Model):
         for case in traces.cases:
             yield from _of_case(model, case)
 
 
-def _of_image(model: Model | Encoder, image: ImageTrace) -> Iterator[Fed | Output]:
+def _of_image(model: Model | Encoder, image: ImageTrace, vision: Vision) -> Iterator[Fed | Output]:
     is_video = image.grid[0] > 1  # the still images are one temporal patch each
     media = model if isinstance(model, Encoder) else model.media
     patches, grid = media.cut(model.bundle.file(image.file), video=is_video)
     same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256
     yield Fed(image.file, "image patches", "patches_differ", same)
-    made = model.vision(patches, grid)
+    made = vision(patches, grid)
     taps = [[] if each.deepstack is None else [*each.deepstack] for each in (made, image.features)]
     for tap, (values, _) in enumerate(zip_longest(*taps, fillvalue=NOTHING)):  # missing ones are as wrong as others
         yield Output(image.file, "deepstack_features", tap, values)
@@ -81,11 +85,12 @@ def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:
     yield Fed(case.name, "token ids", "token_ids_differ", same)
     if not same:
         return  # logits of another prompt say nothing
-    yield Output(case.name, "logits", 0, model.prefill(request)[-1])
-    for step, token in enumerate(case.answer[:-1], start=1):
-        positions = text_positions(1, request.next_position + step - 1)
-        yield Output(case.name, "logits", step, model.decoder.run(np.array([token], np.int64), positions)[-1])
-    model.decoder.rewind(len(case.token_ids))
+    with model.conversation(request) as conversation:
+        yield Output(case.name, "logits", 0, conversation.prefill(request)[-1])
+        for step, token in enumerate(case.answer[:-1], start=1):
+            positions = text_positions(1, request.next_position + step - 1)
+            yield Output(case.name, "logits", step, conversation.run(np.array([token], np.int64), positions)[-1])
+        conversation.rewind(len(case.token_ids))
 
 
 def prepare(model: Model, case: CaseTrace) -> Request:

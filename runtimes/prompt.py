@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ..targets.errors import InputError
+from .messages import Messages, as_messages
 from .positions import Grids
+from .reach import Chat, check_reaches
 from .template import ChatTemplate
+from .variables import checked_variables
 
 Ids: TypeAlias = npt.NDArray[np.int64]
-Message: TypeAlias = Mapping[str, Any]
-# Where HF looks for the source of a block.
-_SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,36 @@ class PromptBuilder:
         self.image_token_id = _token_id(tokenizer, spec.image_token)
         self.video_token_id = _token_id(tokenizer, spec.video_token) if spec.video_token else None
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The text of a conversation; `variables` (tools, enable_thinking, add_vision_id, ...) go to the template."""
-        chat = [_normalized(message) for message in _checked(messages)]
-        given = {**self.spec.template_kwargs, **variables, "add_generation_prompt": add_generation_prompt}
-        return self.template.render(chat, **given)
+    def render(
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation; `variables` (tools, enable_thinking, add_vision_id, ...) go to the template.
+
+        It ends with the beginning of an answer, unless `continue_final_message` lets it end within the last message: in
+        its content, or in the field of that name. Raises InputError for what would not reach the text.
+        """
+        if not isinstance(continue_final_message, bool | str) or not isinstance(add_generation_prompt, bool | None):
+            raise InputError(f"continue_final_message is {continue_final_message!r} and add_generation_prompt "
+                             f"{add_generation_prompt!r}; expected true or false")  # fmt: skip
+        chat = as_messages(messages)
+        given = {**self.spec.template_kwargs, **checked_variables(variables, self.template)}
+        continued = "content" if continue_final_message is True else continue_final_message or None
+        if continued is not None and add_generation_prompt:
+            raise InputError("continue_final_message goes on with the last message and add_generation_prompt begins a "
+                             "new one; leave one of them out")  # fmt: skip
+        given["add_generation_prompt"] = continued is None if add_generation_prompt is None else add_generation_prompt
+
+        def render(chat: Chat) -> str:
+            return self.template.render(chat, continued=continued, **given)
+
+        text = render(chat)
+        check_reaches(chat, text, render, lambda: self.template.words.keys)
+        return text
 
     def encode(self, text: str, grids: Grids = (), videos: Sequence[VideoLayout] = ()) -> Prompt:
         """Token ids of rendered `text`, each image placeholder repeated for its grid (t, h, w), counted in patches.
@@ -151,17 +176,10 @@ class PromptBuilder:
                              f"for each {kind} block, and keep {token} out of the text")  # fmt: skip
 
     def build(
-        self,
-        messages: Sequence[Message],
-        grids: Grids = (),
-        videos: Sequence[VideoLayout] = (),
-        *,
-        add_generation_prompt: bool = True,
-        **variables: Any,
+        self, messages: Messages, grids: Grids = (), videos: Sequence[VideoLayout] = (), **variables: Any
     ) -> Prompt:
-        """`render`, then `encode`: `grids` in the order of `find_images`, `videos` in that of `find_videos`."""
-        text = self.render(messages, add_generation_prompt=add_generation_prompt, **variables)
-        return self.encode(text, grids, videos)
+        """`render`, then `encode`: `grids` in the order of the images, `videos` in that of the videos."""
+        return self.encode(self.render(messages, **variables), grids, videos)
 
 
 def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
@@ -197,65 +215,8 @@ def _token_id(tokenizer: Tokenizer, name: str) -> int:
     return found
 
 
-def find_images(messages: Sequence[Message]) -> list[Any]:
-    """The sources of the images of a conversation in order, as the processor finds them; an image block needs one."""
-    return [_image_source(block) for block in _blocks(messages, "image")]
-
-
-def find_videos(messages: Sequence[Message]) -> list[tuple[Any, Mapping[str, Any]]]:
-    """The sources of the videos of a conversation in order, each with its block, which may hold wishes for it."""
-    return [(_source(block)[1], block) for block in _blocks(messages, "video")]
-
-
-def _blocks(messages: Sequence[Message], kind: str) -> Iterator[Mapping[str, Any]]:
-    for message in map(_normalized, _checked(messages)):
-        for block in message["content"] if isinstance(message.get("content"), list) else ():
-            if isinstance(block, Mapping) and block.get("type") == kind:
-                yield block
-
-
-def _source(block: Mapping[str, Any]) -> tuple[str, Any]:
-    """The one source of a block, and its key."""
-    kind = block["type"]
-    found = [(key, block[key]) for key in _SOURCE_KEYS[kind] if block.get(key) is not None]
-    if len(found) != 1:
-        expected = ", ".join(_SOURCE_KEYS[kind])
-        raise InputError(f"a block of type {kind} has {len(found)} sources; expected one of {expected}")
-    return found[0]
-
-
-def _image_source(block: Mapping[str, Any]) -> Any:
-    key, source = _source(block)
-    bare = key == "base64" and isinstance(source, str) and not source.startswith("data:")
-    return f"data:image/;base64,{source}" if bare else source
-
-
 def check_context(n_tokens: int, limit: int) -> None:
     """Raise InputError when a prompt of `n_tokens` leaves no room for an answer in a context of `limit` tokens."""
     if n_tokens >= limit:
         raise InputError(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
                          "shorten the conversation, or use smaller images or fewer frames")  # fmt: skip
-
-
-def _checked(messages: Sequence[Message]) -> Sequence[Message]:
-    if isinstance(messages, str | bytes | Mapping) or not messages:
-        raise InputError("the conversation is empty or not a list; expected a list of messages with role and content")
-    for message in messages:
-        if not isinstance(message, Mapping):
-            raise InputError(f"a message is a {type(message).__name__}; expected an object with role and content")
-    return messages
-
-
-def _normalized(message: Message) -> dict[str, Any]:
-    """As the processor: keys without a value are left out, OpenAI's `image_url` blocks become `image` blocks."""
-    kept = {key: value for key, value in message.items() if value is not None}
-    if isinstance(kept.get("content"), list):
-        kept["content"] = [_image_block(block) for block in kept["content"]]
-    return kept
-
-
-def _image_block(block: Any) -> Any:
-    if not isinstance(block, Mapping) or block.get("type") != "image_url" or "image_url" not in block:
-        return block
-    url = block["image_url"]
-    return {"type": "image", "url": url.get("url", "") if isinstance(url, Mapping) else url}

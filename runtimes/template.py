@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import jinja2
+import numpy as np
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension
@@ -17,8 +19,10 @@ from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
 from ..targets.errors import InputError
+from .continuation import cut_at_mark, mark_end
 from .template_costs import limited, weighed
 from .template_limits import BudgetedSandbox
+from .template_words import TemplateWords, template_words
 
 MAX_SOURCE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 1 << 24
@@ -32,26 +36,35 @@ class ChatTemplate:
         self._max_seconds = max_seconds
         if len(source) > MAX_SOURCE_CHARS:
             raise InputError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are accepted")
-        environment = _environment()
+        self._source, self._environment = source, _environment()
         with _reported(), limited(max_seconds):
-            code = environment.compile(environment.charged(source))
-            self._template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
+            code = self._environment.compile(self._environment.charged(source))
+            self._template = jinja2.Template.from_code(self._environment, code, self._environment.make_globals(None))
 
-    def render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
+    @cached_property
+    def words(self) -> TemplateWords:
+        """The variables and keys that the template reads."""
+        with _reported(), limited(self._max_seconds):
+            return template_words(self._environment, self._source)
+
+    def render(self, messages: list[dict[str, Any]], *, continued: str | None = None, **variables: Any) -> str:
         """The text of `messages`; `variables` (tools, add_generation_prompt, ...) are those the template may read.
 
-        Raises InputError when the template refuses the conversation, breaks a rule of the sandbox or reaches a limit.
+        With `continued`, a field of the last message ("content"), the text ends where that field does. Raises
+        InputError when the template refuses the conversation, breaks a rule of the sandbox or reaches a limit.
         """
         given = {"tools": None, "documents": None, "add_generation_prompt": False, **variables}
         with _reported(), limited(self._max_seconds):
             chat = [_with_reasoning(message) for message in plain_data(messages)]
+            said = None if continued is None else mark_end(chat[-1], continued, self._source)
             parts, length = [], 0
             for part in self._template.generate(messages=chat, **plain_data(given)):
                 parts.append(part)
                 length += len(part)
                 if length > MAX_OUTPUT_CHARS:
                     raise SecurityError(f"more than {MAX_OUTPUT_CHARS} characters of output")
-        return "".join(parts)
+        text = "".join(parts)
+        return text if said is None else cut_at_mark(text, said)
 
 
 def plain_data(value: Any) -> Any:
@@ -62,6 +75,8 @@ def plain_data(value: Any) -> Any:
         return str.__str__(value)
     if isinstance(value, int | float):
         return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, np.generic):
+        return plain_data(value.item())
     if isinstance(value, Mapping):
         return {plain_data(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

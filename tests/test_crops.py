@@ -15,9 +15,10 @@ from lensmith.exporters.export import Options, prepare
 from lensmith.exporters.synth import synth
 from lensmith.runtimes.crops import CropSpec, center_crop, crop
 from lensmith.runtimes.images import open_image
+from lensmith.runtimes.messages import find_images
 from lensmith.runtimes.model import prompt_spec
 from lensmith.runtimes.pixels import image_spec
-from lensmith.runtimes.prompt import find_images, open_prompt
+from lensmith.runtimes.prompt import open_prompt
 from lensmith.targets.errors import InputError
 from PIL import Image
 from tokenizers import Tokenizer

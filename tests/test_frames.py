@@ -255,7 +255,7 @@ def _still() -> bytes:
         (7, "expected a path"),
         ([], "no frames"),
         ([7], "an image is a int"),
-        ([np.zeros((4, 4), np.uint8)], "expected uint8"),
+        ([np.zeros((4, 4, 2), np.uint8)], "expected uint8"),
         ([np.zeros((4, 4, 3))], "expected uint8"),
         (np.zeros((4, 4, 3), np.uint8), "frames, height"),
         ([*pictures(1), Image.new("RGB", (5, 5))], "one size"),

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx.parser
-import onnxruntime as ort
 import pytest
 from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes
-from lensmith.exporters.dialects.functions import FUNCTIONS, with_dependencies
-from lensmith.exporters.dialects.native import DOMAIN
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
 from lensmith.runtimes import load, user_message
@@ -21,10 +16,10 @@ from lensmith.runtimes.native import LIBRARY, SWITCH, available_kernels, wanted_
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.verify import verify
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 from PIL import Image
 
 from tests.ladder import need_torch
+from tests.native import need, session
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[1]
@@ -33,36 +28,6 @@ ROWS = (1, 2, 3, 7, 64, 611)
 SHAPES = [(2048, 64, 128), (384, 67, 128), (96, 33, 32), (160, 5, 16), (192, 129, 64), (200, 1, 32), (256, 200, 32)]
 EXACT = 2e-6  # of the lengths of a row and a column: float32 sums of exact integer products
 BF16 = 2**-7  # of the largest value: three roundings of 2^-9 each, in scores below 4, probabilities and values
-
-
-def need(name: str) -> None:
-    if name not in wanted_kernels(True):
-        pytest.skip(f"this machine has no kernel {name}")
-
-
-def session(name: str, feed: dict[str, Array], weights: dict[str, Array], *, native: bool, threads: int = 2,
-            **attributes: int) -> Callable[[], Array]:  # fmt: skip
-    """One operator as a graph with its function; inputs are named in order, "" for one that is missing."""
-    order = [*feed, *weights]
-    node = helper.make_node(name, [key if not key.startswith("_") else "" for key in order], ["Y"], domain=DOMAIN)
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
-    inputs = [helper.make_tensor_value_info(key, 1, [None] * value.ndim) for key, value in feed.items()]
-    stored = [numpy_helper.from_array(value, key) for key, value in weights.items() if not key.startswith("_")]
-    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", 1, None)], stored)
-    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
-    functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, name)])]
-    model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    if native:
-        options.register_custom_ops_library(str(LIBRARY))
-    made = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run() -> Array:
-        out: Array = made.run(None, feed)[0]
-        return out
-
-    return run
 
 
 class Product:
@@ -249,12 +214,3 @@ def test_library_that_is_missing_or_damaged(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         assert available_kernels(tmp_path / "damaged.so") == ()
     assert "ONNX Runtime's own kernels are used" in caplog.text
-
-
-def test_build_without_a_compiler_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("hatchling")
-    from hatch_build import compile_library
-
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert compile_library(tmp_path / "kernels.so")
-    assert not (tmp_path / "kernels.so").exists()

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes.images import ImageSpec, open_image, preprocess_images
+from lensmith.runtimes.messages import find_images
 from lensmith.runtimes.prompt import (
     PromptBuilder,
     PromptSpec,
     check_context,
-    find_images,
     image_tokens,
     open_prompt,
     open_tokenizer,
@@ -38,7 +38,9 @@ HOSTILE = json.loads((hf.DATA / "hostile_templates.json").read_text(encoding="ut
 HOSTILE["deep nesting"] = "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"
 
 
-def random_conversation(draw: random.Random) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+def random_conversation(
+    draw: random.Random, *, reasoning: bool = True
+) -> tuple[list[dict[str, Any]], list[Image.Image]]:
     """Up to six turns with text of many scripts, 0 to 4 images, tool calls and their responses."""
     images: list[Image.Image] = []
 
@@ -65,16 +67,17 @@ def random_conversation(draw: random.Random) -> tuple[list[dict[str, Any]], list
             messages += [{"role": "tool", "content": content()} for _ in calls]
         if draw.random() < 0.6:
             thoughts = draw.choice(["", "hm", None])
-            messages.append({"role": "assistant", "content": words(), "reasoning_content": thoughts})
+            said = {"role": "assistant", "content": words()}
+            messages.append({**said, "reasoning_content": thoughts} if reasoning else said)
     return messages, images
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_ids_equal_hf(seed: int) -> None:
     draw = random.Random(seed)
-    messages, images = random_conversation(draw)
+    messages, images = random_conversation(draw, reasoning=False)
     options: dict[str, Any] = {"tools": draw.choice([None, None, TOOLS]), "add_generation_prompt": draw.random() < 0.7}
-    options |= draw.choice([{}, {}, {"add_vision_id": True}, {"enable_thinking": False}])
+    options |= draw.choice([{}, {}, {"add_vision_id": True}, {}])
     expected = hf.processor().apply_chat_template(messages, tokenize=True, return_dict=True, **options)
     assert find_images(messages) == images
     _, grids = preprocess_images(map(open_image, images), ImageSpec())
@@ -93,7 +96,7 @@ def test_golden_prompts(case: dict[str, Any]) -> None:
 
 
 def golden_hash(seed: int) -> str:
-    messages, images = random_conversation(random.Random(seed))
+    messages, images = random_conversation(random.Random(seed), reasoning=False)
     _, grids = preprocess_images(map(open_image, images), ImageSpec())
     return hashlib.sha256(BUILDER.build(messages, grids, tools=TOOLS).ids.astype("<i8").tobytes()).hexdigest()
 
@@ -161,7 +164,7 @@ def test_placeholders_and_images_must_match() -> None:
         BUILDER.build([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}])
 
 
-@pytest.mark.parametrize("messages", [[], "hello", {"role": "user"}, ["hello"], [None]])
+@pytest.mark.parametrize("messages", [[], "", " ", [[]], {"role": "user"}, ["hello"], [None]])
 def test_conversations_of_the_wrong_shape(messages: Any) -> None:
     with pytest.raises(InputError, match="expected"):
         BUILDER.render(messages)

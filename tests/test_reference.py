@@ -25,7 +25,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def test_it_is_what_transformers_generates(pair: Pair) -> None:
     """From pixels, by transformers' own loop: the same tokens as from features, step by step."""
     from lensmith.runtimes.images import ImageSpec, open_image, preprocess_images
-    from lensmith.runtimes.prompt import find_images
+    from lensmith.runtimes.messages import find_images
 
     messages, torch, model = CONVERSATIONS["two turns"], pair.reference.torch, pair.reference.model
     request = pair.theirs(messages)

@@ -212,7 +212,13 @@ def _limits(bundle: Bundle) -> Any:
     video = bundle.manifest.get("video", {})
     of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
     limits = {**bundle.manifest["limits"], **of_video}
-    return pairs("Limits", {name.replace("_", " "): value for name, value in limits.items()})
+    ends = _ends(bundle.manifest.get("prompt", {}))
+    return pairs("Limits", {**{name.replace("_", " "): value for name, value in limits.items()}, **ends})
+
+
+def _ends(prompt: Mapping[str, Any]) -> dict[str, str]:
+    """What ends an answer, by token, and which files say so."""
+    return {f"answers end at {token}": ", ".join(places) for token, places in prompt.get("end_tokens", {}).items()}
 
 
 def _evidence(bundle: Bundle) -> Any:

@@ -55,6 +55,8 @@ class QdqMatrix(Matrix):
     4 bits have `scales` of groups, 8 bits `factors` of rows.
     """
 
+    holds_groups = False  # scales become bfloat16, or lose their sign
+
     def __init__(self, rows: int, columns: int, scheme: Scheme, activations: ir.DataType) -> None:
         self.byte = FLOAT8 if scheme.float8 else INT8
         if scheme.quantized:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import gguf
@@ -48,17 +49,33 @@ def _pattern(pre_tokenizer: dict[str, Any]) -> str:
     return str(next(found, None) or "")
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int) -> None:
-    """Add the tokenizer to a file whose token table has `size` rows."""
-    tokens, kinds = _tokens(_tokenizer(checkpoint), size)
+def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int, ends: Sequence[int]) -> None:
+    """Add the tokenizer to a file whose token table has `size` rows; answers end at the tokens `ends`."""
+    tokenizer = _tokenizer(checkpoint)
+    tokens, kinds = _tokens(tokenizer, size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(check(checkpoint))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    special = gguf.SpecialVocab(checkpoint.model_path, load_merges=True)
+    special = _special(checkpoint)
     for end in ("bos", "eos"):  # a byte-level tokenizer adds neither, which gguf 0.19 does not say yet
         special.add_special_token.setdefault(end, False)
+    eos = tokenizer.token_to_id(checkpoint.special_tokens.get("eos_token", ""))
+    special.special_token_ids["eos"] = ends[0] if eos is None else eos
+    if special.special_token_ids["eos"] != ends[0]:
+        writer.add_eot_token_id(ends[0])
+    special.chat_template = checkpoint.chat_template
     special.add_to_gguf(writer, quiet=True)
+
+
+def _special(checkpoint: Checkpoint) -> gguf.SpecialVocab:
+    try:
+        return gguf.SpecialVocab(checkpoint.model_path, load_merges=True)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(
+            f"llama.cpp's own library cannot read the special tokens of {checkpoint.path} ({error}); correct "
+            "tokenizer_config.json and the token ids of config.json"
+        ) from error
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .. import llava_sections, prompts
@@ -14,7 +14,6 @@ from ..blocks import Dialect
 from ..checkpoint import Checkpoint
 from ..golden import Recorder, record
 from ..graphs import Graph, Prefixes
-from ..names import Aliases
 from ..scheme import Policy
 from ..spec import ModelSpec
 from . import arlow, llava, qwen3_5, qwen3_vl, qwen_configs
@@ -36,7 +35,6 @@ class Family(Generic[S]):
     sections: Callable[[Checkpoint, S, int | None], Sections]  # for the largest image area in pixels
     record: Recorder[S]  # of golden traces
     fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack
-    aliases: Aliases = field(default_factory=dict)  # of the prefixes
 
 
 FAMILIES: Mapping[str, Family[Any]] = {
@@ -67,7 +65,6 @@ FAMILIES: Mapping[str, Family[Any]] = {
         llava.dropped,
         llava_sections.sections,
         record,
-        aliases=llava.ALIASES,
     ),
     arlow.MODEL_TYPE: Family(
         arlow.MODEL_TYPE,

@@ -7,7 +7,6 @@ from typing import Any
 from ..blocks import Dialect
 from ..checkpoint import Checkpoint
 from ..graphs import Graph, Prefixes, build_clip, build_decoder
-from ..names import Aliases, locate
 from ..scheme import Policy
 from ..spec import ClipSpec, ModelSpec
 from .configs import Config
@@ -17,13 +16,6 @@ MODEL_TYPE = "llava"
 PREFIXES = Prefixes(
     vision="model.vision_tower", text="model.language_model", head="lm_head", projector="model.multi_modal_projector"
 )
-# As transformers 4 and the published checkpoints have them; within the tower also transformers 5 in between.
-ALIASES: Aliases = {
-    "model.vision_tower": ("vision_tower.vision_model", "vision_tower"),
-    "model.language_model": ("language_model.model",),
-    "lm_head": ("language_model.lm_head",),
-    "model.multi_modal_projector": ("multi_modal_projector",),
-}
 CLIP_DEFAULTS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
                  "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
                  "layer_norm_eps": 1e-5}  # fmt: skip
@@ -92,16 +84,15 @@ def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
 
 def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason."""
-    found = locate(checkpoint, PREFIXES, ALIASES)
-    reasons = {name: _reason(name, found, spec) for name in checkpoint.tensors}
+    reasons = {name: _reason(name, spec) for name in checkpoint.tensors}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _reason(name: str, found: Prefixes, spec: ModelSpec) -> str:
+def _reason(name: str, spec: ModelSpec) -> str:
     vision = spec.vision
     assert isinstance(vision, ClipSpec)
-    inner = name.removeprefix(f"{found.vision}.")
-    if name == f"{found.head}.weight" and spec.decoder.tied:
+    inner = name.removeprefix(f"{PREFIXES.vision}.")
+    if name == f"{PREFIXES.head}.weight" and spec.decoder.tied:
         return "tied to the embedding table"
     if name.endswith("rotary_emb.inv_freq"):
         return "rotary frequencies are computed from the configuration"

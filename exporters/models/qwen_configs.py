@@ -19,16 +19,10 @@ def describe(
     return ModelSpec(
         family=config.model_type,
         vision=vision(config.section("vision_config")),
-        decoder=decoder(config.section("text_config"), _tied(config)),
+        decoder=decoder(config.section("text_config"), config.only("tie_word_embeddings", False, True)),
         image_token_id=int(config.need("image_token_id")),
         video_token_id=int(config.need("video_token_id")),
     )
-
-
-def _tied(config: Config) -> bool:
-    """Whether the output head is the token table."""
-    text = config.section("text_config")
-    return bool(config.values.get("tie_word_embeddings", text.values.get("tie_word_embeddings", False)))
 
 
 def vision(config: Config) -> VisionSpec:

@@ -2,14 +2,23 @@
 #include "attention.h"
 #include "operator.h"
 
+#include <inttypes.h>
+
+static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in) {
+    const int64_t *q = in[0].dims, *k = in[1].dims, heads = kernel->attributes[0];
+    TRY(expect_shape(kernel, in, 0, 3, (int64_t[]){ANY, ANY, ANY}));
+    TRY(expect_shape(kernel, in, 1, 3, (int64_t[]){q[0], ANY, q[2]}));
+    TRY(expect_shape(kernel, in, 2, 3, (int64_t[]){q[0], k[1], q[2]}));
+    if (q[2] < 2 || q[2] % heads || q[2] / heads % 2 || q[2] / heads > MAX_WIDTH)
+        return invalid(kernel, "%" PRId64 " values do not make %" PRId64 " heads of 2, 4, ... or %d values", q[2], heads,
+                       MAX_WIDTH);
+    if (elements(&in[0]) && !elements(&in[1])) return invalid(kernel, "the input key has no elements, unlike query");
+    return NULL;
+}
+
 static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Attention *a) {
-    const int64_t heads = kernel->attributes[0], size = in[0].rank == 3 ? in[0].dims[2] : 0;
-    for (int i = 0; i < 3; i++)
-        if (in[i].rank != 3 || in[i].dims[2] != size || in[i].dims[0] != in[0].dims[0])
-            return invalid(kernel, "AttentionBf16: an input is not [batch, length, heads * head size] like the others");
-    if (in[1].dims[1] != in[2].dims[1]) return invalid(kernel, "AttentionBf16: keys and values differ in number");
-    if (heads < 1 || size % (2 * heads) || size / heads > MAX_WIDTH)
-        return invalid(kernel, "AttentionBf16: the head size is odd or above 256");
+    const int64_t heads = kernel->attributes[0], size = in[0].dims[2];
+    TRY(check_sizes(kernel, in));
     *a = (Attention){.q = in[0].data, .k = in[1].data, .v = in[2].data};
     a->batch = (size_t)in[0].dims[0], a->queries = (size_t)in[0].dims[1], a->keys = (size_t)in[1].dims[1];
     a->heads = (size_t)heads, a->width = (size_t)(size / heads);
@@ -40,7 +49,7 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     out = in[0];
     TRY(make_output(kernel, context, &out));
     a.out = out.data;
-    return a.batch && a.queries && a.keys ? run(kernel, context, &a) : NULL;
+    return elements(&out) ? run(kernel, context, &a) : NULL;
 }
 
 static int supported(void) {
@@ -55,6 +64,6 @@ Operator attention_bf16 = {
     .compute = compute,
     .required = 3,
     .inputs = 3,
-    .types = {TYPE_FLOAT, TYPE_FLOAT, TYPE_FLOAT},
-    .attributes = {"num_heads"},
+    .named = {{"query", TYPE_FLOAT}, {"key", TYPE_FLOAT}, {"value", TYPE_FLOAT}},
+    .attributes = {{"num_heads", 1, INT32_MAX}},
 };

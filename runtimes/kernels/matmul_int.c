@@ -2,29 +2,26 @@
 #include "matmul_int.h"
 #include "operator.h"
 
-static size_t behind_first(const Tensor *tensor) {
-    size_t size = 1;
-    for (size_t i = 1; i < tensor->rank; i++)
-        size *= (size_t)tensor->dims[i];
-    return size;
+static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Product *p) {
+    const Tensor *x = &in[0];
+    if (!x->rank || x->dims[x->rank - 1] != (int64_t)p->k)
+        return expect_shape(kernel, in, 0, 2, (int64_t[]){ANY, (int64_t)p->k});
+    TRY(expect_rows(kernel, in, 1, p->n, row_bytes(p, p->bits)));
+    TRY(expect_rows(kernel, in, 2, p->n, p->blocks));
+    TRY(expect_rows(kernel, in, 3, p->n, zero_bytes(p)));
+    return expect_rows(kernel, in, 4, p->n, 1);
 }
 
 static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Product *p) {
-    const int64_t k = kernel->attributes[0], n = kernel->attributes[1], block = kernel->attributes[2];
-    const Tensor *x = &in[0], *weights = &in[1];
-    if (block != 16 && block != 32 && block != 64 && block != 128)
-        return invalid(kernel, "MatMulInt: block_size is not 16, 32, 64 or 128");
-    if (!x->rank || x->dims[x->rank - 1] != k) return invalid(kernel, "MatMulInt: the last dimension of A is not K");
-    *p = (Product){.x = x->data, .weights = weights->data, .scales = in[2].data, .zeros = in[3].data};
-    p->bias = in[4].data, p->n = (size_t)n, p->k = (size_t)k, p->block = (size_t)block, p->m = 1;
+    const size_t k = (size_t)kernel->attributes[0], block = (size_t)kernel->attributes[2];
+    if (block & (block - 1)) return invalid(kernel, "block_size is %zu, expected 16, 32, 64 or 128", block);
+    *p = (Product){.x = in[0].data, .weights = in[1].data, .scales = in[2].data, .zeros = in[3].data};
+    p->bias = in[4].data, p->n = (size_t)kernel->attributes[1], p->k = k, p->block = block;
     p->bits = kernel->operator->bits, p->middle = 1 << (p->bits - 1);
-    for (size_t i = 0; i + 1 < x->rank; i++)
-        p->m *= (size_t)x->dims[i];
-    p->blocks = divide_up(p->k, p->block);
-    p->chunks = divide_up(p->k, CHUNK);
-    if (weights->rank < 2 || weights->dims[0] != n || behind_first(weights) != row_bytes(p, p->bits))
-        return invalid(kernel, "MatMulInt: B has not the N rows of packed weights that K and block_size imply");
-    return NULL;
+    p->m = elements(&in[0]) / k;
+    p->blocks = divide_up(k, block);
+    p->chunks = divide_up(k, CHUNK);
+    return check_sizes(kernel, in, p);
 }
 
 static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Product *p, Scratch *scratch, int few) {
@@ -59,7 +56,7 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     out = in[0];
     out.dims[out.rank - 1] = (int64_t)p.n;
     TRY(make_output(kernel, context, &out));
-    if (!p.m || !p.n) return NULL;
+    if (!p.m) return NULL;
     p.y = out.data;
     const int few = p.m <= FEW_ROWS;
     TRY(open_scratch(kernel, context, scratch_bytes(&p, few), &scratch));
@@ -74,6 +71,8 @@ static int supported(void) {
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
 }
 
+enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its bytes fit into 64 bits */
+
 #define MATMUL_INT(BITS)                                                                                               \
     Operator matmul_int##BITS = {                                                                                      \
         .name = "MatMulInt" #BITS,                                                                                     \
@@ -81,8 +80,12 @@ static int supported(void) {
         .compute = compute,                                                                                            \
         .required = 3,                                                                                                 \
         .inputs = 5,                                                                                                   \
-        .types = {TYPE_FLOAT, TYPE_UINT8, TYPE_FLOAT16, TYPE_UINT8, TYPE_FLOAT},                                       \
-        .attributes = {"K", "N", "block_size"},                                                                        \
+        .named = {{"A", TYPE_FLOAT},                                                                                   \
+                  {"B", TYPE_UINT8},                                                                                   \
+                  {"scales", TYPE_FLOAT16},                                                                            \
+                  {"zero_points", TYPE_UINT8},                                                                         \
+                  {"bias", TYPE_FLOAT}},                                                                               \
+        .attributes = {{"K", 1, MOST}, {"N", 1, MOST}, {"block_size", 16, CHUNK}},                                     \
         .bits = BITS,                                                                                                  \
     }
 

@@ -39,12 +39,13 @@ typedef struct Product {
 static inline size_t chunk_blocks(const Product *p) { return CHUNK / p->block; }
 static inline size_t row_blocks(const Product *p) { return p->chunks * chunk_blocks(p); }
 static inline size_t row_bytes(const Product *p, int bits) { return p->blocks * p->block * (size_t)bits / 8; }
+static inline size_t zero_bytes(const Product *p) { return (p->blocks + 1) / 2; } /* of a row */
 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline int zero_point(const Product *p, size_t row, size_t block) {
     if (!p->zeros) return p->middle;
-    int pair = p->zeros[row * ((p->blocks + 1) / 2) + block / 2];
+    int pair = p->zeros[row * zero_bytes(p) + block / 2];
     return (block % 2 ? pair >> 4 : pair & 15) + p->middle - 8;
 }
 

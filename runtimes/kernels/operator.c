@@ -1,6 +1,9 @@
 /* The callbacks that all operators share, and their access to tensors and memory. */
 #include "operator.h"
 
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,13 +16,13 @@ static const char *on_the_cpu(const OrtCustomOp *op) {
     return NULL; /* the default */
 }
 
-static enum ElementType input_type(const OrtCustomOp *op, size_t index) { return as_operator(op)->types[index]; }
+static enum ElementType input_type(const OrtCustomOp *op, size_t index) { return as_operator(op)->named[index].type; }
 
 static size_t input_count(const OrtCustomOp *op) { return as_operator(op)->inputs; }
 
 static enum ElementType output_type(const OrtCustomOp *op, size_t index) {
     (void)index;
-    return as_operator(op)->types[0];
+    return as_operator(op)->named[0].type;
 }
 
 static size_t one_output(const OrtCustomOp *op) {
@@ -41,10 +44,19 @@ static enum Memory input_memory(const OrtCustomOp *op, size_t index) {
     return ORT_MEMORY_DEFAULT;
 }
 
+static OrtStatus *read_attribute(Kernel *kernel, const OrtKernelInfo *info, size_t index) {
+    const Attribute *attribute = &kernel->operator->attributes[index];
+    int64_t *value = &kernel->attributes[index];
+    TRY(ORT(kernel->api, KernelInfoGetAttribute_int64)(info, attribute->name, value));
+    if (*value >= attribute->least && *value <= attribute->most) return NULL;
+    return invalid(kernel, "%s is %" PRId64 ", expected %" PRId64 " to %" PRId64, attribute->name, *value,
+                   attribute->least, attribute->most);
+}
+
 static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
     Kernel made = {.operator = as_operator(op), .api = api};
-    for (size_t i = 0; i < MAX_ATTRIBUTES && made.operator->attributes[i]; i++)
-        TRY(ORT(api, KernelInfoGetAttribute_int64)(info, made.operator->attributes[i], &made.attributes[i]));
+    for (size_t i = 0; i < MAX_ATTRIBUTES && made.operator->attributes[i].name; i++)
+        TRY(read_attribute(&made, info, i));
     TRY(ORT(api, CreateCpuMemoryInfo)(ORT_ARENA, ORT_MEMORY_DEFAULT, &made.memory));
     Kernel *kernel = malloc(sizeof *kernel);
     if (!kernel) return ORT(api, CreateStatus)(ORT_RUNTIME_EXCEPTION, "out of memory");
@@ -80,13 +92,20 @@ void complete_definition(Operator *operator) {
     };
 }
 
-OrtStatus *invalid(const Kernel *kernel, const char *message) {
+/* An error whose text begins with the operator's name. */
+OrtStatus *invalid(const Kernel *kernel, const char *format, ...) {
+    char message[400];
+    va_list arguments;
+    const int used = snprintf(message, sizeof message, "%s: ", kernel->operator->name);
+    va_start(arguments, format);
+    vsnprintf(message + used, sizeof message - (size_t)used, format, arguments);
+    va_end(arguments);
     return ORT(kernel->api, CreateStatus)(ORT_INVALID_ARGUMENT, message);
 }
 
 static OrtStatus *read_dims(const Kernel *kernel, const OrtTensorTypeAndShapeInfo *info, Tensor *tensor) {
     TRY(ORT(kernel->api, GetDimensionsCount)(info, &tensor->rank));
-    if (tensor->rank > MAX_RANK) return invalid(kernel, "a tensor has more than 4 dimensions");
+    if (tensor->rank > MAX_RANK) return invalid(kernel, "an input has %zu dimensions, expected at most %d", tensor->rank, MAX_RANK);
     return ORT(kernel->api, GetDimensions)(info, tensor->dims, tensor->rank);
 }
 
@@ -96,20 +115,71 @@ static OrtStatus *read_tensor(const Kernel *kernel, const OrtValue *value, Tenso
     OrtStatus *status = read_dims(kernel, info, tensor);
     ORT(kernel->api, ReleaseTensorTypeAndShapeInfo)(info);
     if (status) return status;
+    tensor->present = 1;
     return ORT(kernel->api, GetTensorMutableData)((OrtValue *)value, &tensor->data);
 }
 
-/* Fills all MAX_INPUTS; those that the node lacks are empty. */
+/* Fills all MAX_INPUTS; those that the node lacks are not present. */
 OrtStatus *get_inputs(const Kernel *kernel, OrtKernelContext *context, Tensor *inputs) {
+    const Operator *operator = kernel->operator;
     size_t count;
     memset(inputs, 0, MAX_INPUTS * sizeof *inputs);
     TRY(ORT(kernel->api, KernelContext_GetInputCount)(context, &count));
+    if (count > operator->inputs)
+        return invalid(kernel, "there are %zu inputs, expected at most %zu", count, operator->inputs);
     for (size_t i = 0; i < count; i++) {
         const OrtValue *value;
         TRY(ORT(kernel->api, KernelContext_GetInput)(context, i, &value));
         if (value) TRY(read_tensor(kernel, value, &inputs[i]));
     }
+    for (size_t i = 0; i < operator->required; i++)
+        if (!inputs[i].present) return invalid(kernel, "the input %s is missing", operator->named[i].name);
     return NULL;
+}
+
+/* How many elements a tensor has. Without any, other dimensions may be of any size; with some, they are in memory. */
+size_t elements(const Tensor *tensor) {
+    size_t count = 1;
+    for (size_t i = 0; i < tensor->rank; i++)
+        if (!tensor->dims[i]) return 0;
+    for (size_t i = 0; i < tensor->rank; i++)
+        count *= (size_t)tensor->dims[i];
+    return count;
+}
+
+/* "[2, any, 64]" */
+static const char *write_shape(char out[MAX_RANK * 22 + 3], size_t rank, const int64_t *dims) {
+    char *end = out;
+    *end++ = '[';
+    for (size_t i = 0; i < rank; i++) {
+        end += sprintf(end, "%s", i ? ", " : "");
+        end += dims[i] == ANY ? sprintf(end, "any") : sprintf(end, "%" PRId64, dims[i]);
+    }
+    strcpy(end, "]");
+    return out;
+}
+
+static OrtStatus *unlike(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rank, const int64_t *dims) {
+    char found[MAX_RANK * 22 + 3], expected[MAX_RANK * 22 + 3];
+    return invalid(kernel, "the input %s has the shape %s, expected %s", kernel->operator->named[index].name,
+                   write_shape(found, inputs[index].rank, inputs[index].dims), write_shape(expected, rank, dims));
+}
+
+OrtStatus *expect_shape(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rank, const int64_t *dims) {
+    const Tensor *tensor = &inputs[index];
+    if (!tensor->present) return NULL;
+    int same = tensor->rank == rank;
+    for (size_t i = 0; same && i < rank; i++)
+        same = dims[i] == ANY || dims[i] == tensor->dims[i];
+    return same ? NULL : unlike(kernel, inputs, index, rank, dims);
+}
+
+OrtStatus *expect_rows(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rows, size_t row_elements) {
+    const Tensor *tensor = &inputs[index];
+    if (!tensor->present) return NULL;
+    const int in_rows = tensor->rank == 1 || (tensor->rank && tensor->dims[0] == (int64_t)rows);
+    if (in_rows && elements(tensor) == rows * row_elements) return NULL;
+    return unlike(kernel, inputs, index, 2, (int64_t[]){(int64_t)rows, (int64_t)row_elements});
 }
 
 /* Makes the output with the shape in `output`. */

@@ -8,6 +8,17 @@ enum { MAX_INPUTS = 5, MAX_ATTRIBUTES = 3, MAX_RANK = 4 };
 
 typedef struct Kernel Kernel;
 
+/* An integer that a node must give, and what it may be. */
+typedef struct Attribute {
+    const char *name; /* NULL behind the last of an operator */
+    int64_t least, most;
+} Attribute;
+
+typedef struct Input {
+    const char *name;
+    enum ElementType type;
+} Input;
+
 /* One operator with one output, float like its first input. */
 typedef struct Operator {
     OrtCustomOp definition; /* first, so that ONNX Runtime's pointer to it is a pointer to the operator */
@@ -15,8 +26,8 @@ typedef struct Operator {
     int (*supported)(void); /* whether this processor has the instructions */
     OrtStatus *(*compute)(const Kernel *kernel, OrtKernelContext *context);
     size_t required, inputs; /* inputs behind the first `required` may be missing */
-    enum ElementType types[MAX_INPUTS];
-    const char *attributes[MAX_ATTRIBUTES]; /* names of integers, filled up with NULL */
+    Input named[MAX_INPUTS];
+    Attribute attributes[MAX_ATTRIBUTES];
     int bits; /* of the weights, for operators that differ in nothing else */
 } Operator;
 
@@ -29,7 +40,8 @@ struct Kernel {
 };
 
 typedef struct Tensor {
-    void *data; /* NULL for an input that is missing */
+    int present; /* an optional input may be missing */
+    void *data;  /* may be NULL where there are no elements */
     size_t rank;
     int64_t dims[MAX_RANK];
 } Tensor;
@@ -50,10 +62,19 @@ typedef struct Scratch {
 void complete_definition(Operator *operator);
 OrtStatus *get_inputs(const Kernel *kernel, OrtKernelContext *context, Tensor *inputs);
 OrtStatus *make_output(const Kernel *kernel, OrtKernelContext *context, Tensor *output);
-OrtStatus *invalid(const Kernel *kernel, const char *message);
+OrtStatus *invalid(const Kernel *kernel, const char *format, ...) __attribute__((format(printf, 2, 3)));
+size_t elements(const Tensor *tensor);
 OrtStatus *open_scratch(const Kernel *kernel, OrtKernelContext *context, size_t bytes, Scratch *scratch);
 void *take(Scratch *scratch, size_t bytes); /* on a cache line; the sum of `room_for` must have been asked for */
 void close_scratch(const Kernel *kernel, Scratch *scratch);
+
+/* Sizes come from files that others wrote: nothing is read before these have passed.
+ *
+ * ANY fits every dimension. Rows are the first dimension; all elements may also stand in one row. An input that may be
+ * missing passes where it is. */
+enum { ANY = -1 };
+OrtStatus *expect_shape(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rank, const int64_t *dims);
+OrtStatus *expect_rows(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rows, size_t row_elements);
 
 enum { CACHE_LINE = 64 };
 

@@ -2,17 +2,25 @@
 #include "matmul_int.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 /* Blocks of nothing but values below this count as zeros: the inverse of their scale would overflow. */
 static const float SMALLEST = 1e-30f;
 
 static __mmask16 within(size_t count) { return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1); }
 
+/* Compared as integers, which order magnitudes in the same way and put NaN above all of them: it must not get lost. */
 static float largest_magnitude(const float *x, size_t count) {
-    __m512 largest = _mm512_setzero_ps();
-    for (size_t i = 0; i < count; i += LANES)
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_maskz_loadu_ps(within(count - i), x + i)));
-    return _mm512_reduce_max_ps(largest);
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i largest = _mm512_setzero_si512();
+    for (size_t i = 0; i < count; i += LANES) {
+        const __m512i bits = _mm512_maskz_loadu_epi32(within(count - i), x + i);
+        largest = _mm512_max_epi32(largest, _mm512_and_si512(bits, magnitude));
+    }
+    const int32_t found = _mm512_reduce_max_epi32(largest);
+    float value;
+    memcpy(&value, &found, sizeof value);
+    return value;
 }
 
 /* One block of `count` inputs, fewer than `block` at the end of a row. Returns minus the sum of the rounded values. */

@@ -26,7 +26,6 @@ from lensmith.exporters.layerwise.quantizer import RECIPES
 from lensmith.exporters.layerwise.samples import Sample, SampleBuilder
 from lensmith.exporters.layerwise.store import Store
 from lensmith.exporters.mixed_precision import schemes_of
-from lensmith.exporters.names import locate
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +46,7 @@ def candidates(
 ) -> Iterator[tuple[str, Candidate]]:
     """Each method's weights."""
     schemes = schemes_of(job.graphs)
-    prefix = locate(job.checkpoint, job.family.prefixes, job.family.aliases).text
+    prefix = job.family.prefixes.text
     for method in methods:
         if method == NEAREST:
             yield method, nearest(model, schemes)

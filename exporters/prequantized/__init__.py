@@ -1,0 +1,1 @@
+"""Checkpoints whose weights are quantized already: their tensors as floats, computed when they are read."""

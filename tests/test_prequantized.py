@@ -1,0 +1,285 @@
+"""Quantized checkpoints: floats bit for bit those of each format, integers kept, missing parts named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from lensmith.calibration.packing import unpack_low_first
+from lensmith.calibration.rounding import Groups, dequantize
+from lensmith.exporters import weights
+from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.export import Job, Options, export, prepare
+from lensmith.exporters.reference import Reference
+from lensmith.exporters.safetensors_files import read_header
+from lensmith.exporters.source_weights import open_weights
+from lensmith.runtimes.bundle import Bundle
+from lensmith.targets.errors import InputError
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tests import hf
+from tests.prequantized import VARIANTS, Variant, awq, declare, decoder_only, fp8, gptq, nf4, packed, quantized_copy
+from tests.prequantized_data import EXPECTED, FILE
+
+TINY = Path(__file__).parent / "tiny_vlm"
+FP8_CONFIG = {"quantization_config": {"quant_method": "fp8"}}
+Copies = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Copies:
+    """Makes a quantized copy of the trained model, and one with the floats it stands for, once."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            out = tmp_path_factory.mktemp("quantized")
+            made[name] = quantized_copy(TINY / "qwen3_vl", out, VARIANTS[name], decoder_only)
+        return made[name]
+
+    return make
+
+
+def library_cases() -> Iterator[Any]:
+    with safe_open(FILE, "numpy") as file:
+        settings = json.loads(file.metadata()["settings"])
+    yield from (pytest.param(name, declared, id=name) for name, declared in settings.items())
+
+
+def floats(array: NDArray[Any]) -> NDArray[np.float32]:
+    return array.astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "declared"), list(library_cases()))
+def test_weights_are_those_of_the_library(name: str, declared: dict[str, Any], tmp_path: Path) -> None:
+    whole = {key.split("|")[1]: tensor for key, tensor in read_header(FILE).items() if key.split("|")[0] == name}
+    tensors = {end: tensor.raw() for end, tensor in whole.items()}
+    expected = floats(tensors.pop(EXPECTED))
+    save_file({f"m.{end}": value for end, value in tensors.items()}, tmp_path / "model.safetensors")
+    found = open_weights(tmp_path, {"quantization_config": declared}).tensors["m.weight"]
+    assert np.array_equal(found.numpy(), expected)
+    assert np.array_equal(found.rows(3, 10), expected[3:10])
+    assert np.array_equal(floats(found.raw()), expected)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_weights_are_those_of_the_floats(name: str, copies: Copies) -> None:
+    ours, theirs = (open_checkpoint(copies(name) / copy).tensors for copy in ("stored", "floats"))
+    assert list(ours) == list(theirs)
+    for tensor in ours:
+        assert np.array_equal(ours[tensor].numpy(), theirs[tensor].numpy()), tensor
+
+
+@pytest.mark.parametrize("name", ["fp8 ragged blocks", "LLM.int8()"])
+def test_bundles_are_those_of_the_floats(name: str, copies: Copies, tmp_path: Path) -> None:
+    options = Options(precision="fp16")
+    files = [export(prepare(copies(name) / copy, options), tmp_path / copy, golden="never").manifest["files"]
+             for copy in ("stored", "floats")]  # fmt: skip
+    assert files[0]["decoder.data"] == files[1]["decoder.data"]
+
+
+def stored_groups(job: Job, bundle: Bundle) -> Iterator[tuple[str, Groups]]:
+    """The integers of the decoder's matrices, by name, as its data file has them."""
+    graph = next(graph for graph in job.graphs if graph.name == "decoder")
+    data = np.fromfile(bundle.file("decoder.data"), np.uint8)
+    for planned in weights.plan(graph, job.checkpoint, "decoder.data")[0]:
+        matrix, name = planned.source.matrix, planned.source.name
+        if matrix is None or "own integers" not in bundle.manifest["precision"][name]["reason"]:
+            continue
+        parts = [data[at : at + weights.stored_bytes(parameter)].reshape(matrix.rows, -1)
+                 for parameter, at in zip(planned.source.parameters, planned.offsets, strict=True)]  # fmt: skip
+        bits, values, scales = matrix.scheme.bits, parts[0], parts[1].view(np.float16)
+        zeros = unpack_low_first(parts[2], bits, scales.shape[1]) if len(parts) > 2 else None
+        sign = np.uint8(0x80 if matrix.scheme.int8_activations else 0)
+        yield name, Groups(unpack_low_first(values, bits, matrix.columns) ^ sign, scales, zeros, bits)
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kept])
+def test_integers_are_kept(name: str, copies: Copies, tmp_path: Path) -> None:
+    folder = copies(name)
+    job = prepare(folder / "stored", Options(**VARIANTS[name].kept))
+    bundle = export(job, tmp_path / "kept", golden="never")
+    expected, kept = open_checkpoint(folder / "floats").tensors, dict(stored_groups(job, bundle))
+    assert kept.keys() == {n for n in expected if n.endswith("proj.weight") and decoder_only(n)}
+    for matrix, groups in kept.items():
+        assert np.array_equal(dequantize(groups), expected[matrix].numpy()), matrix
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "reason"),
+    [
+        (awq(32), {"group_size": 32}, "with zero points (--asymmetric keeps them)"),
+        (packed(4, 32), {"group_size": 128}, "in groups of 32 (--group-size 32 may keep them)"),
+        (gptq(4, 32, shuffled=True), {"group_size": 32}, "in groups of scattered columns (act-order)"),
+        (packed(4, 128), {"precision": "int8"}, "that are stored in another way here"),
+    ],
+)
+def test_what_is_rounded_again_says_why(variant: Variant, options: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    folder = quantized_copy(TINY / "qwen3_vl", tmp_path, variant, lambda name: "layers.0.mlp" in name)
+    plain, made = (export(prepare(folder / copy, Options(**options)), tmp_path / f"{copy}-bundle", golden="never")
+                   for copy in ("floats", "stored"))  # fmt: skip
+    entry = made.manifest["precision"]["model.language_model.layers.0.mlp.down_proj.weight"]
+    assert entry["reason"].endswith(reason)
+    assert made.manifest["files"]["decoder.data"] == plain.manifest["files"]["decoder.data"]
+
+
+def test_groups_of_the_checkpoint_may_be_several_of_the_bundle(tmp_path: Path) -> None:
+    folder = quantized_copy(TINY / "qwen3_vl", tmp_path, packed(4, 128), lambda name: "layers.0.mlp" in name)
+    job = prepare(folder / "stored", Options(group_size=32, symmetric=False))
+    kept = dict(stored_groups(job, export(job, tmp_path / "b", golden="never")))
+    expected = open_checkpoint(folder / "floats")
+    assert len(kept) == 3
+    for name, groups in kept.items():
+        assert np.array_equal(dequantize(groups), expected.tensor(name).numpy())
+
+
+@pytest.mark.parametrize("name", ["fp8 blocks", "gptq act-order"])
+def test_reference_needs_no_library_of_the_format(name: str, copies: Copies) -> None:
+    hf.import_transformers()
+    ours, theirs = (Reference(copies(name) / copy, threads=1).model for copy in ("stored", "floats"))
+    assert ours.generation_config.to_dict() == theirs.generation_config.to_dict()
+    for (key, one), (_, other) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+        assert bool((one == other).all()), key
+
+
+def test_evidence_and_manifest_of_a_quantized_checkpoint(copies: Copies, tmp_path: Path) -> None:
+    hf.import_transformers()
+    bundle = export(
+        prepare(copies("fp8 blocks") / "stored", Options(precision="fp32")), tmp_path / "b", golden="always"
+    )
+    assert bundle.manifest["evidence"]["golden"]["recorded"]
+    assert bundle.manifest["source"]["quantization"] == {
+        "method": "fp8", "declared_in": "config.json (quantization_config)", "unused": []
+    }  # fmt: skip
+
+
+def small(folder: Path, tensors: dict[str, NDArray[Any]], **config: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_vl", **config}))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+E4M3, ONES = np.ones((4, 8), ml_dtypes.float8_e4m3fn), np.ones((64, 64), np.float32)
+WHOLE = np.ones((1, 1), np.int32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant_method": "nvfp4"}, "quantized by 'nvfp4'.*export the checkpoint of floats"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "the algorithm 'NVFP4' of ModelOpt"),
+        ({"quant_method": "hqq"}, "quantized by 'hqq'.*dequantize"),
+        ({"quant_method": "mxfp4"}, "quantized by 'mxfp4'"),
+        ({"quant_method": "gptg"}, "quantized by 'gptg'.*did you mean 'gptq'"),
+        ({"bits": 4}, "names no quant_method"),
+        ("nf4", "is a str, expected an object"),
+        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized'"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized", "transform_config": {"a": 1}}, "rotated"),
+        ({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}, "zeros are left"),
+    ],
+)
+def test_other_formats_are_refused_before_weights_are_read(settings: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl", "quantization_config": settings}))
+    (tmp_path / "model.safetensors").write_bytes(b"not looked at")
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(tmp_path)
+
+
+def test_mlx_is_refused(tmp_path: Path) -> None:
+    mlx = {"group_size": 64, "bits": 4}
+    with pytest.raises(InputError, match=r"quantized by 'mlx'.*mlx_lm.convert"):
+        open_checkpoint(small(tmp_path, {"a": np.ones(1)}, quantization=mlx, quantization_config=mlx))
+
+
+def test_two_declarations_that_differ(tmp_path: Path) -> None:
+    text = {"quantization_config": {"quant_method": "awq"}}
+    with pytest.raises(InputError, match=r"by 'fp8' as config.json \(quantization_config\) says, and by 'awq'"):
+        open_checkpoint(small(tmp_path, {"a": np.ones(1)}, text_config=text, **FP8_CONFIG))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_missing_part_is_named(name: str, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
+    variant = VARIANTS[name]
+    parts, _ = variant.make(weight)
+    optional = {"g_idx", "weight_format", "weight_g_idx"} | ({"weight_zero_point"} if "packed" in name else set())
+    for missing in parts.keys() - optional:
+        tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items() if end != missing}
+        small(tmp_path, tensors, text_config={})
+        declare(tmp_path, variant)
+        with pytest.raises(InputError, match=f"m.*{missing.split('.')[-1].split('_')[0]}"):
+            open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parts_without_a_declaration_are_refused(name: str, tmp_path: Path) -> None:
+    parts, _ = VARIANTS[name].make(np.ones((64, 128), np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()})
+    with pytest.raises(InputError, match=r"config.json has no quantization_config that says how to read them"):
+        open_checkpoint(tmp_path)
+
+
+def test_floats_that_claim_to_be_quantized(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"but no tensor is \(weight_scale_inv"):
+        open_checkpoint(small(tmp_path, {"m.weight": np.ones((4, 8), np.float32)}, **FP8_CONFIG))
+
+
+def test_weights_that_lost_all_scales(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m.weight is stored as F8_E4M3 without m.weight_scale_inv.*do not remove"):
+        open_checkpoint(small(tmp_path, {"m.weight": E4M3}, **FP8_CONFIG))
+
+
+def test_one_weight_of_many_without_its_scale(tmp_path: Path) -> None:
+    tensors = {"a.weight": E4M3, "a.weight_scale_inv": np.ones((1, 1), np.float32), "b.weight": E4M3}
+    with pytest.raises(InputError, match=r"b.weight is stored as F8_E4M3 without b.weight_scale_inv"):
+        open_checkpoint(small(tmp_path, tensors, **FP8_CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("parts", "config", "message"),
+    [
+        ({"weight": E4M3, "weight_scale_inv": np.ones((3, 1), np.float32)}, {"quant_method": "fp8"}, "into no blocks"),
+        ({"weight": E4M3, "weight_scale_inv": WHOLE}, {"quant_method": "fp8"}, "expected F32"),
+        (awq(32).make(ONES)[0], {"quant_method": "awq", "version": "gemv"}, "'gemv'"),
+        (awq(32).make(ONES)[0], {"quant_method": "awq", "bits": 3}, "of 3 bits"),
+        (gptq(4, 32).make(ONES)[0],
+         {"quant_method": "gptq", "bits": 8}, r"implies? \[16, 64\]|imply \[16, 64\]"),
+        (gptq(4, 32).make(ONES)[0],
+         {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "'marlin'"),
+        ({**nf4().make(ONES)[0], "weight.absmax": np.ones(3, np.float32)},
+         {"quant_method": "bitsandbytes"}, r"has shape \[3\]"),
+        ({"weight": np.ones((4, 8), np.float32), "weight_scale": np.ones((4, 1), np.float32)},
+         {"quant_method": "compressed-tensors"}, "was not compressed"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit(parts: dict[str, Any], config: Any, message: str, tmp_path: Path) -> None:
+    tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(small(tmp_path, tensors, quantization_config=config))
+
+
+def test_groups_beyond_the_scales_are_refused(tmp_path: Path) -> None:
+    parts, _ = gptq(4, 32).make(ONES)
+    parts["g_idx"] = np.full(64, 7, np.int32)
+    tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+    config = {"quant_method": "gptq", "bits": 4}
+    opened = open_checkpoint(small(tmp_path, tensors, quantization_config=config))
+    with pytest.raises(InputError, match="names groups from 7 to 7, of 2"):
+        opened.tensor("m.weight").numpy()
+
+
+def test_scales_of_activations_are_left_out_and_recorded(tmp_path: Path) -> None:
+    parts, expected = fp8(None).make(np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32))
+    tensors = {f"m.{end}": part for end, part in parts.items()}
+    tensors |= {"m.input_scale": np.ones(1, np.float32), "m.k_scale": np.ones(1, np.float32)}
+    opened = open_checkpoint(small(tmp_path, tensors, **FP8_CONFIG))
+    assert np.array_equal(opened.tensor("m.weight").numpy(), expected)
+    assert opened.changes["quantization"]["unused"] == ["m.input_scale", "m.k_scale"]
