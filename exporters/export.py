@@ -26,6 +26,7 @@ from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
 from .notes import notes
+from .parts import parts
 from .scheme import make_policy
 from .spec import ModelSpec
 
@@ -210,6 +211,7 @@ def _manifest(job: Job, folder: Path) -> dict[str, Any]:
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
         },
+        "parts": parts(job),
         "target": job.target.name,
         "precision": dict(lowering.precision(job, folder)),
         "graphs": lowering.signatures(job),
