@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..targets.errors import InputError, closest
-from .files import FileRecord, hash_begin, hash_file, is_safe_name, read_json
+from .files import FileRecord, hash_begin, hash_file, is_safe_name, read_json, stays_inside
 
 FORMAT_VERSION = 1
 MANIFEST = "lensmith.json"
@@ -137,7 +137,7 @@ def open_bundle(path: str | Path, *, check: Literal["size", "sha256"] = "size") 
 
 def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) -> None:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not stays_inside(path, folder):
         raise InputError(f"{path} leads out of the bundle through a link; copy the bundle again without links.")
     if not path.is_file():
         raise InputError(f"the bundle {folder} lacks the file {name}; copy or export it again.")

@@ -100,6 +100,20 @@ def is_safe_name(name: str) -> bool:
     return plain and not path.is_absolute() and ".." not in path.parts and not PureWindowsPath(name).drive
 
 
+def stays_inside(path: Path, folder: Path) -> bool:
+    """Whether a file of a folder lies in it, or where huggingface_hub's cache keeps what it links into the folder."""
+    real = path.resolve()
+    return any(real.is_relative_to(place) for place in (folder.resolve(), *_blobs(folder)))
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """`blobs` of the cache that a folder is a snapshot of, or lies in one: models--NAME/snapshots/REVISION."""
+    place = folder.absolute()
+    return [
+        each.parent.parent.resolve() / "blobs" for each in (place, *place.parents) if each.parent.name == "snapshots"
+    ]
+
+
 def files_in(folder: Path) -> list[str]:
     """The relative names of all files and links below a folder."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
