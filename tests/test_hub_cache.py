@@ -17,7 +17,7 @@ from tests.extras import Ran
 def snapshot(tiny_bundle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """The bundle as a snapshot, or in a folder of one."""
     repository = tmp_path / "models--maker--name"
-    folder = repository / "snapshots" / "0123abc" / request.param
+    folder = repository / "snapshots" / "0123abc" / str(request.param)
     folder.mkdir(parents=True)
     (repository / "blobs").mkdir()
     for index, file in enumerate(sorted(tiny_bundle.iterdir())):
