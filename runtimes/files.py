@@ -16,11 +16,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NotRequired, TypedDict
 
 from ..targets.errors import InputError
+from .reading import read_limited
 
 try:
     import fcntl
 except ImportError:  # not on Windows, where two builds into one folder are not noticed
     fcntl = None  # type: ignore[assignment]
+
+MOST_JSON_BYTES = 1 << 28
 
 
 class FileRecord(TypedDict):
@@ -69,10 +72,9 @@ def hash_in_background(paths: Iterable[Path]) -> Future[dict[Path, FileRecord]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; anything else there is an InputError that names the file."""
+    content = read_limited(path, MOST_JSON_BYTES, "a file of JSON that exists and is readable")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
+        data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); copy or download the file again.") from error
     if not isinstance(data, dict):

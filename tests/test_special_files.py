@@ -102,7 +102,9 @@ def test_memory_stays_small(tiny_bundle: Path) -> None:
 def test_pipes_are_read(tmp_path: Path) -> None:
     """One that is written late, in pieces, and one whose writer comes after the reader."""
     Image.new("RGB", (64, 48), (1, 2, 3)).save(tmp_path / "a.png")
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (32, 32), "red")])
+    Image.new("RGB", (32, 32)).save(
+        tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (32, 32), "red")]
+    )
     os.mkfifo(tmp_path / "pipe")
     for file, reader in (("a.png", open_image), ("a.gif", open_clip)):
         data = (tmp_path / file).read_bytes()
@@ -140,7 +142,7 @@ def test_limits_count_what_is_read(tmp_path: Path) -> None:
         read_limited("/dev/zero", 100, "")
     assert MOST_STREAMED == 1 << 26
     (tmp_path / "file").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match="is not UTF-8 text .* at byte 3.; expected tasks"):
+    with pytest.raises(InputError, match=r"is not UTF-8 text .* at byte 3\); expected tasks"):
         read_utf8(tmp_path / "file", 10, "tasks")
 
 
