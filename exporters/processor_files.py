@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runtimes.files import read_json
+from ..runtimes.reading import read_utf8
+from ..runtimes.template import MOST_SOURCE_BYTES
 from ..targets.errors import InputError
 
 PROCESSOR, IMAGE, VIDEO = "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"
@@ -72,14 +74,7 @@ def _files(folder: Path) -> dict[str, str]:
     """Templates by name; chat_template.jinja is the default one."""
     paths = {path.stem: path for path in sorted((folder / MORE).glob("*.jinja"))}
     paths |= {DEFAULT: folder / JINJA} if (folder / JINJA).is_file() else {}
-    return {name: _text(path) for name, path in paths.items()}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); expected a template in UTF-8") from error
+    return {name: read_utf8(path, MOST_SOURCE_BYTES, "a chat template") for name, path in paths.items()}
 
 
 def _chosen(place: str, found: Any) -> str:
