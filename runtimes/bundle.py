@@ -17,6 +17,7 @@ import msgspec
 from ..targets.errors import InputError, closest
 from .agreement import Disagreement, check_agreement
 from .files import FileRecord, hash_begin, hash_file
+from .graph_check import check_graph
 from .manifest import FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Manifest as TypedManifest
@@ -121,11 +122,14 @@ class Bundle:
         return self.path / str(name)
 
     def graph(self, name: str) -> Path:
-        """The file of a graph ("decoder"); an InputError when the bundle has no such graph."""
+        """The checked file of a graph ("decoder"); an InputError when the bundle has none, or a strange one."""
         graphs = self.manifest["graphs"]
         if name not in graphs:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
-        return self.file(graphs[name]["file"])
+        path = self.file(graphs[name]["file"])
+        if path.suffix == ".onnx":
+            check_graph(path, graphs[name], self.manifest["files"])
+        return path
 
     def context(self, wanted: int | None, unit: str, usual: int | None = None) -> int:
         """The `wanted` number of tokens or patches (`unit`), else the limit or a smaller `usual` one.
