@@ -3,7 +3,8 @@
 from ..targets import telemetry as _before_onnxruntime  # noqa: F401
 from .encoder import Encoder, Features, save_features
 from .loading import load
-from .model import Answer, GenerationOptions, Model
+from .model import Answer, Model
+from .options import GenerationOptions
 from .requests import user_message
 from .sampling import SamplingOptions
 

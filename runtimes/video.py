@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -85,6 +85,8 @@ def video_spec(manifest: Mapping[str, Any], max_pixels: int | None = None) -> Vi
         return None
     constants = {name: section[name] for name in CONSTANTS}
     patches = ImageSpec(**constants, mean=tuple(section["mean"]), std=tuple(section["std"]))
+    # Below the checkpoint's own minimum is allowed, as for images.
+    patches = replace(patches, allowed_pixels=(min(patches.factor**2, patches.min_pixels), patches.max_pixels))
     sampling = {name: section[name] for name in SAMPLING}
     return VideoSpec(patches if max_pixels is None else patches.with_pixels(max_pixels=max_pixels), **sampling)
 
@@ -135,8 +137,7 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     Multiples of `spec.patches.factor`, with the area of all frames in the spec's range where possible.
     """
     patches, factor, step = spec.patches, spec.patches.factor, spec.patches.temporal_patch_size
-    if frames < step:
-        raise InputError(f"the video gives {frames} frame; at least {step} are needed, send one as an image instead")
+    check_frames(frames, spec)
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
@@ -150,6 +151,13 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     if area < patches.min_pixels:
         return grown(height, width, factor, patches.min_pixels, frames)
     return size
+
+
+def check_frames(frames: int, spec: VideoSpec) -> None:
+    """Raise InputError for fewer frames than a temporal patch has."""
+    step = spec.patches.temporal_patch_size
+    if frames < step:
+        raise InputError(f"the video gives {frames} frame; at least {step} are needed, send one as an image instead")
 
 
 def video_grid(frames: int, size: tuple[int, int], spec: VideoSpec) -> Grid:

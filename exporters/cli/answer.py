@@ -14,7 +14,8 @@ from .shared import AS_JSON, DEVICE, THREADS, console, options, pairs, print_jso
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
-    from ...runtimes.model import Answer, GenerationOptions, Model
+    from ...runtimes.model import Answer, Model
+    from ...runtimes.options import GenerationOptions
     from ...runtimes.timings import Timings
 
 LOADING = options(
