@@ -33,9 +33,9 @@ def number(name: str, value: Any, least: float, most: float, *, above: bool = Fa
 
 def finite(name: str, value: Any) -> float:
     """`value` as a float above 0, but not infinity."""
-    if isinstance(value, numbers.Real) and value == math.inf:
-        raise InputError(f"{name} is {value}; expected a number above 0")
-    return number(name, value, 0, math.inf, above=True)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InputError(f"{name} is {shown(value)}; expected a positive number")
+    return float(value)
 
 
 def truth(name: str, value: Any) -> bool:

@@ -58,6 +58,12 @@ class VideoSpec:
         chosen = {name: config[name] for name in ("fps", "min_frames", "max_frames") if config.get(name) is not None}
         return cls(ImageSpec.from_config({**config, "size": size}), **chosen)
 
+    def with_pixels(self, max_pixels: int) -> VideoSpec:
+        """The same spec with at most `max_pixels` in all frames, also fewer than the checkpoint's own minimum."""
+        least = min(self.patches.factor**2, self.patches.min_pixels)
+        wide = replace(self.patches, allowed_pixels=(least, self.patches.max_pixels))
+        return replace(self, patches=wide.with_pixels(max_pixels=max_pixels))
+
     @property
     def max_tokens(self) -> int:
         """Most video tokens that one video takes, where its frames are not too many to shrink that far."""
@@ -85,10 +91,9 @@ def video_spec(manifest: Mapping[str, Any], max_pixels: int | None = None) -> Vi
         return None
     constants = {name: section[name] for name in CONSTANTS}
     patches = ImageSpec(**constants, mean=tuple(section["mean"]), std=tuple(section["std"]))
-    # Below the checkpoint's own minimum is allowed, as for images.
-    patches = replace(patches, allowed_pixels=(min(patches.factor**2, patches.min_pixels), patches.max_pixels))
     sampling = {name: section[name] for name in SAMPLING}
-    return VideoSpec(patches if max_pixels is None else patches.with_pixels(max_pixels=max_pixels), **sampling)
+    spec = VideoSpec(patches, **sampling)
+    return spec if max_pixels is None else spec.with_pixels(max_pixels)
 
 
 def _pixels(least: int, most: int) -> ImageSpec:

@@ -43,8 +43,8 @@ def image_wishes(spec: PixelSpec, part: Mapping[str, Any], limits: Mapping[str, 
         given = own or {name: limits[name] for name in OF_IMAGES if limits.get(name) is not None}
         return spec.with_pixels(**given) if given else spec
     if not isinstance(spec, ImageSpec):
-        raise InputError("resized_height and resized_width have no effect on this model, which brings every image to one "
-                         "size; leave them out")  # fmt: skip
+        raise InputError("resized_height and resized_width have no effect on this model, which brings every image to "
+                         "one size; leave them out")  # fmt: skip
     height, width = _whole_tokens(size, spec.factor)
     low, high = spec.allowed_pixels or (spec.min_pixels, spec.max_pixels)
     _check_area(height * width, low, high, f"an image of {height} x {width} pixels (resized_height x resized_width)")
@@ -61,8 +61,8 @@ def video_wishes(spec: VideoSpec, part: Mapping[str, Any], limits: Mapping[str, 
     if least > most:
         raise InputError(f"a video is asked for at least {least} and at most {most} frames; exchange or widen them")
     chosen = limits.get("max_video_pixels")
-    patches = spec.patches if chosen is None else spec.patches.with_pixels(max_pixels=chosen)
-    return dataclasses.replace(spec, patches=patches, min_frames=least, max_frames=most)
+    limited = spec if chosen is None else spec.with_pixels(chosen)
+    return dataclasses.replace(limited, min_frames=least, max_frames=most)
 
 
 def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Mapping[str, Any]) -> Size:
@@ -82,8 +82,8 @@ def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Map
     most = min(*shares, patches.max_pixels / frames)
     least = limits.get("min_pixels", min(most, patches.min_pixels / frames))
     if least > most or most < patches.factor**2:
-        raise InputError(f"each frame of the video is asked for {least:.0f} to {most:.0f} pixels, and one image token takes "
-                         f"{patches.factor**2}; widen the range or take fewer frames")  # fmt: skip
+        raise InputError(f"each frame of the video is asked for {least:.0f} to {most:.0f} pixels, and one image token "
+                         f"takes {patches.factor**2}; widen the range or take fewer frames")  # fmt: skip
     return _frame_size(height, width, patches.factor, least, most)
 
 
@@ -108,8 +108,8 @@ def frame_range(
         first = math.ceil(min(start, total / rate) * rate)
         last = min(math.floor(min(end, total / rate) * rate), total - 1)
     if first >= last:
-        raise InputError(f"the video has {total / rate:.2f} seconds and fewer than two frames from video_start {start:g} to "
-                         f"video_end {end:g}; widen the range")  # fmt: skip
+        raise InputError(f"the video has {total / rate:.2f} seconds and fewer than two frames from video_start "
+                         f"{start:g} to video_end {end:g}; widen the range")  # fmt: skip
     return first, last - first + 1
 
 
@@ -119,8 +119,8 @@ def _resized(part: Mapping[str, Any], limits: Mapping[str, Any]) -> Size | None:
     if not given:
         return None
     if len(given) == 1 or limits:
-        raise InputError(f"a part has {', '.join((*given, *limits))}; expected both resized_height and resized_width, and "
-                         "no other limit of pixels")  # fmt: skip
+        raise InputError(f"a part has {', '.join((*given, *limits))}; expected both resized_height and resized_width, "
+                         "and no other limit of pixels")  # fmt: skip
     return given["resized_height"], given["resized_width"]
 
 
