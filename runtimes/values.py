@@ -33,9 +33,10 @@ def number(name: str, value: Any, least: float, most: float, *, above: bool = Fa
 
 def finite(name: str, value: Any) -> float:
     """`value` as a float above 0, but not infinity."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    found = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not 0 < found < math.inf:
         raise InputError(f"{name} is {shown(value)}; expected a positive number")
-    return float(value)
+    return found
 
 
 def truth(name: str, value: Any) -> bool:
