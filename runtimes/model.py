@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -141,10 +141,10 @@ class Model:
     def ask(
         self,
         question: str,
-        images: Sequence[ImageSource] = (),
+        images: Iterable[ImageSource] = (),
         options: GenerationOptions | None = None,
         *,
-        videos: Sequence[VideoSource] = (),
+        videos: Iterable[VideoSource] = (),
         **chosen: Any,
     ) -> Answer:
         """Answer one question about images (what `open_image` takes) and videos (what `open_clip` takes).
