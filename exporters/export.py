@@ -31,12 +31,15 @@ __all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_fami
            "sections"]  # fmt: skip
 
 
-def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = None) -> Job:
+def prepare(
+    path: str | Path, options: Options, *, kv_scales: KvScales | None = None, adapter: str | Path | None = None
+) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts.
 
+    `adapter` is the folder of a peft adapter, which is merged into the weights.
     `kv_scales` are those of an int8 KV cache. A job without them can be planned, and `export` refuses it.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, adapter)
     family = find_family(checkpoint)
     target = load_target(options.target)
     lowering = find_lowering(options.format)
