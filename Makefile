@@ -37,7 +37,7 @@ test: lint $(KERNELS)
 	$(BIN)/python -m pytest
 
 demo: setup $(KERNELS)
-	$(BIN)/lensmith export $(MODEL) -o $(BUNDLE) --precision int4 --golden always
+	$(BIN)/lensmith export $(MODEL) -o $(BUNDLE) --precision int4 --golden always --force
 	$(BIN)/lensmith run $(BUNDLE) "What word is written?" --image $(IMAGE) --timings
 	$(BIN)/lensmith verify $(BUNDLE)
 	$(BIN)/lensmith compare $(BUNDLE) --against $(MODEL) --tasks $(HELDOUT)/tasks.jsonl --limit $(LIMIT) \

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..runtimes.bundle import Bundle
+from ..runtimes.bundle_writer import check_new_bundle
 from ..runtimes.files import disk_full_is_input
+from ..runtimes.new_folder import CALIBRATION, workplace
 from ..targets.errors import InputError, LensmithError, closest
 from .activation_roles import choose_roles
 from .calibration_record import record
@@ -195,13 +197,14 @@ def export_calibrated(
     progress: Progress = lambda *_: None,
     *,
     golden: Golden = "auto",
+    force: bool = False,
 ) -> Bundle:
-    """Calibrate a prepared job and write its bundle. An interrupted run continues when run again."""
-    scratch = Path(out).with_name(f".{Path(out).name}.calibration")
+    """Calibrate a prepared job and write its bundle, as `export` does. An interrupted run continues when run again."""
+    scratch = workplace(check_new_bundle(out, force=force), CALIBRATION)
     with disk_full_is_input(scratch), _cleared(scratch):
         prepared = with_importance if job.options.format == "gguf" else calibrate
         calibrated = prepared(job, options, scratch, progress)
-    bundle = export(calibrated, out, progress, golden=golden)
+    bundle = export(calibrated, out, progress, golden=golden, force=force)
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
 

@@ -95,16 +95,24 @@ def find_family(checkpoint: Checkpoint) -> Family[Any]:
     return FAMILIES[model_type]
 
 
-def export(job: Job, out: str | Path, progress: Progress = lambda *_: None, *, golden: Golden = "auto") -> Bundle:
+def export(
+    job: Job,
+    out: str | Path,
+    progress: Progress = lambda *_: None,
+    *,
+    golden: Golden = "auto",
+    force: bool = False,
+) -> Bundle:
     """Write the bundle of a prepared job. An interrupted run resumes behind the tensors that were finished.
 
+    A bundle that is at `out` already is an InputError, or replaced with `force` once the new one is complete.
     `golden` says whether to record golden traces from PyTorch, see `evidence` in golden.py.
     """
     if not job.policy.kv_cache.complete:
         raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
     lowering, key = find_lowering(job.options.format), _key(job)
     job.checkpoint.start_hashing()
-    with BundleWriter(Path(out)) as writer:
+    with BundleWriter(Path(out), force) as writer:
         lowering.write(job, writer, key, progress)
         _write_other_files(job, writer)
         manifest = lowering.finish(job, writer, key, _manifest(job, writer.partial), progress)

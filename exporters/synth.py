@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtimes.files import disk_full_is_input, read_json, require_space
+from ..runtimes.new_folder import PARTIAL, check_out, put_in_place, workplace
 from ..targets.errors import InputError, closest
 from .synth_layouts import SynthTensor, arlow_tensors, llava_tensors, qwen3_5_tensors, qwen3_vl_tensors
 from .synth_tokenizer import fill_tokenizer
@@ -21,10 +22,11 @@ CONFIGS = Path(__file__).parent / "synth_configs"
 TINY_VOCAB = 2048  # ordinary tokens; the special ones follow
 ROOM_BYTES = 16_000_000  # for the tokenizer and the small files
 
-README = """---
+MADE_BY = "made by `lensmith synth`"
+README = f"""---
 license: apache-2.0
 ---
-Random weights (seed {seed}) in the architecture of {name}{tiny}, made by `lensmith synth`. Not a trained model.
+Random weights (seed {{seed}}) in the architecture of {{name}}{{tiny}}, {MADE_BY}. Not a trained model.
 """
 
 
@@ -80,20 +82,26 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-def synth(name: str, out: str | Path, *, tiny: bool = False, seed: int = 0, progress: Progress | None = None) -> Path:
+def synth(
+    name: str,
+    out: str | Path,
+    *,
+    tiny: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Path:
     """Write a checkpoint of random weights to the new folder `out` and return it.
 
     `progress` is called with the bytes done and the bytes in all. An unknown name, a folder in use or a full disk is
-    an InputError, and then nothing is left behind.
+    an InputError, and then nothing is left behind. With `force`, another checkpoint of `synth` at `out` is replaced.
     """
-    out = Path(out).absolute()
     architecture = _architecture(name)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} exists already; remove it or choose another folder.")
+    out = check_out(out, "checkpoint of lensmith synth", _is_synthetic, force=force)
     files = small_files(architecture, tiny=tiny)
     tensors = list(architecture.tensors(files))
     require_space(out, sum(tensor.nbytes for tensor in tensors) + ROOM_BYTES)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = workplace(out, PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     try:
         with disk_full_is_input(out):
@@ -102,10 +110,17 @@ def synth(name: str, out: str | Path, *, tiny: bool = False, seed: int = 0, prog
             readme = README.format(name=name, seed=seed, tiny=" at tiny size" if tiny else "")
             (partial / "README.md").write_text(readme, encoding="utf-8")
             write_checkpoint(partial / architecture.model, tensors, seed, progress or (lambda done, total: None))
-            partial.replace(out)
+            put_in_place(partial, out, last="config.json")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _is_synthetic(folder: Path) -> bool:
+    try:
+        return MADE_BY in (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _architecture(name: str) -> Architecture:

@@ -30,11 +30,11 @@ from .files import (
     only_writer,
     read_json,
     remove_files,
-    replace_folder,
     sync_file,
     write_json,
 )
 from .journal import SUFFIX, Journal
+from .new_folder import PARTIAL, check_out, put_in_place, workplace
 
 STAGES = "stages.json"
 
@@ -43,13 +43,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BundleWriter:
-    """Writes the bundle `out` as a context manager; an existing bundle there stays until `close` replaces it.
+    """Writes the bundle `out` as a context manager; an existing bundle there is an InputError without `force`.
 
+    With it, the old bundle stays until `close` replaces it.
     Stages that were finished before an interruption are kept, and so are files with a journal; a rerun with the same
     keys reuses them.
     """
 
     out: Path
+    force: bool = False
     partial: Path = field(init=False)
     _names: set[str] = field(init=False, default_factory=set)
     _records: dict[str, FileRecord] = field(init=False, default_factory=dict)
@@ -58,11 +60,10 @@ class BundleWriter:
     _lock: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
-        self.out = Path(os.path.realpath(self.out))
-        self.partial = self.out.with_name(f".{self.out.name}.partial")
+        self.out = check_new_bundle(self.out, force=self.force)
+        self.partial = workplace(self.out, PARTIAL)
 
     def __enter__(self) -> BundleWriter:
-        _refuse_other_use(self.out)
         with disk_full_is_input(self.out):
             self.partial.mkdir(parents=True, exist_ok=True)
         self._lock.enter_context(only_writer(self.partial))
@@ -139,7 +140,7 @@ class BundleWriter:
             complete = dict(manifest) | {"format_version": FORMAT_VERSION, "files": records}
             self._refuse_strays()
             write_json(self.partial / MANIFEST, check_manifest(complete, MANIFEST))
-            replace_folder(self.partial, self.out)
+            put_in_place(self.partial, self.out, last=MANIFEST)
         self._closed = True
         return self.out
 
@@ -165,14 +166,16 @@ class BundleWriter:
             raise LensmithError(f"the bundle file {strays[0]} was written but not announced with add().")
 
 
-def _refuse_other_use(out: Path) -> None:
-    """An InputError unless `out` is free, an empty folder or a bundle."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    with contextlib.suppress(InputError):
-        if out.is_dir() and "format_version" in read_json(out / MANIFEST):
-            return
-    raise InputError(f"{out} exists and is not a bundle; choose another folder, or remove it first.")
+def check_new_bundle(out: str | Path, *, force: bool = False) -> Path:
+    """The real path of a bundle to write; an InputError unless it is new, an empty folder, or a bundle with `force`."""
+    return check_out(out, "bundle", _is_bundle, force=force)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return "format_version" in read_json(folder / MANIFEST)
+    except InputError:
+        return False
 
 
 def _finished_stages(partial: Path) -> dict[str, dict[str, FileRecord]]:

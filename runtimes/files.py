@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import json
@@ -180,25 +179,3 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def replace_folder(new: Path, final: Path) -> None:
-    """Give `new` the name `final`, whose old content goes; atomic where Linux can exchange two names."""
-    if final.exists() and _exchange(new, final):
-        sync_folder(final.parent)
-        shutil.rmtree(new, ignore_errors=True)  # now the old content
-        return
-    if final.exists():
-        shutil.rmtree(final)
-    new.replace(final)
-    sync_folder(final.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; whether the system could (renameat2 of Linux, with RENAME_EXCHANGE)."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    here = -100  # AT_FDCWD
-    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), 2) == 0)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.runtimes import files as files_module
+from lensmith.runtimes import new_folder
 from lensmith.runtimes.bundle import MANIFEST, Bundle, check_manifest, open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle_writer import BundleWriter, check_new_bundle
 from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
 from lensmith.targets.errors import InputError, LensmithError
 
@@ -31,8 +31,8 @@ CONTENT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def write(out: Path, data: bytes = b"graph") -> Path:
-    with BundleWriter(out) as bundle:
+def write(out: Path, data: bytes = b"graph", *, force: bool = True) -> Path:
+    with BundleWriter(out, force) as bundle:
         bundle.add("decoder.onnx").write_bytes(data)
         bundle.add("golden/0.json").write_text("{}")
         return bundle.close(CONTENT)
@@ -75,12 +75,71 @@ def test_same_inputs_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exchange", [True, False])
 def test_replaces_a_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
     if not exchange:
-        monkeypatch.setattr(files_module, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(new_folder, "_exchange", lambda one, other: False)
     (bundle / "old").touch()
     write(bundle, b"new")
     assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"new"
     assert not (bundle / "old").exists()
     assert entries(bundle.parent) == ["out"]
+
+
+def test_a_bundle_is_replaced_only_when_told(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"out is a bundle already; replace it with --force \(in Python: force=True\)"):
+        write(bundle, b"new", force=False)
+    assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"graph"
+    assert entries(bundle.parent) == ["out"]
+
+
+@pytest.mark.parametrize("why", ["current folder", "below it", "mounted"])
+def test_a_folder_that_cannot_be_moved_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """As `-o .` is, and a volume of a container."""
+    out = tmp_path / "out"
+    (out / "below").mkdir(parents=True)
+    if why == "mounted":
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == out)
+    else:
+        monkeypatch.chdir(out / "below" if why == "below it" else out)
+    if why != "below it":
+        (out / "below").rmdir()
+        write(out if why == "mounted" else Path(), force=False)
+        assert entries(out) == ["decoder.onnx", "golden", MANIFEST]
+    else:
+        with pytest.raises(InputError, match="exists and is not a bundle"):
+            write(out, force=False)
+        return
+    identity = out.stat().st_ino
+    (out / "old").touch()
+    (out / "older").mkdir()
+    built: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        staged(out, ("v1", "d1"), built, KeyboardInterrupt())
+    assert open_bundle(out).file("decoder.onnx").read_bytes() == b"graph"  # the old one
+    staged(out, ("v1", "d1"), built)
+    assert built == ["vision", "decoder", "decoder"]
+    assert open_bundle(out, check="sha256").file("decoder.onnx").read_bytes() == b"d1"
+    assert entries(out) == ["decoder.onnx", MANIFEST, "vision"]
+    assert (out.stat().st_ino, entries(tmp_path)) == (identity, ["out"])
+
+
+def test_an_interrupted_filling_is_no_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    rename = Path.rename
+
+    def stopped(path: Path, target: Path) -> Path:
+        if path.name == "golden":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(bundle, b"new")
+    with pytest.raises(InputError, match="is not a bundle"):
+        open_bundle(bundle)
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(InputError, match="the name of the new bundle is empty"):
+        check_new_bundle("")
 
 
 def test_refuses_what_is_not_a_bundle(tmp_path: Path) -> None:
@@ -115,7 +174,7 @@ def test_unsafe_names_cannot_be_added(tmp_path: Path, name: str) -> None:
 
 def attempt(out: Path, act: Callable[[BundleWriter], object], content: dict[str, Any] = CONTENT) -> None:
     """Write a bundle in which `act` does something wrong."""
-    with BundleWriter(out) as bundle:
+    with BundleWriter(out, force=True) as bundle:
         act(bundle)
         bundle.close(content)
 
@@ -143,7 +202,7 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 
 def staged(out: Path, keys: tuple[str, str], built: list[str], interrupt: BaseException | None = None) -> None:
     """Two stages; `interrupt` is raised in the second."""
-    with BundleWriter(out) as bundle:
+    with BundleWriter(out, force=True) as bundle:
         with bundle.stage(keys[0], ["vision/a.onnx", "vision/a.data"]) as done:
             if not done:
                 built.append("vision")
@@ -202,7 +261,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from lensmith.runtimes.bundle_writer import BundleWriter
-with BundleWriter(Path(sys.argv[1])) as bundle:
+with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
     with bundle.stage("v1", ["vision/a.onnx", "vision/a.data"]) as done:
         bundle.add("vision/a.onnx").write_text("v1")
         bundle.add("vision/a.data").write_text("data")

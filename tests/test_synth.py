@@ -179,7 +179,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synth("qwen3-vl", tmp_path / "out")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    with pytest.raises(InputError, match="used exists already; remove it"):
+    with pytest.raises(InputError, match="used exists and is not a checkpoint of lensmith synth; choose another"):
         synth(QWEN3_VL, tmp_path / "used")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
     with pytest.raises(InputError, match=r"needs 4\.27 GB but its disk has 1\.00 GB free"):

@@ -1,6 +1,6 @@
 """`python -m lensmith.exporters.cli` is `lensmith`."""
 
-from .app import main
+from . import main
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ import click
 
 from ...targets.errors import InputError
 from .shared import AS_JSON, DEVICE, THREADS, console, options, pairs, print_json
+from .streams import read_text
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
@@ -94,7 +95,7 @@ def run(
     if question is None or out is not None:
         raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
     model, generation = open_model(opened, chosen)
-    question = sys.stdin.read() if question == "-" else question
+    question = read_text() if question == "-" else question
     message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation)
     if as_json:

@@ -16,6 +16,8 @@ from ..kv_cache import KINDS as KV_CACHES
 from ..scheme import GROUP_SIZES, PRECISIONS
 from .shared import (
     AS_JSON,
+    FORCE,
+    NEW_FOLDER,
     console,
     count,
     needs,
@@ -79,12 +81,14 @@ CALIBRATION = options(
 @click.command()
 @CHOICES
 @CALIBRATION
-@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new bundle folder.")
+@click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new bundle folder.")
+@FORCE
 @click.option("--golden", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
               help="Record PyTorch's answers for `lensmith verify`; auto: where PyTorch is installed.")  # fmt: skip
 @AS_JSON
 def export(
     out: Path,
+    force: bool,
     golden: Golden,
     as_json: bool,
     method: str | None,
@@ -96,6 +100,9 @@ def export(
     **choices: Any,
 ) -> None:
     """Compile CHECKPOINT, a Hugging Face folder, into a bundle. An interrupted export continues when run again."""
+    from ...runtimes.bundle_writer import check_new_bundle
+
+    check_new_bundle(out, force=force)  # before the work, and again when it is written
     job, plan = _prepare(**choices)
     if not as_json:
         _print_plan(plan)
@@ -106,9 +113,9 @@ def export(
     chosen = CalibrationOptions(method or default_method(choices["format"]), samples, limit, seed, budget, max_kl)
     with stages() as progress:
         if method or samples or budget is not None or max_kl:
-            bundle = export_calibrated(job, chosen, out, progress, golden=golden)
+            bundle = export_calibrated(job, chosen, out, progress, golden=golden, force=force)
         else:
-            bundle = write(job, out, progress, golden=golden)
+            bundle = write(job, out, progress, golden=golden, force=force)
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:
         print_json({"plan": plan.to_json(), **result})
@@ -131,15 +138,17 @@ def plan(as_json: bool, **choices: Any) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("-o", "--out", "out", required=True, type=click.Path(path_type=Path), help="The new folder.")
+@click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new folder.")
 @click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def synth(name: str, out: Path, tiny: bool, seed: int) -> None:
+@FORCE
+def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
     """Write a checkpoint of random weights in the architecture NAME, to measure size, memory and speed."""
     with needs("export", "lensmith synth"):
         from ..synth import synth as write
     with stages() as progress:
-        folder = write(name, out, tiny=tiny, seed=seed, progress=lambda done, total: progress("weights", done, total))
+        folder = write(name, out, tiny=tiny, seed=seed, force=force,
+                       progress=lambda done, total: progress("weights", done, total))  # fmt: skip
     click.echo(folder)
 
 

@@ -8,20 +8,21 @@ from pathlib import Path
 import click
 
 from .build import component_sizes
-from .shared import AS_JSON, console, print_json, stages, table
+from .shared import AS_JSON, FORCE, NEW_FOLDER, console, print_json, stages, table
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The new bundle folder; default: in place.")
+@click.option("-o", "--out", type=NEW_FOLDER, help="The new bundle folder; default: in place.")
+@FORCE
 @AS_JSON
-def build(bundle: Path, out: Path | None, as_json: bool) -> None:
+def build(bundle: Path, out: Path | None, force: bool, as_json: bool) -> None:
     """Build the TensorRT engines of BUNDLE on the device it is for. An interrupted build continues when run again."""
     from ..trt.finish import build as finish
 
     started = time.perf_counter()
     with stages() as progress:
-        made = finish(bundle, out, progress)
+        made = finish(bundle, out, progress, force=force)
     files = {name: int(record["size"]) for name, record in made.manifest["files"].items()}
     result = {"bundle": str(made.path), "files": files, "seconds": round(time.perf_counter() - started, 1)}
     if as_json:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +20,7 @@ from rich.table import Table
 from ...targets.errors import MissingExtra
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+PRINTED = "lensmith.printed"  # in the context of a command that printed its JSON
 PLAIN_WIDTH = 160  # columns where the output is no terminal
 
 
@@ -42,20 +45,56 @@ def parse_size(_: click.Context, option: click.Parameter, value: str | None) -> 
     return int(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()])
 
 
+class NewFolder(click.Path):
+    """The path of a folder to make; an empty one would be the current folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name of the new folder is empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+NEW_FOLDER = NewFolder(path_type=Path)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+FORCE = click.option("--force", is_flag=True, help="Replace what lensmith made there before.")
 DEVICE = click.option("--device", metavar="NAME", help="cpu runs a bundle for CUDA without a GPU; default: its target.")
 THREADS = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: one for each core.")
+
+
+class Screen(Console):
+    """A console that reports that nobody reads it as any other output does, instead of leaving the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console on the stream of now; wide where it is no terminal, so that no figure is cut."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
+    return Screen(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 def print_json(data: object) -> None:
-    """Print figures as JSON."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print figures as JSON: null for numbers that it has no word for, and letters escaped that the output lacks."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[PRINTED] = True
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(finite(data), indent=2, allow_nan=False)
+    click.echo(text)
+
+
+def finite(data: Any) -> Any:
+    """Figures with None in the place of infinities and NaN."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

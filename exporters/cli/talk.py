@@ -15,6 +15,7 @@ from ...runtimes.model import GenerationOptions, Model
 from ...runtimes.requests import user_message
 from ...targets.errors import InputError, LensmithError, closest
 from .answer import stream, system_messages
+from .streams import read_line, unicode
 
 HELP = """/image FILE   add an image to the next message; several are possible
 /video FILE   add a video or an animated image to it
@@ -37,7 +38,7 @@ class Talk:
         self.messages: list[dict[str, Any]] = system_messages(system)
         self.images: list[str] = []
         self.videos: list[str] = []
-        self.interactive = sys.stdin.isatty()
+        self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self.commands: dict[str, Callable[[str], str | None]] = {
             "image": partial(self._add, "image", self.images), "video": partial(self._add, "video", self.videos),
             "system": self._system, "reset": self._reset, "help": self._help, "quit": self._quit,
@@ -60,7 +61,8 @@ class Talk:
 
     def _read(self) -> str | None:
         try:
-            return input("> " if self.interactive else "").strip()
+            line = unicode(input("> "), "the line") if self.interactive else read_line()
+            return None if line is None else line.strip()
         except EOFError:
             return None
         except KeyboardInterrupt:

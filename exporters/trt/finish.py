@@ -47,14 +47,21 @@ def with_engines(
     return {**manifest, "graphs": graphs}
 
 
-def build(path: str | Path, out: str | Path | None = None, progress: Progress = lambda *_: None) -> Bundle:
+def build(
+    path: str | Path,
+    out: str | Path | None = None,
+    progress: Progress = lambda *_: None,
+    *,
+    force: bool = False,
+) -> Bundle:
     """Build the engines of a bundle on this device, into `out` or in place.
 
-    InputError for a bundle without graphs for TensorRT, and where TensorRT is not installed.
+    Another bundle at `out` is replaced with `force` only. InputError for a bundle without graphs for TensorRT, and
+    where TensorRT is not installed.
     """
     bundle = open_bundle(path, check="sha256")
     gpu, manifest = _gpu(bundle), bundle.manifest
-    with BundleWriter(Path(out or path)) as writer:
+    with BundleWriter(Path(out or path), force or out is None) as writer:
         for name in manifest["files"]:
             if not name.endswith(GRAPH_FILES):
                 shutil.copyfile(bundle.file(name), writer.add(name))

@@ -1,0 +1,84 @@
+"""A folder that appears whole or not at all: what it may replace, where it is prepared, how it gets its name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ..targets.errors import InputError
+from .files import sync_folder
+
+PARTIAL, CALIBRATION = "partial", "calibration"  # folders beside it while it is made
+
+
+def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, force: bool = False) -> Path:
+    """The real path of a folder to make; InputError unless it is new or empty, or of the `kind` and to be replaced."""
+    if not str(out):
+        raise InputError(f"the name of the new {kind} is empty; expected the path of a folder")
+    real = Path(os.path.realpath(out))
+    if not real.exists() or (real.is_dir() and not _content(real)):
+        return real
+    if not real.is_dir() or not is_kind(real):
+        raise InputError(f"{out} exists and is not a {kind}; choose another folder, or remove it first.")
+    if not force:
+        raise InputError(f"{out} is a {kind} already; replace it with --force (in Python: force=True), or choose "
+                         "another folder.")  # fmt: skip
+    return real
+
+
+def workplace(out: Path, purpose: str) -> Path:
+    """Where a real path is prepared: a hidden sibling, or a hidden folder inside of one that cannot be exchanged."""
+    return out / _hidden("", purpose) if _stays(out) else out.with_name(_hidden(out.name, purpose))
+
+
+def put_in_place(new: Path, final: Path, *, last: str) -> None:
+    """Give `new` the name `final`, whose old content goes: atomic where Linux can exchange two names.
+
+    A folder that cannot be exchanged is emptied and filled, the file `last` at the end.
+    """
+    if new.parent == final:
+        _fill(new, final, last)
+    elif final.exists() and _exchange(new, final):
+        shutil.rmtree(new, ignore_errors=True)  # now the old content
+    else:
+        if final.exists():
+            shutil.rmtree(final)
+        new.replace(final)
+    sync_folder(final.parent)
+
+
+def _hidden(name: str, purpose: str) -> str:
+    return f".{name}.{purpose}" if name else f".{purpose}"
+
+
+def _content(folder: Path) -> set[str]:
+    """What is in a folder, but for what an interrupted run left."""
+    return set(os.listdir(folder)) - {_hidden("", PARTIAL), _hidden("", CALIBRATION)}
+
+
+def _stays(folder: Path) -> bool:
+    """Whether a folder must not be moved: a disk of its own is mounted there, or this process or its shell is in it."""
+    return folder.is_dir() and (os.path.ismount(folder) or Path.cwd().is_relative_to(folder))
+
+
+def _fill(new: Path, final: Path, last: str) -> None:
+    for name in sorted(_content(final), key=lambda name: name != last):  # without it, the rest is nothing
+        path = final / name
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for name in sorted(os.listdir(new), key=lambda name: name == last):
+        (new / name).rename(final / name)
+    new.rmdir()
+    sync_folder(final)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; whether the system could (renameat2 of Linux, with RENAME_EXCHANGE)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here = -100  # AT_FDCWD
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), 2) == 0)
