@@ -36,6 +36,7 @@ class Job:
     name: str
     bundle: str
     checkpoint: str
+    adapter: str | None  # that is merged into it
     dtype: str | None  # of PyTorch; None runs the bundle
     threads: int
     repeats: int
@@ -74,7 +75,7 @@ def run(job: Job) -> dict[str, Any]:
 def _runner(job: Job) -> Runner:
     if job.dtype is None:
         return BundleRunner(job.bundle, threads=job.threads)
-    return PyTorchRunner(job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads)
+    return PyTorchRunner(job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads, adapter=job.adapter)
 
 
 def _times(job: Job, runner: Runner) -> list[Timings]:

@@ -44,6 +44,8 @@ FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and a
 }
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
+    click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER",
+                 help="A LoRA adapter of peft to merge into the weights."),
     click.option("--format", type=click.Choice(list(FORMATS)), default="onnx", show_default=True,
                  help="What runs the model: ONNX Runtime, llama.cpp (gguf), or TensorRT."),
     click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
@@ -155,13 +157,16 @@ def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
 COMMANDS = (plan, export, synth)
 
 
-def _prepare(checkpoint: Path, group_size: str, asymmetric: bool, **chosen: Any) -> tuple[Job, Plan]:
+def _prepare(
+    checkpoint: Path, adapter: Path | None, group_size: str, asymmetric: bool, **chosen: Any
+) -> tuple[Job, Plan]:
     """Open the checkpoint and make the plan; every error of the input shows here."""
     with needs("export", "compiling a checkpoint"):
         from ..export import Options, prepare
         from ..plan import make_plan
     chosen["precision"] = _precision(**chosen)
-    job = prepare(checkpoint, Options(group_size=GROUP_SIZES[group_size], symmetric=not asymmetric, **chosen))
+    options = Options(group_size=GROUP_SIZES[group_size], symmetric=not asymmetric, **chosen)
+    job = prepare(checkpoint, options, adapter=adapter)
     return job, make_plan(job)
 
 
