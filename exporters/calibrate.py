@@ -41,7 +41,7 @@ from .layerwise.sensitivity import Sensitivity
 from .layerwise.shelf import Room
 from .layerwise.store import Store
 from .lowering import signature
-from .mixed_precision import choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
+from .mixed_precision import check_budget, choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
 
@@ -107,6 +107,10 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
     if options.budget is not None and options.max_kl is not None:
         raise InputError("a budget and a largest KL cannot both be given; each decides the other")
+    if (options.budget is not None or options.max_kl is not None) and job.asked.group_size is not None:
+        raise InputError("--budget and --max-kl choose the size of groups for each matrix; leave out --group-size")
+    if options.budget is not None:
+        check_budget(job, options.budget)
 
 
 def _check_importance(job: Job, options: CalibrationOptions) -> None:

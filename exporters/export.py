@@ -41,10 +41,11 @@ def prepare(
     """
     checkpoint = open_checkpoint(path, adapter)
     family = find_family(checkpoint)
+    given, options = options, options.settled()
     target = load_target(options.target)
     lowering = find_lowering(options.format)
     _check_target(options.format, target)
-    lowering.refuse(options, target)
+    lowering.refuse(given, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
     if isinstance(spec, ModelSpec):
         checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
@@ -56,15 +57,14 @@ def prepare(
         int8_roles=target.int8_activations,
         whole_rows=lowering.whole_rows,
     )
+    _refuse_idle(given, grouped=policy.grouped and options.format != "gguf" and isinstance(spec, ModelSpec))
     decoder = spec.decoder if isinstance(spec, ModelSpec) else None
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, decoder))
-    if policy.kv_cache.quantized and options.format == "gguf":
-        raise InputError(f"--kv-cache int8 is no part of {options.format} files; their runtime chooses: leave it out")
     dialect = lowering.dialect(target, options.precision, spec)
     graphs = family.graphs(spec, policy, dialect, dialect.opsets)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
-    job = Job(checkpoint, family, spec, options, target, policy, graphs)
+    job = Job(checkpoint, family, spec, given, options, target, policy, graphs)
     sections(job)  # raises for unusable processor settings and tokens
     lowering.check(job)
     return job
@@ -74,6 +74,19 @@ def _check_target(name: str, target: TargetProfile) -> None:
     if (name == "tensorrt") != (target.gpu is not None):
         fitting = [each for each in target_names() if (load_target(each).gpu is not None) == (name == "tensorrt")]
         raise InputError(f"format {name!r} is not for the target {target.name!r}; expected one of {', '.join(fitting)}")
+
+
+def _refuse_idle(options: Options, *, grouped: bool) -> None:
+    """An InputError for wishes about groups of weights where none are stored in groups of a chosen size."""
+    wishes = {"--group-size": options.group_size is not None, "--asymmetric": options.symmetric is False}
+    idle = [name for name, wished in wishes.items() if wished and not grouped]
+    if idle:
+        raise InputError(
+            f"{idle[0]} has no effect: with --format {options.format} --precision {options.precision} no matrix of a "
+            "decoder is stored as integers in groups; leave it out"
+        )
+    if options.tensor_types and options.format != "gguf":
+        raise InputError(f"--tensor-type has no effect with --format {options.format}; it is for gguf: leave it out")
 
 
 def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:
@@ -111,6 +124,7 @@ def export(
     if not job.policy.kv_cache.complete:
         raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
     lowering, key = find_lowering(job.options.format), _key(job)
+    lowering.ready(job)
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out), force) as writer:
         lowering.write(job, writer, key, progress)

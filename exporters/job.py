@@ -18,18 +18,32 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose; everything that changes the bytes of a bundle."""
+    """What the user chose; everything that changes the bytes of a bundle. None stands for what was not said."""
 
     format: str = "onnx"  # a row of LOWERINGS
     precision: str = "int4"
-    group_size: int = 128
-    symmetric: bool = True
-    target: str = "cpu"
+    group_size: int | None = None  # a value of GROUP_SIZES; by default 128
+    symmetric: bool | None = None  # False: groups of the decoder have zero points
+    target: str | None = None  # by default "cpu"
     context: int | None = None  # tokens; None: what the model was made for
     revision: str | None = None  # of the class that the checkpoint was trained with, where a family has several
     max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
     kv_cache: str = "float"  # or int8
     tensor_types: tuple[str, ...] = ()  # of GGUF: PATTERN=TYPE, for single tensors
+
+    def settled(self) -> Settled:
+        """With a value for everything that the user left open."""
+        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        return Settled(**chosen)
+
+
+@dataclass(frozen=True)
+class Settled(Options):
+    """Options in which nothing is left open."""
+
+    group_size: int = 128
+    symmetric: bool = True
+    target: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ class Job:
     checkpoint: Checkpoint
     family: Family[Any]
     spec: Spec
-    options: Options
+    asked: Options
+    options: Settled
     target: TargetProfile
     policy: Policy
     graphs: tuple[Graph, ...]

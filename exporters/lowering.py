@@ -107,6 +107,7 @@ class Lowering:
     signatures: Callable[[Job], dict[str, Any]]
     precision: Callable[[Job, Path], Iterator[tuple[str, dict[str, Any]]]]  # of the files in a folder
     check: Callable[[Job], None] = lambda _: None  # raises InputError
+    ready: Callable[[Job], None] = lambda _: None  # raises InputError for what cannot be written as it is, only planned
     refuse: Callable[[Options, TargetProfile], None] = lambda *_: None  # raises InputError before graphs are described
     dialect: Callable[[TargetProfile, str, Spec], Dialect] = _ort  # for a precision
     finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
@@ -171,6 +172,8 @@ LOWERINGS = {
         lambda job: {graph.name: signature(graph) for graph in gguf.encoder_graphs(job)} | gguf.signatures(job),
         gguf.precision,
         gguf.check,
+        gguf.ready,
+        gguf.refuse,
         graphs=gguf.encoder_graphs,
         graph_precision=gguf.encoder_precision,
         tools=("lensmith", "numpy", *gguf.TOOLS),

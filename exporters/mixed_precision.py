@@ -12,7 +12,7 @@ from .job import Job
 from .layerwise.calibrate import seen_by
 from .layerwise.model import FloatModel
 from .layerwise.samples import Picture, Sample
-from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes
+from .layerwise.sensitivity import SAMPLES, Sensitivities, Sensitivity, mixed_schemes, options_of
 from .lowering import find_lowering
 from .scheme import Policy, Scheme
 
@@ -40,17 +40,39 @@ def choose_schemes(
     shapes = {name: model.checkpoint.tensor(name).shape[:2] for name in names}
     if budget is None:
         return mixed_schemes(found, schemes, shapes, max_bytes=None, max_kl=max_kl)  # type: ignore[arg-type]
-    rest = bundle_bytes(job) - sum(_bytes(job, name) for name in names) + EVIDENCE_BYTES * len(schemes)
-    left = budget - rest
-    if left <= 0:
-        raise InputError(f"a budget of {budget} bytes is less than the {rest} bytes of the parts whose bits are not "
-                         "chosen; raise it")  # fmt: skip
+    check_budget(job, budget)
+    left = budget - (_calibrated_bytes(job) - sum(_bytes(job, name) for name in names))
     while True:  # tensors of a page and above start on one, and which these are depends on the choice
-        chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
-        over = bundle_bytes(with_schemes(job, chosen)) + EVIDENCE_BYTES * len(schemes) - budget
+        try:
+            chosen = mixed_schemes(found, schemes, shapes, max_bytes=left, max_kl=None)  # type: ignore[arg-type]
+        except InputError:
+            return cheapest(job)
+        over = _calibrated_bytes(with_schemes(job, chosen)) - budget
         if over <= 0:
             return chosen
         left -= over
+
+
+def cheapest(job: Job) -> dict[str, Scheme]:
+    """The scheme with the fewest bytes of each matrix of the decoder whose bits are to be chosen."""
+    schemes, names = schemes_of(job.graphs), decoder_names(job)
+    columns = {name: job.checkpoint.tensor(name).shape[1] for name in names & schemes.keys()}
+    return {name: options_of(schemes[name], size)[0] for name, size in columns.items() if schemes[name].quantized}
+
+
+def check_budget(job: Job, budget: int) -> None:
+    """InputError for a bundle that is larger than a budget whatever is chosen; nothing is measured for that."""
+    least = _calibrated_bytes(with_schemes(job, cheapest(job)))
+    if budget < least:
+        raise InputError(
+            f"a bundle of --precision {job.options.precision} takes {least} bytes at least and --budget is {budget}; "
+            "raise it or use a smaller --precision"
+        )
+
+
+def _calibrated_bytes(job: Job) -> int:
+    """Bytes of the bundle of a job with the evidence of its calibration."""
+    return bundle_bytes(job) + EVIDENCE_BYTES * len(schemes_of(job.graphs))
 
 
 def _bytes(job: Job, name: str) -> int:

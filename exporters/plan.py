@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -27,6 +28,7 @@ IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (192
 BASE_MEMORY_BYTES = 190_000_000  # the interpreter, the libraries and the graphs; measured on Linux
 BLOCK_COPIES = 8  # arrays of a block's size that are alive while it is quantized; measured
 MANIFEST_TENSOR_BYTES = 250  # of lensmith.json for each tensor
+GGUF_FILES = tuple(Path(name).stem for name in (gguf.MODEL, gguf.MMPROJ))
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """The figures of a prepared job; nothing is read or written."""
-    weight_bytes = list(_weight_bytes(job))
+    storage = tuple(_storage(job))
+    weight_bytes = sum(_graph_bytes(job, graph) for graph in find_lowering(job.options.format).graphs(job))
+    weight_bytes += sum(row.disk_bytes for row in storage if row.component in GGUF_FILES)
     states, context = _states(job), job.spec.context
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
@@ -81,15 +85,15 @@ def make_plan(job: Job) -> Plan:
         parameters=job.parameters,
         precision=job.options.precision,
         target=job.target.name,
-        storage=tuple(_storage(job)),
-        bundle_bytes=sum(weight_bytes) + _small_bytes(job),
+        storage=storage,
+        bundle_bytes=weight_bytes + _small_bytes(job),
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
         context=context,
         cache_bytes_per_token=token_bytes,
         cache_bytes=token_bytes * context,
         state_bytes=state_bytes,
         default_context=default,
-        device_memory_bytes=sum(weight_bytes) + state_bytes + token_bytes * default,
+        device_memory_bytes=weight_bytes + state_bytes + token_bytes * default,
         image_tokens=tokens,
         attention_bytes=_attention_bytes(job.spec, tokens),
     )
@@ -124,12 +128,6 @@ def image_tokens(job: Job) -> dict[str, int]:
     }
 
 
-def _weight_bytes(job: Job) -> Iterable[int]:
-    """Bytes of the weights of each part."""
-    written = [_graph_bytes(job, graph) for graph in find_lowering(job.options.format).graphs(job)]
-    return written + ([file.nbytes for file in gguf.files(job)] if job.options.format == "gguf" else [])
-
-
 def _graph_bytes(job: Job, graph: Graph) -> int:
     """Bytes of the two files of a graph."""
     _, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
@@ -148,7 +146,7 @@ def _storage(job: Job) -> Iterable[Storage]:
     """One row for each way in which tensors of a part are stored, the largest first."""
     parts = {graph.name: _stored(job, graph) for graph in find_lowering(job.options.format).graphs(job)}
     if job.options.format == "gguf":
-        parts |= {file.name.partition(".")[0]: gguf.stored(file) for file in gguf.files(job)}
+        parts |= {Path(file.name).stem: gguf.stored(job, file) for file in gguf.files(job)}
     for part, found in parts.items():
         tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
         for kind, size, nbytes in found:

@@ -69,32 +69,36 @@ class BundleRunner:
 
     def logits(self, request: Request, positions: Ints) -> Floats:
         """Runs text and images in turn, so that logits are made for text alone."""
-        decoder, ids, rows = self.model.decoder, request.prompt.ids, request.positions
-        self.model.forget()
-        parts, begin = [np.zeros((0, decoder.vocab), np.float32)], 0
+        ids, rows = request.prompt.ids, request.positions
+        parts, begin = [np.zeros((0, self.model.decoder.vocab), np.float32)], 0
         spans = [*request.prompt.image_spans.tolist(), [len(ids), len(ids)]]
-        for index, (first, last) in enumerate(spans):
-            if begin < first:
-                text = decoder.run(ids[begin:first], rows[:, begin:first], num_logits=first - begin)
-                parts.append(text.copy())
-            if first < last:
-                decoder.run(ids[first:last], rows[:, first:last], request.images[index].features, num_logits=0)
-            begin = last
+        self.model.forget()
+        with self.model.conversation() as conversation:
+            for index, (first, last) in enumerate(spans):
+                if begin < first:
+                    text = conversation.run(ids[begin:first], rows[:, begin:first], num_logits=first - begin)
+                    parts.append(text.copy())
+                if first < last:
+                    features = request.images[index].features
+                    conversation.run(ids[first:last], rows[:, first:last], features, num_logits=0)
+                begin = last
         rank = np.cumsum(text_mask(request)) - 1
         chosen: Floats = np.concatenate(parts)[rank[positions]]
         return chosen
 
     def greedy(self, request: Request, tokens: int) -> list[int]:
+        ids: list[int] = []
         self.model.forget()
-        logits, ids = self.model.prefill(request), list[int]()
-        for index in range(tokens):
-            token = int(logits[-1].argmax())
-            if token in self.eos_token_ids:
-                break
-            ids.append(token)
-            if index + 1 < tokens:
-                positions = text_positions(1, request.next_position + index)
-                logits = self.model.decoder.run(np.array([token], np.int64), positions)
+        with self.model.conversation() as conversation:
+            logits = conversation.prefill(request)
+            for index in range(tokens):
+                token = int(logits[-1].argmax())
+                if token in self.eos_token_ids:
+                    break
+                ids.append(token)
+                if index + 1 < tokens:
+                    positions = text_positions(1, request.next_position + index)
+                    logits = conversation.run(np.array([token], np.int64), positions)
         return ids
 
 

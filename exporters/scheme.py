@@ -88,6 +88,13 @@ class Policy:
     path: str = ""  # of the module that asks, below the decoder
     kv_cache: KvCache = FLOAT_CACHE
 
+    @property
+    def grouped(self) -> bool:
+        """Whether matrices of a decoder are stored as integers in groups of the size that the user chose."""
+        bits = {int(getattr(self.precision, role)) for role in DECODER_ROLES}
+        whole = self.whole_rows or self.precision.float8
+        return any(each < 8 or (each == 8 and not whole) for each in bits)
+
     def inside(self, module: str) -> Policy:
         """The policy for what is inside a module of the decoder."""
         return replace(self, path=f"{self.path}{module}.")

@@ -1,9 +1,10 @@
 """The torch-free runtime: `load(bundle)` gives a model that answers questions about images, or an encoder of them."""
 
 from ..targets import telemetry as _before_onnxruntime  # noqa: F401
+from .answer import Answer
 from .encoder import Encoder, Features, save_features
 from .loading import load
-from .model import Answer, GenerationOptions, Model
+from .model import GenerationOptions, Model
 from .requests import user_message
 from .sampling import SamplingOptions
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError
-from .bundle import Bundle
+from .bundle import Bundle, open_bundle
 from .cuda_executor import CudaExecutor, cuda_works
-from .engine import Decoder, VisionEncoder
+from .decoding import Decoder
+from .engine import VisionEncoder
 from .images import Grid
 from .indexed import Executor, IndexedDecoder, IndexedVision
 from .media import Vision
+from .onnx_decoder import OnnxDecoder
 from .onnx_executor import OnnxExecutor
 from .places import ArlowPlaces, qwen_index
 from .tensorrt import TensorRTExecutor
@@ -23,6 +28,7 @@ from .tensorrt_plugin import PluginExecutor
 ORT, CUDA, ENGINE = "ort", "cuda", ".engine"  # dialects, and the end of a file's name
 CPU = "cpu"
 DEVICES = (CPU, CUDA)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,36 @@ def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
     return IndexedVision(executor, _index(bundle), by_frame="encoder" not in bundle.manifest)
 
 
-def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
+def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder[Any]:
     """The decoder of a bundle, or its head for multi-token prediction, loaded. InputError as of `open_vision`."""
     check_device(bundle, wishes.device)
     if dialect(bundle, name) == ORT:
-        return Decoder(bundle.graph(name), capacity=wishes.capacity, **wishes.on_cpu())
+        return OnnxDecoder(bundle.graph(name), capacity=wishes.capacity, **wishes.on_cpu())
     return IndexedDecoder(_executor(bundle, name, wishes), capacity=wishes.capacity)
+
+
+def remade_on_cpu(bundle: Bundle, wishes: Wishes, make: Callable[[Bundle], T]) -> Callable[[], T] | None:
+    """How a forked process opens the engines of a bundle again: with the same files. None for those on a GPU."""
+    graphs = bundle.manifest["graphs"].values()
+    if any("engine" in graph or "plugin" in graph for graph in graphs) or _on_cuda(bundle.manifest, wishes):
+        return None
+    return partial(_remade, Path(os.path.abspath(bundle.path)), bundle.manifest, make)
+
+
+def _remade(path: Path, manifest: Mapping[str, Any], make: Callable[[Bundle], T]) -> T:
+    bundle = open_bundle(path)
+    if bundle.manifest != manifest:
+        raise InputError(f"the bundle {path} was replaced since it was loaded; load it again in the forked process")
+    return make(bundle)
 
 
 def usable_device(manifest: Mapping[str, Any]) -> str | None:
     """The device to prove a new bundle on: the CPU for one whose GPU is not here."""
     return CPU if _for_cuda(manifest) and not cuda_works() else None
+
+
+def _on_cuda(manifest: Mapping[str, Any], wishes: Wishes) -> bool:
+    return _for_cuda(manifest) and wishes.device != CPU
 
 
 def _for_cuda(manifest: Mapping[str, Any]) -> bool:
@@ -82,7 +107,7 @@ def dialect(bundle: Bundle, name: str) -> str:
     return str(bundle.manifest["graphs"].get(name, {}).get("dialect", ORT))
 
 
-def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor:
+def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor[Any]:
     path, entry = bundle.graph(name), bundle.manifest["graphs"][name]
     if path.suffix == ENGINE:
         return TensorRTExecutor(path, entry)

@@ -1,13 +1,14 @@
 """Graphs of the cuda dialect on ONNX Runtime's CUDA provider, with their states in device memory.
 
-A step for one token has fixed sizes, so its buffers are bound once and the kernels replayed as one CUDA graph. ONNX
-Runtime runs a step several times to record it, which changes nothing: each time it reads the same past states, and
-writes the same values into the cache and the present ones.
+A step for one token has fixed sizes, so its buffers are bound once for a conversation and the kernels replayed as one
+CUDA graph. ONNX Runtime runs a step several times to record it, which changes nothing: each time it reads the same past
+states, and writes the same values into the cache and the present ones.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError, MissingExtra
-from .device_executor import DeviceExecutor, Place
+from .device_executor import DeviceExecutor, DeviceStates, Place
 from .engine import load_session
 from .indexed import Arrays
 from .states import CACHE
@@ -84,28 +85,28 @@ class CudaExecutor(DeviceExecutor):
         need_cuda()
         session, self.recorded = _open(path, profile=profile)
         super().__init__(session, GPU, capacity=capacity)
-        self._singles: dict[int, _Single] = {}  # by turn
+        self._graphs = count(1)  # names of recorded steps: each holds for the buffers it was recorded with
 
-    def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, feed: Arrays, kept: DeviceStates) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens."""
         if not self.recorded:
-            return self.step(feed)
+            return self.step(feed, kept)
         if feed["input_ids"].shape[1] > 1 or len(feed["logit_positions"]) > 1:
-            return self.step(feed, _run_options(NO_GRAPH))
-        if self.turn not in self._singles:
-            self._singles[self.turn] = _Single(self, feed)
-        made = self._singles[self.turn].run(feed)
-        self.move_on()
+            return self.step(feed, kept, _run_options(NO_GRAPH))
+        if kept.turn not in kept.singles:
+            kept.singles[kept.turn] = _Single(self, kept, feed, graph=str(next(self._graphs)))
+        made: dict[str, NDArray[Any]] = kept.singles[kept.turn].run(feed)
+        kept.move_on()
         return made
 
 
 class _Single:
-    """A step for one token with one position of logits in one turn, bound once and recorded."""
+    """A step for one token with one position of logits, bound once to the states in one turn and recorded."""
 
-    def __init__(self, owner: CudaExecutor, feed: Arrays) -> None:
-        self.owner, self.options = owner, _run_options(str(owner.turn + 1))
+    def __init__(self, owner: CudaExecutor, kept: DeviceStates, feed: Arrays, *, graph: str) -> None:
+        self.owner, self.options = owner, _run_options(graph)
         self.binding = owner.session.io_binding()
-        owner.bind_states(self.binding)
+        owner.bind_states(self.binding, kept)
         self.given = {name: np.array(values) for name, values in feed.items() if name != HOST}
         self.inputs = {name: owner.place.put(owner.typed(name, values)) for name, values in self.given.items()}
         for name, value in self.inputs.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
-from .backends import Wishes, open_vision
+from .backends import Wishes, open_vision, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
 from .engine import Floats
+from .forks import PerProcess
 from .frames import VideoLimits, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
+from .media import Vision
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
 from .sources import ImageSource, opened_source
@@ -69,7 +73,15 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        self.vision = open_vision(bundle, Wishes(threads=threads, profile=profile, device=device))
+        wishes = Wishes(threads=threads, profile=profile, device=device)
+        make = partial(open_vision, wishes=wishes)
+        self._vision = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
+        self._turn = threading.Lock()  # engines encode one at a time
+
+    @property
+    def vision(self) -> Vision:
+        """The vision encoder."""
+        return self._vision.get()
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
         """Encode images (paths, bytes or PIL images) and clips (what `open_clip` takes), one by one.
@@ -125,7 +137,8 @@ class Encoder:
 
     def _encode(self, patches: Patches, grid: Grid, started: float) -> Features:
         cut = time.perf_counter()
-        made = self.vision(patches, grid)
+        with self._turn:
+            made = self.vision(patches, grid)
         done = time.perf_counter()
         return Features(grid, made.features, made.deepstack, 1000 * (cut - started), 1000 * (done - cut))
 

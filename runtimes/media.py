@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ class MediaEncoder:
         """`video_spec` None: the model takes no videos."""
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits = image_limits, video_limits
+        self._lock = threading.Lock()  # of the features; engines encode one image at a time besides
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
 
     def open(self, messages: Messages, timings: Timings) -> tuple[list[Medium], list[Medium]]:
@@ -94,13 +96,15 @@ class MediaEncoder:
     def trim(self, used: Sequence[EncodedImage]) -> None:
         """Drop the oldest features over the limit, but none of those that the latest conversation uses."""
         keys = {image.key for image in used}
-        excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
-        while excess > 0 and next(iter(self._features)) not in keys:
-            excess -= len(self._features.popitem(last=False)[1].features)
+        with self._lock:
+            excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
+            while excess > 0 and next(iter(self._features)) not in keys:
+                excess -= len(self._features.popitem(last=False)[1].features)
 
     def forget(self) -> None:
         """Drop all features."""
-        self._features.clear()
+        with self._lock:
+            self._features.clear()
 
     def _open_image(self, source: Any) -> Medium:
         image = open_image(source, self.image_limits)
@@ -126,10 +130,11 @@ class MediaEncoder:
         for patches in medium.patches():
             key = hashlib.sha256(patches.data).digest() + bytes(str(medium.grid), "ascii")
             prepared = time.perf_counter()
-            if key not in self._features:
-                self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
-            self._features.move_to_end(key)
-            encoded.append(self._features[key])
+            with self._lock:
+                if key not in self._features:
+                    self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
+                self._features.move_to_end(key)
+                encoded.append(self._features[key])
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)

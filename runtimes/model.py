@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,19 +13,24 @@ from typing import Any
 import numpy as np
 
 from ..targets.errors import InputError
-from .backends import Wishes, open_decoder
+from .answer import Answer, Progress
+from .backends import Wishes, open_decoder, remade_on_cpu
 from .bundle import Bundle, open_bundle
+from .conversation import Conversation
+from .conversation_pool import CONVERSATIONS, ConversationPool
 from .cpu import warn_if_lacking
+from .decoding import Decoder
 from .engine import Floats
 from .engines import open_engines
+from .forks import PerProcess
 from .frames import VideoLimits
 from .images import ImageLimits
-from .media import MediaEncoder, layout_of
+from .media import MediaEncoder, Vision, layout_of
 from .mtp import DraftHead
 from .native import wanted_kernels
 from .pixels import image_spec
 from .positions import PositionSpec, text_positions
-from .prefill import PromptCache, shared
+from .prefill import shared
 from .prompt import PromptBuilder, PromptSpec, check_context, open_prompt
 from .requests import Message, Request, assemble, user_message
 from .sampling import Sampler, SamplingOptions
@@ -46,30 +52,23 @@ class GenerationOptions:
     ignore_eos: bool = False  # for measurements of a fixed length
 
 
-class Answer:
-    """One answer while it is made: iterate over it for pieces of text; `ids`, `text` and `timings` grow meanwhile."""
+@dataclass(frozen=True)
+class Engines:
+    """What the answers of a model share in one process."""
 
-    def __init__(self, pieces: Iterator[str], timings: Timings) -> None:
-        self.ids: list[int] = []
-        self.text = ""
-        self.timings = timings
-        self.finish_reason = ""  # "eos", "stop", "length" or "context"
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[str]:
-        for piece in self._pieces:
-            self.text += piece
-            yield piece
-
-    def read(self) -> str:
-        """The whole text."""
-        for _ in self:
-            pass
-        return self.text
+    vision: Vision
+    decoder: Decoder[Any]
+    media: MediaEncoder
+    conversations: ConversationPool
 
 
 class Model:
-    """A bundle loaded for answering. Not for use by several threads at once."""
+    """A bundle loaded for answering, several questions at once too: see `Answer`.
+
+    At most `conversations` answers are open at a time, each with a KV cache of its own. Threads wait for one another; a
+    thread that would have to wait for itself gets an InputError. A process that is forked later opens engines of its
+    own on the CPU, when it is first asked; a model on a GPU must be loaded there.
+    """
 
     def __init__(
         self,
@@ -85,7 +84,10 @@ class Model:
         profile: bool = False,
         native: bool | None = None,
         device: str | None = None,
+        conversations: int = CONVERSATIONS,
     ) -> None:
+        if conversations < 1:
+            raise InputError(f"conversations is {conversations}; expected at least 1")
         manifest = bundle.manifest
         if "decoder" not in manifest["graphs"]:
             raise InputError(
@@ -101,10 +103,35 @@ class Model:
         capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
         self._wishes = Wishes(capacity, threads, profile, native, device)
-        self.vision, self.decoder = open_engines(bundle, self._wishes)
-        self.cache = PromptCache(self.decoder, self.prompts, int(manifest["options"]["prefill_chunk"]))
-        limits = image_limits or ImageLimits(), video_limits or VideoLimits()
-        self.media = MediaEncoder(self.vision, self.image_spec, self.video_spec, *limits)
+        media = partial(
+            MediaEncoder,
+            image_spec=self.image_spec,
+            video_spec=self.video_spec,
+            image_limits=image_limits or ImageLimits(),
+            video_limits=video_limits or VideoLimits(),
+        )
+        make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts, conversations=conversations)
+        self._engines = PerProcess(partial(make, bundle), remade_on_cpu(bundle, self._wishes, make))
+
+    @property
+    def vision(self) -> Any:
+        """The vision encoder of the engine: patches and their grid to ImageFeatures."""
+        return self._engines.get().vision
+
+    @property
+    def decoder(self) -> Any:
+        """The Decoder of the engine: weights, over which each conversation has its states."""
+        return self._engines.get().decoder
+
+    @property
+    def media(self) -> MediaEncoder:
+        """Opens, cuts and encodes images and videos."""
+        return self._engines.get().media
+
+    @property
+    def conversations(self) -> ConversationPool:
+        """Where each answer takes its conversation from."""
+        return self._engines.get().conversations
 
     def default_options(self, **changes: Any) -> GenerationOptions:
         """The sampling that the checkpoint's generation_config asks for."""
@@ -134,11 +161,9 @@ class Model:
         The prompt is processed when the first piece is asked for. Raises InputError for unusable images or messages
         and for prompts over the context.
         """
-        timings = Timings()
-        request = self.prepare(messages, timings, **variables)
-        answer = Answer(iter(()), timings)
-        answer._pieces = self._pieces(request, options or GenerationOptions(), answer)
-        return answer
+        progress = Progress(Timings())
+        request = self.prepare(messages, progress.timings, **variables)
+        return Answer(self._pieces(request, options or GenerationOptions(), progress), progress)
 
     def prepare(self, messages: Sequence[Message], timings: Timings | None = None, **variables: Any) -> Request:
         """Encode the images, the videos and the text of a conversation. Raises InputError as `generate` does."""
@@ -149,13 +174,20 @@ class Model:
         prompt = build()
         check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
         request = assemble(prompt, self.positions, *self.media.encode(images, videos, timings))
-        if self.decoder.states.recurrent:
+        if self.decoder.recurrent:
             turns = build(add_generation_prompt=False)
             request = replace(request, turn_end=shared(turns.ids, prompt.ids))
         self.media.trim(request.images)
         timings.prompt_tokens = len(prompt)
         timings.image_tokens, timings.video_tokens = prompt.media_tokens()
         return request
+
+    def conversation(self, request: Request | None = None) -> AbstractContextManager[Conversation]:
+        """A conversation for steps of one's own, while the context is entered; raises InputError as an answer does.
+
+        It is the one that goes on furthest in the prompt of a request, or without one the latest.
+        """
+        return self.conversations.take(request)
 
     def prefill(
         self,
@@ -166,43 +198,51 @@ class Model:
         reuse: bool = True,
         head: DraftHead | None = None,
     ) -> Floats:
-        """Run a prompt through the decoder in chunks; logits [num_logits, vocab] of its last positions.
+        """Run a prompt through the decoder, see `Conversation.prefill`; the next answer goes on from what is shared."""
+        with self.conversation(request) as conversation:
+            logits = conversation.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
+            return logits.copy()
 
-        What the cache holds from an earlier turn is used again. All logits must come from the last chunk. A draft
-        `head` reads what the decoder reads.
-        """
-        return self.cache.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
+    def open_draft_head(self) -> DraftHead:
+        """A multi-token-prediction head for one conversation; InputError when the bundle has none."""
+        return DraftHead(self._drafts.get())
 
     @cached_property
-    def draft_head(self) -> DraftHead:
-        """The multi-token-prediction head, loaded when it is first asked for; InputError when the bundle has none."""
-        return DraftHead(open_decoder(self.bundle, "mtp", replace(self._wishes, profile=False)))
+    def _drafts(self) -> PerProcess[Decoder[Any]]:
+        wishes = replace(self._wishes, profile=False)
+        make = partial(open_decoder, name="mtp", wishes=wishes)
+        return PerProcess(partial(make, self.bundle), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
-        """Drop what earlier prompts left: the content of the KV cache and the features of images."""
-        self.cache.forget()
+        """Drop what earlier prompts left: the content of idle KV caches and the features of images."""
+        self.conversations.forget()
         self.media.forget()
 
-    def _pieces(self, request: Request, options: GenerationOptions, answer: Answer) -> Iterator[str]:
+    def _pieces(self, request: Request, options: GenerationOptions, progress: Progress) -> Generator[str, None, None]:
+        """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
         stream = TextStream(self.prompts.tokenizer, options.stop)
-        started = time.perf_counter()
-        for token in self._tokens(request, options, answer):
-            piece = stream.push(token)
-            answer.timings.decode_ms = 1000 * (time.perf_counter() - started) - answer.timings.prefill_ms
-            if piece:
-                yield piece
-            if stream.stopped:
-                answer.finish_reason = "stop"
-                return
+        with self.conversation(request) as conversation:
+            started = time.perf_counter()
+            with closing(self._tokens(conversation, request, options, progress)) as tokens:
+                for token in tokens:
+                    piece = stream.push(token)
+                    progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
+                    if piece:
+                        yield piece
+                    if stream.stopped:
+                        progress.finish_reason = "stop"
+                        return
         if rest := stream.finish():
             yield rest
 
-    def _tokens(self, request: Request, options: GenerationOptions, answer: Answer) -> Iterator[int]:
+    def _tokens(
+        self, conversation: Conversation, request: Request, options: GenerationOptions, progress: Progress
+    ) -> Generator[int, None, None]:
         """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
-        sampler, timings, length = Sampler(options.sampling), answer.timings, len(request.prompt)
+        sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
         started = time.perf_counter()
-        timings.reused_tokens = self.cache.start(request)
-        logits = self.prefill(request)
+        timings.reused_tokens = conversation.start(request)
+        logits = conversation.prefill(request)
         history = np.empty(length + options.max_new_tokens, np.int64)
         history[:length] = request.prompt.ids
         for index in range(options.max_new_tokens):
@@ -210,21 +250,36 @@ class Model:
             if index == 0:
                 timings.prefill_ms = 1000 * (time.perf_counter() - started)
             timings.new_tokens += 1
-            answer.ids.append(token)
+            progress.ids.append(token)
             history[length + index] = token
             if token in self.eos_token_ids and not options.ignore_eos:
-                answer.finish_reason = "eos"
+                progress.finish_reason = "eos"
                 return
             yield token
             if index + 1 == options.max_new_tokens:
-                answer.finish_reason = "length"
+                progress.finish_reason = "length"
                 return
-            if self.decoder.length == self.decoder.capacity:
-                answer.finish_reason = "context"
+            if conversation.length == conversation.decoder.capacity:
+                progress.finish_reason = "context"
+                return
+            if progress.closed:
+                progress.finish_reason = "closed"
                 return
             positions = text_positions(1, request.next_position + index)
-            logits = self.decoder.run(history[length + index : length + index + 1], positions)
-            self.cache.ids = history[: length + index + 1]
+            logits = conversation.run(history[length + index : length + index + 1], positions)
+
+
+def _open(
+    bundle: Bundle,
+    *,
+    wishes: Wishes,
+    media: Callable[[Vision], MediaEncoder],
+    prompts: PromptBuilder,
+    conversations: int,
+) -> Engines:
+    vision, decoder = open_engines(bundle, wishes)
+    make = partial(Conversation, decoder, prompts, int(bundle.manifest["options"]["prefill_chunk"]))
+    return Engines(vision, decoder, media(vision), ConversationPool(make, conversations))
 
 
 def load(path: str | Path, **options: Any) -> Model:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from .engine import Decoder, Floats, ImageFeatures, Ints
+from .decoding import Decoder
+from .engine import Floats, ImageFeatures, Ints
 from .positions import text_positions
 from .requests import Request
+from .states import States
 
 
 class DraftHead:
-    """The graph `mtp` of a bundle with a KV cache of its own.
+    """The graph `mtp` of a bundle with a KV cache of its own, for the one conversation that it follows.
 
     An entry of its cache stands for the decoder's hidden state of a token and the token behind that with its position,
     from which it predicts the one behind both. What it guesses is never certain, the decoder says what is right: so
     entries may be missing where a prompt goes on from an earlier one.
     """
 
-    def __init__(self, graph: Decoder) -> None:
-        self.graph = graph
+    def __init__(self, graph: Decoder[States]) -> None:
+        self.graph, self.states = graph, graph.open_states()
 
     def follow(self, ids: Ints, request: Request, end: int, hidden_states: Floats) -> None:
         """Append what the decoder has just read of a prompt: ids [seq] of all of it as the decoder takes them.
@@ -46,7 +48,7 @@ class DraftHead:
 
         Returns logits [num_logits, vocab] of what follows the last of them. Raises InputError behind the capacity.
         """
-        return self.graph.run(ids, positions, images, num_logits=num_logits, hidden_states=hidden_states)
+        return self.graph.run(self.states, ids, positions, images, num_logits=num_logits, hidden_states=hidden_states)
 
     def draft(self, ids: Ints, position: int, hidden_states: Floats, count: int) -> list[int]:
         """Append text tokens [seq] from `position` on, as `append` does, and guess the `count` tokens behind them.
@@ -54,10 +56,10 @@ class DraftHead:
         The guesses do not stay in the cache.
         """
         logits = self.append(ids, text_positions(len(ids), position), hidden_states)
-        length, drafts = self.graph.length, [int(logits[-1].argmax())]
+        length, drafts = self.states.length, [int(logits[-1].argmax())]
         for behind in range(len(ids), len(ids) + count - 1):
             last = np.array(drafts[-1:], np.int64)
-            logits = self.append(last, text_positions(1, position + behind), self.graph.hidden_states)
+            logits = self.append(last, text_positions(1, position + behind), self.states.hidden_states)
             drafts.append(int(logits[-1].argmax()))
-        self.graph.rewind(length)
+        self.states.rewind(length)
         return drafts

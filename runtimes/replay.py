@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .conversation import Conversation
 from .encoder import Encoder
 from .engine import Floats, ImageFeatures
 from .model import Model
@@ -88,13 +89,18 @@ def _replay_case(model: Model, case: CaseTrace) -> Iterator[Row]:
     yield Row(case.name, "token ids", "token_ids_differ", float(not same))
     if not same:
         return  # logits of another prompt say nothing
-    logits = model.prefill(request)[-1]
+    with model.conversation(request) as conversation:
+        yield from _replay_in(conversation, case, request)
+
+
+def _replay_in(conversation: Conversation, case: CaseTrace, request: Request) -> Iterator[Row]:
+    logits = conversation.prefill(request)[-1]
     yield Row(case.name, "decoder: logits at step 0", "logits_error", relative_error(logits, case.logits))
     kl = divergence(_log_probabilities(case.logits), _log_probabilities(logits))
     yield Row(case.name, "decoder: logits at step 0", "logits_kl", kl)
     top1 = float(logits.argmax() == case.logits.argmax())
     yield Row(case.name, "decoder: logits at step 0", "top1_agreement", top1)
-    yield from _replay_answer(model, case, request, logits)
+    yield from _replay_answer(conversation, case, request, logits)
 
 
 def _prepare(model: Model, case: CaseTrace) -> Request:
@@ -116,16 +122,16 @@ def with_sources(message: Mapping[str, Any], sources: Mapping[str, Any]) -> dict
     return {**message, "content": blocks}
 
 
-def _replay_answer(model: Model, case: CaseTrace, request: Request, logits: Floats) -> Iterator[Row]:
+def _replay_answer(conversation: Conversation, case: CaseTrace, request: Request, logits: Floats) -> Iterator[Row]:
     """Follow the recorded answer: each step gets PyTorch's token, so that one other choice does not hide the rest."""
     agreed = 0
     for step, token in enumerate(case.answer):
         if step:
             previous = np.array(case.answer[step - 1 : step], np.int64)
-            logits = model.decoder.run(previous, text_positions(1, request.next_position + step - 1))[-1]
+            logits = conversation.run(previous, text_positions(1, request.next_position + step - 1))[-1]
             yield from _compare_step(case, step, logits)
         agreed += bool(logits.argmax() == token) or _is_tie(case, step)
-    model.decoder.rewind(len(case.token_ids))
+    conversation.rewind(len(case.token_ids))
     yield Row(case.name, "decoder: greedy tokens", "greedy_agreement", agreed / len(case.answer))
 
 

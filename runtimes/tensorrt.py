@@ -1,7 +1,8 @@
 """Engines of TensorRT on their GPU: one for each graph, with its states in device memory.
 
-Caches are written where they lie: past and present are one buffer. Other states are made beside the old ones and copied
-over them, so that a step for one token has the same addresses each time and can be replayed as one CUDA graph.
+Each conversation has its own states. Caches are written where they lie: past and present are one buffer. Other states
+are made beside the old ones and copied over them, so that a step for one token has the same addresses each time and can
+be replayed as one CUDA graph, as long as one conversation goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError, LensmithError
-from .cuda import Cuda
+from .cuda import Buffer, Cuda
 from .indexed import Arrays, present_name
 from .states import CACHE, RECURRENT
 from .tensorrt_context import BoundContext
@@ -24,6 +25,24 @@ from .tensorrt_library import load_library
 # By TensorRT's name of a type; bfloat16 is carried as its bytes.
 TYPES: Mapping[str, Any] = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16, "INT32": np.int32,
                             "INT64": np.int64, "BOOL": np.bool_}  # fmt: skip
+
+
+class GpuStates:
+    """Buffers of one conversation with their shapes and types; see indexed.Kept."""
+
+    def __init__(self, buffers: Mapping[str, Buffer], kinds: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+        self.buffers, self._kinds = buffers, kinds
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a state by the name of its input."""
+        return self.buffers[name].get(*self._kinds[name])
+
+    def write(self, name: str, values: NDArray[Any] | None) -> None:
+        """Set a state; None: to zeros."""
+        if values is None:
+            self.buffers[name].clear()
+        else:
+            self.buffers[name].put(values)
 
 
 class TensorRTExecutor:
@@ -44,9 +63,13 @@ class TensorRTExecutor:
         self._engine = self._load(path, made)
         self._types = {name: TYPES[self._engine.get_tensor_dtype(name).name] for name in (*self.inputs, *self.outputs)}
         self._contexts = [self._context(index) for index in range(len(self.profiles))]
-        self._states = {name: self._cuda.buffer(self._nbytes(name)) for name in self.inputs
-                        if name.startswith((CACHE, RECURRENT))}  # fmt: skip
+        self._states = [name for name in self.inputs if name.startswith((CACHE, RECURRENT))]
         self._made = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states if not _aliased(name)}
+
+    def open_states(self) -> GpuStates:
+        """States of a new conversation, all zeros, in the GPU's memory."""
+        buffers = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states}
+        return GpuStates(buffers, {name: (self._shape(name), self._types[name]) for name in self._states})
 
     def _load(self, path: Path, made: Mapping[str, Any]) -> Any:
         self._runtime = self._trt.Runtime(self._log)
@@ -75,29 +98,18 @@ class TensorRTExecutor:
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return config
 
-    def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, feed: Arrays, kept: GpuStates) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens. InputError for sizes beyond the profiles."""
         context = self._contexts[fitting(self.profiles, feed)]
         for name, values in feed.items():
             context.put(name, values)
-        for name, buffer in self._states.items():
+        for name, buffer in kept.buffers.items():
             context.bind(name, buffer)
             context.bind(present_name(name), self._made.get(name, buffer))
         made = context.run([name for name in self.outputs if name not in map(present_name, self._states)])
         for name, buffer in self._made.items():
-            self._states[name].copy(buffer)
+            kept.buffers[name].copy(buffer)
         return made
-
-    def read(self, name: str) -> NDArray[Any]:
-        """A copy of a state by the name of its input."""
-        return self._states[name].get(self._shape(name), self._types[name])
-
-    def write(self, name: str, values: NDArray[Any] | None) -> None:
-        """Set a state; None: to zeros."""
-        if values is None:
-            self._states[name].clear()
-        else:
-            self._states[name].put(values)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(int(size) for size in self.inputs[name])

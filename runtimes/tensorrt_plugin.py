@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError, MissingExtra
-from .device_executor import DeviceExecutor, Place
+from .device_executor import DeviceExecutor, DeviceStates, Place
 from .engine import load_session
 from .indexed import Arrays
 from .tensorrt import fitting
@@ -37,9 +37,9 @@ class PluginExecutor(DeviceExecutor):
         self.profiles = profiles
         super().__init__(plugin_session(path, profiles), place)
 
-    def run(self, feed: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, feed: Arrays, kept: DeviceStates) -> dict[str, NDArray[Any]]:
         """All outputs but the states, which move on by the new tokens. InputError for sizes beyond the profiles."""
-        return self.step(feed, run_options(fitting(self.profiles, feed), self.profiles))
+        return self.step(feed, kept, run_options(fitting(self.profiles, feed), self.profiles))
 
 
 def plugin_session(path: Path, profiles: list[dict[str, Any]]) -> ort.InferenceSession:

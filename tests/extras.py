@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lensmith.runtimes.model import Model
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
           "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av")  # fmt: skip
@@ -35,3 +39,9 @@ def run_without(
     """Run `code` in a new interpreter that cannot import `names`; `settings` go to its environment."""
     command = [sys.executable, "-c", BLOCK.format(names=set(names) or "()") + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
+
+
+def latest(model: Model) -> Any:
+    """The Conversation that was used last, to look into it or to go on with it."""
+    with model.conversation() as conversation:
+        return conversation

@@ -35,6 +35,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests import hf
+from tests.extras import latest
 
 TRAINED = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 SIZES = ((256, 256), (480, 200), (130, 700), (97, 61), (640, 352), (33, 1500))  # width and height in pixels
@@ -158,7 +159,7 @@ class Ladder:
 
     @pytest.mark.parametrize("chunk", [1, 7, 64])
     def test_chunked_prefill(self, pair: Pair, chunk: int) -> None:
-        messages, states = CONVERSATIONS["three images"], pair.model.decoder.states
+        messages, states = CONVERSATIONS["three images"], latest(pair.model).states
         request = pair.model.prepare(messages)
         whole, after = pair.model.prefill(request, chunk=4096, reuse=False).copy(), states.copies()
         parts = pair.model.prefill(request, chunk=chunk, reuse=False)
@@ -180,18 +181,18 @@ class Ladder:
         model.prefill(model.prepare(turns[:1]), reuse=False)
         request = model.prepare(turns)
         first_image, behind_it = (int(place) for place in request.prompt.image_spans[0])
-        assert model.cache.reusable(request) > behind_it
-        assert model.cache.start(request) >= behind_it  # the first image is not computed again
+        assert latest(model).reusable(request) > behind_it
+        assert latest(model).start(request) >= behind_it  # the first image is not computed again
         other = [user_message("Describe it.", IMAGES[4:5]), *turns[1:]]
-        assert model.cache.reusable(model.prepare(other)) <= first_image
+        assert latest(model).reusable(model.prepare(other)) <= first_image
         answer = model.generate(turns, GenerationOptions(max_new_tokens=1))
         answer.read()
         assert answer.timings.reused_tokens >= behind_it
         model.prefill(model.prepare(turns[:1]), reuse=False)
-        reused, states = model.prefill(request).copy(), model.decoder.states.copies()
+        reused, states = model.prefill(request).copy(), latest(model).states.copies()
         assert relative_error(reused, model.prefill(request, reuse=False)) < self.CHUNKED
         assert relative_error(reused, pair.reference.logits(pair.theirs(turns), 1)) < self.LOGITS
-        assert worst(states, model.decoder.states.copies()) < self.CHUNKED
+        assert worst(states, latest(model).states.copies()) < self.CHUNKED
 
 
 def step_logits(model: Model, messages: list[dict[str, Any]], ids: list[int]) -> Iterator[Floats]:
@@ -199,7 +200,7 @@ def step_logits(model: Model, messages: list[dict[str, Any]], ids: list[int]) ->
     request = model.prepare(messages)
     yield model.prefill(request, reuse=False)[-1].copy()
     for step, token in enumerate(ids[:-1]):
-        yield model.decoder.run(np.array([token]), text_positions(1, request.next_position + step))[-1].copy()
+        yield latest(model).run(np.array([token]), text_positions(1, request.next_position + step))[-1].copy()
 
 
 def worst(ours: Mapping[str, Floats], theirs: Mapping[str, Floats]) -> float:

@@ -66,12 +66,12 @@ def assert_drafts(model: Model, reference: MtpReference, request: Request, limit
     """The head of a bundle over a prompt in chunks: logits and hidden states within `limit` of PyTorch's."""
     hidden = reference.hidden_states(request)
     logits, states = reference.logits(request, hidden[:, :-1])
-    head, begin = model.draft_head, 0
+    head, begin = model.open_draft_head(), 0
     for end in (1, 8, 70, len(request.prompt) - 1):
         span = slice(begin + 1, end + 1)
         images = request.features_between(begin + 1, end + 1)
         ours = head.append(request.prompt.ids[span], request.positions[:, span], hidden[0, begin:end].numpy(), images,
                            num_logits=end - begin)  # fmt: skip
         assert relative_error(ours, logits[begin:end]) < limit
-        assert relative_error(head.graph.hidden_states, states[begin:end]) < limit
+        assert relative_error(head.states.hidden_states, states[begin:end]) < limit
         begin = end

@@ -148,7 +148,7 @@ def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:
     few = CalibrationOptions("mse", limit=4)
     job = calibrate(prepare(bases["qwen3-vl-2b"], options), few, tmp_path / "scratch", lambda *_: None)
     model = Model(export(job, tmp_path / "b", golden="never"), device="cpu")
-    assert model.decoder.executor.read("past_key_values.0.key").dtype == np.int8
+    assert model.decoder.open_states().kept.read("past_key_values.0.key").dtype == np.int8
     request = plain.prepare(CONVERSATIONS["two turns"])
     assert relative_error(model.prefill(request), plain.prefill(request)) < 5e-2
 

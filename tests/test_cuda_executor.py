@@ -22,6 +22,7 @@ from lensmith.targets.errors import InputError, MissingExtra
 from PIL import Image
 
 from tests import ladder
+from tests.extras import latest
 
 QUESTION = [user_message("What is it?", [Image.new("RGB", (96, 64), "red")])]
 FAMILIES = ("qwen3-vl-2b", "nemotron-4b")
@@ -83,7 +84,7 @@ def test_buffers_and_recorded_steps_give_the_same_tokens(
     assert isinstance(executor, CudaExecutor)
     assert host == [("vision_encoder.onnx", False), ("decoder.onnx", True)]
     assert answer(model) == answer(plain)
-    assert executor._singles.keys() == ({0, 1} if name == "nemotron-4b" else {0})
+    assert latest(model).states.kept.singles.keys() == ({0, 1} if name == "nemotron-4b" else {0})
     assert answer(model) == answer(plain)  # behind a prompt that is in the cache already
     model.forget()
     assert answer(model) == answer(plain)
@@ -101,21 +102,22 @@ def test_recorded_steps_take_what_they_are_given(
         np.testing.assert_array_equal(ours, theirs)
     if name == "nemotron-4b":
         hidden = np.random.default_rng(0).standard_normal((4, plain.decoder.hidden), np.float32)
-        drafts = [each.draft_head.draft(np.array([5, 6, 7, 8]), 0, hidden, 6) for each in (model, plain)]
+        drafts = [each.open_draft_head().draft(np.array([5, 6, 7, 8]), 0, hidden, 6) for each in (model, plain)]
         assert drafts[0] == drafts[1]
 
 
 def test_states_are_read_and_written(bundles: dict[str, Path], host: list[tuple[str, bool]]) -> None:
     model = load(bundles["nemotron-4b"], context=256)
     model.prefill(model.prepare(QUESTION), reuse=False)
-    copies = model.decoder.states.copies()
+    copies = latest(model).states.copies()
     assert {values.dtype for values in copies.values()} == {np.dtype(np.float16), np.dtype(np.float32)}
     assert all(np.abs(values).max() > 0 for values in copies.values())
-    model.decoder.rewind(0)
-    assert all(np.abs(values).max() == 0 for values in model.decoder.states.copies().values())
+    latest(model).rewind(0)
+    assert all(np.abs(values).max() == 0 for values in latest(model).states.copies().values())
     name, values = next(iter(copies.items()))
-    model.decoder.executor.write(name, values)
-    np.testing.assert_array_equal(model.decoder.executor.read(name), values)
+    kept = latest(model).states.kept
+    kept.write(name, values)
+    np.testing.assert_array_equal(kept.read(name), values)
 
 
 def test_steps_are_not_recorded_where_that_fails(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,14 @@ from lensmith.exporters.calibrate import (
     float_model,
     open_samples,
 )
+from lensmith.exporters.dialects.gguf import needs_importance
 from lensmith.exporters.export import Calibrated, Options, export, prepare
 from lensmith.exporters.gguf.imatrix import Energy, read_imatrix, write_imatrix
+from lensmith.exporters.gguf.importance import gather as gather_energies
 from lensmith.exporters.layerwise.calibrate import gather, seen_by
 from lensmith.exporters.layerwise.stages import by_input
 from lensmith.exporters.layerwise.streams import Stream
+from lensmith.exporters.plan import make_plan
 from lensmith.exporters.synth import synth
 from lensmith.runtimes import load
 from lensmith.runtimes.bundle import Bundle
@@ -129,13 +133,53 @@ def test_file_types_that_need_importance_say_so(nemotron: Path, tmp_path: Path, 
         "export", nemotron, "-o", tmp_path / "b", "--format", "gguf", "--precision", "iq2_xxs", "--golden", "never"
     )
     assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert "imatrix" in ran.err
-    assert not (tmp_path / "b").exists()
+    assert "add --calibrate imatrix" in ran.err
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+@pytest.fixture(scope="module")
+def gathered() -> tuple[Path, Calibrated]:
+    """Of a trained model with a draft head."""
+    path = TINY / "qwen3_5"
+    job = prepare(path, Options(format="gguf", precision="q4_k_m"))
+    samples, model = open_samples(job, SAMPLES, path), float_model(job, 1)
+    energies = gather_energies(model, samples.calibrated, samples.pictures)
+    return path, Calibrated(importance=energies, evidence={"samples": {"source": "generated"}})
+
+
+LOW = ("iq3_xxs", "q2_k_s", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")  # refused without importance
+
+
+@pytest.mark.parametrize("precision", [*LOW, "q6_k", "q4_k_m", "q4_0", "iq4_xs", "q3_k_l", "q2_k"])
+def test_plans_say_what_the_quantizer_will_store(
+    precision: str, gathered: tuple[Path, Calibrated], tmp_path: Path
+) -> None:
+    """The lowest types, too, for which the draft head needs importance like every layer."""
+    path, calibrated = gathered
+    job = replace(prepare(path, Options(format="gguf", precision=precision)), calibrated=calibrated)
+    assert needs_importance(job) == (precision in LOW)
+    plan, bundle = make_plan(job), export(job, tmp_path / "b", golden="never")
+    planned, built = Counter[str](), Counter[str]()
+    for row in plan.storage:
+        planned[row.precision] += row.tensors
+    for name in ("model.gguf", "mmproj.gguf"):
+        built.update(t.tensor_type.name for t in gguf.GGUFReader(bundle.file(name)).tensors)
+    assert planned == built
+    sizes = sum(file.stat().st_size for file in bundle.path.iterdir())
+    assert plan.bundle_bytes == pytest.approx(sizes, rel=0.03)
 
 
 REFUSED = {
     "no type": (("--precision", "q4_0", "--tensor-type", "ffn_down"), "PATTERN=TYPE"),
     "an unknown type": (("--precision", "q4_0", "--tensor-type", "ffn_down=q4_9"), "q4_9"),
+    "a pattern that finds nothing": (
+        ("--precision", "q4_0", "--tensor-type", "ffn_dwon=q4_0"),
+        "finds none",
+    ),
+    "a pattern that is none": (("--precision", "q4_0", "--tensor-type", "ffn_(=q4_0"), "no regular expression"),
+    "a group size": (("--precision", "q4_0", "--group-size", "128"), "--group-size has no effect"),
+    "zero points": (("--precision", "q4_0", "--asymmetric"), "--asymmetric has no effect"),
+    "a target": (("--precision", "q4_0", "--target", "cpu"), "leave out --target cpu"),
     "a type without the quantizer": (("--precision", "f16", "--tensor-type", "ffn_down=q4_0"), "q4_k_m"),
     "another method": (("--precision", "q4_0", "--calibrate", "gptq"), "--calibrate imatrix"),
     "a budget": (("--precision", "q4_0", "--budget", "1MB"), "--budget"),

@@ -34,6 +34,7 @@ from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from onnxscript import GraphBuilder
 
+from tests.extras import latest
 from tests.ladder import need_torch, random_image, step_logits
 
 Array = NDArray[Any]
@@ -166,7 +167,7 @@ def samples(model: Model) -> Iterator[Mapping[int, tuple[Array, Array]]]:
     for seed in (1, 2):
         for messages in conversations(seed):
             model.prefill(model.prepare(messages), reuse=False)
-            yield model.decoder.states.cached(model.decoder.length)
+            yield latest(model).states.cached(latest(model).length)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -187,7 +188,7 @@ def greedy(model: Model, messages: list[dict[str, Any]], count: int) -> list[int
     request = model.prepare(messages)
     ids = [int(model.prefill(request, reuse=False)[-1].argmax())]
     for step in range(count - 1):
-        logits = model.decoder.run(np.array(ids[-1:]), text_positions(1, request.next_position + step))
+        logits = latest(model).run(np.array(ids[-1:]), text_positions(1, request.next_position + step))
         ids.append(int(logits[-1].argmax()))
     return ids
 
@@ -216,7 +217,7 @@ def test_a_second_turn_reuses_the_first(pair: tuple[Model, Model, KvScales]) -> 
     answer = {"role": "assistant", "content": [{"type": "text", "text": "A disc."}]}
     turns = [*first, answer, user_message("And what else?")]
     model.prefill(model.prepare(first), reuse=False)
-    before = model.decoder.length
+    before = latest(model).length
     reused = model.prefill(model.prepare(turns)).copy()
     fresh = model.prefill(model.prepare(turns), reuse=False)
     assert before > 8
@@ -226,7 +227,7 @@ def test_a_second_turn_reuses_the_first(pair: tuple[Model, Model, KvScales]) -> 
 
 def test_it_takes_a_quarter_of_the_memory(pair: tuple[Model, Model, KvScales]) -> None:
     plain, rounded, _ = pair
-    for wide, narrow in zip(*(model.decoder.states.cached(4).items() for model in (plain, rounded)), strict=True):
+    for wide, narrow in zip(*(latest(model).states.cached(4).items() for model in (plain, rounded)), strict=True):
         assert wide[0] == narrow[0]
         for floats, integers in zip(wide[1], narrow[1], strict=True):
             assert (floats.dtype, integers.dtype) == (np.float32, np.int8)
@@ -281,9 +282,9 @@ def test_calibration_sees_the_caches_of_the_runtime(pair: tuple[Model, Model, Kv
     def caches() -> Iterator[Mapping[int, tuple[Array, Array]]]:
         for sample in samples.calibrated:
             images = ImageFeatures.join([features[key] for key in sample.pictures]) if sample.pictures else None
-            plain.decoder.rewind(0)
-            plain.decoder.run(sample.ids, sample.positions, images)
-            yield plain.decoder.states.cached(plain.decoder.length)
+            latest(plain).rewind(0)
+            latest(plain).run(sample.ids, sample.positions, images)
+            yield latest(plain).states.cached(latest(plain).length)
 
     expected = kv_scales(caches(), model.spec.decoder.rotated)
     found = cache_scales(model, samples.calibrated, samples.pictures)

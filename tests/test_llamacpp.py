@@ -27,7 +27,7 @@ from lensmith.runtimes.verify import verify
 from lensmith.targets.errors import InputError
 from PIL import Image
 
-from tests.extras import Ran, run_without
+from tests.extras import Ran, latest, run_without
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 TINY = Path(__file__).parent / "tiny_vlm"
@@ -114,10 +114,10 @@ def test_long_batches_are_those_of_short_ones(bundle: Bundle) -> None:
     model = load(bundle.path, threads=1, context=2048)
     ids = np.tile(model.prompts.tokenizer.encode("Read all the words.").ids, 100).astype(np.int64)[:600]
     positions = text_positions(len(ids), 0)
-    whole = model.decoder.run(ids, positions)
+    whole = latest(model).run(ids, positions)
     model.forget()
     for begin in range(0, len(ids), 50):
-        part = model.decoder.run(ids[begin : begin + 50], positions[:, begin : begin + 50])
+        part = latest(model).run(ids[begin : begin + 50], positions[:, begin : begin + 50])
     assert relative_error(whole, part) < 10 * TEXT_ERROR
 
 

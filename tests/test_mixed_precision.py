@@ -154,6 +154,19 @@ def test_a_bundle_is_never_above_its_budget(
     assert bits[0] < bits[1]
 
 
+def test_a_budget_starts_from_the_precision_that_was_asked_for(
+    cli: Cli, benches: Callable[[str], Bench], tmp_path: Path
+) -> None:
+    path = benches("llava").path
+    plans = {p: json.loads(cli("plan", path, "--json", "--precision", p).out)["bundle_bytes"] for p in ("int2", "int4")}
+    budget = (plans["int2"] + plans["int4"]) // 2
+    rows = run(cli, path, tmp_path / "low", "--precision", "int2", "--budget", budget)["precision"]
+    assert size_of(tmp_path / "low") <= budget
+    chosen = {row["bits"] for row in rows.values() if "predicted KL" in row["reason"]}
+    assert min(chosen) == 2
+    assert len(chosen) > 1  # some were worth more
+
+
 def test_the_divergence_that_was_asked_for_is_kept_as_measured(
     cli: Cli, benches: Callable[[str], Bench], tmp_path: Path
 ) -> None:
@@ -190,9 +203,10 @@ def test_the_floor_is_measured_and_named(cli: Cli, benches: Callable[[str], Benc
 
 
 IMPOSSIBLE: dict[str, tuple[tuple[object, ...], str, str]] = {
-    "budget": (("--budget", "100kB"), "100000 bytes", "raise it"),
-    "no budget": (("--budget", "0"), "budget of 0", "raise it"),
-    "a budget between": (("--budget", "LEAST"), "no mix of 4 and 8 bits", "raise the limit"),
+    "budget": (("--budget", "100kB"), "a bundle of --precision int4 takes", "raise it"),
+    "no budget": (("--budget", "0"), "--budget is 0", "smaller --precision"),
+    "a budget between": (("--budget", "LEAST"), "a bundle of --precision int4 takes", "raise it"),
+    "groups": (("--budget", "100MB", "--group-size", "64"), "choose the size of groups", "leave out --group-size"),
     "divergence": (("--max-kl", "1e-9"), "1e-09", "raise"),
     "both": (("--budget", "1MB", "--max-kl", "0.1"), "cannot both", "each decides the other"),
     "method": (("--calibrate", "gptk"), "gptk", "did you mean 'gptq'?"),

@@ -17,6 +17,7 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import ladder
+from tests.extras import latest
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights
 
 # Errors are the largest difference relative to the largest magnitude. Both sides compute in float32, with other orders
@@ -156,8 +157,8 @@ def test_two_prompts_in_one_call(base: Path, tmp_path: Path) -> None:
         both = run_batch(pair.model, ids, positions, images)
         for row, messages in enumerate(order):
             request = pair.model.prepare(messages)
-            pair.model.decoder.rewind(0)
-            alone = pair.model.decoder.run(
+            latest(pair.model).rewind(0)
+            alone = latest(pair.model).run(
                 request.prompt.ids[:length], positions[:, row], request.images[0].features if request.images else None
             )
             assert relative_error(both[row], alone) < LOGITS

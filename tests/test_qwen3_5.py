@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 
 from tests import ladder
+from tests.extras import latest
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, step_logits, worst
 from tests.mtp_reference import MtpReference, assert_drafts
 
@@ -69,7 +71,7 @@ def test_prefill_lengths(pair: Pair, length: int) -> None:
     request = random_text(length)
     logits = pair.model.prefill(request, num_logits=length, reuse=False)
     assert relative_error(logits, pair.reference.start(request, 0)) < LOGITS
-    assert worst(pair.model.decoder.states.copies(), pair.reference.recurrent_states()) < STATES
+    assert worst(latest(pair.model).states.copies(), pair.reference.recurrent_states()) < STATES
 
 
 def test_500_steps(pair: Pair) -> None:
@@ -84,9 +86,9 @@ def test_500_steps(pair: Pair) -> None:
         token = int(logits[-1].argmax())
         assert int(ours[-1].argmax()) == token
         logits = pair.reference.step(token)
-        ours = pair.model.decoder.run(np.array([token]), text_positions(1, request.next_position + step))
+        ours = latest(pair.model).run(np.array([token]), text_positions(1, request.next_position + step))
     assert max(errors) < LOGITS
-    assert worst(pair.model.decoder.states.copies(), pair.reference.recurrent_states()) < STATES
+    assert worst(latest(pair.model).states.copies(), pair.reference.recurrent_states()) < STATES
     pair.model.forget()
 
 
@@ -95,15 +97,15 @@ def test_a_second_turn_reuses_states(pair: Pair) -> None:
     model, turns = pair.model, CONVERSATIONS["two turns"]
     model.generate(turns[:1], GenerationOptions(max_new_tokens=4, ignore_eos=True)).read()
     request = model.prepare(turns)
-    start = model.cache.start(request)
+    start = latest(model).start(request)
     assert start >= int(request.prompt.image_spans[0][1])  # the first image is not computed again
     answer = model.generate(turns, GenerationOptions(max_new_tokens=4, ignore_eos=True))
     answer.read()
     assert answer.timings.reused_tokens == start
-    reused, states = model.prefill(request).copy(), model.decoder.states.copies()
+    reused, states = model.prefill(request).copy(), latest(model).states.copies()
     whole = model.prefill(request, reuse=False)
     assert relative_error(reused, whole) < CHUNKED
-    assert worst(states, model.decoder.states.copies()) < CHUNKED
+    assert worst(states, latest(model).states.copies()) < CHUNKED
 
 
 def test_another_question_about_the_same_image(pair: Pair) -> None:
@@ -114,10 +116,10 @@ def test_another_question_about_the_same_image(pair: Pair) -> None:
     )
     model.prefill(model.prepare(first), reuse=False)
     request = model.prepare(second)
-    assert model.cache.start(request) == int(request.prompt.image_spans[0][1])
+    assert latest(model).start(request) == int(request.prompt.image_spans[0][1])
     reused = model.prefill(request).copy()
     assert relative_error(reused, model.prefill(request, reuse=False)) < CHUNKED
-    assert model.cache.start(model.prepare(other)) == 0
+    assert latest(model).start(model.prepare(other)) == 0
 
 
 def test_states_without_a_copy_are_not_reused(pair: Pair) -> None:
@@ -125,25 +127,31 @@ def test_states_without_a_copy_are_not_reused(pair: Pair) -> None:
     model, request, other = pair.model, random_text(40), random_text(63, seed=1)
     expected = model.prefill(request, reuse=False).copy()
     model.prefill(random_text(63), reuse=False)
-    assert model.cache.reusable(request) == 40
-    assert model.cache.start(request) == 0
+    assert latest(model).reusable(request) == 40
+    assert latest(model).start(request) == 0
     assert np.array_equal(model.prefill(request), expected)
     model.prefill(other, reuse=False)
-    assert model.decoder.rewind(30) == 0
-    assert not any(state.any() for state in model.decoder.states.copies().values())
+    assert latest(model).rewind(30) == 0
+    assert not any(state.any() for state in latest(model).states.copies().values())
     assert np.array_equal(model.prefill(request), expected)
 
 
 def test_a_failed_step_leaves_nothing_to_reuse(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """States may be a step ahead when a run is interrupted."""
+    """States are a step ahead when the interrupt comes behind it."""
     model, request = pair.model, random_text(40)
     expected = model.prefill(request, reuse=False).copy()
-    step = model.decoder._step(1, 1, 1, None)
-    monkeypatch.setattr(step, "binding", None)
-    with pytest.raises(Exception, match=r".+"):
-        model.decoder.run(np.array([3]), text_positions(1, 40))
-    assert model.decoder.length == 0
+    real = model.decoder.session
+
+    def interrupted(binding: Any) -> None:
+        real.run_with_iobinding(binding)
+        raise KeyboardInterrupt
+
+    session = SimpleNamespace(run_with_iobinding=interrupted, io_binding=real.io_binding)
+    monkeypatch.setattr(model.decoder, "session", session)
+    with pytest.raises(KeyboardInterrupt):
+        latest(model).run(np.array([3]), text_positions(1, 40))
     monkeypatch.undo()
+    assert latest(model).length == 0
     assert np.array_equal(model.prefill(request), expected)
 
 
@@ -213,14 +221,15 @@ def test_the_head_predicts_as_in_pytorch(pair: Pair) -> None:
 def test_drafts(pair: Pair) -> None:
     """From the decoder's own hidden states: what PyTorch's head says of the prompt with the guesses behind it."""
     messages, reference = CONVERSATIONS["one image"], MtpReference(pair.reference)
-    head, request, theirs = pair.model.draft_head, pair.model.prepare(messages), pair.theirs(messages)
-    decoder, hidden = pair.model.decoder, reference.hidden_states(theirs)
+    head, request, theirs = pair.model.open_draft_head(), pair.model.prepare(messages), pair.theirs(messages)
+    hidden = reference.hidden_states(theirs)
     logits = pair.model.prefill(request, chunk=50, head=head)
+    known = latest(pair.model).hidden_states[-1:]
     assert relative_error(logits, pair.reference.logits(theirs, 1)) < LOGITS
-    assert relative_error(decoder.hidden_states[-1:], hidden[0, -1:].numpy()) < LOGITS
+    assert relative_error(known, hidden[0, -1:].numpy()) < LOGITS
     guesses = [int(logits[-1].argmax())]
-    drafts = head.draft(np.array(guesses), request.next_position, decoder.hidden_states[-1:], 3)
-    assert head.graph.length == len(request.prompt)
+    drafts = head.draft(np.array(guesses), request.next_position, known, 3)
+    assert head.states.length == len(request.prompt)
     for _ in drafts:
         theirs = continued(theirs, np.array(guesses[-1:]))
         made, states = reference.logits(theirs, hidden)
@@ -316,12 +325,12 @@ def test_a_renamed_tensor_is_named_with_the_closest(base: Path, tmp_path: Path) 
 def test_the_head_reads_on_behind_a_reused_beginning(pair: Pair) -> None:
     """What it has of the beginning stays, but for the entry between the two parts, so it guesses nearly the same."""
     model, turns = pair.model, CONVERSATIONS["two turns"]
-    head, request = model.draft_head, model.prepare(turns)
+    head, request = model.open_draft_head(), model.prepare(turns)
     model.forget()
     model.prefill(model.prepare(turns[:1]), head=head)
-    assert model.cache.start(request) > 0
+    assert latest(model).start(request) > 0
     model.prefill(request, head=head)
-    assert head.graph.length == len(request.prompt) - 2
+    assert head.states.length == len(request.prompt) - 2
 
 
 def test_sizes_count_tables_that_the_draft_head_borrows_once(base: Path, tmp_path: Path) -> None:

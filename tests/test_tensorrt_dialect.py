@@ -14,6 +14,7 @@ from lensmith.runtimes.verify import verify
 
 from tests import arlow, ladder
 from tests.dialect_pairs import dequantize_weights, dialect_pair, float32_activations, tiny_bases
+from tests.extras import latest
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, step_logits, worst
 from tests.test_qwen3_5 import random_text
 
@@ -72,7 +73,7 @@ def test_lengths_around_the_chunks_of_the_delta_rule(hybrid: Pair, length: int) 
     request = random_text(length)
     logits = hybrid.model.prefill(request, num_logits=length, reuse=False)
     assert relative_error(logits, hybrid.reference.start(request, 0)) < LOGITS
-    assert worst(hybrid.model.decoder.states.copies(), hybrid.reference.recurrent_states()) < STATES
+    assert worst(latest(hybrid.model).states.copies(), hybrid.reference.recurrent_states()) < STATES
 
 
 def test_the_same_token_again_and_again(hybrid: Pair) -> None:
@@ -87,8 +88,8 @@ def test_states_without_a_copy_are_not_reused(hybrid: Pair) -> None:
     model, request = hybrid.model, random_text(40)
     expected = model.prefill(request, reuse=False).copy()
     model.prefill(random_text(63), reuse=False)
-    assert model.decoder.rewind(30) == 0
-    assert not any(state.any() for state in model.decoder.states.copies().values())
+    assert latest(model).rewind(30) == 0
+    assert not any(state.any() for state in latest(model).states.copies().values())
     assert np.array_equal(model.prefill(request), expected)
 
 
@@ -102,10 +103,11 @@ def test_multi_token_prediction(hybrid: Pair) -> None:
 def test_drafts_follow_the_decoder(hybrid: Pair) -> None:
     """Hidden states of all positions but logits of the last alone."""
     model, request = hybrid.model, hybrid.model.prepare(CONVERSATIONS["one image"])
-    logits = model.prefill(request, chunk=50, head=model.draft_head)
+    head = model.open_draft_head()
+    logits = model.prefill(request, chunk=50, head=head)
     theirs = hybrid.theirs(CONVERSATIONS["one image"])
     assert relative_error(logits, hybrid.reference.logits(theirs, 1)) < LOGITS
-    assert model.draft_head.graph.length == len(request.prompt) - 1
+    assert head.states.length == len(request.prompt) - 1
 
 
 @pytest.mark.parametrize(("family", "precision"), [("qwen3-vl-2b", "int4"), ("qwen3-vl-2b", "int8"),

@@ -70,13 +70,15 @@ def test_caches_are_one_buffer(plain: Bundle, monkeypatch: pytest.MonkeyPatch) -
     executor = PluginExecutor(plain.graph("decoder"), entry["plugin"]["profiles"], HERE)
     caches = [name for name in executor.inputs if name.startswith("past_key_values.")]
     assert caches
-    assert all(executor.past[name] is executor.present[name] for name in caches)
-    assert not any(executor.past[name] is executor.present[name] for name in executor.recurrent)
+    kept = executor.open_states()
+    assert all(kept.past[name] is kept.present[name] for name in caches)
+    assert not any(kept.past[name] is kept.present[name] for name in kept.recurrent)
     shape = executor.inputs[caches[0]]
-    executor.write(caches[0], np.ones(shape, np.float32))
-    assert executor.read(caches[0]).all()
-    executor.write(caches[0], None)
-    assert not executor.read(caches[0]).any()
+    kept.write(caches[0], np.ones(shape, np.float32))
+    assert kept.read(caches[0]).all()
+    assert not executor.open_states().read(caches[0]).any()
+    kept.write(caches[0], None)
+    assert not kept.read(caches[0]).any()
 
 
 def test_what_the_plugin_is_told() -> None:

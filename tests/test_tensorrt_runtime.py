@@ -21,6 +21,7 @@ from lensmith.targets.errors import InputError, MissingExtra
 
 from tests import ladder
 from tests.dialect_pairs import CONTEXT, TARGET
+from tests.extras import latest
 from tests.fake_gpu import HostCuda, HostTensorRT
 from tests.ladder import CONVERSATIONS, IMAGES, random_image
 
@@ -106,7 +107,7 @@ def test_an_engine_that_cannot_be_recorded(plain: Bundle, fake: HostCuda, tmp_pa
 def test_memory_is_given_back(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
     assert sum(map(len, fake.held.values())) >= sum(
-        buffer.nbytes for buffer in engines.decoder.executor._states.values()
+        buffer.nbytes for buffer in latest(engines).states.kept.buffers.values()
     )
     del engines
     assert not fake.held
@@ -135,8 +136,8 @@ def test_what_is_beyond_an_engine_is_refused(plain: Bundle, fake: HostCuda, tmp_
     for tokens, message in ((CONTEXT + 1, f"needs {CONTEXT + 1} tokens but the context holds {CONTEXT}"),
                             (chunk + 1, rf"input_ids from \[1, 1\] to \[1, {chunk}\]")):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            model.decoder.run(np.zeros(tokens, np.int64), np.zeros((3, tokens), np.int64))
-    assert model.decoder.length == 0
+            latest(model).run(np.zeros(tokens, np.int64), np.zeros((3, tokens), np.int64))
+    assert latest(model).length == 0
     if "merge_size" in plain.manifest["prompt"]:
         most = model.vision.executor.profiles[0]["pixel_values"][2]
         patches = np.zeros((most[0] + 4, most[1]), np.float32)

@@ -19,6 +19,7 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import ladder
+from tests.extras import latest
 from tests.ladder import ANSWER, IMAGES, Pair, compile_pair
 
 # As in test_parity.py: both sides compute in float32 with other orders of summation. Measured here: features 2e-6,
@@ -144,14 +145,14 @@ def test_a_second_turn_reuses_cache_and_features(pair: Pair, encodings: list[int
     assert len(encodings) == 2  # of four frames
     request = model.prepare(turns)
     assert len(encodings) == 2 + 1 + 4  # nothing is encoded again
-    assert model.cache.reusable(request) > int(request.prompt.image_spans[1][1])
+    assert latest(model).reusable(request) > int(request.prompt.image_spans[1][1])
     reused = model.prefill(request).copy()
     assert relative_error(reused, model.prefill(request, reuse=False)) < CHUNKED
     other = [user_message("Describe it.", videos=[[*FOUR[:2], *SEVEN[:2]]]), *turns[1:]]
     with pytest.raises(InputError, match="one size"):
         model.prepare(other)
     other[0] = user_message("Describe it.", videos=[[*FOUR[:2], FOUR[1], FOUR[2]]])
-    assert model.cache.reusable(model.prepare(other)) <= int(request.prompt.image_spans[1][0])
+    assert latest(model).reusable(model.prepare(other)) <= int(request.prompt.image_spans[1][0])
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from .shared import AS_JSON, DEVICE, THREADS, console, options, pairs, print_jso
 from .streams import read_text
 
 if TYPE_CHECKING:
+    from ...runtimes.answer import Answer
     from ...runtimes.bundle import Bundle
-    from ...runtimes.model import Answer, GenerationOptions, Model
+    from ...runtimes.model import GenerationOptions, Model
     from ...runtimes.timings import Timings
 
 LOADING = options(

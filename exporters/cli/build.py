@@ -51,10 +51,10 @@ CHOICES = options(
     click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
                  help="How weights are stored. onnx: fp32 to int4 and below, by default int4, which keep the vision "
                       "encoder at 8 bits. tensorrt: fp8 besides. gguf: a file type of llama.cpp, by default f16."),
-    click.option("--group-size", type=click.Choice(list(GROUP_SIZES)), default="128", show_default=True,
-                 help="Inputs that share one scale; channel: all of an output."),
+    click.option("--group-size", type=click.Choice(list(GROUP_SIZES)),
+                 help="Inputs that share one scale, by default 128; channel: all of an output."),
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
-    click.option("--target", default="cpu", show_default=True, help="A row of `lensmith targets`."),
+    click.option("--target", metavar="NAME", help="A row of `lensmith targets`; default: cpu."),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),
     click.option("--kv-cache", type=click.Choice(KV_CACHES), default="float", show_default=True,
                  help="How keys and values are kept: float32, or int8 in a quarter of the memory, with --calibrate."),
@@ -67,17 +67,19 @@ CHOICES = options(
 
 CALIBRATION = options(
     click.option("--calibrate", "method", metavar="METHOD",
-                 help="Choose the integers on samples: mse, awq, gptq or descent (the most exact); gguf: imatrix."),
+                 help="Choose the integers on samples: mse, awq, gptq or descent; gguf: imatrix. With an option below "
+                      "alone: descent, the most exact."),
     click.option("--samples", type=click.Path(path_type=Path), metavar="PATH",
                  help="Pictures, or a .jsonl of images, prompt and answer; default: a generated set."),
-    click.option("--sample-count", "limit", type=click.IntRange(4), default=64, show_default=True, metavar="N",
-                 help="Samples to calibrate on; a third as many are held out to judge."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of samples."),
+    click.option("--sample-count", "limit", type=click.IntRange(4), metavar="N",
+                 help="Samples to calibrate on, by default 64; a third as many are held out to judge."),
+    click.option("--seed", type=click.IntRange(0), help="Of the choice of samples; default: 0."),
     click.option("--budget", callback=parse_size, metavar="SIZE",
                  help='Size of the bundle ("1.2GB"): bits and groups are chosen for each matrix.'),
     click.option("--max-kl", type=click.FloatRange(0, min_open=True), metavar="X",
                  help="Smallest bundle within X nats of the float model on held-out samples."),
 )  # fmt: skip
+CALIBRATION_NAMES = ("method", "samples", "limit", "seed", "budget", "max_kl")  # any of them asks for calibration
 
 
 @click.command()
@@ -93,18 +95,13 @@ def export(
     force: bool,
     golden: Golden,
     as_json: bool,
-    method: str | None,
-    samples: Path | None,
-    limit: int,
-    seed: int,
-    budget: int | None,
-    max_kl: float | None,
     **choices: Any,
 ) -> None:
     """Compile CHECKPOINT, a Hugging Face folder, into a bundle. An interrupted export continues when run again."""
     from ...runtimes.bundle_writer import check_new_bundle
 
     check_new_bundle(out, force=force)  # before the work, and again when it is written
+    wishes = {name: value for name in CALIBRATION_NAMES if (value := choices.pop(name)) is not None}
     job, plan = _prepare(**choices)
     if not as_json:
         _print_plan(plan)
@@ -112,10 +109,10 @@ def export(
     with needs("export", "lensmith export"):
         from ..calibrate import CalibrationOptions, export_calibrated
         from ..export import export as write
-    chosen = CalibrationOptions(method or default_method(choices["format"]), samples, limit, seed, budget, max_kl)
     with stages() as progress:
-        if method or samples or budget is not None or max_kl:
-            bundle = export_calibrated(job, chosen, out, progress, golden=golden, force=force)
+        if wishes:
+            wishes.setdefault("method", default_method(choices["format"]))
+            bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden, force=force)
         else:
             bundle = write(job, out, progress, golden=golden, force=force)
     result = _result(bundle, plan, time.perf_counter() - started)
@@ -158,14 +155,15 @@ COMMANDS = (plan, export, synth)
 
 
 def _prepare(
-    checkpoint: Path, adapter: Path | None, group_size: str, asymmetric: bool, **chosen: Any
+    checkpoint: Path, adapter: Path | None, group_size: str | None, asymmetric: bool, **chosen: Any
 ) -> tuple[Job, Plan]:
     """Open the checkpoint and make the plan; every error of the input shows here."""
     with needs("export", "compiling a checkpoint"):
         from ..export import Options, prepare
         from ..plan import make_plan
     chosen["precision"] = _precision(**chosen)
-    options = Options(group_size=GROUP_SIZES[group_size], symmetric=not asymmetric, **chosen)
+    groups = None if group_size is None else GROUP_SIZES[group_size]
+    options = Options(group_size=groups, symmetric=False if asymmetric else None, **chosen)
     job = prepare(checkpoint, options, adapter=adapter)
     return job, make_plan(job)
 

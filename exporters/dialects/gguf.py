@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +23,16 @@ from ..gguf import vocabulary
 from ..gguf.decoder import DecoderFile
 from ..gguf.file_types import MMPROJ_NUMBERS, file_type
 from ..gguf.imatrix import by_tensor, write_imatrix
-from ..gguf.quantizer import check_type, quantize
+from ..gguf.quantizer import Outlook, check_type, foresee, quantize
 from ..gguf.tensors import Tensor
 from ..gguf.vision import vision_file
-from ..gguf.writer import add, write
+from ..gguf.writer import add, write, write_outline
 from ..spec import ClipSpec, ModelSpec
 
 if TYPE_CHECKING:
+    from ...targets.profile import TargetProfile
     from ..graphs import Graph
-    from ..job import Job
+    from ..job import Job, Options
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
@@ -48,26 +51,72 @@ class File:
     stored: Type
     tensors: tuple[Tensor, ...]
     metadata: dict[str, Any]
-    quantizer: bool = False  # whether llama.cpp's makes it; its types by tensor are then not known before
+    quantizer: bool = False  # whether llama.cpp's makes it; what it chooses for each tensor is in its outlook
 
-    @property
-    def nbytes(self) -> int:
-        """Of all tensors."""
-        return sum(tensor.nbytes(self.stored) for tensor in self.tensors)
+
+def refuse(options: Options, _: TargetProfile) -> None:
+    """An InputError for wishes that llama.cpp's files have no place for."""
+    if options.target is not None:
+        raise InputError(f"GGUF files are the same for every device; leave out --target {options.target}")
+    if options.kv_cache != "float":
+        raise InputError(f"--kv-cache {options.kv_cache} is no part of GGUF files; their runtime chooses: leave it out")
 
 
 def check(job: Job) -> None:
     """Describe both files and drop them again; InputError for what llama.cpp has no place for."""
     described = files(job)
     vocabulary.check(job.checkpoint)
-    tensor_types(job.options.tensor_types)
+    wishes = tensor_types(job.options.tensor_types)
     if any(file.quantizer for file in described):
         llama()  # raises MissingExtra
+        _check_patterns(wishes, next(file for file in described if file.quantizer))
     elif job.options.tensor_types:
         raise InputError(
             f"precision {job.options.precision} is written without llama.cpp's quantizer, which alone knows "
             "--tensor-type; use one like q4_k_m"
         )
+
+
+def _check_patterns(wishes: Mapping[str, str], file: File) -> None:
+    """InputError for a pattern that is none, or finds no matrix; llama.cpp searches names for it, too."""
+    matrices = [tensor.name for tensor in file.tensors if tensor.type(Type.F16) == Type.F16]
+    for pattern in wishes:
+        try:
+            found = any(re.search(pattern, name) for name in matrices)
+        except re.error as error:
+            raise InputError(f"the tensor type's pattern {pattern!r} is no regular expression ({error})") from error
+        if not found:
+            raise InputError(
+                f"the tensor type's pattern {pattern!r} finds none of the {len(matrices)} matrices of {file.name}, "
+                f"whose names are like {matrices[0]}; see `lensmith inspect --tensors` of a bundle for all"
+            )
+
+
+def outlook(job: Job, file: File) -> Outlook:
+    """What llama.cpp's quantizer will make of a file of a job; it must be one that it makes."""
+    number, overrides = file_type(job.options.precision).number, tensor_types(job.options.tensor_types)
+    columns = {tensor.name: tensor.shape[1] for tensor in file.tensors if tensor.type(Type.F16) == Type.F16}
+    with tempfile.TemporaryDirectory() as folder:
+        outline, kept = Path(folder) / file.name, _without_loss(job, file)
+        write_outline(outline, file.architecture, file.tensors, kept, lambda writer: add(writer, file.metadata))
+        found = foresee(outline, number, columns={}, overrides=overrides)
+        if not (found.needs_importance or job.calibrated.importance):
+            return found
+        return replace(found, types=foresee(outline, number, columns=columns, overrides=overrides).types)
+
+
+def ready(job: Job) -> None:
+    """InputError, before anything is written, for a file type that llama.cpp makes with importance alone."""
+    if job.calibrated.importance or not needs_importance(job):
+        return
+    raise InputError(
+        f"precision {job.options.precision} needs to know which columns of this model matter: add --calibrate imatrix"
+    )
+
+
+def needs_importance(job: Job) -> bool:
+    """Whether llama.cpp refuses the file type for this model unless it is told the importance of columns."""
+    return any(outlook(job, file).needs_importance for file in files(job) if file.quantizer)
 
 
 def files(job: Job) -> tuple[File, ...]:
@@ -216,10 +265,14 @@ def _port(dtype: str, shape: list[Any]) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape}
 
 
-def stored(file: File) -> Iterator[tuple[str, int, int]]:
+def stored(job: Job, file: File) -> Iterator[tuple[str, int, int]]:
     """How each tensor of a file is stored, its values and its bytes."""
+    plain = _without_loss(job, file) if file.quantizer else file.stored
+    chosen = outlook(job, file).types if file.quantizer else {}
     for tensor in file.tensors:
-        yield tensor.type(file.stored).name, prod(tensor.shape), tensor.nbytes(file.stored)
+        kind, size = chosen.get(tensor.name, tensor.type(plain)), prod(tensor.shape)
+        block, nbytes = gguf.GGML_QUANT_SIZES[kind]
+        yield kind.name, size, size // block * nbytes
 
 
 BITS = {"F32": 32, "F16": 16, "BF16": 16}  # of what is no integer in blocks

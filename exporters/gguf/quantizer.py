@@ -1,24 +1,40 @@
-"""llama.cpp's own quantizer: any of its file types from a GGUF file, with importance and types for single tensors."""
+"""llama.cpp's own quantizer: any of its file types from a GGUF file, with importance and types for single tensors.
+
+It is also asked beforehand, by its dry run over a file without values, what it will make of each tensor.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType as Type
 
 from ...runtimes.files import disk_full_is_input
 from ...runtimes.llamacpp.header import BLOCKS
-from ...runtimes.llamacpp.library import MESSAGES, llama
+from ...runtimes.llamacpp.library import MESSAGES, listening, llama
 from ...targets.errors import InputError, closest
 from .imatrix import Energy
 from .tensors import Floats
 
 BUFFER_BYTES = 1 << 28  # of rows in memory at a time; llama.cpp's default is 8 GB
+# What its dry run says: a line for each tensor, with the new type where that is another one, and a warning.
+CHANGED = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) .*-> .*\((\w+)\)", re.MULTILINE)
+NEEDS_IMPORTANCE = "will require an imatrix"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the quantizer will make of a file."""
+
+    types: Mapping[str, Type]  # of the tensors that change theirs
+    needs_importance: bool  # of columns, without which it refuses
 
 
 def quantize(
@@ -36,18 +52,34 @@ def quantize(
     refuses, such as for a file type that needs importance.
     """
     library = llama()
-    options = library.llama_model_quantize_default_params()
-    options.ftype, options.nthread, options.max_buf_size = number, threads or os.cpu_count() or 1, BUFFER_BYTES
     means = {name: np.ascontiguousarray(energy.mean) for name, energy in (energies or {}).items()}  # kept alive here
     importance, types = _importance(library, means), _overrides(library, overrides or {})
-    if importance is not None:
-        options.imatrix = importance
-    if types is not None:
-        options.tt_overrides = types
-    MESSAGES.clear()
     with disk_full_is_input(out.parent):
-        code = library.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(options))
-    if code:
+        _run(source, out, ftype=number, nthread=threads or os.cpu_count() or 1, imatrix=importance, tt_overrides=types)
+
+
+def foresee(outline: Path, number: int, *, columns: Mapping[str, int], overrides: Mapping[str, str]) -> Outlook:
+    """What `quantize` will make of a file, of which the metadata and the list of tensors are enough.
+
+    `columns` are those of the matrices whose importance will be known, which some choices of types depend on.
+    """
+    library = llama()
+    means = {name: np.ones(size, np.float32) for name, size in columns.items()}
+    settings = {"imatrix": _importance(library, means), "tt_overrides": _overrides(library, overrides)}
+    with listening() as pieces:
+        _run(outline, outline.with_suffix(".none"), ftype=number, nthread=1, dry_run=True, **settings)
+    said = "".join(pieces)
+    return Outlook({name: Type[kind.upper()] for name, kind in CHANGED.findall(said)}, NEEDS_IMPORTANCE in said)
+
+
+def _run(source: Path, out: Path, **settings: Any) -> None:
+    library = llama()
+    options = library.llama_model_quantize_default_params()
+    for name, value in {"max_buf_size": BUFFER_BYTES, **settings}.items():
+        if value is not None:
+            setattr(options, name, value)
+    MESSAGES.clear()
+    if library.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(options)):
         reason = MESSAGES[-1][:300] if MESSAGES else "no reason given"
         raise InputError(f"llama.cpp cannot quantize {source.name} ({reason}); use another --precision")
 
@@ -71,7 +103,7 @@ def _overrides(library: Any, overrides: Mapping[str, str]) -> Any:
 
 def check_type(name: str) -> int:
     """The number of a tensor type; InputError for an unknown one."""
-    known = {kind.name.lower(): int(kind) for kind in GGMLQuantizationType if int(kind) in BLOCKS}
+    known = {kind.name.lower(): int(kind) for kind in Type if int(kind) in BLOCKS}
     if name.lower() not in known:
         raise InputError(f"unknown tensor type {name!r}; {closest(name.lower(), known)}")
     return known[name.lower()]

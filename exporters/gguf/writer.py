@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -37,19 +37,38 @@ def write(
             writer.close()
 
 
+def write_outline(path: Path, architecture: str, tensors: Sequence[Tensor], stored: Type, fill: Fill) -> None:
+    """Write the metadata and the list of tensors alone; where their values would lie the file has a hole of zeros."""
+    writer = gguf.GGUFWriter(path, architecture)
+    try:
+        _announce(writer, tensors, stored)
+        fill(writer)
+        file = _write_header(writer)
+        sizes = (gguf.GGUFWriter.ggml_pad(tensor.nbytes(stored), writer.data_alignment) for tensor in tensors)
+        file.truncate(file.tell() + sum(sizes))
+    finally:
+        writer.close()
+
+
 def _announce(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type) -> None:
     for tensor in tensors:
         kind, nbytes = tensor.type(stored), tensor.nbytes(stored)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
 
 
-def _write(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type, progress: Progress) -> None:
+def _write_header(writer: gguf.GGUFWriter) -> BinaryIO:
+    """Write everything in front of the first tensor; the file, which is there now."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     assert writer.fout is not None
-    file = writer.fout[0]
+    file: BinaryIO = writer.fout[0]
     writer.write_padding(file, file.tell())
+    return file
+
+
+def _write(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type, progress: Progress) -> None:
+    file = _write_header(writer)
     for tensor in tensors:
         start = file.tell()
         for data in tensor.data(stored):

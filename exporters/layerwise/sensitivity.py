@@ -22,7 +22,7 @@ from .stages import Product
 from .streams import Effective, Floats, Runner, Stream, Values, table_blocks
 
 Progress = Callable[[int, int], None]
-BITS, MIXED_GROUPS = (4, 8), (32, 64, 128)  # that mixed precision chooses from
+BITS, MIXED_GROUPS = (2, 3, 4, 8), (32, 64, 128)  # that mixed precision chooses from
 SAMPLES, ROWS = 8, 24  # how many samples, and positions of each, the sensitivity of a layer is measured on
 TABLE_STEP = 16  # of the rows of a table, one in so many is looked at
 UNIT = re.compile(r"(.*?\.\d+)\.")
@@ -41,9 +41,9 @@ class Sensitivity:
 
 
 def options_of(scheme: Scheme, columns: int) -> list[Scheme]:
-    """The schemes that a matrix may get, the cheapest first: 4 and 8 bits in groups of all sizes."""
+    """The schemes that a matrix may get, the cheapest first: from the bits that it has on, in groups of all sizes."""
     sizes = sorted({size for wanted in MIXED_GROUPS if (size := largest_group(columns, wanted))}, reverse=True)
-    return [replace(scheme, bits=bits, group_size=size) for bits in BITS for size in sizes]
+    return [replace(scheme, bits=bits, group_size=size) for bits in BITS if bits >= scheme.bits for size in sizes]
 
 
 def unit_of(name: str) -> str:
@@ -177,7 +177,7 @@ def mixed_schemes(
     try:
         picked = choose(costs, max_bytes=max_bytes, max_cost=limit)
     except ValueError as error:
-        raise InputError(f"no mix of 4 and 8 bits will do: {error}; raise the limit or leave it out") from error
+        raise InputError(f"no mix of bits will do: {error}; raise the limit or leave it out") from error
     out = {}
     for name, choices, row, index in zip(names, options, costs, picked, strict=True):
         reason = (

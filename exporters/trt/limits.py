@@ -35,7 +35,7 @@ def refuse(options: Options, target: TargetProfile) -> None:
     if options.precision in FEW_BITS:
         allowed = ", ".join(name for name in PRECISIONS if name not in FEW_BITS)
         raise InputError(f"TensorRT has no products with {options.precision}; expected --precision {allowed}")
-    if not options.symmetric:
+    if options.symmetric is False:
         raise InputError("TensorRT takes no zero points of 4 bits; leave out --asymmetric")
     if options.kv_cache != "float":
         raise InputError(

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ...targets.errors import InputError, LensmithError
+from ..decoding import Decoder, Wanted
 from ..engine import Floats, ImageFeatures, Ints
-from .library import LlamaModel, llama, refused
+from .library import LlamaModel, llama
 from .states import LlamaStates
 
 F32, F16 = 0, 1  # ggml_type
@@ -35,59 +36,33 @@ class Settings:
     exact: bool = False  # float32 KV cache, and attention without the approximations of flash attention
 
 
-class LlamaDecoder:
-    """Runs the decoder over the states of one conversation, which llama.cpp keeps."""
+class LlamaDecoder(Decoder[LlamaStates]):
+    """A language model, of which each conversation has a context with states that llama.cpp keeps."""
 
     def __init__(self, model: LlamaModel, settings: Settings, *, image_token_id: int, mrope: bool) -> None:
-        self.model, self.capacity, self.mrope = model, settings.capacity, mrope
-        self.image_token_id, self.batch = image_token_id, settings.batch
-        self.hidden, self.vocab = model.hidden, model.vocab
+        super().__init__()
+        self.model, self.settings, self.mrope = model, settings, mrope
+        self.image_token_id, self.capacity, self.batch = image_token_id, settings.capacity, settings.batch
+        self.hidden, self.vocab, self.recurrent = model.hidden, model.vocab, model.recurrent
         self.taps = model.input_width // model.hidden - 1
-        self._free = llama().llama_free
-        self.context = llama().llama_init_from_model(model.handle, _context_options(settings, model))
-        if not self.context:
-            raise refused(model.path, f"given a context of {settings.capacity} tokens")
-        self.states = LlamaStates(self.context, settings.capacity, recurrent=model.recurrent)
-        self.hidden_states: Floats = np.zeros((0, self.hidden), np.float32)  # llama.cpp gives none
 
-    def __del__(self) -> None:
-        if getattr(self, "context", None):
-            self._free(self.context)
-            self.context = None
+    def open_states(self) -> LlamaStates:
+        """A context of its own. Raises InputError where llama.cpp has no memory for it."""
+        return LlamaStates(self.model, _context_options(self.settings, self.model), self.capacity)
 
-    @property
-    def length(self) -> int:
-        """Tokens in the states."""
-        return self.states.length
-
-    def run(
-        self,
-        ids: Ints,
-        positions: Ints,
-        images: ImageFeatures | None = None,
-        *,
-        num_logits: int = 1,
-        num_hidden_states: int = 0,
+    def _compute(
+        self, states: LlamaStates, ids: Ints, positions: Ints, images: ImageFeatures | None, wanted: Wanted
     ) -> Floats:
-        """Append tokens: ids [seq], positions [3, seq], features of the image tokens among them.
-
-        Returns logits float32 [num_logits, vocab] of the last positions. `num_hidden_states` must be 0.
-        """
-        if self.length + len(ids) > self.capacity:
-            raise InputError(
-                f"the conversation needs {self.length + len(ids)} tokens but the context holds {self.capacity}; "
-                "load with a larger context or shorten it"
-            )
-        if num_hidden_states:
+        if wanted.num_hidden_states:
             raise InputError("llama.cpp gives no hidden states; draft tokens need a bundle of --format onnx")
-        wanted, used = len(ids) - num_logits, 0
+        first, used = len(ids) - wanted.num_logits, 0
         parts = [np.zeros((0, self.vocab), np.float32)]
         for begin, end, of_image in self._segments(ids):
             rows = None
             if of_image:
                 rows, used = self._embeddings(images, used, end - begin), used + end - begin
-            parts.append(self._decode(ids[begin:end], rows, positions[:, begin:end], max(0, wanted - begin)))
-            self.states.append(positions[0, begin:end])
+            parts.append(self._decode(states, ids[begin:end], rows, positions[:, begin:end], max(0, first - begin)))
+        states.note(positions[0])
         return np.concatenate(parts)
 
     def _segments(self, ids: Ints) -> Iterator[tuple[int, int, bool]]:
@@ -106,7 +81,7 @@ class LlamaDecoder:
         taps = [] if part.deepstack is None else list(part.deepstack)
         return np.ascontiguousarray(np.concatenate([part.features, *taps], axis=1), dtype=np.float32)
 
-    def _decode(self, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> Floats:
+    def _decode(self, states: LlamaStates, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> Floats:
         """One batch; logits of its tokens from `first` on."""
         count, library = len(ids), llama()
         wanted = np.zeros(count, np.int8)
@@ -126,9 +101,9 @@ class LlamaDecoder:
             seq_id=sequences,
             logits=_pointer(wanted, ctypes.c_int8),
         )
-        if code := library.llama_decode(self.context, batch):
-            raise LensmithError(f"llama.cpp could not compute {count} tokens behind {self.length} (code {code})")
-        found = [library.llama_get_logits_ith(self.context, index) for index in range(first, count)]
+        if code := library.llama_decode(states.context, batch):
+            raise LensmithError(f"llama.cpp could not compute {count} tokens behind {states.length} (code {code})")
+        found = [library.llama_get_logits_ith(states.context, index) for index in range(first, count)]
         arrays = [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in found]
         return np.stack(arrays).astype(np.float32, copy=True) if arrays else np.zeros((0, self.vocab), np.float32)
 
@@ -138,18 +113,6 @@ class LlamaDecoder:
         padded = np.zeros((AXES if len(rows) > 1 else 1, positions.shape[1]), np.int32)
         padded[: len(rows)] = rows
         return padded.reshape(-1)
-
-    def reach(self, length: int) -> int:
-        """The longest length up to `length` that `rewind` can go back to."""
-        return self.states.reach(length)
-
-    def rewind(self, length: int) -> int:
-        """Forget all tokens behind the first `length`, and more where that is not possible; how many are left."""
-        return self.states.rewind(length)
-
-    def save(self) -> None:
-        """Keep a copy of recurrent states, so that `rewind` can come back to this length."""
-        self.states.save()
 
 
 def _context_options(settings: Settings, model: LlamaModel) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from .check import check_decoder
 ERROR = 4  # ggml_log_level: 0 none, 1 debug, 2 info, 3 warn, 4 error, 5 continued
 SMALL = 50_000_000  # parameters
 MESSAGES: deque[str] = deque(maxlen=8)  # the latest errors, oldest first
+_LISTENERS: list[list[str]] = []
 
 
 @functools.cache
@@ -47,10 +50,24 @@ def _callback(llama_cpp: Any) -> Any:
     """Keeps errors instead of printing; the C side holds no reference, so this one must live as long as the process."""
 
     def keep(level: int, text: bytes, _: Any) -> None:
+        said = text.decode("utf-8", "replace")
+        for pieces in _LISTENERS:
+            pieces.append(said)
         if level == ERROR:
-            MESSAGES.append(text.decode("utf-8", "replace").strip())
+            MESSAGES.append(said.strip())
 
     return llama_cpp.llama_log_callback(keep)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[str]]:
+    """Pieces of all that llama.cpp says within the block, whatever their level; joined they are lines."""
+    pieces: list[str] = []
+    _LISTENERS.append(pieces)
+    try:
+        yield pieces
+    finally:
+        _LISTENERS.remove(pieces)
 
 
 def refused(path: Path, what: str) -> InputError:

@@ -9,46 +9,44 @@ import numpy as np
 
 from ...targets.errors import LensmithError
 from ..engine import Ints
-from .library import llama
+from ..states import States
+from .library import MESSAGES, LlamaModel, llama, refused
 
-SAVED = 2  # copies of the recurrent states
 
-
-class LlamaStates:
-    """The length of a conversation, and ways back to a shorter one.
+class LlamaStates(States):
+    """A context of llama.cpp, freed with the object.
 
     llama.cpp forgets by position, and all tokens of an image share one on the axis of time: an image is forgotten as
-    a whole. Recurrent states have all tokens in them and go back to a length only where a copy was saved.
+    a whole. What a step that failed has left is not known, so everything is forgotten behind one.
     """
 
-    def __init__(self, context: Any, capacity: int, *, recurrent: bool) -> None:
-        self.context, self.recurrent, self.length = context, recurrent, 0
+    def __init__(self, model: LlamaModel, options: Any, capacity: int) -> None:
+        super().__init__(recurrent=model.recurrent)
+        MESSAGES.clear()
+        self.model, self._free = model, llama().llama_free
+        self.context = llama().llama_init_from_model(model.handle, options)
+        if not self.context:
+            raise refused(model.path, f"given a context of {capacity} tokens")
         self._positions = np.zeros(capacity, np.int64)  # of each token, on the axis of time
-        self._saved: dict[int, bytes] = {}  # by length, the oldest first
 
-    def append(self, positions: Ints) -> None:
-        """Note tokens that were computed, by their positions on the axis of time."""
+    def __del__(self) -> None:
+        if getattr(self, "context", None):
+            self._free(self.context)
+            self.context = None
+
+    def note(self, positions: Ints) -> None:
+        """Note the tokens of a step by their positions on the axis of time."""
         self._positions[self.length : self.length + len(positions)] = positions
-        self.length += len(positions)
 
-    def reach(self, length: int) -> int:
-        """The longest length up to `length` that the states can go back to."""
-        if length >= self.length:
-            return self.length
-        if self.recurrent:
-            return max((saved for saved in self._saved if saved <= length), default=0)
-        return int(np.searchsorted(self._positions[: self.length], self._positions[length]))
+    def reach(self, wanted: int) -> int:
+        """As States.reach."""
+        if self._torn:
+            return 0
+        if self.recurrent or wanted >= self.length:
+            return super().reach(wanted)
+        return int(np.searchsorted(self._positions[: self.length], self._positions[wanted]))
 
-    def rewind(self, length: int) -> int:
-        """Go back to what `reach` says, and give that length."""
-        reached = self.reach(length)
-        if reached < self.length:
-            self._forget(reached)
-            self.length = reached
-        self._saved = {saved: state for saved, state in self._saved.items() if saved <= reached}
-        return reached
-
-    def _forget(self, length: int) -> None:
+    def _restore(self, length: int) -> None:
         library, memory = llama(), llama().llama_get_memory(self.context)
         if length == 0:
             library.llama_memory_clear(memory, False)
@@ -62,16 +60,10 @@ class LlamaStates:
         if not library.llama_memory_seq_rm(memory, 0, int(self._positions[length]), -1):
             raise LensmithError(f"llama.cpp could not forget the tokens behind the first {length}")
 
-    def save(self) -> None:
-        """Keep a copy of the recurrent states behind the tokens so far, in place of the oldest one."""
-        if not self.recurrent:
-            return
+    def _copy(self) -> bytes:
         library = llama()
         partial = library.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         size = library.llama_state_seq_get_size_ext(self.context, 0, partial)
         buffer = (ctypes.c_uint8 * size)()
         library.llama_state_seq_get_data_ext(self.context, buffer, size, 0, partial)
-        self._saved.pop(self.length, None)
-        while len(self._saved) >= SAVED:
-            del self._saved[next(iter(self._saved))]
-        self._saved[self.length] = bytes(buffer)
+        return bytes(buffer)

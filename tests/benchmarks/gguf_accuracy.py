@@ -97,9 +97,9 @@ def log_probabilities(model: Model, sample: Sample, pictures: Mapping[str, Pictu
     seen = [model.vision(pictures[key].patches, pictures[key].grid) for key in sample.pictures]
     model.forget()
     features = ImageFeatures.join(seen) if seen else None
-    logits = model.decoder.run(sample.ids, sample.positions, features, num_logits=len(sample.ids))[:-1].astype(
-        np.float64
-    )
+    with model.conversation() as conversation:
+        found = conversation.run(sample.ids, sample.positions, features, num_logits=len(sample.ids))
+    logits = found[:-1].astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 

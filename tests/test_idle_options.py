@@ -1,0 +1,62 @@
+"""Options that would change nothing are refused, by Python and by the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lensmith.exporters.export import Options, prepare
+from lensmith.targets.errors import InputError
+
+from tests.extras import Ran
+from tests.test_cli_errors import assert_one_sentence
+
+Cli = Callable[..., Ran]
+TINY = Path(__file__).parent / "tiny_vlm"
+IDLE = {
+    "groups of floats": (("--precision", "fp16", "--group-size", "32"), "--group-size has no effect"),
+    "the usual groups of floats": (("--precision", "fp32", "--group-size", "128"), "--group-size has no effect"),
+    "zero points of floats": (("--precision", "fp32", "--asymmetric"), "--asymmetric has no effect"),
+    "groups of rows": (
+        ("--format", "tensorrt", "--target", "jetson-thor", "--precision", "int8", "--group-size", "32"),
+        "--group-size has no effect",
+    ),
+    "groups of 8-bit floats": (
+        ("--format", "tensorrt", "--target", "jetson-thor", "--precision", "fp8", "--group-size", "32"),
+        "--group-size has no effect",
+    ),
+    "types of GGUF": (("--tensor-type", "ffn_down=q4_0"), "--tensor-type has no effect"),
+    "a revision": (("--revision", "A"), "leave out --revision A"),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+@pytest.mark.parametrize("command", ["plan", "export"])
+def test_options_without_effect_are_refused(cli: Cli, command: str, case: str, tmp_path: Path) -> None:
+    wishes, told = IDLE[case]
+    out = ("-o", tmp_path / "bundle") if command == "export" else ()
+    assert_one_sentence(cli(command, TINY / "qwen3_vl", *wishes, *out), told, "leave")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "int3", "int2"])
+@pytest.mark.parametrize("wish", [{"group_size": 32}, {"group_size": 128}, {"symmetric": False}])
+def test_options_with_effect_are_taken(precision: str, wish: dict[str, int]) -> None:
+    job = prepare(TINY / "qwen3_vl", Options(precision=precision, **wish))  # type: ignore[arg-type]
+    schemes = [s.matrix.scheme for graph in job.graphs for s in graph.sources if s.matrix and graph.name == "decoder"]
+    assert any(scheme.group_size == job.options.group_size for scheme in schemes)
+    assert any(scheme.symmetric == job.options.symmetric for scheme in schemes)
+
+
+def test_an_encoder_has_no_groups_to_choose(cli: Cli, tmp_path: Path) -> None:
+    assert cli("synth", "arlow-vision", "--tiny", "-o", tmp_path / "arlow").code == 0
+    with pytest.raises(InputError, match="--group-size has no effect"):
+        prepare(tmp_path / "arlow", Options(precision="int8", group_size=32))
+
+
+@pytest.mark.parametrize("wish", [("--sample-count", "4"), ("--seed", "3")])
+def test_wishes_about_samples_ask_for_calibration(cli: Cli, wish: tuple[str, str], tmp_path: Path) -> None:
+    """They were without effect unless another option asked for it."""
+    ran = cli("export", TINY / "qwen3_vl", "-o", tmp_path / "bundle", "--precision", "fp32", *wish)
+    assert_one_sentence(ran, "rounds nothing that calibration could improve", "use int4")
