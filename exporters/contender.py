@@ -36,7 +36,6 @@ class Job:
     name: str
     bundle: str
     checkpoint: str
-    adapter: str | None  # that is merged into it
     dtype: str | None  # of PyTorch; None runs the bundle
     threads: int
     repeats: int
@@ -48,6 +47,7 @@ class Job:
     traces: str  # folder
     is_reference: bool
     answers: bool  # whether to answer all cases
+    adapter: str | None = None  # that is merged into the checkpoint
 
     @classmethod
     def read(cls, path: Path) -> Job:

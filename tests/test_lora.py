@@ -14,6 +14,7 @@ from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.safetensors_files import read_header
+from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes.replay import relative_error
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
@@ -46,9 +47,9 @@ def adapter(folder: Path, tensors: dict[str, Floats], **config: Any) -> Path:
     return folder
 
 
-def pair(name: str, rows: int, columns: int, rank: int = 2, **parts: Floats) -> dict[str, Floats]:
-    """Both matrices of a module."""
-    made = {"lora_A.weight": floats((rank, columns), 1), "lora_B.weight": floats((rows, rank), 2), **parts}
+def pair(name: str, rows: int, columns: int, **parts: Floats) -> dict[str, Floats]:
+    """Both matrices of a module, of rank 2, and more parts."""
+    made = {"lora_A.weight": floats((2, columns), 1), "lora_B.weight": floats((rows, 2), 2), **parts}
     return {f"{name}.{end}": value for end, value in made.items()}
 
 
@@ -116,7 +117,9 @@ def test_table_alone_leaves_the_head(tmp_path: Path) -> None:
     product = (floats((2, tokens), 1).astype(np.float64).T @ floats((width, 2), 2).T).astype(np.float32)
     assert np.array_equal(found[TABLE].numpy(), base + product * np.float32(2))
     assert np.array_equal(found["lm_head.weight"].numpy(), base)
-    assert not prepare(BASE, Options(), adapter=folder).spec.decoder.tied
+    spec = prepare(BASE, Options(), adapter=folder).spec
+    assert isinstance(spec, ModelSpec)
+    assert not spec.decoder.tied
 
 
 def test_head_alone_leaves_the_table(tmp_path: Path) -> None:
