@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,12 @@ from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
+from .notes import notes
+from .parts import parts
 from .scheme import make_policy
 from .spec import ModelSpec
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_family", "prepare",
            "sections"]  # fmt: skip
@@ -125,6 +130,8 @@ def export(
         raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
     lowering, key = find_lowering(job.options.format), _key(job)
     lowering.ready(job)
+    for note in notes(job):
+        log.warning(note)
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out), force) as writer:
         lowering.write(job, writer, key, progress)
@@ -207,6 +214,7 @@ def _manifest(job: Job, folder: Path) -> dict[str, Any]:
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
         },
+        "parts": parts(job),
         "target": job.target.name,
         "precision": dict(lowering.precision(job, folder)),
         "graphs": lowering.signatures(job),
