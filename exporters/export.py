@@ -21,6 +21,7 @@ from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
 from .golden import Golden, evidence
 from .heads import settle_head
+from .hub import repository_of
 from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
@@ -204,15 +205,18 @@ def sections(job: Job) -> dict[str, Any]:
 
 def _manifest(job: Job, folder: Path) -> dict[str, Any]:
     checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
+    places = {"hub": checkpoint.path, "adapter_hub": checkpoint.adapter}
+    hub = {key: found for key, place in places.items() if place and (found := repository_of(place))}
     return {
         "family": job.family.name,
         "source": {
-            "name": checkpoint.path.resolve().name,
+            "name": hub["hub"]["repository"] if "hub" in hub else checkpoint.path.resolve().name,
             "license": checkpoint.license,
             "files": checkpoint.source_files(),
             "parameters": job.parameters,
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
+            **hub,
         },
         "parts": parts(job),
         "target": job.target.name,

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..runtimes.files import read_json
 from ..targets.errors import InputError
+from .hub import NAME
 from .lora.settings import CONFIG, base_of
 from .safetensors_files import INDEX, SINGLE
 
@@ -73,8 +74,9 @@ def _refuse_adapter(folder: Path) -> None:
         raise InputError(f"{folder} holds a model and an adapter ({CONFIG}), and nothing says whether they belong "
                          "together; move the adapter's files to a folder of its own, and name it with --adapter if it "
                          "is to be merged")  # fmt: skip
-    raise InputError(f"{folder} is an adapter of {base_of(folder)}, not a model; export that model with it: "
-                     f"lensmith export FOLDER_OF_THE_BASE --adapter {folder}")  # fmt: skip
+    base = base_of(folder)
+    raise InputError(f"{folder} is an adapter of {base}, not a model; export that model with it: lensmith export "
+                     f"{base if NAME.fullmatch(base) else 'FOLDER_OF_THE_BASE'} --adapter {folder}")  # fmt: skip
 
 
 def _encoder_below(folder: Path) -> Path | None:
