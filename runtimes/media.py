@@ -21,6 +21,7 @@ from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, Patches, open_image
 from .messages import Messages, find_media
+from .no_images import NoImages, refuse
 from .pixels import PixelSpec, image_grid, preprocess
 from .prompt import VideoLayout
 from .requests import EncodedImage, EncodedVideo
@@ -114,11 +115,15 @@ class MediaEncoder:
             self._features.clear()
 
     def _open_image(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
+        if isinstance(self.image_spec, NoImages):
+            refuse()
         spec = image_wishes(self.image_spec, part, limits)
         image = open_image(source, self.image_limits)
         return Medium(image_grid(image.height, image.width, spec), lambda: iter([preprocess(image, spec)[0]]))
 
     def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
+        if isinstance(self.image_spec, NoImages):
+            refuse()
         if self.video_spec is None:
             raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
                              "video_preprocessor_config.json")  # fmt: skip
