@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -86,7 +86,10 @@ def video_spec(manifest: Mapping[str, Any], max_pixels: int | None = None) -> Vi
     constants = {name: section[name] for name in CONSTANTS}
     patches = ImageSpec(**constants, mean=tuple(section["mean"]), std=tuple(section["std"]))
     sampling = {name: section[name] for name in SAMPLING}
-    return VideoSpec(patches if max_pixels is None else patches.with_pixels(max_pixels=max_pixels), **sampling)
+    if max_pixels is not None:  # as for images, down to one token
+        allowed = min(patches.factor**2, patches.min_pixels), patches.max_pixels
+        patches = replace(patches, allowed_pixels=allowed).with_pixels(max_pixels=max_pixels)
+    return VideoSpec(patches, **sampling)
 
 
 def _pixels(least: int, most: int) -> ImageSpec:
