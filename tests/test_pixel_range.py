@@ -20,12 +20,13 @@ from tests.test_images import noise
 SMALL = 20_000  # below the 65,536 of the checkpoint
 
 
-def assert_as_hf(patches: Any, grid: Any, image: Image.Image, least: int, most: int) -> None:
+def assert_as_hf(made: tuple[Any, Any], image: Image.Image, least: int, most: int) -> None:
     """Against the processor with these bounds."""
     processor = type(hf.processor().image_processor)(
         patch_size=16, temporal_patch_size=2, merge_size=2, size={"shortest_edge": least, "longest_edge": most},
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )  # fmt: skip
+    patches, grid = made
     expected = processor(images=[image], return_tensors="np")
     assert [list(grid)] == expected["image_grid_thw"].tolist()
     np.testing.assert_array_equal(patches, expected["pixel_values"])
@@ -37,8 +38,8 @@ def test_the_least_pixels_follow(tiny_bundle: Path, most: int) -> None:
     model = load(tiny_bundle, max_pixels=most)
     spec = model.image_spec
     assert (spec.min_pixels, spec.max_pixels) == (min(65_536, most), most)
-    assert_as_hf(*model.media.cut(image), image, min(65_536, most), most)
-    assert_as_hf(*preprocess(open_image(image), spec), image, min(65_536, most), most)
+    assert_as_hf(model.media.cut(image), image, min(65_536, most), most)
+    assert_as_hf(preprocess(open_image(image), spec), image, min(65_536, most), most)
 
 
 def test_bounds_of_the_range() -> None:
@@ -72,7 +73,7 @@ def test_an_export_for_small_images(cli: Callable[..., Any], tiny_checkpoint: Pa
     limits = json.loads((tmp_path / "b" / "lensmith.json").read_text())["limits"]
     assert (limits["min_pixels"], limits["max_pixels"], limits["max_image_tokens"]) == (SMALL, SMALL, SMALL // 1024)
     image = Image.fromarray(noise(300, 220))
-    assert_as_hf(*load(tmp_path / "b").media.cut(image), image, SMALL, SMALL)
+    assert_as_hf(load(tmp_path / "b").media.cut(image), image, SMALL, SMALL)
     assert (
         json.loads(cli("plan", tiny_checkpoint, "--json", "--max-pixels", SMALL).out)["image_tokens"]["640 x 480"] < 20
     )
