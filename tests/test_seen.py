@@ -80,6 +80,15 @@ def test_a_file_is_decoded_once(counted: Counted, tmp_path: Path) -> None:
     assert counted.ask("image", save(tmp_path / "wide", RED, (128, 64))).grid != first.grid
 
 
+def test_wishes_of_one_image_are_its_own(counted: Counted, tmp_path: Path) -> None:
+    path = save(tmp_path / "a", RED, (256, 192))
+    asked: list[dict[str, int]] = [{}, {"max_pixels": 20_000}, {}, {"max_pixels": 9000}]
+    grids = [counted.ask("image", path, **wishes).grid for wishes in asked]
+    assert grids[0] == grids[2]
+    assert len(set(grids)) == 3
+    assert counted.counts() == (3, 0, 3)
+
+
 def test_pixels_are_compared_as_they_are_now(counted: Counted) -> None:
     image = Image.new("RGB", (96, 64), RED)
     first = counted.ask("image", image)
