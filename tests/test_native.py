@@ -11,7 +11,8 @@ import pytest
 from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
-from lensmith.runtimes import load, user_message
+from lensmith.runtimes import user_message
+from lensmith.runtimes.model import load
 from lensmith.runtimes.native import LIBRARY, SWITCH, available_kernels, wanted_kernels
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.verify import verify
