@@ -119,7 +119,6 @@ def check_wishes(bundle: Bundle, wishes: Wishes) -> None:
         "native=True": wishes.native is True and not own,
         "profile=True": wishes.profile and (llama or fixed),
         f"device={wishes.device!r}": wishes.device is not None and fixed,
-        f"threads={wishes.threads}": wishes.threads is not None and (fixed or _on_cuda(bundle.manifest, wishes)),
     }
     for wish, lost in unread.items():
         if lost:

@@ -134,6 +134,7 @@ def test_patches_become_the_pixels_they_were_cut_from() -> None:
 def test_pixels_are_those_of_the_processor(bundle: Bundle) -> None:
     model = load(bundle.path, threads=1)
     image = open_image(PICTURES[3])
+    assert isinstance(model.image_spec, ImageSpec)
     patches, grid = preprocess(image, model.image_spec)
     planes = np.moveaxis(np.asarray(image), -1, 0)
     side = model.image_spec.patch_size

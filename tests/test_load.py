@@ -33,7 +33,7 @@ def encoder_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 BAD: dict[str, list[Any]] = {
     "threads": [0, -1, 1000, 1e12, 2.0, "2", True, math.nan],
     "context": [0, -1, 10**12, 64.0, "64", True],
-    "device": ["gpu", "cuda", 0, ""],
+    "device": ["gpu", 0, "", "CPU"],
     "min_pixels": [0, -1, 1e12, "1024", 10**12],
     "max_pixels": [0, -1, math.nan, "1024", 10**12],
     "max_video_pixels": [0, -1, 1e12, "1024", 10**12],
@@ -97,9 +97,8 @@ def test_good_values(tiny_bundle: Path) -> None:
         ({"format": "gguf"}, Wishes(native=True), "native=True has no effect"),
         ({"format": "gguf"}, Wishes(profile=True), "profile=True has no effect"),
         ({"engine": {}, "dialect": "tensorrt"}, Wishes(device="cpu"), "device='cpu' has no effect"),
-        ({"engine": {}, "dialect": "tensorrt"}, Wishes(threads=2), "threads=2 has no effect"),
+        ({"engine": {}, "dialect": "tensorrt"}, Wishes(threads=2), ""),
         ({"plugin": {}, "dialect": "tensorrt"}, Wishes(profile=True), "profile=True has no effect"),
-        ({"dialect": "cuda"}, Wishes(threads=2), "threads=2 has no effect"),
         ({"dialect": "cuda"}, Wishes(threads=2, device="cpu"), ""),
         ({"dialect": "cuda"}, Wishes(native=True, device="cpu"), "native=True has no effect"),
         ({"format": "gguf"}, Wishes(threads=2, native=False), ""),
@@ -124,7 +123,7 @@ def test_limits_check_themselves(value: Any) -> None:
         with pytest.raises(InputError, match=name):
             VideoLimits(**{name: value})
     with pytest.raises(InputError, match="image_limits"):
-        VideoLimits(frame=value)
+        VideoLimits(frame=value or 0)  # type: ignore[arg-type]
 
 
 def test_the_package_knows_its_version() -> None:
@@ -164,8 +163,9 @@ def test_users_code_is_typed(tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "MYPYPATH": str(ROOT / ".src")}
     out = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path).stdout
-    assert '"builtins.str"' in out
+    assert 'Revealed type is "' in out
     assert "Model | " in out
     assert "Answer" in out
+    assert "Any" not in out
     assert 'Unexpected keyword argument "thread"' in out
     assert out.count("error:") == 1, out
