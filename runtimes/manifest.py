@@ -59,6 +59,18 @@ class Source(Section, frozen=True):
     dropped: dict[Name, Text] = {}
 
 
+class Part(Section, frozen=True):
+    """A part of the model: its parameters and its size."""
+
+    parameters: Count
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count | None = None  # of decoders, like the following
+    linear_layers: Count | None = None  # with linear attention in place of a KV cache
+    vocab: Count | None = None
+
+
 class Stored(Section, frozen=True):
     """How a tensor of the checkpoint is stored, and why."""
 
@@ -271,6 +283,7 @@ class Manifest(Section, frozen=True):
     tools: dict[Name, Name]
     options: OptionEntry
     files: Annotated[dict[str, FileEntry], Meta(max_length=10_000)]
+    parts: dict[Name, Part] = {}  # by graph
     prompt: PromptEntry | UnsetType = UNSET  # needed with a decoder
     video: FrameVideos | Clips | UnsetType = UNSET  # of models that take videos
     encoder: EncoderEntry | UnsetType = UNSET
