@@ -58,7 +58,7 @@ def test_frequencies_are_those_of_transformers(rope: Mapping[str, Any], theta: f
     if rope["rope_type"] == "default":
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-        expected = LlamaRotaryEmbedding(config).inv_freq
+        expected: Any = LlamaRotaryEmbedding(config).inv_freq
     else:
         expected = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")[0]
     found = inverse_frequencies(64, theta, RopeScaling.from_config(rope, 512))
