@@ -37,6 +37,7 @@ def test_rows_of_frequencies_by_hand() -> None:
     assert mrope_source((3, 0, 0)) == [0, 0, 0]
 
 
+NAMES = {"rope_type": "kind", "original_max_position_embeddings": "original_context"}
 ROPES: list[dict[str, Any]] = [
     {"rope_type": "default"},
     {"rope_type": "linear", "factor": 2.5},
@@ -61,7 +62,9 @@ def test_frequencies_are_those_of_transformers(rope: Mapping[str, Any], theta: f
         expected: Any = LlamaRotaryEmbedding(config).inv_freq
     else:
         expected = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")[0]
-    found = inverse_frequencies(64, theta, RopeScaling.from_config(rope, 512))
+    found = inverse_frequencies(
+        64, theta, RopeScaling(**{NAMES.get(name, name): value for name, value in rope.items()})
+    )
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
 
 
@@ -76,28 +79,15 @@ def test_stretched_by_hand() -> None:
     np.testing.assert_allclose(inverse_frequencies(8, 1e4, scaling), expected, rtol=1e-5)
 
 
-def test_words_of_the_configuration() -> None:
-    assert RopeScaling.from_config({}, 512) == NO_SCALING
-    assert RopeScaling.from_config({"type": "linear", "factor": 3}, 512) == RopeScaling(
-        "linear", 3, original_context=512
-    )
-    older = {"type": "linear", "factor": 3, "original_max_position_embeddings": 99}
-    assert RopeScaling.from_config(older, 512).original_context == 99
-    both = RopeScaling.from_config({"rope_type": "linear", "type": "llama3", "factor": 2}, 512)
-    assert (both.kind, both.factor, both.low_freq_factor, both.high_freq_factor) == ("linear", 2, 1, 4)
-    given = RopeScaling.from_config({"rope_type": "llama3", "low_freq_factor": 2, "high_freq_factor": 8}, 512)
-    assert (given.low_freq_factor, given.high_freq_factor) == (2, 8)
-
-
 @pytest.mark.parametrize(
-    ("rope", "words"),
+    ("scaling", "words"),
     [
-        ({"rope_type": "yarn", "factor": 2}, "'yarn', not supported; expected 'default', 'linear', 'llama3'"),
-        ({"rope_type": "linear", "factor": 0}, "expected positive factors"),
-        ({"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4}, "high above low"),
-        ({"rope_type": "llama3", "factor": 2, "low_freq_factor": 0}, "high above low"),
+        ({"kind": "yarn", "factor": 2}, "'yarn', not supported; expected 'default', 'linear', 'llama3'"),
+        ({"kind": "linear", "factor": 0}, "expected positive factors"),
+        ({"kind": "llama3", "low_freq_factor": 4, "high_freq_factor": 4}, "high above low"),
+        ({"kind": "llama3", "low_freq_factor": 0}, "high above low"),
     ],
 )
-def test_unusable_scalings(rope: Mapping[str, Any], words: str) -> None:
+def test_unusable_scalings(scaling: Mapping[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        RopeScaling.from_config(rope, 512)
+        RopeScaling(**scaling)
