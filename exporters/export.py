@@ -23,6 +23,7 @@ from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
 from .golden import Golden, evidence
 from .heads import settle_head
+from .hub import repository_of
 from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
@@ -39,12 +40,15 @@ __all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_fami
            "sections"]  # fmt: skip
 
 
-def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = None) -> Job:
+def prepare(
+    path: str | Path, options: Options, *, kv_scales: KvScales | None = None, adapter: str | Path | None = None
+) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts.
 
+    `adapter` is the folder of a peft adapter, which is merged into the weights.
     `kv_scales` are those of an int8 KV cache. A job without them can be planned, and `export` refuses it.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, adapter)
     family = find_family(checkpoint)
     given, options = options, options.settled()
     target = load_target(options.target)
@@ -211,15 +215,18 @@ def sections(job: Job) -> dict[str, Any]:
 
 def _manifest(job: Job, folder: Path) -> dict[str, Any]:
     checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
+    places = {"hub": checkpoint.path, "adapter_hub": checkpoint.adapter}
+    hub = {key: found for key, place in places.items() if place and (found := repository_of(place))}
     return {
         "family": job.family.name,
         "source": {
-            "name": checkpoint.path.resolve().name,
+            "name": hub["hub"]["repository"] if "hub" in hub else checkpoint.path.resolve().name,
             "license": checkpoint.license,
             "files": checkpoint.source_files(),
             "parameters": job.parameters,
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
+            **hub,
         },
         "parts": parts(job),
         "target": job.target.name,
