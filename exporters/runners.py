@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from ..runtimes.bundle import open_bundle
 from ..runtimes.engine import Floats, Ints
 from ..runtimes.images import open_image
-from ..runtimes.model import GenerationOptions, Model, position_spec, prompt_spec
+from ..runtimes.model import Model, position_spec, prompt_spec
+from ..runtimes.options import GenerationOptions
 from ..runtimes.pixels import image_spec, preprocess
 from ..runtimes.positions import text_positions
 from ..runtimes.prompt import open_prompt

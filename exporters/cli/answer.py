@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ...runtimes.answer import Answer
     from ...runtimes.bundle import Bundle
     from ...runtimes.images import ImageLimits
-    from ...runtimes.model import GenerationOptions, Model
+    from ...runtimes.model import Model
+    from ...runtimes.options import GenerationOptions
     from ...runtimes.timings import Timings
 
 
@@ -152,9 +153,7 @@ def open_model(bundle: Bundle, chosen: dict[str, Any]) -> tuple[Model, Generatio
     from ...runtimes.model import Model
 
     model = Model(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
-    defaults = model.default_options(max_new_tokens=chosen.pop("max_new_tokens"), stop=chosen.pop("stop"))
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return model, replace(defaults, sampling=replace(defaults.sampling, **given))
+    return model, model.default_options(**chosen)
 
 
 def system_messages(system: str | None) -> list[dict[str, Any]]:
