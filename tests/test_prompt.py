@@ -19,9 +19,9 @@ from lensmith.runtimes.prompt import (
     check_context,
     image_tokens,
     open_prompt,
-    open_tokenizer,
 )
 from lensmith.runtimes.template import ChatTemplate
+from lensmith.runtimes.tokenizer_check import open_tokenizer
 from lensmith.targets.errors import InputError
 from PIL import Image
 from tokenizers import Tokenizer
