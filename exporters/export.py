@@ -16,11 +16,13 @@ from typing import Any
 from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.files import dump_json
+from ..runtimes.sampling import SamplingOptions
 from ..runtimes.traces import Traces
 from ..targets.errors import InputError
 from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
+from .depths import check_depths
 from .golden import Golden, evidence
 from .heads import settle_head
 from .hub import repository_of
@@ -56,6 +58,7 @@ def prepare(
     _check_target(options.format, target)
     lowering.refuse(given, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
+    check_depths(checkpoint, spec, family.prefixes)
     if isinstance(spec, ModelSpec):
         checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
     spec = family.fit(spec, checkpoint)
@@ -210,6 +213,7 @@ def sections(job: Job) -> dict[str, Any]:
     """The sections of the manifest that say how to make prompts and cut images."""
     if isinstance(job.spec, ModelSpec):
         chat_template(job.checkpoint)
+        SamplingOptions.from_generation_config(job.checkpoint.generation_config)
     return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 

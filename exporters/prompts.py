@@ -89,10 +89,11 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
-    name = tokenizer.id_to_token(number)
+    whole = type(number) is int and 0 <= number < 1 << 32
+    name = tokenizer.id_to_token(number) if whole else None
     if name is None:
         raise InputError(
-            f"config.json gives {role} the id {number}, which tokenizer.json does not have; "
+            f"config.json gives {role} the id {str(number)[:100]}, which tokenizer.json does not have; "
             "the two files do not belong together"
         )
     return str(name)
