@@ -188,7 +188,7 @@ def test_unusable_files_and_specs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="chat template"):
         open_prompt(tmp_path, SPEC)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="not a usable tokenizer"):
+    with pytest.raises(InputError, match="is not a tokenizer that lensmith supports"):
         open_tokenizer(tmp_path / "tokenizer.json")
     bads: list[dict[str, Any]] = [{"merge_size": 0}, {"eos_token_ids": (-1,)}]
     for bad in bads:
