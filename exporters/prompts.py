@@ -142,14 +142,17 @@ def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | No
 
 
 def pixel_limits(image: ImageSpec, max_pixels: int | None) -> dict[str, int]:
-    """The pixel range of an image and its most tokens; InputError for a wish outside the checkpoint's range."""
-    most = max_pixels or image.max_pixels
-    if not image.min_pixels <= most <= image.max_pixels:
+    """The pixel range of an image and its most tokens; InputError for a wish over the checkpoint's range.
+
+    The least pixels of the checkpoint follow a wish below them, down to one image token.
+    """
+    most = image.max_pixels if max_pixels is None else max_pixels
+    if not image.factor**2 <= most <= image.max_pixels:
         raise InputError(
-            f"max-pixels {most} is outside the checkpoint's range of {image.min_pixels} to {image.max_pixels} pixels"
+            f"max-pixels {most} is outside the checkpoint's range of {image.factor**2} to {image.max_pixels} pixels"
         )
     return {
-        "min_pixels": image.min_pixels,
+        "min_pixels": min(image.min_pixels, most),
         "max_pixels": most,
         "max_image_tokens": most // image.factor**2,
     }

@@ -165,13 +165,24 @@ def _either(value: Any, other: Any) -> Any:
 def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
     """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
     limits = limits or ImageLimits()
-    source = opened_source(source, "an image", limits.max_file_bytes)
-    if isinstance(source, Image.Image):
-        check_header(source, "the image", limits)
-        return decoded("the image", lambda: onto_white(source))
-    name, data = read_bytes(source, limits)
-    _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
-    image = decoded(name, lambda: identify(data))
+    return decode_image(*read_image(source, limits), limits)
+
+
+def read_image(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes | Image.Image]:
+    """A name for messages, and the bytes of a file or an image object; InputError if unusable."""
+    opened = opened_source(source, "an image", limits.max_file_bytes)
+    if isinstance(opened, Image.Image):
+        return "the image", opened
+    return read_bytes(opened, limits)
+
+
+def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -> Image.Image:
+    """What `read_image` gives as RGB; InputError if unusable."""
+    if isinstance(content, Image.Image):
+        check_header(content, name, limits)
+        return decoded(name, lambda: onto_white(content))
+    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
+    image = decoded(name, lambda: identify(content))
     check_header(image, name, limits)
     whole = decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
     check_header(whole, name, limits)  # icons and others find out their size only now

@@ -12,18 +12,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from ..targets.errors import InputError
 from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
-from .images import Grid, ImageLimits, Patches, open_image
+from .images import Grid, ImageLimits, Patches, decode_image, read_image
 from .messages import Messages, find_media
 from .pixels import PixelSpec, image_grid, preprocess
 from .prompt import VideoLayout
 from .requests import EncodedImage, EncodedVideo
+from .seen import Identity, Seen, SeenSources, identify_video
 from .timings import Timings
 from .values import finite, whole
 from .video import (
@@ -51,6 +54,7 @@ class Medium:
     grid: Grid  # of the image, or of each temporal patch of the video
     patches: Callable[[], Iterator[Patches]]
     layout: VideoLayout | None = None  # of a video
+    identity: Identity | None = None  # of the source, known without decoding it
 
 
 class MediaEncoder:
@@ -69,6 +73,7 @@ class MediaEncoder:
         self.image_limits, self.video_limits = image_limits, video_limits
         self._lock = threading.Lock()  # of the features; engines encode one image at a time besides
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self._seen = SeenSources()
 
     def open(
         self, messages: Messages, timings: Timings, limits: Mapping[str, Any] | None = None
@@ -112,26 +117,57 @@ class MediaEncoder:
         """Drop all features."""
         with self._lock:
             self._features.clear()
+        self._seen.clear()
 
-    def _open_image(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
-        spec = image_wishes(self.image_spec, part, limits)
-        image = open_image(source, self.image_limits)
-        return Medium(image_grid(image.height, image.width, spec), lambda: iter([preprocess(image, spec)[0]]))
+    def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
+        """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
+        spec, limits = image_wishes(self.image_spec, part, wishes), self.image_limits
+        name, content = read_image(source, limits)
+        if isinstance(content, Image.Image):
+            content = decode_image(name, content, limits)  # a copy, since the caller may draw on
+            identity: Identity = (content.size, hashlib.sha256(content.tobytes()).digest(), spec)
+        else:
+            identity = (hashlib.sha256(content).digest(), spec)
+        if (seen := self._seen.get(identity)) is not None:
+            pixels = partial(decode_image, name, content, limits)
+            return Medium(seen.grid, lambda: iter([preprocess(pixels(), spec)[0]]), identity=identity)
+        image = content if isinstance(content, Image.Image) else decode_image(name, content, limits)
+        grid = image_grid(image.height, image.width, spec)
+        return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
 
     def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
         if self.video_spec is None:
             raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
                              "video_preprocessor_config.json")  # fmt: skip
         spec = video_wishes(self.video_spec, part, limits)
+        source, identity = identify_video(source, part, spec, self.video_limits)
+        if (seen := self._seen.get(identity)) is not None:
+            again = partial(self._open_clip, source, part, spec, identity)
+            return Medium(seen.grid, lambda: again().patches(), seen.layout, identity)
+        return self._open_clip(source, part, spec, identity)
+
+    def _open_clip(self, source: Any, part: Mapping[str, Any], spec: VideoSpec, identity: Identity | None) -> Medium:
         clip = open_clip(source, self.video_limits)
         indices, seconds = sample_clip(clip, part, spec)
         width, height = clip.size()
         size = wished_size(len(indices), height, width, spec, part)
         grid = video_grid(len(indices), size, spec)
-        layout = VideoLayout(grid, seconds)
-        return Medium((1, *grid[1:]), lambda: video_patches(clip.frames(indices), size, spec.patches), layout)
+        patches = partial(video_patches, size=size, spec=spec.patches)
+        return Medium((1, *grid[1:]), lambda: patches(clip.frames(indices)), VideoLayout(grid, seconds), identity)
+
+    def _at_hand(self, medium: Medium) -> tuple[EncodedImage, ...] | None:
+        """The features of a source that was encoded before, if all are still kept."""
+        seen = self._seen.get(medium.identity)
+        with self._lock:
+            if seen is None or not all(key in self._features for key in seen.keys):
+                return None
+            for key in seen.keys:
+                self._features.move_to_end(key)
+            return tuple(self._features[key] for key in seen.keys)
 
     def _encode(self, medium: Medium, timings: Timings) -> tuple[EncodedImage, ...]:
+        if (kept := self._at_hand(medium)) is not None:
+            return kept
         encoded = []
         started = time.perf_counter()
         for patches in medium.patches():
@@ -145,6 +181,7 @@ class MediaEncoder:
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)
+        self._seen.add(medium.identity, Seen(medium.grid, medium.layout, tuple(image.key for image in encoded)))
         return tuple(encoded)
 
 
