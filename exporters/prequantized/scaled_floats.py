@@ -22,8 +22,8 @@ def scaled_floats(module: Module) -> ComputedTensor:
         raise module.refuse(f"it has both {' and '.join(PARTS)}; expected one of them")
     settings = module.settings
     wanted = settings.get("weight_block_size") or settings.get("block_structure")
-    plain = isinstance(wanted, list) and len(wanted) == 2 and all(type(side) is int and side > 0 for side in wanted)
-    block = block_of(module, weight, scale, tuple(wanted) if plain else None)
+    sides = [side for side in wanted if type(side) is int and side > 0] if isinstance(wanted, list) else []
+    block = block_of(module, weight, scale, (sides[0], sides[1]) if len(sides) == 2 else None)
     compute = functools.partial(_rows, weight, scale, block)
     return ComputedTensor(module.weight_name, weight.shape, "F32", tuple(module.parts.values()), compute)
 
