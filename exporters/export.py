@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -24,6 +25,7 @@ from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
+from .proof import prove
 from .scheme import make_policy
 from .spec import ModelSpec
 
@@ -137,7 +139,9 @@ def _evidence(
 ) -> dict[str, Any]:
     reason = find_lowering(job.options.format).no_replay(job)
     if reason is None:
-        return evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
+        recording = _recording(job, writer, manifest, progress)
+        proving = functools.partial(prove, job, writer, manifest)
+        return evidence(recording, job.parameters, writer, manifest, proving, golden=golden)
     if golden == "always":
         raise InputError(f"golden traces cannot be recorded: {reason}; leave out --golden always")
     return {"recorded": False, "reason": reason}

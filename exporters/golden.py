@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from ..runtimes.built import RECORD, SAMPLES, write_built
+from ..runtimes.built import RECORD, SAMPLES, Run, write_built
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
@@ -26,7 +26,7 @@ from ..targets.errors import CheckFailed, InputError, MissingExtra
 from .checkpoint import Checkpoint
 from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
-from .self_replay import self_replay
+from .self_replay import self_replay, with_meant
 from .spec import ModelSpec
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -71,10 +71,11 @@ def evidence(
     parameters: int,
     writer: BundleWriter,
     manifest: Mapping[str, Any],
+    prove: Callable[[Traces], Run | None],
     *,
     golden: Golden = "auto",
 ) -> dict[str, Any]:
-    """Record golden traces into a bundle, replay them on its graphs and give the figures for its manifest.
+    """Record golden traces into a bundle, prove and replay it with them, and give the figures for its manifest.
 
     "auto" records them when PyTorch is installed and the weights are small in float32, and else gives the reason.
     "always" raises MissingExtra and InputError instead.
@@ -83,7 +84,7 @@ def evidence(
     if reason is None:
         try:
             traces = recording(1 if parameters < SMALL else None)
-            return _replayed(traces, writer, manifest)
+            return _replayed(traces, prove(traces), writer, manifest)
         except InputError as error:
             if golden == "always":
                 raise
@@ -105,7 +106,7 @@ def _reason_against(parameters: int, golden: Golden) -> str | None:
     return None
 
 
-def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _replayed(traces: Traces, meant: Run | None, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says about the traces, with the figures of their first replay; records what it gave."""
     rows, built = self_replay(writer.preview(manifest), traces)
     figures = summarize(rows)
@@ -114,6 +115,8 @@ def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any])
         raise CheckFailed(
             f"the graphs of {writer.out} give values that are not finite ({wrong[0]}); use another precision"
         )
+    if meant is not None:
+        built = with_meant(built, meant, str(writer.out))
     write_built(built, writer.add(RECORD), writer.add(SAMPLES))
     names = [case.name for case in traces.cases] or [image.file for image in traces.images]
     steps = {"steps": STEPS} if traces.cases else {}
