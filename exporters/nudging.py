@@ -17,17 +17,24 @@ import onnx_ir as ir
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
+from ..runtimes.backends import CUDA
 from ..runtimes.bundle import Bundle
 from ..runtimes.loading import answers
 
 DECODER = "decoder"
-NOISE = 2.0**-16  # relative; up and down in turn
+NOISE, HALF_NOISE = 2.0**-16, 2.0**-10  # relative, up and down in turn; a step of activations in float16
 
 
-def nudged(values: NDArray[Any]) -> NDArray[Any]:
+def noise_of(bundle: Bundle) -> float:
+    """How much noise a bundle gets, which must not vanish where values become float16."""
+    halves = any(graph.get("dialect") == CUDA for graph in bundle.manifest["graphs"].values())
+    return HALF_NOISE if halves else NOISE
+
+
+def nudged(values: NDArray[Any], noise: float) -> NDArray[Any]:
     """Values with noise."""
     signs = 1 - 2 * (np.arange(values.shape[-1]) % 2)
-    made: NDArray[Any] = (values * (1 + NOISE * signs)).astype(values.dtype)
+    made: NDArray[Any] = (values * (1 + noise * signs)).astype(values.dtype)
     return made
 
 
@@ -38,7 +45,7 @@ def nudged_norms(bundle: Bundle) -> Iterator[None]:
     kept = [np.array(vector) for vector in vectors]
     try:
         for vector in vectors:
-            vector[...] = nudged(vector)
+            vector[...] = nudged(vector, noise_of(bundle))
         yield
     finally:
         for vector, values in zip(vectors, kept, strict=True):

@@ -21,7 +21,7 @@ from ..runtimes.outputs import Fed, Output, outputs
 from ..runtimes.replay import AgainstPyTorch, Row
 from ..runtimes.traces import Traces
 from ..targets.errors import CheckFailed
-from .nudging import nudged, nudged_norms
+from .nudging import noise_of, nudged, nudged_norms
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ def _ways() -> list[Way]:
 
 def _replay(bundle: Bundle, traces: Traces, way: Way) -> Iterator[Fed | Output]:
     model = open_loaded(bundle, **way.options(bundle))
-    vision = _nudged(model.vision) if way.nudged else model.vision
+    vision = _nudged(model.vision, noise_of(bundle)) if way.nudged else model.vision
     if isinstance(model, Model):
         model.media.vision = vision  # for conversations
     return outputs(model, traces, vision)
 
 
-def _nudged(vision: Vision) -> Vision:
+def _nudged(vision: Vision, noise: float) -> Vision:
     def encode(patches: Patches, grid: Grid) -> ImageFeatures:
-        return vision(nudged(patches), grid)
+        return vision(nudged(patches, noise), grid)
 
     return encode
 

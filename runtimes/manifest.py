@@ -49,6 +49,33 @@ class FileEntry(Section, frozen=True):
     begin_sha256: Hash | None = None
 
 
+class Quantized(Section, frozen=True):
+    """How the weights of a checkpoint were stored, and the tensors beside them that had no use."""
+
+    method: Name
+    declared_in: Text
+    unused: list[Name] = []
+
+
+class MergedAdapter(Section, frozen=True):
+    """The LoRA adapter that was merged into the weights: changed modules, and tensors that were saved as a whole."""
+
+    name: Name
+    base: Text
+    rank: Count
+    alpha: Number
+    dora: bool
+    modules: Count
+    saved: Count
+
+
+class Repository(Section, frozen=True):
+    """Where on the hub a checkpoint or an adapter came from; the commit fixes every byte."""
+
+    repository: Name
+    commit: Name
+
+
 class Source(Section, frozen=True):
     """The checkpoint that a bundle was made of."""
 
@@ -57,6 +84,22 @@ class Source(Section, frozen=True):
     license: Text | None
     parameters: Count = 0
     dropped: dict[Name, Text] = {}
+    quantization: Quantized | None = None
+    adapter: MergedAdapter | None = None
+    hub: Repository | None = None
+    adapter_hub: Repository | None = None
+
+
+class Part(Section, frozen=True):
+    """A part of the model: its parameters and its size."""
+
+    parameters: Count
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count | None = None  # of decoders, like the following
+    linear_layers: Count | None = None  # with linear attention in place of a KV cache
+    vocab: Count | None = None
 
 
 class Stored(Section, frozen=True):
@@ -215,10 +258,13 @@ class GoldenEntry(Section, frozen=True):
 
     recorded: bool
     reason: Text | None = None
+    advice: Text | None = None  # how a bundle without traces is checked
+    proven: Text | None = None  # the reference that its float graphs were proven with, where it has no traces
     reference: Text | None = None
     cases: list[Name] = []
     steps: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
-    figures: dict[Name, Number] = {}
+    figures: dict[Name, Number] = {}  # the worst of each
+    rounding: dict[Name, Number] = {}  # how near rounding leaves the bundle to the reference: means over all steps
 
 
 class EvidenceEntry(Section, frozen=True):
@@ -271,6 +317,7 @@ class Manifest(Section, frozen=True):
     tools: dict[Name, Name]
     options: OptionEntry
     files: Annotated[dict[str, FileEntry], Meta(max_length=10_000)]
+    parts: dict[Name, Part] = {}  # by graph
     prompt: PromptEntry | UnsetType = UNSET  # needed with a decoder
     video: FrameVideos | Clips | UnsetType = UNSET  # of models that take videos
     encoder: EncoderEntry | UnsetType = UNSET

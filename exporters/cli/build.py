@@ -44,6 +44,10 @@ FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and a
 }
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
+    click.option("--hub-revision", metavar="NAME",
+                 help="Branch, tag or commit, where CHECKPOINT is a name on the Hugging Face hub."),
+    click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER",
+                 help="A LoRA adapter of peft to merge into the weights; also a name on the hub."),
     click.option("--format", type=click.Choice(list(FORMATS)), default="onnx", show_default=True,
                  help="What runs the model: ONNX Runtime, llama.cpp (gguf), or TensorRT."),
     click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
@@ -131,6 +135,8 @@ def plan(as_json: bool, **choices: Any) -> None:
         return
     _print_plan(figures)
     _print_device(figures)
+    for note in figures.notes:
+        click.echo(f"\nnote: {note}")
 
 
 @click.command()
@@ -152,14 +158,23 @@ def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
 COMMANDS = (plan, export, synth)
 
 
-def _prepare(checkpoint: Path, group_size: str | None, asymmetric: bool, **chosen: Any) -> tuple[Job, Plan]:
+def _prepare(
+    checkpoint: Path,
+    hub_revision: str | None,
+    adapter: Path | None,
+    group_size: str | None,
+    asymmetric: bool,
+    **chosen: Any,
+) -> tuple[Job, Plan]:
     """Open the checkpoint and make the plan; every error of the input shows here."""
     with needs("export", "compiling a checkpoint"):
         from ..export import Options, prepare
+        from ..hub import located, located_adapter
         from ..plan import make_plan
     chosen["precision"] = _precision(**chosen)
     groups = None if group_size is None else GROUP_SIZES[group_size]
-    job = prepare(checkpoint, Options(group_size=groups, symmetric=False if asymmetric else None, **chosen))
+    options = Options(group_size=groups, symmetric=False if asymmetric else None, **chosen)
+    job = prepare(located(checkpoint, hub_revision), options, adapter=located_adapter(adapter))
     return job, make_plan(job)
 
 
@@ -235,6 +250,7 @@ def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
         "ratio": round(total / plan.checkpoint_bytes, 4),
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"golden": golden} if (golden := bundle.manifest["evidence"].get("golden")) else {}),
         **({"calibration": calibration} if (calibration := bundle.manifest["evidence"].get("calibration")) else {}),
     }
 
@@ -286,6 +302,18 @@ def _print_calibration(made: dict[str, Any]) -> None:
     screen.print()
 
 
+def _proof(golden: dict[str, Any]) -> dict[str, str]:
+    """What the export compared with PyTorch, and how far rounding is from it."""
+    if not golden.get("recorded"):
+        proven = {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
+        return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
+    rounding = golden.get("rounding", {})
+    words = [f"KL {rounding['mean_kl']:.2g} nats"] if "mean_kl" in rounding else []
+    words += [f"{rounding['same_token']:.0%} of its tokens"] if "same_token" in rounding else []
+    near = {"rounding": f"{', '.join(words)} (given the same tokens)"} if words else {}
+    return {"graphs and weights": f"proven with {golden['reference']}", **near}
+
+
 def _print_result(result: dict[str, Any]) -> None:
     screen = console()
     if "calibration" in result:
@@ -293,6 +321,7 @@ def _print_result(result: dict[str, Any]) -> None:
     screen.print(table("Bundle", ["component", "files", ">size"], component_sizes(result["files"])))
     screen.print()
     screen.print(pairs("Result", {
+        **_proof(result.get("golden", {})),
         "size": f"{size(result['bundle_bytes'])}, {result['ratio']:.1%} of the checkpoint",
         "time": f"{result['seconds']:.1f} s",
         "peak memory": size(result["peak_memory_bytes"]),

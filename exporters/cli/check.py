@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...targets.errors import CheckFailed, InputError
-from .shared import AS_JSON, DEVICE, console, count, pairs, print_json, size, table
+from .shared import AS_JSON, DEVICE, KEYS, console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
@@ -52,7 +52,7 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
 
 def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, tensors: bool) -> None:
     screen = console()
-    for part in (_identity, _sizes, _precision, _ports, _engines, _limits, _evidence):
+    for part in (_identity, _architecture, _sizes, _precision, _ports, _engines, _limits, _evidence):
         shown = part(opened)
         if shown is not None:
             screen.print(shown)
@@ -84,12 +84,13 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
 @click.command()
 @BUNDLE
 @DEVICE
+@KEYS
 @AS_JSON
-def verify(bundle: Path, device: str | None, as_json: bool) -> None:
+def verify(bundle: Path, device: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
     """Check each byte of BUNDLE and replay PyTorch's recorded answers. Exit code 1 when something differs."""
     from ...runtimes.verify import verify as replay
 
-    report = replay(bundle, device=device)
+    report = replay(bundle, device=device, trusted_keys=keys or None)
     if as_json:
         print_json(report.to_json())
     else:
@@ -144,6 +145,16 @@ def _identity(bundle: Bundle) -> Any:
         "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     })  # fmt: skip
+
+
+def _architecture(bundle: Bundle) -> Any:
+    """Layers, widths, heads and parameters of each part."""
+    names = ("layers", "linear_layers", "hidden", "heads", "kv_heads", "vocab", "parameters")
+    rows = [
+        (name.replace("_", " "), *("" if (found := part.get(key)) is None else f"{found:,}" for key in names))
+        for name, part in bundle.manifest.get("parts", {}).items()
+    ]
+    return table("Parts", ["part", *(f">{name.replace('_', ' ')}" for name in names)], rows)
 
 
 def _sizes(bundle: Bundle) -> Any:

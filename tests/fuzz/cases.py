@@ -27,7 +27,7 @@ def product(draw: np.random.Generator, **chosen: int) -> Case:
     block = chosen.get("block") or int(draw.choice([16, 32, 64, 128]))
     inputs = chosen.get("inputs") or int(draw.integers(1, 300))
     outputs = chosen.get("outputs") or int(draw.integers(1, 140))
-    rows = [chosen["rows"]] if "rows" in chosen else [int(size) for size in draw.integers(1, 5, draw.integers(0, 3))]
+    rows = [chosen["rows"]] if "rows" in chosen else [int(size) for size in draw.integers(1, 4, draw.integers(0, 4))]
     blocks = -(-inputs // block)
     x = draw.normal(size=(*rows, inputs)).astype(np.float32)
     weights = draw.integers(0, 256, (outputs, blocks * block * bits // 8), np.uint8)
