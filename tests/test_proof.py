@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from lensmith.exporters import decoder, golden, rope, written_weights
 from lensmith.exporters.blocks import Matrix, Source
+from lensmith.exporters.dialects import gguf as gguf_files
 from lensmith.exporters.dialects import ort
 from lensmith.exporters.export import Job, Options, export, prepare
+from lensmith.exporters.float_twin import float_job
+from lensmith.exporters.gguf.written_tensors import check_files
 from lensmith.exporters.golden_media import CLIP, sources
 from lensmith.exporters.lazy_tensors import ComputedTensor, LazyTensor
 from lensmith.exporters.scheme import Scheme
 from lensmith.runtimes.bundle import Bundle, open_bundle
+from lensmith.runtimes.loading import load
 from lensmith.runtimes.replay import EXACT, LLAMA_CPP, Exactness, Row, judged
 from lensmith.runtimes.traces import Traces, read_traces
-from lensmith.targets.errors import CheckFailed
+from lensmith.runtimes.verify import verify
+from lensmith.targets.errors import CheckFailed, InputError
 
 from tests import ladder
 
@@ -67,12 +74,16 @@ def named(job: Job, ending: str) -> str:
     return next(name for name in job.checkpoint.tensors if name.endswith(ending))
 
 
+def with_tensors(job: Job, changed: Mapping[str, LazyTensor]) -> None:
+    object.__setattr__(job.checkpoint, "tensors", {**job.checkpoint.tensors, **changed})  # this job's own
+
+
 def values(ending: str, change: Callable[[Any], Any]) -> Break:
     """Change what the exporter reads of one tensor; PyTorch read the right one."""
 
-    def apply(patch: pytest.MonkeyPatch, job: Job) -> None:
+    def apply(_: pytest.MonkeyPatch, job: Job) -> None:
         name = named(job, ending)
-        patch.setitem(job.checkpoint.tensors, name, computed(job.checkpoint.tensors[name], change))
+        with_tensors(job, {name: computed(job.checkpoint.tensors[name], change)})
 
     return apply
 
@@ -80,11 +91,10 @@ def values(ending: str, change: Callable[[Any], Any]) -> Break:
 def swapped(ending: str, other: str) -> Break:
     """Exchange two tensors."""
 
-    def apply(patch: pytest.MonkeyPatch, job: Job) -> None:
+    def apply(_: pytest.MonkeyPatch, job: Job) -> None:
         tensors, names = job.checkpoint.tensors, (named(job, ending), named(job, other))
         pair = [tensors[name] for name in names]
-        for name, tensor in zip(names, reversed(pair), strict=True):
-            patch.setitem(tensors, name, tensor.renamed(name))
+        with_tensors(job, {name: tensor.renamed(name) for name, tensor in zip(names, reversed(pair), strict=True)})
 
     return apply
 
@@ -156,12 +166,16 @@ def rows_swapped(parts: list[Any]) -> list[Any]:
     return [part[[1, 0, *range(2, len(part))]] for part in parts]
 
 
+def points_moved(parts: list[Any]) -> list[Any]:
+    return [*parts[:2], *(part ^ 1 for part in parts[2:])]
+
+
 WEIGHTS: dict[str, tuple[Break, dict[str, Any]]] = {
     "one integer": (_store(moved), {"precision": "int4"}),
     "two rows": (_store(rows_swapped), {"precision": "int2", "group_size": 32}),
     "one scale": (_store(lambda parts: [parts[0], _scaled(parts[1]), *parts[2:]]), {"precision": "int8"}),
     "signs": (_store(lambda parts: [parts[0], -parts[1], *parts[2:]]), {"precision": "int3"}),
-    "zero points": (_store(lambda parts: [*parts[:2], parts[2] ^ 1]), {"precision": "int4", "symmetric": False}),
+    "zero points": (_store(points_moved), {"precision": "int4", "symmetric": False}),
 }
 
 
@@ -246,3 +260,44 @@ def test_judgement_of_rows() -> None:
     for limits in (EXACT, None):
         assert not passes("token_ids_differ", 1.0, limits)
         assert passes("patches_differ", 0.0, limits)
+
+
+def test_bundles_that_run_elsewhere_are_proven_too(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"format": "tensorrt", "target": "jetson-thor", "precision": "int4"}
+    bundle = build(recorded, tmp_path / "bundle", "llava", **options)
+    assert not (bundle.path / "golden").exists()
+    assert bundle.manifest["evidence"]["golden"]["proven"] == recorded("llava").reference
+    with pytest.raises(InputError, match="lensmith build, then compare"):
+        verify(bundle)
+    with pytest.raises(InputError, match=f"no engines yet.*lensmith build {bundle.path}"):
+        load(bundle.path)
+    swap = swapped("layers.0.self_attn.q_proj.weight", "layers.1.self_attn.q_proj.weight")
+    with pytest.raises(CheckFailed, match="do not compute what PyTorch does"):
+        build(recorded, tmp_path / "other", "llava", lambda job: swap(monkeypatch, job), **options)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp8", "fp16"])
+def test_weights_of_tensorrt_are_read_back(precision: str, tmp_path: Path) -> None:
+    job = prepare(TINY / "llava", Options(format="tensorrt", target="jetson-thor", precision=precision))
+    bundle, floats = export(job, tmp_path / "bundle", golden="never"), float_job(job)
+    written_weights.check_written(job, floats, bundle.path)
+    other = replace(floats, checkpoint=copy.copy(floats.checkpoint))
+    values("layers.1.mlp.up_proj.weight", lambda rows: rows[:, ::-1])(pytest.MonkeyPatch(), other)
+    with pytest.raises(CheckFailed, match="up_proj"):
+        written_weights.check_written(replace(job, checkpoint=other.checkpoint), floats, bundle.path)
+
+
+def test_tensors_of_gguf_files_are_compared(tmp_path: Path) -> None:
+    job = prepare(TINY / "llava", Options(format="gguf", precision="f16"))
+    plain, stored = tmp_path / "plain", tmp_path / "stored"
+    for folder, each in ((plain, float_job(job)), (stored, job)):
+        folder.mkdir()
+        gguf_files.write_plain(each, folder)
+    check_files(plain, stored)
+    name = "blk.1.ffn_up.weight"
+    data: Any = next(t for t in gguf.GGUFReader(stored / "model.gguf", "r+").tensors if t.name == name).data
+    data[[0, 1]] = data[[1, 0]]
+    with pytest.raises(CheckFailed, match=name):
+        check_files(plain, stored)
