@@ -22,6 +22,12 @@ from lensmith.runtimes.traces import TOP, CaseTrace, ImageTrace, Traces, head_of
 from lensmith.runtimes.verify import VerifyReport, _condense, is_exact
 
 VOCAB, STEPS = 40, 3
+
+
+def f32(values: Any) -> Any:
+    return np.asarray(values, np.float32)
+
+
 DRAW = np.random.default_rng(5)
 FEATURES = DRAW.normal(size=(6, 8)).astype(np.float32)
 TAPS = DRAW.normal(size=(2, 6, 8)).astype(np.float32)
@@ -77,10 +83,10 @@ def test_inputs_that_differ_fail_whatever_the_precision() -> None:
 
 def test_the_error_is_relative_to_the_largest_value() -> None:
     expected = np.array([1.0, -4.0, 2.0], np.float32)
-    assert relative_error(expected + np.float32([0, 0, 1]), expected) == 0.25
-    assert relative_error(expected - np.float32([0, 2, 0]), expected) == 0.5
-    assert relative_error(np.float32([0.5]), np.float32([0])) == 0.5
-    for wrong in (expected[:2], expected * np.float32(np.nan), expected + np.float32([0, np.inf, 0])):
+    assert relative_error(expected + f32([0, 0, 1]), expected) == 0.25
+    assert relative_error(expected - f32([0, 2, 0]), expected) == 0.5
+    assert relative_error(f32([0.5]), f32([0])) == 0.5
+    for wrong in (expected[:2], expected * f32(np.nan), expected + f32([0, np.inf, 0])):
         assert np.isinf(relative_error(wrong, expected))
 
 
@@ -113,7 +119,7 @@ def test_the_divergence_of_a_step_counts_the_rest_as_one_more_token() -> None:
     pairs = [*zip(expected[head], found[head], strict=True), (1 - expected[head].sum(), 1 - found[head].sum())]
     exact = sum(p * np.log(p / q) for p, q in pairs)
     assert value(rows(*answer(changed)), "step_logits_kl") == pytest.approx(exact, rel=1e-4)
-    everything = rows(*answer(LOGITS + np.float32([[0], [1], [1]])))
+    everything = rows(*answer(LOGITS + f32([[0], [1], [1]])))
     assert value(everything, "step_logits_kl") < 1e-6
     assert value(everything, "step_logits_error") > 0.05
 
