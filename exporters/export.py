@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import json
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.files import dump_json
 from ..runtimes.traces import Traces
-from ..targets.errors import InputError, closest
+from ..targets.errors import InputError
 from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
@@ -24,8 +27,13 @@ from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
+from .notes import notes
+from .parts import parts
 from .scheme import make_policy
 from .spec import ModelSpec
+from .tokenizer_files import tokenizer_values
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_family", "prepare",
            "sections"]  # fmt: skip
@@ -96,13 +104,20 @@ def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:
 
 def find_family(checkpoint: Checkpoint) -> Family[Any]:
     """The family of a checkpoint by its model_type; InputError for an unknown one."""
-    model_type = str(checkpoint.config.get("model_type"))
-    if model_type not in FAMILIES:
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(
-            f"{checkpoint.path} has model_type {model_type!r}, which lensmith cannot compile; "
-            f"{closest(model_type, FAMILIES)}"
+            f"{checkpoint.path} has model_type {str(model_type)[:100]!r}, which lensmith cannot compile; "
+            f"{_misspelt(str(model_type))}supported: {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
+
+
+def _misspelt(model_type: str) -> str:
+    """A question where a name can only be a typing error: other digits or words name other architectures."""
+    digits = [name for name in FAMILIES if re.findall(r"\d", name) == re.findall(r"\d", model_type)]
+    meant = difflib.get_close_matches(model_type.lower()[:100], digits, n=1, cutoff=0.87)
+    return f"did you mean {meant[0]!r}? " if meant else ""
 
 
 def export(
@@ -122,6 +137,8 @@ def export(
         raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
     lowering, key = find_lowering(job.options.format), _key(job)
     lowering.ready(job)
+    for note in notes(job):
+        log.warning(note)
     job.checkpoint.start_hashing()
     with BundleWriter(Path(out), force) as writer:
         lowering.write(job, writer, key, progress)
@@ -160,8 +177,8 @@ def _write_other_files(job: Job, writer: BundleWriter) -> None:
 
 
 def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
-    tokenizer = json.loads(job.checkpoint.tokenizer_path.read_text(encoding="utf-8"))
-    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
+    values = tokenizer_values(job.checkpoint)
+    compact = json.dumps(values, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
     writer.add("tokenizer.json").write_text(compact, encoding="utf-8")
     writer.add("chat_template.jinja").write_text(chat_template(job.checkpoint), encoding="utf-8")
 
@@ -204,6 +221,7 @@ def _manifest(job: Job, folder: Path) -> dict[str, Any]:
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
         },
+        "parts": parts(job),
         "target": job.target.name,
         "precision": dict(lowering.precision(job, folder)),
         "graphs": lowering.signatures(job),

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from ..runtimes.backends import usable_device
+from ..runtimes.built import RECORD, SAMPLES, write_built
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
-from ..runtimes.loading import open_loaded
 from ..runtimes.media import MediaEncoder
 from ..runtimes.model import position_spec, prompt_spec
+from ..runtimes.outputs import with_sources
 from ..runtimes.pixels import image_spec
 from ..runtimes.prompt import PromptBuilder, open_prompt
-from ..runtimes.replay import replay, summarize, with_sources
+from ..runtimes.replay import summarize
 from ..runtimes.requests import Request, make_request, user_message
 from ..runtimes.timings import Timings
 from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
@@ -26,6 +26,7 @@ from ..targets.errors import CheckFailed, InputError, MissingExtra
 from .checkpoint import Checkpoint
 from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
+from .self_replay import self_replay
 from .spec import ModelSpec
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -105,14 +106,15 @@ def _reason_against(parameters: int, golden: Golden) -> str | None:
 
 
 def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says about the traces, with the figures of their first replay."""
-    model = open_loaded(writer.preview(manifest), device=usable_device(manifest))
-    figures = summarize(replay(model, traces))
+    """What the manifest says about the traces, with the figures of their first replay; records what it gave."""
+    rows, built = self_replay(writer.preview(manifest), traces)
+    figures = summarize(rows)
     wrong = [name for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
         raise CheckFailed(
             f"the graphs of {writer.out} give values that are not finite ({wrong[0]}); use another precision"
         )
+    write_built(built, writer.add(RECORD), writer.add(SAMPLES))
     names = [case.name for case in traces.cases] or [image.file for image in traces.images]
     steps = {"steps": STEPS} if traces.cases else {}
     return {"recorded": True, "reference": traces.reference, "cases": names, **steps, "figures": figures}

@@ -7,7 +7,7 @@ from typing import Any
 from ..runtimes.crops import CropSpec
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
-from .prompts import prompt_section
+from .prompts import check_class, prompt_section
 from .spec import ClipSpec, ModelSpec
 
 
@@ -15,6 +15,7 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
     """The sections of the manifest; InputError where the files of the processor contradict the model."""
     vision = spec.vision
     assert isinstance(vision, ClipSpec)
+    check_class("processor_class", checkpoint.processor_class, ("LlavaProcessor",))
     _check_processor(checkpoint, vision)
     return {
         "prompt": _prompt(checkpoint, spec),
@@ -36,7 +37,7 @@ def _prompt(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:
-    spec = CropSpec.from_config(checkpoint.preprocessor_config, vision.image_tokens)
+    spec = CropSpec.from_config(checkpoint.image_settings, vision.image_tokens)
     if spec.size != (vision.image_size, vision.image_size):
         found = "images of their own sizes" if spec.size is None else f"{spec.size[1]} x {spec.size[0]} pixels"
         raise InputError(

@@ -21,6 +21,7 @@ from .graphs import Graph
 from .job import Job
 from .lowering import find_lowering
 from .models import Spec
+from .notes import notes
 from .spec import ModelSpec
 from .states import State, all_states
 
@@ -63,6 +64,7 @@ class Plan:
     device_memory_bytes: int  # weights, states and the KV cache of the default context; activations come on top
     image_tokens: dict[str, int]  # by "width x height"
     attention_bytes: dict[str, int]  # by the same, of an encoder without a decoder; empty for others
+    notes: tuple[str, ...]  # what to know before the work, in sentences
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain data."""
@@ -96,6 +98,7 @@ def make_plan(job: Job) -> Plan:
         device_memory_bytes=weight_bytes + state_bytes + token_bytes * default,
         image_tokens=tokens,
         attention_bytes=_attention_bytes(job.spec, tokens),
+        notes=tuple(notes(job)),
     )
 
 

@@ -5,87 +5,105 @@ Opening one trusts nothing: names, sizes and hashes are checked first.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..targets.errors import InputError, closest
-from .files import FileRecord, hash_begin, hash_file, is_safe_name, read_json
+import msgspec
 
-FORMAT_VERSION = 1
-MANIFEST = "lensmith.json"
+from ..targets.errors import InputError, closest
+from .agreement import Disagreement, check_agreement
+from .files import FileRecord, hash_begin, hash_file, stays_inside
+from .manifest import FORMAT_VERSION
+from .manifest import MANIFEST as MANIFEST
+from .manifest import Manifest as TypedManifest
+
 HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
+MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
+OWN_FILES = re.compile(r"chat_template\.jinja|tokenizer\.json|golden/.*|[^/]*\.(onnx|data|engine|gguf)")
 
 Manifest = dict[str, Any]
 
-# The top level of a manifest. `BundleWriter` fills in format_version and files.
-SECTIONS: Mapping[str, type] = {
-    "format_version": int,
-    "family": str,  # "qwen3_vl"
-    "source": dict,  # name, files {name: {size, sha256}}, license
-    "target": str,  # name of the target profile
-    "precision": dict,  # {tensor: {bits, group_size, symmetric, reason}}
-    "graphs": dict,  # {"decoder": {file, inputs, outputs}}
-    "image": dict,  # constants of the image processor
-    "limits": dict,  # min_pixels, max_pixels, max_image_tokens, context
-    "generation": dict,  # defaults of sampling
-    "evidence": dict,  # golden traces and figures of parity and calibration
-    "tools": dict,  # versions
-    "files": dict,  # {relative name: {size, sha256}}, large ones with begin_sha256
-}
-OPTIONAL: Mapping[str, type] = {
-    "prompt": dict,  # special token ids, end-of-sequence ids, file of the chat template; needed with a decoder
-    "video": dict,  # constants of the video processor, of models that take videos
-    "encoder": dict,  # conventions of a vision encoder that has no decoder
-}
-FIELDS: Mapping[str, tuple[str, ...]] = {  # what each entry of a section must have
-    "precision": ("bits", "group_size", "symmetric", "reason"),
-    "graphs": ("file", "inputs", "outputs"),
-    "files": ("size", "sha256"),
-}
-
 
 def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
-    """The manifest as it is; an InputError names the first thing in it that is missing or of the wrong type."""
+    """The manifest as it is; an InputError names the first field that is missing, of a wrong type or out of range."""
     version = manifest.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         raise InputError(
             f"{where} has format {version} and this lensmith reads up to {FORMAT_VERSION}; "
             "upgrade it: pip install --upgrade lensmith."
         )
-    graphs = manifest.get("graphs")
-    needed = {"prompt"} if isinstance(graphs, dict) and "decoder" in graphs else set()
-    present = {section: kind for section, kind in OPTIONAL.items() if section in manifest or section in needed}
-    for section, kind in {**SECTIONS, **present}.items():
-        if type(manifest.get(section)) is not kind:
-            found = "nothing" if section not in manifest else f"a {type(manifest[section]).__name__}"
-            raise _damaged(where, f"{section!r} should be a {kind.__name__}, found {found}")
-    if not {"name", "files", "license"} <= manifest["source"].keys():
-        raise _damaged(where, "'source' should have name, files, license")
-    for section, fields in FIELDS.items():
-        for name, entry in manifest[section].items():
-            if not isinstance(entry, dict) or not set(fields) <= entry.keys():
-                raise _damaged(where, f"{section}[{name!r}] should have {', '.join(fields)}")
-    _check_files(manifest, where)
+    try:
+        check_agreement(msgspec.convert(_with_kinds(manifest), TypedManifest))
+    except msgspec.ValidationError as error:
+        raise _damaged(where, _in_words(str(error))) from None
+    except Disagreement as error:
+        raise _damaged(where, str(error)) from None
     return dict(manifest)
 
 
-def _check_files(manifest: Mapping[str, Any], where: str | Path) -> None:
-    for name, record in manifest["files"].items():
-        if not is_safe_name(name) or name == MANIFEST:
-            raise _damaged(where, f"the file name {name!r} should be a relative path inside the bundle")
-        size, digest = record["size"], record["sha256"]
-        if type(size) is not int or size < 0 or not re.fullmatch("[0-9a-f]{64}", str(digest)):
-            raise _damaged(where, f"files[{name!r}] should have a size in bytes and a SHA-256")
-    for graph, entry in manifest["graphs"].items():
-        if str(entry["file"]) not in manifest["files"]:
-            raise _damaged(where, f"the graph {graph!r} is in {entry['file']!r}, which is not one of its files")
+def _with_kinds(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest in which what comes in several kinds says of which it is."""
+    made = dict(manifest)
+    if isinstance(image := made.get("image"), dict):
+        made["image"] = {"kind": "patches", **image}
+    if isinstance(video := made.get("video"), dict):
+        if "kind" in video:
+            raise Disagreement("video has the field 'kind', which this lensmith does not know (a newer one may)")
+        made["video"] = {**video, "kind": "clips" if "strategy" in video else "frames"}
+    evidence = made.get("evidence")
+    calibration = evidence.get("calibration") if isinstance(evidence, dict) else None
+    if isinstance(calibration, dict) and type(calibration.get("matrices")) is int:  # figures of none of them
+        made["evidence"] = {**made["evidence"], "calibration": {**calibration, "matrices": []}}
+    return made
+
+
+def _in_words(message: str) -> str:
+    """msgspec's words about a value, the name of the field first; it writes `$.limits.context` and `[...]` for keys."""
+    what, _, place = message.partition(" - at `")
+    named = place.replace("key` in `", "a key of ").replace("$.", "").replace("$", "").rstrip("`") or "the manifest"
+    unknown = re.search("unknown field `(.*)`", what)
+    if unknown:
+        return f"{named} has the field {unknown[1]!r}, which this lensmith does not know (a newer one may)"
+    return f"{named}: {what[:1].lower()}{what[1:300]}"
 
 
 def _damaged(where: str | Path, what: str) -> InputError:
-    return InputError(f"{where} is not a valid manifest: {what}; export the bundle again.")
+    return InputError(f"{where} is not a valid manifest: {' '.join(what.split())[:600]}; export the bundle again.")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check the manifest in a file; InputError where it is not one."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
+    if len(data) > MANIFEST_BYTES:
+        raise InputError(f"{path} has more than {MANIFEST_BYTES} bytes, too many for a manifest; copy it again.")
+    try:
+        manifest = msgspec.json.decode(data)  # refuses NaN, infinity and halves of surrogates, which json reads
+        json.loads(data, object_pairs_hook=_without_repeats)
+    except Disagreement as error:
+        raise _damaged(path, str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); copy or download the file again.") from error
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} holds a JSON {type(manifest).__name__}, expected an object; copy the file again.")
+    return check_manifest(manifest, path)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; readers differ in which of two values of one name they take."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise Disagreement(f"it has the field {repeated[:200]!r} twice")
+    return made
 
 
 @dataclass(frozen=True)
@@ -129,15 +147,24 @@ def open_bundle(path: str | Path, *, check: Literal["size", "sha256"] = "size") 
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: lensmith export.")
-    manifest = check_manifest(read_json(folder / MANIFEST), folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
+    _refuse_unlisted(folder, manifest["files"])
     for name, record in manifest["files"].items():
         _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BYTES)
     return Bundle(folder, manifest)
 
 
+def _refuse_unlisted(folder: Path, listed: Mapping[str, Any]) -> None:
+    """An InputError for a file that looks like one of the bundle but has no hash in the manifest."""
+    for path in (*folder.iterdir(), *(folder / "golden").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in listed and OWN_FILES.fullmatch(name) and not path.is_dir():
+            raise InputError(f"{path} is not listed in {MANIFEST}, so nobody vouches for it; remove it.")
+
+
 def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) -> None:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not stays_inside(path, folder):
         raise InputError(f"{path} leads out of the bundle through a link; copy the bundle again without links.")
     if not path.is_file():
         raise InputError(f"the bundle {folder} lacks the file {name}; copy or export it again.")

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ..targets.errors import InputError, LensmithError
-from .bundle import FORMAT_VERSION, HASHED_BYTES, MANIFEST, Bundle, check_manifest
+from .bundle import HASHED_BYTES, Bundle, check_manifest
 from .files import (
     FileRecord,
     disk_full_is_input,
@@ -34,6 +34,7 @@ from .files import (
     write_json,
 )
 from .journal import SUFFIX, Journal
+from .manifest import FORMAT_VERSION, MANIFEST
 from .new_folder import PARTIAL, check_out, put_in_place, workplace
 
 STAGES = "stages.json"

@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from ..targets.errors import InputError
-from .plain import from_plain
+from .ranges import Bits, Count, GroupSize, Name, Number, Text
 
 FLOAT, NEAREST, CALIBRATED = CANDIDATES = ("float", "nearest", "calibrated")
 ENCODER = "encoder"  # the float decoder behind the rounded vision encoder
@@ -25,33 +27,33 @@ ORDER = (DECODER, "vision encoder", "DeepStack mergers", "draft head")
 class CalibratedMatrix:
     """One matrix; errors are relative mean squares of its outputs on the calibration tokens."""
 
-    name: str
-    error: float | None = None
-    nearest_error: float | None = None
-    outliers: float | None = None  # largest of the inputs' magnitudes over their median
-    bits: int | None = None
-    group_size: int | None = None
+    name: Name
+    error: Number | None = None
+    nearest_error: Number | None = None
+    outliers: Number | None = None  # largest of the inputs' magnitudes over their median
+    bits: Bits | None = None
+    group_size: GroupSize | None = None
 
 
 @dataclass(frozen=True)
 class Drafted:
     """Of a draft head, on held-out samples: shares of the float model's drafts, and of drafts that were accepted."""
 
-    top1: float
-    accepted: float
-    positions: int
+    top1: Number
+    accepted: Number
+    positions: Count
 
 
 @dataclass(frozen=True)
 class Judged:
     """One way to store the weights, on held-out samples: means by kind of token, or by task."""
 
-    kl: dict[str, float] = field(default_factory=dict)  # nats, from the float model
-    top1: dict[str, float] = field(default_factory=dict)  # share of positions with the same likeliest token
-    positions: dict[str, int] = field(default_factory=dict)
-    perplexity: float | None = None
-    accuracy: dict[str, float] = field(default_factory=dict)
-    drift: dict[str, float] = field(default_factory=dict)  # relative mean square error of each matrix's inputs
+    kl: dict[Name, Number] = field(default_factory=dict)  # nats, from the float model
+    top1: dict[Name, Number] = field(default_factory=dict)  # share of positions with the same likeliest token
+    positions: dict[Name, Count] = field(default_factory=dict)
+    perplexity: Number | None = None
+    accuracy: dict[Name, Number] = field(default_factory=dict)
+    drift: dict[Name, Number] = field(default_factory=dict)  # relative mean square error of each matrix's inputs
     drafts: Drafted | None = None  # None without a draft head
 
     @property
@@ -76,38 +78,38 @@ class Judged:
 class RoundedActivations:
     """Dynamic int8 activations of the vision encoder: relative mean square errors of image features."""
 
-    weights_error: float  # of weights in 8 bits alone
-    added: dict[str, float]  # by role, when the inputs of its matrices alone are rounded
-    roles: tuple[str, ...]  # that were kept
-    error: float  # of what was chosen
-    limit: float  # of what roles may add in all
+    weights_error: Number  # of weights in 8 bits alone
+    added: dict[Name, Number]  # by role, when the inputs of its matrices alone are rounded
+    roles: tuple[Name, ...]  # that were kept
+    error: Number  # of what was chosen
+    limit: Number  # of what roles may add in all
 
 
 @dataclass(frozen=True)
 class Sampled:
     """What was calibrated and judged on."""
 
-    source: str | None = None
-    sha256: str | None = None
-    seed: int | None = None
-    calibrated: int | None = None
-    held_out: int | None = None
-    pictures: int | None = None
-    image_tokens: int | None = None
-    text_tokens: int | None = None
+    source: Text | None = None
+    sha256: Text | None = None
+    seed: Count | None = None
+    calibrated: Count | None = None
+    held_out: Count | None = None
+    pictures: Count | None = None
+    image_tokens: Count | None = None
+    text_tokens: Count | None = None
 
 
 @dataclass(frozen=True)
 class CalibrationEvidence:
     """The calibration of one bundle. What an older or interrupted build did not record is empty or None."""
 
-    method: str = "an unknown method"
+    method: Text = "an unknown method"
     samples: Sampled = Sampled()
-    seconds: float | None = None
+    seconds: Number | None = None
     matrices: tuple[CalibratedMatrix, ...] = ()
-    sensitivity: dict[str, float] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
-    judgement: dict[str, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
-    measured: int | None = None  # matrices that another quantizer got importances for, without figures of each
+    sensitivity: dict[Name, Number] = field(default_factory=dict)  # KL in nats when a layer alone has the fewest bits
+    judgement: dict[Name, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
+    measured: Count | None = None  # matrices that another quantizer got importances for, without figures of each
     activations: RoundedActivations | None = None  # None where the target offers none
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
@@ -124,12 +126,11 @@ def read_evidence(manifest: Mapping[str, Any]) -> CalibrationEvidence | None:
     try:
         if type(recorded.get("matrices")) is int:
             recorded = {**recorded, "matrices": [], "measured": recorded["matrices"]}
-        found = from_plain(CalibrationEvidence, recorded, strict=False)
+        found = msgspec.convert(recorded, CalibrationEvidence)
         known = {row.name for row in found.matrices}
-        rest = from_plain(tuple[CalibratedMatrix, ...], list(_others(manifest, known)))
+        rest = msgspec.convert(list(_others(manifest, known)), tuple[CalibratedMatrix, ...])
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"the manifest's calibration evidence is damaged ({error}); export the bundle again") from None
-    assert isinstance(found, CalibrationEvidence)
     return replace(found, matrices=(*found.matrices, *rest))
 
 

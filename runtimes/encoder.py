@@ -58,6 +58,7 @@ class Encoder:
         max_pixels: int | None = None,
         image_limits: ImageLimits | None = None,
         profile: bool = False,
+        native: bool | None = None,
         device: str | None = None,
     ) -> None:
         """`context`: most patches of one image or clip; the bias of attention takes 4 bytes for each pair of them."""
@@ -73,7 +74,7 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        wishes = Wishes(threads=threads, profile=profile, device=device)
+        wishes = Wishes(threads=threads, profile=profile, native=native, device=device)
         make = partial(open_vision, wishes=wishes)
         self._vision = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
         self._turn = threading.Lock()  # engines encode one at a time

@@ -7,39 +7,48 @@ object is taken as the processor takes it (transparency onto white, EXIF ignored
 from __future__ import annotations
 
 import dataclasses
-import io
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ..targets.errors import InputError
+from .picture_formats import decoded, identify
+from .reading import read_limited
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 from .sources import ImageSource, opened_source
 
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
-Opened = TypeVar("Opened")
 
+LARGEST = 1 << 53  # of whole numbers that JSON has exactly
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Of Qwen2VLImageProcessor.
+DEFAULTS: Mapping[str, Any] = {
+    "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+    "size": {"shortest_edge": 3136, "longest_edge": 1003520}, "rescale_factor": 1 / 255,
+}  # fmt: skip
+LIMITS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))  # an older key, and where `size` has it
+EDGES = "an object with shortest_edge and longest_edge, areas in pixels"
 MAX_ASPECT_RATIO = 200  # smart_resize refuses more
-# Formats that Pillow decodes in memory; EPS, for one, would start Ghostscript.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
-_EXPECTED = "a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may cost before it is decoded: pixels by its header, bytes of the file."""
+    """What an image may cost before it is decoded: pixels by its header, bytes of the file.
 
-    max_decoded_pixels: int = 1 << 26
+    The pixels by default are those that Pillow takes, and so transformers: 179 million.
+    """
+
+    max_decoded_pixels: int = 2 * 89_478_485
     max_file_bytes: int = 1 << 28
 
     def __post_init__(self) -> None:
@@ -64,36 +73,43 @@ class ImageSpec:
     def __post_init__(self) -> None:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, f"image {name} is {value!r}; expected a positive integer")
+            whole = type(value) is int and 0 < value < LARGEST
+            _require(whole, f"image {name} is {str(value)[:100]}; expected a positive integer")
         _require(
             self.min_pixels <= self.max_pixels,
             f"image min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}; exchange or widen them",
         )
         _require(len(self.mean) == 3 and len(self.std) == 3, "image mean and std need three values each, for RGB")
         _require(
-            all(map(math.isfinite, (*self.mean, *self.std, self.rescale_factor)))
+            all(map(is_number, (*self.mean, *self.std, self.rescale_factor)))
             and all(self.std)
             and self.rescale_factor > 0,
-            "image mean, std and rescale_factor must be finite, std not zero",
+            "image mean, std and rescale_factor must be finite numbers, std not zero",
         )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageSpec:
-        """Read a preprocessor_config.json; raises InputError for steps that this runtime does not do."""
-        for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        """Read a preprocessor_config.json, what it leaves out as Qwen2VLImageProcessor has it.
+
+        Raises InputError for steps that this runtime does not do, and for values of the wrong kind.
+        """
+        for step in ("do_resize", "do_rescale", "do_normalize"):
             _require(config.get(step, True) is True, f"preprocessor_config has {step} off; expected all steps on")
-        resample = config.get("resample", 3)
-        _require(resample == 3, f"preprocessor_config resample is {resample}; expected 3 (bicubic)")
-        size = config.get("size", {})
-        chosen = {name: config[name] for name in ("patch_size", "temporal_patch_size", "merge_size") if name in config}
-        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-            pixels = config.get(name, size.get(edge))
-            if pixels is not None:
-                chosen[name] = pixels
-        for name, key in (("mean", "image_mean"), ("std", "image_std")):
-            if key in config:
-                chosen[name] = tuple(config[key])
-        return cls(**chosen, rescale_factor=config.get("rescale_factor", 1 / 255))
+        convert, resample = config.get("do_convert_rgb", True), config.get("resample", 3)
+        _require(convert in (True, None), f"preprocessor_config has do_convert_rgb {convert!r}; expected true")
+        _require(resample == 3, f"preprocessor_config resample is {resample!r}; expected 3 (bicubic)")
+        values = {**DEFAULTS, **config}
+        size = values["size"] if values["size"] is not None else DEFAULTS["size"]
+        _require(isinstance(size, Mapping), f"preprocessor_config size is {size!r}; expected {EDGES}")
+        pixels = {name: _either(config.get(name), size.get(edge)) for name, edge in LIMITS}
+        _require(None not in pixels.values(), f"preprocessor_config size is {dict(size)}; expected {EDGES}")
+        return cls(
+            **{name: values[name] for name in ("patch_size", "temporal_patch_size", "merge_size")},
+            **pixels,
+            mean=three("image_mean", values["image_mean"]),
+            std=three("image_std", values["image_std"]),
+            rescale_factor=values["rescale_factor"],
+        )
 
     def with_pixels(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageSpec:
         """The same spec with another pixel range; raises InputError outside the range the bundle was built for."""
@@ -122,6 +138,23 @@ class ImageSpec:
         return np.asarray((np.arange(256, dtype=np.float32) - mean) / std, np.float32)
 
 
+def three(key: str, value: Any) -> tuple[float, float, float]:
+    """A value for each colour; one number stands for all. InputError for anything else."""
+    values = (value,) * 3 if is_number(value) else value
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
+        raise InputError(f"preprocessor_config has {key} {str(value)[:100]}; expected three finite numbers, for RGB")
+    return values[0], values[1], values[2]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number within float32's range."""
+    return type(value) in (int, float) and abs(value) < 1e38  # false for NaN
+
+
+def _either(value: Any, other: Any) -> Any:
+    return other if value is None else value
+
+
 def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
     """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
     limits = limits or ImageLimits()
@@ -133,7 +166,9 @@ def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.
     _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
     image = decoded(name, lambda: identify(data))
     check_header(image, name, limits)
-    return decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+    whole = decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+    check_header(whole, name, limits)  # icons and others find out their size only now
+    return whole
 
 
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -198,23 +233,7 @@ def read_bytes(source: Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
     """A name for messages, and the bytes."""
     if isinstance(source, bytes):
         return "the image data", source
-    path = source
-    try:
-        size = path.stat().st_size
-        _require(
-            size <= limits.max_file_bytes,
-            f"{path} has {size} bytes, more than the limit of {limits.max_file_bytes}; use a smaller file",
-        )
-        return str(path), path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(path)[:200]} cannot be read ({reason}); expected the path of an image file") from None
-
-
-def identify(data: bytes) -> Image.Image:
-    """Read the header only."""
-    Image.init()
-    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    return str(source)[:200], read_limited(source, limits.max_file_bytes, "the path of an image file")
 
 
 def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
@@ -222,22 +241,10 @@ def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
     _require(
         pixels <= limits.max_decoded_pixels,
         f"{name} is {image.width} x {image.height} pixels, "
-        f"more than the limit of {limits.max_decoded_pixels}; scale it down first",
+        f"more than the limit of {limits.max_decoded_pixels}; scale it down first, or raise the limit: "
+        f"--max-image-megapixels {-(-pixels // 1_000_000)} (in Python: ImageLimits)",
     )
     check_aspect(image.height, image.width)
-
-
-def decoded(name: str, action: Callable[[], Opened]) -> Opened:
-    """Run a step of Pillow, whose decoders raise many kinds of errors for damaged files; all become InputError."""
-    try:
-        return action()
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is too large to decode ({error}); scale it down first") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not an image of a known format; expected {_EXPECTED}") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name} is not a readable image ({reason}); expected {_EXPECTED}") from None
 
 
 def onto_white(image: Image.Image) -> Image.Image:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+import msgspec
+
 from ..targets.errors import InputError
 from .calibration_evidence import CalibrationEvidence
 from .files import dump_json
 from .intervals import paired_difference, wilson
-from .plain import from_plain
 
 FORMAT = "lensmith-report-1"
 
@@ -199,8 +200,6 @@ class Report:
             if data.pop("format") != FORMAT:
                 raise ValueError("another format")
             data.pop("ratios")
-            report = from_plain(cls, data)
+            return msgspec.convert(data, cls)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None
-        assert isinstance(report, cls)
-        return report

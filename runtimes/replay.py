@@ -1,20 +1,17 @@
-"""Runs the golden traces of a bundle through its graphs and measures every output against PyTorch's."""
+"""Measures the outputs of a bundle against PyTorch's golden traces."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from .conversation import Conversation
 from .encoder import Encoder
-from .engine import Floats, ImageFeatures
+from .engine import Floats
 from .model import Model
-from .positions import text_positions
-from .requests import Request
+from .outputs import Fed, Output, outputs
 from .traces import CaseTrace, Doubles, ImageTrace, Traces, log_sum
 
 AGREEMENTS = ("top1_agreement", "greedy_agreement")  # the larger the better; of all others the smaller
@@ -44,10 +41,8 @@ def summarize(rows: list[Row]) -> dict[str, float]:
 
 def replay(model: Model | Encoder, traces: Traces) -> list[Row]:
     """Every figure of every output, in the order in which the graphs compute."""
-    rows = [row for image in traces.images for row in _replay_image(model, image)]
-    if isinstance(model, Encoder):
-        return rows
-    return rows + [row for case in traces.cases for row in _replay_case(model, case)]
+    against = AgainstPyTorch(traces)
+    return [row for output in outputs(model, traces) for row in against.rows(output)]
 
 
 def relative_error(found: Floats, expected: Floats) -> float:
@@ -59,95 +54,75 @@ def relative_error(found: Floats, expected: Floats) -> float:
 
 
 def divergence(expected: Doubles, found: Doubles) -> float:
-    """Kullback-Leibler divergence in nats of `found` from `expected`, both log probabilities [outcomes]."""
-    return max(0.0, float((np.exp(expected) * (expected - found)).sum()))
+    """Kullback-Leibler divergence in nats of `found` from `expected`, both log probabilities [outcomes].
+
+    Infinite where either is not finite.
+    """
+    nats = float((np.exp(expected) * (expected - found)).sum())
+    return max(0.0, nats) if np.isfinite(nats) else float("inf")
 
 
-def _replay_image(model: Model | Encoder, image: ImageTrace) -> Iterator[Row]:
-    is_video = image.grid[0] > 1  # the still images are one temporal patch each
-    media = model if isinstance(model, Encoder) else model.media
-    patches, grid = media.cut(model.bundle.file(image.file), video=is_video)
-    same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256
-    yield Row(image.file, "image patches", "patches_differ", float(not same))
-    found, expected = model.vision(patches, grid), image.features
-    yield from _compare_taps(image.file, found, expected)
-    error = relative_error(found.features, expected.features)
-    yield Row(image.file, "vision_encoder: image_features", "image_features_error", error)
+class AgainstPyTorch:
+    """Gives the figures of one output after another."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._images = {image.file: image for image in traces.images}
+        self._cases = {case.name: case for case in traces.cases}
+        self._agreed: Counter[str] = Counter()
+
+    def rows(self, output: Fed | Output) -> Iterator[Row]:
+        """The figures of an output; behind the last step of an answer also how many tokens agree."""
+        if isinstance(output, Fed):
+            yield Row(output.case, output.name, output.figure, float(not output.same))
+        elif output.kind == "logits":
+            yield from self._of_logits(output, self._cases[output.case])
+        else:
+            yield _of_features(output, self._images[output.case])
+
+    def _of_logits(self, output: Output, case: CaseTrace) -> Iterator[Row]:
+        logits, step = output.values, output.index
+        agrees = int(logits.argmax()) in _likeliest(case, step)
+        self._agreed[case.name] += agrees
+        yield from (_of_step if step else _of_prompt)(output, case)
+        if not step:
+            yield Row(case.name, output.name, "top1_agreement", float(agrees))
+        if step == len(case.answer) - 1:
+            share = self._agreed.pop(case.name) / len(case.answer)
+            yield Row(case.name, "decoder: greedy tokens", "greedy_agreement", share)
 
 
-def _compare_taps(case: str, found: ImageFeatures, expected: ImageFeatures) -> Iterator[Row]:
-    for tap, values in enumerate(() if expected.deepstack is None else expected.deepstack):
-        have = found.deepstack is not None and tap < len(found.deepstack)
-        error = relative_error(found.deepstack[tap], values) if have and found.deepstack is not None else float("inf")
-        output = f"vision_encoder: deepstack_features[{tap}]"
-        yield Row(case, output, f"deepstack_features_error[{tap}]", error)
+def _of_features(output: Output, image: ImageTrace) -> Row:
+    taps = image.features.deepstack
+    if output.kind == "image_features":
+        error = relative_error(output.values, image.features.features)
+        return Row(output.case, output.name, "image_features_error", error)
+    has = taps is not None and output.index < len(taps)
+    error = relative_error(output.values, taps[output.index]) if has and taps is not None else float("inf")
+    return Row(output.case, output.name, f"deepstack_features_error[{output.index}]", error)
 
 
-def _replay_case(model: Model, case: CaseTrace) -> Iterator[Row]:
-    request = _prepare(model, case)
-    same = [int(token) for token in request.prompt.ids] == case.token_ids
-    yield Row(case.name, "token ids", "token_ids_differ", float(not same))
-    if not same:
-        return  # logits of another prompt say nothing
-    with model.conversation(request) as conversation:
-        yield from _replay_in(conversation, case, request)
+def _of_prompt(output: Output, case: CaseTrace) -> Iterator[Row]:
+    """Of the whole distribution behind a prompt."""
+    yield Row(case.name, output.name, "logits_error", relative_error(output.values, case.logits))
+    kl = divergence(_log_probabilities(case.logits), _log_probabilities(output.values))
+    yield Row(case.name, output.name, "logits_kl", kl)
 
 
-def _replay_in(conversation: Conversation, case: CaseTrace, request: Request) -> Iterator[Row]:
-    logits = conversation.prefill(request)[-1]
-    yield Row(case.name, "decoder: logits at step 0", "logits_error", relative_error(logits, case.logits))
-    kl = divergence(_log_probabilities(case.logits), _log_probabilities(logits))
-    yield Row(case.name, "decoder: logits at step 0", "logits_kl", kl)
-    top1 = float(logits.argmax() == case.logits.argmax())
-    yield Row(case.name, "decoder: logits at step 0", "top1_agreement", top1)
-    yield from _replay_answer(conversation, case, request, logits)
-
-
-def _prepare(model: Model, case: CaseTrace) -> Request:
-    """Run all turns but the last, so that the last one reuses the cache, as in a real conversation."""
-    files = {name: model.bundle.file(name) for name in model.bundle.manifest["files"]}
-    messages = [with_sources(message, files) for message in case.messages]
-    turns = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
-    for end in turns[:-1]:
-        model.prefill(model.prepare(messages[:end]))
-    return model.prepare(messages)
-
-
-def with_sources(message: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with its images and videos, named as the files of a bundle are, replaced by their `sources`."""
-    blocks = [
-        {**block, **{kind: sources[block[kind]] for kind in ("image", "video") if kind in block}}
-        for block in message["content"]
-    ]
-    return {**message, "content": blocks}
-
-
-def _replay_answer(conversation: Conversation, case: CaseTrace, request: Request, logits: Floats) -> Iterator[Row]:
-    """Follow the recorded answer: each step gets PyTorch's token, so that one other choice does not hide the rest."""
-    agreed = 0
-    for step, token in enumerate(case.answer):
-        if step:
-            previous = np.array(case.answer[step - 1 : step], np.int64)
-            logits = conversation.run(previous, text_positions(1, request.next_position + step - 1))[-1]
-            yield from _compare_step(case, step, logits)
-        agreed += bool(logits.argmax() == token) or _is_tie(case, step)
-    conversation.rewind(len(case.token_ids))
-    yield Row(case.name, "decoder: greedy tokens", "greedy_agreement", agreed / len(case.answer))
-
-
-def _compare_step(case: CaseTrace, step: int, logits: Floats) -> Iterator[Row]:
-    """The recorded head of the distribution, with all other tokens as one more outcome."""
-    output, ids, expected = f"decoder: logits at step {step}", case.top_ids[step], case.top_logits[step]
-    yield Row(case.name, output, "step_logits_error", relative_error(logits[ids], expected))
+def _of_step(output: Output, case: CaseTrace) -> Iterator[Row]:
+    """Of the recorded head of the distribution, with all other tokens as one more outcome."""
+    logits, step = output.values, output.index
+    ids, expected = case.top_ids[step], case.top_logits[step]
+    yield Row(case.name, output.name, "step_logits_error", relative_error(logits[ids], expected))
     recorded = _with_rest(expected - case.log_sums[step])
     kl = divergence(recorded, _with_rest(logits[ids] - log_sum(logits[None])[0]))
-    yield Row(case.name, output, "step_logits_kl", kl)
+    yield Row(case.name, output.name, "step_logits_kl", kl)
 
 
-def _is_tie(case: CaseTrace, step: int) -> bool:
-    """Whether PyTorch's two best tokens are closer than the error that float32 may have."""
-    first, second = case.top_logits[step][:2]
-    return bool(first - second <= TIE * abs(first))
+def _likeliest(case: CaseTrace, step: int) -> list[int]:
+    """PyTorch's token, and those that are closer to it than the error that float32 may have."""
+    logits = case.top_logits[step]
+    tied = case.top_ids[step][logits[0] - logits <= TIE * abs(logits[0])]
+    return [case.answer[step], *map(int, tied)]
 
 
 def _with_rest(log_probabilities: Doubles) -> Doubles:

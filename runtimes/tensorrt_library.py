@@ -18,10 +18,7 @@ def load_library(flavour: str) -> Any:
         if error.name != flavour:
             raise
         if flavour == STANDARD:
-            raise InputError(
-                "this needs TensorRT's Python module, which comes with the device (JetPack) or with "
-                "`pip install tensorrt`; install it and run the command there"
-            ) from error
-        raise MissingExtra("TensorRT-RTX (no module 'tensorrt_rtx')", "tensorrt") from error
+            raise MissingExtra("TensorRT's Python module, which JetPack brings on a Jetson,", STANDARD) from error
+        raise MissingExtra("TensorRT-RTX (no module 'tensorrt_rtx')", "tensorrt-rtx") from error
     except (ImportError, OSError) as error:
         raise InputError(f"{flavour} is installed but does not load ({error}); install it again") from error

@@ -65,3 +65,31 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
 def bench(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
     """That of the family that a test is parametrized with."""
     return benches(request.param)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Callable[[str], Path]:
+    """Makes a bundle of random weights of each kind, once: an architecture in int4, or a format of Qwen3-VL."""
+    from lensmith.exporters.export import Options, export, prepare
+    from lensmith.exporters.synth import synth
+
+    chosen = {
+        "arlow-vision": Options(precision="int8"),
+        "gguf": Options(format="gguf", precision="f16"),
+        "tensorrt": Options(format="tensorrt", target="rtx", precision="fp32"),
+        "plugin": Options(format="tensorrt", target="rtx-plugin"),
+    }
+    formats = ("gguf", "tensorrt", "plugin")
+
+    @cache
+    def checkpoint(name: str) -> Path:
+        return synth(name, tmp_path_factory.mktemp("checkpoint") / name, tiny=True)
+
+    @cache
+    def make(kind: str) -> Path:
+        if kind == "qwen3-vl-2b":
+            return tiny_bundle
+        job = prepare(checkpoint("qwen3-vl-2b" if kind in formats else kind), chosen.get(kind, Options()))
+        return export(job, tmp_path_factory.mktemp(kind) / "bundle", golden="never").path
+
+    return make

@@ -82,6 +82,75 @@ def test_gptq_is_the_textbooks(grid: Grid, static: bool) -> None:
     assert np.any(made.values != expected, axis=1).sum() <= 1
 
 
+def textbook_descent(
+    weight: NDArray[np.float32], second: NDArray[np.float32], grid: Grid, made: Groups
+) -> list[NDArray[np.float64]]:
+    """One sweep over `made` in float64, with the gradient of the error written out at every step.
+
+    Returns integers, scales [groups, rows] and zero points [groups, rows].
+    """
+    moments_, wide = second.astype(np.float64), weight.astype(np.float64)
+    values, scales = made.values.astype(np.float64), made.scales.astype(np.float64).T.copy()
+    zeros = (
+        np.full_like(scales, grid.middle) if made.zero_points is None else made.zero_points.astype(np.float64).T.copy()
+    )
+    size = grid.group_size
+
+    def gradient() -> NDArray[np.float64]:
+        restored = (values - zeros.T.repeat(size, axis=1)) * scales.T.repeat(size, axis=1)
+        lost: NDArray[np.float64] = (wide - restored) @ moments_
+        return lost
+
+    for index in range(len(scales)):
+        here = slice(index * size, (index + 1) * size)
+        for column in range(here.start, here.stop):
+            step = gradient()[:, column] / (scales[index] * moments_[column, column])
+            values[:, column] = np.clip(np.rint(values[:, column] + step), 0, grid.top)
+        within = moments_[here, here]
+        if not grid.symmetric:
+            step = gradient()[:, here].sum(axis=1) / (scales[index] * within.sum())
+            zeros[index] = np.clip(np.rint(zeros[index] - step), 0, grid.top)
+        steps = values[:, here] - zeros[index][:, None]
+        slope, curve = (steps * gradient()[:, here]).sum(axis=1), np.einsum("rc,cd,rd->r", steps, within, steps)
+        change = (scales[index] + slope / curve).astype(np.float16) - scales[index]
+        scales[index] += np.where(change * (2 * slope - change * curve) > 0, change, 0)  # what the error loses
+    return [values, scales, zeros]
+
+
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid.bits < 8], ids=name)
+def test_descent_is_the_textbooks(grid: Grid) -> None:
+    weight, inputs = make_weight(24, COLUMNS), statistics(5)
+    start = descent(weight, inputs, grid, options=DescentOptions(damping=0, sweeps=0))
+    values, scales, zeros = textbook_descent(weight, inputs.second, grid, start)
+    made = descent(weight, inputs, grid, options=DescentOptions(damping=0, sweeps=1))
+    found = np.full_like(zeros, grid.middle) if made.zero_points is None else made.zero_points.T
+    wrong = (
+        np.any(made.values != values, axis=1) | np.any(scales != made.scales.T, axis=0) | np.any(found != zeros, axis=0)
+    )
+    assert wrong.sum() <= 2  # near ties that float32 sums decide otherwise, see above
+    assert np.any(start.values != values)
+
+
+def test_descent_damps_by_a_part_of_the_mean_energy() -> None:
+    weight, inputs, grid = make_weight(8, COLUMNS), statistics(6), Grid(3, 64)
+    more = inputs.second + np.float32(0.5) * np.diagonal(inputs.second).mean() * np.eye(COLUMNS, dtype=np.float32)
+    damped = textbook_descent(weight, more, grid, descent(weight, inputs, grid, options=DescentOptions(sweeps=0)))
+    made = descent(weight, inputs, grid, options=DescentOptions(damping=0.5, sweeps=1))
+    assert np.any(made.values != damped[0], axis=1).sum() <= 1
+
+
+def test_descent_ends_when_it_has_settled() -> None:
+    """Sweep by sweep it stops where fewer integers move than `settled` says, and not before."""
+    weight, inputs, grid = make_weight(8, COLUMNS), statistics(7), Grid(3, 64)
+    sweeps = [descent(weight, inputs, grid, options=DescentOptions(sweeps=n, settled=0)) for n in range(9)]
+    moved = [float(np.mean(one.values != other.values)) for one, other in pairwise(sweeps)]
+    assert moved[0] > 0.01 > moved[3]
+    enough = next(index for index, part in enumerate(moved) if part <= 0.01) + 1
+    made = descent(weight, inputs, grid, options=DescentOptions(settled=0.01))
+    np.testing.assert_array_equal(dequantize(made), dequantize(sweeps[enough]))
+    assert np.any(dequantize(made) != dequantize(sweeps[enough + 1]))
+
+
 @settings(deadline=None, max_examples=40)
 @given(seeds, grids)
 def test_searched_scales_are_never_worse_than_min_max(seed: int, grid: Grid) -> None:

@@ -139,10 +139,10 @@ def test_configs_and_templates(folder: Path) -> None:
     assert checkpoint.preprocessor_config == {"patch_size": 16}
     assert checkpoint.generation_config == {}
     assert checkpoint.chat_template == "T"
-    (folder / "chat_template.json").write_text('{"chat_template": "J"}')
-    assert open_checkpoint(folder).chat_template == "J"
     (folder / "chat_template.jinja").write_text("{{ X }}")
     assert open_checkpoint(folder).chat_template == "{{ X }}"
+    (folder / "chat_template.json").write_text('{"chat_template": "J"}')
+    assert open_checkpoint(folder).chat_template == "J"
     with pytest.raises(InputError, match=r"has no tokenizer\.json; write one with"):
         _ = checkpoint.tokenizer_path
     (folder / "tokenizer.json").write_text("{}")

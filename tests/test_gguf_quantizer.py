@@ -138,11 +138,11 @@ def test_file_types_that_need_importance_say_so(nemotron: Path, tmp_path: Path, 
 
 
 @pytest.fixture(scope="module")
-def gathered() -> tuple[Path, Calibrated]:
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibrated]:
     """Of a trained model with a draft head."""
     path = TINY / "qwen3_5"
     job = prepare(path, Options(format="gguf", precision="q4_k_m"))
-    samples, model = open_samples(job, SAMPLES, path), float_model(job, 1)
+    samples, model = open_samples(job, SAMPLES, tmp_path_factory.mktemp("samples")), float_model(job, 1)
     energies = gather_energies(model, samples.calibrated, samples.pictures)
     return path, Calibrated(importance=energies, evidence={"samples": {"source": "generated"}})
 

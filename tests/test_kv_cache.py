@@ -88,6 +88,38 @@ def test_quantiles_and_silent_heads() -> None:
         kv_scales([], 4)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_scales_of_several_samples_hold_for_each(order: tuple[int, ...]) -> None:
+    """Whatever the order: the largest of all samples counts, channel by channel, of keys and of values."""
+    rotated, samples_, seen = (
+        8,
+        [],
+        [[values(seed, tokens=9 + seed, size=1 + seed) for seed in (i, i + 10)] for i in range(3)],
+    )
+    for i, (keys, others) in enumerate(seen):
+        keys[:, 0, 9 + i], others[:, 1, i] = 100 + i, -50 - i  # each has the largest of one channel
+        samples_.append({0: (keys, others), 2: (others, keys)})
+    found = kv_scales([samples_[i] for i in order], rotated)
+    assert sorted(found) == [0, 2]
+    joined = [np.abs(np.concatenate([pair[which] for pair in seen], axis=1)) for which in (0, 1)]
+    for layer, (keys, others) in ((0, joined), (2, joined[::-1])):
+        length = np.sqrt(keys[..., :4] ** 2 + keys[..., 4:8] ** 2)  # of pairs, which turn into each other
+        turned = np.concatenate([length, length, keys[..., 8:]], axis=2)
+        for scales, sizes in zip(found[layer], (turned, others), strict=True):
+            largest = sizes.max(axis=1)
+            silent = largest.max(axis=1, keepdims=True) / 64  # of a head
+            np.testing.assert_allclose(scales, 1.25 * np.maximum(largest, silent) / 127, rtol=1e-6)
+
+
+def test_options_of_scales_reach_keys_and_values() -> None:
+    sample = {0: (values(1, tokens=400), values(2, tokens=400))}
+    plain = kv_scales([sample], 0, headroom=1.0)[0]
+    for made, given_ in zip(plain, sample[0], strict=True):
+        np.testing.assert_allclose(made[:, 3], np.abs(given_[..., 3]).max(axis=1) / 127, rtol=1e-6)
+    less = kv_scales([sample], 0, headroom=1.0, quantile=0.5)[0]
+    assert all((some[:, 3] < 0.5 * whole[:, 3]).all() for some, whole in zip(less, plain, strict=True))
+
+
 def attention_session(scales: Scales) -> ort.InferenceSession:
     """One attention operator of the dialect over an int8 cache."""
     shape = [1, KV_HEADS, CAPACITY, WIDTH]

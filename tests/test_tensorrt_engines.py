@@ -37,7 +37,7 @@ from lensmith.targets.profile import load_target
 from tests import ladder
 from tests.extras import Ran
 
-trt = pytest.importorskip("tensorrt_rtx", reason="needs lensmith[tensorrt] (tensorrt-rtx)")
+trt = pytest.importorskip("tensorrt_rtx", reason="needs lensmith[tensorrt-rtx]")
 
 SYSTEMS = {"qwen3-vl-2b": "int4", "tarn-2b": "int4", "nemotron-4b": "int4", "vqwen3-4b": "int4",
            "arlow-vision": "int8"}  # fmt: skip

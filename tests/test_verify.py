@@ -91,21 +91,6 @@ def test_the_manifest_has_the_figures_of_the_first_replay(exact: Path) -> None:
     assert 0 < figures["image_features_error"] < 1e-4
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_rounded_bundles_pass_by_the_figures_of_their_export(source: Path, tmp_path: Path, precision: str) -> None:
-    bundle = build(source, tmp_path / "bundle", precision=precision)
-    report = verify(bundle, threads=1)
-    assert report.passed, report.summary()
-    assert not report.exact
-    figures = open_bundle(bundle).manifest["evidence"]["golden"]["figures"]
-    figures["logits_kl"] = figures["image_features_error"] = 0.0
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["evidence"]["golden"]["figures"] = figures
-    (bundle / MANIFEST).write_text(dump_json(manifest))
-    if precision != "fp16":  # whose figures are those of float32
-        assert first_output(bundle) == "vision_encoder: image_features"
-
-
 def test_the_same_inputs_give_the_same_bytes(exact: Path, source: Path, tmp_path: Path) -> None:
     again = build(source, tmp_path / "again", precision="fp32")
     assert (again / MANIFEST).read_bytes() == (exact / MANIFEST).read_bytes()  # which has the hash of each file

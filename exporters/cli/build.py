@@ -131,6 +131,8 @@ def plan(as_json: bool, **choices: Any) -> None:
         return
     _print_plan(figures)
     _print_device(figures)
+    for note in figures.notes:
+        click.echo(f"\nnote: {note}")
 
 
 @click.command()

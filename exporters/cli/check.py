@@ -52,7 +52,7 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
 
 def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, tensors: bool) -> None:
     screen = console()
-    for part in (_identity, _sizes, _precision, _ports, _engines, _limits, _evidence):
+    for part in (_identity, _architecture, _sizes, _precision, _ports, _engines, _limits, _evidence):
         shown = part(opened)
         if shown is not None:
             screen.print(shown)
@@ -144,6 +144,16 @@ def _identity(bundle: Bundle) -> Any:
         "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     })  # fmt: skip
+
+
+def _architecture(bundle: Bundle) -> Any:
+    """Layers, widths, heads and parameters of each part."""
+    names = ("layers", "linear_layers", "hidden", "heads", "kv_heads", "vocab", "parameters")
+    rows = [
+        (name.replace("_", " "), *("" if (found := part.get(key)) is None else f"{found:,}" for key in names))
+        for name, part in bundle.manifest.get("parts", {}).items()
+    ]
+    return table("Parts", ["part", *(f">{name.replace('_', ' ')}" for name in names)], rows)
 
 
 def _sizes(bundle: Bundle) -> Any:

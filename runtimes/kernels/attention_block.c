@@ -1,6 +1,7 @@
 /* Attention of a block of queries over all keys, one tile of keys at a time, with a running softmax. */
 #include "attention.h"
 
+#include <float.h>
 #include <immintrin.h>
 #include <math.h>
 
@@ -142,7 +143,7 @@ static void load_queries(const Attention *a, Block *block, const float *q, size_
             _mm512_store_ps(block->out[row] + i, _mm512_setzero_ps());
         }
         _mm512_store_ps(block->sum[row], _mm512_setzero_ps());
-        block->largest[row] = -1e30f; /* below any score, and its distance to one is a number */
+        block->largest[row] = -FLT_MAX; /* no score is below it, and two of them have a distance */
     }
 }
 

@@ -137,11 +137,9 @@ OrtStatus *get_inputs(const Kernel *kernel, OrtKernelContext *context, Tensor *i
     return NULL;
 }
 
-/* How many elements a tensor has. Without any, other dimensions may be of any size; with some, they are in memory. */
+/* How many elements a tensor has: what is in memory, or none, and then other dimensions may be of any size. */
 size_t elements(const Tensor *tensor) {
     size_t count = 1;
-    for (size_t i = 0; i < tensor->rank; i++)
-        if (!tensor->dims[i]) return 0;
     for (size_t i = 0; i < tensor->rank; i++)
         count *= (size_t)tensor->dims[i];
     return count;

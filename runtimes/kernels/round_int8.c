@@ -31,9 +31,9 @@ static int32_t round_block(const float *x, size_t count, size_t block, int8_t *o
     *scale = largest < SMALLEST ? 0.0f : largest / 127.0f;
     for (size_t i = 0; i < block; i += LANES) {
         __m512 values = i < count ? _mm512_maskz_loadu_ps(within(count - i), x + i) : _mm512_setzero_ps();
-        __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(values, inverse));
-        sum = _mm512_sub_epi32(sum, rounded);
-        _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtsepi32_epi8(rounded));
+        __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, inverse)));
+        sum = _mm512_sub_epi32(sum, _mm512_cvtepi8_epi32(rounded)); /* as it is kept, also where it is no number */
+        _mm_storeu_si128((__m128i *)(out + i), rounded);
     }
     return _mm512_reduce_add_epi32(sum);
 }

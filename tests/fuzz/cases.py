@@ -1,0 +1,272 @@
+"""Cases for kernels: right ones with what they should give, and the same with sizes and values that do not fit.
+
+What is right is written down here a second time, in a few lines, and not taken from the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from tests.fuzz.driver import Array, Case, Tensor
+
+TYPES = {
+    "MatMulInt": (np.float32, np.uint8, np.float16, np.uint8, np.float32),
+    "AttentionBf16": (np.float32, np.float32, np.float32),
+}
+MOST = 2**31 - 1
+EXTREMES = (0, -1, 1, 2, 3, 17, MOST, MOST + 1, -MOST, 2**32, 2**62, 2**63 - 1, -(2**63), 2**61 + 8)
+
+
+def product(draw: np.random.Generator, **chosen: int) -> Case:
+    """A right product; lengths are seldom multiples of a vector. `chosen`: inputs, outputs, rows, bits, block."""
+    bits = chosen.get("bits") or int(draw.choice([2, 3, 4]))
+    block = chosen.get("block") or int(draw.choice([16, 32, 64, 128]))
+    inputs = chosen.get("inputs") or int(draw.integers(1, 300))
+    outputs = chosen.get("outputs") or int(draw.integers(1, 140))
+    rows = [chosen["rows"]] if "rows" in chosen else [int(size) for size in draw.integers(1, 4, draw.integers(0, 4))]
+    blocks = -(-inputs // block)
+    x = draw.normal(size=(*rows, inputs)).astype(np.float32)
+    weights = draw.integers(0, 256, (outputs, blocks * block * bits // 8), np.uint8)
+    scales = draw.normal(0, 0.1, (outputs, blocks)).astype(np.float16)
+    zeros = draw.integers(0, 256, (outputs, (blocks + 1) // 2), np.uint8)
+    bias = draw.normal(size=outputs).astype(np.float32)
+    optional = [Tensor.of(part) if draw.integers(2) else None for part in (zeros, bias)]
+    return Case(f"MatMulInt{bits}", (inputs, outputs, block), (*map(Tensor.of, (x, weights, scales)), *optional))
+
+
+def attention(draw: np.random.Generator, **chosen: int) -> Case:
+    """Right attention over up to three tiles of keys. `chosen`: heads, width, queries, keys."""
+    batch = int(draw.integers(1, 3))
+    heads = chosen.get("heads") or int(draw.integers(1, 3))
+    width = chosen.get("width") or 2 * int(draw.integers(1, 129) if draw.integers(4) == 0 else draw.integers(1, 40))
+    queries, keys = (chosen.get(name) or int(draw.integers(1, 140)) for name in ("queries", "keys"))
+    shapes = ((batch, queries), (batch, keys), (batch, keys))
+    inputs = tuple(Tensor.of(draw.normal(size=(*s, heads * width)).astype(np.float32)) for s in shapes)
+    return Case("AttentionBf16", (heads,), inputs)
+
+
+def right_case(draw: np.random.Generator) -> Case:
+    return attention(draw) if draw.integers(3) == 0 else product(draw)
+
+
+def wrong_case(draw: np.random.Generator) -> Case:
+    """A right case with one to three changes, which may still be right."""
+    case = right_case(draw)
+    for _ in range(draw.integers(1, 4)):
+        case = CHANGES[draw.integers(len(CHANGES))](case, draw)
+    return case
+
+
+def is_right(case: Case) -> bool:
+    """Whether the contract of its operator holds."""
+    if any(tensor is not None and len(tensor.dims) > 4 for tensor in case.inputs):
+        return False
+    return _right_attention(case) if case.operator == "AttentionBf16" else _right_product(case)
+
+
+def expected_dims(case: Case) -> tuple[int, ...]:
+    """The shape of what a right case gives."""
+    assert case.inputs[0] is not None
+    dims = case.inputs[0].dims
+    return dims if case.operator == "AttentionBf16" else (*dims[:-1], case.attributes[1])
+
+
+def expected(case: Case) -> tuple[Array, Array]:
+    """What a right case gives, flat, and by how much each value may differ."""
+    return _attend(case) if case.operator == "AttentionBf16" else _multiply(case)
+
+
+def has_finite_values(case: Case) -> bool:
+    """Whether values are such that the result is one that can be compared."""
+    present = [tensor.values for tensor in case.inputs if tensor is not None]
+    return all(part.dtype == np.uint8 or (np.abs(part) < 100).all() for part in present)
+
+
+def _right_product(case: Case) -> bool:
+    inputs, outputs, block = case.attributes
+    if not (1 <= inputs <= MOST and 1 <= outputs <= MOST and block in (16, 32, 64, 128)):
+        return False
+    if not 3 <= len(case.inputs) <= 5 or None in case.inputs[:3]:
+        return False
+    blocks = -(-inputs // block)
+    sizes = (blocks * block * int(case.operator[-1]) // 8, blocks, (blocks + 1) // 2, 1)
+    x = case.inputs[0]
+    return x is not None and bool(x.dims) and x.dims[-1] == inputs and all(
+        tensor is None or (_in_rows(tensor, outputs) and math.prod(tensor.dims) == outputs * size)
+        for tensor, size in zip(case.inputs[1:], sizes, strict=False)
+    )  # fmt: skip
+
+
+def _in_rows(tensor: Tensor, rows: int) -> bool:
+    return len(tensor.dims) == 1 or (bool(tensor.dims) and tensor.dims[0] == rows)
+
+
+def _right_attention(case: Case) -> bool:
+    heads = case.attributes[0]
+    if len(case.inputs) != 3 or not 1 <= heads <= MOST:
+        return False
+    shapes = [tensor.dims for tensor in case.inputs if tensor is not None]
+    if len(shapes) != 3 or {len(shape) for shape in shapes} != {3}:
+        return False
+    q, k, v = shapes
+    alike = q[0] == k[0] == v[0] and q[2] == k[2] == v[2] and k[1] == v[1]
+    width, rest = divmod(q[2], heads)
+    return alike and not rest and 2 <= width <= 256 and width % 2 == 0 and (not math.prod(q) or bool(math.prod(k)))
+
+
+def _levels(packed: Array, bits: int) -> Array:
+    """Values of a few bits [outputs, inputs] of rows of bytes."""
+    stream = np.unpackbits(packed, axis=1, bitorder="little")
+    if bits != 3:
+        levels: Array = np.packbits(stream.reshape(len(packed), -1, bits), axis=2, bitorder="little")[..., 0]
+        return levels
+    inputs = stream.shape[1] // 3
+    low = stream[:, : 2 * inputs].reshape(len(packed), inputs, 2)
+    whole: Array = low[..., 0] + 2 * low[..., 1] + 4 * stream[:, 2 * inputs :]
+    return whole
+
+
+def _multiply(case: Case) -> tuple[Array, Array]:
+    inputs, outputs, block = case.attributes
+    given = [None if tensor is None else tensor.values for tensor in case.inputs]
+    x, packed, scales = (part for part in given[:3] if part is not None)
+    zeros, bias = (*given[3:], None, None)[:2]
+    bits, blocks = int(case.operator[-1]), -(-inputs // block)
+    levels = _levels(packed.reshape(outputs, -1), bits).reshape(outputs, blocks, block).astype(np.float64)
+    points: Array = np.full((outputs, blocks), 2 ** (bits - 1))
+    if zeros is not None:
+        points = _levels(zeros.reshape(outputs, -1), 4)[:, :blocks].astype(int) + 2 ** (bits - 1) - 8
+    matrix = ((levels - points[..., None]) * scales.reshape(outputs, blocks, 1).astype(np.float64)).reshape(outputs, -1)
+    rounded = _round_blocks(x.reshape(-1, inputs), block)
+    added = np.zeros(outputs) if bias is None else bias.reshape(-1)
+    out = rounded @ matrix.T + added
+    lengths = np.linalg.norm(rounded, axis=1)[:, None] * np.linalg.norm(matrix, axis=1) + np.abs(added)
+    return out.ravel(), 1e-5 * lengths.ravel() + 1e-6
+
+
+def _round_blocks(x: Array, block: int) -> Array:
+    """Activations rounded to int8, block by block."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % block))).reshape(len(x), -1, block)
+    largest = np.abs(padded).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest >= 1e-30)
+    scale = np.where(largest >= 1e-30, largest / np.float32(127), 0)
+    rounded: Array = (np.rint(padded * inverse) * scale.astype(np.float64)).reshape(len(x), -1)
+    return rounded
+
+
+def _attend(case: Case) -> tuple[Array, Array]:
+    heads = case.attributes[0]
+    q, k, v = (
+        tensor.values.astype(np.float64).reshape(*tensor.dims[:2], heads, -1).transpose(0, 2, 1, 3)
+        for tensor in case.inputs
+        if tensor is not None
+    )
+    scores = q @ k.transpose(0, 1, 3, 2) / math.sqrt(q.shape[3])
+    # Each score is off by two roundings to 8 bits of the terms that it is the sum of.
+    doubt = (np.abs(q) @ np.abs(k).transpose(0, 1, 3, 2) / math.sqrt(q.shape[3])).max(axis=(1, 2, 3)) * 2**-8
+    weights = np.exp(scores - scores.max(axis=3, keepdims=True))
+    out = (weights / weights.sum(axis=3, keepdims=True) @ v).transpose(0, 2, 1, 3)
+    bound = (np.abs(v).max(axis=(1, 2, 3)) * (2**-7 + doubt))[:, None, None]
+    bound = np.broadcast_to(bound, (len(out), out[0].size, 1))
+    return out.ravel(), bound.ravel()
+
+
+Change = Callable[[Case, np.random.Generator], Case]
+
+
+def _with_input(case: Case, index: int, tensor: Tensor | None) -> Case:
+    return replace(case, inputs=(*case.inputs[:index], tensor, *case.inputs[index + 1 :]))
+
+
+def _some_input(case: Case, draw: np.random.Generator) -> int:
+    return int(draw.integers(len(case.inputs))) if case.inputs else -1
+
+
+def _refill(case: Case, index: int, dims: tuple[int, ...], draw: np.random.Generator) -> Case:
+    """An input with other dimensions, and with as many values as they say."""
+    kind = TYPES["AttentionBf16" if case.operator == "AttentionBf16" else "MatMulInt"]
+    size, dtype = math.prod(dims), kind[min(index, len(kind) - 1)]
+    if size > 2**20:
+        return case
+    values = draw.integers(0, 256, size, np.uint8) if dtype is np.uint8 else draw.normal(size=size).astype(dtype)
+    return _with_input(case, index, Tensor(dims, values))
+
+
+def change_attribute(case: Case, draw: np.random.Generator) -> Case:
+    index = int(draw.integers(len(case.attributes)))
+    value = case.attributes[index]
+    near = (value - 1, value + 1, 2 * value, value // 2, -value)
+    chosen = int(draw.choice(near)) if draw.integers(2) else EXTREMES[draw.integers(len(EXTREMES))]
+    chosen = max(-(2**63), min(2**63 - 1, chosen))
+    return replace(case, attributes=(*case.attributes[:index], chosen, *case.attributes[index + 1 :]))
+
+
+def change_dimension(case: Case, draw: np.random.Generator) -> Case:
+    index = _some_input(case, draw)
+    tensor = case.inputs[index] if index >= 0 else None
+    if tensor is None or not tensor.dims:
+        return case
+    axis, size = int(draw.integers(len(tensor.dims))), 0
+    size = max(0, int(draw.choice([0, 1, tensor.dims[axis] - 1, tensor.dims[axis] + 1, 2 * tensor.dims[axis]])))
+    return _refill(case, index, (*tensor.dims[:axis], size, *tensor.dims[axis + 1 :]), draw)
+
+
+def change_rank(case: Case, draw: np.random.Generator) -> Case:
+    index = _some_input(case, draw)
+    tensor = case.inputs[index] if index >= 0 else None
+    if tensor is None:
+        return case
+    dims = tensor.dims
+    shapes: list[tuple[int, ...]] = [(), (1, *dims), (*dims, 1), dims[:-1], (math.prod(dims),), tuple(reversed(dims))]
+    return _refill(case, index, shapes[draw.integers(len(shapes))][:8], draw)
+
+
+def empty_of_huge_dimensions(case: Case, draw: np.random.Generator) -> Case:
+    index = _some_input(case, draw)
+    tensor = case.inputs[index] if index >= 0 else None
+    if tensor is None or not tensor.dims:
+        return case
+    dims = [int(draw.choice([size, 2**31, 2**32, 2**62])) for size in tensor.dims]
+    dims[draw.integers(len(dims))] = 0
+    return _refill(case, index, tuple(dims), draw)
+
+
+def lose_input(case: Case, draw: np.random.Generator) -> Case:
+    if draw.integers(2) and case.inputs:
+        return replace(case, inputs=case.inputs[:-1])
+    index = _some_input(case, draw)
+    return case if index < 0 else _with_input(case, index, None)
+
+
+def add_input(case: Case, draw: np.random.Generator) -> Case:
+    given = [tensor for tensor in case.inputs if tensor is not None]
+    return replace(case, inputs=(*case.inputs, *given[:1])) if len(case.inputs) < 7 else case
+
+
+def exchange_inputs(case: Case, draw: np.random.Generator) -> Case:
+    """Two of one type, whose shapes then are those of each other."""
+    if case.operator != "AttentionBf16" or len(case.inputs) < 3:
+        return case
+    order = draw.permutation(len(case.inputs))
+    return replace(case, inputs=tuple(case.inputs[i] for i in order))
+
+
+def extreme_values(case: Case, draw: np.random.Generator) -> Case:
+    index = _some_input(case, draw)
+    tensor = case.inputs[index] if index >= 0 else None
+    if tensor is None or not tensor.values.size or tensor.values.dtype == np.uint8:
+        return case
+    values = tensor.values.copy()
+    with np.errstate(over="ignore"):
+        some = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40, 0, 65504, -1e4, 1e30], values.dtype)
+    at = draw.integers(0, values.size, draw.integers(1, 9))
+    values.reshape(-1)[at] = draw.choice(some, len(at))
+    return _with_input(case, index, Tensor(tensor.dims, values))
+
+
+CHANGES: tuple[Change, ...] = (change_attribute, change_dimension, change_rank, empty_of_huge_dimensions, lose_input,
+                               add_input, exchange_inputs, extreme_values)  # fmt: skip

@@ -1,0 +1,155 @@
+"""Kernels under AddressSanitizer and UndefinedBehaviorSanitizer: compiles driver.c with them and hands it cases."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import struct
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hatch_build
+
+Array = NDArray[Any]
+DRIVER = Path(__file__).with_name("driver.c")
+FLAGS = ("-std=gnu11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{hatch_build.FOLDER}")
+ATTRIBUTES = 3
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Bytes with a shape that ONNX Runtime could give them: none, or as many as the shape says."""
+
+    dims: tuple[int, ...]
+    values: Array
+
+    @staticmethod
+    def of(values: Array) -> Tensor:
+        return Tensor(values.shape, values)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an operator: None is an optional input that is missing."""
+
+    operator: str
+    attributes: tuple[int, ...]
+    inputs: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case: an output, or what the error says."""
+
+    output: Array | None = None  # flat: numpy has no empty arrays of huge dimensions
+    dims: tuple[int, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The case at which the driver died, and what it said."""
+
+    case: Case
+    returncode: int
+    text: str
+
+
+@dataclass
+class Run:
+    outcomes: list[Outcome] = field(default_factory=list)
+    crash: Crash | None = None
+
+
+def cannot_sanitize(folder: Path) -> str:
+    """Why this compiler cannot build with both sanitizers, or nothing."""
+    source = folder / "empty.c"
+    source.write_text("int main(void) { return 0; }\n")
+    command = [*_compiler(), *FLAGS, str(source), "-o", str(folder / "empty")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        return f"the C compiler has no AddressSanitizer (install libasan and libubsan): {ran.stderr.strip()[-200:]}"
+    return ""
+
+
+def build(folder: Path, optimize: str = "-O0") -> Path:
+    """Compile the kernels and the driver with sanitizers; the program. CalledProcessError where that fails."""
+    sources = {hatch_build.FOLDER / name: flags for name, flags in hatch_build.SOURCES.items()} | {DRIVER: []}
+    objects = {source: folder / f"{source.stem}.o" for source in sources}
+
+    def compile_one(source: Path) -> None:
+        options = [optimize, *FLAGS, *sources[source]]
+        _run([*_compiler(), "-c", *options, str(source), "-o", str(objects[source])])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources))
+    program = folder / "driver"
+    _run([*_compiler(), *FLAGS, *map(str, objects.values()), "-lm", "-o", str(program)])
+    return program
+
+
+def run_cases(program: Path, cases: Sequence[Case], *, timeout: float = 300) -> Run:
+    """Outcomes of all cases, in one process; those behind a crash are missing."""
+    given = b"".join(map(_encode, cases))
+    ran = subprocess.run([str(program)], input=given, capture_output=True, timeout=timeout, check=False)
+    outcomes = list(_decode(ran.stdout))
+    if ran.returncode == 0 and len(outcomes) == len(cases):
+        return Run(outcomes)
+    return Run(outcomes, Crash(cases[len(outcomes)], ran.returncode, ran.stderr.decode(errors="replace")[-3000:]))
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _numbers(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}q", *values)
+
+
+def _encode(case: Case) -> bytes:
+    attributes = (*case.attributes, *(0,) * (ATTRIBUTES - len(case.attributes)))
+    parts = [case.operator.encode().ljust(16, b"\0"), _numbers(*attributes, len(case.inputs))]
+    for tensor in case.inputs:
+        if tensor is None:
+            parts.append(_numbers(0))
+        else:
+            data = tensor.values.tobytes()
+            parts += [_numbers(1, len(tensor.dims), *tensor.dims, len(data)), data]
+    return b"".join(parts)
+
+
+def _decode(data: bytes) -> Iterator[Outcome]:
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        at += 8
+        return int.from_bytes(data[at - 8 : at], "little", signed=True)
+
+    while at < len(data):
+        if number():
+            size = number()
+            at += size
+            yield Outcome(error=data[at - size : at].decode())
+        else:
+            dims = tuple(number() for _ in range(number()))
+            size = number()
+            at += size
+            yield Outcome(np.frombuffer(data[at - size : at], np.float32), dims)
+
+
+def describe(case: Case) -> Mapping[str, Any]:
+    """A case without its values, to be read."""
+    shapes = [None if tensor is None else list(tensor.dims) for tensor in case.inputs]
+    return {"operator": case.operator, "attributes": case.attributes, "shapes": shapes}
