@@ -18,6 +18,8 @@ from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
+from .lora.adapter import open_adapter
+from .lora.merge import merged
 from .names import canonical_names
 from .processor_files import (
     IMAGE,
@@ -58,6 +60,7 @@ class Checkpoint:
     stored_names: Mapping[str, str]  # those in the files, by the names of tensors
     files: tuple[Path, ...]  # every file of the folder that counts
     changes: Mapping[str, Any]  # how `tensors` differ from what the files hold, as the manifest says it
+    adapter: Path | None = None  # its folder, where one is merged into the weights
 
     @property
     def nbytes(self) -> int:
@@ -120,10 +123,11 @@ class Checkpoint:
         return hash_in_background(self.files)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
     """Open a checkpoint folder and check it: every header, offset and shard, but no weight is read.
 
-    A folder that is not a whole safetensors checkpoint is an InputError.
+    An `adapter`, the folder of one, changes the weights as they are read. A folder that is not a whole safetensors
+    checkpoint, or an adapter that does not fit it, is an InputError.
     """
     layout = find_layout(path)
     folder = layout.model
@@ -153,7 +157,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         files=_used_files(layout, weights, license_file),
         changes=weights.changes,
     )
-    return found.renamed(canonical_names(weights.tensors, model_type))
+    found = found.renamed(canonical_names(weights.tensors, model_type))
+    return found if adapter is None else _adapted(found, Path(adapter))
+
+
+def _adapted(base: Checkpoint, folder: Path) -> Checkpoint:
+    adapter = open_adapter(folder, str(base.config.get("model_type")))
+    tensors = merged(base.tensors, adapter)
+    return replace(
+        base,
+        tensors=MappingProxyType(tensors),
+        stored_names=MappingProxyType({name: base.stored_names.get(name, name) for name in tensors}),
+        files=(*base.files, *adapter.files),
+        changes={**base.changes, "adapter": adapter.about()},
+        adapter=folder,
+    )
 
 
 def _used_files(layout: Layout, weights: SourceWeights, license_file: Path | None) -> tuple[Path, ...]:

@@ -16,13 +16,16 @@ from typing import Any
 from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.files import dump_json
+from ..runtimes.sampling import SamplingOptions
 from ..runtimes.traces import Traces
 from ..targets.errors import InputError
 from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
+from .depths import check_depths
 from .golden import Golden, evidence
 from .heads import settle_head
+from .hub import repository_of
 from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
@@ -39,12 +42,15 @@ __all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_fami
            "sections"]  # fmt: skip
 
 
-def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = None) -> Job:
+def prepare(
+    path: str | Path, options: Options, *, kv_scales: KvScales | None = None, adapter: str | Path | None = None
+) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts.
 
+    `adapter` is the folder of a peft adapter, which is merged into the weights.
     `kv_scales` are those of an int8 KV cache. A job without them can be planned, and `export` refuses it.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, adapter)
     family = find_family(checkpoint)
     given, options = options, options.settled()
     target = load_target(options.target)
@@ -52,6 +58,7 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     _check_target(options.format, target)
     lowering.refuse(given, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
+    check_depths(checkpoint, spec, family.prefixes)
     if isinstance(spec, ModelSpec):
         checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
     spec = family.fit(spec, checkpoint)
@@ -206,20 +213,24 @@ def sections(job: Job) -> dict[str, Any]:
     """The sections of the manifest that say how to make prompts and cut images."""
     if isinstance(job.spec, ModelSpec):
         chat_template(job.checkpoint)
+        SamplingOptions.from_generation_config(job.checkpoint.generation_config)
     return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 
 def _manifest(job: Job, folder: Path) -> dict[str, Any]:
     checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
+    places = {"hub": checkpoint.path, "adapter_hub": checkpoint.adapter}
+    hub = {key: found for key, place in places.items() if place and (found := repository_of(place))}
     return {
         "family": job.family.name,
         "source": {
-            "name": checkpoint.path.resolve().name,
+            "name": hub["hub"]["repository"] if "hub" in hub else checkpoint.path.resolve().name,
             "license": checkpoint.license,
             "files": checkpoint.source_files(),
             "parameters": job.parameters,
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
+            **hub,
         },
         "parts": parts(job),
         "target": job.target.name,

@@ -30,7 +30,7 @@ def _prompt(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     expected = checkpoint.processor_config.get("image_token", name)
     if expected != name:
         raise InputError(
-            f"processor_config.json has image_token {expected!r} but config.json numbers {name!r}; "
+            f"processor_config.json has image_token {str(expected)[:100]!r} but config.json numbers {name!r}; "
             "use the files of one model"
         )
     return section
@@ -65,9 +65,13 @@ def _limits(spec: ModelSpec, vision: ClipSpec, max_pixels: int | None) -> dict[s
 def _check_processor(checkpoint: Checkpoint, vision: ClipSpec) -> None:
     """LlavaProcessor writes as many image tokens as the tower gives features, or PyTorch would refuse them too."""
     config = checkpoint.processor_config
-    patch = config.get("patch_size") or vision.patch_size
+    patch = _whole(config, "patch_size", 1) or vision.patch_size
     strategy = config.get("vision_feature_select_strategy") or ("full" if vision.keep_class else "default")
-    more = config.get("num_additional_image_tokens", 0 if config else 1)
+    if strategy not in ("default", "full"):
+        raise InputError(f"processor_config.json has vision_feature_select_strategy {str(strategy)[:100]!r}; expected "
+                         "'default' or 'full'")  # fmt: skip
+    more = _whole(config, "num_additional_image_tokens", 0)
+    more = more if more is not None else 0 if config else 1
     written = (vision.image_size // patch) ** 2 + more - int(strategy == "default")
     if written != vision.image_tokens:
         raise InputError(
@@ -75,3 +79,10 @@ def _check_processor(checkpoint: Checkpoint, vision: ClipSpec) -> None:
             f"{more}, {strategy!r}) but the vision tower of config.json gives {vision.image_tokens} features; "
             "correct patch_size, num_additional_image_tokens or vision_feature_select_strategy"
         )
+
+
+def _whole(config: dict[str, Any], key: str, least: int) -> int | None:
+    found = config.get(key)
+    if found is not None and (type(found) is not int or not least <= found < 1 << 20):
+        raise InputError(f"processor_config.json has {key} {str(found)[:100]!r}; expected a whole number from {least}")
+    return found

@@ -89,10 +89,11 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
-    name = tokenizer.id_to_token(number)
+    whole = type(number) is int and 0 <= number < 1 << 32
+    name = tokenizer.id_to_token(number) if whole else None
     if name is None:
         raise InputError(
-            f"config.json gives {role} the id {number}, which tokenizer.json does not have; "
+            f"config.json gives {role} the id {str(number)[:100]}, which tokenizer.json does not have; "
             "the two files do not belong together"
         )
     return str(name)
@@ -141,14 +142,17 @@ def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | No
 
 
 def pixel_limits(image: ImageSpec, max_pixels: int | None) -> dict[str, int]:
-    """The pixel range of an image and its most tokens; InputError for a wish outside the checkpoint's range."""
-    most = max_pixels or image.max_pixels
-    if not image.min_pixels <= most <= image.max_pixels:
+    """The pixel range of an image and its most tokens; InputError for a wish over the checkpoint's range.
+
+    The least pixels of the checkpoint follow a wish below them, down to one image token.
+    """
+    most = image.max_pixels if max_pixels is None else max_pixels
+    if not image.factor**2 <= most <= image.max_pixels:
         raise InputError(
-            f"max-pixels {most} is outside the checkpoint's range of {image.min_pixels} to {image.max_pixels} pixels"
+            f"max-pixels {most} is outside the checkpoint's range of {image.factor**2} to {image.max_pixels} pixels"
         )
     return {
-        "min_pixels": image.min_pixels,
+        "min_pixels": min(image.min_pixels, most),
         "max_pixels": most,
         "max_image_tokens": most // image.factor**2,
     }

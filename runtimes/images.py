@@ -24,6 +24,7 @@ from .reading import read_limited
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 from .sources import ImageSource, opened_source
+from .values import whole
 
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
@@ -69,6 +70,7 @@ class ImageSpec:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     rescale_factor: float = 1 / 255
     allowed_pixels: tuple[int, int] | None = None  # the range that `with_pixels` may choose from
+    exact_size: tuple[int, int] | None = None  # height and width in place of what the range gives
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
@@ -112,10 +114,15 @@ class ImageSpec:
         )
 
     def with_pixels(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageSpec:
-        """The same spec with another pixel range; raises InputError outside the range the bundle was built for."""
+        """The same spec with another pixel range; raises InputError outside the range the bundle was built for.
+
+        One end alone moves the other where it lies beyond.
+        """
         low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
-        least = self.min_pixels if min_pixels is None else min_pixels
-        most = self.max_pixels if max_pixels is None else max_pixels
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        chosen = {name: whole(name, value, 1) for name, value in given.items() if value is not None}
+        least = chosen.get("min_pixels", min(self.min_pixels, chosen.get("max_pixels", high)))
+        most = chosen.get("max_pixels", max(self.max_pixels, least))
         for name, value in (("min_pixels", least), ("max_pixels", most)):
             _require(
                 low <= value <= high,
@@ -158,13 +165,24 @@ def _either(value: Any, other: Any) -> Any:
 def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
     """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
     limits = limits or ImageLimits()
-    source = opened_source(source, "an image", limits.max_file_bytes)
-    if isinstance(source, Image.Image):
-        check_header(source, "the image", limits)
-        return decoded("the image", lambda: onto_white(source))
-    name, data = read_bytes(source, limits)
-    _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
-    image = decoded(name, lambda: identify(data))
+    return decode_image(*read_image(source, limits), limits)
+
+
+def read_image(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes | Image.Image]:
+    """A name for messages, and the bytes of a file or an image object; InputError if unusable."""
+    opened = opened_source(source, "an image", limits.max_file_bytes)
+    if isinstance(opened, Image.Image):
+        return "the image", opened
+    return read_bytes(opened, limits)
+
+
+def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -> Image.Image:
+    """What `read_image` gives as RGB; InputError if unusable."""
+    if isinstance(content, Image.Image):
+        check_header(content, name, limits)
+        return decoded(name, lambda: onto_white(content))
+    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
+    image = decoded(name, lambda: identify(content))
     check_header(image, name, limits)
     whole = decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
     check_header(whole, name, limits)  # icons and others find out their size only now
@@ -174,6 +192,8 @@ def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """The size (height, width) HF resizes to: multiples of `spec.factor`, area in the spec's range where possible."""
     check_aspect(height, width)
+    if spec.exact_size is not None:
+        return spec.exact_size
     factor = spec.factor
     size = rounded(height, width, factor)
     if prod(size) > spec.max_pixels:

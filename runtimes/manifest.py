@@ -18,6 +18,7 @@ from .ranges import (
     Factor,
     GroupSize,
     Hash,
+    LeastArea,
     Mean,
     Name,
     Number,
@@ -49,6 +50,33 @@ class FileEntry(Section, frozen=True):
     begin_sha256: Hash | None = None
 
 
+class Quantized(Section, frozen=True):
+    """How the weights of a checkpoint were stored, and the tensors beside them that had no use."""
+
+    method: Name
+    declared_in: Text
+    unused: list[Name] = []
+
+
+class MergedAdapter(Section, frozen=True):
+    """The LoRA adapter that was merged into the weights: changed modules, and tensors that were saved as a whole."""
+
+    name: Name
+    base: Text
+    rank: Count
+    alpha: Number
+    dora: bool
+    modules: Count
+    saved: Count
+
+
+class Repository(Section, frozen=True):
+    """Where on the hub a checkpoint or an adapter came from; the commit fixes every byte."""
+
+    repository: Name
+    commit: Name
+
+
 class Source(Section, frozen=True):
     """The checkpoint that a bundle was made of."""
 
@@ -57,6 +85,10 @@ class Source(Section, frozen=True):
     license: Text | None
     parameters: Count = 0
     dropped: dict[Name, Text] = {}
+    quantization: Quantized | None = None
+    adapter: MergedAdapter | None = None
+    hub: Repository | None = None
+    adapter_hub: Repository | None = None
 
 
 class Part(Section, frozen=True):
@@ -162,7 +194,7 @@ class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
     fps: Annotated[float, Meta(gt=0, le=10_000)]
     min_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
     max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_tokens: Count
 
@@ -171,7 +203,7 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
     """Videos as an Arlow encoder takes them; the pixel range is that of one frame."""
 
     strategy: Literal["uniform", "fps_based"]
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
     num_frames: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
@@ -182,7 +214,7 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
 class Limits(Section, frozen=True):
     """What a bundle accepts: the area of an image in pixels, its tokens, and tokens (or patches) in all."""
 
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_image_tokens: Size
     context: Annotated[int, Meta(ge=1, le=1 << 24)]

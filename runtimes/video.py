@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -70,6 +70,12 @@ class VideoSpec:
             raise InputError("video_preprocessor_config has no size; expected shortest_edge and longest_edge")
         return cls(ImageSpec.from_config(values), **{name: values[name] for name in SAMPLING})
 
+    def with_pixels(self, max_pixels: int) -> VideoSpec:
+        """The same spec with at most `max_pixels` in all frames, also fewer than the checkpoint's own minimum."""
+        least = min(self.patches.factor**2, self.patches.min_pixels)
+        wide = replace(self.patches, allowed_pixels=(least, self.patches.max_pixels))
+        return replace(self, patches=wide.with_pixels(max_pixels=max_pixels))
+
     @property
     def max_tokens(self) -> int:
         """Most video tokens that one video takes, where its frames are not too many to shrink that far."""
@@ -98,7 +104,8 @@ def video_spec(manifest: Mapping[str, Any], max_pixels: int | None = None) -> Vi
     constants = {name: section[name] for name in CONSTANTS}
     patches = ImageSpec(**constants, mean=tuple(section["mean"]), std=tuple(section["std"]))
     sampling = {name: section[name] for name in SAMPLING}
-    return VideoSpec(patches if max_pixels is None else patches.with_pixels(max_pixels=max_pixels), **sampling)
+    spec = VideoSpec(patches, **sampling)
+    return spec if max_pixels is None else spec.with_pixels(max_pixels)
 
 
 def _pixels(least: int, most: int) -> ImageSpec:
@@ -147,8 +154,7 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     Multiples of `spec.patches.factor`, with the area of all frames in the spec's range where possible.
     """
     patches, factor, step = spec.patches, spec.patches.factor, spec.patches.temporal_patch_size
-    if frames < step:
-        raise InputError(f"the video gives {frames} frame; at least {step} are needed, send one as an image instead")
+    check_frames(frames, spec)
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
@@ -162,6 +168,13 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     if area < patches.min_pixels:
         return grown(height, width, factor, patches.min_pixels, frames)
     return size
+
+
+def check_frames(frames: int, spec: VideoSpec) -> None:
+    """Raise InputError for fewer frames than a temporal patch has."""
+    step = spec.patches.temporal_patch_size
+    if frames < step:
+        raise InputError(f"the video gives {frames} frame; at least {step} are needed, send one as an image instead")
 
 
 def video_grid(frames: int, size: tuple[int, int], spec: VideoSpec) -> Grid:

@@ -255,7 +255,7 @@ def test_placeholders_and_videos_must_match() -> None:
         ({"fps": -1}, "positive"),
         ({"fps": "2"}, "positive"),
         ({"frame_rate": 0}, "positive"),
-        ({"num_frames": True}, "positive"),
+        ({"num_frames": True}, "whole"),
         ({"num_frames": 2.5}, "whole"),
     ],
 )
