@@ -95,7 +95,8 @@ def plain(models: Callable[[str], Model]) -> Model:
 
 
 def open_model(path: Path, **options: Any) -> Model:
-    found: Model = load(path, **{"threads": 1, "context": 1024, "device": "cpu", **options})
+    found = load(path, **{"threads": 1, "context": 1024, "device": "cpu", **options})
+    assert isinstance(found, Model)
     return found
 
 
@@ -304,7 +305,7 @@ def test_a_model_on_a_gpu_says_that_it_cannot_be_forked(
         return OnnxExecutor(path, capacity=capacity)
 
     monkeypatch.setattr(backends, "CudaExecutor", executor)
-    model = load(bundles("cuda"), context=256)
+    model = open_model(bundles("cuda"), device=None)
     assert "load it in each process" in fork(lambda: ids(model, QUESTIONS[2]))()
     assert ids(model, QUESTIONS[2])
 
@@ -454,5 +455,5 @@ def test_penalties_count_the_tokens_of_the_answer(plain: Model, monkeypatch: pyt
 
 @pytest.mark.parametrize("context", [0, -1, 10**9])
 def test_contexts_outside_the_bundle(bundles: Callable[[str], Path], context: int) -> None:
-    with pytest.raises(InputError, match=f"context {context} is outside"):
+    with pytest.raises(InputError, match=rf"context.* {context}\b"):
         load(bundles("onnx"), context=context)

@@ -119,7 +119,8 @@ def test_each_conversation_records_its_own_steps(
     for _ in range(2):
         assert ladder.side_by_side(model, QUESTION, other) == alone
     assert answer(model, 8, other) == alone[1]
-    singles = [conversation.states.kept.singles for conversation in model.conversations._idle]
+    idle: list[Any] = model.conversations._idle
+    singles = [conversation.states.kept.singles for conversation in idle]
     names = [single.options.get_run_config_entry("gpu_graph_id") for some in singles for single in some.values()]
     assert len(set(names)) == len(names) == 2 * len(singles[0])
 

@@ -19,7 +19,8 @@ FIRST, SECOND, THIRD = (random_image(64, 64 + 32 * index) for index in range(3))
 
 @pytest.fixture(scope="module")
 def loaded(tiny_bundle: Path) -> Model:
-    model: Model = load(tiny_bundle, threads=1, context=1024, min_pixels=1024)
+    model = load(tiny_bundle, threads=1, context=1024, min_pixels=1024)
+    assert isinstance(model, Model)
     return model
 
 
