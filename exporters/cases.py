@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from ..runtimes.reading import read_utf8
 from ..targets.errors import InputError
 
+MOST_BYTES = 1 << 28  # of a tasks file
 PHOTO = (896, 672)  # width, height of the generated photo: 588 image tokens of 32 x 32 pixels
 KINDS = {"task": str, "images": list, "prompt": str, "answer": str}
 # Of samples to calibrate on, which need a prompt alone.
@@ -62,10 +64,7 @@ def read_samples(path: Path) -> list[Case]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers; there is at least one."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the tasks file {path} cannot be read ({error}); expected JSON lines") from None
+    text = read_utf8(path, MOST_BYTES, "tasks, as JSON lines")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"the tasks file {path} has no samples; expected one JSON object a line")

@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..runtimes.files import FileRecord, hash_in_background, read_json
+from ..runtimes.reading import read_utf8
+from ..runtimes.template import MOST_SOURCE_BYTES
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
@@ -140,7 +142,7 @@ def _used_files(layout: Layout, weights: SourceWeights, license_file: Path | Non
 def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     """The template from its own file, the older JSON file or the tokenizer's configuration, in this order."""
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "a chat template")
     found = _json(folder, "chat_template.json").get("chat_template") or tokenizer_config.get("chat_template")
     if isinstance(found, list):  # several, by name
         found = next((item.get("template") for item in found if item.get("name") == "default"), None)

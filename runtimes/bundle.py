@@ -16,7 +16,7 @@ import msgspec
 
 from ..targets.errors import InputError, closest
 from .agreement import Disagreement, check_agreement
-from .files import FileRecord, hash_begin, hash_file
+from .files import FileRecord, hash_begin, hash_file, stays_inside
 from .manifest import FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Manifest as TypedManifest
@@ -164,7 +164,7 @@ def _refuse_unlisted(folder: Path, listed: Mapping[str, Any]) -> None:
 
 def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) -> None:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not stays_inside(path, folder):
         raise InputError(f"{path} leads out of the bundle through a link; copy the bundle again without links.")
     if not path.is_file():
         raise InputError(f"the bundle {folder} lacks the file {name}; copy or export it again.")

@@ -16,11 +16,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NotRequired, TypedDict
 
 from ..targets.errors import InputError
+from .reading import read_limited
 
 try:
     import fcntl
 except ImportError:  # not on Windows, where two builds into one folder are not noticed
     fcntl = None  # type: ignore[assignment]
+
+MOST_JSON_BYTES = 1 << 28
 
 
 class FileRecord(TypedDict):
@@ -69,10 +72,9 @@ def hash_in_background(paths: Iterable[Path]) -> Future[dict[Path, FileRecord]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; anything else there is an InputError that names the file."""
+    content = read_limited(path, MOST_JSON_BYTES, "a file of JSON that exists and is readable")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
+        data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); copy or download the file again.") from error
     if not isinstance(data, dict):
@@ -98,6 +100,20 @@ def is_safe_name(name: str) -> bool:
     path = PurePosixPath(name)
     plain = bool(name) and "\\" not in name and "\0" not in name and str(path) == name and name != "."
     return plain and not path.is_absolute() and ".." not in path.parts and not PureWindowsPath(name).drive
+
+
+def stays_inside(path: Path, folder: Path) -> bool:
+    """Whether a file of a folder lies in it, or where huggingface_hub's cache keeps what it links into the folder."""
+    real = path.resolve()
+    return any(real.is_relative_to(place) for place in (folder.resolve(), *_blobs(folder)))
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """`blobs` of the cache that a folder is a snapshot of, or lies in one: models--NAME/snapshots/REVISION."""
+    place = folder.absolute()
+    return [
+        each.parent.parent.resolve() / "blobs" for each in (place, *place.parents) if each.parent.name == "snapshots"
+    ]
 
 
 def files_in(folder: Path) -> list[str]:

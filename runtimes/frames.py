@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..targets.errors import InputError
-from .images import FORMATS, ImageLimits, check_header, decoded, identify, onto_white, open_image, read_bytes
+from .images import ImageLimits, check_header, onto_white, open_image, read_bytes
+from .picture_formats import MARKED, decoded, identify
+from .reading import read_limited, sized
 from .sources import ImageSource, opened_source
 from .video import Indices
 
 VideoSource: TypeAlias = "ImageSource | Sequence[ImageSource]"  # a file, or frames
-UNMARKED = ("TGA",)  # formats that Pillow tries on any file, for they begin with no mark of their own
 MAX_OPENED_BYTES = 1 << 28  # of a file that comes opened, since it is read into memory
 DEFAULT_DELAY_MS = 100  # of frames that name none, as browsers do
 
@@ -104,35 +105,37 @@ def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
     if isinstance(source, Image.Image):
         raise InputError("a video is one image object; expected a file or a list of frames")
     name = "the video data" if isinstance(source, bytes) else str(source)[:200]
-    _check_bytes(name, source, limits)
-    if _is_image(name, source):
-        return _animation(name, read_bytes(source, limits.frame)[1], limits)
+    file = _in_memory(name, source, limits)
+    if _is_image(name, file):
+        return _animation(name, read_bytes(file, limits.frame)[1], limits)
     from .video_files import open_file  # which builds on this file
 
-    return open_file(name, source, limits)
+    return open_file(name, file, limits)
 
 
-def _check_bytes(name: str, source: Path | bytes, limits: VideoLimits) -> None:
+def _in_memory(name: str, source: Path | bytes, limits: VideoLimits) -> Path | bytes:
+    """A file of a size within the limit as it is, and what has no size (a pipe) as its bytes."""
     try:
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        size = len(source) if isinstance(source, bytes) else sized(source)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name} cannot be read ({reason}); expected the path of a video file") from None
+    if size is None:
+        assert isinstance(source, Path)
+        source = read_limited(source, limits.max_file_bytes, "the path of a video file")
+        size = len(source)
     if not 0 < size <= limits.max_file_bytes:
         raise InputError(f"{name} has {size} bytes; expected a video file of at most {limits.max_file_bytes}")
+    return source
 
 
 def _is_image(name: str, source: Path | bytes) -> bool:
     """Whether Pillow knows the format of a file, by its header."""
-    Image.init()
-    forms = [form for form in FORMATS if form in Image.OPEN and form not in UNMARKED]
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            Image.open(file, formats=forms)
+            identify(file, MARKED)
     except UnidentifiedImageError:
         return False
-    except Image.DecompressionBombError:
-        return True
     except OSError as error:
         if error.strerror is None:  # of Pillow, not of the system
             return True

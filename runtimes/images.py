@@ -7,39 +7,39 @@ object is taken as the processor takes it (transparency onto white, EXIF ignored
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ..targets.errors import InputError
+from .picture_formats import decoded, identify
+from .reading import read_limited
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 from .sources import ImageSource, opened_source
 
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
-Opened = TypeVar("Opened")
 
 MAX_ASPECT_RATIO = 200  # smart_resize refuses more
-# Formats that Pillow decodes in memory; EPS, for one, would start Ghostscript.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
-_EXPECTED = "a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may cost before it is decoded: pixels by its header, bytes of the file."""
+    """What an image may cost before it is decoded: pixels by its header, bytes of the file.
 
-    max_decoded_pixels: int = 1 << 26
+    The pixels by default are those that Pillow takes, and so transformers: 179 million.
+    """
+
+    max_decoded_pixels: int = 2 * 89_478_485
     max_file_bytes: int = 1 << 28
 
     def __post_init__(self) -> None:
@@ -133,7 +133,9 @@ def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.
     _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
     image = decoded(name, lambda: identify(data))
     check_header(image, name, limits)
-    return decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+    whole = decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+    check_header(whole, name, limits)  # icons and others find out their size only now
+    return whole
 
 
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -198,23 +200,7 @@ def read_bytes(source: Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
     """A name for messages, and the bytes."""
     if isinstance(source, bytes):
         return "the image data", source
-    path = source
-    try:
-        size = path.stat().st_size
-        _require(
-            size <= limits.max_file_bytes,
-            f"{path} has {size} bytes, more than the limit of {limits.max_file_bytes}; use a smaller file",
-        )
-        return str(path), path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(path)[:200]} cannot be read ({reason}); expected the path of an image file") from None
-
-
-def identify(data: bytes) -> Image.Image:
-    """Read the header only."""
-    Image.init()
-    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    return str(source)[:200], read_limited(source, limits.max_file_bytes, "the path of an image file")
 
 
 def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
@@ -222,22 +208,10 @@ def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
     _require(
         pixels <= limits.max_decoded_pixels,
         f"{name} is {image.width} x {image.height} pixels, "
-        f"more than the limit of {limits.max_decoded_pixels}; scale it down first",
+        f"more than the limit of {limits.max_decoded_pixels}; scale it down first, or raise the limit: "
+        f"--max-image-megapixels {-(-pixels // 1_000_000)} (in Python: ImageLimits)",
     )
     check_aspect(image.height, image.width)
-
-
-def decoded(name: str, action: Callable[[], Opened]) -> Opened:
-    """Run a step of Pillow, whose decoders raise many kinds of errors for damaged files; all become InputError."""
-    try:
-        return action()
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is too large to decode ({error}); scale it down first") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not an image of a known format; expected {_EXPECTED}") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name} is not a readable image ({reason}); expected {_EXPECTED}") from None
 
 
 def onto_white(image: Image.Image) -> Image.Image:

@@ -108,7 +108,7 @@ class Model:
             image_spec=self.image_spec,
             video_spec=self.video_spec,
             image_limits=image_limits or ImageLimits(),
-            video_limits=video_limits or VideoLimits(),
+            video_limits=video_limits or VideoLimits(frame=image_limits or ImageLimits()),
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts, conversations=conversations)
         self._engines = PerProcess(partial(make, bundle), remade_on_cpu(bundle, self._wishes, make))

@@ -15,7 +15,8 @@ from ..targets.errors import InputError
 from .messages import Messages, as_messages
 from .positions import Grids
 from .reach import Chat, check_reaches
-from .template import ChatTemplate
+from .reading import read_utf8
+from .template import MOST_SOURCE_BYTES, ChatTemplate
 from .variables import checked_variables
 
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -184,10 +185,7 @@ class PromptBuilder:
 
 def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
     """Read `tokenizer.json` and `chat_template.jinja` of a folder; raises InputError if either is missing or broken."""
-    try:
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the chat template of {folder} cannot be read ({error}); export the bundle again") from None
+    template = read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "the chat template of a whole bundle")
     return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template, spec)
 
 

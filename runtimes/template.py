@@ -25,6 +25,7 @@ from .template_limits import BudgetedSandbox
 from .template_words import TemplateWords, template_words
 
 MAX_SOURCE_CHARS = 1 << 20
+MOST_SOURCE_BYTES = 4 * MAX_SOURCE_CHARS
 MAX_OUTPUT_CHARS = 1 << 24
 
 

@@ -16,14 +16,31 @@ from .streams import read_text
 if TYPE_CHECKING:
     from ...runtimes.answer import Answer
     from ...runtimes.bundle import Bundle
+    from ...runtimes.images import ImageLimits
     from ...runtimes.model import GenerationOptions, Model
     from ...runtimes.timings import Timings
+
+
+def image_limits(_: click.Context, option: click.Parameter, megapixels: float | None) -> ImageLimits | None:
+    """The limits of images for a number of megapixels. A callback of click's options."""
+    from ...runtimes.images import ImageLimits
+
+    return None if megapixels is None else ImageLimits(max_decoded_pixels=max(1, int(1e6 * megapixels)))
+
 
 LOADING = options(
     click.option("--min-pixels", type=click.IntRange(1), metavar="N", help="Enlarge smaller images to this area."),
     click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Shrink larger images to this area."),
     click.option(
         "--max-video-pixels", type=click.IntRange(1), metavar="N", help="Shrink videos with more in all frames taken."
+    ),
+    click.option(
+        "--max-image-megapixels",
+        "image_limits",
+        type=click.FloatRange(0, 1e6, min_open=True),
+        metavar="X",
+        callback=image_limits,
+        help="Refuse images and frames with more, before they are decoded; default: 179.",
     ),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens of prompt and answer."),
     THREADS,
@@ -47,7 +64,7 @@ VIDEO = options(
     click.option("--frames", "num_frames", type=click.IntRange(2), metavar="N", help="Frames taken of each video."),
 )
 SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
-LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "context", "threads", "device")
+LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "image_limits", "context", "threads", "device")
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 
 

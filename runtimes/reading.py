@@ -1,0 +1,85 @@
+"""Files from outside, read up to a limit of bytes that are counted, whatever the system says of their size.
+
+Pipes, devices and files that the kernel makes up (/proc) have no size; a pipe may have no writer, and a device no end.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+from pathlib import Path
+
+from ..targets.errors import InputError
+
+MOST_STREAMED = 1 << 26  # bytes of what has no size: all of it is kept in memory until its end is seen
+WITHOUT_WRITER_S, SILENT_S = 0.5, 10.0  # how long a pipe may have no writer, and a writer nothing to say
+_PIECE = 1 << 20
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def read_limited(path: str | os.PathLike[str], most_bytes: int, expected: str) -> bytes:
+    """All bytes of a file; `expected` says in messages what it should be ("the path of an image file").
+
+    InputError for more than `most_bytes`, or MOST_STREAMED of a stream, and for what cannot be read or stays silent.
+    """
+    name = os.fspath(path)[:200]
+    try:
+        with open(os.open(path, _FLAGS), "rb", buffering=0) as file:
+            size = sized(file.fileno())
+            most = most_bytes if size else min(most_bytes, MOST_STREAMED)
+            content = b"" if size and size > most else _content(file, most)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} cannot be read ({reason}); expected {expected}") from None
+    if len(content) > most or (size and size > most):
+        has = f"has {size} bytes, more than the limit of" if size else "is a stream of more than"
+        raise InputError(f"{name} {has} {most} bytes; expected {expected}, and a smaller file")
+    return content
+
+
+def read_utf8(path: str | os.PathLike[str], most_bytes: int, expected: str) -> str:
+    """The text of a file in UTF-8; InputError as of `read_limited`, and for other bytes."""
+    try:
+        return read_limited(path, most_bytes, expected).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); expected {expected}"
+        ) from None
+
+
+def sized(file: int | Path) -> int | None:
+    """The size in bytes of an ordinary file; None for all others, and for those of size 0, which may be made up."""
+    status = os.stat(file)
+    return status.st_size or None if stat.S_ISREG(status.st_mode) else None
+
+
+def _content(file: io.FileIO, most: int) -> bytes:
+    """What is in a file, up to one byte more than `most`."""
+    if file.isatty():
+        raise OSError(None, "a terminal")
+    content, patience = io.BytesIO(), WITHOUT_WRITER_S
+    pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    while content.tell() <= most:
+        piece = file.read(min(_PIECE, most + 1 - content.tell()))
+        if piece:
+            content.write(piece)
+        elif piece is None:  # there is a writer
+            _wait(file, SILENT_S if pipe else WITHOUT_WRITER_S)
+        elif content.tell() or not pipe or not patience:
+            break
+        else:
+            _wait(file, patience, must=False)
+            patience = 0.0
+    if not patience and not content.tell():
+        raise OSError(None, "a pipe that nobody writes into")
+    return content.getvalue()
+
+
+def _wait(file: io.FileIO, seconds: float, *, must: bool = True) -> None:
+    """Wait until there is something to read; an OSError where that `must` come and does not."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    if not poll.poll(1000 * seconds) and must:
+        raise OSError(None, f"a stream in which nothing came for {seconds:g} s")
