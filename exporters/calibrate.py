@@ -44,6 +44,7 @@ from .lowering import signature
 from .mixed_precision import check_budget, choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
+from .tokenizer_files import open_tokenizer
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
@@ -256,7 +257,7 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path) -> Sample
 def prompts_of(job: Job) -> SampleBuilder:
     """What makes samples of questions, as the bundle of a job would."""
     manifest = {**sections(job), "graphs": {graph.name: signature(graph) for graph in job.graphs}}
-    return SampleBuilder(manifest, chat_template(job.checkpoint), job.checkpoint.tokenizer_path)
+    return SampleBuilder(manifest, chat_template(job.checkpoint), open_tokenizer(job.checkpoint))
 
 
 def with_cache_scales(job: Job, scales: KvScales) -> Job:

@@ -15,17 +15,28 @@ from types import MappingProxyType
 from typing import Any
 
 from ..runtimes.files import FileRecord, hash_in_background, read_json
-from ..runtimes.reading import read_utf8
-from ..runtimes.template import MOST_SOURCE_BYTES
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
+from .lora.adapter import open_adapter
+from .lora.merge import merged
 from .names import canonical_names
+from .processor_files import (
+    IMAGE,
+    MORE,
+    PROCESSOR,
+    TOKENIZER,
+    VIDEO,
+    chat_template,
+    json_file,
+    processor_class,
+    settings,
+)
 from .source_weights import SourceWeights, open_weights
 from .special_tokens import special_tokens
 
-IMAGE_PROCESSOR = ("preprocessor_config.json", "image_processor")  # its file, and the folder it may lie in
-VIDEO_PROCESSOR = ("video_preprocessor_config.json", "video_processor")
+IMAGE_PROCESSOR = (IMAGE, "image_processor")  # its file, and the folder it may lie in
+VIDEO_PROCESSOR = (VIDEO, "video_processor")
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,11 @@ class Checkpoint:
     model_path: Path  # the folder of config.json and the weights
     config: dict[str, Any]
     generation_config: dict[str, Any]
-    preprocessor_config: dict[str, Any]
-    video_preprocessor_config: dict[str, Any]  # empty for a model without videos
+    preprocessor_config: dict[str, Any] | None  # None where no file has the settings of images
+    video_preprocessor_config: dict[str, Any] | None
     processor_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
+    processor_class: Any  # as the files name it, None where none does
     special_tokens: dict[str, str]  # by the names of tokenizer_config.json ("eos_token")
     chat_template: str | None
     license: str | None  # its name, as in the front matter of README.md ("apache-2.0")
@@ -48,6 +60,7 @@ class Checkpoint:
     stored_names: Mapping[str, str]  # those in the files, by the names of tensors
     files: tuple[Path, ...]  # every file of the folder that counts
     changes: Mapping[str, Any]  # how `tensors` differ from what the files hold, as the manifest says it
+    adapter: Path | None = None  # its folder, where one is merged into the weights
 
     @property
     def nbytes(self) -> int:
@@ -64,6 +77,23 @@ class Checkpoint:
                 "AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)."
             )
         return path
+
+    @property
+    def image_settings(self) -> dict[str, Any]:
+        """The settings of the image processor; an InputError where no file has them."""
+        return self._settings(self.preprocessor_config, IMAGE, "image_processor")
+
+    @property
+    def video_settings(self) -> dict[str, Any]:
+        """The settings of the video processor; an InputError where no file has them."""
+        return self._settings(self.video_preprocessor_config, VIDEO, "video_processor")
+
+    def _settings(self, found: dict[str, Any] | None, file: str, part: str) -> dict[str, Any]:
+        if found is None:
+            raise InputError(
+                f"{self.path} has no {file}, and no {part} in {PROCESSOR}; copy the file from the model's repository"
+            )
+        return found
 
     def tensor(self, name: str) -> LazyTensor:
         """The tensor of this name; an InputError that names the closest one when there is none."""
@@ -93,30 +123,33 @@ class Checkpoint:
         return hash_in_background(self.files)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
     """Open a checkpoint folder and check it: every header, offset and shard, but no weight is read.
 
-    A folder that is not a whole safetensors checkpoint is an InputError.
+    An `adapter`, the folder of one, changes the weights as they are read. A folder that is not a whole safetensors
+    checkpoint, or an adapter that does not fit it, is an InputError.
     """
     layout = find_layout(path)
     folder = layout.model
     config = read_json(folder / "config.json")
     weights = open_weights(folder, config)
-    processor, tokenizer = layout.json("processor_config.json"), _json(folder, "tokenizer_config.json")
+    processor, tokenizer = layout.json(PROCESSOR), json_file(folder / TOKENIZER)
+    image_file, video_file = layout.find(*IMAGE_PROCESSOR), layout.find(*VIDEO_PROCESSOR)
+    model_type = str(config.get("model_type"))
     license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
+    image = settings(model_type, processor, "image_processor", image_file)
     found = Checkpoint(
         path=Path(path),
         model_path=folder,
         config=config,
-        generation_config=_json(folder, "generation_config.json"),
-        preprocessor_config=layout.json(*IMAGE_PROCESSOR) or processor.get("image_processor") or {},
-        video_preprocessor_config=layout.json(*VIDEO_PROCESSOR) or processor.get("video_processor") or {},
+        generation_config=json_file(folder / "generation_config.json"),
+        preprocessor_config=image,
+        video_preprocessor_config=settings(model_type, processor, "video_processor", video_file, image_file),
         processor_config=processor,
         tokenizer_config=tokenizer,
-        special_tokens=special_tokens(
-            str(config.get("model_type")), tokenizer, _json(folder, "special_tokens_map.json")
-        ),
-        chat_template=_chat_template(folder, tokenizer),
+        processor_class=processor_class(processor, image, tokenizer),
+        special_tokens=special_tokens(model_type, tokenizer, json_file(folder / "special_tokens_map.json")),
+        chat_template=chat_template(folder, model_type, processor, tokenizer),
         license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,
         tensors=MappingProxyType(dict(weights.tensors)),
@@ -124,29 +157,29 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         files=_used_files(layout, weights, license_file),
         changes=weights.changes,
     )
-    return found.renamed(canonical_names(weights.tensors, str(config.get("model_type"))))
+    found = found.renamed(canonical_names(weights.tensors, model_type))
+    return found if adapter is None else _adapted(found, Path(adapter))
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if (folder / name).is_file() else {}
+def _adapted(base: Checkpoint, folder: Path) -> Checkpoint:
+    adapter = open_adapter(folder, str(base.config.get("model_type")))
+    tensors = merged(base.tensors, adapter)
+    return replace(
+        base,
+        tensors=MappingProxyType(tensors),
+        stored_names=MappingProxyType({name: base.stored_names.get(name, name) for name in tensors}),
+        files=(*base.files, *adapter.files),
+        changes={**base.changes, "adapter": adapter.about()},
+        adapter=folder,
+    )
 
 
 def _used_files(layout: Layout, weights: SourceWeights, license_file: Path | None) -> tuple[Path, ...]:
-    used = {p for pattern in ("*.json", "*.jinja", "merges.txt") for p in layout.model.glob(pattern)}
-    processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, ("processor_config.json",))
+    used = {p for pattern in ("*.json", "*.jinja", "merges.txt", f"{MORE}/*.jinja") for p in layout.model.glob(pattern)}
+    processors = (IMAGE_PROCESSOR, VIDEO_PROCESSOR, (PROCESSOR,))
     used |= {found for names in processors if (found := layout.find(*names))}
     used |= weights.files | ({license_file} if license_file else set())
     return tuple(sorted(p for p in used if p.is_file()))
-
-
-def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """The template from its own file, the older JSON file or the tokenizer's configuration, in this order."""
-    if (folder / "chat_template.jinja").is_file():
-        return read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "a chat template")
-    found = _json(folder, "chat_template.json").get("chat_template") or tokenizer_config.get("chat_template")
-    if isinstance(found, list):  # several, by name
-        found = next((item.get("template") for item in found if item.get("name") == "default"), None)
-    return found if isinstance(found, str) else None
 
 
 def _license_name(layout: Layout) -> str | None:

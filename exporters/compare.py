@@ -25,12 +25,15 @@ from .cases import Case, benchmark_image, builtin_cases, read_tasks, spread_over
 from .checkpoint import Checkpoint, open_checkpoint
 from .contender import Job
 from .export import find_family
+from .lora.settings import CONFIG
 from .machine import available_cores
 from .outcomes import Result, assemble, precision_name
+from .prequantized.declared import FILES
 from .reference import DTYPES
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 TRACED_CASES = 32  # cases that distributions are compared on; each trace takes vocab x text tokens x 4 bytes of disk
+SETTINGS = ("config.json", CONFIG, *FILES)  # that weights depend on
 MIN_ROOM = 256  # tokens of the context kept for the text around the timed image
 
 
@@ -70,13 +73,15 @@ def compare(
     checkpoint_path: str | Path,
     options: CompareOptions | None = None,
     progress: Progress = lambda *_: None,
+    *,
+    adapter: str | Path | None = None,
 ) -> Report:
-    """Measure all contenders one after another.
+    """Measure all contenders one after another; an `adapter` belongs to the checkpoint.
 
     Raises InputError for unusable inputs, MissingExtra without PyTorch, and LensmithError when a contender fails.
     """
     options = options or CompareOptions()
-    bundle, checkpoint = open_bundle(bundle_path), open_checkpoint(checkpoint_path)
+    bundle, checkpoint = open_bundle(bundle_path), open_checkpoint(checkpoint_path, adapter)
     if not answers(bundle):
         raise InputError(f"{bundle.path} has no decoder, so there are no answers to compare; lensmith verify says how "
                          "far its features are from PyTorch's")  # fmt: skip
@@ -102,10 +107,10 @@ def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
     """The weights and the configuration must be those of the export, by hash; other files may have changed."""
     recorded, found = bundle.manifest["source"]["files"], checkpoint.source_files()
     for name in sorted(recorded.keys() | found.keys()):
-        if (name == "config.json" or name.endswith(".safetensors")) and recorded.get(name) != found.get(name):
+        if (name in SETTINGS or name.endswith(".safetensors")) and recorded.get(name) != found.get(name):
             raise InputError(
                 f"{bundle.path} was not exported from {checkpoint.path}: {name} differs from the manifest's; "
-                "compare with the checkpoint of the export, or export again"
+                "compare with the checkpoint, and the adapter, of the export, or export again"
             )
 
 
@@ -115,6 +120,7 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
     shared: dict[str, Any] = {
         "bundle": str(bundle.path.resolve()),
         "checkpoint": str(checkpoint.path.resolve()),
+        "adapter": str(checkpoint.adapter.resolve()) if checkpoint.adapter else None,
         "threads": options.threads or available_cores(),
         "repeats": options.repeats,
         "image": str((options.image or _photo(bundle, options, folder)).resolve()),

@@ -47,6 +47,7 @@ class Job:
     traces: str  # folder
     is_reference: bool
     answers: bool  # whether to answer all cases
+    adapter: str | None = None  # that is merged into the checkpoint
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -74,7 +75,7 @@ def run(job: Job) -> dict[str, Any]:
 def _runner(job: Job) -> Runner:
     if job.dtype is None:
         return BundleRunner(job.bundle, threads=job.threads)
-    return PyTorchRunner(job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads)
+    return PyTorchRunner(job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads, adapter=job.adapter)
 
 
 def _times(job: Job, runner: Runner) -> list[Timings]:

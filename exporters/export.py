@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +16,16 @@ from typing import Any
 from ..runtimes.bundle import Bundle, open_bundle
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.files import dump_json
+from ..runtimes.sampling import SamplingOptions
 from ..runtimes.traces import Traces
-from ..targets.errors import InputError, closest
+from ..targets.errors import InputError
 from ..targets.profile import TargetProfile, load_target, target_names
 from . import weights
 from .checkpoint import Checkpoint, open_checkpoint
+from .depths import check_depths
 from .golden import Golden, evidence
 from .heads import settle_head
+from .hub import repository_of
 from .job import Calibrated, Job, Options, Progress
 from .kv_cache import KvScales, make_kv_cache
 from .lowering import find_lowering
@@ -29,6 +34,7 @@ from .notes import notes
 from .parts import parts
 from .scheme import make_policy
 from .spec import ModelSpec
+from .tokenizer_files import tokenizer_values
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +42,15 @@ __all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_fami
            "sections"]  # fmt: skip
 
 
-def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = None) -> Job:
+def prepare(
+    path: str | Path, options: Options, *, kv_scales: KvScales | None = None, adapter: str | Path | None = None
+) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts.
 
+    `adapter` is the folder of a peft adapter, which is merged into the weights.
     `kv_scales` are those of an int8 KV cache. A job without them can be planned, and `export` refuses it.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, adapter)
     family = find_family(checkpoint)
     given, options = options, options.settled()
     target = load_target(options.target)
@@ -49,6 +58,7 @@ def prepare(path: str | Path, options: Options, *, kv_scales: KvScales | None = 
     _check_target(options.format, target)
     lowering.refuse(given, target)
     spec = _fit(family.describe(checkpoint.config).revised(options.revision), options, target)
+    check_depths(checkpoint, spec, family.prefixes)
     if isinstance(spec, ModelSpec):
         checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
     spec = family.fit(spec, checkpoint)
@@ -101,13 +111,20 @@ def _fit(spec: Spec, options: Options, target: TargetProfile) -> Any:
 
 def find_family(checkpoint: Checkpoint) -> Family[Any]:
     """The family of a checkpoint by its model_type; InputError for an unknown one."""
-    model_type = str(checkpoint.config.get("model_type"))
-    if model_type not in FAMILIES:
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(
-            f"{checkpoint.path} has model_type {model_type!r}, which lensmith cannot compile; "
-            f"{closest(model_type, FAMILIES)}"
+            f"{checkpoint.path} has model_type {str(model_type)[:100]!r}, which lensmith cannot compile; "
+            f"{_misspelt(str(model_type))}supported: {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
+
+
+def _misspelt(model_type: str) -> str:
+    """A question where a name can only be a typing error: other digits or words name other architectures."""
+    digits = [name for name in FAMILIES if re.findall(r"\d", name) == re.findall(r"\d", model_type)]
+    meant = difflib.get_close_matches(model_type.lower()[:100], digits, n=1, cutoff=0.87)
+    return f"did you mean {meant[0]!r}? " if meant else ""
 
 
 def export(
@@ -167,8 +184,8 @@ def _write_other_files(job: Job, writer: BundleWriter) -> None:
 
 
 def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
-    tokenizer = json.loads(job.checkpoint.tokenizer_path.read_text(encoding="utf-8"))
-    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
+    values = tokenizer_values(job.checkpoint)
+    compact = json.dumps(values, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
     writer.add("tokenizer.json").write_text(compact, encoding="utf-8")
     writer.add("chat_template.jinja").write_text(chat_template(job.checkpoint), encoding="utf-8")
 
@@ -196,20 +213,24 @@ def sections(job: Job) -> dict[str, Any]:
     """The sections of the manifest that say how to make prompts and cut images."""
     if isinstance(job.spec, ModelSpec):
         chat_template(job.checkpoint)
+        SamplingOptions.from_generation_config(job.checkpoint.generation_config)
     return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
 
 
 def _manifest(job: Job, folder: Path) -> dict[str, Any]:
     checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
+    places = {"hub": checkpoint.path, "adapter_hub": checkpoint.adapter}
+    hub = {key: found for key, place in places.items() if place and (found := repository_of(place))}
     return {
         "family": job.family.name,
         "source": {
-            "name": checkpoint.path.resolve().name,
+            "name": hub["hub"]["repository"] if "hub" in hub else checkpoint.path.resolve().name,
             "license": checkpoint.license,
             "files": checkpoint.source_files(),
             "parameters": job.parameters,
             "dropped": job.family.dropped(checkpoint, job.spec),
             **checkpoint.changes,
+            **hub,
         },
         "parts": parts(job),
         "target": job.target.name,

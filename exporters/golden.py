@@ -134,7 +134,9 @@ def record(
     The bundle must hold its tokenizer and chat template already. Conversations that its context cannot hold are left
     out; InputError when it holds none.
     """
-    recorder = _Recorder(Reference(checkpoint.path, threads=threads), writer.partial, manifest)
+    recorder = _Recorder(
+        Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter), writer.partial, manifest
+    )
     files = {name: source for name, source in sources().items() if name != CLIP or "video" in manifest}
     conversations = {**CONVERSATIONS, **(VIDEO_CONVERSATIONS if CLIP in files else {})}
     images: list[ImageTrace] = []

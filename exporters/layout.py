@@ -15,6 +15,9 @@ from typing import Any
 
 from ..runtimes.files import read_json
 from ..targets.errors import InputError
+from .hub import NAME
+from .lora.settings import CONFIG, base_of
+from .safetensors_files import INDEX, SINGLE
 
 ENCODER = "vision_encoder"
 STEP = re.compile(r"checkpoint-(\d+)")
@@ -51,6 +54,7 @@ def find_layout(path: str | Path) -> Layout:
             f"{path} is not a folder; give the folder of a checkpoint "
             "(`hf download REPOSITORY --local-dir FOLDER` fetches one from the hub)."
         )
+    _refuse_adapter(folder)
     chosen = _encoder_below(folder)
     if chosen is not None:
         return Layout(chosen / ENCODER, tuple(_upwards(chosen, folder)))
@@ -60,6 +64,19 @@ def find_layout(path: str | Path) -> Layout:
         f"{folder} has no config.json; expected the folder that save_pretrained or the hub made, "
         f"or one with {ENCODER}/config.json in it or in its checkpoint-NNN."
     )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """InputError for the folder of an adapter, alone or mixed with a model."""
+    if not (folder / CONFIG).is_file():
+        return
+    if any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        raise InputError(f"{folder} holds a model and an adapter ({CONFIG}), and nothing says whether they belong "
+                         "together; move the adapter's files to a folder of its own, and name it with --adapter if it "
+                         "is to be merged")  # fmt: skip
+    base = base_of(folder)
+    raise InputError(f"{folder} is an adapter of {base}, not a model; export that model with it: lensmith export "
+                     f"{base if NAME.fullmatch(base) else 'FOLDER_OF_THE_BASE'} --adapter {folder}")  # fmt: skip
 
 
 def _encoder_below(folder: Path) -> Path | None:

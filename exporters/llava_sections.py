@@ -7,7 +7,7 @@ from typing import Any
 from ..runtimes.crops import CropSpec
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
-from .prompts import prompt_section
+from .prompts import check_class, prompt_section
 from .spec import ClipSpec, ModelSpec
 
 
@@ -15,6 +15,7 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
     """The sections of the manifest; InputError where the files of the processor contradict the model."""
     vision = spec.vision
     assert isinstance(vision, ClipSpec)
+    check_class("processor_class", checkpoint.processor_class, ("LlavaProcessor",))
     _check_processor(checkpoint, vision)
     return {
         "prompt": _prompt(checkpoint, spec),
@@ -29,14 +30,14 @@ def _prompt(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     expected = checkpoint.processor_config.get("image_token", name)
     if expected != name:
         raise InputError(
-            f"processor_config.json has image_token {expected!r} but config.json numbers {name!r}; "
+            f"processor_config.json has image_token {str(expected)[:100]!r} but config.json numbers {name!r}; "
             "use the files of one model"
         )
     return section
 
 
 def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:
-    spec = CropSpec.from_config(checkpoint.preprocessor_config, vision.image_tokens)
+    spec = CropSpec.from_config(checkpoint.image_settings, vision.image_tokens)
     if spec.size != (vision.image_size, vision.image_size):
         found = "images of their own sizes" if spec.size is None else f"{spec.size[1]} x {spec.size[0]} pixels"
         raise InputError(
@@ -64,9 +65,13 @@ def _limits(spec: ModelSpec, vision: ClipSpec, max_pixels: int | None) -> dict[s
 def _check_processor(checkpoint: Checkpoint, vision: ClipSpec) -> None:
     """LlavaProcessor writes as many image tokens as the tower gives features, or PyTorch would refuse them too."""
     config = checkpoint.processor_config
-    patch = config.get("patch_size") or vision.patch_size
+    patch = _whole(config, "patch_size", 1) or vision.patch_size
     strategy = config.get("vision_feature_select_strategy") or ("full" if vision.keep_class else "default")
-    more = config.get("num_additional_image_tokens", 0 if config else 1)
+    if strategy not in ("default", "full"):
+        raise InputError(f"processor_config.json has vision_feature_select_strategy {str(strategy)[:100]!r}; expected "
+                         "'default' or 'full'")  # fmt: skip
+    more = _whole(config, "num_additional_image_tokens", 0)
+    more = more if more is not None else 0 if config else 1
     written = (vision.image_size // patch) ** 2 + more - int(strategy == "default")
     if written != vision.image_tokens:
         raise InputError(
@@ -74,3 +79,10 @@ def _check_processor(checkpoint: Checkpoint, vision: ClipSpec) -> None:
             f"{more}, {strategy!r}) but the vision tower of config.json gives {vision.image_tokens} features; "
             "correct patch_size, num_additional_image_tokens or vision_feature_select_strategy"
         )
+
+
+def _whole(config: dict[str, Any], key: str, least: int) -> int | None:
+    found = config.get(key)
+    if found is not None and (type(found) is not int or not least <= found < 1 << 20):
+        raise InputError(f"processor_config.json has {key} {str(found)[:100]!r}; expected a whole number from {least}")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .end_tokens import end_tokens
 from .spec import ModelSpec
+from .tokenizer_files import open_tokenizer
 
 # Config keys of special token ids and the role of each token in the prompt section.
 TOKEN_KEYS = {
@@ -22,16 +24,44 @@ TOKEN_KEYS = {
     "vision_end_token": "vision_end_token_id",
 }
 
+# Classes of transformers that do the same; those that it does not have it takes for the usual ones.
+IMAGE_CLASSES = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
+VIDEO_CLASSES = ("", "Qwen3VLVideoProcessor", "Qwen2VLVideoProcessorFast", "Qwen2VLVideoProcessorPil")
+PROCESSORS = ("Qwen3VLProcessor",)
+STILL_PROCESSORS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")  # the same for images, not for videos
+
+log = logging.getLogger(__name__)
+
 
 def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
-    """The sections of a model that answers: prompt, image, video where the checkpoint has it, and limits."""
+    """The sections of a model that answers: prompt, image, video where its processors take them, and limits."""
+    check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
+    check_class("processor_class", checkpoint.processor_class, (*PROCESSORS, *STILL_PROCESSORS))
     made = {
         "prompt": prompt_section(checkpoint, spec),
         "image": image_section(checkpoint, spec),
         "limits": limits_section(checkpoint, spec, max_pixels),
     }
-    takes_videos = checkpoint.video_preprocessor_config and checkpoint.config.get("video_token_id") is not None
-    return made | ({"video": video_section(checkpoint, spec)} if takes_videos else {})
+    return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
+
+
+def _takes_videos(checkpoint: Checkpoint) -> bool:
+    """Whether transformers would prepare videos in the way that lensmith knows; a warning where it has another."""
+    settings = checkpoint.video_preprocessor_config
+    if settings is None or checkpoint.config.get("video_token_id") is None:
+        return False
+    derived = str(settings.get("image_processor_type", "")).replace("Image", "Video")  # of a file made for images
+    classes = {checkpoint.processor_class: PROCESSORS, settings.get("video_processor_type", derived): VIDEO_CLASSES}
+    others = [name for name, known in classes.items() if name is not None and name not in known]
+    if others:
+        log.warning("videos are prepared by %s, which lensmith does not know: the bundle takes none", others[0])
+    return not others
+
+
+def check_class(key: str, found: object, known: tuple[str, ...]) -> None:
+    """InputError for a class of processors that prepares inputs in another way; None is the usual one."""
+    if found is not None and found not in known:
+        raise InputError(f"the processor has {key} {str(found)[:100]!r}, not supported; expected {', '.join(known)}")
 
 
 def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -42,7 +72,7 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
     """
     given = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
     ids = ids or {role: number for role, number in given.items() if number is not None}
-    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    tokenizer = open_tokenizer(checkpoint)
     names = {role: _token(tokenizer, role, number) for role, number in ids.items()}
     ends = end_tokens(checkpoint, tokenizer, spec.decoder.vocab, set(ids.values()))
     return {
@@ -59,10 +89,11 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
-    name = tokenizer.id_to_token(number)
+    whole = type(number) is int and 0 <= number < 1 << 32
+    name = tokenizer.id_to_token(number) if whole else None
     if name is None:
         raise InputError(
-            f"config.json gives {role} the id {number}, which tokenizer.json does not have; "
+            f"config.json gives {role} the id {str(number)[:100]}, which tokenizer.json does not have; "
             "the two files do not belong together"
         )
     return str(name)
@@ -70,7 +101,7 @@ def _token(tokenizer: Tokenizer, role: str, number: int) -> str:
 
 def image_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Constants of image preprocessing; InputError where they contradict the vision encoder."""
-    image = ImageSpec.from_config(checkpoint.preprocessor_config)
+    image = ImageSpec.from_config(checkpoint.image_settings)
     check_patches("preprocessor_config.json", image, spec.vision)
     return image_constants(image)
 
@@ -89,7 +120,7 @@ def image_constants(image: ImageSpec) -> dict[str, Any]:
 
 def video_section(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
     """Constants of video preprocessing; InputError where they contradict the vision encoder."""
-    video = VideoSpec.from_config(checkpoint.video_preprocessor_config)
+    video = VideoSpec.from_config(checkpoint.video_settings)
     check_patches("video_preprocessor_config.json", video.patches, spec.vision)
     return video_constants(video)
 
@@ -106,19 +137,22 @@ def check_patches(file: str, patches: ImageSpec, vision: object) -> None:
 
 def limits_section(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, Any]:
     """Bounds of what the bundle accepts: pixels of an image after resizing, image tokens, context in tokens."""
-    limits = pixel_limits(ImageSpec.from_config(checkpoint.preprocessor_config), max_pixels)
+    limits = pixel_limits(ImageSpec.from_config(checkpoint.image_settings), max_pixels)
     return {**limits, "context": spec.decoder.context}
 
 
 def pixel_limits(image: ImageSpec, max_pixels: int | None) -> dict[str, int]:
-    """The pixel range of an image and its most tokens; InputError for a wish outside the checkpoint's range."""
-    most = max_pixels or image.max_pixels
-    if not image.min_pixels <= most <= image.max_pixels:
+    """The pixel range of an image and its most tokens; InputError for a wish over the checkpoint's range.
+
+    The least pixels of the checkpoint follow a wish below them, down to one image token.
+    """
+    most = image.max_pixels if max_pixels is None else max_pixels
+    if not image.factor**2 <= most <= image.max_pixels:
         raise InputError(
-            f"max-pixels {most} is outside the checkpoint's range of {image.min_pixels} to {image.max_pixels} pixels"
+            f"max-pixels {most} is outside the checkpoint's range of {image.factor**2} to {image.max_pixels} pixels"
         )
     return {
-        "min_pixels": image.min_pixels,
+        "min_pixels": min(image.min_pixels, most),
         "max_pixels": most,
         "max_image_tokens": most // image.factor**2,
     }

@@ -44,11 +44,18 @@ class Reference:
     latest call of `vision`, `start` or `step`.
     """
 
-    def __init__(self, path: str | Path, dtype: str = "float32", *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: str = "float32",
+        *,
+        threads: int | None = None,
+        adapter: str | Path | None = None,
+    ) -> None:
         """Load all weights. Raises MissingExtra without PyTorch, and InputError for weights that do not fit.
 
-        `threads` None means as many as PyTorch uses. Weights that are no floats in their files are those that lensmith
-        makes of them, so that no library of a quantized format is needed.
+        `threads` None means as many as PyTorch uses. Weights that are no floats in their files, or that an adapter
+        changes, are those that lensmith makes of them: neither libraries of quantized formats nor peft are needed.
         """
         if dtype not in DTYPES:
             raise InputError(f"the reference cannot run in {dtype!r}; {closest(dtype, DTYPES)}")
@@ -56,7 +63,7 @@ class Reference:
         self.threads = threads or self.torch.get_num_threads()
         self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
         self.dtype = getattr(self.torch, dtype)
-        self.model = _load(transformers, open_checkpoint(path), self.dtype)
+        self.model = _load(transformers, open_checkpoint(path, adapter), self.dtype)
         self.one_size = self.model.config.model_type in ONE_SIZE
         self.last_ms = 0.0
         self._cache: Any = None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +29,6 @@ class RopeScaling:
             raise InputError(f"config value rope_type is {self.kind!r}, not supported; expected {allowed}")
         if not self.factor > 0 or not self.high_freq_factor > self.low_freq_factor > 0:
             raise InputError(f"config values of rope scaling are {self}; expected positive factors, high above low")
-
-    @classmethod
-    def from_config(cls, rope: Mapping[str, Any], context: int) -> RopeScaling:
-        """Read `rope_parameters`, or the older `rope_scaling`; InputError for a kind that is not supported."""
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind in ("default", None):
-            return cls()
-        names = ("factor", "low_freq_factor", "high_freq_factor")
-        values = {name: float(rope[name]) for name in names if rope.get(name) is not None}
-        original = rope.get("original_max_position_embeddings") or context
-        return cls(kind, original_context=int(original), **values)
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> Frequencies:

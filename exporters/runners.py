@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from ..runtimes.bundle import open_bundle
 from ..runtimes.engine import Floats, Ints
 from ..runtimes.images import open_image
-from ..runtimes.model import GenerationOptions, Model, position_spec, prompt_spec
+from ..runtimes.model import Model, position_spec, prompt_spec
+from ..runtimes.options import GenerationOptions
 from ..runtimes.pixels import image_spec, preprocess
 from ..runtimes.positions import text_positions
 from ..runtimes.prompt import open_prompt
@@ -112,11 +113,19 @@ def engine_name(model: Model) -> str:
 class PyTorchRunner:
     """The checkpoint in PyTorch, with prompts and patches as the bundle has them."""
 
-    def __init__(self, checkpoint: str | Path, bundle_path: str | Path, *, dtype: str, threads: int) -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        bundle_path: str | Path,
+        *,
+        dtype: str,
+        threads: int,
+        adapter: str | Path | None = None,
+    ) -> None:
         import_torch()  # imports are no part of the load time
         bundle = open_bundle(bundle_path)
         started = time.perf_counter()
-        self.model = Reference(checkpoint, dtype, threads=threads)
+        self.model = Reference(checkpoint, dtype, threads=threads, adapter=adapter)
         self.prompts = open_prompt(bundle.path, prompt_spec(bundle.manifest))
         self.load_ms = _since(started)
         self.engine = self.model.name

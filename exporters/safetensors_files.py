@@ -117,8 +117,6 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def _nothing_to_read(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir())
-    if "adapter_config.json" in names:
-        return f"{folder} holds an adapter, not a model; merge it first (peft: merge_and_unload, save_pretrained)."
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         return (

@@ -169,6 +169,7 @@ class DecoderSpec:
 
     def __post_init__(self) -> None:
         require(self.heads % self.kv_heads == 0, "num_attention_heads", self.heads, f"a multiple of {self.kv_heads}")
+        require(self.head_dim % 2 == 0 and self.head_dim > 0, "head_dim", self.head_dim, "an even number")
         half = self.rotated // 2
         if self.mrope_section is not None:
             require(sum(self.mrope_section) == half, "mrope_section", list(self.mrope_section), f"a sum of {half}")

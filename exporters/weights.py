@@ -22,6 +22,7 @@ from .blocks import Source
 from .checkpoint import Checkpoint
 from .graphs import Graph
 from .lazy_tensors import LazyTensor
+from .positioned import PositionedFile
 from .prequantized.kept import kept_rows
 
 PAGE = 4096  # large tensors start on a page, so that engines can map them
@@ -144,7 +145,8 @@ def write(
         if size and hasattr(os, "posix_fallocate"):  # macOS has none
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
         with ThreadPoolExecutor(THREADS) as pool:
-            running = [pool.submit(_write_once, job, file.fileno(), journal, progress, parts) for job in jobs]
+            shared = PositionedFile(file.fileno())
+            running = [pool.submit(_write_once, job, shared, journal, progress, parts) for job in jobs]
             try:
                 for future in running:
                     future.result()
@@ -153,32 +155,32 @@ def write(
                 raise
 
 
-def _write_once(job: Job, descriptor: int, journal: Journal, progress: Progress, parts: Parts) -> None:
+def _write_once(job: Job, file: PositionedFile, journal: Journal, progress: Progress, parts: Parts) -> None:
     hashes = journal.finished.get(job.tensor.name)
-    if hashes is not None and hashes == _hashes(job, descriptor):
+    if hashes is not None and hashes == _hashes(job, file):
         progress(job.tensor.size)
     else:
-        journal.record(job.tensor.name, _write_tensor(job, descriptor, progress, parts))
+        journal.record(job.tensor.name, _write_tensor(job, file, progress, parts))
 
 
-def _hashes(job: Job, descriptor: int) -> list[str]:
+def _hashes(job: Job, file: PositionedFile) -> list[str]:
     """The SHA-256 of each part of a tensor as the file holds it."""
     found = []
     for parameter, offset in zip(job.source.parameters, job.offsets, strict=True):
         digest, end = hashlib.sha256(), offset + stored_bytes(parameter)
         for start in range(offset, end, 4 * BLOCK_ELEMENTS):
-            digest.update(os.pread(descriptor, min(4 * BLOCK_ELEMENTS, end - start), start))
+            digest.update(file.read(min(4 * BLOCK_ELEMENTS, end - start), start))
         found.append(digest.hexdigest())
     return found
 
 
-def _write_tensor(job: Job, descriptor: int, progress: Progress, parts: Parts) -> list[str]:
+def _write_tensor(job: Job, file: PositionedFile, progress: Progress, parts: Parts) -> list[str]:
     """Write the parts of a tensor; their SHA-256."""
     offsets, digests = list(job.offsets), [hashlib.sha256() for _ in job.offsets]
     for rows, packed in _packed(job, parts):
         for index, part in enumerate(packed):
             data = part.tobytes()
-            os.pwrite(descriptor, data, offsets[index])
+            file.write(data, offsets[index])
             digests[index].update(data)
             offsets[index] += len(data)
         progress(rows)

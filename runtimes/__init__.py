@@ -4,7 +4,8 @@ from ..targets import telemetry as _before_onnxruntime  # noqa: F401
 from .answer import Answer
 from .encoder import Encoder, Features, save_features
 from .loading import load
-from .model import GenerationOptions, Model
+from .model import Model
+from .options import GenerationOptions
 from .requests import user_message
 from .sampling import SamplingOptions
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,11 @@ import msgspec
 from ..targets.errors import InputError, closest
 from .agreement import Disagreement, check_agreement
 from .files import FileRecord, hash_begin, hash_file, stays_inside
+from .graph_check import check_graph
 from .manifest import FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Manifest as TypedManifest
+from .signature import Key, check_signature
 
 HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
 MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
@@ -75,8 +77,7 @@ def _damaged(where: str | Path, what: str) -> InputError:
     return InputError(f"{where} is not a valid manifest: {' '.join(what.split())[:600]}; export the bundle again.")
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check the manifest in a file; InputError where it is not one."""
+def _read_bytes(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(MANIFEST_BYTES + 1)
@@ -84,6 +85,11 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError(f"{path} cannot be read ({error.strerror}); check that it exists and is readable.") from error
     if len(data) > MANIFEST_BYTES:
         raise InputError(f"{path} has more than {MANIFEST_BYTES} bytes, too many for a manifest; copy it again.")
+    return data
+
+
+def read_manifest(path: Path, data: bytes) -> Manifest:
+    """The manifest that is the content of a file; InputError where it is not one."""
     try:
         manifest = msgspec.json.decode(data)  # refuses NaN, infinity and halves of surrogates, which json reads
         json.loads(data, object_pairs_hook=_without_repeats)
@@ -121,11 +127,14 @@ class Bundle:
         return self.path / str(name)
 
     def graph(self, name: str) -> Path:
-        """The file of a graph ("decoder"); an InputError when the bundle has no such graph."""
+        """The checked file of a graph ("decoder"); an InputError when the bundle has none, or a strange one."""
         graphs = self.manifest["graphs"]
         if name not in graphs:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
-        return self.file(graphs[name]["file"])
+        path = self.file(graphs[name]["file"])
+        if path.suffix == ".onnx":
+            check_graph(path, graphs[name], self.manifest["files"])
+        return path
 
     def context(self, wanted: int | None, unit: str, usual: int | None = None) -> int:
         """The `wanted` number of tokens or patches (`unit`), else the limit or a smaller `usual` one.
@@ -138,16 +147,23 @@ class Bundle:
         return wanted or min(limit, usual or limit)
 
 
-def open_bundle(path: str | Path, *, check: Literal["size", "sha256"] = "size") -> Bundle:
+def open_bundle(
+    path: str | Path, *, check: Literal["size", "sha256"] = "size", trusted_keys: Iterable[Key] | None = None
+) -> Bundle:
     """Open a bundle and check its files.
 
     "size" compares all sizes and the hashes of the first 16 MB of each file; "sha256" compares all hashes. Whatever is
-    missing, changed or outside the folder is an InputError.
+    missing, changed or outside the folder is an InputError. With `trusted_keys`, public keys of Ed25519 (paths of PEM
+    files or of 32 raw bytes, or their content), one of these must have signed it, and all hashes are compared.
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: lensmith export.")
-    manifest = read_manifest(folder / MANIFEST)
+    data = _read_bytes(folder / MANIFEST)
+    if trusted_keys is not None:
+        check_signature(folder, data, trusted_keys)
+        check = "sha256"
+    manifest = read_manifest(folder / MANIFEST, data)
     _refuse_unlisted(folder, manifest["files"])
     for name, record in manifest["files"].items():
         _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BYTES)

@@ -13,12 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..targets.errors import InputError
-from .images import Grid, Patches, check_aspect
+from .images import CLIP_MEAN, CLIP_STD, LARGEST, Grid, Patches, check_aspect, is_number, three
 from .resize import UInt8, resize_bicubic
 
 Size = tuple[int, int]  # height and width in pixels
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor", None)
 # Keys that change nothing but the speed, the type of the result or what is written beside it.
 NEUTRAL = {"image_processor_type", "processor_class", "feature_extractor_type", "data_format", "input_data_format",
@@ -41,12 +39,13 @@ class CropSpec:
 
     def __post_init__(self) -> None:
         sides = (self.shortest_edge, self.image_tokens, *(self.resized or ()), *(self.cropped or ()))
-        whole = all(side is None or (type(side) is int and side > 0) for side in sides)
+        whole = all(side is None or (type(side) is int and 0 < side < LARGEST) for side in sides)
         _require(whole, f"image sizes {self} must be positive whole numbers")
         _require(self.mean is None or len(self.mean) == 3, "image mean needs three values, for RGB")
         _require(len(self.std) == 3 and all(self.std), "image std needs three values, for RGB, none of them zero")
-        numbers = (*(self.mean or ()), *self.std, self.rescale_factor or 1.0)
-        _require(all(map(math.isfinite, numbers)), "image mean, std and rescale_factor must be finite")
+        numbers = (*(self.mean or ()), *self.std, 1.0 if self.rescale_factor is None else self.rescale_factor)
+        finite = all(map(is_number, numbers)) and self.rescale_factor != 0
+        _require(finite, "image mean, std and rescale_factor must be finite numbers, the factor not zero")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], image_tokens: int) -> CropSpec:
@@ -62,7 +61,7 @@ class CropSpec:
         edge, size = _read_size(config.get("size", 224)) if config.get("do_resize", True) else (None, None)
         crop = _read_crop(config.get("crop_size", 224)) if config.get("do_center_crop", True) else None
         mean, std = (
-            tuple(config.get(key, usual)) for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD))
+            three(key, config.get(key, usual)) for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD))
         )
         factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else None
         return cls(edge, size, crop, mean if config.get("do_normalize", True) else None, std, factor, image_tokens)
@@ -167,7 +166,9 @@ def _read_crop(size: Any) -> Size:
 
 def _only(key: str, found: object, supported: tuple[object, ...]) -> None:
     expected = ", ".join(repr(value) for value in supported if value is not None)
-    _require(found in supported, f"preprocessor_config has {key} {found!r}; expected {expected}")
+    _require(
+        any(found == value for value in supported), f"preprocessor_config has {key} {found!r}; expected {expected}"
+    )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -7,7 +7,6 @@ object is taken as the processor takes it (transparency onto white, EXIF ignored
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +24,21 @@ from .reading import read_limited
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 from .sources import ImageSource, opened_source
+from .values import whole
 
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
 
+LARGEST = 1 << 53  # of whole numbers that JSON has exactly
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Of Qwen2VLImageProcessor.
+DEFAULTS: Mapping[str, Any] = {
+    "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+    "size": {"shortest_edge": 3136, "longest_edge": 1003520}, "rescale_factor": 1 / 255,
+}  # fmt: skip
+LIMITS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))  # an older key, and where `size` has it
+EDGES = "an object with shortest_edge and longest_edge, areas in pixels"
 MAX_ASPECT_RATIO = 200  # smart_resize refuses more
 
 
@@ -60,46 +70,59 @@ class ImageSpec:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     rescale_factor: float = 1 / 255
     allowed_pixels: tuple[int, int] | None = None  # the range that `with_pixels` may choose from
+    exact_size: tuple[int, int] | None = None  # height and width in place of what the range gives
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, f"image {name} is {value!r}; expected a positive integer")
+            whole = type(value) is int and 0 < value < LARGEST
+            _require(whole, f"image {name} is {str(value)[:100]}; expected a positive integer")
         _require(
             self.min_pixels <= self.max_pixels,
             f"image min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}; exchange or widen them",
         )
         _require(len(self.mean) == 3 and len(self.std) == 3, "image mean and std need three values each, for RGB")
         _require(
-            all(map(math.isfinite, (*self.mean, *self.std, self.rescale_factor)))
+            all(map(is_number, (*self.mean, *self.std, self.rescale_factor)))
             and all(self.std)
             and self.rescale_factor > 0,
-            "image mean, std and rescale_factor must be finite, std not zero",
+            "image mean, std and rescale_factor must be finite numbers, std not zero",
         )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageSpec:
-        """Read a preprocessor_config.json; raises InputError for steps that this runtime does not do."""
-        for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        """Read a preprocessor_config.json, what it leaves out as Qwen2VLImageProcessor has it.
+
+        Raises InputError for steps that this runtime does not do, and for values of the wrong kind.
+        """
+        for step in ("do_resize", "do_rescale", "do_normalize"):
             _require(config.get(step, True) is True, f"preprocessor_config has {step} off; expected all steps on")
-        resample = config.get("resample", 3)
-        _require(resample == 3, f"preprocessor_config resample is {resample}; expected 3 (bicubic)")
-        size = config.get("size", {})
-        chosen = {name: config[name] for name in ("patch_size", "temporal_patch_size", "merge_size") if name in config}
-        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-            pixels = config.get(name, size.get(edge))
-            if pixels is not None:
-                chosen[name] = pixels
-        for name, key in (("mean", "image_mean"), ("std", "image_std")):
-            if key in config:
-                chosen[name] = tuple(config[key])
-        return cls(**chosen, rescale_factor=config.get("rescale_factor", 1 / 255))
+        convert, resample = config.get("do_convert_rgb", True), config.get("resample", 3)
+        _require(convert in (True, None), f"preprocessor_config has do_convert_rgb {convert!r}; expected true")
+        _require(resample == 3, f"preprocessor_config resample is {resample!r}; expected 3 (bicubic)")
+        values = {**DEFAULTS, **config}
+        size = values["size"] if values["size"] is not None else DEFAULTS["size"]
+        _require(isinstance(size, Mapping), f"preprocessor_config size is {size!r}; expected {EDGES}")
+        pixels = {name: _either(config.get(name), size.get(edge)) for name, edge in LIMITS}
+        _require(None not in pixels.values(), f"preprocessor_config size is {dict(size)}; expected {EDGES}")
+        return cls(
+            **{name: values[name] for name in ("patch_size", "temporal_patch_size", "merge_size")},
+            **pixels,
+            mean=three("image_mean", values["image_mean"]),
+            std=three("image_std", values["image_std"]),
+            rescale_factor=values["rescale_factor"],
+        )
 
     def with_pixels(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageSpec:
-        """The same spec with another pixel range; raises InputError outside the range the bundle was built for."""
+        """The same spec with another pixel range; raises InputError outside the range the bundle was built for.
+
+        One end alone moves the other where it lies beyond.
+        """
         low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
-        least = self.min_pixels if min_pixels is None else min_pixels
-        most = self.max_pixels if max_pixels is None else max_pixels
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        chosen = {name: whole(name, value, 1) for name, value in given.items() if value is not None}
+        least = chosen.get("min_pixels", min(self.min_pixels, chosen.get("max_pixels", high)))
+        most = chosen.get("max_pixels", max(self.max_pixels, least))
         for name, value in (("min_pixels", least), ("max_pixels", most)):
             _require(
                 low <= value <= high,
@@ -122,16 +145,44 @@ class ImageSpec:
         return np.asarray((np.arange(256, dtype=np.float32) - mean) / std, np.float32)
 
 
+def three(key: str, value: Any) -> tuple[float, float, float]:
+    """A value for each colour; one number stands for all. InputError for anything else."""
+    values = (value,) * 3 if is_number(value) else value
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
+        raise InputError(f"preprocessor_config has {key} {str(value)[:100]}; expected three finite numbers, for RGB")
+    return values[0], values[1], values[2]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number within float32's range."""
+    return type(value) in (int, float) and abs(value) < 1e38  # false for NaN
+
+
+def _either(value: Any, other: Any) -> Any:
+    return other if value is None else value
+
+
 def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
     """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
     limits = limits or ImageLimits()
-    source = opened_source(source, "an image", limits.max_file_bytes)
-    if isinstance(source, Image.Image):
-        check_header(source, "the image", limits)
-        return decoded("the image", lambda: onto_white(source))
-    name, data = read_bytes(source, limits)
-    _require(len(data) > 0, f"{name} is empty (0 bytes); expected an image file")
-    image = decoded(name, lambda: identify(data))
+    return decode_image(*read_image(source, limits), limits)
+
+
+def read_image(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes | Image.Image]:
+    """A name for messages, and the bytes of a file or an image object; InputError if unusable."""
+    opened = opened_source(source, "an image", limits.max_file_bytes)
+    if isinstance(opened, Image.Image):
+        return "the image", opened
+    return read_bytes(opened, limits)
+
+
+def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -> Image.Image:
+    """What `read_image` gives as RGB; InputError if unusable."""
+    if isinstance(content, Image.Image):
+        check_header(content, name, limits)
+        return decoded(name, lambda: onto_white(content))
+    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
+    image = decoded(name, lambda: identify(content))
     check_header(image, name, limits)
     whole = decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
     check_header(whole, name, limits)  # icons and others find out their size only now
@@ -141,6 +192,8 @@ def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """The size (height, width) HF resizes to: multiples of `spec.factor`, area in the spec's range where possible."""
     check_aspect(height, width)
+    if spec.exact_size is not None:
+        return spec.exact_size
     factor = spec.factor
     size = rounded(height, width, factor)
     if prod(size) > spec.max_pixels:

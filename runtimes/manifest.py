@@ -49,6 +49,33 @@ class FileEntry(Section, frozen=True):
     begin_sha256: Hash | None = None
 
 
+class Quantized(Section, frozen=True):
+    """How the weights of a checkpoint were stored, and the tensors beside them that had no use."""
+
+    method: Name
+    declared_in: Text
+    unused: list[Name] = []
+
+
+class MergedAdapter(Section, frozen=True):
+    """The LoRA adapter that was merged into the weights: changed modules, and tensors that were saved as a whole."""
+
+    name: Name
+    base: Text
+    rank: Count
+    alpha: Number
+    dora: bool
+    modules: Count
+    saved: Count
+
+
+class Repository(Section, frozen=True):
+    """Where on the hub a checkpoint or an adapter came from; the commit fixes every byte."""
+
+    repository: Name
+    commit: Name
+
+
 class Source(Section, frozen=True):
     """The checkpoint that a bundle was made of."""
 
@@ -57,6 +84,10 @@ class Source(Section, frozen=True):
     license: Text | None
     parameters: Count = 0
     dropped: dict[Name, Text] = {}
+    quantization: Quantized | None = None
+    adapter: MergedAdapter | None = None
+    hub: Repository | None = None
+    adapter_hub: Repository | None = None
 
 
 class Part(Section, frozen=True):

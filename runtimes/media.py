@@ -7,25 +7,28 @@ gives it `cu_seqlens` of one frame each), so this is exact, and memory follows o
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from ..targets.errors import InputError
 from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
-from .images import Grid, ImageLimits, Patches, open_image
+from .images import Grid, ImageLimits, Patches, decode_image, read_image
 from .messages import Messages, find_media
 from .pixels import PixelSpec, image_grid, preprocess
 from .prompt import VideoLayout
 from .requests import EncodedImage, EncodedVideo
+from .seen import Identity, Seen, SeenSources, identify_video
 from .timings import Timings
+from .values import finite, whole
 from .video import (
     UNKNOWN_RATE,
     Indices,
@@ -35,8 +38,8 @@ from .video import (
     sample_frames,
     video_grid,
     video_patches,
-    video_size,
 )
+from .wishes import check_limits, frame_range, image_wishes, video_wishes, wished_size
 
 CACHED_TOKENS = 8192  # of the latest images and frames, so that a later turn does not encode them again
 
@@ -51,6 +54,7 @@ class Medium:
     grid: Grid  # of the image, or of each temporal patch of the video
     patches: Callable[[], Iterator[Patches]]
     layout: VideoLayout | None = None  # of a video
+    identity: Identity | None = None  # of the source, known without decoding it
 
 
 class MediaEncoder:
@@ -69,12 +73,20 @@ class MediaEncoder:
         self.image_limits, self.video_limits = image_limits, video_limits
         self._lock = threading.Lock()  # of the features; engines encode one image at a time besides
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self._seen = SeenSources()
 
-    def open(self, messages: Messages, timings: Timings) -> tuple[list[Medium], list[Medium]]:
-        """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded."""
-        started = time.perf_counter()
-        images = [self._open_image(source) for source, _ in find_media(messages, "image")]
-        videos = [self._open_video(source, block) for source, block in find_media(messages, "video")]
+    def open(
+        self, messages: Messages, timings: Timings, limits: Mapping[str, Any] | None = None
+    ) -> tuple[list[Medium], list[Medium]]:
+        """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded.
+
+        `limits` are those of MEDIA_LIMITS, for media whose parts have none of their own.
+        """
+        started, limits = time.perf_counter(), limits or {}
+        pictures, clips = find_media(messages, "image"), find_media(messages, "video")
+        check_limits(limits, images=len(pictures), videos=len(clips))
+        images = [self._open_image(source, part, limits) for source, part in pictures]
+        videos = [self._open_video(source, part, limits) for source, part in clips]
         timings.image_ms += 1000 * (time.perf_counter() - started)
         return images, videos
 
@@ -88,9 +100,9 @@ class MediaEncoder:
     def cut(self, source: Any, *, video: bool = False) -> tuple[Patches, Grid]:
         """All patches of an image or a video and their grid (t, h, w), without encoding them."""
         if not video:
-            medium = self._open_image(source)
+            medium = self._open_image(source, {}, {})
             return next(medium.patches()), medium.grid
-        medium = self._open_video(source, {})
+        medium = self._open_video(source, {}, {})
         return np.concatenate(list(medium.patches())), layout_of(medium).grid
 
     def trim(self, used: Sequence[EncodedImage]) -> None:
@@ -105,26 +117,57 @@ class MediaEncoder:
         """Drop all features."""
         with self._lock:
             self._features.clear()
+        self._seen.clear()
 
-    def _open_image(self, source: Any) -> Medium:
-        image = open_image(source, self.image_limits)
-        grid = image_grid(image.height, image.width, self.image_spec)
-        return Medium(grid, lambda: iter([preprocess(image, self.image_spec)[0]]))
+    def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
+        """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
+        spec, limits = image_wishes(self.image_spec, part, wishes), self.image_limits
+        name, content = read_image(source, limits)
+        if isinstance(content, Image.Image):
+            content = decode_image(name, content, limits)  # a copy, since the caller may draw on
+            identity: Identity = (content.size, hashlib.sha256(content.tobytes()).digest(), spec)
+        else:
+            identity = (hashlib.sha256(content).digest(), spec)
+        if (seen := self._seen.get(identity)) is not None:
+            pixels = partial(decode_image, name, content, limits)
+            return Medium(seen.grid, lambda: iter([preprocess(pixels(), spec)[0]]), identity=identity)
+        image = content if isinstance(content, Image.Image) else decode_image(name, content, limits)
+        grid = image_grid(image.height, image.width, spec)
+        return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
 
-    def _open_video(self, source: Any, block: Mapping[str, Any]) -> Medium:
-        spec = self.video_spec
-        if spec is None:
+    def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
+        if self.video_spec is None:
             raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
                              "video_preprocessor_config.json")  # fmt: skip
+        spec = video_wishes(self.video_spec, part, limits)
+        source, identity = identify_video(source, part, spec, self.video_limits)
+        if (seen := self._seen.get(identity)) is not None:
+            again = partial(self._open_clip, source, part, spec, identity)
+            return Medium(seen.grid, lambda: again().patches(), seen.layout, identity)
+        return self._open_clip(source, part, spec, identity)
+
+    def _open_clip(self, source: Any, part: Mapping[str, Any], spec: VideoSpec, identity: Identity | None) -> Medium:
         clip = open_clip(source, self.video_limits)
-        indices, seconds = sample_clip(clip, block, spec)
+        indices, seconds = sample_clip(clip, part, spec)
         width, height = clip.size()
-        size = video_size(len(indices), height, width, spec)
+        size = wished_size(len(indices), height, width, spec, part)
         grid = video_grid(len(indices), size, spec)
-        layout = VideoLayout(grid, seconds)
-        return Medium((1, *grid[1:]), lambda: video_patches(clip.frames(indices), size, spec.patches), layout)
+        patches = partial(video_patches, size=size, spec=spec.patches)
+        return Medium((1, *grid[1:]), lambda: patches(clip.frames(indices)), VideoLayout(grid, seconds), identity)
+
+    def _at_hand(self, medium: Medium) -> tuple[EncodedImage, ...] | None:
+        """The features of a source that was encoded before, if all are still kept."""
+        seen = self._seen.get(medium.identity)
+        with self._lock:
+            if seen is None or not all(key in self._features for key in seen.keys):
+                return None
+            for key in seen.keys:
+                self._features.move_to_end(key)
+            return tuple(self._features[key] for key in seen.keys)
 
     def _encode(self, medium: Medium, timings: Timings) -> tuple[EncodedImage, ...]:
+        if (kept := self._at_hand(medium)) is not None:
+            return kept
         encoded = []
         started = time.perf_counter()
         for patches in medium.patches():
@@ -138,6 +181,7 @@ class MediaEncoder:
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)
+        self._seen.add(medium.identity, Seen(medium.grid, medium.layout, tuple(image.key for image in encoded)))
         return tuple(encoded)
 
 
@@ -147,30 +191,36 @@ def layout_of(medium: Medium) -> VideoLayout:
     return medium.layout
 
 
-def sample_clip(clip: Clip, block: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:
+def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:
     """Indices of the frames to take, and the seconds of each temporal patch.
 
-    A block of type video may wish for `fps` or `num_frames`, and name the `frame_rate` of the video. A list of frames
-    is taken whole without a wish, as HF does with `do_sample_frames=False`.
+    A part of type video may wish for `fps` within `min_frames` and `max_frames`, for `num_frames` or, as qwen-vl-utils
+    writes it, for an even `nframes`; name the `frame_rate` of the video; and begin and end at `video_start` and
+    `video_end`, in seconds. A list of frames is taken whole without a wish, as HF does with `do_sample_frames=False`.
     """
-    fps, num_frames, given_rate = (_positive(block, key) for key in ("fps", "num_frames", "frame_rate"))
-    rate = given_rate or clip.rate or UNKNOWN_RATE
-    if num_frames is not None and num_frames != int(num_frames):
-        raise InputError(f"a block of type video has num_frames {num_frames}; expected a whole number")
-    if clip.chosen and fps is None and num_frames is None:
-        num_frames = clip.total
-    count = None if num_frames is None else int(num_frames)
-    indices = sample_frames(clip.total, rate, spec, fps=fps, num_frames=count)
     step = spec.patches.temporal_patch_size
+    fps, given_rate = (finite(f"{key} of a video", part[key]) if key in part else None for key in ("fps", "frame_rate"))
+    known_rate = given_rate or clip.rate
+    first, total = frame_range(clip.total, known_rate, clip.times if given_rate is None else None, part)
+    num_frames = _wished_frames(part, total, step)
+    bounds = [key for key in ("min_frames", "max_frames") if key in part]
+    if bounds and (num_frames is not None or (clip.chosen and fps is None)):
+        raise InputError(f"{bounds[0]} of a video has no effect without fps; give fps with it, or leave it out")
+    if clip.chosen and fps is None and num_frames is None:
+        num_frames = total
+    rate = known_rate or UNKNOWN_RATE
+    indices = sample_frames(total, rate, spec, fps=fps, num_frames=num_frames) + first
     if clip.times is not None and given_rate is None:
         return indices, patch_seconds([clip.times[index] for index in indices], step)
     return indices, frame_seconds(indices, rate, step)
 
 
-def _positive(block: Mapping[str, Any], key: str) -> float | None:
-    value = block.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"a block of type video has {key} {value!r}; expected a positive number")
-    return value
+def _wished_frames(part: Mapping[str, Any], total: int, step: int) -> int | None:
+    """How many frames a part asks for by number."""
+    given = {key: whole(f"{key} of a video", part[key], 1) for key in ("num_frames", "nframes") if key in part}
+    if len(given) > 1:
+        raise InputError("a video is asked for num_frames and for nframes; give one of the two")
+    if (wanted := given.get("nframes")) is not None and (wanted % step or wanted > total):
+        raise InputError(f"nframes of a video is {wanted}; expected a multiple of {step} up to its {total} frames "
+                         "(num_frames takes any number)")  # fmt: skip
+    return next(iter(given.values()), None)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,33 +23,31 @@ from .decoding import Decoder
 from .engine import Floats
 from .engines import open_engines
 from .forks import PerProcess
-from .frames import VideoLimits
+from .frames import VideoLimits, VideoSource
 from .images import ImageLimits
 from .media import MediaEncoder, Vision, layout_of
+from .messages import SAMPLING as FRAMES
+from .messages import Messages
 from .mtp import DraftHead
 from .native import wanted_kernels
+from .options import OPTIONS, GenerationOptions, with_options
 from .pixels import image_spec
 from .positions import PositionSpec, text_positions
 from .prefill import shared
 from .prompt import PromptBuilder, PromptSpec, check_context, open_prompt
-from .requests import Message, Request, assemble, user_message
+from .requests import Request, assemble, user_message
 from .sampling import Sampler, SamplingOptions
+from .sources import ImageSource
 from .streaming import TextStream
 from .timings import Timings
+from .values import only
+from .variables import checked_variables
 from .video import video_spec
+from .wishes import MEDIA_LIMITS
 
 NO_TOKENS = dict.fromkeys(("video_token", "vision_start_token", "vision_end_token"))  # that a model may lack
+KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, "images", "videos", "options", "continue_final_message")
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """When to stop, and how to choose tokens."""
-
-    max_new_tokens: int = 512
-    stop: tuple[str, ...] = ()
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    ignore_eos: bool = False  # for measurements of a fixed length
 
 
 @dataclass(frozen=True)
@@ -134,41 +132,49 @@ class Model:
         return self._engines.get().conversations
 
     def default_options(self, **changes: Any) -> GenerationOptions:
-        """The sampling that the checkpoint's generation_config asks for."""
-        sampling = SamplingOptions.from_generation_config(self.manifest["generation"])
-        return replace(GenerationOptions(sampling=sampling), **changes)
+        """The sampling that the checkpoint's generation_config asks for, with changes by name of any option."""
+        config = self.manifest["generation"]
+        base = GenerationOptions(sampling=SamplingOptions.from_generation_config(config))
+        only(changes, (*OPTIONS, "sampling"), "GenerationOptions")
+        return with_options(base, changes, config)
 
     def ask(
         self,
         question: str,
-        images: Sequence[Any] = (),
+        images: Iterable[ImageSource] = (),
         options: GenerationOptions | None = None,
         *,
-        videos: Sequence[Any] = (),
-        **variables: Any,
+        videos: Iterable[VideoSource] = (),
+        **chosen: Any,
     ) -> Answer:
-        """Answer one question about images (paths, bytes or PIL images) and videos (paths, bytes or lists of images).
+        """Answer one question about images (what `open_image` takes) and videos (what `open_clip` takes).
 
-        Greedily, unless `options` say otherwise.
+        `chosen` are as of `generate`, and wishes for the videos: fps, num_frames, nframes, video_start, ...
         """
-        return self.generate([user_message(question, images, videos)], options, **variables)
+        wishes = {name: chosen.pop(name) for name in FRAMES if name in chosen}
+        return self.generate([user_message(question, images, videos, **wishes)], options, **chosen)
 
-    def generate(
-        self, messages: Sequence[Message], options: GenerationOptions | None = None, **variables: Any
-    ) -> Answer:
-        """Answer a conversation in the chat format; `variables` go to the chat template (tools, enable_thinking).
+    def generate(self, messages: Messages, options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+        """Answer a conversation in the chat format, or a question alone.
 
-        The prompt is processed when the first piece is asked for. Raises InputError for unusable images or messages
-        and for prompts over the context.
+        Greedily, unless asked otherwise by `options` or directly by name: `chosen` are the fields of GenerationOptions
+        and SamplingOptions (max_new_tokens, stop, temperature, seed, ...), which count over `options`; min_pixels,
+        max_pixels and max_video_pixels for this call; continue_final_message; and the variables of the chat template
+        (tools, enable_thinking, ...). The prompt is processed when the first piece is asked for. Raises InputError for
+        unusable images or messages, prompts over the context, and for whatever would not be obeyed.
         """
         progress = Progress(Timings())
-        request = self.prepare(messages, progress.timings, **variables)
-        return Answer(self._pieces(request, options or GenerationOptions(), progress), progress)
+        given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
+        generation = with_options(options or GenerationOptions(), given, self.manifest["generation"])
+        request = self.prepare(messages, progress.timings, **chosen)
+        return Answer(self._pieces(request, generation, progress), progress)
 
-    def prepare(self, messages: Sequence[Message], timings: Timings | None = None, **variables: Any) -> Request:
-        """Encode the images, the videos and the text of a conversation. Raises InputError as `generate` does."""
+    def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
+        """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
         timings = timings or Timings()
-        images, videos = self.media.open(messages, timings)
+        limits = {name: chosen.pop(name) for name in MEDIA_LIMITS if name in chosen}
+        variables = checked_variables(chosen, self.prompts.template, KEYWORDS)
+        images, videos = self.media.open(messages, timings, limits)
         grids, layouts = [image.grid for image in images], [layout_of(video) for video in videos]
         build = partial(self.prompts.build, messages, grids, layouts, **variables)
         prompt = build()
@@ -243,7 +249,7 @@ class Model:
         started = time.perf_counter()
         timings.reused_tokens = conversation.start(request)
         logits = conversation.prefill(request)
-        history = np.empty(length + options.max_new_tokens, np.int64)
+        history = np.empty(min(length + options.max_new_tokens, self.decoder.capacity + 1), np.int64)
         history[:length] = request.prompt.ids
         for index in range(options.max_new_tokens):
             token = sampler(logits[-1], history[: length + index])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
+import numpy as np
+from PIL.Image import Image
+
+from ..targets.errors import InputError
 from .engine import ImageFeatures, Ints
+from .frames import VideoSource
 from .positions import PositionSpec, rotary_positions
 from .prompt import Prompt, PromptBuilder, VideoLayout
+from .sources import ImageSource
 
 Message = Mapping[str, Any]
 
@@ -74,9 +81,27 @@ def assemble(
 
 
 def user_message(
-    text: str, images: Sequence[Any] = (), videos: Sequence[Any] = (), **wishes: float | None
+    text: str, images: Iterable[ImageSource] = (), videos: Iterable[VideoSource] = (), **wishes: Any
 ) -> dict[str, Any]:
-    """A user turn with its images and videos before the text; `wishes` are those of each video: fps, num_frames."""
-    blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    blocks += [{"type": "video", "video": video, **wishes} for video in videos]
+    """A user turn with its images and videos before the text; `wishes` are those of each video: fps, num_frames, ...
+
+    Raises InputError for a text that is none, for one image or video in place of a list, and for wishes without videos.
+    """
+    if not isinstance(text, str):
+        raise InputError(
+            f"the question is a {type(text).__name__}; expected a text (Model.generate takes conversations)"
+        )
+    blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in _listed("images", images)]
+    clips = _listed("videos", videos)
+    unread = next((name for name, wish in wishes.items() if wish is not None), None)
+    if unread is not None and not clips:
+        raise InputError(f"{unread} has no effect, since no video is given; leave it out")
+    blocks += [{"type": "video", "video": video, **wishes} for video in clips]
     return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    single = isinstance(given, str | bytes | bytearray | memoryview | Mapping | np.ndarray | PathLike | Image)
+    if single or not isinstance(given, Iterable) or callable(getattr(given, "read", None)):
+        raise InputError(f"{name} is a {type(given).__name__}; expected a list, such as [{name[:-1]}]")
+    return list(given)

@@ -5,8 +5,7 @@ Repetition penalty, then, when sampling, temperature, top-k, top-p, min-p (Gener
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..targets.errors import InputError
+from .values import number, truth, whole
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 TokenIds: TypeAlias = npt.NDArray[np.int64]
@@ -21,10 +21,15 @@ TokenIds: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to choose tokens, by default greedily; `top_k` 0, `top_p` 1 and `min_p` 0 switch a filter off."""
+    """How to choose tokens: greedily, unless a temperature above 0 or one of the filters asks for sampling.
 
-    do_sample: bool = False
-    temperature: float = 1.0
+    `temperature` 0 or `do_sample` False mean greedy decoding, `do_sample` True alone sampling at temperature 1. `top_k`
+    0, `top_p` 1 and `min_p` 0 switch a filter off. Both fields are set when the options are made. Raises InputError for
+    values out of range, and for those that greedy decoding would not read.
+    """
+
+    do_sample: bool | None = None
+    temperature: float | None = None
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
@@ -32,26 +37,53 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _require(_real(self.temperature) and self.temperature > 0, "temperature", self.temperature,
-                 "a number above 0; for greedy decoding set do_sample to false")  # fmt: skip
-        _require(isinstance(self.top_k, int) and self.top_k >= 0, "top_k", self.top_k, "an integer of at least 0")
-        _require(_real(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "a number above 0 and at most 1")
-        _require(_real(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "a number from 0 to 1")
-        _require(_real(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty",
-                 self.repetition_penalty, "a number above 0")  # fmt: skip
-        _require(self.seed is None or (isinstance(self.seed, int) and self.seed >= 0), "seed", self.seed,
-                 "an integer of at least 0")  # fmt: skip
+        found = {name: check(f"sampling option {name}", value) for name, check in CHECKS.items()
+                 if (value := getattr(self, name)) is not None}  # fmt: skip
+        given = {**NEUTRAL, **found}
+        asking = {
+            name: value for name, value in given.items() if name in ASKING and value and value != NEUTRAL.get(name)
+        }
+        greedy = given.get("do_sample") is False or given.get("temperature") == 0
+        if greedy and asking:
+            raise _unread(*next(iter(asking.items())), "temperature 0 or do_sample False")
+        if "seed" in given and not greedy and not asking:
+            raise _unread("seed", given["seed"], "greedy decoding, the default; give a temperature too")
+        temperature = given.get("temperature", 1.0) if asking else 0.0
+        for name, value in {**given, "do_sample": bool(asking), "temperature": temperature}.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any], *, seed: int | None = None) -> SamplingOptions:
-        """The options of a generation_config.json; a missing value is transformers' default (top_k is 50)."""
-        defaults = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0,
-                    "repetition_penalty": 1.0}  # fmt: skip
-        given = {name: config[name] for name in defaults if config.get(name) is not None}
-        chosen = {**defaults, **given}
-        if chosen["temperature"] == 0:  # a usual way to write greedy decoding
-            chosen |= {"do_sample": False, "temperature": 1.0}
-        return cls(**chosen, seed=seed)
+    def from_generation_config(
+        cls, config: Mapping[str, Any], *, seed: int | None = None, do_sample: bool | None = None
+    ) -> SamplingOptions:
+        """The options of a generation_config.json; a missing value is transformers' default (top_k is 50).
+
+        `do_sample` True takes its values for sampling even where it asks for greedy decoding itself.
+        """
+        defaults: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, **OFF}
+        chosen = {name: usual if config.get(name) is None else config[name] for name, usual in defaults.items()}
+        cold = chosen["temperature"] == 0  # a usual way to write greedy decoding
+        if do_sample or (do_sample is None and chosen["do_sample"] and not cold):
+            return cls(**{**chosen, "do_sample": True, "temperature": chosen["temperature"] or 1.0}, seed=seed)
+        return cls(do_sample=False, repetition_penalty=chosen["repetition_penalty"], seed=seed)
+
+
+OFF: Mapping[str, Any] = {"top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+NEUTRAL: Mapping[str, Any] = {"top_k": 0, **OFF}
+ASKING = ("do_sample", "temperature", "top_k", "top_p", "min_p")  # for sampling, but for those that are neutral
+CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "do_sample": truth,
+    "temperature": lambda name, value: number(name, value, 0, 100),
+    "top_k": lambda name, value: whole(name, value, 0, 1 << 31),
+    "top_p": lambda name, value: number(name, value, 0, 1, above=True),
+    "min_p": lambda name, value: number(name, value, 0, 1),
+    "repetition_penalty": lambda name, value: number(name, value, 0, 100, above=True),
+    "seed": lambda name, value: whole(name, value, 0, (1 << 64) - 1),
+}
+
+
+def _unread(name: str, value: Any, by: str) -> InputError:
+    return InputError(f"sampling option {name} is {value!r}, which has no effect with {by}; leave it out")
 
 
 class Sampler:
@@ -87,7 +119,7 @@ def penalize(logits: Logits, history: TokenIds | Sequence[int], penalty: float) 
 
 def distribution(scores: Logits, options: SamplingOptions) -> tuple[TokenIds, Logits]:
     """Ids left by temperature, top-k, top-p and min-p in rising order [n], and their probabilities [n]."""
-    scores = scores / np.float32(options.temperature)
+    scores = scores / np.float32(options.temperature or 1.0)
     ids = _top_k(scores, options.top_k)
     ids = _top_p(scores, ids, options.top_p)
     probabilities = _softmax(scores[ids])
@@ -139,12 +171,3 @@ def _checked(logits: Logits) -> Logits:
     if not np.isfinite(highest):  # NaN wins every comparison, so this sees it too
         raise InputError(f"the highest logit is {highest}; the model overflowed, run `lensmith verify` on the bundle")
     return logits
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, name: str, found: object, expected: str) -> None:
-    if not condition:
-        raise InputError(f"sampling option {name} is {found!r}; expected {expected}")

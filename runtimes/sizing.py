@@ -16,14 +16,14 @@ def rounded(height: int, width: int, factor: int) -> Size:
     return round(height / factor) * factor, round(width / factor) * factor
 
 
-def shrunk(height: int, width: int, factor: int, most: int, frames: int = 1) -> Size:
+def shrunk(height: int, width: int, factor: int, most: float, frames: int = 1) -> Size:
     """The largest size of about the same shape with an area of at most `most`; each side keeps at least one token."""
     beta = math.sqrt((frames * height * width) / most)
     tokens = math.floor(height / beta / factor), math.floor(width / beta / factor)
     return max(1, tokens[0]) * factor, max(1, tokens[1]) * factor
 
 
-def grown(height: int, width: int, factor: int, least: int, frames: int = 1) -> Size:
+def grown(height: int, width: int, factor: int, least: float, frames: int = 1) -> Size:
     """The smallest size of about the same shape with an area of at least `least`."""
     beta = math.sqrt(least / (frames * height * width))
     return math.ceil(height * beta / factor) * factor, math.ceil(width * beta / factor) * factor

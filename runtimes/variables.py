@@ -8,8 +8,12 @@ from typing import Any
 
 from ..targets.errors import InputError, closest
 from .template import ChatTemplate
+from .values import truth
 
 UNSUPPORTED = {"response_format": "answers cannot be held to a format yet; ask for it in words and check the answer"}
+
+USUAL = ("tools", "documents", "enable_thinking")  # None stands for not given
+OF_RENDERING = ("add_generation_prompt", "continue_final_message")  # which PromptBuilder deals with
 
 
 def checked_variables(given: Mapping[str, Any], template: ChatTemplate, others: Iterable[str] = ()) -> dict[str, Any]:
@@ -17,8 +21,10 @@ def checked_variables(given: Mapping[str, Any], template: ChatTemplate, others: 
 
     Raises InputError for a name that the template does not read, with the closest of its own and of `others`.
     """
-    chosen = {name: value for name, value in given.items() if value is not None or name not in ("tools", "documents")}
+    chosen = {name: value for name, value in given.items() if value is not None or name not in USUAL}
     for name, value in chosen.items():
+        if name in OF_RENDERING:
+            continue
         if name in UNSUPPORTED:
             raise InputError(f"{name} is not supported: {UNSUPPORTED[name]}")
         if name not in template.words.variables:
@@ -27,6 +33,8 @@ def checked_variables(given: Mapping[str, Any], template: ChatTemplate, others: 
             raise InputError(f"{name!r} is neither an option nor a variable of this bundle's chat template; {hint}")
         if name in ("tools", "documents"):
             check_objects(name, value)
+        elif name == "enable_thinking":
+            truth(name, value)
     return chosen
 
 

@@ -7,7 +7,7 @@ bundle gave when it was built.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .bundle import Bundle, Manifest, open_bundle
 from .loading import answers, open_loaded
 from .outputs import outputs
 from .replay import AGREEMENTS, AgainstPyTorch, Row
+from .signature import Key
 from .traces import read_traces
 
 # Float32 bundles: largest error relative to the largest magnitude of the output. Random-weight and trained models stay
@@ -67,13 +68,20 @@ class VerifyReport:
 
 
 def verify(
-    bundle: str | Path | Bundle, *, threads: int | None = None, device: str | None = None, native: bool | None = None
+    bundle: str | Path | Bundle,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    trusted_keys: Iterable[Key] | None = None,
+    native: bool | None = None,
 ) -> VerifyReport:
     """Check all hashes of a bundle, then replay its golden traces; `threads`, `device` and `native` as of `load`.
 
     Raises InputError for a damaged bundle and for one without traces; a divergence is a report that did not pass.
     """
-    opened = open_bundle(bundle.path if isinstance(bundle, Bundle) else bundle, check="sha256")
+    opened = open_bundle(
+        bundle.path if isinstance(bundle, Bundle) else bundle, check="sha256", trusted_keys=trusted_keys
+    )
     traces, built = read_traces(opened), read_built(opened)
     longest = max((len(case.token_ids) + len(case.answer) for case in traces.cases), default=1)
     room = {"context": min(longest, opened.manifest["limits"]["context"])} if answers(opened) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..targets.errors import InputError
-from .images import MAX_ASPECT_RATIO, Grid, ImageSpec, Patches, in_patch_order
+from .images import LARGEST, LIMITS, MAX_ASPECT_RATIO, Grid, ImageSpec, Patches, in_patch_order, is_number
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 
@@ -27,7 +27,14 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 UNKNOWN_RATE = 24.0  # frames a second that HF assumes of frames that come without a rate
 CONSTANTS = ("patch_size", "temporal_patch_size", "merge_size", "rescale_factor", "min_pixels", "max_pixels")
 SAMPLING = ("fps", "min_frames", "max_frames")
-DEFAULT_PIXELS = (128 * 32 * 32, 768 * 32 * 32)  # of Qwen3VLVideoProcessor, where the configuration names none
+DEFAULT_PIXELS = (128 * 32 * 32, 768 * 32 * 32)
+HALF = (0.5, 0.5, 0.5)
+# Of Qwen3VLVideoProcessor.
+DEFAULTS: Mapping[str, Any] = {
+    "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "image_mean": HALF, "image_std": HALF,
+    "size": {"shortest_edge": DEFAULT_PIXELS[0], "longest_edge": DEFAULT_PIXELS[1]},
+    "rescale_factor": 1 / 255, "fps": 2, "min_frames": 4, "max_frames": 768,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,23 +47,34 @@ class VideoSpec:
     max_frames: int = 768
 
     def __post_init__(self) -> None:
-        if not 0 < self.fps < math.inf:
+        if not is_number(self.fps) or self.fps <= 0:
             raise InputError(f"video fps is {self.fps}; expected a positive number")
-        if not 1 <= self.min_frames <= self.max_frames:
+        whole = type(self.min_frames) is int and type(self.max_frames) is int
+        if not whole or not 1 <= self.min_frames <= self.max_frames < LARGEST:
             raise InputError(
                 f"video min_frames {self.min_frames} and max_frames {self.max_frames} are no range of at least 1 frame"
             )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> VideoSpec:
-        """Read a video_preprocessor_config.json; raises InputError for steps that this runtime does not do."""
+        """Read a video_preprocessor_config.json, what it leaves out as Qwen3VLVideoProcessor has it.
+
+        Raises InputError for steps that this runtime does not do, and for values of the wrong kind.
+        """
         for key, expected in (("do_sample_frames", True), ("num_frames", None), ("cap_pixels_per_frame", False)):
-            found = config.get(key)
-            if found is not None and found != expected:
+            found = config.get(key, expected)
+            if found not in (expected, None) or (found is None and expected is True):
                 raise InputError(f"video_preprocessor_config has {key} {found!r}; expected {expected!r} or nothing")
-        size = {"shortest_edge": DEFAULT_PIXELS[0], "longest_edge": DEFAULT_PIXELS[1], **(config.get("size") or {})}
-        chosen = {name: config[name] for name in ("fps", "min_frames", "max_frames") if config.get(name) is not None}
-        return cls(ImageSpec.from_config({**config, "size": size}), **chosen)
+        values = {**DEFAULTS, **{key: value for key, value in config.items() if key not in dict(LIMITS)}}
+        if values["size"] is None:
+            raise InputError("video_preprocessor_config has no size; expected shortest_edge and longest_edge")
+        return cls(ImageSpec.from_config(values), **{name: values[name] for name in SAMPLING})
+
+    def with_pixels(self, max_pixels: int) -> VideoSpec:
+        """The same spec with at most `max_pixels` in all frames, also fewer than the checkpoint's own minimum."""
+        least = min(self.patches.factor**2, self.patches.min_pixels)
+        wide = replace(self.patches, allowed_pixels=(least, self.patches.max_pixels))
+        return replace(self, patches=wide.with_pixels(max_pixels=max_pixels))
 
     @property
     def max_tokens(self) -> int:
@@ -86,7 +104,8 @@ def video_spec(manifest: Mapping[str, Any], max_pixels: int | None = None) -> Vi
     constants = {name: section[name] for name in CONSTANTS}
     patches = ImageSpec(**constants, mean=tuple(section["mean"]), std=tuple(section["std"]))
     sampling = {name: section[name] for name in SAMPLING}
-    return VideoSpec(patches if max_pixels is None else patches.with_pixels(max_pixels=max_pixels), **sampling)
+    spec = VideoSpec(patches, **sampling)
+    return spec if max_pixels is None else spec.with_pixels(max_pixels)
 
 
 def _pixels(least: int, most: int) -> ImageSpec:
@@ -135,8 +154,7 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     Multiples of `spec.patches.factor`, with the area of all frames in the spec's range where possible.
     """
     patches, factor, step = spec.patches, spec.patches.factor, spec.patches.temporal_patch_size
-    if frames < step:
-        raise InputError(f"the video gives {frames} frame; at least {step} are needed, send one as an image instead")
+    check_frames(frames, spec)
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
@@ -150,6 +168,13 @@ def video_size(frames: int, height: int, width: int, spec: VideoSpec) -> tuple[i
     if area < patches.min_pixels:
         return grown(height, width, factor, patches.min_pixels, frames)
     return size
+
+
+def check_frames(frames: int, spec: VideoSpec) -> None:
+    """Raise InputError for fewer frames than a temporal patch has."""
+    step = spec.patches.temporal_patch_size
+    if frames < step:
+        raise InputError(f"the video gives {frames} frame; at least {step} are needed, send one as an image instead")
 
 
 def video_grid(frames: int, size: tuple[int, int], spec: VideoSpec) -> Grid:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lensmith.runtimes.model import Model
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
-          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av")  # fmt: skip
+          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography")  # fmt: skip
 BLOCK = """
 import sys
 class Blocked:

@@ -24,7 +24,8 @@ from lensmith.exporters.synth_weights import write_weights
 from lensmith.runtimes.backends import usable_device
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.media import Medium
-from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.model import Model
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.replay import relative_error

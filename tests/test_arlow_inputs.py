@@ -119,7 +119,7 @@ def test_refused_settings(file: str, settings: dict[str, Any], message: str, tmp
 def clip_pixels(path: Path) -> int:
     """The most pixels of a frame in the settings found, which differ from the defaults."""
     opened = open_checkpoint(path)
-    return clip_spec(opened.video_preprocessor_config).image.max_pixels
+    return clip_spec(opened.video_preprocessor_config or {}).image.max_pixels
 
 
 def test_layouts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

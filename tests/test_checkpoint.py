@@ -139,10 +139,10 @@ def test_configs_and_templates(folder: Path) -> None:
     assert checkpoint.preprocessor_config == {"patch_size": 16}
     assert checkpoint.generation_config == {}
     assert checkpoint.chat_template == "T"
-    (folder / "chat_template.json").write_text('{"chat_template": "J"}')
-    assert open_checkpoint(folder).chat_template == "J"
     (folder / "chat_template.jinja").write_text("{{ X }}")
     assert open_checkpoint(folder).chat_template == "{{ X }}"
+    (folder / "chat_template.json").write_text('{"chat_template": "J"}')
+    assert open_checkpoint(folder).chat_template == "J"
     with pytest.raises(InputError, match=r"has no tokenizer\.json; write one with"):
         _ = checkpoint.tokenizer_path
     (folder / "tokenizer.json").write_text("{}")
@@ -264,7 +264,6 @@ def test_index_naming_an_absent_tensor(sharded: Path) -> None:
     [
         ("pytorch_model.bin", "never loaded because they can run code; convert them with"),
         ("consolidated.00.pth", "never loaded"),
-        ("adapter_config.json", "an adapter, not a model; merge it first"),
         ("notes.txt", "neither model.safetensors nor model.safetensors.index.json"),
     ],
 )

@@ -13,8 +13,9 @@ from lensmith.exporters.calibrate import CalibrationOptions, calibrate
 from lensmith.exporters.dialects.ort import MS
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes.indexed import IndexedDecoder
-from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.model import Model
 from lensmith.runtimes.onnx_executor import OnnxExecutor
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.verify import verify
 

@@ -16,7 +16,8 @@ from lensmith.runtimes.bundle import open_bundle
 from lensmith.runtimes.cuda_executor import CudaExecutor
 from lensmith.runtimes.device_executor import Place
 from lensmith.runtimes.engine import load_session
-from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.model import Model
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.requests import user_message
 from lensmith.targets.errors import InputError, MissingExtra
 from PIL import Image

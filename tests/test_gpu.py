@@ -10,7 +10,8 @@ import pytest
 from lensmith.runtimes import verify
 from lensmith.runtimes.cuda_executor import CudaExecutor, cuda_works
 from lensmith.runtimes.indexed import IndexedDecoder
-from lensmith.runtimes.model import GenerationOptions, Model, load
+from lensmith.runtimes.model import Model, load
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.replay import relative_error
 
 from tests import ladder

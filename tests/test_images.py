@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import random
 import zlib
 from collections.abc import Callable
@@ -239,10 +240,27 @@ def test_config_of_the_processor() -> None:
     config = json.loads((hf.TOKENIZER / "preprocessor_config.json").read_text())
     assert ImageSpec.from_config(config) == SPEC
     assert ImageSpec.from_config({**config, "min_pixels": 1024}).min_pixels == 1024
-    bads: list[dict[str, Any]] = [{"do_resize": False}, {"resample": 2}, {"patch_size": 0}, {"image_std": [0, 1, 1]}]
+    assert ImageSpec.from_config({**config, "image_mean": 0.25}).mean == (0.25, 0.25, 0.25)
+    bads: list[dict[str, Any]] = [
+        {"do_resize": False}, {"do_resize": None}, {"resample": 2}, {"resample": []}, {"patch_size": 0},
+        {"patch_size": None}, {"patch_size": True}, {"patch_size": "14"}, {"patch_size": 2**70}, {"size": 224},
+        {"size": {}}, {"size": {"shortest_edge": 3136}}, {"image_mean": None}, {"image_mean": "half"},
+        {"image_mean": math.nan}, {"rescale_factor": None}, {"rescale_factor": []}, {"image_std": [0, 1, 1]},
+    ]  # fmt: skip
     for bad in [*bads, {"image_mean": [1]}]:
         with pytest.raises(InputError):
             ImageSpec.from_config({**config, **bad})
+
+
+def test_defaults_are_those_of_the_class() -> None:
+    processor = type(hf.processor().image_processor)()
+    spec = ImageSpec.from_config({})
+    assert (spec.patch_size, spec.temporal_patch_size, spec.merge_size) == (
+        processor.patch_size, processor.temporal_patch_size, processor.merge_size
+    )  # fmt: skip
+    assert (spec.min_pixels, spec.max_pixels) == (processor.size["shortest_edge"], processor.size["longest_edge"])
+    assert (spec.mean, spec.std) == (tuple(processor.image_mean), tuple(processor.image_std))
+    assert spec.rescale_factor == processor.rescale_factor
 
 
 def _file(form: str) -> bytes:

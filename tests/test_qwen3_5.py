@@ -16,7 +16,7 @@ from lensmith.exporters.models.qwen_configs import PREFIXES
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.runners import continued
 from lensmith.exporters.sizes import components
-from lensmith.runtimes.model import GenerationOptions
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.prompt import Prompt
 from lensmith.runtimes.replay import relative_error

@@ -37,7 +37,7 @@ def hf_scores(logits: Any, history: list[int], options: SamplingOptions) -> Any:
     import torch
 
     steps = [transformers.RepetitionPenaltyLogitsProcessor(options.repetition_penalty),
-             transformers.TemperatureLogitsWarper(float(options.temperature))]  # fmt: skip
+             transformers.TemperatureLogitsWarper(float(options.temperature or 1.0))]  # fmt: skip
     if options.top_k:
         steps.append(transformers.TopKLogitsWarper(options.top_k))
     if options.top_p < 1:
@@ -146,13 +146,13 @@ def test_masked_tokens_are_never_drawn() -> None:
 def test_generation_config() -> None:
     options = SamplingOptions.from_generation_config({**GENERATION_CONFIG, "eos_token_id": [1, 2]}, seed=3)
     assert options == SamplingOptions(do_sample=True, top_k=20, top_p=0.8, temperature=0.7, seed=3)
-    assert SamplingOptions.from_generation_config({}) == SamplingOptions(top_k=50)
+    assert SamplingOptions.from_generation_config({}) == SamplingOptions()
     assert not SamplingOptions.from_generation_config({"do_sample": True, "temperature": 0}).do_sample
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temperature": 0}, {"temperature": float("nan")}, {"temperature": "hot"}, {"top_k": -1}, {"top_k": 1.5},
+    [{"temperature": -1}, {"temperature": float("nan")}, {"temperature": "hot"}, {"top_k": -1}, {"top_k": 1.5},
      {"top_p": 0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0}, {"seed": -1}],
 )  # fmt: skip
 def test_impossible_options(bad: dict[str, Any]) -> None:

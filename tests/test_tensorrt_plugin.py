@@ -17,7 +17,8 @@ from lensmith.runtimes import backends, tensorrt_plugin
 from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.device_executor import Place
 from lensmith.runtimes.engine import session
-from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.model import Model
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.tensorrt_plugin import PluginExecutor, plugin_devices, plugin_options, run_options
 from lensmith.targets.errors import InputError, MissingExtra

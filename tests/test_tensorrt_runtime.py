@@ -15,7 +15,8 @@ from lensmith.exporters.trt.profiles import profiles
 from lensmith.runtimes import tensorrt
 from lensmith.runtimes.bundle import Bundle, open_bundle
 from lensmith.runtimes.cuda import Cuda
-from lensmith.runtimes.model import GenerationOptions, Model
+from lensmith.runtimes.model import Model
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.replay import relative_error
 from lensmith.targets.errors import InputError, MissingExtra
 

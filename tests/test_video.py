@@ -255,7 +255,7 @@ def test_placeholders_and_videos_must_match() -> None:
         ({"fps": -1}, "positive"),
         ({"fps": "2"}, "positive"),
         ({"frame_rate": 0}, "positive"),
-        ({"num_frames": True}, "positive"),
+        ({"num_frames": True}, "whole"),
         ({"num_frames": 2.5}, "whole"),
     ],
 )
@@ -274,14 +274,16 @@ def test_config_of_the_processor() -> None:
     spec = VideoSpec.from_config(config)
     assert (spec.patches.min_pixels, spec.patches.max_pixels, spec.max_tokens) == (4096, 25_165_824, 12_288)
     assert video_spec({"video": video_constants(spec)}) == spec
-    assert VideoSpec.from_config({**config, "size": None, "fps": 1, "max_frames": 9}).max_frames == 9
+    assert VideoSpec.from_config({**config, "fps": 1, "max_frames": 9, "num_frames": None}).max_frames == 9
     small = video_spec({"video": video_constants(spec)}, 100_000)
     assert small is not None
     assert small.patches.max_pixels == 100_000
     for bad in ({"do_sample_frames": False}, {"num_frames": 8}, {"fps": 0}, {"min_frames": 900}, {"do_resize": False},
-                {"cap_pixels_per_frame": True}):  # fmt: skip
+                {"cap_pixels_per_frame": True}, {"size": None}, {"fps": None}, {"max_frames": 2.5}, {"fps": "2"},
+                {"do_sample_frames": None}, {"size": {"longest_edge": 9}}, {"min_frames": True}):  # fmt: skip
         with pytest.raises(InputError):
             VideoSpec.from_config({**config, **bad})
+    assert VideoSpec.from_config({**config, "min_pixels": 8192, "max_pixels": 9000}) == spec  # the class ignores them
     with pytest.raises(InputError, match="no videos"):
         video_spec({}, 100_000)
     assert video_spec({}) is None

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from lensmith.runtimes.engine import ImageFeatures
 from lensmith.runtimes.media import CACHED_TOKENS
-from lensmith.runtimes.model import GenerationOptions, Model, load
+from lensmith.runtimes.model import Model, load
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import user_message
 from lensmith.runtimes.timings import Timings

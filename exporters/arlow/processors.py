@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,21 @@ from ..prompts import check_patches, image_constants, pixel_limits
 from .spec import ArlowSpec
 
 # What the classes assume where no file says otherwise. Sizes are areas in pixels: of an image, and of each frame.
-COMMON = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+COMMON = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": 0.5, "image_std": 0.5}
 IMAGE = {**COMMON, "size": {"shortest_edge": 3136, "longest_edge": 1003520}}
 VIDEO = {**COMMON, "size": {"shortest_edge": 131072, "longest_edge": 786432}}
 SAMPLING = {"strategy": "sample_strategy", "num_frames": "num_frames", "fps": "fps", "max_frames": "max_frames",
             "max_tokens": "max_tokens_per_video"}  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+def _settings(checkpoint: Checkpoint, kind: str) -> Mapping[str, Any]:
+    """Those of the files; training leaves them out where they are the defaults of its classes."""
+    found = {"images": checkpoint.preprocessor_config, "videos": checkpoint.video_preprocessor_config}[kind]
+    if found is None:
+        log.warning("%s has no settings for %s: taking the defaults of its class", checkpoint.path, kind)
+    return found or {}
 
 
 def image_spec(config: Mapping[str, Any]) -> ImageSpec:
@@ -47,7 +58,7 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def sections(checkpoint: Checkpoint, spec: ArlowSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
     """The sections of an encoder without a decoder: image, video, encoder and limits."""
-    image, clip = image_spec(checkpoint.preprocessor_config), clip_spec(checkpoint.video_preprocessor_config)
+    image, clip = image_spec(_settings(checkpoint, "images")), clip_spec(_settings(checkpoint, "videos"))
     for name, found in (("preprocessor_config", image), ("video_preprocessor_config", clip.image)):
         check_patches(f"{name}.json", found, spec)
     limits = pixel_limits(image, max_pixels)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...targets.errors import InputError
-from .shared import AS_JSON, DEVICE, THREADS, console, options, pairs, print_json
+from .shared import AS_JSON, DEVICE, KEYS, THREADS, console, options, pairs, print_json
 from .streams import read_text
 
 if TYPE_CHECKING:
     from ...runtimes.answer import Answer
     from ...runtimes.bundle import Bundle
     from ...runtimes.images import ImageLimits
-    from ...runtimes.model import GenerationOptions, Model
+    from ...runtimes.model import Model
+    from ...runtimes.options import GenerationOptions
     from ...runtimes.timings import Timings
 
 
@@ -79,6 +80,7 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 @SYSTEM
 @SAMPLING
 @LOADING
+@KEYS
 @click.option("--timings", is_flag=True, help="Print where the time went, on stderr.")
 @AS_JSON
 def run(
@@ -90,6 +92,7 @@ def run(
     num_frames: int | None,
     out: Path | None,
     system: str | None,
+    keys: tuple[Path, ...],
     timings: bool,
     as_json: bool,
     **chosen: Any,
@@ -103,7 +106,7 @@ def run(
     from ...runtimes.requests import user_message
     from .encode import encode
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, trusted_keys=keys or None)
     if not answers(opened):
         if question is not None:
             raise InputError(f"{bundle} has no decoder and takes no question; expected --image FILE -o FEATURES.npz")
@@ -130,12 +133,15 @@ def run(
 @SYSTEM
 @SAMPLING
 @LOADING
-def chat(bundle: Path, system: str | None, fps: float | None, num_frames: int | None, **chosen: Any) -> None:
+@KEYS
+def chat(
+    bundle: Path, system: str | None, fps: float | None, num_frames: int | None, keys: tuple[Path, ...], **chosen: Any
+) -> None:
     """Talk with BUNDLE; /help lists what can be typed. Ctrl-C stops an answer, Ctrl-D ends."""
     from ...runtimes.bundle import open_bundle
     from .talk import Talk
 
-    model, generation = open_model(open_bundle(bundle), chosen)
+    model, generation = open_model(open_bundle(bundle, trusted_keys=keys or None), chosen)
     Talk(model, generation, system, {"fps": fps, "num_frames": num_frames}).loop()
 
 
@@ -147,9 +153,7 @@ def open_model(bundle: Bundle, chosen: dict[str, Any]) -> tuple[Model, Generatio
     from ...runtimes.model import Model
 
     model = Model(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
-    defaults = model.default_options(max_new_tokens=chosen.pop("max_new_tokens"), stop=chosen.pop("stop"))
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return model, replace(defaults, sampling=replace(defaults.sampling, **given))
+    return model, model.default_options(**chosen)
 
 
 def system_messages(system: str | None) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from ...targets.errors import LensmithError
-from . import answer, build, check, engines, measure
+from . import answer, build, check, engines, measure, trust
 from .shared import PRINTED, print_json
 from .streams import close_streams, open_streams, unicode
 
@@ -35,8 +35,9 @@ def lensmith() -> None:
     """Compile vision-language models into small, exact, provable bundles, and run them without PyTorch."""
 
 
-for command in (*build.COMMANDS, *engines.COMMANDS, *answer.COMMANDS, *measure.COMMANDS, *check.COMMANDS):
-    lensmith.add_command(command)
+for group in (build, engines, answer, measure, check, trust):
+    for command in group.COMMANDS:
+        lensmith.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -44,6 +44,10 @@ FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and a
 }
 CHOICES = options(
     click.argument("checkpoint", type=click.Path(path_type=Path)),
+    click.option("--hub-revision", metavar="NAME",
+                 help="Branch, tag or commit, where CHECKPOINT is a name on the Hugging Face hub."),
+    click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER",
+                 help="A LoRA adapter of peft to merge into the weights; also a name on the hub."),
     click.option("--format", type=click.Choice(list(FORMATS)), default="onnx", show_default=True,
                  help="What runs the model: ONNX Runtime, llama.cpp (gguf), or TensorRT."),
     click.option("--precision", type=click.Choice([*PRECISIONS, *FILE_TYPES], case_sensitive=False),
@@ -154,14 +158,23 @@ def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
 COMMANDS = (plan, export, synth)
 
 
-def _prepare(checkpoint: Path, group_size: str | None, asymmetric: bool, **chosen: Any) -> tuple[Job, Plan]:
+def _prepare(
+    checkpoint: Path,
+    hub_revision: str | None,
+    adapter: Path | None,
+    group_size: str | None,
+    asymmetric: bool,
+    **chosen: Any,
+) -> tuple[Job, Plan]:
     """Open the checkpoint and make the plan; every error of the input shows here."""
     with needs("export", "compiling a checkpoint"):
         from ..export import Options, prepare
+        from ..hub import located, located_adapter
         from ..plan import make_plan
     chosen["precision"] = _precision(**chosen)
     groups = None if group_size is None else GROUP_SIZES[group_size]
-    job = prepare(checkpoint, Options(group_size=groups, symmetric=False if asymmetric else None, **chosen))
+    options = Options(group_size=groups, symmetric=False if asymmetric else None, **chosen)
+    job = prepare(located(checkpoint, hub_revision), options, adapter=located_adapter(adapter))
     return job, make_plan(job)
 
 

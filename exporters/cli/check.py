@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...targets.errors import CheckFailed, InputError
-from .shared import AS_JSON, DEVICE, console, count, pairs, print_json, size, table
+from .shared import AS_JSON, DEVICE, KEYS, console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
@@ -84,12 +84,13 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
 @click.command()
 @BUNDLE
 @DEVICE
+@KEYS
 @AS_JSON
-def verify(bundle: Path, device: str | None, as_json: bool) -> None:
+def verify(bundle: Path, device: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
     """Check each byte of BUNDLE and replay PyTorch's recorded answers. Exit code 1 when something differs."""
     from ...runtimes.verify import verify as replay
 
-    report = replay(bundle, device=device)
+    report = replay(bundle, device=device, trusted_keys=keys or None)
     if as_json:
         print_json(report.to_json())
     else:

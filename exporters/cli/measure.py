@@ -19,6 +19,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", required=True, type=click.Path(path_type=Path), help="The checkpoint folder.")
+@click.option("--hub-revision", metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hugging Face hub.")
+@click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="The adapter of the export.")
 @click.option("--tasks", type=FILE, help="Questions with answers, as JSON lines.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Samples of each task.")
 @click.option("--image", type=FILE, help="The image to time; default: a generated photo.")
@@ -29,18 +31,29 @@ FILE = click.Path(path_type=Path, dir_okay=False)
               help="Of PyTorch; fp32, if given, is the reference of accuracy. Default: fp32, bf16.")  # fmt: skip
 @THREADS
 def compare(
-    bundle: Path, checkpoint: Path, page: Path | None, data: str | None, dtypes: tuple[str, ...], **chosen: Any
+    bundle: Path,
+    checkpoint: Path,
+    hub_revision: str | None,
+    adapter: Path | None,
+    page: Path | None,
+    data: str | None,
+    dtypes: tuple[str, ...],
+    **chosen: Any,
 ) -> None:
     """Measure size, memory, speed and accuracy of BUNDLE next to its checkpoint in PyTorch."""
     with needs("torch", "lensmith compare"):
         from ..compare import CompareOptions
         from ..compare import compare as measure
+        from ..hub import located, located_adapter
+
     if chosen["limit"] is not None and chosen["tasks"] is None:
         raise InputError("--limit counts the questions of --tasks; name their file with --tasks, or leave it out")
     names = tuple(DTYPES[name] for name in dtypes or DTYPES)
     command = shlex.join(["lensmith", *sys.argv[1:]])
     with stages() as progress:
-        report = measure(bundle, checkpoint, CompareOptions(dtypes=names, command=command, **chosen), progress)
+        wishes = CompareOptions(dtypes=names, command=command, **chosen)
+        folder, changes = located(checkpoint, hub_revision), located_adapter(adapter)
+        report = measure(bundle, folder, wishes, progress, adapter=changes)
     _write(report, page, data)
 
 

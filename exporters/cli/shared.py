@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -58,6 +59,10 @@ NEW_FOLDER = NewFolder(path_type=Path)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 FORCE = click.option("--force", is_flag=True, help="Replace what lensmith made there before.")
 DEVICE = click.option("--device", metavar="NAME", help="cpu runs a bundle for CUDA without a GPU; default: its target.")
+KEYS = click.option(
+    "--key", "keys", multiple=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Take the bundle only if the owner of this public key signed it. Repeatable.",
+)  # fmt: skip
 THREADS = click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: one for each core.")
 
 
@@ -109,7 +114,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def cell(value: object) -> str:
     """A value as text, without the markup of rich."""
-    return str(value).replace("[", r"\[")
+    return escape(str(value))
 
 
 def pairs(title: str, values: Mapping[str, object]) -> Table:

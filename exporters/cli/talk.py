@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from ...runtimes.model import GenerationOptions, Model
+from ...runtimes.model import Model
+from ...runtimes.options import GenerationOptions
 from ...runtimes.requests import user_message
 from ...targets.errors import InputError, LensmithError, closest
 from .answer import stream, system_messages

@@ -27,6 +27,7 @@ from ..gguf.quantizer import Outlook, check_type, foresee, quantize
 from ..gguf.tensors import Tensor
 from ..gguf.vision import vision_file
 from ..gguf.writer import add, write, write_outline
+from ..hub import repository_of
 from ..spec import ClipSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -217,12 +218,13 @@ def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
 def _general(writer: gguf.GGUFWriter, job: Job) -> None:
     """Name, licence, base model and sampling defaults, as the checkpoint's README.md and configurations say."""
     parameters, shared, experts, count = writer.get_total_parameter_count()
-    folder = job.checkpoint.path.resolve()
+    folder, hub = job.checkpoint.path.resolve(), repository_of(job.checkpoint.path)
+    name = None if hub is None else hub["repository"].rpartition("/")[2]
     try:
-        metadata = gguf.Metadata.load(None, folder, None, parameters)
+        metadata = gguf.Metadata.load(None, folder, name, parameters)
     except (yaml.YAMLError, UnicodeDecodeError):  # of a README.md that is written for people alone
         metadata = gguf.Metadata(license=job.checkpoint.license)
-    metadata.name = metadata.name or folder.name
+    metadata.name = metadata.name or name or folder.name
     penalty = job.checkpoint.generation_config.get("repetition_penalty")  # in its own word, which gguf 0.19 misses
     metadata.sampling_penalty_repeat = metadata.sampling_penalty_repeat or penalty
     metadata.size_label = metadata.size_label or gguf.size_label(parameters, shared, experts, count)

@@ -8,10 +8,11 @@ from typing import Any
 
 import gguf
 from gguf import TokenType
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from ...targets.errors import InputError
 from ..checkpoint import Checkpoint
+from ..tokenizer_files import open_tokenizer
 
 # llama.cpp names what splits text into words; each name stands for the pattern in tokenizer.json
 # (llama-vocab.cpp quotes them).
@@ -25,8 +26,6 @@ SPLITS = {
     r"|\s+(?!\S)|\s+":
         "llama-bpe",
 }  # fmt: skip
-
-FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")  # of an added token
 
 
 def check(checkpoint: Checkpoint) -> str:
@@ -51,7 +50,7 @@ def _pattern(pre_tokenizer: dict[str, Any]) -> str:
 
 def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int, ends: Sequence[int]) -> None:
     """Add the tokenizer to a file whose token table has `size` rows; answers end at the tokens `ends`."""
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = open_tokenizer(checkpoint)
     tokens, kinds = _tokens(tokenizer, size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(check(checkpoint))
@@ -76,18 +75,6 @@ def _special(checkpoint: Checkpoint) -> gguf.SpecialVocab:
             f"llama.cpp's own library cannot read the special tokens of {checkpoint.path} ({error}); correct "
             "tokenizer_config.json and the token ids of config.json"
         ) from error
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """tokenizer.json with the tokens that tokenizer_config.json adds, as transformers does it."""
-    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
-    listed = checkpoint.tokenizer_config.get("added_tokens_decoder") or {}
-    known = tokenizer.get_added_tokens_decoder()
-    for number, values in sorted((int(number), values) for number, values in listed.items()):
-        if number not in known and number == tokenizer.get_vocab_size():  # the next id is the only one that is free
-            flags = {flag: bool(values.get(flag)) for flag in FLAGS}
-            tokenizer.add_tokens([AddedToken(values["content"], **flags)])
-    return tokenizer
 
 
 def _tokens(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int]]:

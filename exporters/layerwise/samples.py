@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from ...runtimes.engine import Floats, ImageFeatures, Ints
 from ...runtimes.images import open_image
 from ...runtimes.model import position_spec, prompt_spec
 from ...runtimes.pixels import image_spec, preprocess
 from ...runtimes.positions import rotary_positions, text_positions
-from ...runtimes.prompt import PromptBuilder, open_tokenizer
+from ...runtimes.prompt import PromptBuilder
 from ...runtimes.requests import user_message
 from ...targets.errors import InputError
 from ..cases import Case
@@ -62,8 +63,8 @@ def keys_of(samples: Sequence[Sample]) -> list[str]:
 class SampleBuilder:
     """Makes samples with a checkpoint's own template, tokenizer and image processing."""
 
-    def __init__(self, sections: Mapping[str, Any], template: str, tokenizer_path: Any) -> None:
-        self.prompts = PromptBuilder(open_tokenizer(tokenizer_path), template, prompt_spec(sections))
+    def __init__(self, sections: Mapping[str, Any], template: str, tokenizer: Tokenizer) -> None:
+        self.prompts = PromptBuilder(tokenizer, template, prompt_spec(sections))
         self.images = image_spec(sections)
         self.positions = position_spec(sections, self.prompts)
         self.end = int(sections["prompt"]["eos_token_ids"][0])

@@ -133,19 +133,19 @@ def _channels(config: dict[str, Any]) -> int:
 
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
-    require(type(value) is int and value > 0, key, repr(value), "a whole number of at least 1")
+    require(type(value) is int and 0 < value < 1 << 20, key, repr(value)[:100], "a whole number from 1 to 1048575")
     return int(value)
 
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    require(type(value) in (int, float), key, repr(value), "a number")
+    require(type(value) in (int, float) and abs(value) < 1e18, key, repr(value)[:100], "a number")
     return float(value)
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:
     value = config.get(key, False)
-    require(type(value) is bool, key, repr(value), "true or false")
+    require(type(value) is bool, key, repr(value)[:100], "true or false")
     return bool(value)
 
 

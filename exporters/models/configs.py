@@ -1,7 +1,8 @@
-"""Reading config.json: values with defaults, and clear refusals that name the key."""
+"""Reading config.json: each value by one table of kinds, with defaults, and clear refusals that name the key."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,73 @@ from ...targets.errors import InputError
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu": "gelu", "silu": "silu",
                "swish": "silu", "quick_gelu": "quick_gelu"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be, and how messages say so."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def whole(least: int, most: int) -> Kind:
+    """A whole number in a range, both ends included."""
+    return Kind(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
+
+
+def number(above: float, most: float) -> Kind:
+    """A number in a range without its lower end."""
+    return Kind(f"a number above {above:g}, up to {most:g}", lambda value: _is_number(value) and above < value <= most)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def some(kind: Kind, most: int) -> Kind:
+    """A list of values of one kind."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, list | tuple) and len(value) <= most and all(map(kind.fits, value))
+
+    return Kind(f"a list of up to {most}, each {kind.words}", fits)
+
+
+def either(one: Kind, other: Kind) -> Kind:
+    """A value of one of two kinds."""
+    return Kind(f"{one.words}, or {other.words}", lambda value: one.fits(value) or other.fits(value))
+
+
+FLAG = Kind("true or false", lambda value: type(value) is bool)
+TEXT = Kind("a short text", lambda value: isinstance(value, str) and len(value) < 100)
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+SIZE, LAYERS, HEADS, TOKEN = whole(1, 1 << 20), whole(1, 1024), whole(1, 1 << 14), whole(0, 1 << 24)
+DEPTH, PIXELS, POSITIVE = whole(-1024, 1024), whole(1, 4096), number(0, 1e18)
+
+# Of every value that lensmith reads, in whichever part of config.json it stands.
+KINDS: Mapping[str, Kind] = {
+    "model_type": TEXT, "text_config": OBJECT, "vision_config": OBJECT, "tie_word_embeddings": FLAG,
+    "image_token_id": TOKEN, "image_token_index": TOKEN, "video_token_id": TOKEN,
+    "hidden_size": SIZE, "intermediate_size": SIZE, "out_hidden_size": SIZE, "vocab_size": whole(1, 1 << 24),
+    "num_hidden_layers": LAYERS, "depth": LAYERS, "max_position_embeddings": whole(1, (1 << 31) - 1),
+    "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "num_heads": HEADS, "head_dim": HEADS,
+    "hidden_act": TEXT, "rms_norm_eps": number(0, 1), "layer_norm_eps": number(0, 1),
+    "attention_bias": FLAG, "mlp_bias": FLAG, "use_sliding_window": FLAG, "attn_output_gate": FLAG,
+    "layer_types": some(TEXT, 1024), "full_attention_interval": LAYERS, "mlp_only_layers": some(DEPTH, 1024),
+    "linear_num_key_heads": HEADS, "linear_num_value_heads": HEADS, "linear_key_head_dim": HEADS,
+    "linear_value_head_dim": HEADS, "linear_conv_kernel_dim": whole(2, 64), "mamba_ssm_dtype": TEXT,
+    "mtp_num_hidden_layers": whole(0, 1024), "mtp_use_dedicated_embeddings": FLAG,
+    "rope_parameters": OBJECT, "rope_scaling": OBJECT, "rope_theta": POSITIVE, "partial_rotary_factor": number(0, 1),
+    "rope_type": TEXT, "type": TEXT, "mrope_interleaved": FLAG, "mrope_section": some(whole(0, 1 << 14), 3),
+    "factor": POSITIVE, "low_freq_factor": POSITIVE, "high_freq_factor": POSITIVE,
+    "original_max_position_embeddings": whole(1, (1 << 31) - 1),
+    "in_channels": whole(1, 64), "num_channels": whole(1, 64), "patch_size": PIXELS, "image_size": PIXELS,
+    "temporal_patch_size": whole(1, 64), "spatial_merge_size": whole(1, 64),
+    "num_position_embeddings": whole(1, 1 << 24), "deepstack_visual_indexes": some(whole(0, 1023), 1024),
+    "projector_hidden_act": TEXT, "multimodal_projector_bias": FLAG, "vision_feature_select_strategy": TEXT,
+    "vision_feature_layer": either(DEPTH, some(DEPTH, 64)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,21 +88,22 @@ class Config:
 
     def section(self, key: str) -> Config:
         """A part of this section; InputError when it is not there."""
-        found = self.values.get(key)
-        if not isinstance(found, dict):
+        if self.values.get(key) is None:
             raise InputError(f"config.json has no {key}; expected the configuration of a {self.model_type} checkpoint")
-        return Config(found, self.model_type)
+        return Config(self.get(key), self.model_type)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value, or `default` where there is none or null."""
-        found = self.values.get(key)
+        """A value, or `default` where there is none or null; InputError for a value that is not of its kind."""
+        found, kind = self.values.get(key), KINDS[key]
+        if found is not None and not kind.fits(found):
+            raise InputError(f"config value {key} is {str(found)[:100]!r}; expected {kind.words}")
         return default if found is None else found
 
     def need(self, key: str) -> Any:
         """A value; InputError when there is none."""
         if self.values.get(key) is None:
             raise InputError(f"config.json has no {key}; it is required for {self.model_type}")
-        return self.values[key]
+        return self.get(key)
 
     def only(self, key: str, *supported: object) -> Any:
         """A value among those that are supported, the first when there is none; InputError for others."""

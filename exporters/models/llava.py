@@ -45,8 +45,8 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
         intermediate=vision.need("intermediate_size"),
         activation=vision.activation("hidden_act", *TOWER_ACTIVATIONS),
         channels=vision.need("num_channels"),
-        image_size=_whole(vision, "image_size"),
-        patch_size=_whole(vision, "patch_size"),
+        image_size=vision.need("image_size"),
+        patch_size=vision.need("patch_size"),
         norm_eps=vision.need("layer_norm_eps"),
         depth=depth,
         feature_depths=_feature_depths(_feature_layers(config), depth),
@@ -55,13 +55,6 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
         projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
         projector_bias=bool(config.get("multimodal_projector_bias", True)),
     )
-
-
-def _whole(config: Config, key: str) -> int:
-    found = config.need(key)
-    if type(found) is not int:
-        config.only(key, CLIP_DEFAULTS[key])  # raises: sides that differ are not supported
-    return int(found)
 
 
 def _feature_layers(config: Config) -> int | list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...targets.errors import InputError
-from ..rope import RopeScaling
+from ..rope import NO_SCALING, RopeScaling
 from ..spec import DecoderSpec
 from .configs import Config
 
@@ -44,9 +44,9 @@ def describe_text(config: Config, default_type: str) -> DecoderSpec:
     config = Config({**DEFAULTS[kind], **config.values}, config.model_type)
     _refuse_windows(config)
     heads, hidden = config.need("num_attention_heads"), config.need("hidden_size")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = Config(config.get("rope_parameters") or config.get("rope_scaling") or {}, config.model_type)
     context = config.need("max_position_embeddings")
-    Config(rope, config.model_type).only("partial_rotary_factor", 1.0)
+    rope.only("partial_rotary_factor", 1.0)
     config.only("partial_rotary_factor", 1.0)
     return DecoderSpec(
         layers=config.need("num_hidden_layers"),
@@ -62,14 +62,26 @@ def describe_text(config: Config, default_type: str) -> DecoderSpec:
         norm_eps=config.need("rms_norm_eps"),
         tied=bool(config.get("tie_word_embeddings")),
         context=context,
-        rope_scaling=RopeScaling.from_config(rope, context),
+        rope_scaling=_rope_scaling(rope, context),
         **TRAITS[kind](config),
     )
+
+
+def _rope_scaling(rope: Config, context: int) -> RopeScaling:
+    """`rope_parameters`, or the older `rope_scaling`; InputError for a kind that is not supported."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return NO_SCALING
+    names = ("factor", "low_freq_factor", "high_freq_factor")
+    values = {name: float(rope.get(name)) for name in names if rope.get(name) is not None}
+    return RopeScaling(kind, original_context=rope.get("original_max_position_embeddings", context), **values)
 
 
 def _refuse_windows(config: Config) -> None:
     """Layers that see only a window of the past; a `sliding_window` that is not in use may stand there."""
     if config.get("use_sliding_window"):
         config.only("use_sliding_window", False)
-    for kind in config.get("layer_types", ()):
-        Config({"layer_types": kind}, config.model_type).only("layer_types", "full_attention")
+    others = sorted(set(config.get("layer_types", ())) - {"full_attention"})
+    if others:
+        raise InputError(f"config value layer_types is {others[0]!r}, not supported for {config.model_type}; "
+                         "expected 'full_attention'")  # fmt: skip

@@ -1,0 +1,31 @@
+"""Layers that config.json has against those that the weights hold, before anything is built of them."""
+
+from __future__ import annotations
+
+from ..targets.errors import InputError
+from .arlow.spec import ArlowSpec
+from .checkpoint import Checkpoint
+from .graphs import Prefixes
+from .spec import ModelSpec, VisionSpec
+
+
+def check_depths(checkpoint: Checkpoint, spec: ModelSpec | ArlowSpec, prefixes: Prefixes) -> None:
+    """InputError where the weights lack the last layer of a part of the model."""
+    for start, depth in _depths(spec, prefixes).items():
+        names = [name.removeprefix(start) for name in checkpoint.tensors if name.startswith(start)]
+        if depth and not any(name.startswith(f"{depth - 1}.") for name in names):
+            held = len({name.partition(".")[0] for name in names})
+            raise InputError(
+                f"config.json has {depth} layers of {start}*, of which {checkpoint.path} holds {held}: "
+                "the weights and the configuration do not belong together"
+            )
+
+
+def _depths(spec: ModelSpec | ArlowSpec, prefixes: Prefixes) -> dict[str, int]:
+    """Layers by what the names of their tensors begin with."""
+    if isinstance(spec, ArlowSpec):
+        return {"blocks.": spec.depth}
+    vision, tower = spec.vision, prefixes.vision
+    of_vision = (f"{tower}.blocks.", vision.depth) if isinstance(vision, VisionSpec) else (
+        f"{tower}.encoder.layers.", vision.used_depth)  # fmt: skip
+    return {f"{prefixes.text}.layers.": spec.decoder.layers, of_vision[0]: of_vision[1]}

@@ -1,0 +1,182 @@
+"""Graphs from strangers: what could run for ever, take all memory or read elsewhere is refused before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lensmith.runtimes.bundle import MANIFEST, open_bundle
+from lensmith.runtimes.graph_check import check_graph
+from lensmith.targets.errors import InputError
+
+onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")
+
+CPU_SECONDS = 5
+HUGE = 1 << 62
+
+
+def node(kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any) -> Any:
+    return onnx.helper.make_node(kind, inputs, outputs, domain=domain, **attributes)
+
+
+def tensor(name: str, values: list[int]) -> Any:
+    return onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(values)], values)
+
+
+def function(name: str, nodes: list[Any], domain: str = "lensmith") -> Any:
+    return onnx.helper.make_function(domain, name, ["x"], ["y"], nodes, [onnx.helper.make_opsetid("", 21)])
+
+
+def bomb(model: Any) -> None:
+    """Each of a chain of functions calls the next one twice; names are those of the project's own."""
+    names = ("MatMulInt2", "UnpackInt2", "SplitQuarters", "UnpackInt3", "MatMulInt3", "AttentionBf16")
+    del model.functions[:]
+    for name, called in pairwise(names):
+        calls = [node(called, ["x"], [f"v{index}"], "lensmith") for index in range(40)]
+        model.functions.append(function(name, [*calls, node("Add", ["v0", "v1"], ["y"])]))
+    model.functions.append(function(names[-1], [node("Neg", ["x"], ["y"])]))
+
+
+def endless(model: Any) -> None:
+    del model.functions[:]
+    model.functions.append(function("MatMulInt4", [node("MatMulInt4", ["x"], ["y"], "lensmith")]))
+
+
+def loop(trips: list[Any], name: str) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        ports = [onnx.helper.make_tensor_value_info(port, kind, []) for port, kind in (("i", 7), ("more", 9))]
+        again = onnx.helper.make_tensor_value_info("again", 9, [])
+        body = onnx.helper.make_graph([node("Identity", ["more"], ["again"])], "body", ports, [again])
+        model.graph.node.extend([*trips, node("Loop", [name, ""], [], body=body)])
+        model.graph.initializer.append(tensor("huge", [HUGE]))
+
+    return edit
+
+
+def added(*nodes: Any) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend([tensor("huge", [HUGE]), tensor("wide", [1 << 20, 1 << 20]), tensor("one", [1])])
+
+    return edit
+
+
+def attribute(name: str, value: int) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        found = [item for each in model.graph.node for item in each.attribute if item.name == name]
+        assert found
+        found[0].i = value
+
+    return edit
+
+
+def external(**place: str) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        weights = next(item for item in model.graph.initializer if item.external_data)
+        for item in weights.external_data:
+            item.value = place.get(item.key, item.value)
+
+    return edit
+
+
+def shape(*dims: int) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        model.graph.initializer[0].dims[:] = dims
+
+    return edit
+
+
+def renamed(model: Any) -> None:
+    model.graph.input[0].name = "other"
+
+
+def widened(model: Any) -> None:
+    past = next(port for port in model.graph.input if port.name.startswith("past_key_values."))
+    past.type.tensor_type.shape.dim[1].dim_value = HUGE
+
+
+def nested(model: Any) -> None:
+    loop([], "huge")(model)
+    model.graph.node[-1].attribute[0].g.node.append(model.graph.node[-1])
+
+
+CASES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "function bomb": (bomb, "more than 1000 nodes in all"),
+    "endless function": (endless, "calls itself"),
+    "foreign function": (lambda m: m.functions.append(function("Mine", [], "mine")), "unknown function 'Mine'"),
+    "loop of a constant": (loop([], "huge"), f"a Loop of {HUGE} turns"),
+    "loop of a product": (loop([node("Mul", ["huge", "huge"], ["n"])], "n"), "a Loop of any number of turns"),
+    "loop of a value": (loop([node("ReduceSum", ["input_ids"], ["n"])], "n"), "a Loop of any number of turns"),
+    "loop without an end": (loop([], ""), "a Loop of any number of turns"),
+    "loop in a loop": (nested, "a Loop inside a Loop"),
+    "condition": (added(node("If", ["one"], ["y"])), "the operator 'If'"),
+    "huge constant": (added(node("ConstantOfShape", ["wide"], ["y"])), "the operator 'ConstantOfShape'"),
+    "huge copy": (added(node("Expand", ["one", "wide"], ["y"])), f"Expand to {1 << 40} values"),
+    "huge range": (added(node("Range", ["one", "huge", "one"], ["y"])), f"Range to {HUGE} values"),
+    "huge border": (added(node("Pad", ["one", "huge"], ["y"])), f"Pad to {HUGE} values"),
+    "sequences": (added(node("SequenceEmpty", [], ["y"])), "the operator 'SequenceEmpty'"),
+    "operator of another": (added(node("Evil", ["one"], ["y"], "evil")), "the operator 'Evil' of 'evil'"),
+    "heads": (attribute("num_heads", HUGE), "'num_heads' of RotaryEmbedding is out of range"),
+    "no heads": (attribute("kv_num_heads", 0), "'kv_num_heads' of GroupQueryAttention is 0"),
+    "rows of a product": (attribute("N", 1 << 25), "its weights"),
+    "block": (attribute("block_size", 0), "'block_size' of"),
+    "weights elsewhere": (external(location="../secret"), "'../secret', which is not one of"),
+    "weights behind the end": (external(offset="999999999"), "behind the end of"),
+    "weights before the start": (external(offset="-1"), "lie at"),
+    "fewer weights": (external(length="1"), "have 1 bytes"),
+    "shape of weights": (shape(1 << 30, 1 << 30, 1 << 30), "values inside the graph"),
+    "negative shape": (shape(-1), "have the shape [-1]"),
+    "another input": (renamed, "its inputs have"),
+    "heads of a state": (widened, "its inputs have 'past_key_values."),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(made: Callable[[str], Path]) -> Path:
+    return made("qwen3-vl-2b")
+
+
+def changed(bundle: Path, folder: Path, edit: Callable[[Any], None]) -> tuple[Path, Any, Any]:
+    """A decoder with an edit beside the weights of the bundle, and what the manifest says of it."""
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    model = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    edit(model)
+    (folder / "decoder.data").symlink_to(bundle / "decoder.data")
+    (folder / "decoder.onnx").write_bytes(model.SerializeToString())
+    return folder / "decoder.onnx", manifest["graphs"]["decoder"], manifest["files"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_strange_graphs_are_refused(bundle: Path, tmp_path: Path, case: str) -> None:
+    edit, message = CASES[case]
+    given = changed(bundle, tmp_path, edit)
+    started = time.process_time()
+    with pytest.raises(InputError, match="is not a graph that lensmith runs") as caught:
+        check_graph(*given)
+    assert time.process_time() - started < CPU_SECONDS
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\x3a\xff\xff\xff\xff\x7f", b"\x3a\x02\x0a" * 1000, b"x" * 100])
+def test_files_that_are_no_graphs_are_refused(bundle: Path, tmp_path: Path, data: bytes) -> None:
+    path, *rest = changed(bundle, tmp_path, lambda model: None)
+    check_graph(path, *rest)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is not a graph that lensmith runs"):
+        check_graph(path, *rest)
+
+
+KINDS = ("qwen3-vl-2b", "tarn-2b", "vqwen3-4b", "arlow-vision", "tensorrt", "plugin")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_of_every_kind_pass(made: Callable[[str], Path], kind: str) -> None:
+    opened = open_bundle(made(kind))
+    for name in opened.manifest["graphs"]:
+        assert opened.graph(name).suffix == ".onnx"
