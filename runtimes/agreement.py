@@ -29,7 +29,10 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {  # of the decoder's file, by format
     "tensorrt": (".onnx", ".engine"),
 }
 STATE, PRESENT = ("past_key_values.", "past."), "present."
-MOST_VALUES = 1 << 40  # of what a graph takes or gives at once, where no size varies
+MOST_VALUES = 1 << 34  # of what a graph takes or gives at once, where no size varies: a KV cache of a fixed size
+MOST_KEPT = 1 << 28  # of a recurrent state
+MOST_KEYS = 1 << 18  # of a token in a KV cache of any size: heads times their width
+MOST_WIDTH = 1 << 20  # of features
 
 
 class Disagreement(Exception):
@@ -120,6 +123,10 @@ def _check_states(where: str, graph: GraphEntry) -> None:
             rank = {"key": 4, "value": 4, "conv": 3, "recurrent": 4}.get(parts[2])
             _require(len(port.shape) == rank, f"{where}.inputs[{name!r}] is no state of a layer")
             _require(graph.outputs.get(after) == port, f"{where}.outputs[{after!r}] is not as inputs[{name!r}]")
+            values = prod(size for size in port.shape if isinstance(size, int))
+            most = MOST_KEPT if rank == 3 or parts[2] == "recurrent" else MOST_KEYS
+            bounded = values <= most or (isinstance(port.shape[2], int) and parts[2] in ("key", "value"))
+            _require(bounded, f"{where}.inputs[{name!r}].shape is {port.shape}, more than can be")
 
 
 def _check_pixels(manifest: Manifest) -> None:
@@ -204,6 +211,8 @@ def _last(ports: Mapping[str, PortEntry], name: str, where: str, rank: int) -> i
     """The last size of a port, which is a number."""
     shape = ports[name].shape if name in ports else []
     last = shape[-1] if len(shape) == rank else None
+    if name == "image_features" and isinstance(last, int):
+        _require(last <= MOST_WIDTH, f"{where}[{name!r}].shape is {shape}, wider than can be")
     if not isinstance(last, int):
         raise Disagreement(f"{where}[{name!r}].shape is {shape}, expected {rank} sizes of which the last is a number")
     return last

@@ -18,6 +18,7 @@ from .ranges import (
     Factor,
     GroupSize,
     Hash,
+    LeastArea,
     Mean,
     Name,
     Number,
@@ -193,7 +194,7 @@ class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
     fps: Annotated[float, Meta(gt=0, le=10_000)]
     min_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
     max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_tokens: Count
 
@@ -202,7 +203,7 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
     """Videos as an Arlow encoder takes them; the pixel range is that of one frame."""
 
     strategy: Literal["uniform", "fps_based"]
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
     num_frames: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
@@ -213,7 +214,7 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
 class Limits(Section, frozen=True):
     """What a bundle accepts: the area of an image in pixels, its tokens, and tokens (or patches) in all."""
 
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_image_tokens: Size
     context: Annotated[int, Meta(ge=1, le=1 << 24)]

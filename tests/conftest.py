@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import lensmith.targets.telemetry  # noqa: F401  (tests import onnxruntime themselves)
 import pytest
+from hypothesis import Phase, settings
 
 from tests.extras import Ran
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tests.layered import Bench
 
 pytest.register_assert_rewrite("tests.ladder")
+settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate], database=None)  # no shrinking
 
 
 @pytest.fixture(scope="session")

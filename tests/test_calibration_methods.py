@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.cholesky import cholesky, damped_cholesky
+from lensmith.calibration.cholesky import cholesky, damped_cholesky, solve_right
 from lensmith.calibration.descent import DescentOptions, descent
 from lensmith.calibration.gptq import GptqOptions, feedback, gptq
 from lensmith.calibration.grid import Grid
@@ -260,6 +260,16 @@ def test_blocked_cholesky_is_lapacks(size: int) -> None:
     expected = np.linalg.cholesky(moments_.astype(np.float64))
     # Sums of float32 products, each rounded to 6e-8 of the row's length.
     np.testing.assert_allclose(cholesky(moments_), expected, rtol=0, atol=1e-6 * np.sqrt(moments_.max()))
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 700])  # one block and several
+def test_solving_from_the_right_is_the_inverse(size: int) -> None:
+    moments_ = statistics(0, 2 * size + 8, size).second
+    moments_ += 0.1 * np.eye(size, dtype=np.float32) * np.diagonal(moments_).mean()
+    rows = np.random.default_rng(0).normal(size=(5, size)).astype(np.float32)
+    found = solve_right(rows, cholesky(moments_))
+    expected = rows @ np.linalg.inv(moments_.astype(np.float64))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_indefinite_moments_get_a_factor() -> None:

@@ -74,6 +74,18 @@ def test_what_is_no_number_spoils_its_row_alone(program: Path, rows: int, value:
     np.testing.assert_array_equal(made[: rows - 1], right[: rows - 1])
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("exponent", [-80, -20, 60])
+def test_products_of_any_magnitude(program: Path, rows: int, exponent: int) -> None:
+    """A power of two changes no rounding: what goes in smaller comes out smaller, to the bit."""
+    case = product(np.random.default_rng(rows), bits=4, inputs=200, outputs=70, block=32, rows=rows)
+    x, without_bias = case.inputs[0], case.inputs[1:4]
+    assert x is not None
+    scaled = Tensor.of(x.values * np.float32(2.0**exponent))
+    plain, made = outputs(program, *(replace(case, inputs=(some, *without_bias)) for some in (x, scaled)))
+    np.testing.assert_array_equal(made, plain * np.float32(2.0**exponent))
+
+
 def attend(program: Path, q: Array, k: Array, v: Array) -> Array:
     case = Case("AttentionBf16", (1,), tuple(Tensor.of(x[None].astype(np.float32)) for x in (q, k, v)))
     assert is_right(case)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.positions import PositionSpec, mrope_positions, text_positions
+from lensmith.runtimes.positions import PositionSpec, mrope_positions, rotary_positions, text_positions
 from lensmith.targets.errors import InputError
 
 from tests import hf
@@ -92,6 +92,36 @@ def test_by_hand() -> None:
     ]
     assert following == 6
     assert np.array_equal(text_positions(2, following), [[6, 7]] * 3)
+
+
+def test_the_longest_side_counts_whichever_it_is() -> None:
+    """Images wider and higher than the other way, behind each other: text goes on behind the longer side."""
+    ids = np.array([1, *[90] * 8, 2, *[90] * 8, 3, *[90] * 3, 4])
+    positions, following = mrope_positions(ids, [(1, 4, 8), (1, 8, 4), (3, 2, 2)], SPEC, start=10)
+    assert positions[:, [0, 9, 18, 22]].tolist() == [[10, 15, 20, 24]] * 3
+    assert positions[:, 19:22].tolist() == [[21, 22, 23], [21, 21, 21], [21, 21, 21]]
+    assert following == 25
+
+
+def test_tokens_of_videos_count_as_those_of_images() -> None:
+    ids = np.array([1, 90, 90, 2, 91, 91, 3])
+    spec = PositionSpec(image_token_id=90, video_token_id=91)
+    positions, following = mrope_positions(ids, [(1, 2, 4), (1, 4, 2)], spec)
+    assert positions.tolist() == [[0, 1, 1, 3, 4, 4, 6], [0, 1, 1, 3, 4, 5, 6], [0, 1, 2, 3, 4, 4, 6]]
+    assert following == 7
+    with pytest.raises(InputError, match="2 image tokens"):
+        mrope_positions(ids, [(1, 2, 4), (1, 4, 2)], SPEC)
+
+
+def test_models_without_three_axes_count_every_token() -> None:
+    ids, grids = np.array([1, *[90] * 6, 3]), [(1, 4, 6)]
+    plain = PositionSpec(image_token_id=90, mrope=False)
+    positions, following = rotary_positions(ids, grids, plain, start=5)
+    assert positions.tolist() == [list(range(5, 13))] * 3
+    assert following == 13
+    ours, theirs = rotary_positions(ids, grids, SPEC, 5), mrope_positions(ids, grids, SPEC, 5)
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    assert ours[1] == theirs[1] == 10
 
 
 def test_images_without_text_between() -> None:

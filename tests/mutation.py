@@ -1,0 +1,97 @@
+"""Mutates one module and runs its tests on every mutant: python -m tests.mutation MODULE [TEST ...]
+
+cosmic-ray (pip install cosmic-ray) makes the mutants, in a copy of the checkout, so that nothing here is touched.
+Without TEST, the row of TESTS is taken. Prints the mutants that no test noticed, and their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = (".git", ".venv", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__")
+# The tests that concern a module, the quick ones.
+TESTS: dict[str, str] = {
+    "calibration/cholesky.py": "tests/test_calibration_methods.py -k 'cholesky or factor'",
+    "calibration/descent.py": "tests/test_calibration_methods.py -k descent",
+    "calibration/gptq.py": "tests/test_calibration_methods.py -k 'gptq or feedback'",
+    "calibration/inputs.py": "tests/test_moments.py tests/test_calibration_methods.py -k 'statistics or seen'",
+    "calibration/kv_scales.py": "tests/test_kv_cache.py -k 'scales or calibration or position or quantiles'",
+    "calibration/moments.py": "tests/test_moments.py",
+    "calibration/packing.py": "tests/test_packing.py",
+    "calibration/rounding.py": "tests/test_quantize.py",
+    "exporters/rope.py": "tests/test_rope.py",
+    "runtimes/crops.py": "tests/test_crops.py",
+    "runtimes/positions.py": "tests/test_positions.py",
+    "runtimes/resize.py": "tests/test_images.py",
+    "runtimes/sampling.py": "tests/test_sampling.py",
+    "runtimes/streaming.py": "tests/test_streaming.py",
+    "runtimes/video.py": "tests/test_video.py",
+}
+CONFIG = """
+[cosmic-ray]
+module-path = {module!r}
+timeout = {timeout}
+excluded-modules = []
+test-command = {command!r}
+[cosmic-ray.distributor]
+name = "local"
+[cosmic-ray.filters.operators-filter]
+exclude-operators = ["core/ReplaceBinaryOperator_BitOr_.*"]  # most stand in annotations
+"""
+
+
+def mutate(module: str, tests: str, timeout: float) -> tuple[list[str], int]:
+    """The mutants that survived, as places and operators, and how many there were."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        command = (
+            f"{shlex.quote(sys.executable)} -m pytest -x -q -p no:cacheprovider --hypothesis-profile=mutation {tests}"
+        )
+        (copy / "mutation.toml").write_text(CONFIG.format(module=module, timeout=timeout, command=command))
+        for tool, *names in (("cosmic-ray", "baseline", "mutation.toml"),
+                             ("cosmic-ray", "init", "mutation.toml", "mutants.sqlite"),
+                             ("cr-filter-operators", "mutants.sqlite", "mutation.toml"),
+                             ("cosmic-ray", "exec", "mutation.toml", "mutants.sqlite")):  # fmt: skip
+            subprocess.run([tool, *names], cwd=copy, check=True)
+        dumped = subprocess.run(["cosmic-ray", "dump", "mutants.sqlite"], cwd=copy, check=True, capture_output=True)
+    outcomes = list(_outcomes(dumped.stdout.decode()))
+    return [place for place, outcome in outcomes if outcome == "survived"], len(outcomes)
+
+
+def _outcomes(dumped: str) -> Iterator[tuple[str, str]]:
+    for line in dumped.splitlines():
+        work, result = json.loads(line)
+        if result and result["worker_outcome"] != "skipped":
+            mutation = work["mutations"][0]
+            row, column = mutation["start_pos"]
+            yield f"{mutation['module_path']}:{row}:{column} {mutation['operator_name']}", result["test_outcome"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("module", help="such as calibration/descent.py")
+    parser.add_argument("tests", nargs="*", help="arguments of pytest")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for the tests of one mutant")
+    options = parser.parse_args(arguments)
+    tests = shlex.join(options.tests) or TESTS.get(options.module, "")
+    if not tests:
+        parser.error(f"name the tests of {options.module}")
+    if shutil.which("cosmic-ray") is None:
+        parser.error("cosmic-ray is missing; run: pip install cosmic-ray")
+    survivors, count = mutate(options.module, tests, options.timeout)
+    print(*survivors, f"{count - len(survivors)} of {count} mutants were noticed", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
