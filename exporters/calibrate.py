@@ -98,6 +98,10 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
         )
+    if job.spec.vision is None:
+        raise InputError(
+            f"{job.family.name} takes no images, and samples of calibration are about images; leave out --calibrate"
+        )
     if job.options.format == "gguf":
         _check_importance(job, options)
         return
@@ -162,7 +166,9 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
     calibrated = Calibrated(key=key, reasons={**roles.reasons, **low}, evidence=evidence)
-    return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
+    return replace(
+        mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts, floats=store.floats)
+    )
 
 
 def _fitted(

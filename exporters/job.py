@@ -22,7 +22,7 @@ class Options:
 
     format: str = "onnx"  # a row of LOWERINGS
     precision: str = "int4"
-    group_size: int | None = None  # a value of GROUP_SIZES; by default 128
+    group_size: int | None = None  # a value of GROUP_SIZES; by default 128, or those of a quantized checkpoint
     symmetric: bool | None = None  # False: groups of the decoder have zero points
     target: str | None = None  # by default "cpu"
     context: int | None = None  # tokens; None: what the model was made for
@@ -51,6 +51,7 @@ class Calibrated:
     """What calibration hands to the export. The default is rounding to nearest."""
 
     parts: weights.Parts = lambda *_: None  # the stored form of a tensor, where it was calibrated
+    floats: weights.Parts = lambda *_: None  # what was rounded to it: the same tensor, with the factors of smoothing
     key: str = ""  # of all that the weights depend on
     reasons: Mapping[str, str] = field(default_factory=dict)  # what became of a matrix, by name
     evidence: Mapping[str, Any] = field(default_factory=dict)
