@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from math import prod
 
 from ..runtimes.built import SAMPLED
@@ -26,39 +27,36 @@ def golden_bytes(job: Job) -> int:
     here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
     if not here or find_lowering(job.options.format).no_replay(job) is not None:
         return 0
+    vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
+    if vision is None:
+        return _answers(job, 1)  # the one conversation without pictures
     grids = list(_grids(job))
     files = sum(len(data) for data in list(sources().values())[: len(grids)])
-    return files + _features(job, grids) + _answers(job, len(grids) > len(SIZES))
+    outputs, tokens = 1 + len(vision.deepstack_layers), sum(prod(grid) // vision.merge_size**2 for grid in grids)
+    features = outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
+    videos = len(VIDEO_CONVERSATIONS) if len(grids) > len(SIZES) else 0
+    return files + features + _answers(job, len(CONVERSATIONS) + videos)
 
 
-def _grids(job: Job) -> list[Grid]:
+def _grids(job: Job) -> Iterator[Grid]:
     """Of the built-in pictures and, where there is a place for it, of the clip."""
     sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
     spec = image_spec(sections)
-    grids = [image_grid(height, width, spec) for width, height in SIZES]
+    yield from (image_grid(height, width, spec) for width, height in SIZES)
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if not isinstance(job.spec, ModelSpec):
         clip = clip_spec(sections["video"])
-        grids.append(plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image))
+        yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
     elif (video := video_spec(sections)) is not None:
         frames = len(sample_frames(CLIP_FRAMES, rate, video))
-        grids.append(video_grid(frames, video_size(frames, height, width, video), video))
-    return grids
+        yield video_grid(frames, video_size(frames, height, width, video), video)
 
 
-def _features(job: Job, grids: list[Grid]) -> int:
-    """Of all that the vision encoder makes, and of samples of it."""
-    vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
-    outputs = 1 + len(vision.deepstack_layers)
-    tokens = sum(prod(grid) // vision.merge_size**2 for grid in grids)
-    return outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
-
-
-def _answers(job: Job, with_video: bool) -> int:
-    """Of logits, and of samples of them at each step."""
+def _answers(job: Job, cases: int) -> int:
+    """Of logits, of samples of them at each step, and of the files that describe all."""
     if not isinstance(job.spec, ModelSpec):
         return JSON_CASE
-    vocab, cases = job.spec.decoder.vocab, len(CONVERSATIONS) + len(VIDEO_CONVERSATIONS) * with_video
+    vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
     steps = STEPS * (12 * TOP + 8 + 4 * sampled + ENTRY)
     return cases * (4 * vocab + steps + JSON_CASE)
