@@ -10,13 +10,13 @@ import onnxruntime as ort
 import pytest
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.plan import make_plan
-from lensmith.runtimes import cuda_executor, load
+from lensmith.runtimes import cuda_executor
 from lensmith.runtimes.backends import usable_device
 from lensmith.runtimes.bundle import open_bundle
 from lensmith.runtimes.cuda_executor import CudaExecutor
 from lensmith.runtimes.device_executor import Place
 from lensmith.runtimes.engine import load_session
-from lensmith.runtimes.model import Model
+from lensmith.runtimes.model import Model, load
 from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.requests import user_message
 from lensmith.targets.errors import InputError, MissingExtra
