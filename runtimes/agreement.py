@@ -16,6 +16,7 @@ from .manifest import (
     FrameVideos,
     GraphEntry,
     Manifest,
+    NoImagesEntry,
     PatchImages,
     PortEntry,
     Profile,
@@ -131,6 +132,13 @@ def _check_states(where: str, graph: GraphEntry) -> None:
 
 def _check_pixels(manifest: Manifest) -> None:
     limits, image = manifest.limits, manifest.image
+    sizes = limits.min_pixels, limits.max_pixels, limits.max_image_tokens
+    if isinstance(image, NoImagesEntry):
+        _require(set(sizes) == {UNSET}, "limits has sizes of images, and image.kind is 'none'")
+        _require(manifest.video is UNSET, "'video' does not go with image.kind 'none'")
+        return
+    if limits.min_pixels is UNSET or limits.max_pixels is UNSET or limits.max_image_tokens is UNSET:
+        raise Disagreement("limits lacks min_pixels, max_pixels or max_image_tokens, which images need")
     _require(limits.min_pixels <= limits.max_pixels, "limits.min_pixels is above limits.max_pixels")
     if isinstance(image, CropImages):
         _require(limits.max_image_tokens == image.image_tokens, "limits.max_image_tokens is not image.image_tokens")
@@ -156,7 +164,8 @@ def _check_prompt(prompt: PromptEntry, manifest: Manifest) -> None:
     decoder = manifest.graphs["decoder"]
     vocabulary = _last(decoder.outputs, "logits", "graphs['decoder'].outputs", 3)
     for field, ids in (("eos_token_ids", prompt.eos_token_ids), ("token_ids", prompt.token_ids.values())):
-        _require(max(ids) < vocabulary, f"prompt.{field} has {max(ids)} of a vocabulary of {vocabulary} tokens")
+        most = max(ids, default=0)
+        _require(most < vocabulary, f"prompt.{field} has {most} of a vocabulary of {vocabulary} tokens")
     tokens = prompt.tokens
     named = {"image_token": tokens.image_token, "video_token": tokens.video_token}
     for role, token in named.items():
@@ -197,6 +206,8 @@ def _check_encoder(encoder: GraphEntry, manifest: Manifest) -> None:
     shape = encoder.inputs["pixel_values"].shape if "pixel_values" in encoder.inputs else []
     if isinstance(image, PatchImages):
         expected = [3 * image.temporal_patch_size * image.patch_size**2]
+    elif isinstance(image, NoImagesEntry):
+        raise Disagreement("image.kind is 'none', and 'graphs' has a vision_encoder")
     else:
         expected = [3, *(image.cropped or image.resized or shape[-2:])]
     _require(shape[1:] == expected, f"{where}.inputs['pixel_values'].shape is {shape}, expected {expected} each")

@@ -188,6 +188,10 @@ class CropImages(Section, frozen=True, tag_field="kind", tag="crop"):
     image_tokens: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
+class NoImagesEntry(Section, frozen=True, tag_field="kind", tag="none"):
+    """The model takes no images."""
+
+
 class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
     """Videos as the Qwen models take them; the pixel range is that of all frames together."""
 
@@ -214,16 +218,16 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
 class Limits(Section, frozen=True):
     """What a bundle accepts: the area of an image in pixels, its tokens, and tokens (or patches) in all."""
 
-    min_pixels: LeastArea
-    max_pixels: Area
-    max_image_tokens: Size
     context: Annotated[int, Meta(ge=1, le=1 << 24)]
+    min_pixels: LeastArea | UnsetType = UNSET  # these three of models that take images
+    max_pixels: Area | UnsetType = UNSET
+    max_image_tokens: Size | UnsetType = UNSET
 
 
 class Tokens(Section, frozen=True):
     """Special tokens by their roles."""
 
-    image_token: Token
+    image_token: Token | None = None
     video_token: Token | None = None
     vision_start_token: Token | None = None
     vision_end_token: Token | None = None
@@ -235,7 +239,7 @@ class PromptEntry(Section, frozen=True):
     template: Literal["chat_template.jinja"]
     tokenizer: Literal["tokenizer.json"]
     tokens: Tokens
-    token_ids: Annotated[dict[Token, TokenId], Meta(min_length=1, max_length=1000)]
+    token_ids: Annotated[dict[Token, TokenId], Meta(max_length=1000)]
     eos_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1000)]
     merge_size: Annotated[int, Meta(ge=1, le=64)]
     end_tokens: dict[Token, list[Text]] = {}  # by name, where each was found
@@ -308,7 +312,7 @@ class Manifest(Section, frozen=True):
     target: Name
     precision: dict[Name, Stored]
     graphs: Annotated[dict[Name, GraphEntry], Meta(min_length=1, max_length=8)]
-    image: PatchImages | CropImages
+    image: PatchImages | CropImages | NoImagesEntry
     limits: Limits
     generation: Sampling
     evidence: EvidenceEntry

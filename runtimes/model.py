@@ -45,7 +45,9 @@ from .variables import checked_variables
 from .video import video_spec
 from .wishes import MEDIA_LIMITS
 
-NO_TOKENS = dict.fromkeys(("video_token", "vision_start_token", "vision_end_token"))  # that a model may lack
+NO_TOKENS = dict.fromkeys(
+    ("image_token", "video_token", "vision_start_token", "vision_end_token")
+)  # that a model may lack
 KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, "images", "videos", "options", "continue_final_message")
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 

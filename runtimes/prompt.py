@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from ..targets.errors import InputError
 from .messages import Messages, as_messages
-from .positions import Grids
+from .positions import NO_TOKEN, Grids
 from .reach import Chat, check_reaches
 from .reading import read_utf8
 from .template import MOST_SOURCE_BYTES, ChatTemplate
@@ -27,7 +27,7 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 class PromptSpec:
     """The special tokens of a model by name, its end tokens by id, and what its template gets besides the messages."""
 
-    image_token: str = "<|image_pad|>"
+    image_token: str | None = "<|image_pad|>"  # None: the model takes no images
     video_token: str | None = "<|video_pad|>"
     vision_start_token: str | None = "<|vision_start|>"
     vision_end_token: str | None = "<|vision_end|>"
@@ -92,7 +92,7 @@ class PromptBuilder:
             if (expected := spec.token_ids.get(name, found)) != found:
                 raise InputError(f"the tokenizer numbers {name!r} {found}, the model expects {expected}; "
                                  "use the tokenizer.json of the same model")  # fmt: skip
-        self.image_token_id = _token_id(tokenizer, spec.image_token)
+        self.image_token_id = _token_id(tokenizer, spec.image_token) if spec.image_token else NO_TOKEN
         self.video_token_id = _token_id(tokenizer, spec.video_token) if spec.video_token else None
 
     def render(
