@@ -251,6 +251,7 @@ def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
         "ratio": round(total / plan.checkpoint_bytes, 4),
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"golden": golden} if (golden := bundle.manifest["evidence"].get("golden")) else {}),
         **({"calibration": calibration} if (calibration := bundle.manifest["evidence"].get("calibration")) else {}),
     }
 
@@ -302,6 +303,18 @@ def _print_calibration(made: dict[str, Any]) -> None:
     screen.print()
 
 
+def _proof(golden: dict[str, Any]) -> dict[str, str]:
+    """What the export compared with PyTorch, and how far rounding is from it."""
+    if not golden.get("recorded"):
+        proven = {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
+        return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
+    rounding = golden.get("rounding", {})
+    words = [f"KL {rounding['mean_kl']:.2g} nats"] if "mean_kl" in rounding else []
+    words += [f"{rounding['same_token']:.0%} of its tokens"] if "same_token" in rounding else []
+    near = {"rounding": f"{', '.join(words)} (given the same tokens)"} if words else {}
+    return {"graphs and weights": f"proven with {golden['reference']}", **near}
+
+
 def _print_result(result: dict[str, Any]) -> None:
     screen = console()
     if "calibration" in result:
@@ -309,6 +322,7 @@ def _print_result(result: dict[str, Any]) -> None:
     screen.print(table("Bundle", ["component", "files", ">size"], component_sizes(result["files"])))
     screen.print()
     screen.print(pairs("Result", {
+        **_proof(result.get("golden", {})),
         "size": f"{size(result['bundle_bytes'])}, {result['ratio']:.1%} of the checkpoint",
         "time": f"{result['seconds']:.1f} s",
         "peak memory": size(result["peak_memory_bytes"]),
