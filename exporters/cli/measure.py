@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from .shared import THREADS, console, needs, stages
+from .shared import THREADS, Once, console, needs, stages
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", required=True, type=click.Path(path_type=Path), help="The checkpoint folder.")
 @click.option("--hub-revision", metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hugging Face hub.")
