@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ...targets.errors import InputError
 from .shared import THREADS, Once, console, needs, stages
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -48,6 +49,8 @@ def compare(
     for file in (page, None if data == "-" else data):
         if file is not None:
             check_new_file(file)
+    if chosen["limit"] is not None and chosen["tasks"] is None:
+        raise InputError("--limit counts the questions of --tasks; name their file with --tasks, or leave it out")
     names = tuple(DTYPES[name] for name in dtypes or DTYPES)
     command = shlex.join(["lensmith", *sys.argv[1:]])
     with stages() as progress:
