@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ...targets.errors import InputError
 from .shared import THREADS, Once, console, needs, stages
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -44,6 +45,9 @@ def compare(
         from ..compare import CompareOptions
         from ..compare import compare as measure
         from ..hub import located, located_adapter
+
+    if chosen["limit"] is not None and chosen["tasks"] is None:
+        raise InputError("--limit counts the questions of --tasks; name their file with --tasks, or leave it out")
     names = tuple(DTYPES[name] for name in dtypes or DTYPES)
     command = shlex.join(["lensmith", *sys.argv[1:]])
     with stages() as progress:
