@@ -98,6 +98,10 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
         )
+    if job.spec.vision is None:
+        raise InputError(
+            f"{job.family.name} takes no images, and samples of calibration are about images; leave out --calibrate"
+        )
     if job.options.format == "gguf":
         _check_importance(job, options)
         return

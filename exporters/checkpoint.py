@@ -18,7 +18,7 @@ from ..runtimes.files import FileRecord, hash_in_background, read_json
 from ..targets.errors import InputError, closest
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
-from .lora.adapter import open_adapter
+from .lora.adapter import open_adapter, warn_of_others
 from .lora.merge import merged
 from .names import canonical_names
 from .processor_files import (
@@ -163,6 +163,7 @@ def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Chec
 
 def _adapted(base: Checkpoint, folder: Path) -> Checkpoint:
     adapter = open_adapter(folder, str(base.config.get("model_type")))
+    warn_of_others(folder, base.path)
     tensors = merged(base.tensors, adapter)
     return replace(
         base,

@@ -18,6 +18,7 @@ from ..runtimes.calibration_evidence import read_evidence
 from ..runtimes.files import read_json, write_json
 from ..runtimes.loading import answers
 from ..runtimes.model import DEFAULT_CONTEXT
+from ..runtimes.no_images import NoImages
 from ..runtimes.pixels import image_spec
 from ..runtimes.records import Report
 from ..targets.errors import InputError, LensmithError, MissingExtra, closest
@@ -116,14 +117,18 @@ def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Job]:
     """One job for each contender, the reference first, since the others read its traces, and the bundle last."""
+    blind = isinstance(image_spec(bundle.manifest), NoImages)
+    if blind and options.image:
+        raise InputError(f"{bundle.path} takes no images; leave out the image to time")
     cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
+    cases = [case for case in cases if options.tasks or not (blind and case.images)]
     shared: dict[str, Any] = {
         "bundle": str(bundle.path.resolve()),
         "checkpoint": str(checkpoint.path.resolve()),
         "adapter": str(checkpoint.adapter.resolve()) if checkpoint.adapter else None,
         "threads": options.threads or available_cores(),
         "repeats": options.repeats,
-        "image": str((options.image or _photo(bundle, options, folder)).resolve()),
+        "image": "" if blind else str((options.image or _photo(bundle, options, folder)).resolve()),
         "prompt": options.prompt,
         "decode_steps": options.decode_steps,
         "cases": tuple(

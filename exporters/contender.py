@@ -39,7 +39,7 @@ class Job:
     dtype: str | None  # of PyTorch; None runs the bundle
     threads: int
     repeats: int
-    image: str
+    image: str  # a path; empty for a model without images
     prompt: str
     decode_steps: int
     cases: tuple[Case, ...]

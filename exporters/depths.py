@@ -6,7 +6,7 @@ from ..targets.errors import InputError
 from .arlow.spec import ArlowSpec
 from .checkpoint import Checkpoint
 from .graphs import Prefixes
-from .spec import ModelSpec, VisionSpec
+from .spec import ClipSpec, ModelSpec, VisionSpec
 
 
 def check_depths(checkpoint: Checkpoint, spec: ModelSpec | ArlowSpec, prefixes: Prefixes) -> None:
@@ -25,7 +25,9 @@ def _depths(spec: ModelSpec | ArlowSpec, prefixes: Prefixes) -> dict[str, int]:
     """Layers by what the names of their tensors begin with."""
     if isinstance(spec, ArlowSpec):
         return {"blocks.": spec.depth}
-    vision, tower = spec.vision, prefixes.vision
-    of_vision = (f"{tower}.blocks.", vision.depth) if isinstance(vision, VisionSpec) else (
-        f"{tower}.encoder.layers.", vision.used_depth)  # fmt: skip
-    return {f"{prefixes.text}.layers.": spec.decoder.layers, of_vision[0]: of_vision[1]}
+    depths = {f"{prefixes.text}.layers.": spec.decoder.layers}
+    if isinstance(spec.vision, VisionSpec):
+        depths[f"{prefixes.vision}.blocks."] = spec.vision.depth
+    if isinstance(spec.vision, ClipSpec):
+        depths[f"{prefixes.vision}.encoder.layers."] = spec.vision.used_depth
+    return depths

@@ -52,7 +52,8 @@ def _ids(place: str, given: Any, vocab: int) -> list[int]:
     numbers = given if isinstance(given, list) else [] if given is None else [given]
     for number in numbers:
         if type(number) is not int or not 0 <= number < vocab:
-            raise InputError(f"{place} has {KEY} {number!r}; expected the ids of tokens, from 0 to {vocab - 1}")
+            found = str(number)[:100]
+            raise InputError(f"{place} has {KEY} {found!r}; expected the ids of tokens, from 0 to {vocab - 1}")
     return list(dict.fromkeys(numbers))
 
 

@@ -32,7 +32,8 @@ from .lowering import find_lowering
 from .models import FAMILIES, Family, Spec
 from .notes import notes
 from .parts import parts
-from .scheme import make_policy
+from .prequantized.kept import own_groups
+from .scheme import PRECISIONS, make_policy
 from .spec import ModelSpec
 from .tokenizer_files import tokenizer_values
 
@@ -52,7 +53,7 @@ def prepare(
     """
     checkpoint = open_checkpoint(path, adapter)
     family = find_family(checkpoint)
-    given, options = options, options.settled()
+    given, options = options, _as_stored(options, checkpoint).settled()
     target = load_target(options.target)
     lowering = find_lowering(options.format)
     _check_target(options.format, target)
@@ -80,6 +81,17 @@ def prepare(
     sections(job)  # raises for unusable processor settings and tokens
     lowering.check(job)
     return job
+
+
+def _as_stored(options: Options, checkpoint: Checkpoint) -> Options:
+    """With the groups of the checkpoint's own integers, where the user left groups open and a bundle can have them."""
+    if options.format != "onnx" or options.precision not in PRECISIONS:
+        return options
+    own = own_groups(checkpoint.tensors.values(), PRECISIONS[options.precision].decoder)
+    if own is None:
+        return options
+    groups = own[0] if options.group_size is None else options.group_size
+    return replace(options, group_size=groups, symmetric=own[1] if options.symmetric is None else options.symmetric)
 
 
 def _check_target(name: str, target: TargetProfile) -> None:

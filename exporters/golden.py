@@ -13,6 +13,7 @@ from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
 from ..runtimes.media import MediaEncoder
+from ..runtimes.messages import find_media
 from ..runtimes.model import position_spec, prompt_spec
 from ..runtimes.outputs import with_sources
 from ..runtimes.pixels import image_spec
@@ -137,8 +138,9 @@ def record(
     recorder = _Recorder(
         Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter), writer.partial, manifest
     )
-    files = {name: source for name, source in sources().items() if name != CLIP or "video" in manifest}
-    conversations = {**CONVERSATIONS, **(VIDEO_CONVERSATIONS if CLIP in files else {})}
+    files = {name: source for name, source in sources().items() if _takes(name, manifest)}
+    asked = {**CONVERSATIONS, **VIDEO_CONVERSATIONS}
+    conversations = {name: messages for name, messages in asked.items() if _media(messages) <= set(files)}
     images: list[ImageTrace] = []
     for name, source in files.items():
         progress("golden", len(images), len(files) + len(conversations))
@@ -151,6 +153,16 @@ def record(
         raise InputError(f"a context of {recorder.context} tokens holds no golden trace; use a larger one")
     traces = Traces(recorder.reference.name, tuple(images), tuple(cases))
     return write(traces, writer, files)
+
+
+def _takes(file: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether a bundle takes one of the built-in files."""
+    return "video" in manifest if file == CLIP else manifest["image"].get("kind") != "none"
+
+
+def _media(messages: list[dict[str, Any]]) -> set[str]:
+    """The files that a conversation is about."""
+    return {str(source) for kind in ("image", "video") for source, _ in find_media(messages, kind)}
 
 
 def write(traces: Traces, writer: BundleWriter, files: Mapping[str, bytes]) -> Traces:

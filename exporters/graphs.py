@@ -104,7 +104,7 @@ def build_decoder(
     spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
     """The decoder: token ids, image features, positions and past states to logits and present states."""
-    text, taps = spec.decoder, len(spec.vision.deepstack_layers)
+    text, taps = spec.decoder, spec.taps
     ports = dialect.ports
     inputs = decoder_inputs(spec, taps, ports, policy.kv_cache)
     values = [inputs.input_ids, inputs.image_features, inputs.position_ids, inputs.past_lengths, inputs.num_logits]

@@ -22,7 +22,7 @@ class Options:
 
     format: str = "onnx"  # a row of LOWERINGS
     precision: str = "int4"
-    group_size: int | None = None  # a value of GROUP_SIZES; by default 128
+    group_size: int | None = None  # a value of GROUP_SIZES; by default 128, or those of a quantized checkpoint
     symmetric: bool | None = None  # False: groups of the decoder have zero points
     target: str | None = None  # by default "cpu"
     context: int | None = None  # tokens; None: what the model was made for

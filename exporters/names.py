@@ -23,6 +23,12 @@ LANGUAGE = (rf"(?:model\.)*language_model\.(?:model\.)?{TEXT}", "model.language_
 BARE_TEXT = (rf"(?:model\.)*{TEXT}", "model.language_model.")  # as Qwen2-VL had it
 QWEN: Rules = (HEAD, MTP, (r"(?:model\.)*visual\.", "model.visual."), LANGUAGE, BARE_TEXT)
 RULES: Mapping[str, Rules] = {
+    "qwen3_5_text": (
+        HEAD,
+        MTP,
+        (r"(?:model\.)*visual\.", "model.visual."),
+        (rf"(?:model\.)*(?:language_model\.)?(?:model\.)?{TEXT}", "model."),
+    ),
     "qwen3_vl": QWEN,
     "qwen3_5": QWEN,
     "llava": (

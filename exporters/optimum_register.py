@@ -10,33 +10,55 @@ from lensmith.exporters.cli.build import export
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 
+CHECKPOINT, OUT = "checkpoint", "out"
+TASKS = ("auto", "image-text-to-text")  # what bundles do, in optimum's words
+
 
 class LensmithExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # optimum is not typed
-    """The options of `lensmith export`, handed on as they are."""
+    """The options of `lensmith export`, handed on as they are, with the checkpoint and the output as optimum has them.
+
+    `--model CHECKPOINT OUT` is optimum's way; `CHECKPOINT OUT` and `CHECKPOINT -o OUT` are the same.
+    """
 
     COMMAND = CommandInfo(name="lensmith", help="Compile a vision-language model into a lensmith bundle.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """Declare each argument and option of the click command."""
+        """Declare each option of the click command; all may come several times, which is for that to judge."""
+        parser.add_argument("-m", "--model", action="append", default=[], help="The checkpoint.")
+        parser.add_argument("--task", choices=TASKS, help="Has no effect: bundles answer questions about images.")
+        parser.add_argument("paths", nargs="*", metavar="OUT", help="The new bundle; without --model: CHECKPOINT OUT.")
         for parameter in export.params:
-            if isinstance(parameter, click.Argument):
-                parser.add_argument(str(parameter.name))
-            elif isinstance(parameter, click.Option) and parameter.is_flag:
-                parser.add_argument(*parameter.opts, dest=parameter.name, action="store_true", help=parameter.help)
-            elif isinstance(parameter, click.Option):
-                parser.add_argument(*parameter.opts, dest=parameter.name, help=parameter.help)
+            if not isinstance(parameter, click.Option):
+                continue
+            if parameter.is_flag:
+                parser.add_argument(*parameter.opts, dest=parameter.name, action="store_true", help=_help(parameter))
+            else:
+                parser.add_argument(
+                    *parameter.opts, dest=parameter.name, action="append", default=[], help=_help(parameter)
+                )
 
     def run(self) -> None:
         """Run `lensmith export` with what was given."""
-        arguments = ["export"]
+        arguments, paths = [], list(self.args.model)
         for parameter in export.params:
-            value = getattr(self.args, str(parameter.name))
-            if value in (None, False):
+            if not isinstance(parameter, click.Option):
                 continue
-            option = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1]]
-            arguments += [*option] if value is True else [*option, value]
-        main(arguments)
+            given = getattr(self.args, str(parameter.name))
+            if parameter.is_flag:
+                arguments += [parameter.opts[-1]] if given else []
+            elif parameter.name == OUT and given:
+                arguments += [f"--out={value}" for value in given]
+            else:
+                arguments += [f"{parameter.opts[-1]}={value}" for value in given]
+        paths += self.args.paths
+        if len(paths) > 1 and not self.args.out:
+            arguments += [f"--out={paths.pop()}"]
+        main(["export", *arguments, "--", *paths])
+
+
+def _help(option: click.Option) -> str:
+    return (option.help or "").replace("%", "%%")
 
 
 REGISTER_COMMANDS = [(LensmithExportCommand, ExportCommand)]

@@ -79,11 +79,13 @@ def _contender(job: Job, result: Result) -> Contender:
 
 
 def _workload(job: Job, result: Result) -> Workload:
-    with Image.open(job.image) as image:
-        width, height = image.size
+    width, height = 0, 0
+    if job.image:
+        with Image.open(job.image) as image:
+            width, height = image.size
     timing = result["timings"][0]
     return Workload(
-        Path(job.image).name, width, height, job.prompt, timing["prompt_tokens"], timing["image_tokens"],
+        Path(job.image).name or "no image", width, height, job.prompt, timing["prompt_tokens"], timing["image_tokens"],
         job.decode_steps, job.repeats, job.threads,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ def _shape(job: Job, graph: Graph) -> Mapping[str, int]:
     if isinstance(job.spec, ModelSpec) and graph.name != "vision_encoder":
         return _decoder(job.spec.decoder) | ({"layers": 1, "linear_layers": 0} if graph.name == "mtp" else {})
     vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
+    assert vision is not None
     layers = vision.used_depth if isinstance(vision, ClipSpec) else vision.depth
     return {"layers": layers, "hidden": vision.hidden, "heads": vision.heads}
 

@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..runtimes.model import DEFAULT_CONTEXT
+from ..runtimes.no_images import NoImages
 from ..runtimes.pixels import image_grid, image_spec
 from ..runtimes.prompt import image_tokens as count_tokens
 from . import weights
@@ -125,6 +126,8 @@ def image_tokens(job: Job) -> dict[str, int]:
     """Tokens in the prompt for images of common sizes, by "width x height"."""
     sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
     spec = image_spec(sections)
+    if isinstance(spec, NoImages):
+        return {}
     merge = sections["prompt"]["merge_size"] if "prompt" in sections else sections["image"]["merge_size"]
     return {
         f"{width} x {height}": count_tokens(image_grid(height, width, spec), merge) for width, height in IMAGE_SIZES

@@ -45,6 +45,17 @@ def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) ->
     return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
 
 
+def text_sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+    """The sections of a model without images: prompt and limits."""
+    if max_pixels is not None:
+        raise InputError(f"max-pixels {max_pixels} has no effect on {spec.family}, which takes no images; leave it out")
+    return {
+        "prompt": prompt_section(checkpoint, spec, {}),
+        "image": {"kind": "none"},
+        "limits": {"context": spec.decoder.context},
+    }
+
+
 def _takes_videos(checkpoint: Checkpoint) -> bool:
     """Whether transformers would prepare videos in the way that lensmith knows; a warning where it has another."""
     settings = checkpoint.video_preprocessor_config
@@ -71,7 +82,7 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
     does not have.
     """
     given = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
-    ids = ids or {role: number for role, number in given.items() if number is not None}
+    ids = {role: number for role, number in given.items() if number is not None} if ids is None else ids
     tokenizer = open_tokenizer(checkpoint)
     names = {role: _token(tokenizer, role, number) for role, number in ids.items()}
     ends = end_tokens(checkpoint, tokenizer, spec.decoder.vocab, set(ids.values()))
@@ -82,7 +93,7 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
         "token_ids": {names[role]: ids[role] for role in names},
         "eos_token_ids": list(ends),
         "end_tokens": {tokenizer.id_to_token(number) or str(number): places for number, places in ends.items()},
-        "merge_size": spec.vision.merge_size,
+        "merge_size": spec.merge_size,
         "bos_token": checkpoint.special_tokens.get("bos_token"),
         "template_kwargs": dict(checkpoint.special_tokens),
     }

@@ -20,6 +20,7 @@ from ..runtimes.engine import Floats, ImageFeatures, Ints
 from ..runtimes.requests import Request
 from ..targets.errors import InputError, MissingExtra, closest
 from .checkpoint import Checkpoint, open_checkpoint
+from .processor_files import TEXT_ONLY
 
 DTYPES = ("float32", "bfloat16")
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
@@ -229,7 +230,9 @@ def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
         if checkpoint.changes:
             model, info = _from_tensors(transformers, checkpoint, dtype, options)
         else:
-            auto, names = transformers.AutoModelForImageTextToText, _renames(checkpoint)
+            text = checkpoint.config.get("model_type") in TEXT_ONLY
+            auto = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+            names = _renames(checkpoint)
             model, info = auto.from_pretrained(path, local_files_only=True, key_mapping=names, **options)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
@@ -248,7 +251,8 @@ def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options
         if hasattr(part, "quantization_config"):
             del part.quantization_config
     tensors = {name: torch.from_numpy(tensor.numpy()).to(dtype) for name, tensor in checkpoint.tensors.items()}
-    kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    mappings = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind = mappings[config.model_type not in TEXT_ONLY][type(config)]
     model, info = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
     if (checkpoint.path / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)

@@ -61,7 +61,7 @@ class BundleRunner:
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         self.model.forget()
-        answer = self.model.ask(prompt, [image], GenerationOptions(steps + 1, ignore_eos=True))
+        answer = self.model.ask(prompt, [image] if image else [], GenerationOptions(steps + 1, ignore_eos=True))
         answer.read()
         return answer.timings
 
@@ -136,7 +136,7 @@ class PyTorchRunner:
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         timings = Timings()
-        request = self.prepare(Case("", (image,), prompt), timings)
+        request = self.prepare(Case("", (image,) if image else (), prompt), timings)
         answer = self.model.greedy(request, steps + 1, ignore_eos=True)
         timings.prefill_ms, timings.decode_ms = answer.prefill_ms, sum(answer.step_ms)
         timings.new_tokens = len(answer.ids)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from ..targets.errors import InputError
 from .rope import NO_SCALING, RopeScaling
 
+NO_TOKEN = -1  # no prompt has it
+
 
 @dataclass(frozen=True)
 class PatchTransformer:
@@ -182,13 +184,23 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Both halves of a model and the token that stands for an image feature."""
+    """Both halves of a model and the token that stands for an image feature; a model of text alone has one half."""
 
     family: str
-    vision: VisionSpec | ClipSpec
+    vision: VisionSpec | ClipSpec | None
     decoder: DecoderSpec
-    image_token_id: int
+    image_token_id: int = NO_TOKEN
     video_token_id: int | None = None
+
+    @property
+    def taps(self) -> int:
+        """Layers of the vision encoder whose states the decoder takes besides the image features."""
+        return 0 if self.vision is None else len(self.vision.deepstack_layers)
+
+    @property
+    def merge_size(self) -> int:
+        """Patches a side of one image token."""
+        return 1 if self.vision is None else self.vision.merge_size
 
     @property
     def context(self) -> int:

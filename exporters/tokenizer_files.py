@@ -8,6 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..runtimes.files import read_json
+from ..runtimes.tokenizer_check import make_tokenizer
+from ..runtimes.tokenizer_check import open_tokenizer as read_tokenizer
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .processor_files import json_file
@@ -28,22 +30,12 @@ def tokenizer_values(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The same as a tokenizer, without truncation and padding."""
-    values = tokenizer_values(checkpoint)
-    tokenizer = Tokenizer.from_str(json.dumps(values))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return make_tokenizer(json.dumps(tokenizer_values(checkpoint)).encode(), checkpoint.tokenizer_path)
 
 
 def checked_tokenizer(path: Any) -> Tokenizer:
     """A tokenizer.json as it is; InputError for one that the library does not take, whatever it raises."""
-    try:
-        return Tokenizer.from_file(str(path))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the library is no Exception
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a usable tokenizer ({reason}); copy it from the model's repository") from None
+    return read_tokenizer(path)
 
 
 def _listed(checkpoint: Checkpoint) -> dict[int, dict[str, Any]]:

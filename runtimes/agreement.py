@@ -16,6 +16,7 @@ from .manifest import (
     FrameVideos,
     GraphEntry,
     Manifest,
+    NoImagesEntry,
     PatchImages,
     PortEntry,
     Profile,
@@ -29,7 +30,10 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {  # of the decoder's file, by format
     "tensorrt": (".onnx", ".engine"),
 }
 STATE, PRESENT = ("past_key_values.", "past."), "present."
-MOST_VALUES = 1 << 40  # of what a graph takes or gives at once, where no size varies
+MOST_VALUES = 1 << 34  # of what a graph takes or gives at once, where no size varies: a KV cache of a fixed size
+MOST_KEPT = 1 << 28  # of a recurrent state
+MOST_KEYS = 1 << 18  # of a token in a KV cache of any size: heads times their width
+MOST_WIDTH = 1 << 20  # of features
 
 
 class Disagreement(Exception):
@@ -120,10 +124,21 @@ def _check_states(where: str, graph: GraphEntry) -> None:
             rank = {"key": 4, "value": 4, "conv": 3, "recurrent": 4}.get(parts[2])
             _require(len(port.shape) == rank, f"{where}.inputs[{name!r}] is no state of a layer")
             _require(graph.outputs.get(after) == port, f"{where}.outputs[{after!r}] is not as inputs[{name!r}]")
+            values = prod(size for size in port.shape if isinstance(size, int))
+            most = MOST_KEPT if rank == 3 or parts[2] == "recurrent" else MOST_KEYS
+            bounded = values <= most or (isinstance(port.shape[2], int) and parts[2] in ("key", "value"))
+            _require(bounded, f"{where}.inputs[{name!r}].shape is {port.shape}, more than can be")
 
 
 def _check_pixels(manifest: Manifest) -> None:
     limits, image = manifest.limits, manifest.image
+    sizes = limits.min_pixels, limits.max_pixels, limits.max_image_tokens
+    if isinstance(image, NoImagesEntry):
+        _require(set(sizes) == {UNSET}, "limits has sizes of images, and image.kind is 'none'")
+        _require(manifest.video is UNSET, "'video' does not go with image.kind 'none'")
+        return
+    if limits.min_pixels is UNSET or limits.max_pixels is UNSET or limits.max_image_tokens is UNSET:
+        raise Disagreement("limits lacks min_pixels, max_pixels or max_image_tokens, which images need")
     _require(limits.min_pixels <= limits.max_pixels, "limits.min_pixels is above limits.max_pixels")
     if isinstance(image, CropImages):
         _require(limits.max_image_tokens == image.image_tokens, "limits.max_image_tokens is not image.image_tokens")
@@ -149,7 +164,8 @@ def _check_prompt(prompt: PromptEntry, manifest: Manifest) -> None:
     decoder = manifest.graphs["decoder"]
     vocabulary = _last(decoder.outputs, "logits", "graphs['decoder'].outputs", 3)
     for field, ids in (("eos_token_ids", prompt.eos_token_ids), ("token_ids", prompt.token_ids.values())):
-        _require(max(ids) < vocabulary, f"prompt.{field} has {max(ids)} of a vocabulary of {vocabulary} tokens")
+        most = max(ids, default=0)
+        _require(most < vocabulary, f"prompt.{field} has {most} of a vocabulary of {vocabulary} tokens")
     tokens = prompt.tokens
     named = {"image_token": tokens.image_token, "video_token": tokens.video_token}
     for role, token in named.items():
@@ -190,6 +206,8 @@ def _check_encoder(encoder: GraphEntry, manifest: Manifest) -> None:
     shape = encoder.inputs["pixel_values"].shape if "pixel_values" in encoder.inputs else []
     if isinstance(image, PatchImages):
         expected = [3 * image.temporal_patch_size * image.patch_size**2]
+    elif isinstance(image, NoImagesEntry):
+        raise Disagreement("image.kind is 'none', and 'graphs' has a vision_encoder")
     else:
         expected = [3, *(image.cropped or image.resized or shape[-2:])]
     _require(shape[1:] == expected, f"{where}.inputs['pixel_values'].shape is {shape}, expected {expected} each")
@@ -204,6 +222,8 @@ def _last(ports: Mapping[str, PortEntry], name: str, where: str, rank: int) -> i
     """The last size of a port, which is a number."""
     shape = ports[name].shape if name in ports else []
     last = shape[-1] if len(shape) == rank else None
+    if name == "image_features" and isinstance(last, int):
+        _require(last <= MOST_WIDTH, f"{where}[{name!r}].shape is {shape}, wider than can be")
     if not isinstance(last, int):
         raise Disagreement(f"{where}[{name!r}].shape is {shape}, expected {rank} sizes of which the last is a number")
     return last

@@ -24,10 +24,12 @@ from .onnx_executor import OnnxExecutor
 from .places import ArlowPlaces, qwen_index
 from .tensorrt import TensorRTExecutor
 from .tensorrt_plugin import PluginExecutor
+from .values import truth, whole
 
 ORT, CUDA, ENGINE = "ort", "cuda", ".engine"  # dialects, and the end of a file's name
 CPU = "cpu"
 DEVICES = (CPU, CUDA)
+MOST_THREADS = 256  # or as many as there are cores
 T = TypeVar("T")
 
 
@@ -100,6 +102,27 @@ def check_device(bundle: Bundle, device: str | None) -> None:
             f"the bundle {bundle.path} is for the target {bundle.manifest['target']}, not for CUDA; "
             "export it with --target cuda"
         )
+
+
+def check_wishes(bundle: Bundle, wishes: Wishes) -> None:
+    """Raises InputError for wishes out of range, and for those that the engine of a bundle cannot obey."""
+    check_device(bundle, wishes.device)
+    if wishes.threads is not None:
+        whole("threads", wishes.threads, 1, max(MOST_THREADS, os.cpu_count() or 1))
+    truth("profile", wishes.profile)
+    truth("native", bool(wishes.native) if wishes.native is None else wishes.native)
+    graphs = bundle.manifest["graphs"]
+    llama = bundle.manifest["options"].get("format") == "gguf"
+    fixed = any("engine" in graph or "plugin" in graph for graph in graphs.values())
+    own = not llama and all(dialect(bundle, name) == ORT for name in graphs)
+    unread = {
+        "native=True": wishes.native is True and not own,
+        "profile=True": wishes.profile and (llama or fixed),
+        f"device={wishes.device!r}": wishes.device is not None and fixed,
+    }
+    for wish, lost in unread.items():
+        if lost:
+            raise InputError(f"{wish} has no effect on the engine of the bundle {bundle.path}; leave it out")
 
 
 def dialect(bundle: Bundle, name: str) -> str:

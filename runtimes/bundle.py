@@ -22,6 +22,7 @@ from .manifest import FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Manifest as TypedManifest
 from .signature import Key, check_signature
+from .values import whole
 
 HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
 MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
@@ -142,7 +143,7 @@ class Bundle:
         An InputError for more than the bundle's limit.
         """
         limit = int(self.manifest["limits"]["context"])
-        if wanted is not None and not 0 < wanted <= limit:
+        if wanted is not None and not 0 < (wanted := whole(f"the context in {unit}", wanted, 1)) <= limit:
             raise InputError(f"context {wanted} is outside the bundle's limit of 1 to {limit} {unit}")
         return wanted or min(limit, usual or limit)
 

@@ -20,6 +20,7 @@ from ..targets.errors import InputError, MissingExtra
 from .device_executor import DeviceExecutor, DeviceStates, Place
 from .engine import load_session
 from .indexed import Arrays
+from .onnxruntime_packages import conflict
 from .states import CACHE
 
 PROVIDER, GPU = "CUDAExecutionProvider", Place(("cuda", 0), "cuda")
@@ -37,6 +38,8 @@ def has_cuda() -> bool:
 def cuda_works() -> bool:
     """Whether there is a provider and a GPU that it can use."""
     if not has_cuda():
+        if (clash := conflict()) is not None:
+            log.warning("no CUDA: %s", clash)
         return False
     try:
         need_cuda()
@@ -47,9 +50,14 @@ def cuda_works() -> bool:
 
 
 def need_cuda() -> None:
-    """MissingExtra where ONNX Runtime has no CUDA provider."""
+    """MissingExtra where ONNX Runtime has no CUDA provider, InputError where another package of it overwrote that."""
+    clash = conflict()
     if not has_cuda():
+        if clash is not None:
+            raise InputError(f"a bundle for CUDA needs ONNX Runtime's CUDA provider, which is gone: {clash}")
         raise MissingExtra("a bundle for CUDA (uninstall onnxruntime, which comes without it, first)", "gpu")
+    if clash is not None:
+        log.warning("%s", clash)
     ort.preload_dlls()  # CUDA's libraries from their packages, where the system has none
 
 

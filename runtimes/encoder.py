@@ -8,19 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
-from .backends import Wishes, open_vision, remade_on_cpu
+from .backends import Wishes, check_wishes, open_vision, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
 from .engine import Floats
 from .forks import PerProcess
-from .frames import VideoLimits, open_clip
+from .frames import VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
 from .pixels import image_spec
@@ -75,6 +75,8 @@ class Encoder:
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
         wishes = Wishes(threads=threads, profile=profile, native=native, device=device)
+        check_wishes(bundle, wishes)
+        check_limit_objects(image_limits, None)
         make = partial(open_vision, wishes=wishes)
         self._vision = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
         self._turn = threading.Lock()  # engines encode one at a time
@@ -83,6 +85,13 @@ class Encoder:
     def vision(self) -> Vision:
         """The vision encoder."""
         return self._vision.get()
+
+    def ask(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises InputError: there is no decoder."""
+        raise InputError(f"the bundle {self.bundle.path} has no decoder: it makes features of images and cannot "
+                         "be asked; use image, clip or features")  # fmt: skip
+
+    generate = ask
 
     def features(self, images: Iterable[Any] = (), clips: Iterable[Any] = ()) -> list[Features]:
         """Encode images (paths, bytes or PIL images) and clips (what `open_clip` takes), one by one.

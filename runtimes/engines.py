@@ -9,7 +9,11 @@ from ..targets.errors import InputError, closest
 from .backends import Wishes, check_device, open_decoder, open_vision
 from .bundle import Bundle
 from .engine import VisionEncoder
+from .no_images import refuse
 from .pixels import image_spec
+from .positions import NO_TOKEN
+
+ENCODER = "vision_encoder"
 
 
 def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
@@ -23,7 +27,8 @@ def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
 
 
 def _graphs(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
-    return open_vision(bundle, wishes), open_decoder(bundle, "decoder", wishes)
+    vision = open_vision(bundle, wishes) if ENCODER in bundle.manifest["graphs"] else refuse
+    return vision, open_decoder(bundle, "decoder", wishes)
 
 
 def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
@@ -37,8 +42,8 @@ def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     model = LlamaModel(bundle.graph("decoder"))
     prompt = manifest["prompt"]
     axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"])  # [3, batch, seq] or [batch, seq]
-    image_token = prompt["token_ids"][prompt["tokens"]["image_token"]]
-    vision = _gguf_vision(bundle, model, wishes, exact=exact)
+    image_token = prompt["token_ids"].get(prompt["tokens"].get("image_token"), NO_TOKEN)
+    vision = _gguf_vision(bundle, model, wishes, exact=exact) if ENCODER in manifest["graphs"] else refuse
     return vision, LlamaDecoder(model, settings, image_token_id=image_token, mrope=axes == 3)
 
 
@@ -46,7 +51,7 @@ def _gguf_vision(bundle: Bundle, model: Any, wishes: Wishes, *, exact: bool) -> 
     """The encoder on llama.cpp, or on ONNX Runtime where the bundle has it so: see `encoder_graphs` of the exporter."""
     from .llamacpp.vision import LlamaVision
 
-    path = bundle.graph("vision_encoder")
+    path = bundle.graph(ENCODER)
     if path.suffix == ".onnx":
         return VisionEncoder(path, **wishes.on_cpu())
     most = int(bundle.manifest["limits"]["max_image_tokens"])

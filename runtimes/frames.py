@@ -21,6 +21,7 @@ from .images import ImageLimits, check_header, onto_white, open_image, read_byte
 from .picture_formats import MARKED, decoded, identify
 from .reading import read_limited, sized
 from .sources import ImageSource, opened_source
+from .values import whole
 from .video import Indices
 
 VideoSource: TypeAlias = "ImageSource | Sequence[ImageSource]"  # a file, or frames
@@ -39,8 +40,8 @@ class VideoLimits:
 
     def __post_init__(self) -> None:
         for name in ("max_source_frames", "max_source_pixels", "max_file_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"video limit {name} must be positive")
+            whole(f"video limit {name}", getattr(self, name), 1)
+        check_limit_objects(self.frame, None)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,13 @@ def open_clip(source: VideoSource, limits: VideoLimits | None = None) -> Clip:
     has no frames or is over a limit, and MissingExtra for a video file without PyAV.
     """
     return _opened(source, limits or VideoLimits())
+
+
+def check_limit_objects(images: ImageLimits | None, videos: VideoLimits | None) -> None:
+    """Raise InputError for limits that are something else."""
+    for name, value, kind in (("image_limits", images, ImageLimits), ("video_limits", videos, VideoLimits)):
+        if not isinstance(value, kind | None):
+            raise InputError(f"{name} is a {type(value).__name__}; expected {kind.__name__}")
 
 
 def check_total(name: str, total: int, pixels: int, limits: VideoLimits) -> None:

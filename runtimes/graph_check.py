@@ -20,6 +20,7 @@ MOST_BYTES = 32_000_000  # of a graph without its weights; those of real models 
 MOST_NODES = 100_000  # of a graph with its functions in their places
 MOST_INLINE = 1 << 22  # values of a tensor inside the graph's file
 LARGE = 1 << 31  # of any size
+MOST_USES = 8  # of each byte of weights; tables of tokens are read by the look-up, the head and the draft head
 TYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "FLOAT16", 11: "DOUBLE",
          16: "BFLOAT16", 17: "FLOAT8E4M3FN", 21: "UINT4", 22: "INT4"}  # fmt: skip
 BITS = {1: 32, 2: 8, 3: 8, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 16: 16, 17: 8, 21: 4, 22: 4}
@@ -43,8 +44,8 @@ def check_graph(path: Path, entry: Mapping[str, Any], files: Mapping[str, Any]) 
             raise Refused(f"it has more than {MOST_BYTES} bytes besides its weights")
         model = parse_model(data)
         _check_model(model, entry)
-        for tensor in model.graph.initializer:
-            _check_tensor(tensor, path.parent, files)
+        weights = {_text(item.name): _check_tensor(item, path.parent, files) for item in model.graph.initializer}
+        _check_uses(model.graph, weights, _files_bytes(model.graph, path.parent))
     except (Refused, ValueError) as error:
         what = " ".join(str(error).split())[:500]
         raise InputError(f"{path} is not a graph that lensmith runs: {what}; export the bundle again.") from None
@@ -166,21 +167,39 @@ def _check_product(node: Any, weights: Mapping[str, list[int]]) -> None:
     )
 
 
-def _check_tensor(tensor: Any, folder: Path | None, files: Mapping[str, Any]) -> None:
-    """Of a type and size that exist, its values inside a file of the bundle; `folder` None: in the graph itself."""
+def _files_bytes(graph: Any, folder: Path) -> int:
+    """How large the files are in which the weights of a graph lie."""
+    places = {_text(item.value) for tensor in graph.initializer for item in tensor.external_data
+              if item.key == b"location"}  # fmt: skip
+    return sum((folder / place).stat().st_size for place in places)
+
+
+def _check_uses(graph: Any, weights: Mapping[str, int], size: int) -> None:
+    """Engines copy weights into layouts of their own, once for each use: all take a few times the files' `size`."""
+    used = sum(weights.get(_text(name), 0) for node in graph.node for name in node.input)
+    most = MOST_USES * size + MOST_BYTES
+    _require(sum(weights.values()) <= most, f"it has {sum(weights.values())} bytes of weights in files of {size}")
+    _require(used <= most, f"its operators read {used} bytes of weights from files of {size}")
+
+
+def _check_tensor(tensor: Any, folder: Path | None, files: Mapping[str, Any]) -> int:
+    """Of a type and size that exist, its values inside a file of the bundle; `folder` None: in the graph itself.
+
+    Gives its size in bytes.
+    """
     name, dims = _text(tensor.name)[:200], list(tensor.dims)
     where = f"the weights {name!r}" if name else "a constant"
     _require(tensor.data_type in BITS, f"{where} have the type {tensor.data_type}")
     _require(all(0 <= size < LARGE for size in dims) and len(dims) <= 8, f"{where} have the shape {dims[:8]}")
     values = math.prod(dims)
-    nbytes = (values * BITS[tensor.data_type] + 7) // 8
+    nbytes: int = (values * BITS[tensor.data_type] + 7) // 8
     if tensor.data_location == 0 and not tensor.external_data:
         _require(values <= MOST_INLINE, f"{where} have {values} values inside the graph")
         listed = [len(getattr(tensor, f"{kind}_data")) for kind in ("float", "int32", "int64", "double", "uint64")]
         packed = values if BITS[tensor.data_type] >= 8 else (values + 1) // 2
         right = len(tensor.raw_data) == nbytes if tensor.HasField("raw_data") else sum(listed) in (values, packed)
         _require(right and not tensor.string_data, f"{where} have other values than their shape {dims} wants")
-        return
+        return nbytes
     _require(folder is not None and tensor.data_location == 1, f"{where} lie in an unknown place")
     assert folder is not None
     place = {_text(item.key): _text(item.value) for item in tensor.external_data}
@@ -193,6 +212,7 @@ def _check_tensor(tensor: Any, folder: Path | None, files: Mapping[str, Any]) ->
     begin, length = int(numbers["offset"]), int(numbers["length"])
     _require(length == nbytes, f"{where} have {length} bytes, and their shape {dims} takes {nbytes}")
     _require(begin + length <= (folder / file).stat().st_size, f"{where} lie behind the end of {file}")
+    return nbytes
 
 
 def _check_ports(graph: Any, entry: Mapping[str, Any]) -> None:

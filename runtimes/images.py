@@ -54,7 +54,7 @@ class ImageLimits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _require(getattr(self, field.name) > 0, f"image limit {field.name} must be positive")
+            whole(f"image limit {field.name}", getattr(self, field.name), 1)
 
 
 @dataclass(frozen=True)

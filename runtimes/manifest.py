@@ -18,6 +18,7 @@ from .ranges import (
     Factor,
     GroupSize,
     Hash,
+    LeastArea,
     Mean,
     Name,
     Number,
@@ -187,13 +188,17 @@ class CropImages(Section, frozen=True, tag_field="kind", tag="crop"):
     image_tokens: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
+class NoImagesEntry(Section, frozen=True, tag_field="kind", tag="none"):
+    """The model takes no images."""
+
+
 class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
     """Videos as the Qwen models take them; the pixel range is that of all frames together."""
 
     fps: Annotated[float, Meta(gt=0, le=10_000)]
     min_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
     max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_tokens: Count
 
@@ -202,7 +207,7 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
     """Videos as an Arlow encoder takes them; the pixel range is that of one frame."""
 
     strategy: Literal["uniform", "fps_based"]
-    min_pixels: Area
+    min_pixels: LeastArea
     max_pixels: Area
     max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
     num_frames: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
@@ -213,16 +218,16 @@ class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
 class Limits(Section, frozen=True):
     """What a bundle accepts: the area of an image in pixels, its tokens, and tokens (or patches) in all."""
 
-    min_pixels: Area
-    max_pixels: Area
-    max_image_tokens: Size
     context: Annotated[int, Meta(ge=1, le=1 << 24)]
+    min_pixels: LeastArea | UnsetType = UNSET  # these three of models that take images
+    max_pixels: Area | UnsetType = UNSET
+    max_image_tokens: Size | UnsetType = UNSET
 
 
 class Tokens(Section, frozen=True):
     """Special tokens by their roles."""
 
-    image_token: Token
+    image_token: Token | None = None
     video_token: Token | None = None
     vision_start_token: Token | None = None
     vision_end_token: Token | None = None
@@ -234,7 +239,7 @@ class PromptEntry(Section, frozen=True):
     template: Literal["chat_template.jinja"]
     tokenizer: Literal["tokenizer.json"]
     tokens: Tokens
-    token_ids: Annotated[dict[Token, TokenId], Meta(min_length=1, max_length=1000)]
+    token_ids: Annotated[dict[Token, TokenId], Meta(max_length=1000)]
     eos_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1000)]
     merge_size: Annotated[int, Meta(ge=1, le=64)]
     end_tokens: dict[Token, list[Text]] = {}  # by name, where each was found
@@ -307,7 +312,7 @@ class Manifest(Section, frozen=True):
     target: Name
     precision: dict[Name, Stored]
     graphs: Annotated[dict[Name, GraphEntry], Meta(min_length=1, max_length=8)]
-    image: PatchImages | CropImages
+    image: PatchImages | CropImages | NoImagesEntry
     limits: Limits
     generation: Sampling
     evidence: EvidenceEntry

@@ -23,6 +23,7 @@ from .engine import ImageFeatures
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, Patches, decode_image, read_image
 from .messages import Messages, find_media
+from .no_images import NoImages, refuse
 from .pixels import PixelSpec, image_grid, preprocess
 from .prompt import VideoLayout
 from .requests import EncodedImage, EncodedVideo
@@ -121,6 +122,8 @@ class MediaEncoder:
 
     def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
         """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
+        if isinstance(self.image_spec, NoImages):
+            refuse()
         spec, limits = image_wishes(self.image_spec, part, wishes), self.image_limits
         name, content = read_image(source, limits)
         if isinstance(content, Image.Image):
@@ -136,6 +139,8 @@ class MediaEncoder:
         return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
 
     def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
+        if isinstance(self.image_spec, NoImages):
+            refuse()
         if self.video_spec is None:
             raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
                              "video_preprocessor_config.json")  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..targets.errors import InputError
 from .answer import Answer, Progress
-from .backends import Wishes, open_decoder, remade_on_cpu
+from .backends import Wishes, check_wishes, open_decoder, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
@@ -23,7 +23,7 @@ from .decoding import Decoder
 from .engine import Floats
 from .engines import open_engines
 from .forks import PerProcess
-from .frames import VideoLimits, VideoSource
+from .frames import VideoLimits, VideoSource, check_limit_objects
 from .images import ImageLimits
 from .media import MediaEncoder, Vision, layout_of
 from .messages import SAMPLING as FRAMES
@@ -40,12 +40,14 @@ from .sampling import Sampler, SamplingOptions
 from .sources import ImageSource
 from .streaming import TextStream
 from .timings import Timings
-from .values import only
+from .values import only, whole
 from .variables import checked_variables
 from .video import video_spec
 from .wishes import MEDIA_LIMITS
 
-NO_TOKENS = dict.fromkeys(("video_token", "vision_start_token", "vision_end_token"))  # that a model may lack
+NO_TOKENS = dict.fromkeys(
+    ("image_token", "video_token", "vision_start_token", "vision_end_token")
+)  # that a model may lack
 KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, "images", "videos", "options", "continue_final_message")
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 
@@ -84,8 +86,6 @@ class Model:
         device: str | None = None,
         conversations: int = CONVERSATIONS,
     ) -> None:
-        if conversations < 1:
-            raise InputError(f"conversations is {conversations}; expected at least 1")
         manifest = bundle.manifest
         if "decoder" not in manifest["graphs"]:
             raise InputError(
@@ -101,6 +101,8 @@ class Model:
         capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
         self._wishes = Wishes(capacity, threads, profile, native, device)
+        check_wishes(bundle, self._wishes)
+        check_limit_objects(image_limits, video_limits)
         media = partial(
             MediaEncoder,
             image_spec=self.image_spec,
@@ -108,7 +110,8 @@ class Model:
             image_limits=image_limits or ImageLimits(),
             video_limits=video_limits or VideoLimits(frame=image_limits or ImageLimits()),
         )
-        make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts, conversations=conversations)
+        make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
+                       conversations=whole("conversations", conversations, 1, 1024))  # fmt: skip
         self._engines = PerProcess(partial(make, bundle), remade_on_cpu(bundle, self._wishes, make))
 
     @property

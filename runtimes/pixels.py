@@ -12,14 +12,16 @@ from ..targets.errors import InputError, closest
 from . import crops, images
 from .crops import CropSpec
 from .images import Grid, ImageSpec, Patches
+from .no_images import NoImages, refuse
 
-PixelSpec: TypeAlias = ImageSpec | CropSpec
+PixelSpec: TypeAlias = ImageSpec | CropSpec | NoImages
 
 
 @dataclass(frozen=True)
 class Kind:
     """What one kind of preprocessing knows: its constants, an image's grid before anything is done, and the work."""
 
+    spec: type[PixelSpec]
     read: Callable[[Mapping[str, Any]], PixelSpec]
     grid: Callable[[int, int, Any], Grid]  # of height, width and the constants
     preprocess: Callable[[Image.Image, Any], tuple[Patches, Grid]]
@@ -44,7 +46,7 @@ def preprocess(image: Image.Image, spec: PixelSpec) -> tuple[Patches, Grid]:
 
 
 def _kind(spec: PixelSpec) -> Kind:
-    return KINDS["crop" if isinstance(spec, CropSpec) else "patches"]
+    return next(kind for kind in KINDS.values() if isinstance(spec, kind.spec))
 
 
 def _read_patches(manifest: Mapping[str, Any]) -> ImageSpec:
@@ -64,6 +66,7 @@ def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
 
 
 KINDS: Mapping[str, Kind] = {
-    "patches": Kind(_read_patches, _patch_grid, images.preprocess),
-    "crop": Kind(CropSpec.from_manifest, crops.crop_grid, crops.crop),
+    "patches": Kind(ImageSpec, _read_patches, _patch_grid, images.preprocess),
+    "crop": Kind(CropSpec, CropSpec.from_manifest, crops.crop_grid, crops.crop),
+    "none": Kind(NoImages, lambda _: NoImages(), refuse, refuse),
 }

@@ -20,6 +20,9 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 Grids: TypeAlias = "Sequence[Sequence[int]] | npt.NDArray[np.int64]"
 
 
+NO_TOKEN = -1  # in place of a token that a model does not have; no prompt has it
+
+
 @dataclass(frozen=True)
 class PositionSpec:
     """What marks a token of an image or a video, and how many patches a side of it covers."""
@@ -30,8 +33,10 @@ class PositionSpec:
     mrope: bool = True  # False: every token, of an image too, has the next position
 
     def __post_init__(self) -> None:
-        if self.merge_size < 1 or self.image_token_id < 0:
-            raise InputError(f"position spec {self} needs merge_size of at least 1 and an image_token_id of at least 0")
+        if self.merge_size < 1 or self.image_token_id < NO_TOKEN:
+            raise InputError(
+                f"position spec {self} needs merge_size of at least 1 and an image_token_id of at least -1"
+            )
 
 
 def rotary_positions(

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 
 from ..targets.errors import InputError
 from .messages import Messages, as_messages
-from .positions import Grids
+from .positions import NO_TOKEN, Grids
 from .reach import Chat, check_reaches
 from .reading import read_utf8
 from .template import MOST_SOURCE_BYTES, ChatTemplate
+from .tokenizer_check import open_tokenizer, panics_told
 from .variables import checked_variables
 
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -26,7 +27,7 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 class PromptSpec:
     """The special tokens of a model by name, its end tokens by id, and what its template gets besides the messages."""
 
-    image_token: str = "<|image_pad|>"
+    image_token: str | None = "<|image_pad|>"  # None: the model takes no images
     video_token: str | None = "<|video_pad|>"
     vision_start_token: str | None = "<|vision_start|>"
     vision_end_token: str | None = "<|vision_end|>"
@@ -91,7 +92,7 @@ class PromptBuilder:
             if (expected := spec.token_ids.get(name, found)) != found:
                 raise InputError(f"the tokenizer numbers {name!r} {found}, the model expects {expected}; "
                                  "use the tokenizer.json of the same model")  # fmt: skip
-        self.image_token_id = _token_id(tokenizer, spec.image_token)
+        self.image_token_id = _token_id(tokenizer, spec.image_token) if spec.image_token else NO_TOKEN
         self.video_token_id = _token_id(tokenizer, spec.video_token) if spec.video_token else None
 
     def render(
@@ -156,7 +157,8 @@ class PromptBuilder:
     def _ids(self, text: str) -> Ids:
         """Token ids of a text, as ProcessorMixin.apply_chat_template has them."""
         begins = self.spec.bos_token is not None and text.startswith(self.spec.bos_token)
-        return np.array(self.tokenizer.encode(text, add_special_tokens=not begins).ids, np.int64)
+        with panics_told("the tokenizer fails on this text"):
+            return np.array(self.tokenizer.encode(text, add_special_tokens=not begins).ids, np.int64)
 
     def _with_frames(self, text: str, videos: Sequence[VideoLayout]) -> str:
         """`text` with a timestamp and a placeholder for each temporal patch, as transformers 5 writes them.
@@ -187,17 +189,6 @@ def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
     """Read `tokenizer.json` and `chat_template.jinja` of a folder; raises InputError if either is missing or broken."""
     template = read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "the chat template of a whole bundle")
     return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template, spec)
-
-
-def open_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json, without the truncation and padding it may ask for; raises InputError if it is unusable."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path} is not a usable tokenizer ({error}); expected a tokenizer.json") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def image_tokens(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int) -> int:

@@ -15,8 +15,9 @@ Hash: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Size: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 50)]
-Side: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 14)]  # of a patch, a block or an image, in pixels
-Area: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 40)]  # of an image, or of all frames of a video, in pixels
+Side: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 11)]  # of a patch or of an image of a fixed size, in pixels
+Area: TypeAlias = Annotated[int, Meta(ge=1, lt=1 << 31)]  # of an image, or of all frames of a video, in pixels
+LeastArea: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 26)]  # that smaller images are enlarged to
 Number: TypeAlias = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Factor: TypeAlias = Annotated[float, Meta(gt=1e-9, le=1e9)]
 Mean: TypeAlias = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=3, max_length=3)]

@@ -24,9 +24,10 @@ from .template_costs import limited, weighed
 from .template_limits import BudgetedSandbox
 from .template_words import TemplateWords, template_words
 
-MAX_SOURCE_CHARS = 1 << 20
+MAX_SOURCE_CHARS = 1 << 17  # those of published models have up to 20,000; compiling more takes seconds
 MOST_SOURCE_BYTES = 4 * MAX_SOURCE_CHARS
 MAX_OUTPUT_CHARS = 1 << 24
+MAX_MESSAGE_CHARS = 300  # of what a template says when it refuses a conversation
 
 
 class ChatTemplate:
@@ -101,15 +102,25 @@ def _reported() -> Iterator[None]:
     except InputError:
         raise
     except SecurityError as error:
-        raise InputError(f"the chat template was stopped: {error}; use the template of the published model") from None
+        raise InputError(
+            f"the chat template was stopped: {_short(error)}; use the template of the published model"
+        ) from None
     except TemplateSyntaxError as error:
-        raise InputError(f"the chat template is not valid Jinja: {error.message} (line {error.lineno})") from None
+        raise InputError(
+            f"the chat template is not valid Jinja: {_short(error.message)} (line {error.lineno})"
+        ) from None
     except TemplateError as error:
-        reason = error.message or type(error).__name__
+        reason = _short(error.message or type(error).__name__)
         raise InputError(f"the chat template refused the conversation: {reason}") from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the chat template failed on this conversation: {type(error).__name__}: {reason}") from None
+        name = type(error).__name__
+        raise InputError(f"the chat template failed on this conversation: {name}: {_short(error)}") from None
+
+
+def _short(told: object) -> str:
+    """What a template or an error says, as part of a sentence."""
+    words = " ".join(str(told)[:4000].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)[:MAX_MESSAGE_CHARS]
 
 
 def _tojson(

@@ -12,8 +12,10 @@ from typing import Any
 from jinja2.exceptions import SecurityError
 
 MAX_VALUE = 1 << 22  # characters and items of one value
-MAX_WORK = 1 << 27  # characters and items made by one rendering, all together
+MAX_WORK = 1 << 26  # characters and items made by one rendering, all together
+ITEM = 4  # what an item weighs, which takes more memory than a character
 _MAX_BITS = 1 << 16  # of an integer
+_MAX_DIGITS = 300  # that numbers are rounded to
 _MAX_SEARCH = 1 << 28  # product of the lengths of text and pattern where Python's search is quadratic
 
 
@@ -60,13 +62,13 @@ def weighed(value: Any) -> Any:
         if isinstance(item, str | bytes | range):
             weight += len(item)
         elif isinstance(item, list | tuple | set | frozenset):
-            weight += len(item)
+            weight += ITEM * len(item)
             pending.extend(item if weight <= MAX_VALUE else ())
         elif isinstance(item, dict):
-            weight += len(item)
+            weight += ITEM * len(item)
             pending.extend([*item.keys(), *item.values()] if weight <= MAX_VALUE else ())
         elif isinstance(item, int):
-            weight += item.bit_length() >> 3
+            _expect_bits(item.bit_length())  # dividing larger ones takes minutes
         if weight > MAX_VALUE:
             raise SecurityError(f"a value of more than {MAX_VALUE} characters")
     spend(weight)
@@ -132,13 +134,21 @@ def _weigh_lines(text: Any, width: Any = 4, *_: Any, **__: Any) -> None:
     expect(len(str(text)) + lines * (width if isinstance(width, int) else len(width)))
 
 
+def _weigh_round(value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
+    """Python makes 10 to the power of the precision, for integers exactly."""
+    if not isinstance(value, int | float) or not isinstance(precision, int) or abs(precision) > _MAX_DIGITS:
+        raise SecurityError(f"round of something else than a number to up to {_MAX_DIGITS} digits")
+
+
+def _weigh_strip(text: Any, chars: Any = None, *_: Any, **__: Any) -> None:
+    """Each character of the text is looked for among `chars`."""
+    if isinstance(chars, str | bytes) and len(str(text)) * len(chars) > _MAX_SEARCH:
+        raise SecurityError("stripping a long text of many characters")
+
+
 def _weigh_start(_: Any, attribute: Any = None, start: Any = 0) -> None:
     if not isinstance(start, int | float):
         raise SecurityError("sum of something else than numbers")
-
-
-def _refused(*_: Any, **__: Any) -> None:
-    raise SecurityError("a method that is not offered to templates")
 
 
 def _weigh_search(text: str, pattern: Any = None, *_: Any, **__: Any) -> None:
@@ -152,8 +162,9 @@ OPERATORS: dict[str, Callable[..., None]] = {
 }  # fmt: skip
 METHODS: dict[str, Callable[..., None]] = {
     "join": _weigh_join, "replace": _weigh_replace, "center": _weigh_width, "ljust": _weigh_width,
-    "rjust": _weigh_width, "zfill": _weigh_width, "expandtabs": _weigh_lines, "translate": _refused,
-    "striptags": _refused, **dict.fromkeys(("rfind", "rindex", "rsplit", "rpartition"), _weigh_search),
+    "rjust": _weigh_width, "zfill": _weigh_width, "expandtabs": _weigh_lines,
+    **dict.fromkeys(("strip", "lstrip", "rstrip"), _weigh_strip),
+    **dict.fromkeys(("rfind", "rindex", "rsplit", "rpartition"), _weigh_search),
     "format": lambda text, *args, **kwargs: _weigh_format(text, {**dict(enumerate(args)), **kwargs}),
     "format_map": lambda text, values: _weigh_format(text, dict(values)),
 }  # fmt: skip
@@ -163,10 +174,38 @@ FILTERS: dict[str, Callable[..., None]] = {
     "format": lambda text, *args, **kwargs: _weigh_format(str(text), kwargs or args),
     "batch": lambda items, linecount, fill_with=None: expect(linecount),
     "slice": lambda items, slices, fill_with=None: expect(slices),
-    "tojson": lambda value, ensure_ascii=False, indent=None, *_, **__: _check_indent(indent),
+    "round": _weigh_round, "trim": _weigh_strip,
+    "tojson": lambda value, ensure_ascii=False, indent=None, separators=None, *_, **__:
+        _weigh_json(value, indent, separators),
 }  # fmt: skip
 
 
-def _check_indent(indent: Any) -> None:
-    if indent is not None and not (isinstance(indent, int) and indent <= 64):
-        raise SecurityError("tojson with an indent that is not a number up to 64")
+def _weigh_json(value: Any, indent: Any, separators: Any) -> None:
+    """Each value stands on a line of its own, behind a separator, as deep as it lies."""
+    if indent is not None and not (type(indent) is int and 0 <= indent <= 64):
+        raise SecurityError("tojson with an indent that is not a number from 0 to 64")
+    depth, values, level = 0, 0, [value]
+    while level:
+        depth, values = depth + 1, values + len(level)
+        expect(values + depth)
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, _CONTAINERS))
+        level = [item for items in inner for item in items]
+    width = sum(map(len, separators)) if separators is not None else 2
+    expect(values * (width + (0 if indent is None else depth * max(indent, 1))))
+
+
+_CONTAINERS = (dict, list, tuple)
+# Methods of values that templates may call, by type; whatever is not listed is refused.
+_TEXT = """
+    capitalize casefold center count endswith expandtabs find format format_map index isalnum isalpha isascii isdecimal
+    isdigit isidentifier islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition
+    removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip
+    swapcase title upper zfill
+"""
+ALLOWED: dict[type, frozenset[str]] = {
+    str: frozenset(_TEXT.split()),
+    dict: frozenset(("get", "items", "keys", "values", "copy")),
+    list: frozenset(("count", "index", "copy")),
+    tuple: frozenset(("count", "index")),
+    **dict.fromkeys((bytes, int, float, complex, set, frozenset, range), frozenset()),
+}

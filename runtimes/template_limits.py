@@ -12,10 +12,11 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from .template_costs import FILTERS, METHODS, OPERATORS, expect, spend, weighed
+from .template_costs import ALLOWED, FILTERS, METHODS, OPERATORS, expect, spend, weighed
 
 _REMOVED = ("urlize", "xmlattr", "wordwrap", "pprint", "striptags")  # filters no chat template needs, hard to bound
 
@@ -82,7 +83,10 @@ class BudgetedSandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         method = getattr(__obj, "__wrapped__", __obj)  # str.format comes wrapped by the sandbox
         name, owner = getattr(method, "__name__", ""), getattr(method, "__self__", None)
-        if isinstance(owner, str) and name in METHODS:
+        kind = next((kind for kind in ALLOWED if isinstance(owner, kind)), None)
+        if isinstance(owner, type) or (kind is not None and name not in ALLOWED[kind]):
+            raise SecurityError(f"the method {name!r}, which is not offered to templates")
+        if kind is str and name in METHODS:
             args = tuple(weighed(list(arg)) if isinstance(arg, Iterator) else arg for arg in args)
             METHODS[name](owner, *args, **kwargs)
         return weighed(super().call(__context, __obj, *args, **kwargs))

@@ -19,6 +19,8 @@ from .video import Indices
 # Formats that hold their frames themselves; playlists (HLS, DASH, concat) would name other files and addresses.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,mpegvideo,m4v,h264,hevc,obu,ivf,mjpeg"
 
+QUARTERS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+
 
 def open_file(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits) -> Clip:
     """The first video stream of a file. Its rate is the average one, as HF takes it.
@@ -56,9 +58,13 @@ def _frames(
 
 
 def _upright(frame: Any) -> Image.Image:
-    """A frame in RGB, turned as the file says that players should turn it."""
+    """A frame in RGB, turned as the file says that players should turn it, in quarters.
+
+    So does the reader that Hugging Face's video processors take by default (torchcodec, from 0.11 on).
+    """
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    quarters = round(frame.rotation / 90) % 4  # counterclockwise
+    return image.transpose(QUARTERS[quarters]) if quarters else image
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes import Encoder, load
 from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.encoder import load_encoder
 from lensmith.runtimes.model import Model
 from lensmith.runtimes.replay import replay, summarize
 from lensmith.runtimes.traces import read_traces
@@ -101,7 +102,7 @@ def test_plan_and_inspect(cli: Any, bundle: Path) -> None:
 
 
 def test_images_and_clips_together(bundle: Path) -> None:
-    encoder = load(bundle, threads=1)
+    encoder = load_encoder(bundle, threads=1)
     frames = arlow.case("video4")["video"]
     items = encoder.features([SQUARE, Image.open(WIDE).convert("RGBA")], [list(frames)])
     assert [item.grid for item in items] == [(1, 6, 6), (1, 4, 10), (2, 4, 6)]
@@ -115,7 +116,7 @@ def test_a_video_on_the_command_line(cli: Any, bundle: Path, tmp_path: Path) -> 
     ran = cli("run", bundle, "--video", bundle / "golden" / "clip.gif", "--frames", 4, "-o", out, "--json")
     assert ran.code == 0
     assert json.loads(ran.out)["items"][0]["grid"] == [2, 6, 8]
-    by_time = load(bundle, threads=1).clip(bundle / "golden" / "clip.gif", fps=4 / 3)
+    by_time = load_encoder(bundle, threads=1).clip(bundle / "golden" / "clip.gif", fps=4 / 3)
     with np.load(out, allow_pickle=False) as arrays:
         assert (arrays["features_0"] == by_time.features).all()
     both = cli("run", bundle, "--video", bundle / "golden" / "clip.gif", "--frames", 4, "--fps", 1, "-o", out)
@@ -136,11 +137,11 @@ def test_a_video_on_the_command_line(cli: Any, bundle: Path, tmp_path: Path) -> 
 )
 def test_unusable_clips(frames: Any, message: str, bundle: Path) -> None:
     with pytest.raises(InputError, match=message):
-        load(bundle, threads=1).clip(frames)
+        load_encoder(bundle, threads=1).clip(frames)
 
 
 def test_alpha_is_dropped(bundle: Path) -> None:
     """As the original processor does, not blended with white."""
-    encoder, picture = load(bundle, threads=1), Image.open(SQUARE).convert("RGBA")
+    encoder, picture = load_encoder(bundle, threads=1), Image.open(SQUARE).convert("RGBA")
     picture.putalpha(0)
     assert (encoder.cut_image(picture)[0] == encoder.cut_image(SQUARE)[0]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import onnxruntime as ort
 import pytest
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.plan import make_plan
-from lensmith.runtimes import cuda_executor, load
+from lensmith.runtimes import cuda_executor
 from lensmith.runtimes.backends import usable_device
 from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.cuda_executor import CudaExecutor
+from lensmith.runtimes.cuda_executor import CudaExecutor, need_cuda
 from lensmith.runtimes.device_executor import Place
 from lensmith.runtimes.engine import load_session
-from lensmith.runtimes.model import Model
+from lensmith.runtimes.model import Model, load
+from lensmith.runtimes.onnxruntime_packages import conflict
 from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.requests import user_message
 from lensmith.targets.errors import InputError, MissingExtra
@@ -150,6 +152,38 @@ def test_without_cuda_the_extra_is_named(bundles: dict[str, Path], monkeypatch: 
     with pytest.raises(MissingExtra, match=r"lensmith\[gpu\]"):
         load(bundles["qwen3-vl-2b"])
     assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
+
+
+def both(name: str) -> str:
+    """The versions of an installation that has the packages for CPUs and for GPUs."""
+    versions = {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.0"}
+    if name not in versions:
+        raise PackageNotFoundError(name)
+    return versions[name]
+
+
+def test_two_packages_of_onnxruntime_are_noticed(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lensmith.runtimes.onnxruntime_packages.version", both)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    words = r"onnxruntime 1\.31\.1 and onnxruntime-gpu 1\.31\.0 are installed together"
+    with pytest.raises(InputError, match=words) as caught:
+        load(bundles["qwen3-vl-2b"])
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu, then: pip install 'onnxruntime-gpu[" in str(caught.value)
+    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
+    assert "installed together" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    need_cuda()  # it works all the same, until one of them is updated
+    assert "installed together" in caplog.text
+
+
+@pytest.mark.parametrize("found", [{"onnxruntime": "1"}, {"onnxruntime-gpu": "1"}, {}])
+def test_one_package_of_onnxruntime_is_in_order(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
+    monkeypatch.setattr("lensmith.runtimes.onnxruntime_packages.installed", lambda: found)
+    assert conflict() is None
 
 
 def test_devices_that_do_not_fit(bundles: dict[str, Path], tiny_bundle: Path) -> None:

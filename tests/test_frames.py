@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,17 +178,42 @@ def test_sampling_of_a_video_file_equals_hf(files: dict[str, Path]) -> None:
     assert np.array_equal(np.stack(taken(clip, indices.tolist())), frames)
 
 
-def test_a_turned_frame_is_set_upright() -> None:
+def turned(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """An MP4 whose track asks players to turn it: the upper left of the matrix in its header (ISO 14496-12, 8.3.2)."""
+    at = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (value << 16 for value in matrix)
+    return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarters"),  # counterclockwise
+    [((1, 0, 0, 1), 0), ((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],
+)
+def test_a_turned_video_is_set_upright(
+    av: Any, files: dict[str, Path], tmp_path: Path, matrix: tuple[int, int, int, int], quarters: int
+) -> None:
+    """As FFmpeg's own player, and torchcodec, do."""
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(turned(files["mp4"].read_bytes(), matrix))
+    expected = [np.rot90(frame, quarters) for frame in taken(open_clip(files["mp4"]), [0, 11])]
+    clip = open_clip(path)
+    assert clip.size() == ((HEIGHT, WIDTH) if quarters % 2 else (WIDTH, HEIGHT))
+    for found, frame in zip(taken(clip, [0, 11]), expected, strict=True):
+        assert np.array_equal(found, frame)
+
+
+@pytest.mark.parametrize(("degrees", "quarters"), [(-90, 3), (90, 1), (180, 2), (-180, 2), (0, 0), (44, 0), (46, 1)])
+def test_a_frame_is_turned_in_quarters(degrees: int, quarters: int) -> None:
     from lensmith.runtimes.video_files import _upright
 
     class Frame:
-        rotation = -90  # degrees counterclockwise that the file asks players for: what phones held upright write
+        rotation = degrees  # counterclockwise
 
         def to_ndarray(self, format: str) -> Any:
             assert format == "rgb24"
             return picture(3)
 
-    assert np.array_equal(np.asarray(_upright(Frame())), np.rot90(picture(3), -1))
+    assert np.array_equal(np.asarray(_upright(Frame())), np.rot90(picture(3), quarters))
 
 
 def test_damaged_video_files(av: Any, files: dict[str, Path]) -> None:

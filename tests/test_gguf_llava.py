@@ -11,10 +11,11 @@ import pytest
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.plan import make_plan
-from lensmith.runtimes import Model, load
+from lensmith.runtimes import Model
 from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.engine import Floats
 from lensmith.runtimes.images import open_image
+from lensmith.runtimes.model import load
 from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.replay import relative_error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -91,6 +92,21 @@ def shape(*dims: int) -> Callable[[Any], None]:
     return edit
 
 
+def repeated(model: Any) -> None:
+    """The same bytes under many names, of which each would be copied."""
+    largest = max(model.graph.initializer, key=lambda tensor: math.prod(tensor.dims) * bool(tensor.external_data))
+    for index in range(1000):
+        model.graph.initializer.append(largest)
+        model.graph.initializer[-1].name = f"copy {index}"
+
+
+def used(model: Any) -> None:
+    product = next(each for each in model.graph.node if each.op_type == "MatMulInt4")
+    for index in range(5000):
+        model.graph.node.append(product)
+        model.graph.node[-1].output[0] = f"more {index}"
+
+
 def renamed(model: Any) -> None:
     model.graph.input[0].name = "other"
 
@@ -131,6 +147,8 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "fewer weights": (external(length="1"), "have 1 bytes"),
     "shape of weights": (shape(1 << 30, 1 << 30, 1 << 30), "values inside the graph"),
     "negative shape": (shape(-1), "have the shape [-1]"),
+    "one weight many times": (repeated, "bytes of weights in files of"),
+    "one weight for many": (used, "its operators read"),
     "another input": (renamed, "its inputs have"),
     "heads of a state": (widened, "its inputs have 'past_key_values."),
 }  # fmt: skip

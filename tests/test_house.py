@@ -110,6 +110,7 @@ def test_wheel_holds_every_file(wheel: set[str]) -> None:
     names -= {"lensmith/exporters/optimum_register.py"}
     assert names <= wheel
     assert {f"lensmith/{folder}/py.typed" for folder in FOLDERS} <= wheel
+    assert {"lensmith/__init__.py", "lensmith/py.typed"} <= wheel
     assert {"lensmith/targets/profiles/cpu.toml", "lensmith/exporters/synth_configs/words.txt",
             "optimum/commands/register/register_lensmith.py"} <= wheel  # fmt: skip
 

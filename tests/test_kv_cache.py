@@ -24,9 +24,9 @@ from lensmith.exporters.layerwise.caches import cache_scales
 from lensmith.exporters.layerwise.calibrate import seen_by
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.spec import ModelSpec
-from lensmith.runtimes import load, user_message
+from lensmith.runtimes import user_message
 from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.model import Model
+from lensmith.runtimes.model import Model, load
 from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.verify import verify

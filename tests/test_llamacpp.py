@@ -14,11 +14,12 @@ import gguf
 import numpy as np
 import pytest
 from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes import Model, load, user_message
+from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.bundle import Bundle, open_bundle
 from lensmith.runtimes.images import ImageSpec, open_image, preprocess
 from lensmith.runtimes.llamacpp.check import check_decoder, check_vision
 from lensmith.runtimes.llamacpp.vision import to_frames
+from lensmith.runtimes.model import load
 from lensmith.runtimes.positions import text_positions
 from lensmith.runtimes.replay import divergence, relative_error
 from lensmith.runtimes.resize import resize_bicubic
@@ -133,6 +134,7 @@ def test_patches_become_the_pixels_they_were_cut_from() -> None:
 def test_pixels_are_those_of_the_processor(bundle: Bundle) -> None:
     model = load(bundle.path, threads=1)
     image = open_image(PICTURES[3])
+    assert isinstance(model.image_spec, ImageSpec)
     patches, grid = preprocess(image, model.image_spec)
     planes = np.moveaxis(np.asarray(image), -1, 0)
     side = model.image_spec.patch_size
@@ -251,7 +253,7 @@ def test_changed_files_are_refused_by_their_hash(bundles: dict[str, Bundle], tmp
 FUZZ = """
 import random, sys
 from pathlib import Path
-from lensmith.runtimes import load
+from lensmith.runtimes.model import load
 from lensmith.targets.errors import LensmithError
 from tests.test_llamacpp import flipped, resealed
 from lensmith.runtimes.bundle import open_bundle

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.reference import Reference
-from lensmith.runtimes import load
 from lensmith.runtimes.engine import Floats, ImageFeatures
 from lensmith.runtimes.images import open_image
+from lensmith.runtimes.model import load
 from lensmith.runtimes.pixels import preprocess
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import user_message

@@ -162,6 +162,7 @@ def test_export_with_evidence(cli: Callable[..., Ran], tmp_path: Path) -> None:
     for name, expected in load_file(folder / EXPECTED).items():
         assert relative_error(model.state_dict()[name].numpy(), expected) < 3e-7
     assert cli("verify", out).code == 0
+    assert "qwen3_vl, with the adapter patterns merged into it" in cli("inspect", out).out
     against = cli("compare", out, "--against", BASE)
     assert against.code == 2
     assert "adapter_config.json differs" in against.err
@@ -188,6 +189,22 @@ def test_adapter_within_a_model(tmp_path: Path) -> None:
     adapter(tmp_path / "both", down())
     with pytest.raises(InputError, match="holds a model and an adapter"):
         open_checkpoint(tmp_path / "both")
+
+
+def test_other_templates_and_tokenizers_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = adapter(tmp_path, down())
+    tokenizer = json.loads((BASE / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=7))
+    shutil.copy(BASE / "chat_template.jinja", folder)
+    open_checkpoint(BASE, folder)
+    assert not caplog.messages
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "added_tokens": []}))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    open_checkpoint(BASE, folder)
+    assert [message.partition(" differs from")[0] for message in caplog.messages] == [
+        str(folder / "chat_template.jinja"),
+        str(folder / "tokenizer.json"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ DISAGREEMENTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "image token": (("prompt", "tokens", "image_token"), "<x>", "prompt.token_ids lacks the image_token '<x>'"),
     "merge": (("prompt", "merge_size"), 4, "prompt.merge_size is not image.merge_size"),
     "patch": (("image", "patch_size"), 7, "limits.max_image_tokens should be"),
-    "range": (("limits", "min_pixels"), 1 << 40, "limits.min_pixels is above limits.max_pixels"),
+    "range": (("limits", "min_pixels"), 1 << 26, "limits.min_pixels is above limits.max_pixels"),
     "video": (("video", "patch_size"), 7, "video.patch_size is not image.patch_size"),
     "frames": (("video", "min_frames"), 1 << 20, "video.min_frames is above video.max_frames"),
     "features": (("graphs", "vision_encoder", "outputs", "image_features", "shape"), ["n", 7], "is not the encoder's"),
@@ -95,8 +95,25 @@ DISAGREEMENTS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "dialect": (("graphs", "decoder", "dialect"), "tensorrt", "dialect is 'tensorrt', expected ort or cuda"),
     "tokenizer": (("files", "tokenizer.json"), DELETE, "'tokenizer.json', which is not one of its files"),
     "no prompt": (("prompt",), DELETE, "'prompt' is missing, which a bundle with a decoder needs"),
+    "keys": (
+        ("graphs", "decoder", "inputs", "past_key_values.0.key", "shape"),
+        [1, 1 << 10, "capacity", 1 << 10],
+        "is",
+    ),
+    "enlarged": (("limits", "min_pixels"), 1 << 27, "limits.min_pixels"),
     "heads": (("graphs", "decoder", "inputs", "past_key_values.0.key", "shape"), [1, 1 << 30, 1 << 30, 4], "can be"),
 }
+
+
+def test_states_have_sizes_that_models_have(made: Callable[[str], Path]) -> None:
+    manifest = json.loads((made("tarn-2b") / MANIFEST).read_text())
+    decoder = manifest["graphs"]["decoder"]
+    for past, present in (("past_key_values.3.key", "present.3.key"), ("past.0.recurrent", "present.0.recurrent")):
+        kept = decoder["inputs"][past]
+        wide = {**kept, "shape": [1 << 15 if isinstance(size, int) else size for size in kept["shape"]]}
+        ports = {"inputs": {**decoder["inputs"], past: wide}, "outputs": {**decoder["outputs"], present: wide}}
+        with pytest.raises(InputError, match="more than can be"):
+            check_manifest(damaged(manifest, ("graphs", "decoder"), {**decoder, **ports}), "here")
 
 
 @pytest.mark.parametrize("case", DISAGREEMENTS)

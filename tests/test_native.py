@@ -11,7 +11,8 @@ import pytest
 from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
-from lensmith.runtimes import load, user_message
+from lensmith.runtimes import user_message
+from lensmith.runtimes.model import load
 from lensmith.runtimes.native import LIBRARY, SWITCH, available_kernels, wanted_kernels
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.verify import verify
@@ -184,7 +185,9 @@ def outputs(bundle: Path, *, native: bool) -> tuple[Array, Array]:
     assert bool(model.kernels) == native
     picture = Image.open(ROOT / "tests" / "tiny_vlm" / "heldout" / "images" / "0001.png")
     request = model.prepare([user_message("What word is written?", [picture])])
-    return np.array(request.features_between(0, len(request.prompt)).features), model.prefill(request).copy()
+    features = request.features_between(0, len(request.prompt))
+    assert features is not None
+    return np.array(features.features), model.prefill(request).copy()
 
 
 def test_bundle_gives_the_same_with_and_without(trained: Path) -> None:

@@ -23,7 +23,8 @@ from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.graphs import IR_VERSIONS
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.scheme import CHANNEL, Scheme, make_policy
-from lensmith.runtimes import load, user_message
+from lensmith.runtimes import user_message
+from lensmith.runtimes.model import load
 from lensmith.runtimes.replay import relative_error
 from numpy.typing import NDArray
 from onnx import TensorProto, helper

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import load
 from lensmith.runtimes.images import ImageSpec, open_image, preprocess
+from lensmith.runtimes.model import load
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -37,6 +37,7 @@ def test_the_least_pixels_follow(tiny_bundle: Path, most: int) -> None:
     image = Image.fromarray(noise(300, 220))
     model = load(tiny_bundle, max_pixels=most)
     spec = model.image_spec
+    assert isinstance(spec, ImageSpec)
     assert (spec.min_pixels, spec.max_pixels) == (min(65_536, most), most)
     assert_as_hf(model.media.cut(image), image, min(65_536, most), most)
     assert_as_hf(preprocess(open_image(image), spec), image, min(65_536, most), most)
@@ -61,8 +62,9 @@ def test_bounds_of_the_range() -> None:
 
 
 def test_videos_too(tiny_bundle: Path) -> None:
-    patches = load(tiny_bundle, max_video_pixels=2048).video_spec.patches
-    assert (patches.min_pixels, patches.max_pixels) == (2048, 2048)
+    video = load(tiny_bundle, max_video_pixels=2048).video_spec
+    assert video is not None
+    assert (video.patches.min_pixels, video.patches.max_pixels) == (2048, 2048)
     with pytest.raises(InputError, match="outside the 1024 to"):
         load(tiny_bundle, max_video_pixels=1023)
 

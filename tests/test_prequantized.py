@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tests import hf
+from tests.extras import Ran
 from tests.prequantized import VARIANTS, Variant, awq, declare, decoder_only, fp8, gptq, nf4, packed, quantized_copy
 from tests.prequantized_data import EXPECTED, FILE
 
@@ -115,7 +116,7 @@ def test_integers_are_kept(name: str, copies: Copies, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variant", "options", "reason"),
     [
-        (awq(32), {"group_size": 32}, "with zero points (--asymmetric keeps them)"),
+        (awq(32), {"group_size": 32, "symmetric": True}, "with zero points (--asymmetric keeps them)"),
         (packed(4, 32), {"group_size": 128}, "in groups of 32 (--group-size 32 may keep them)"),
         (gptq(4, 32, shuffled=True), {"group_size": 32}, "in groups of scattered columns (act-order)"),
         (packed(4, 128), {"precision": "int8"}, "that are stored in another way here"),
@@ -128,6 +129,18 @@ def test_what_is_rounded_again_says_why(variant: Variant, options: dict[str, Any
     entry = made.manifest["precision"]["model.language_model.layers.0.mlp.down_proj.weight"]
     assert entry["reason"].endswith(reason)
     assert made.manifest["files"]["decoder.data"] == plain.manifest["files"]["decoder.data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "symmetric"),
+    [("awq", 32, False), ("packed 4 bits", 128, True), ("packed 4 bits asymmetric", 32, False), ("gptq", 64, True),
+     ("awq of channels", 128, False), ("gptq act-order", 128, True), ("nf4", 128, True)],
+)  # fmt: skip
+def test_groups_are_those_of_the_checkpoint_unless_told(name: str, group: int, symmetric: bool, copies: Copies) -> None:
+    job = prepare(copies(name) / "stored", Options())
+    assert (job.options.group_size, job.options.symmetric) == (group, symmetric)
+    told = prepare(copies(name) / "stored", Options(group_size=64, symmetric=True)).options
+    assert (told.group_size, told.symmetric) == (64, True)
 
 
 def test_groups_of_the_checkpoint_may_be_several_of_the_bundle(tmp_path: Path) -> None:
@@ -149,7 +162,9 @@ def test_reference_needs_no_library_of_the_format(name: str, copies: Copies) -> 
         assert bool((one == other).all()), key
 
 
-def test_evidence_and_manifest_of_a_quantized_checkpoint(copies: Copies, tmp_path: Path) -> None:
+def test_evidence_and_manifest_of_a_quantized_checkpoint(
+    copies: Copies, cli: Callable[..., Ran], tmp_path: Path
+) -> None:
     hf.import_transformers()
     bundle = export(
         prepare(copies("fp8 blocks") / "stored", Options(precision="fp32")), tmp_path / "b", golden="always"
@@ -158,6 +173,7 @@ def test_evidence_and_manifest_of_a_quantized_checkpoint(copies: Copies, tmp_pat
     assert bundle.manifest["source"]["quantization"] == {
         "method": "fp8", "declared_in": "config.json (quantization_config)", "unused": []
     }  # fmt: skip
+    assert "stored, quantized by fp8" in cli("inspect", bundle.path).out
 
 
 def small(folder: Path, tensors: dict[str, NDArray[Any]], **config: Any) -> Path:

@@ -19,9 +19,9 @@ from lensmith.runtimes.prompt import (
     check_context,
     image_tokens,
     open_prompt,
-    open_tokenizer,
 )
 from lensmith.runtimes.template import ChatTemplate
+from lensmith.runtimes.tokenizer_check import open_tokenizer
 from lensmith.targets.errors import InputError
 from PIL import Image
 from tokenizers import Tokenizer
@@ -188,7 +188,7 @@ def test_unusable_files_and_specs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="chat template"):
         open_prompt(tmp_path, SPEC)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="not a usable tokenizer"):
+    with pytest.raises(InputError, match="is not a tokenizer that lensmith supports"):
         open_tokenizer(tmp_path / "tokenizer.json")
     bads: list[dict[str, Any]] = [{"merge_size": 0}, {"eos_token_ids": (-1,)}]
     for bad in bads:

@@ -54,7 +54,8 @@ CHOICES = options(
                  help="How weights are stored. onnx: fp32 to int4 and below, by default int4, which keep the vision "
                       "encoder at 8 bits. tensorrt: fp8 besides. gguf: a file type of llama.cpp, by default f16."),
     click.option("--group-size", type=click.Choice(list(GROUP_SIZES)),
-                 help="Inputs that share one scale, by default 128; channel: all of an output."),
+                 help="Inputs that share one scale, by default 128, or as a quantized checkpoint has them; "
+                      "channel: all of an output."),
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
     click.option("--target", metavar="NAME", help="A row of `lensmith targets`; default: cpu."),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),

@@ -137,7 +137,7 @@ def _identity(bundle: Bundle) -> Any:
     return pairs("Bundle", {
         "path": bundle.path,
         "family": manifest["family"],
-        "made from": source["name"],
+        "made from": ", ".join(_origin(source)),
         "licence": source["license"] or "not stated",
         "parameters": f"{source.get('parameters', 0):,}",
         "target": manifest["target"],
@@ -145,6 +145,18 @@ def _identity(bundle: Bundle) -> Any:
         "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
     })  # fmt: skip
+
+
+def _origin(source: Mapping[str, Any]) -> Iterator[str]:
+    """The checkpoint's name, and how its weights came about."""
+    yield source["name"]
+    if hub := source.get("hub"):
+        yield f"commit {hub['commit']}"
+    if quantized := source.get("quantization"):
+        yield f"quantized by {quantized['method']}"
+    if adapter := source.get("adapter"):
+        place = source.get("adapter_hub") or {"repository": adapter["name"]}
+        yield f"with the adapter {' commit '.join(place.values())} merged into it"
 
 
 def _architecture(bundle: Bundle) -> Any:

@@ -121,7 +121,7 @@ def needs_importance(job: Job) -> bool:
 
 
 def files(job: Job) -> tuple[File, ...]:
-    """The two files of a job; InputError for models, tensors and precisions that llama.cpp has no place for."""
+    """The files of a job, one without images; InputError for what llama.cpp has no place for."""
     spec = job.spec
     if not isinstance(spec, ModelSpec):
         raise InputError(
@@ -131,14 +131,15 @@ def files(job: Job) -> tuple[File, ...]:
     kind, prefixes = file_type(job.options.precision), job.family.prefixes
     sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
     sections = job.family.sections(job.checkpoint, spec, job.options.max_pixels)
-    decoder, vision = DecoderFile(spec, prefixes), vision_file(spec, prefixes, sections)
-    encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
+    decoder = DecoderFile(spec, prefixes)
     model = {**decoder.metadata(), "general.type": "model", "general.file_type": kind.number}
-    return (
-        File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder),
-        File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model], tuple(decoder.tensors(sources)),
-             model, quantizer=kind.quantizer),
-    )  # fmt: skip
+    written = File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model],
+                   tuple(decoder.tensors(sources)), model, quantizer=kind.quantizer)  # fmt: skip
+    if spec.vision is None:
+        return (written,)
+    vision = vision_file(spec, prefixes, sections)
+    encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
+    return File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder), written
 
 
 def write_files(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
@@ -241,10 +242,8 @@ def signatures(job: Job) -> dict[str, Any]:
     logits = {"logits": _port("FLOAT", ["batch", "num_logits", spec.decoder.vocab])}
     features = {"image_features": _port("FLOAT", ["image_tokens", spec.decoder.hidden])}
     encoder = "mmproj" if encoder_graphs(job) else ENCODER
-    return {
-        encoder: {"file": MMPROJ, "inputs": {}, "outputs": features},
-        "decoder": {"file": MODEL, "inputs": decoder | features, "outputs": logits},
-    }
+    encoders = {} if spec.vision is None else {encoder: {"file": MMPROJ, "inputs": {}, "outputs": features}}
+    return encoders | {"decoder": {"file": MODEL, "inputs": decoder | features, "outputs": logits}}
 
 
 def encoder_graphs(job: Job) -> tuple[Graph, ...]:

@@ -103,7 +103,7 @@ class DecoderFile:
     def _special(self) -> dict[str, Any]:
         decoder = self.spec.decoder
         if self.arch == MODEL_ARCH.QWEN3VL:
-            return {"n_deepstack_layers": len(self.spec.vision.deepstack_layers)}
+            return {"n_deepstack_layers": self.spec.taps}
         return {} if decoder.delta_net is None else _delta_net(decoder, self.blocks)
 
 

@@ -184,4 +184,5 @@ def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[st
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
     if isinstance(spec.vision, ClipSpec):
         return ClipVision(spec.vision, prefixes, sections["image"])
+    assert spec.vision is not None
     return QwenVision(spec.vision, prefixes, spec.decoder.hidden, sections["image"], sections["limits"])

@@ -118,7 +118,7 @@ def picture_values(picture: Picture, graph: Graph) -> Values:
 
 def sample_values(sample: Sample, features: Mapping[str, ImageFeatures], spec: ModelSpec, graph: Graph) -> Values:
     """The inputs of a decoder, with empty states, for logits at all positions."""
-    seq, taps = len(sample.ids), len(spec.vision.deepstack_layers)
+    seq, taps = len(sample.ids), spec.taps
     joined = ImageFeatures.join([features[key] for key in sample.pictures]) if sample.pictures else None
     none = np.zeros((0, spec.decoder.hidden), np.float32)
     values: Values = {

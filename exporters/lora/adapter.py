@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runtimes.files import read_json
 from ...targets.errors import InputError
 from ..names import PEFT, canonical_names
 from ..safetensors_files import StoredTensor, read_header
@@ -15,6 +17,8 @@ from .settings import CONFIG, WITH_PEFT, LoraSettings, read_settings
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
+OTHERS = ("chat_template.jinja", "tokenizer.json")
+log = logging.getLogger(__name__)
 # The ends of names, with or without the adapter's own name ("default") in them.
 PART = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
                   r"(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")  # fmt: skip
@@ -75,6 +79,25 @@ def open_adapter(path: str | Path, model_type: str) -> Adapter:
     if not changes and not saved:
         raise InputError(f"{folder / WEIGHTS} holds no tensor; save the adapter again")
     return Adapter(folder, settings, changes, saved, (folder / CONFIG, folder / WEIGHTS))
+
+
+def warn_of_others(adapter: Path, base: Path) -> None:
+    """Say that an adapter folder has a template or tokenizer of its own where these differ from the base's.
+
+    Those of the base count. Training saves both beside an adapter, most often unchanged.
+    """
+    for name in OTHERS:
+        one, other = (_content(folder / name) for folder in (adapter, base))
+        if one is not None and other is not None and one != other:
+            log.warning("%s differs from that of %s, which is the one that the bundle gets; copy it there if the "
+                        "adapter was trained with it", adapter / name, base)  # fmt: skip
+
+
+def _content(path: Path) -> object:
+    """What a file says, whatever its indentation; None where there is none."""
+    if not path.is_file():
+        return None
+    return read_json(path) if path.suffix == ".json" else path.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _check_folder(folder: Path) -> None:

@@ -57,6 +57,16 @@ FAMILIES: Mapping[str, Family[Any]] = {
         record,
         qwen3_5.fit,
     ),
+    qwen3_5.TEXT_MODEL_TYPE: Family(
+        qwen3_5.TEXT_MODEL_TYPE,
+        qwen3_5.describe_text,
+        qwen3_5.TEXT_PREFIXES,
+        qwen3_5.text_graphs,
+        qwen3_5.text_dropped,
+        prompts.text_sections,
+        record,
+        qwen3_5.fit,
+    ),
     llava.MODEL_TYPE: Family(
         llava.MODEL_TYPE,
         llava.describe,

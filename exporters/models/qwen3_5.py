@@ -16,6 +16,8 @@ from .configs import Config
 from .qwen_configs import PREFIXES
 
 MODEL_TYPE = "qwen3_5"
+TEXT_MODEL_TYPE = "qwen3_5_text"  # of Qwen3_5ForCausalLM, the decoder alone
+TEXT_PREFIXES = replace(PREFIXES, text="model")
 LINEAR, FULL = "linear_attention", "full_attention"
 INTERVAL = 4  # of full attention layers, where the configuration does not say
 # What lensmith has one way to do, by key of text_config; the value is the default too.
@@ -26,6 +28,12 @@ FIXED = {"attn_output_gate": True, "mlp_only_layers": [], "mtp_use_dedicated_emb
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type qwen3_5 into a ModelSpec; InputError for what is not supported."""
     return qwen_configs.describe(Config(values, MODEL_TYPE), _vision, _decoder)
+
+
+def describe_text(values: dict[str, Any]) -> ModelSpec:
+    """The same for model_type qwen3_5_text, whose config.json is the text section of the others."""
+    config = Config(values, TEXT_MODEL_TYPE)
+    return ModelSpec(TEXT_MODEL_TYPE, None, _decoder(config, config.only("tie_word_embeddings", False, True)))
 
 
 def _vision(config: Config) -> VisionSpec:
@@ -101,6 +109,20 @@ def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
     if not spec.decoder.mtp:
         return encoder, decoder
     return encoder, decoder, build_mtp(spec, policy, dialect, PREFIXES, opsets, decoder)
+
+
+def text_graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+    """The graphs of a model without images."""
+    decoder = build_decoder(spec, policy, dialect, TEXT_PREFIXES, opsets)
+    return (
+        (decoder, build_mtp(spec, policy, dialect, TEXT_PREFIXES, opsets, decoder)) if spec.decoder.mtp else (decoder,)
+    )
+
+
+def text_dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
+    """The same for a model without images; the files may hold the vision encoder that goes with it."""
+    of_vision = (name for name in checkpoint.tensors if name.startswith(f"{PREFIXES.vision}."))
+    return dropped(checkpoint, spec) | dict.fromkeys(of_vision, "model_type qwen3_5_text has no vision encoder")
 
 
 def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,21 @@ from ..lazy_tensors import Floats, LazyTensor
 from .integers import Integers, IntegerTensor
 
 Rows = Callable[[int, int], list[NDArray[Any]]]
+SIZES = (128, 64, 32)  # of groups that a bundle may have, the first by default
+
+
+def own_groups(tensors: Iterable[LazyTensor], bits: int) -> tuple[int, bool] | None:
+    """The largest group size, and whether without zero points, that holds all integers of `bits` as they are.
+
+    None where there are none, or no size is right for all of them. Reads zero points.
+    """
+    found = [(t, t.integers) for t in tensors if isinstance(t, IntegerTensor) and t.integers.bits == bits]
+    kept = [(tensor, made) for tensor, made in found if made.order() is None]
+    size = next((size for size in SIZES if all(made.group_size % size == 0 for _, made in kept)), None)
+    if not kept or size is None:
+        return None
+    points = (made.zeros(0, tensor.shape[0]) == made.middle for tensor, made in kept if made.zeros is not None)
+    return size, all(bool(middle.all()) for middle in points)
 
 
 def kept_rows(matrix: Matrix | None, tensor: LazyTensor) -> Rows | None:

@@ -32,6 +32,7 @@ def check_decoder(path: Path) -> Header:
     arch = header.metadata.get("general.architecture")
     if arch not in DECODERS:
         raise damaged(path, f"its architecture is {arch!r}, expected {', '.join(DECODERS)}")
+    _check_layers(header, f"{arch}.block_count")
     sizes = {key: _size(header, f"{arch}.{key}") for key in (*SIZES, *(DELTA if arch == "qwen35" else ()))}
     for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
         _positive(header, f"{arch}.{key}")
@@ -49,6 +50,7 @@ def check_vision(path: Path, hidden: int) -> Header:
     found = header.metadata.get("general.architecture"), header.metadata.get("clip.projector_type")
     if found[0] != "clip" or found[1] not in PROJECTORS:
         raise damaged(path, f"its architecture and projector are {found}, expected clip and {', '.join(PROJECTORS)}")
+    _check_layers(header, "clip.vision.block_count")
     sizes = {key: _size(header, f"clip.vision.{key}") for key in VISION}
     if sizes["projection_dim"] != hidden:
         raise damaged(path, f"its features are {sizes['projection_dim']} wide, those of the language model {hidden}")
@@ -69,6 +71,12 @@ def _size(header: Header, key: str) -> int:
     if type(value) is not int or not 0 < value < (LONG if key.endswith("context_length") else MOST):
         raise damaged(header.path, f"{key} is {str(value)[:80]!r}, expected a positive number")
     return value
+
+
+def _check_layers(header: Header, key: str) -> None:
+    """Each layer has tensors, so that their number is bounded by what the file holds."""
+    if (layers := _size(header, key)) > len(header.tensors):
+        raise damaged(header.path, f"{key} is {layers} and it has {len(header.tensors)} tensors")
 
 
 def _positive(header: Header, key: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from ...targets.errors import InputError
 
 VERSION, ALIGNMENT, DIMENSIONS = 3, 32, 4
+MOST_ENTRIES, MOST_TEXTS = 100_000, 4_000_000  # tensors or values, and texts of an array; models have fewer by far
 NAME_BYTES = 63  # of a tensor; llama.cpp's own limit
 NUMBERS: Mapping[int, str] = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -99,7 +100,7 @@ class _Cursor:
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)
 
     def _texts(self, count: int) -> int:
-        if count > len(self.data):
+        if count > min(len(self.data), MOST_TEXTS):
             raise damaged(self.path, f"an array before byte {self.at} has {count} texts")
         for _ in range(count):
             self.take(int.from_bytes(self.take(8), "little"))
@@ -116,7 +117,7 @@ def read_gguf(path: Path) -> Header:
         if magic != b"GGUF" or version != VERSION:
             raise damaged(path, f"it begins with {magic!r} and version {version}, expected b'GGUF' and {VERSION}")
         tensors, values = cursor.number("Q"), cursor.number("Q")
-        if max(tensors, values) > len(data):
+        if max(tensors, values) > min(len(data), MOST_ENTRIES):
             raise damaged(path, f"it counts {tensors} tensors and {values} values in {len(data)} bytes")
         metadata = _metadata(cursor, values)
         entries = [_entry(cursor) for _ in range(tensors)]

@@ -34,6 +34,7 @@ class LlamaVision:
     def __init__(
         self, path: Path, model: LlamaModel, spec: PixelSpec, *, most_tokens: int, threads: int | None, exact: bool
     ) -> None:
+        assert isinstance(spec, ImageSpec | CropSpec)
         self.spec, self.model = spec, model
         library = mtmd()
         check_vision(path, model.hidden)
@@ -81,13 +82,13 @@ class LlamaVision:
         return ImageFeatures(parts[0], np.stack(parts[1:]) if len(parts) > 1 else None)
 
 
-def image_tokens(grid: tuple[int, int, int], spec: PixelSpec) -> int:
+def image_tokens(grid: tuple[int, int, int], spec: ImageSpec | CropSpec) -> int:
     """Tokens of one temporal patch of a grid."""
     merge = spec.merge_size if isinstance(spec, ImageSpec) else 1
     return grid[1] * grid[2] // merge**2
 
 
-def to_frames(patches: Floats, grid: tuple[int, int, int], spec: PixelSpec) -> UInt8:
+def to_frames(patches: Floats, grid: tuple[int, int, int], spec: ImageSpec | CropSpec) -> UInt8:
     """The images that patches were cut from, uint8 [temporal patches, frames of each, height, width, 3]."""
     if isinstance(spec, CropSpec):
         return np.moveaxis(_bytes(np.moveaxis(patches, 1, 0), spec), 0, -1)[None]
@@ -100,7 +101,7 @@ def to_frames(patches: Floats, grid: tuple[int, int, int], spec: PixelSpec) -> U
     return np.ascontiguousarray(np.moveaxis(_bytes(planes, spec), 0, -1))
 
 
-def _bytes(planes: Floats, spec: PixelSpec) -> UInt8:
+def _bytes(planes: Floats, spec: ImageSpec | CropSpec) -> UInt8:
     """Normalized values [3, ...] as the bytes that they were made of."""
     low, high = (spec.table[:, end].reshape(3, *[1] * (planes.ndim - 1)) for end in (0, 255))
     return np.asarray(np.rint((planes - low) / (high - low) * 255), np.uint8)

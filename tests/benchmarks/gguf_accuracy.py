@@ -28,9 +28,10 @@ from lensmith.exporters.gguf.file_types import FILE_TYPES
 from lensmith.exporters.gguf.imatrix import Energy
 from lensmith.exporters.gguf.importance import gather
 from lensmith.exporters.layerwise.samples import KINDS, Picture, Sample
-from lensmith.runtimes import Model, load
+from lensmith.runtimes import Model
 from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.engine import Floats, ImageFeatures
+from lensmith.runtimes.model import load
 from lensmith.targets.errors import InputError
 from rich.console import Console
 from rich.table import Table

@@ -32,7 +32,8 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def lensmith(args: argparse.Namespace) -> dict[str, Any]:
-    from lensmith.runtimes import GenerationOptions, load
+    from lensmith.runtimes import GenerationOptions
+    from lensmith.runtimes.model import load
 
     started = time.perf_counter()
     model = load(args.bundle, context=args.context)

@@ -1,0 +1,139 @@
+"""Qwen3.5 without its vision encoder (Qwen3_5ForCausalLM): bundles that answer as transformers and take no images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.export import Options, export, prepare
+from lensmith.runtimes.llamacpp.header import read_gguf
+from lensmith.runtimes.model import load
+from lensmith.runtimes.options import GenerationOptions
+from lensmith.runtimes.replay import relative_error
+from lensmith.targets.errors import InputError
+from safetensors.numpy import save_file
+
+from tests import ladder
+from tests.extras import Ran
+from tests.mtp_reference import MtpReference, assert_drafts
+
+BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_5"
+IMAGE = Path(__file__).parent / "tiny_vlm" / "heldout" / "images" / "0001.png"
+QUESTIONS = ("What word is written?", "Count the discs. " * 30, "Name three colours: rot, grün …")
+LOGITS = 1e-4
+
+
+def text_model(folder: Path, rename: Callable[[str], str] = lambda name: name, *, vision: bool = False) -> Path:
+    """The decoder of the trained model as a checkpoint of its own; `vision` leaves the encoder in its files."""
+    shutil.copytree(BASE, folder, ignore=shutil.ignore_patterns("*preprocessor*", "*.safetensors"))
+    config = json.loads((BASE / "config.json").read_text())
+    text = config["text_config"] | {"architectures": ["Qwen3_5ForCausalLM"], "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(text))
+    tensors = {name: t.raw() for name, t in open_checkpoint(BASE).tensors.items() if vision or ".visual." not in name}
+    save_file({rename(name): values for name, values in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def plain(name: str) -> str:
+    """As transformers saves it."""
+    return name.replace("model.language_model.", "model.")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> ladder.Pair:
+    ladder.need_torch()
+    folder = tmp_path_factory.mktemp("text")
+    return ladder.compile_pair(text_model(folder / "source", plain), folder / "bundle")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_answers_are_those_of_transformers(pair: ladder.Pair, question: str) -> None:
+    assert type(pair.reference.model).__name__ == "Qwen3_5ForCausalLM"
+    messages = [{"role": "user", "content": question}]
+    assert relative_error(*pair.all_logits(messages)) < LOGITS
+    theirs = pair.reference.greedy(pair.theirs(messages), 24, ignore_eos=True).ids
+    answer = pair.model.generate(messages, GenerationOptions(24, ignore_eos=True))
+    text = "".join(answer)
+    assert text == pair.model.prompts.tokenizer.decode(theirs)
+
+
+def test_drafts_are_those_of_the_whole_model(pair: ladder.Pair, tmp_path: Path) -> None:
+    """The draft head lies beside the decoder; transformers has none, so the reference is that of the whole model."""
+    whole = ladder.compile_pair(BASE, tmp_path / "bundle")
+    messages = [{"role": "user", "content": QUESTIONS[1]}]
+    assert_drafts(pair.model, MtpReference(whole.reference), whole.theirs(messages), LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("rename", "vision"),
+    [(lambda name: name, False), (lambda name: name, True), (lambda name: plain(name).removeprefix("model."), False),
+     (lambda name: f"base_model.model.{plain(name)}", False)],
+)  # fmt: skip
+def test_names_and_whole_checkpoints(rename: Callable[[str], str], vision: bool, tmp_path: Path) -> None:
+    """Also those of the whole model, whose encoder is then named as dropped."""
+    job = prepare(text_model(tmp_path / "source", rename, vision=vision), Options())
+    expected = prepare(text_model(tmp_path / "plain", plain), Options())
+    assert [graph.name for graph in job.graphs] == ["decoder", "mtp"]
+    assert [s.name for g in job.graphs for s in g.sources] == [s.name for g in expected.graphs for s in g.sources]
+    dropped = job.family.dropped(job.checkpoint, job.spec)
+    assert bool(dropped) == vision
+    assert set(dropped.values()) <= {"model_type qwen3_5_text has no vision encoder"}
+
+
+def test_images_are_refused_with_one_sentence(pair: ladder.Pair) -> None:
+    picture: dict[str, Any] = {"type": "image", "image": str(IMAGE)}
+    clip: dict[str, Any] = {"type": "video", "video": [str(IMAGE)] * 4}
+    for part in (picture, clip):
+        with pytest.raises(InputError, match="takes text alone, no images or videos") as error:
+            list(pair.model.generate([{"role": "user", "content": [part, {"type": "text", "text": "?"}]}]))
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="takes text alone"):
+        load(pair.model.bundle.path, max_pixels=65536)
+    with pytest.raises(InputError, match="takes no images; leave it out"):
+        prepare(pair.job.checkpoint.path, Options(max_pixels=65536))
+
+
+def test_commands(tmp_path: Path, cli: Callable[..., Ran]) -> None:
+    """Plan, export with traces, inspect, verify and run; what needs images says so."""
+    ladder.need_torch()
+    source, bundle = text_model(tmp_path / "source", plain), tmp_path / "bundle"
+    assert "vision" not in cli("plan", source).out.lower()
+    assert cli("export", source, "-o", bundle, "--golden", "always").code == 0
+    assert "text only" in cli("verify", bundle).out
+    shown = json.loads(cli("inspect", bundle, "--json").out)
+    assert (shown["family"], sorted(shown["graphs"]), shown["image"]) == (
+        "qwen3_5_text", ["decoder", "mtp"], {"kind": "none"},
+    )  # fmt: skip
+    assert cli("run", bundle, QUESTIONS[0]).code == 0
+    for wish in (("--image", IMAGE), ("--max-pixels", "65536")):
+        refused = cli("run", bundle, QUESTIONS[0], *wish)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+    refused = cli("export", source, "-o", tmp_path / "other", "--calibrate", "mse")
+    assert (refused.code, "takes no images" in refused.err) == (2, True)
+
+
+def test_gguf_has_one_file(tmp_path: Path) -> None:
+    """What llama.cpp loads without a projector; with it installed, the answer is that of ONNX Runtime."""
+    pytest.importorskip("gguf")
+    source = text_model(tmp_path / "source", plain)
+    bundle = export(prepare(source, Options(format="gguf", precision="f32")), tmp_path / "bundle", golden="never")
+    assert [name for name in bundle.manifest["files"] if name.endswith(".gguf")] == ["model.gguf"]
+    whole = export(prepare(BASE, Options(format="gguf", precision="f32")), tmp_path / "whole", golden="never")
+    one, other = (read_gguf(b.file("model.gguf")).tensors for b in (bundle, whole))
+    assert {name: entry.shape for name, entry in one.items()} == {name: entry.shape for name, entry in other.items()}
+    pytest.importorskip("llama_cpp")
+    plain_bundle = export(prepare(source, Options(precision="fp32")), tmp_path / "onnx", golden="never")
+    texts = ["".join(load(b.path, threads=1).ask(QUESTIONS[0])) for b in (bundle, plain_bundle)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("options", [Options(format="tensorrt", target="rtx-40"), Options(target="cuda")])
+def test_graphs_for_gpus(options: Options, tmp_path: Path) -> None:
+    job = prepare(text_model(tmp_path / "source", plain), options)
+    assert np.array_equal([graph.name for graph in job.graphs], ["decoder", "mtp"])
