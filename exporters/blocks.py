@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from ..calibration.packing import around_eight, pack_low_first, pack_planes, repeat_in_byte
-from ..calibration.rounding import Groups, quantize
+from ..calibration.packing import (
+    around_eight,
+    pack_low_first,
+    pack_planes,
+    repeat_in_byte,
+    unpack_low_first,
+    unpack_planes,
+)
+from ..calibration.rounding import Groups, dequantize, quantize
 from .scheme import Scheme
 from .states import CAPACITY
 
@@ -80,6 +87,21 @@ class Matrix(nn.Module):
             points, wide = (made.zero_points, bits) if bits >= 4 else (around_eight(made.zero_points, bits), 4)
             arrays.append(repeat_in_byte(points, wide) if self.groups == 1 else pack_low_first(points, wide))
         return arrays
+
+    def unpack(self, arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """The weights [rows, columns] that the stored form of some rows stands for; `pack` and `store` backwards."""
+        values, *rest = (np.asarray(array) for array in arrays)
+        if not self.scheme.quantized:
+            return values.reshape(-1, self.columns).astype(np.float32)
+        if self.scheme.int8_activations:
+            return values.astype(np.float32) * rest[0].astype(np.float32)[:, None]
+        bits, flat = self.scheme.bits, values.reshape(len(values), -1)
+        integers = unpack_planes(flat, self.columns) if bits == 3 else unpack_low_first(flat, bits, self.columns)
+        points = None
+        if len(rest) > 1:
+            points = unpack_low_first(rest[1], max(bits, 4), self.groups)
+            points = points - around_eight(np.zeros_like(points), min(bits, 4))
+        return dequantize(Groups(integers, rest[0], points, bits))
 
     def forward(self, op: Op, *, widen: bool = True) -> dict[str, Value]:
         """The stored values as graph values: floats and scales in the type `floats`. Made once in a graph.

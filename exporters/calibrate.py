@@ -166,7 +166,9 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
     calibrated = Calibrated(key=key, reasons={**roles.reasons, **low}, evidence=evidence)
-    return replace(mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts))
+    return replace(
+        mixed, calibrated=calibrated if worse else replace(calibrated, parts=store.parts, floats=store.floats)
+    )
 
 
 def _fitted(

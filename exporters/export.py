@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -33,6 +34,7 @@ from .models import FAMILIES, Family, Spec
 from .notes import notes
 from .parts import parts
 from .prequantized.kept import own_groups
+from .proof import prove
 from .scheme import PRECISIONS, make_policy
 from .spec import ModelSpec
 from .tokenizer_files import tokenizer_values
@@ -171,12 +173,11 @@ def export(
 def _evidence(
     job: Job, writer: BundleWriter, manifest: dict[str, Any], progress: Progress, golden: Golden
 ) -> dict[str, Any]:
-    reason = find_lowering(job.options.format).no_replay(job)
-    if reason is None:
-        return evidence(_recording(job, writer, manifest, progress), job.parameters, writer, manifest, golden=golden)
-    if golden == "always":
-        raise InputError(f"golden traces cannot be recorded: {reason}; leave out --golden always")
-    return {"recorded": False, "reason": reason}
+    """Where the bundle cannot be replayed, PyTorch still proves its graphs and weights; it gets no traces then."""
+    elsewhere = find_lowering(job.options.format).no_replay(job)
+    recording = _recording(job, writer, manifest, progress)
+    proving = functools.partial(prove, job, writer, manifest)
+    return evidence(recording, job.parameters, writer, manifest, proving, golden=golden, elsewhere=elsewhere)
 
 
 def _recording(

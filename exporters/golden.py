@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from ..runtimes.built import RECORD, SAMPLES, write_built
+from ..runtimes.built import RECORD, SAMPLES, Run, write_built
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.frames import VideoLimits
 from ..runtimes.images import ImageLimits
@@ -18,16 +19,17 @@ from ..runtimes.model import position_spec, prompt_spec
 from ..runtimes.outputs import with_sources
 from ..runtimes.pixels import image_spec
 from ..runtimes.prompt import PromptBuilder, open_prompt
-from ..runtimes.replay import summarize
+from ..runtimes.replay import Row, summarize
 from ..runtimes.requests import Request, make_request, user_message
 from ..runtimes.timings import Timings
 from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
 from ..runtimes.video import video_spec
 from ..targets.errors import CheckFailed, InputError, MissingExtra
 from .checkpoint import Checkpoint
+from .elsewhere import Elsewhere
 from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
-from .self_replay import self_replay
+from .self_replay import self_replay, with_meant
 from .spec import ModelSpec
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -36,6 +38,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 STEPS = 32  # tokens of each answer
 AUTO_BYTES = 2_000_000_000  # of float32 weights; more would take away the low memory of an export
+GOLDEN = "golden"  # the folder of traces
 SMALL = 50_000_000  # parameters; below, more than one thread waits more than it computes
 FIRST, SECOND, THIRD = FILES
 ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "A disc on a striped background."}]}
@@ -72,10 +75,14 @@ def evidence(
     parameters: int,
     writer: BundleWriter,
     manifest: Mapping[str, Any],
+    prove: Callable[[Traces], Run | None],
     *,
     golden: Golden = "auto",
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Any]:
-    """Record golden traces into a bundle, replay them on its graphs and give the figures for its manifest.
+    """Record golden traces into a bundle, prove and replay it with them, and give the figures for its manifest.
+
+    A bundle that runs `elsewhere` only is proven, and keeps no traces.
 
     "auto" records them when PyTorch is installed and the weights are small in float32, and else gives the reason.
     "always" raises MissingExtra and InputError instead.
@@ -84,12 +91,17 @@ def evidence(
     if reason is None:
         try:
             traces = recording(1 if parameters < SMALL else None)
-            return _replayed(traces, writer, manifest)
+            meant = prove(traces)
+            if elsewhere is None:
+                return _replayed(traces, meant, writer, manifest)
+            writer.leave_out(name for name in writer.names if name.startswith(f"{GOLDEN}/"))
+            shutil.rmtree(writer.partial / GOLDEN)
+            return {"recorded": False, **vars(elsewhere), "proven": traces.reference}
         except InputError as error:
             if golden == "always":
                 raise
             reason = str(error)
-    return {"recorded": False, "reason": reason}
+    return {"recorded": False, "reason": reason, **({} if elsewhere is None else vars(elsewhere))}
 
 
 def _reason_against(parameters: int, golden: Golden) -> str | None:
@@ -106,7 +118,7 @@ def _reason_against(parameters: int, golden: Golden) -> str | None:
     return None
 
 
-def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _replayed(traces: Traces, meant: Run | None, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says about the traces, with the figures of their first replay; records what it gave."""
     rows, built = self_replay(writer.preview(manifest), traces)
     figures = summarize(rows)
@@ -115,10 +127,20 @@ def _replayed(traces: Traces, writer: BundleWriter, manifest: Mapping[str, Any])
         raise CheckFailed(
             f"the graphs of {writer.out} give values that are not finite ({wrong[0]}); use another precision"
         )
+    if meant is not None:
+        built = with_meant(built, meant, str(writer.out))
     write_built(built, writer.add(RECORD), writer.add(SAMPLES))
     names = [case.name for case in traces.cases] or [image.file for image in traces.images]
     steps = {"steps": STEPS} if traces.cases else {}
-    return {"recorded": True, "reference": traces.reference, "cases": names, **steps, "figures": figures}
+    about = {"reference": traces.reference, "cases": names, **steps, "figures": figures, "rounding": _means(rows)}
+    return {"recorded": True, **about}
+
+
+def _means(rows: list[Row]) -> dict[str, float]:
+    """How good the rounding is, which no check depends on: the mean KL in nats, and the share of PyTorch's tokens."""
+    kinds = {"mean_kl": ("logits_kl", "step_logits_kl"), "same_token": ("greedy_agreement",)}
+    values = {name: [row.value for row in rows if row.figure in figures] for name, figures in kinds.items()}
+    return {name: float(f"{sum(found) / len(found):.4g}") for name, found in values.items() if found}
 
 
 def record(

@@ -51,6 +51,7 @@ class Calibrated:
     """What calibration hands to the export. The default is rounding to nearest."""
 
     parts: weights.Parts = lambda *_: None  # the stored form of a tensor, where it was calibrated
+    floats: weights.Parts = lambda *_: None  # what was rounded to it: the same tensor, with the factors of smoothing
     key: str = ""  # of all that the weights depend on
     reasons: Mapping[str, str] = field(default_factory=dict)  # what became of a matrix, by name
     evidence: Mapping[str, Any] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from .dialects import gguf
 from .dialects.cuda import CudaDialect
 from .dialects.ort import OrtDialect
 from .dialects.tensorrt import TensorRTDialect
+from .elsewhere import Elsewhere
 from .graphs import Graph
 from .job import Job, Options, Progress
 from .models import Spec
@@ -111,7 +112,7 @@ class Lowering:
     refuse: Callable[[Options, TargetProfile], None] = lambda *_: None  # raises InputError before graphs are described
     dialect: Callable[[TargetProfile, str, Spec], Dialect] = _ort  # for a precision
     finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
-    no_replay: Callable[[Job], str | None] = lambda _: None  # why golden traces cannot be replayed where it is built
+    no_replay: Callable[[Job], Elsewhere | None] = lambda _: None  # None: golden traces can be replayed here
     whole_rows: bool = False  # weights of 8 bits have one scale for each row
     graphs: Callable[[Job], tuple[Graph, ...]] = lambda job: job.graphs  # that are written as ONNX
     graph_precision: Callable[[str], str] = lambda precision: precision  # of the graphs
@@ -129,10 +130,10 @@ def _refuse(options: Options, target: TargetProfile) -> None:
         )
 
 
-def _no_replay(job: Job) -> str | None:
+def _no_replay(job: Job) -> Elsewhere | None:
     """Why golden traces cannot be replayed where an ONNX bundle is built: ONNX Runtime has no bfloat16 on the CPU."""
     here = job.target.activations != "bfloat16" or cuda_works()
-    return None if here else "bfloat16 runs on its GPU alone"
+    return None if here else Elsewhere("bfloat16 runs on its GPU alone")
 
 
 def _tensorrt(target: TargetProfile, precision: str, spec: Spec) -> Dialect:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from ..runtimes.arithmetic import arithmetic
 from ..runtimes.backends import usable_device
-from ..runtimes.built import Built, Run, spread
+from ..runtimes.built import Built, Run, Sums, spread, widest
 from ..runtimes.bundle import Bundle
 from ..runtimes.engine import ImageFeatures
 from ..runtimes.images import Grid, Patches
@@ -21,6 +20,8 @@ from ..runtimes.native import wanted_kernels
 from ..runtimes.outputs import Fed, Output, outputs
 from ..runtimes.replay import AgainstPyTorch, Row
 from ..runtimes.traces import Traces
+from ..targets.errors import CheckFailed
+from .nudging import noise_of, nudged, nudged_norms
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Way:
     """How this machine may compute a bundle; `native` as of `load`."""
 
     native: bool | None = None
-    nudged: bool = False  # pixels are one float32 off, which is the least that other kernels change
+    nudged: bool = False  # with noise in pixels and norms, see nudging.py
 
     def options(self, bundle: Bundle) -> dict[str, Any]:
         """Those of `load`."""
@@ -36,18 +37,44 @@ class Way:
 
 
 def self_replay(bundle: Bundle, traces: Traces) -> tuple[list[Row], Built]:
-    """Replay the traces with lensmith's own kernels and without, and with nudged pixels.
+    """Replay the traces with lensmith's own kernels and without, and nudged.
 
     The figures of the first run against PyTorch, and the record of what the bundle gives.
     """
     first, *others = _ways()
     rows: list[Row] = []
     base = Run(_noted(_replay(bundle, traces, first), AgainstPyTorch(traces), rows))
-    runs = {way: Run(_replay(bundle, traces, way)) for way in others}
+    runs = {}
+    for way in others:
+        with nudged_norms(bundle) if way.nudged else nullcontext():
+            runs[way] = Run(_replay(bundle, traces, way))
     lines = {arithmetic(bundle, **way.options(bundle)): run.digests
              for way, run in {first: base, **runs}.items() if not way.nudged}  # fmt: skip
     digests = {line: found for line, found in lines.items() if line is not None}
     return rows, Built(digests, base.samples, spread(base, runs.values()))
+
+
+def with_meant(built: Built, meant: Run, name: str) -> Built:
+    """The record with the distance to what the weights stand for in float32 in its spread.
+
+    Raises CheckFailed unless rounding of activations, by which runs of the bundle are apart, explains that distance.
+    """
+    sums = Sums()
+    for key, graph in meant.graphs.items():
+        value = sums.add(graph, meant.samples[key], built.samples[key])
+        _refuse_beyond(value, built.spread[graph].limits()[0], key, name)
+    for graph in sums.graphs:
+        _refuse_beyond(sums.overall(graph), built.spread[graph].limits()[1], f"all outputs of the {graph}", name)
+    return replace(built, spread={graph: widest(built.spread[graph], sums.spread(graph)) for graph in built.spread})
+
+
+def _refuse_beyond(value: float, limit: float, what: str, name: str) -> None:
+    if not value <= limit:
+        raise CheckFailed(
+            f"the graphs of {name} do not compute what their rounded weights stand for: {what} is off by {value:.3g} "
+            f"of its own size with a limit of {limit:.3g}; nothing was exported: report this with the checkpoint's "
+            "config.json"
+        )
 
 
 def _ways() -> list[Way]:
@@ -57,15 +84,15 @@ def _ways() -> list[Way]:
 
 def _replay(bundle: Bundle, traces: Traces, way: Way) -> Iterator[Fed | Output]:
     model = open_loaded(bundle, **way.options(bundle))
-    vision = _nudged(model.vision) if way.nudged else model.vision
+    vision = _nudged(model.vision, noise_of(bundle)) if way.nudged else model.vision
     if isinstance(model, Model):
         model.media.vision = vision  # for conversations
     return outputs(model, traces, vision)
 
 
-def _nudged(vision: Vision) -> Vision:
+def _nudged(vision: Vision, noise: float) -> Vision:
     def encode(patches: Patches, grid: Grid) -> ImageFeatures:
-        return vision(np.nextafter(patches, np.float32(np.inf)), grid)
+        return vision(nudged(patches, noise), grid)
 
     return encode
 

@@ -26,7 +26,7 @@ from .tensorrt import TensorRTExecutor
 from .tensorrt_plugin import PluginExecutor
 from .values import truth, whole
 
-ORT, CUDA, ENGINE = "ort", "cuda", ".engine"  # dialects, and the end of a file's name
+ORT, CUDA, TENSORRT, ENGINE = "ort", "cuda", "tensorrt", ".engine"  # dialects, and the end of a file's name
 CPU = "cpu"
 DEVICES = (CPU, CUDA)
 MOST_THREADS = 256  # or as many as there are cores
@@ -138,7 +138,15 @@ def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor[Any]:
         return PluginExecutor(path, entry["plugin"]["profiles"])
     if dialect(bundle, name) == CUDA and wishes.device != CPU:
         return CudaExecutor(path, capacity=wishes.capacity, profile=wishes.profile)
-    return OnnxExecutor(path, capacity=wishes.capacity, threads=wishes.threads, profile=wishes.profile)
+    try:
+        return OnnxExecutor(path, capacity=wishes.capacity, threads=wishes.threads, profile=wishes.profile)
+    except InputError as error:
+        if dialect(bundle, name) != TENSORRT:
+            raise
+        raise InputError(
+            f"the bundle {bundle.path} has no engines yet, without which its graphs do not run; build them on its "
+            f"device: lensmith build {bundle.path}"
+        ) from error
 
 
 def _index(bundle: Bundle) -> Callable[[Grid], dict[str, NDArray[Any]]]:

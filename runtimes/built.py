@@ -30,8 +30,8 @@ from .replay import Row
 
 RECORD, SAMPLES = "golden/built.json", "golden/built.npz"
 SAMPLED = 256  # values that are kept of an output, spread over it
-# Between two runs on the same machine a bundle of any precision was off by 0.9 to 1.2 times what the pixels alone made
-# of it. Other processors round at other places or more coarsely (rows in place of blocks of 32), which adds in squares.
+# Other kernels on the same machine were off by 0.9 to 1.2 times what noise alone makes of a bundle. Other processors
+# round at other places or more coarsely (rows in place of blocks of 32), which adds in squares.
 ROW, OVERALL = 4.0, 3.0  # times the largest spread of an output, and of all outputs of a graph together
 FLOOR = 1e-4  # what float32 alone may differ by, as of EXACT_ERROR in verify.py
 PARTS = 16  # hexadecimal digits of a hash
@@ -95,10 +95,14 @@ def spread(base: Run, others: Iterable[Run]) -> dict[str, Spread]:
     for other in others:
         sums = Sums()
         for name, graph in base.graphs.items():
-            row = sums.add(graph, other.samples[name], base.samples[name])
-            old = found.get(graph, Spread())
-            found[graph] = Spread(max(row, old.row), max(sums.overall(graph), old.overall))
+            sums.add(graph, other.samples[name], base.samples[name])
+        found = {graph: widest(found.get(graph, Spread()), sums.spread(graph)) for graph in sums.graphs}
     return found
+
+
+def widest(one: Spread, other: Spread) -> Spread:
+    """The larger one of each figure."""
+    return Spread(max(one.row, other.row), max(one.overall, other.overall))
 
 
 class Sums:
@@ -117,6 +121,10 @@ class Sums:
         """Of all outputs of a graph so far, each of which counts the same."""
         shares = self._shares[graph]
         return math.sqrt(sum(value**2 for value in shares) / len(shares))
+
+    def spread(self, graph: str) -> Spread:
+        """The largest of an output, and of all."""
+        return Spread(max(self._shares[graph]), self.overall(graph))
 
     @property
     def graphs(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..targets.errors import InputError, LensmithError
+from ..targets.errors import CheckFailed, InputError, LensmithError
 from .bundle import HASHED_BYTES, Bundle, check_manifest
 from .files import (
     FileRecord,
@@ -79,7 +79,8 @@ class BundleWriter:
         with self._lock:
             if self._closed:
                 return
-            if error is not None and self._resumable() and not is_disk_full(error):
+            usable = not isinstance(error, CheckFailed) and not is_disk_full(error)  # as far as it was written
+            if error is not None and self._resumable() and usable:
                 log.warning("%s is kept: the same command run again resumes from there", self.partial)
                 return
             shutil.rmtree(self.partial, ignore_errors=True)

@@ -19,7 +19,7 @@ from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
 from .engine import Floats
-from .forks import PerProcess
+from .forks import PerProcess, computing
 from .frames import VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
@@ -147,7 +147,7 @@ class Encoder:
 
     def _encode(self, patches: Patches, grid: Grid, started: float) -> Features:
         cut = time.perf_counter()
-        with self._turn:
+        with self._turn, computing():
             made = self.vision(patches, grid)
         done = time.perf_counter()
         return Features(grid, made.features, made.deepstack, 1000 * (cut - started), 1000 * (done - cut))

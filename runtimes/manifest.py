@@ -263,10 +263,13 @@ class GoldenEntry(Section, frozen=True):
 
     recorded: bool
     reason: Text | None = None
+    advice: Text | None = None  # how a bundle without traces is checked
+    proven: Text | None = None  # the reference that its float graphs were proven with, where it has no traces
     reference: Text | None = None
     cases: list[Name] = []
     steps: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
-    figures: dict[Name, Number] = {}
+    figures: dict[Name, Number] = {}  # the worst of each
+    rounding: dict[Name, Number] = {}  # how near rounding leaves the bundle to the reference: means over all steps
 
 
 class EvidenceEntry(Section, frozen=True):

@@ -94,7 +94,7 @@ def read_traces(bundle: Bundle) -> Traces:
         golden = bundle.manifest["evidence"].get("golden") or {}
         raise InputError(
             f"the bundle {bundle.path} has no golden traces ({golden.get('reason', 'none were recorded')}); "
-            "record them where PyTorch is installed: lensmith export --golden always"
+            f"{golden.get('advice', 'record them where PyTorch is installed: lensmith export --golden always')}"
         )
     data = read_json(bundle.file(CASES))
     try:

@@ -18,6 +18,7 @@ from .shared import (
     AS_JSON,
     FORCE,
     NEW_FOLDER,
+    Once,
     console,
     count,
     needs,
@@ -85,7 +86,7 @@ CALIBRATION = options(
 CALIBRATION_NAMES = ("method", "samples", "limit", "seed", "budget", "max_kl")  # any of them asks for calibration
 
 
-@click.command()
+@click.command(cls=Once)
 @CHOICES
 @CALIBRATION
 @click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new bundle folder.")
@@ -125,7 +126,7 @@ def export(
         _print_result(result)
 
 
-@click.command()
+@click.command(cls=Once)
 @CHOICES
 @AS_JSON
 def plan(as_json: bool, **choices: Any) -> None:
@@ -140,7 +141,7 @@ def plan(as_json: bool, **choices: Any) -> None:
         click.echo(f"\nnote: {note}")
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("name")
 @click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new folder.")
 @click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")
@@ -202,6 +203,7 @@ def _print_plan(plan: Plan) -> None:
         "architecture": f"{plan.architecture}, {count(plan.parameters)} parameters",
         "precision": f"{plan.precision} for {plan.target}",
         "bundle": f"about {size(plan.bundle_bytes)}, {plan.bundle_bytes / plan.checkpoint_bytes:.0%} of the checkpoint",
+        **({"golden traces": f"about {size(plan.golden_bytes)} of it"} if plan.golden_bytes else {}),
         "memory to export": f"about {size(plan.export_memory_bytes)}",
     }))  # fmt: skip
     screen.print()
@@ -251,6 +253,7 @@ def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
         "ratio": round(total / plan.checkpoint_bytes, 4),
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"golden": golden} if (golden := bundle.manifest["evidence"].get("golden")) else {}),
         **({"calibration": calibration} if (calibration := bundle.manifest["evidence"].get("calibration")) else {}),
     }
 
@@ -302,6 +305,18 @@ def _print_calibration(made: dict[str, Any]) -> None:
     screen.print()
 
 
+def _proof(golden: dict[str, Any]) -> dict[str, str]:
+    """What the export compared with PyTorch, and how far rounding is from it."""
+    if not golden.get("recorded"):
+        proven = {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
+        return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
+    rounding = golden.get("rounding", {})
+    words = [f"KL {rounding['mean_kl']:.2g} nats"] if "mean_kl" in rounding else []
+    words += [f"{rounding['same_token']:.0%} of its tokens"] if "same_token" in rounding else []
+    near = {"rounding": f"{', '.join(words)} (given the same tokens)"} if words else {}
+    return {"graphs and weights": f"proven with {golden['reference']}", **near}
+
+
 def _print_result(result: dict[str, Any]) -> None:
     screen = console()
     if "calibration" in result:
@@ -309,6 +324,7 @@ def _print_result(result: dict[str, Any]) -> None:
     screen.print(table("Bundle", ["component", "files", ">size"], component_sizes(result["files"])))
     screen.print()
     screen.print(pairs("Result", {
+        **_proof(result.get("golden", {})),
         "size": f"{size(result['bundle_bytes'])}, {result['ratio']:.1%} of the checkpoint",
         "time": f"{result['seconds']:.1f} s",
         "peak memory": size(result["peak_memory_bytes"]),

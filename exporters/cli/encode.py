@@ -32,6 +32,8 @@ def encode(
         raise InputError(f"{bundle.path} makes features of images; expected --image FILE and -o FEATURES.npz")
     if loading.pop("max_video_pixels") is not None:
         raise InputError(f"{bundle.path} limits the frames of a video one by one; leave out --max-video-pixels")
+    if not videos and (fps is not None or num_frames is not None):
+        raise InputError("--fps and --frames have no effect without --video; leave them out")
     encoder = Encoder(bundle, **loading)
     items = [encoder.image(file) for file in images]
     items += [encoder.clip(file, fps=fps, num_frames=num_frames) for file in videos]

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from .shared import THREADS, console, needs, stages
+from ...targets.errors import InputError
+from .shared import THREADS, Once, console, needs, stages
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", required=True, type=click.Path(path_type=Path), help="The checkpoint folder.")
 @click.option("--hub-revision", metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hugging Face hub.")
@@ -44,6 +45,9 @@ def compare(
         from ..compare import CompareOptions
         from ..compare import compare as measure
         from ..hub import located, located_adapter
+
+    if chosen["limit"] is not None and chosen["tasks"] is None:
+        raise InputError("--limit counts the questions of --tasks; name their file with --tasks, or leave it out")
     names = tuple(DTYPES[name] for name in dtypes or DTYPES)
     command = shlex.join(["lensmith", *sys.argv[1:]])
     with stages() as progress:

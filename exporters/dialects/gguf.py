@@ -161,6 +161,12 @@ def _write_file(job: Job, file: File, path: Path, stored: Type, progress: Progre
     write(path, file.architecture, file.tensors, stored, fill, _counter(file, progress))
 
 
+def write_plain(job: Job, folder: Path) -> None:
+    """Write both files of a job in floats into any folder."""
+    for file in files(job):
+        _write_file(job, file, folder / file.name, file.stored, lambda *_: None)
+
+
 def _write_quantized(job: Job, file: File, writer: BundleWriter, progress: Progress) -> None:
     """Write a file without loss, let llama.cpp quantize it, and remove it."""
     lossless = writer.partial / LOSSLESS

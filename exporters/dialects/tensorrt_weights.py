@@ -7,6 +7,7 @@ behind it. Others, like 8 bits with scales of rows for single tokens, it writes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from ...calibration.packing import pack_low_first
+from ...calibration.packing import pack_low_first, unpack_low_first
 from ...calibration.rounding import Groups
 from ..blocks import Matrix, Op, Table, Value
 from ..scheme import Scheme
@@ -92,6 +93,17 @@ class QdqMatrix(Matrix):
         packed = pack_low_first(made.values, 4)
         packed ^= np.uint8(0x88)  # the sign bits of both values: from unsigned around 8 to signed around 0
         return [packed, made.scales.astype(kind)]
+
+    def unpack(self, arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """The weights [rows, columns] that the stored form of some rows stands for; 4 bits come two in a byte."""
+        if not self.scheme.quantized:
+            return super().unpack(arrays)
+        values, scales = (np.asarray(array) for array in arrays)
+        wide = scales.astype(np.float32)
+        if self.scheme.bits == 8:
+            return values.astype(np.float32) * np.float32(self.byte.step) * wide[:, None]
+        integers = unpack_low_first(values ^ np.uint8(0x88), 4, self.columns).astype(np.float32) - 8
+        return (integers.reshape(*wide.shape, -1) * wide[..., None]).reshape(-1, self.columns)
 
     def forward(self, op: Op, *, widen: bool = True) -> dict[str, Value]:
         """ "values" in the type of activations, but float32 for weights that are stored so.

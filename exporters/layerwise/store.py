@@ -87,7 +87,12 @@ class Store:
         if (groups := made.divided) is not None:
             assert source.matrix is not None
             return source.matrix.store(groups)
-        return [*_scaled(source.pack(tensor.numpy()), made)]
+        return self.floats(source, tensor)
+
+    def floats(self, source: Source, tensor: LazyTensor) -> list[NDArray[Any]] | None:
+        """The stored form of a tensor as a float `source`, with the factors of smoothing; None as of `parts`."""
+        made = self.get(source.name)
+        return None if made is None else [*_scaled(source.pack(tensor.numpy()), made)]
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz"

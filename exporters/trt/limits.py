@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...runtimes.states import CACHE, RECURRENT
 from ...targets.errors import InputError
 from ...targets.profile import TargetProfile, load_target, target_names
+from ..elsewhere import COMPARE, Elsewhere
 from ..scheme import CHANNEL, PRECISIONS
 from ..spec import ModelSpec
 from ..weights import stored_bytes
@@ -17,11 +18,16 @@ if TYPE_CHECKING:
 FEW_BITS = ("int3", "int2")
 
 
-def no_replay(job: Job) -> str | None:
+def no_replay(job: Job) -> Elsewhere | None:
     """Why golden traces cannot be replayed where the bundle is built; None for float32, which ONNX Runtime runs."""
     if job.options.precision == "fp32" or not job.target.halves:
         return None
-    return "engines run on their GPU alone"
+    gpu = job.target.gpu
+    if gpu is not None and gpu.has_engines and not gpu.builds_here:
+        return Elsewhere(
+            "engines run on their GPU alone", f"build its engines there with lensmith build, then {COMPARE}"
+        )
+    return Elsewhere("engines run on their GPU alone")
 
 
 def refuse(options: Options, target: TargetProfile) -> None:

@@ -1,0 +1,153 @@
+"""Compares the weights that a bundle's files hold with the checkpoint's, tensor by tensor, block by block.
+
+What is written is read back through the names and offsets of the saved graphs, and widened; so a tensor that lies at
+another's place, is transposed, swapped, negated or missing is found, however coarse the rounding is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..targets.errors import CheckFailed
+from .blocks import Source
+from .graphs import Graph
+from .job import Job
+from .lowering import find_lowering
+from .scheme import UNQUANTIZED, Scheme
+from .weights import BLOCK_ELEMENTS
+
+Floats = NDArray[np.float32]
+HALF = 2.0**-11  # relative rounding of float16
+TINY = 2.0**-24  # half a step of float16's smallest numbers, below which scales vanish
+# Calibrated integers make up for each other, so that a row is off by more than rounding to nearest: by up to 1.6 times
+# as much on the trained models. Rows of another tensor are off by 1.4 times their own size.
+CALIBRATED, OWN_SIZE = 3.0, 0.95
+
+
+def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None) -> None:
+    """Raises CheckFailed for the first tensor of a folder that is not the checkpoint's within its scheme's rounding.
+
+    `floats` describes the same graphs without rounding. Where it lies in the folder `twin`, its weights become those
+    that the rounded ones stand for.
+    """
+    plain = {graph.name: graph for graph in floats.graphs}
+    for graph in find_lowering(job.options.format).graphs(job):
+        files = StoredGraph(graph, folder)
+        copies = None if twin is None else StoredGraph(plain[graph.name], twin, "r+")
+        wanted = {source.name: source for source in plain[graph.name].sources}
+        for source in graph.sources:
+            _check(job, source, wanted[source.name], files, copies)
+
+
+class StoredGraph:
+    """A graph that was written: where it says that its tensors lie."""
+
+    def __init__(self, graph: Graph, folder: Path, mode: Literal["r", "r+"] = "r") -> None:
+        self.folder, self.mode = folder, mode
+        saved = ir.load(folder / f"{graph.name}.onnx").graph.initializers
+        self._tensors: Mapping[str, Any] = {name: value.const_value for name, value in saved.items()}
+
+    def parts(self, source: Source) -> list[NDArray[Any]]:
+        """The stored form of a source tensor, one array [rows, ...] for each parameter; mapped, not read."""
+        return [self._part(str(parameter.name)) for parameter in source.parameters]
+
+    def _part(self, name: str) -> NDArray[Any]:
+        tensor = self._tensors.get(name)
+        if not isinstance(tensor, ir.ExternalTensor):
+            raise CheckFailed(f"the saved graph in {self.folder} lacks the tensor {name}")
+        shape = tuple(tensor.shape.numpy())
+        packed = tensor.dtype.bitwidth < 8  # of 4 bits, two in a byte
+        kind: Any = np.uint8 if packed else tensor.dtype.numpy()
+        shape = (shape[0], shape[1] * tensor.dtype.bitwidth // 8) if packed else shape
+        return np.memmap(self.folder / tensor.location, kind, self.mode, tensor.offset or 0, shape or (1,))
+
+
+def _check(job: Job, source: Source, plain: Source, files: StoredGraph, copies: StoredGraph | None) -> None:
+    tensor, parts = job.checkpoint.tensor(source.name), files.parts(source)
+    given, matrix = job.calibrated.floats(plain, tensor), source.matrix
+    copy = None if copies is None else copies.parts(plain)[0]
+    for start, stop in _blocks(tensor.shape):
+        stored = [part[start:stop] for part in parts]
+        found = np.asarray(stored[0], np.float32) if matrix is None else matrix.unpack(stored)
+        whole = plain.pack(tensor.rows(start, stop)) if given is None else [part[start:stop] for part in given]
+        expected = np.asarray(whole[0], np.float32).reshape(found.shape)
+        near = _near(found, expected, source, stored, calibrated=given is not None)
+        if not near.all():
+            raise CheckFailed(
+                f"the bundle's weights are not the checkpoint's: row {start + int(near.argmin())} of {source.name} is "
+                "off by more than rounding allows, as if another tensor, order or sign had been stored; nothing was "
+                "exported: report this with the checkpoint's config.json"
+            )
+        if copy is not None:
+            copy[start:stop] = found.reshape(copy[start:stop].shape)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Begin and end of blocks of rows."""
+    rows, columns = (shape or (1,))[0], int(np.prod(shape[1:], dtype=np.int64))
+    step = max(1, BLOCK_ELEMENTS // max(1, columns))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _near(
+    found: Floats, expected: Floats, source: Source, stored: Sequence[NDArray[Any]], *, calibrated: bool
+) -> NDArray[np.bool_]:
+    """Whether each row is what it should be, within what its scheme allows; NaN is not near anything."""
+    scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
+    off = np.abs(found - expected)
+    if not scheme.quantized:
+        allowed = np.abs(expected) * HALF + TINY if scheme.bits == 16 else np.zeros_like(expected)
+    elif calibrated and scheme.bits < 8:
+        size, step = _rms(expected), _rms(_steps(expected, scheme)) / np.float32(12**0.5)
+        return _rms(off) <= np.minimum(CALIBRATED * step, OWN_SIZE * size) + TINY  # type: ignore[no-any-return]
+    else:
+        allowed = _rounding(expected, scheme, coarse=stored[-1].dtype == ml_dtypes.bfloat16)
+    rows: NDArray[np.bool_] = (off <= allowed).reshape(len(off), -1).all(axis=1)
+    return rows
+
+
+def _rounding(expected: Floats, scheme: Scheme, *, coarse: bool) -> Floats:
+    """How far each weight may be from the nearest level: half a step, and more behind the last one.
+
+    Scales are rounded themselves, to bfloat16 if `coarse` and else to float16, which moves the last levels most.
+    """
+    if scheme.float8:  # 3 bits of mantissa; its smallest numbers are a 2^18th of the largest
+        largest = np.abs(expected).max(axis=1, keepdims=True)
+        floats: Floats = np.abs(expected) / 15 + largest * np.float32(2.0**-17) + np.float32(TINY)
+        return floats
+    step, half = _steps(expected, scheme), 2 ** (scheme.bits - 1)
+    largest = _largest_level(scheme.bits) * step
+    reach = largest * (half - 1) / half if scheme.symmetric else np.maximum(np.abs(expected) - step, 0)
+    slack = half * (step * np.float32(2.0**-8 if coarse else 2.0**-10) + np.float32(TINY))
+    allowed: Floats = np.maximum(step / 2, np.abs(expected) - reach) + slack
+    return allowed
+
+
+def _steps(expected: Floats, scheme: Scheme) -> Floats:
+    """The distance of two levels for each weight [rows, columns], from the largest weights of its group."""
+    groups = expected.reshape(len(expected), -1, scheme.group_size)
+    low, high = np.minimum(groups.min(axis=2), 0), np.maximum(groups.max(axis=2), 0)
+    if scheme.symmetric:
+        steps = np.maximum(-low, high) / _largest_level(scheme.bits)
+    else:
+        steps = (high - low) / (2**scheme.bits - 1)
+    wide: Floats = np.broadcast_to(steps[..., None], groups.shape).reshape(expected.shape)
+    return wide
+
+
+def _largest_level(bits: int) -> int:
+    """Of symmetric levels; one less in 8 bits, whose largest the tensorrt dialect leaves out."""
+    return 127 if bits == 8 else 2 ** (bits - 1)
+
+
+def _rms(rows: Floats) -> Floats:
+    values: Floats = np.sqrt(np.square(rows).reshape(len(rows), -1).mean(axis=1))
+    return values
