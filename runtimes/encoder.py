@@ -23,6 +23,7 @@ from .forks import PerProcess, computing
 from .frames import VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
+from .new_file import new_file
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
 from .sources import ImageSource, opened_source
@@ -166,7 +167,7 @@ def save_features(path: str | Path, items: Sequence[Features]) -> None:
         arrays[f"grid_{index}"] = np.array(item.grid, np.int64)
         if item.deepstack is not None:
             arrays[f"deepstack_{index}"] = item.deepstack
-    with open(path, "wb") as file:
+    with new_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
