@@ -203,6 +203,7 @@ def _print_plan(plan: Plan) -> None:
         "architecture": f"{plan.architecture}, {count(plan.parameters)} parameters",
         "precision": f"{plan.precision} for {plan.target}",
         "bundle": f"about {size(plan.bundle_bytes)}, {plan.bundle_bytes / plan.checkpoint_bytes:.0%} of the checkpoint",
+        **({"golden traces": f"about {size(plan.golden_bytes)} of it"} if plan.golden_bytes else {}),
         "memory to export": f"about {size(plan.export_memory_bytes)}",
     }))  # fmt: skip
     screen.print()
