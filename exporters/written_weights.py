@@ -26,8 +26,8 @@ from .weights import BLOCK_ELEMENTS
 Floats = NDArray[np.float32]
 HALF = 2.0**-11  # relative rounding of float16
 TINY = 2.0**-24  # half a step of float16's smallest numbers, below which scales vanish
-# Calibrated integers make up for each other, so that with few samples a row may be off by several steps. It still points
-# where the checkpoint's points, while another row, 128 columns long, has a cosine below 0.35.
+# Calibrated integers make up for each other, so that with few samples a row may be off by several steps. It still
+# points where the checkpoint's does, while another row of 128 columns has a cosine below 0.35.
 COSINE, SHORTEST, LONGEST = 0.5, 0.4, 2.0
 
 
