@@ -12,6 +12,7 @@ SIZES = ((320, 256), (192, 448), (560, 144))  # width and height in pixels: near
 FILES = tuple(f"golden/image_{index}.png" for index in range(len(SIZES)))
 CLIP = "golden/clip.gif"
 CLIP_FRAMES, CLIP_MS = 12, 250  # frames, and how long each is shown
+CLIP_SIZE = (104, 72)  # width and height
 
 
 def sources() -> dict[str, bytes]:
@@ -26,7 +27,8 @@ def sources() -> dict[str, bytes]:
 
 def draw_clip() -> bytes:
     """A disc that moves over stripes that move the other way, in few colours, so that a GIF keeps every pixel."""
-    y, x = np.mgrid[:72, :104]
+    width, height = CLIP_SIZE
+    y, x = np.mgrid[:height, :width]
     frames = []
     for index in range(CLIP_FRAMES):
         planes = np.stack([(x - 2 * index) // 8 % 2 * 180, y // 24 * 60, np.full_like(x, 40)], axis=-1)

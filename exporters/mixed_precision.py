@@ -81,10 +81,11 @@ def _bytes(job: Job, name: str) -> int:
 
 
 def bundle_bytes(job: Job) -> int:
-    """Bytes of the bundle of a job, as its plan says."""
+    """Bytes of the bundle of a job, as its plan says, but for golden traces."""
     from .plan import make_plan  # the plan imports the export
 
-    return make_plan(job).bundle_bytes
+    plan = make_plan(job)
+    return plan.bundle_bytes - plan.golden_bytes
 
 
 def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:

@@ -18,6 +18,7 @@ from . import weights
 from .blocks import Source
 from .dialects import gguf
 from .dialects.ort import SCORES
+from .golden_sizes import golden_bytes
 from .graphs import Graph
 from .job import Job
 from .lowering import find_lowering
@@ -55,7 +56,8 @@ class Plan:
     precision: str
     target: str
     storage: tuple[Storage, ...]
-    bundle_bytes: int
+    bundle_bytes: int  # with golden traces, where `--golden auto` records them here
+    golden_bytes: int  # of which these are
     export_memory_bytes: int
     context: int
     cache_bytes_per_token: int
@@ -77,7 +79,7 @@ def make_plan(job: Job) -> Plan:
     storage = tuple(_storage(job))
     weight_bytes = sum(_graph_bytes(job, graph) for graph in find_lowering(job.options.format).graphs(job))
     weight_bytes += sum(row.disk_bytes for row in storage if row.component in GGUF_FILES)
-    states, context = _states(job), job.spec.context
+    states, context, traces = _states(job), job.spec.context, golden_bytes(job)
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
     default, tokens = min(context, DEFAULT_CONTEXT), image_tokens(job)
@@ -89,7 +91,8 @@ def make_plan(job: Job) -> Plan:
         precision=job.options.precision,
         target=job.target.name,
         storage=storage,
-        bundle_bytes=weight_bytes + _small_bytes(job),
+        bundle_bytes=weight_bytes + _small_bytes(job) + traces,
+        golden_bytes=traces,
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
         context=context,
         cache_bytes_per_token=token_bytes,

@@ -62,8 +62,8 @@ def _takes_videos(checkpoint: Checkpoint) -> bool:
     if settings is None or checkpoint.config.get("video_token_id") is None:
         return False
     derived = str(settings.get("image_processor_type", "")).replace("Image", "Video")  # of a file made for images
-    classes = {checkpoint.processor_class: PROCESSORS, settings.get("video_processor_type", derived): VIDEO_CLASSES}
-    others = [name for name, known in classes.items() if name is not None and name not in known]
+    classes = (checkpoint.processor_class, PROCESSORS), (settings.get("video_processor_type", derived), VIDEO_CLASSES)
+    others = [str(name)[:100] for name, known in classes if name is not None and name not in known]
     if others:
         log.warning("videos are prepared by %s, which lensmith does not know: the bundle takes none", others[0])
     return not others

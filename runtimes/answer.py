@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -17,6 +18,22 @@ class Progress:
     ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
     closed: bool = False
+
+    def finish(self, reason: str) -> None:
+        """Note why it ended; the first reason is the one."""
+        self.finish_reason = self.finish_reason or reason
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Note what ends it from outside."""
+        try:
+            yield
+        except GeneratorExit:
+            self.finish("closed")
+            raise
+        except BaseException:
+            self.finish("failed")
+            raise
 
 
 class Answer:
@@ -43,7 +60,7 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        """ "eos", "stop", "length", "context" or "closed"; empty while it is made."""
+        """ "eos", "stop", "length", "context", "closed" or, behind an exception, "failed"; empty while it is made."""
         return self._progress.finish_reason
 
     def __iter__(self) -> Iterator[str]:
@@ -64,7 +81,7 @@ class Answer:
             self._pieces.close()
         except ValueError:  # "generator already executing", by that thread
             return
-        self._progress.finish_reason = self._progress.finish_reason or "closed"
+        self._progress.finish("closed")
 
     def __enter__(self) -> Answer:
         return self

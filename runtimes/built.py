@@ -27,6 +27,7 @@ from .engine import Floats
 from .files import read_json, write_json
 from .outputs import Fed, Output
 from .replay import Row
+from .traces import open_arrays
 
 RECORD, SAMPLES = "golden/built.json", "golden/built.npz"
 SAMPLED = 256  # values that are kept of an output, spread over it
@@ -190,9 +191,9 @@ def read_built(bundle: Bundle) -> Built:
         )
     data = read_json(bundle.file(RECORD))
     try:
-        with np.load(bundle.file(SAMPLES), allow_pickle=False) as arrays:
+        with open_arrays(bundle.file(SAMPLES)) as arrays:
             samples: dict[str, NDArray[Any]] = {name: arrays[name] for name in arrays.files}
         spreads = {graph: Spread(float(v["row"]), float(v["overall"])) for graph, v in data["spread"].items()}
         return Built({name: dict(digests) for name, digests in data["digests"].items()}, samples, spreads)
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"the record of {bundle.path} cannot be read ({error}); export it again") from error

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from ..targets.errors import InputError
 from .engine import Floats, ImageFeatures, Ints
+from .forks import computing
 from .states import States
 
 StatesT = TypeVar("StatesT", bound=States)
@@ -74,5 +75,5 @@ class Decoder(ABC, Generic[StatesT]):
             )
         if os.getpid() != self._process:
             raise InputError("this answer was begun before the process was forked; ask the model again")
-        with self._turn, states.step(len(ids)):
+        with self._turn, computing(), states.step(len(ids)):
             return self._compute(states, ids, positions, images, Wanted(num_logits, num_hidden_states, hidden_states))

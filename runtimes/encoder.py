@@ -19,10 +19,11 @@ from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cpu import warn_if_lacking
 from .engine import Floats
-from .forks import PerProcess
+from .forks import PerProcess, computing
 from .frames import VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
+from .new_file import new_file
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
 from .sources import ImageSource, opened_source
@@ -147,7 +148,7 @@ class Encoder:
 
     def _encode(self, patches: Patches, grid: Grid, started: float) -> Features:
         cut = time.perf_counter()
-        with self._turn:
+        with self._turn, computing():
             made = self.vision(patches, grid)
         done = time.perf_counter()
         return Features(grid, made.features, made.deepstack, 1000 * (cut - started), 1000 * (done - cut))
@@ -166,7 +167,7 @@ def save_features(path: str | Path, items: Sequence[Features]) -> None:
         arrays[f"grid_{index}"] = np.array(item.grid, np.int64)
         if item.deepstack is not None:
             arrays[f"deepstack_{index}"] = item.deepstack
-    with open(path, "wb") as file:
+    with new_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..targets.errors import InputError
 from .engine import ImageFeatures
+from .forks import computing
 from .frames import Clip, VideoLimits, open_clip
 from .images import Grid, ImageLimits, Patches, decode_image, read_image
 from .messages import Messages, find_media
@@ -72,7 +73,7 @@ class MediaEncoder:
         """`video_spec` None: the model takes no videos."""
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits = image_limits, video_limits
-        self._lock = threading.Lock()  # of the features; engines encode one image at a time besides
+        self._lock = threading.Lock()  # of the features, and of the engine, which encodes one image at a time
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._seen = SeenSources()
 
@@ -178,7 +179,7 @@ class MediaEncoder:
         for patches in medium.patches():
             key = hashlib.sha256(patches.data).digest() + bytes(str(medium.grid), "ascii")
             prepared = time.perf_counter()
-            with self._lock:
+            with self._lock, computing():
                 if key not in self._features:
                     self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
                 self._features.move_to_end(key)

@@ -230,7 +230,7 @@ class Model:
     def _pieces(self, request: Request, options: GenerationOptions, progress: Progress) -> Generator[str, None, None]:
         """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
         stream = TextStream(self.prompts.tokenizer, options.stop)
-        with self.conversation(request) as conversation:
+        with progress.ending(), self.conversation(request) as conversation:
             started = time.perf_counter()
             with closing(self._tokens(conversation, request, options, progress)) as tokens:
                 for token in tokens:
@@ -239,7 +239,7 @@ class Model:
                     if piece:
                         yield piece
                     if stream.stopped:
-                        progress.finish_reason = "stop"
+                        progress.finish("stop")
                         return
         if rest := stream.finish():
             yield rest
@@ -262,17 +262,17 @@ class Model:
             progress.ids.append(token)
             history[length + index] = token
             if token in self.eos_token_ids and not options.ignore_eos:
-                progress.finish_reason = "eos"
+                progress.finish("eos")
                 return
             yield token
             if index + 1 == options.max_new_tokens:
-                progress.finish_reason = "length"
+                progress.finish("length")
                 return
             if conversation.length == conversation.decoder.capacity:
-                progress.finish_reason = "context"
+                progress.finish("context")
                 return
             if progress.closed:
-                progress.finish_reason = "closed"
+                progress.finish("closed")
                 return
             positions = text_positions(1, request.next_position + index)
             logits = conversation.run(history[length + index : length + index + 1], positions)

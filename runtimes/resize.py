@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from .forks import computing
+
 UInt8 = npt.NDArray[np.uint8]
 _BLOCK = 48  # outputs of one product: dense enough for BLAS, narrow enough to waste few products
 
@@ -82,11 +84,12 @@ def _quantize(
 def resize_bicubic(planes: UInt8, height: int, width: int) -> UInt8:
     """Resize `planes` [channels, h, w] to [channels, height, width]; an axis that keeps its size is not touched."""
     channels, old_height, old_width = planes.shape
-    if width != old_width:
-        rows = np.ascontiguousarray(planes).reshape(channels * old_height, old_width)
-        planes = _resize_columns(rows, width).reshape(channels, old_height, width)
-    if height != old_height:
-        planes = _resize_rows(planes, height)
+    with computing():
+        if width != old_width:
+            rows = np.ascontiguousarray(planes).reshape(channels * old_height, old_width)
+            planes = _resize_columns(rows, width).reshape(channels, old_height, width)
+        if height != old_height:
+            planes = _resize_rows(planes, height)
     return planes
 
 

@@ -98,11 +98,19 @@ def read_traces(bundle: Bundle) -> Traces:
         )
     data = read_json(bundle.file(CASES))
     try:
-        with np.load(bundle.file(ARRAYS), allow_pickle=False) as arrays:
+        with open_arrays(bundle.file(ARRAYS)) as arrays:
             images = tuple(_image(entry, arrays) for entry in data["images"])
             return Traces(data["reference"], images, tuple(_case(entry, arrays) for entry in data["cases"]))
-    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, TypeError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"the golden traces of {bundle.path} cannot be read ({error}); export it again") from error
+
+
+def open_arrays(path: Path) -> Any:
+    """The arrays of a .npz file; ValueError for compressed ones, of which a few bytes become any number."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its arrays are compressed")
+    return np.load(path, allow_pickle=False)
 
 
 def _image(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> ImageTrace:

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -296,3 +297,17 @@ def exact_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def change_target(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Export for a target with other fields."""
     monkeypatch.setattr(pipeline, "load_target", lambda name: replace(load_target(name), **changes))
+
+
+def side_by_side(model: Model, *questions: list[dict[str, Any]], tokens: int = 8) -> list[list[int]]:
+    """The answers to questions that are asked at once, step by step."""
+    requests, found = [model.prepare(question) for question in questions], [list[int]() for _ in questions]
+    with ExitStack() as stack:
+        open_now = [stack.enter_context(model.conversation(request)) for request in requests]
+        logits = [conversation.prefill(request)[-1] for conversation, request in zip(open_now, requests, strict=True)]
+        for step in range(tokens):
+            for index, (conversation, request) in enumerate(zip(open_now, requests, strict=True)):
+                found[index].append(int(logits[index].argmax()))
+                place = text_positions(1, request.next_position + step)
+                logits[index] = conversation.run(np.array(found[index][-1:]), place)[-1]
+    return found

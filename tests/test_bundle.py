@@ -14,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lensmith.runtimes import new_folder
 from lensmith.runtimes.bundle import MANIFEST, Bundle, check_manifest, open_bundle
 from lensmith.runtimes.bundle_writer import BundleWriter, check_new_bundle
 from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
+from lensmith.runtimes.traces import open_arrays
 from lensmith.targets.errors import InputError, LensmithError
 
 from tests.manifests import CONTENT
@@ -416,3 +418,12 @@ def test_hash_files(tmp_path: Path) -> None:
     assert record["sha256"].startswith("ba7816bf")
     with pytest.raises(InputError, match="cannot be read"):
         hash_file(tmp_path / "b")
+
+
+def test_arrays_that_grow_when_they_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "plain.npz", a=np.zeros(8))
+    np.savez_compressed(tmp_path / "packed.npz", a=np.zeros(1 << 20))
+    with open_arrays(tmp_path / "plain.npz") as arrays:
+        assert arrays["a"].shape == (8,)
+    with pytest.raises(ValueError, match="its arrays are compressed"):
+        open_arrays(tmp_path / "packed.npz")

@@ -72,8 +72,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     return opened
 
 
-def answer(model: Model, tokens: int = 24) -> list[int]:
-    made = model.generate(QUESTION, GenerationOptions(max_new_tokens=tokens, ignore_eos=True))
+def answer(model: Model, tokens: int = 24, question: list[dict[str, Any]] = QUESTION) -> list[int]:
+    made = model.generate(question, GenerationOptions(max_new_tokens=tokens, ignore_eos=True))
     made.read()
     return made.ids
 
@@ -107,6 +107,22 @@ def test_recorded_steps_take_what_they_are_given(
         hidden = np.random.default_rng(0).standard_normal((4, plain.decoder.hidden), np.float32)
         drafts = [each.open_draft_head().draft(np.array([5, 6, 7, 8]), 0, hidden, 6) for each in (model, plain)]
         assert drafts[0] == drafts[1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_conversation_records_its_own_steps(
+    bundles: dict[str, Path], host: list[tuple[str, bool]], name: str
+) -> None:
+    model, plain = load(bundles[name], context=256), load(bundles[name], context=256, device="cpu")
+    other = [user_message("Is it red?", [Image.new("RGB", (96, 64), "blue")])]
+    alone = [answer(plain, 8, question) for question in (QUESTION, other)]
+    for _ in range(2):
+        assert ladder.side_by_side(model, QUESTION, other) == alone
+    assert answer(model, 8, other) == alone[1]
+    idle: list[Any] = model.conversations._idle
+    singles = [conversation.states.kept.singles for conversation in idle]
+    names = [single.options.get_run_config_entry("gpu_graph_id") for some in singles for single in some.values()]
+    assert len(set(names)) == len(names) == 2 * len(singles[0])
 
 
 def test_states_are_read_and_written(bundles: dict[str, Path], host: list[tuple[str, bool]]) -> None:

@@ -119,3 +119,15 @@ def test_bundles_refuse_every_changed_bit(
     (tmp_path / name).write_bytes(changed)
     with pytest.raises(InputError, match="was changed"):
         open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_more_layers_than_tensors(bundles: dict[str, Bundle], name: str, tmp_path: Path) -> None:
+    """What is worked through for each layer is bounded by what the file holds."""
+    bundle = bundles["qwen3_vl"]
+    content = bundle.file(name).read_bytes()
+    place = content.index(b".block_count") + len(".block_count") + 4  # behind the type
+    content = content[:place] + struct.pack("<I", (1 << 24) - 1) + content[place + 4 :]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="block_count is 16777215 and it has"):
+        CHECKS[name](tmp_path / name)

@@ -60,3 +60,9 @@ def test_wishes_about_samples_ask_for_calibration(cli: Cli, wish: tuple[str, str
     """They were without effect unless another option asked for it."""
     ran = cli("export", TINY / "qwen3_vl", "-o", tmp_path / "bundle", "--precision", "fp32", *wish)
     assert_one_sentence(ran, "rounds nothing that calibration could improve", "use int4")
+
+
+def test_a_limit_of_no_questions_is_refused(cli: Cli, tmp_path: Path) -> None:
+    assert_one_sentence(
+        cli("compare", tmp_path, "--against", TINY / "qwen3_vl", "--limit", "3"), "--limit counts", "--tasks"
+    )

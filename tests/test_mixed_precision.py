@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.exporters.export import Options, prepare
 from lensmith.exporters.layerwise.candidates import nearest
 from lensmith.exporters.layerwise.judge import judge
 from lensmith.exporters.layerwise.sensitivity import Sensitivity, mixed_schemes, options_of, stored, unit_of
-from lensmith.exporters.mixed_precision import decoder_names, sensitivities
+from lensmith.exporters.mixed_precision import bundle_bytes, decoder_names, sensitivities
 from lensmith.exporters.scheme import UNQUANTIZED, Scheme
 from lensmith.exporters.weights import stored_bytes
 from lensmith.runtimes.bundle import open_bundle
@@ -158,8 +158,8 @@ def test_a_budget_starts_from_the_precision_that_was_asked_for(
     cli: Cli, benches: Callable[[str], Bench], tmp_path: Path
 ) -> None:
     path = benches("llava").path
-    plans = {p: json.loads(cli("plan", path, "--json", "--precision", p).out)["bundle_bytes"] for p in ("int2", "int4")}
-    budget = (plans["int2"] + plans["int4"]) // 2
+    plans = [bundle_bytes(prepare(path, Options(precision=precision))) for precision in ("int2", "int4")]
+    budget = sum(plans) // 2
     rows = run(cli, path, tmp_path / "low", "--precision", "int2", "--budget", budget)["precision"]
     assert size_of(tmp_path / "low") <= budget
     chosen = {row["bits"] for row in rows.values() if "predicted KL" in row["reason"]}
@@ -221,7 +221,7 @@ def test_impossible_wishes(cli: Cli, benches: Callable[[str], Bench], case: str,
     wish, thing, next_step = IMPOSSIBLE[case]
     path, samples = benches("llava").path, write_samples(tmp_path / "samples")
     if "LEAST" in wish:
-        planned = json.loads(cli("plan", path, "--json").out)["bundle_bytes"]
+        planned = bundle_bytes(prepare(path, Options()))
         wish = ("--budget", planned)  # what the manifest says of calibration has no room
     ran = cli("export", path, "-o", tmp_path / "bundle", "--samples", samples, "--golden", "never", *wish)
     assert_one_sentence(ran, thing, next_step)

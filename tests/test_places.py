@@ -215,6 +215,7 @@ def test_classes_that_do_something_else(name: str, values: Mapping[str, Any], re
         (lambda folder: None, True),
         (lambda folder: (folder / "video_preprocessor_config.json").unlink(), True),
         (lambda folder: merge(folder, "video_preprocessor_config.json", {"video_processor_type": "XVideo"}), False),
+        (lambda folder: merge(folder, "video_preprocessor_config.json", {"video_processor_type": ["XVideo"]}), False),
         (lambda folder: merge(folder, "tokenizer_config.json", {"processor_class": "Qwen2VLProcessor"}), True),
         (lambda folder: merge(folder, "processor_config.json", {"processor_class": "Qwen2VLProcessor"}), False),
         (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,21 @@ def test_weights_that_lost_all_scales(tmp_path: Path) -> None:
         open_checkpoint(small(tmp_path, {"m.weight": E4M3}, **FP8_CONFIG))
 
 
+@pytest.mark.parametrize(
+    ("settings", "dtype", "scale"),
+    [
+        ({"quant_method": "compressed-tensors"}, ml_dtypes.float8_e4m3fn, "m.weight_scale"),
+        ({"quant_method": "compressed-tensors"}, np.int8, "m.weight_scale"),
+        ({"quant_method": "bitsandbytes"}, np.int8, "m.weight.absmax or m.SCB"),
+        ({"quant_method": "bitsandbytes"}, np.uint8, "m.weight.absmax or m.SCB"),
+    ],
+)
+def test_the_lost_scale_is_named(settings: dict[str, Any], dtype: Any, scale: str, tmp_path: Path) -> None:
+    folder = small(tmp_path, {"m.weight": np.ones((4, 8), dtype)}, quantization_config=settings)
+    with pytest.raises(InputError, match=rf"m.weight is stored as \w+ without {scale}, by which"):
+        open_checkpoint(folder)
+
+
 def test_one_weight_of_many_without_its_scale(tmp_path: Path) -> None:
     tensors = {"a.weight": E4M3, "a.weight_scale_inv": np.ones((1, 1), np.float32), "b.weight": E4M3}
     with pytest.raises(InputError, match=r"b.weight is stored as F8_E4M3 without b.weight_scale_inv"):
@@ -280,6 +297,46 @@ def test_parts_that_do_not_fit(parts: dict[str, Any], config: Any, message: str,
     tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
     with pytest.raises(InputError, match=message):
         open_checkpoint(small(tmp_path, tensors, quantization_config=config))
+
+
+HOSTILE: list[tuple[str, dict[str, Any]]] = [
+    ("fp8 blocks", {"weight_block_size": ["a", 4]}),
+    ("fp8 blocks", {"weight_block_size": [0, -1]}),
+    ("fp8 blocks", {"weight_block_size": {"a": 1}}),
+    ("gptq", {"bits": "4"}),
+    ("gptq", {"bits": [4]}),
+    ("gptq", {"bits": 4.0}),
+    ("awq", {"bits": {"a": 4}}),
+    ("awq", {"version": 7}),
+    ("packed 4 bits", {"config_groups": [1]}),
+    ("packed 4 bits", {"config_groups": {"a": {"weights": 3}}}),
+    ("packed 4 bits", {"sparsity_config": "x"}),
+    ("fp8 of compressed-tensors", {"config_groups": {"a": {"weights": {"block_structure": [[1], "b"]}}}}),
+    ("nf4", {"quant_method": ["bitsandbytes"], "load_in_4bit": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), HOSTILE)
+def test_settings_of_other_kinds_never_crash(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    variant = VARIANTS[name]
+    parts, expected = variant.make(np.random.default_rng(0).normal(size=(96, 128)).astype(np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}, text_config={})
+    declare(tmp_path, replace(variant, settings={**variant.settings, **settings}))
+    with contextlib.suppress(InputError):  # refused, or read as it is
+        found = open_checkpoint(tmp_path).tensor("m.weight").numpy()
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_empty_parts_are_refused(name: str, tmp_path: Path) -> None:
+    parts, _ = VARIANTS[name].make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    for empty in parts.keys() - {"g_idx", "weight_g_idx", "weight_format"}:
+        shape = (0, *parts[empty].shape[1:])
+        tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+        small(tmp_path, {**tensors, f"m.{empty}": np.zeros(shape, parts[empty].dtype)}, text_config={})
+        declare(tmp_path, VARIANTS[name])
+        with pytest.raises(InputError):
+            open_checkpoint(tmp_path)
 
 
 def test_groups_beyond_the_scales_are_refused(tmp_path: Path) -> None:

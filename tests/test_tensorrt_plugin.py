@@ -25,7 +25,7 @@ from lensmith.targets.errors import InputError, MissingExtra
 
 from tests import ladder
 from tests.dialect_pairs import CONTEXT
-from tests.ladder import CONVERSATIONS
+from tests.ladder import CONVERSATIONS, side_by_side
 
 HERE = Place(("cpu", 0), "cpu")
 PROFILES = [{"ids": [[1, 1], [1, 4], [1, 8]], "at": [[1], [1], [2]]}, {"ids": [[1, 1]] * 3, "at": [[1]] * 3}]
@@ -60,6 +60,8 @@ def test_states_stay_where_they_are(plain: Bundle, monkeypatch: pytest.MonkeyPat
         found, expected = (model.generate(messages, options) for model in (plugin, graphs))
         assert (found.read(), found.ids) == (expected.read(), expected.ids)
     assert set(asked) == {0, 1}  # prompts, and single tokens
+    questions = CONVERSATIONS["one image"], CONVERSATIONS["no image"]
+    assert side_by_side(plugin, *questions) == [side_by_side(graphs, question)[0] for question in questions]
     request = graphs.prepare(CONVERSATIONS["three images"])
     ours, theirs = (model.prefill(request, chunk=64, reuse=False).copy() for model in (plugin, graphs))
     assert relative_error(ours, theirs) < 1e-6

@@ -86,6 +86,16 @@ def test_engines_answer_as_their_graphs(plain: Bundle, fake: HostCuda, tmp_path:
     assert relative_error(ours, theirs) < 1e-6  # the same kernels on the same numbers
 
 
+def test_answers_side_by_side(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
+    """Conversations share the contexts of an engine and have buffers of their own."""
+    engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
+    questions = [CONVERSATIONS[name] for name in ("one image", "no image", "two turns")]
+    alone = [ladder.side_by_side(engines, question)[0] for question in questions]
+    engines.forget()
+    assert ladder.side_by_side(engines, *questions) == alone
+    assert [ladder.side_by_side(engines, question)[0] for question in questions] == alone
+
+
 def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     """Their profile alone, and after the first step nothing about sizes and addresses is said again."""
     model = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ...targets.errors import InputError
-from .shared import AS_JSON, DEVICE, KEYS, THREADS, console, options, pairs, print_json
+from .shared import AS_JSON, DEVICE, KEYS, THREADS, Once, console, named, options, pairs, print_json
 from .streams import read_text
+from .template_options import TEMPLATE, template_variables, tool_calls
 
 if TYPE_CHECKING:
     from ...runtimes.answer import Answer
@@ -48,12 +51,15 @@ LOADING = options(
     DEVICE,
 )
 SAMPLING = options(
-    click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, metavar="N"),
+    click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Default: 512."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
     click.option(
-        "--sample/--greedy", "do_sample", default=None, help="Default: as the checkpoint's generation_config."
+        "--sample/--greedy",
+        "do_sample",
+        default=None,
+        help="Default: as the checkpoint's generation_config; a temperature or a filter means --sample.",
     ),
-    click.option("--temperature", type=float, metavar="X"),
+    click.option("--temperature", type=float, metavar="X", help="0 means --greedy."),
     click.option("--top-k", type=int, metavar="N"),
     click.option("--top-p", type=float, metavar="X"),
     click.option("--min-p", type=float, metavar="X"),
@@ -65,11 +71,13 @@ VIDEO = options(
     click.option("--frames", "num_frames", type=click.IntRange(2), metavar="N", help="Frames taken of each video."),
 )
 SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
+ENCODING = ("bundle", "question", "images", "videos", "fps", "num_frames", "out", "keys", "as_json", "min_pixels",
+            "max_pixels", "image_limits", "context", "threads", "device")  # fmt: skip
 LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "image_limits", "context", "threads", "device")
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("question", required=False)
 @click.option("--image", "images", multiple=True, metavar="FILE", help="An image for the question. Repeatable.")
@@ -78,6 +86,7 @@ CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 @click.option("-o", "--out", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where to write features (.npz), of a bundle without a decoder.")  # fmt: skip
 @SYSTEM
+@TEMPLATE
 @SAMPLING
 @LOADING
 @KEYS
@@ -110,27 +119,32 @@ def run(
     if not answers(opened):
         if question is not None:
             raise InputError(f"{bundle} has no decoder and takes no question; expected --image FILE -o FEATURES.npz")
+        check_encoding(bundle)
         loading = {name: chosen[name] for name in LOAD_NAMES}
         encode(opened, images, out, videos=videos, fps=fps, num_frames=num_frames, as_json=as_json, **loading)
         return
     if question is None or out is not None:
         raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
-    model, generation = open_model(opened, chosen)
+    variables = template_variables(chosen)
+    model, generation = open_model(opened, chosen, variables)
     question = read_text() if question == "-" else question
     message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
-    answer = model.generate([*system_messages(system), message], generation)
+    answer = model.generate([*system_messages(system), message], generation, **variables)
     if as_json:
-        print_json({"text": answer.read(), **_figures(answer)})
+        text = answer.read()
+        calls = {"tool_calls": tool_calls(text)} if "tools" in variables else {}
+        print_json({"text": text, **calls, **_figures(answer)})
     else:
         stream(answer)
     if timings:
         console(stderr=True).print(pairs("Timings", _readable(answer.timings)))
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @VIDEO
 @SYSTEM
+@TEMPLATE
 @SAMPLING
 @LOADING
 @KEYS
@@ -141,19 +155,36 @@ def chat(
     from ...runtimes.bundle import open_bundle
     from .talk import Talk
 
-    model, generation = open_model(open_bundle(bundle, trusted_keys=keys or None), chosen)
-    Talk(model, generation, system, {"fps": fps, "num_frames": num_frames}).loop()
+    if fps is not None and num_frames is not None:
+        raise InputError("--fps and --frames both say how many frames are taken; leave one of them out")
+    variables = template_variables(chosen)
+    model, generation = open_model(open_bundle(bundle, trusted_keys=keys or None), chosen, variables)
+    Talk(model, generation, system, {"fps": fps, "num_frames": num_frames}, variables).loop()
 
 
 COMMANDS = (run, chat)
 
 
-def open_model(bundle: Bundle, chosen: dict[str, Any]) -> tuple[Model, GenerationOptions]:
-    """Load a bundle and make its generation options, each from what was chosen on the command line."""
+def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, Any]) -> tuple[Model, GenerationOptions]:
+    """Load a bundle and make its generation options, each from what was chosen on the command line.
+
+    Raises InputError for variables that its chat template does not read.
+    """
     from ...runtimes.model import Model
+    from ...runtimes.variables import checked_variables
 
     model = Model(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
+    checked_variables(variables, model.prompts.template)
     return model, model.default_options(**chosen)
+
+
+def check_encoding(bundle: Path) -> None:
+    """Raise InputError for an option on the command line that has no effect on a bundle without a decoder."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if given and parameter.name not in ENCODING:
+            raise InputError(f"{named(parameter)} has no effect on {bundle}, which has no decoder; leave it out")
 
 
 def system_messages(system: str | None) -> list[dict[str, Any]]:

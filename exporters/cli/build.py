@@ -18,6 +18,7 @@ from .shared import (
     AS_JSON,
     FORCE,
     NEW_FOLDER,
+    Once,
     console,
     count,
     needs,
@@ -85,7 +86,7 @@ CALIBRATION = options(
 CALIBRATION_NAMES = ("method", "samples", "limit", "seed", "budget", "max_kl")  # any of them asks for calibration
 
 
-@click.command()
+@click.command(cls=Once)
 @CHOICES
 @CALIBRATION
 @click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new bundle folder.")
@@ -125,7 +126,7 @@ def export(
         _print_result(result)
 
 
-@click.command()
+@click.command(cls=Once)
 @CHOICES
 @AS_JSON
 def plan(as_json: bool, **choices: Any) -> None:
@@ -140,7 +141,7 @@ def plan(as_json: bool, **choices: Any) -> None:
         click.echo(f"\nnote: {note}")
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("name")
 @click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new folder.")
 @click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")
@@ -202,6 +203,7 @@ def _print_plan(plan: Plan) -> None:
         "architecture": f"{plan.architecture}, {count(plan.parameters)} parameters",
         "precision": f"{plan.precision} for {plan.target}",
         "bundle": f"about {size(plan.bundle_bytes)}, {plan.bundle_bytes / plan.checkpoint_bytes:.0%} of the checkpoint",
+        **({"golden traces": f"about {size(plan.golden_bytes)} of it"} if plan.golden_bytes else {}),
         "memory to export": f"about {size(plan.export_memory_bytes)}",
     }))  # fmt: skip
     screen.print()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...targets.errors import CheckFailed, InputError
-from .shared import AS_JSON, DEVICE, KEYS, console, count, pairs, print_json, size, table
+from .shared import AS_JSON, DEVICE, KEYS, Once, console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ...runtimes.bundle import Bundle
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 
 
-@click.command()
+@click.command(cls=Once)
 @BUNDLE
 @click.option("--tensors", is_flag=True, help="List each tensor with how it is stored and why.")
 @click.option(
@@ -67,6 +67,7 @@ def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, ten
 
 
 def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: Path) -> None:
+    from ...runtimes.new_file import write_text
     from ...runtimes.report import calibration_html
 
     if calibration is None:
@@ -77,11 +78,10 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
         model=opened.manifest["source"]["name"],
         precision=opened.manifest.get("options", {}).get("precision", "weights"),
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(made, encoding="utf-8")
+    write_text(page, made)
 
 
-@click.command()
+@click.command(cls=Once)
 @BUNDLE
 @DEVICE
 @KEYS
@@ -101,7 +101,7 @@ def verify(bundle: Path, device: str | None, keys: tuple[Path, ...], as_json: bo
         click.echo(f"passed: {report.summary()}")
 
 
-@click.command()
+@click.command(cls=Once)
 @AS_JSON
 def targets(as_json: bool) -> None:
     """List the devices that `lensmith export --target` knows."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from .build import component_sizes
-from .shared import AS_JSON, FORCE, NEW_FOLDER, console, print_json, stages, table
+from .shared import AS_JSON, FORCE, NEW_FOLDER, Once, console, print_json, stages, table
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=NEW_FOLDER, help="The new bundle folder; default: in place.")
 @FORCE

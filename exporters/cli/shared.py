@@ -25,6 +25,25 @@ PRINTED = "lensmith.printed"  # in the context of a command that printed its JSO
 PLAIN_WIDTH = 160  # columns where the output is no terminal
 
 
+def named(parameter: click.Parameter) -> str:
+    """An option as people write it, with the other way of a switch: "--sample/--greedy"."""
+    return "/".join((parameter.opts[-1], *parameter.secondary_opts))
+
+
+class Once(click.Command):
+    """A command that refuses an option given twice, of which click would drop the first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        seen: set[click.Parameter] = set()
+        for parameter in order:
+            if isinstance(parameter, click.Option) and not parameter.multiple and not parameter.count:
+                if parameter in seen:
+                    raise click.UsageError(f"{named(parameter)} is given twice; leave one of them out", ctx)
+                seen.add(parameter)
+        return super().parse_args(ctx, args)
+
+
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
     """Several click options as one decorator, shown in their order."""
 

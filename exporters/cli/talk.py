@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,9 +18,11 @@ from ...runtimes.requests import user_message
 from ...targets.errors import InputError, LensmithError, closest
 from .answer import stream, system_messages
 from .streams import read_line, unicode
+from .template_options import tool_calls
 
 HELP = """/image FILE   add an image to the next message; several are possible
 /video FILE   add a video or an animated image to it
+/tool NAME RESULT  give the result of a tool that the model called; it goes on when it has all
 /system TEXT  set the system message and start over
 /reset        forget the conversation
 /help         show this
@@ -32,16 +35,25 @@ class Talk:
     """One conversation with a model."""
 
     def __init__(
-        self, model: Model, generation: GenerationOptions, system: str | None, wishes: Mapping[str, float | None]
+        self,
+        model: Model,
+        generation: GenerationOptions,
+        system: str | None,
+        wishes: Mapping[str, float | None],
+        variables: Mapping[str, Any],
     ) -> None:
-        """`wishes` for the frames of videos, as of `user_message`."""
-        self.model, self.generation, self.system, self.wishes = model, generation, system, wishes
+        """`wishes` for the frames of videos, as of `user_message`; `variables` of the chat template."""
+        self.model, self.generation, self.system = model, generation, system
+        self.wishes, self.variables = wishes, variables
         self.messages: list[dict[str, Any]] = system_messages(system)
         self.images: list[str] = []
         self.videos: list[str] = []
+        self.called: list[str] = []  # tools whose results the model waits for
+        self.results: list[dict[str, Any]] = []
         self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self.commands: dict[str, Callable[[str], str | None]] = {
             "image": partial(self._add, "image", self.images), "video": partial(self._add, "video", self.videos),
+            "tool": self._tool,
             "system": self._system, "reset": self._reset, "help": self._help, "quit": self._quit,
         }  # fmt: skip
 
@@ -83,14 +95,38 @@ class Talk:
         return self.commands[name](rest.strip())
 
     def _answer(self, question: str) -> None:
-        message = user_message(question, self.images, self.videos, **self.wishes)
-        answer = self.model.generate([*self.messages, message], self.generation)
+        message = user_message(question, self.images, self.videos, **(self.wishes if self.videos else {}))
+        self._go_on([*self.results, message])
+
+    def _tool(self, text: str) -> None:
+        """Take the result of one call; the model goes on when it has those of all."""
+        name, _, result = text.partition(" ")
+        if name not in self.called:
+            hint = closest(name, self.called) if self.called else "its last answer calls no tool"
+            raise InputError(f"the model did not call {name or 'a tool without a name'}; {hint}")
+        if not result.strip():
+            raise InputError(f"the result of {name} is empty; expected /tool {name} and its result")
+        self.called.remove(name)
+        self.results.append({"role": "tool", "name": name, "content": result.strip()})
+        if self.called:
+            click.echo(f"(still to come: {', '.join(self.called)})", err=True)
+        else:
+            self._go_on(self.results)
+
+    def _go_on(self, new: list[dict[str, Any]]) -> None:
+        """Answer the conversation with `new` messages, and show which tools the answer calls."""
+        answer = self.model.generate([*self.messages, *new], self.generation, **self.variables)
         self._drop_media()
         try:
             stream(answer)
         except KeyboardInterrupt:
             click.echo("\n(stopped)", err=True)
-        self.messages += [message, {"role": "assistant", "content": answer.text}]
+        self.messages += [*new, {"role": "assistant", "content": answer.text}]
+        calls = tool_calls(answer.text) if "tools" in self.variables else []
+        self.called, self.results = [call["name"] for call in calls], []
+        for call in calls:
+            click.echo(f"(calls {call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}; "
+                       f"answer with /tool {call['name']} RESULT)", err=True)  # fmt: skip
 
     def _add(self, kind: str, to: list[str], path: str) -> None:
         if not Path(path).is_file():
@@ -108,6 +144,7 @@ class Talk:
 
     def _reset(self, _: str = "") -> None:
         self.messages = system_messages(self.system)
+        self.called, self.results = [], []
         self._drop_media()
 
     def _help(self, _: str) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from .shared import Once
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=Once)
 @click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="The private key; FILE.pub is the public.")
 def keygen(out: Path) -> None:
     """Make a pair of keys to sign bundles with. Keep the private one secret; products get the public one."""
@@ -20,7 +22,7 @@ def keygen(out: Path) -> None:
     click.echo(public)
 
 
-@click.command()
+@click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--key", type=FILE, required=True, metavar="FILE", help="The private key: PEM, or 32 raw bytes.")
 def sign(bundle: Path, key: Path) -> None:

@@ -112,7 +112,12 @@ def _check_shapes(weight: LazyTensor, a: StoredTensor, b: StoredTensor, rank: in
     rows, columns = weight.shape[0], weight.size // max(1, weight.shape[0])
     found = (a.size, b.size, b.shape[:2] if len(b.shape) >= 2 else b.shape)
     outputs, inputs = (columns, rows) if table else (rows, columns)
-    if not rank or len(a.shape) < 2 or found != (rank * inputs, outputs * rank, (outputs, rank)):
+    if (
+        not rank
+        or len(a.shape) < 2
+        or (table and len(a.shape) + len(b.shape) != 4)
+        or found != (rank * inputs, outputs * rank, (outputs, rank))
+    ):
         raise InputError(f"the adapter has {a.name!r} of shape {list(a.shape)} and {b.name!r} of shape "
                          f"{list(b.shape)}, which do not fit {weight.name} of shape {list(weight.shape)}; is it the "
                          "adapter of another model?")  # fmt: skip

@@ -66,7 +66,7 @@ def read_settings(folder: Path) -> LoraSettings:
     if other is not None:
         raise InputError(f"{folder / CONFIG} sets {other}, which lensmith does not merge; {WITH_PEFT}")
     return LoraSettings(
-        base=str(config.get("base_model_name_or_path") or ""),
+        base=_plain(config.get("base_model_name_or_path") or ""),
         rank=_number(folder, config, "r", 8),
         alpha=_number(folder, config, "lora_alpha", 8),
         ranks=_pattern(folder, config, "rank_pattern"),
@@ -79,7 +79,11 @@ def read_settings(folder: Path) -> LoraSettings:
 
 def base_of(folder: Path) -> str:
     """The name of an adapter's base, as it says, for people."""
-    return str(read_json(folder / CONFIG).get("base_model_name_or_path") or "the model that it was trained on")
+    return _plain(read_json(folder / CONFIG).get("base_model_name_or_path") or "the model that it was trained on")
+
+
+def _plain(name: object) -> str:
+    return "".join(sign for sign in str(name) if sign.isprintable())[:LONGEST]
 
 
 def _number(folder: Path, config: Mapping[str, Any], key: str, default: int) -> Any:

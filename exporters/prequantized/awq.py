@@ -15,7 +15,7 @@ from .modules import Module
 PARTS = ("qweight", "qzeros", "scales")
 LAYOUTS = ("", "gemm", "exllama", "ipex", "marlin")  # engines that read the GEMM layout and rearrange it themselves
 SHIFTS = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)  # to the integer of each of eight outputs
-EACH = 8
+BITS, EACH = 4, 8  # of an integer, and integers in a word
 
 
 def awq(module: Module) -> IntegerTensor:
@@ -25,9 +25,9 @@ def awq(module: Module) -> IntegerTensor:
     if layout not in LAYOUTS or settings.get("backend") == "llm-awq":
         raise module.refuse(f"AWQ weights in the layout {layout or 'llm-awq'!r} are not supported; expected gemm: save "
                             'the checkpoint with AutoAWQ\'s version="GEMM"')  # fmt: skip
-    bits = settings.get("bits", settings.get("w_bit", 4))
-    if bits != 4:
-        raise module.refuse(f"AWQ weights of {bits} bits are not supported; expected 4")
+    declared = settings.get("bits", settings.get("w_bit", BITS))
+    if declared != BITS:
+        raise module.refuse(f"AWQ weights of {str(declared)[:50]} bits are not supported; expected {BITS}")
     qweight, qzeros = (module.need(name, rank=2, dtypes=("I32",)) for name in ("qweight", "qzeros"))
     scales = module.need("scales", rank=2)
     columns, rows, groups = qweight.shape[0], qweight.shape[1] * EACH, scales.shape[0]
@@ -39,7 +39,7 @@ def awq(module: Module) -> IntegerTensor:
     def grid(start: int, stop: int) -> Floats:
         return np.ascontiguousarray(scales.columns(start, stop).T).astype(np.float32)
 
-    made = Integers(bits, columns, groups, _reader(qweight), grid, _reader(qzeros))
+    made = Integers(BITS, columns, groups, _reader(qweight), grid, _reader(qzeros))
     return integer_tensor(module, rows, made)
 
 

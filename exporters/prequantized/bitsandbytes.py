@@ -17,6 +17,7 @@ from .modules import Module
 
 STATE = "weight.quant_state.bitsandbytes__"
 KINDS = ("nf4", "fp4")
+BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of values with one scale
 FOUR_BITS = ("weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
              *(STATE + kind for kind in KINDS))  # fmt: skip
 EIGHT_BITS = ("SCB", "weight_format")
@@ -64,7 +65,7 @@ def _state(module: Module) -> dict[str, Any]:
     try:
         state = json.loads(blob.raw().tobytes())
         shape, blocksize = [int(n) for n in state["shape"]], int(state["blocksize"])
-        whole = len(shape) == 2 and min(shape) > 0 and blocksize > 0 and state["dtype"] in STORED
+        whole = len(shape) == 2 and min(shape) > 0 and blocksize in BLOCKS and state["dtype"] in STORED
         nested = "nested_blocksize" not in state or int(state["nested_blocksize"]) > 0
         state["nested_offset"] = float(state.get("nested_offset") or 0)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -22,15 +22,14 @@ BITS = (2, 3, 4, 5, 6, 7, 8)
 
 def check_settings(settings: Mapping[str, Any], place: str) -> None:
     """InputError for formats and further changes of weights that are not supported."""
-    groups = settings.get("config_groups")
-    named = [settings.get("format"), *(g.get("format") for g in (groups or {}).values() if isinstance(g, dict))]
+    named = [settings.get("format"), *(group.get("format") for group in _groups(settings))]
     unknown = next((name for name in named if name and name not in FORMATS), None)
     if unknown is not None:
         raise InputError(f"{place} names the compressed-tensors format {unknown!r}, which lensmith does not read; "
                          f"expected {', '.join(FORMATS)}: export the checkpoint of floats it was made of")  # fmt: skip
-    sparsity = (settings.get("sparsity_config") or {}).get("format", "dense")
-    if sparsity != "dense":
-        raise InputError(f"{place} says that zeros are left out ({sparsity}), which lensmith does not read; "
+    sparsity = settings.get("sparsity_config") or {"format": "dense"}
+    if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
+        raise InputError(f"{place} says that zeros are left out (sparsity_config), which lensmith does not read; "
                          "save the model without sparse compression")  # fmt: skip
     if settings.get("transform_config"):
         raise InputError(f"{place} has a transform_config: inputs are rotated while the model runs, which lensmith "
@@ -54,10 +53,15 @@ def compressed_tensors(module: Module) -> ComputedTensor:
 
 def _weights(module: Module) -> dict[str, Any]:
     """The settings of weights, where all groups of modules have the same block."""
-    groups = module.settings.get("config_groups")
-    found = [g.get("weights") or {} for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
-    blocks = {tuple(w["block_structure"]) for w in found if isinstance(w.get("block_structure"), list)}
-    return {"block_structure": list(blocks.pop())} if len(blocks) == 1 else {}
+    weights = [group.get("weights") for group in _groups(module.settings)]
+    blocks = [found.get("block_structure") for found in weights if isinstance(found, dict)]
+    return {"block_structure": blocks[0]} if blocks and all(block == blocks[0] for block in blocks) else {}
+
+
+def _groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Groups of modules that are stored alike."""
+    found = settings.get("config_groups")
+    return [group for group in found.values() if isinstance(group, dict)] if isinstance(found, dict) else []
 
 
 def _packed(module: Module) -> IntegerTensor:
@@ -95,6 +99,9 @@ def _plain(module: Module, weight: StoredTensor) -> IntegerTensor:
     zeros = module.parts.get("weight_zero_point")
     if zeros is not None:
         module.need("weight_zero_point", dtypes=("I8",))
+        if zeros.size not in (1, rows * groups):
+            raise module.refuse(f"{zeros.name} has shape {list(zeros.shape)}, expected a number for each of {groups} "
+                                f"groups in {rows} rows")  # fmt: skip
 
     def points(start: int, stop: int) -> Bytes:
         assert zeros is not None

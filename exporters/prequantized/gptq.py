@@ -25,17 +25,12 @@ def gptq(module: Module) -> IntegerTensor:
         raise module.refuse(f"GPTQ weights in the layout {stored_as or 'marlin'!r} are not supported; expected gptq or "
                             "gptq_v2: save the checkpoint so with GPTQModel")  # fmt: skip
     qweight, scales = module.need("qweight", rank=2, dtypes=("I32",)), module.need("scales", rank=2)
-    qzeros, bits = module.need("qzeros", rank=2, dtypes=("I32",)), settings.get("bits")
-    groups, rows = scales.shape
-    columns = module.parts["g_idx"].size if "g_idx" in module.parts else qweight.shape[0] * 32 // (bits or 4)
-    if settings.get("dynamic"):  # bits of single modules
-        bits = qweight.shape[0] * 32 // columns
-    if bits not in BITS:
-        raise module.refuse(f"GPTQ weights of {bits} bits are not supported; expected one of 2, 3, 4, 8")
+    qzeros, groups, rows = module.need("qzeros", rank=2, dtypes=("I32",)), *scales.shape
+    bits, columns = _bits(module, qweight.shape[0] * 32)
     module.check(qweight, words_for(columns, bits), rows)
     module.check(qzeros, groups, words_for(rows, bits))
     order = checked_order(module, "g_idx", columns, groups)
-    if columns % groups:
+    if not groups or columns % groups:
         raise module.refuse(f"{groups} groups do not divide {columns} inputs")
     plus = FORMATS[stored_as]
 
@@ -50,6 +45,16 @@ def gptq(module: Module) -> IntegerTensor:
         return np.ascontiguousarray(unpacked[:, start:stop].T)
 
     return integer_tensor(module, rows, Integers(bits, columns, groups, values, grid, zeros, order))
+
+
+def _bits(module: Module, stored: int) -> tuple[int, int]:
+    """Bits of a weight and its inputs, from how many bits each output takes; `dynamic` has bits of single modules."""
+    order, bits = module.parts.get("g_idx"), module.settings.get("bits")
+    if module.settings.get("dynamic") and order is not None and order.size:
+        bits = stored // order.size
+    if type(bits) is not int or bits not in BITS:
+        raise module.refuse(f"GPTQ weights of {str(bits)[:50]} bits are not supported; expected one of 2, 3, 4, 8")
+    return bits, stored // bits if order is None else order.size
 
 
 def _zero_points(words: NDArray[np.int32], bits: int, count: int, plus: int) -> Bytes:

@@ -30,6 +30,8 @@ class Module:
             there = ", ".join(sorted(part.name for part in self.parts.values()))
             raise InputError(f"{self.name}.{names[0]} is missing beside {there}, and its weight cannot be computed "
                              "without it; download the checkpoint again")  # fmt: skip
+        if not found.size:
+            raise InputError(f"{found.name} is empty (shape {list(found.shape)}); download the checkpoint again")
         if (rank is not None and len(found.shape) != rank) or (dtypes and found.dtype not in dtypes):
             kind = f"{' or '.join(dtypes)}{f' with {rank} dimensions' if rank is not None else ''}".strip()
             raise InputError(f"{found.name} is {found.dtype} of shape {list(found.shape)}, expected {kind}: it does "

@@ -22,7 +22,8 @@ def scaled_floats(module: Module) -> ComputedTensor:
         raise module.refuse(f"it has both {' and '.join(PARTS)}; expected one of them")
     settings = module.settings
     wanted = settings.get("weight_block_size") or settings.get("block_structure")
-    block = block_of(module, weight, scale, tuple(wanted) if isinstance(wanted, list) and len(wanted) == 2 else None)
+    sides = [side for side in wanted if type(side) is int and side > 0] if isinstance(wanted, list) else []
+    block = block_of(module, weight, scale, (sides[0], sides[1]) if len(sides) == 2 else None)
     compute = functools.partial(_rows, weight, scale, block)
     return ComputedTensor(module.weight_name, weight.shape, "F32", tuple(module.parts.values()), compute)
 
@@ -31,13 +32,15 @@ def block_of(
     module: Module, weight: StoredTensor, scale: StoredTensor, wanted: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Rows and columns that share a scale: as declared where that fits, else what the shapes imply."""
+    if len(weight.shape) < 2:
+        raise module.refuse(f"{weight.name} has shape {list(weight.shape)}, expected a matrix")
     rows, columns = weight.shape[0], weight.size // max(1, weight.shape[0])
     if scale.size == 1:
         return rows, columns
     grid = scale.shape if len(scale.shape) == 2 else (*scale.shape, 1)
-    if wanted is not None and min(wanted) > 0 and grid == (-(-rows // wanted[0]), -(-columns // wanted[1])):
+    if wanted is not None and grid == (-(-rows // wanted[0]), -(-columns // wanted[1])):
         return wanted
-    if len(grid) == 2 and not rows % grid[0] and not columns % grid[1]:
+    if len(grid) == 2 and min(grid) > 0 and not rows % grid[0] and not columns % grid[1]:
         return rows // grid[0], columns // grid[1]
     raise module.refuse(
         f"{scale.name} has shape {list(scale.shape)}, which cuts a weight of shape {list(weight.shape)} into no blocks"

@@ -61,6 +61,8 @@ def build(
     """
     bundle = open_bundle(path, check="sha256")
     gpu, manifest = _gpu(bundle), bundle.manifest
+    for name in manifest["graphs"]:
+        bundle.graph(name)  # nothing strange reaches TensorRT
     with BundleWriter(Path(out or path), force or out is None) as writer:
         for name in manifest["files"]:
             if not name.endswith(GRAPH_FILES):

@@ -18,7 +18,7 @@ import numpy as np
 from ...targets.errors import InputError, LensmithError
 from ..decoding import Decoder, Wanted
 from ..engine import Floats, ImageFeatures, Ints
-from .library import LlamaModel, llama
+from .library import LlamaModel, compute, llama
 from .states import LlamaStates
 
 F32, F16 = 0, 1  # ggml_type
@@ -101,7 +101,7 @@ class LlamaDecoder(Decoder[LlamaStates]):
             seq_id=sequences,
             logits=_pointer(wanted, ctypes.c_int8),
         )
-        if code := library.llama_decode(states.context, batch):
+        if code := compute(library.llama_decode, states.context, batch):
             raise LensmithError(f"llama.cpp could not compute {count} tokens behind {states.length} (code {code})")
         found = [library.llama_get_logits_ith(states.context, index) for index in range(first, count)]
         arrays = [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in found]

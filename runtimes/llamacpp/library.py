@@ -7,11 +7,13 @@ import ctypes
 import functools
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from ...targets.errors import InputError, MissingExtra
+from ..forks import forked
 from .check import check_decoder
 
 ERROR = 4  # ggml_log_level: 0 none, 1 debug, 2 info, 3 warn, 4 error, 5 continued
@@ -75,6 +77,27 @@ def refused(path: Path, what: str) -> InputError:
     reason = MESSAGES[0][:300] if MESSAGES else "no reason given"
     MESSAGES.clear()
     return InputError(f"{path} cannot be {what} by llama.cpp ({reason}); export the bundle again")
+
+
+def compute(function: Callable[..., int], *arguments: Any) -> int:
+    """Call a function of llama.cpp that computes, in a forked process on a thread of its own.
+
+    OpenMP gives each thread a team of helpers. The thread that forked comes into the child with the memory of its team
+    but without the helpers, and would wait for them for ever.
+    """
+    if not forked():
+        return function(*arguments)
+    called = _threads(os.getpid()).submit(function, *arguments)
+    try:
+        return called.result()
+    except BaseException:
+        wait([called])  # what it still writes after an interrupt must not be read
+        raise
+
+
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="lensmith-llama")
 
 
 class LlamaModel:

@@ -22,7 +22,7 @@ from ..engine import Floats, ImageFeatures
 from ..images import ImageSpec
 from ..pixels import PixelSpec
 from .check import check_vision
-from .library import MESSAGES, LlamaModel, mtmd, refused
+from .library import MESSAGES, LlamaModel, compute, mtmd, refused
 
 UInt8 = NDArray[np.uint8]
 IMAGE_CHUNK = 1  # mtmd_input_chunk_type
@@ -70,7 +70,7 @@ class LlamaVision:
                     f"llama.cpp makes {tokens} tokens of an image of {frames.shape[2]} x {frames.shape[1]} pixels, "
                     f"expected {expected}; the encoder's file and the manifest do not belong together"
                 )
-            if code := library.mtmd_encode_chunk(self.context, chunk):
+            if code := compute(library.mtmd_encode_chunk, self.context, chunk):
                 raise LensmithError(f"llama.cpp could not encode an image of {tokens} tokens (code {code})")
             rows = np.ctypeslib.as_array(library.mtmd_get_output_embd(self.context), (tokens, self.model.input_width))
             return self._features(rows.astype(np.float32, copy=True))

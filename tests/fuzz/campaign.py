@@ -16,12 +16,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 CPU_SECONDS, WALL_SECONDS = 30, 240
+TOLD = 250  # cases between two tables
 KINDS = ("manifest", "config", "template", "tokenizer", "graph", "image", "header")
 ROOT = Path(__file__).parents[2]
 
@@ -83,12 +84,16 @@ class Worker:
             self.child.wait()
 
 
-def run_cases(cases: Iterable[Mapping[str, Any]], work: Path) -> dict[str, Tally]:
-    """Run cases (kind, original, seed, media); the tally of each kind."""
+def run_cases(
+    cases: Iterable[Mapping[str, Any]], work: Path, tell: Callable[[dict[str, Tally]], None] = lambda _: None
+) -> dict[str, Tally]:
+    """Run cases (kind, original, seed, media); the tally of each kind, which `tell` gets now and then, too."""
     tallies: dict[str, Tally] = {}
     worker = Worker(work)
-    for case in cases:
+    for number, case in enumerate(cases, start=1):
         tallies.setdefault(case["kind"], Tally()).add(case["seed"], worker.ask(case))
+        if number % TOLD == 0:
+            tell(tallies)
     worker.close()
     return tallies
 
@@ -134,14 +139,20 @@ def main() -> None:
     media = ROOT / "tests" / "tiny_vlm" / "heldout" / "images" / "0001.png"
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=given.folder) as work:
-        tallies = run_cases(spread(originals, media, given.cases, given.first), Path(work))
+        tallies = run_cases(spread(originals, media, given.cases, given.first), Path(work), show)
+    show(tallies)
+    print(f"{time.monotonic() - started:.0f} s")
+    sys.exit(any(tally.findings for tally in tallies.values()))
+
+
+def show(tallies: Mapping[str, Tally]) -> None:
+    """Print the table so far."""
     for kind, tally in tallies.items():
         print(f"{kind:10} {sum(tally.codes.values()):5} cases, exit codes {dict(sorted(tally.codes.items()))}, longest "
               f"{tally.seconds:.1f} s of CPU, peak memory {tally.memory_kb / 1000:.0f} MB")  # fmt: skip
         for finding in tally.findings:
             print(f"  {finding}")
-    print(f"{time.monotonic() - started:.0f} s")
-    sys.exit(any(tally.findings for tally in tallies.values()))
+    print(flush=True)
 
 
 if __name__ == "__main__":
