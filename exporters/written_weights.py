@@ -151,4 +151,5 @@ def _alike(found: Floats, expected: Floats) -> NDArray[np.bool_]:
     """Whether rows point the same way, and are about as long."""
     made, wanted = np.linalg.norm(found, axis=1), np.linalg.norm(expected, axis=1)
     near: NDArray[np.bool_] = (found * expected).sum(axis=1) >= COSINE * made * wanted
-    return near & (made >= SHORTEST * wanted) & (made <= LONGEST * wanted)
+    near &= (made >= SHORTEST * wanted) & (made <= LONGEST * wanted)
+    return near
