@@ -18,6 +18,7 @@ from ..targets.errors import InputError
 from .images import Grid, ImageSpec, Patches, check_aspect
 from .resize import UInt8
 from .sizing import grown, rounded, shrunk
+from .values import finite, whole
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 PatchOrder: TypeAlias = Literal["raster", "windows"]  # windows: those of one image token side by side
@@ -54,8 +55,8 @@ def with_wishes(spec: ClipSpec, *, fps: float | None, num_frames: int | None) ->
     if fps is not None and num_frames is not None:
         raise InputError(f"a clip is asked for fps {fps} and for {num_frames} frames; give one of the two")
     if num_frames is not None:
-        return dataclasses.replace(spec, strategy="uniform", num_frames=num_frames)
-    return spec if fps is None else dataclasses.replace(spec, strategy="fps_based", fps=fps)
+        return dataclasses.replace(spec, strategy="uniform", num_frames=whole("num_frames of a clip", num_frames, 1))
+    return spec if fps is None else dataclasses.replace(spec, strategy="fps_based", fps=finite("fps of a clip", fps))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from .forks import PerProcess, computing
 from .frames import VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
+from .new_file import new_file
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
 from .sources import ImageSource, opened_source
@@ -77,14 +78,13 @@ class Encoder:
         wishes = Wishes(threads=threads, profile=profile, native=native, device=device)
         check_wishes(bundle, wishes)
         check_limit_objects(image_limits, None)
-        make = partial(open_vision, wishes=wishes)
-        self._vision = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
-        self._turn = threading.Lock()  # engines encode one at a time
+        make = partial(_open, wishes=wishes)
+        self._engine = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
 
     @property
     def vision(self) -> Vision:
         """The vision encoder."""
-        return self._vision.get()
+        return self._engine.get()[0]
 
     def ask(self, *_: Any, **__: Any) -> NoReturn:
         """Raises InputError: there is no decoder."""
@@ -147,10 +147,16 @@ class Encoder:
 
     def _encode(self, patches: Patches, grid: Grid, started: float) -> Features:
         cut = time.perf_counter()
-        with self._turn, computing():
-            made = self.vision(patches, grid)
+        vision, turn = self._engine.get()
+        with turn, computing():
+            made = vision(patches, grid)
         done = time.perf_counter()
         return Features(grid, made.features, made.deepstack, 1000 * (cut - started), 1000 * (done - cut))
+
+
+def _open(bundle: Bundle, wishes: Wishes) -> tuple[Vision, threading.Lock]:
+    """The engine, and the lock of the thread whose turn it is: it encodes one image at a time."""
+    return open_vision(bundle, wishes), threading.Lock()
 
 
 def load_encoder(path: str | Path, **options: Any) -> Encoder:
@@ -166,7 +172,7 @@ def save_features(path: str | Path, items: Sequence[Features]) -> None:
         arrays[f"grid_{index}"] = np.array(item.grid, np.int64)
         if item.deepstack is not None:
             arrays[f"deepstack_{index}"] = item.deepstack
-    with open(path, "wb") as file:
+    with new_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

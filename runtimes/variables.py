@@ -29,7 +29,9 @@ def checked_variables(given: Mapping[str, Any], template: ChatTemplate, others: 
             raise InputError(f"{name} is not supported: {UNSUPPORTED[name]}")
         if name not in template.words.variables:
             known = template.words.variables
-            hint = closest(name, {*known, *others}) or f"the template reads {', '.join(sorted(known)) or 'none'}"
+            hint = (
+                closest(name, {*known, *others} - {name}) or f"the template reads {', '.join(sorted(known)) or 'none'}"
+            )
             raise InputError(f"{name!r} is neither an option nor a variable of this bundle's chat template; {hint}")
         if name in ("tools", "documents"):
             check_objects(name, value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from PIL import Image
 
 from tests import arlow, ladder
 from tests.arlow import CHECKPOINT
+from tests.forking import fork, in_threads
 
 SQUARE, WIDE = (arlow.DATA / "images" / f"{name}.png" for name in ("square", "wide"))
 # What differs between a processor's weights as stored and as exported: nothing but the order of float32 sums.
@@ -145,3 +148,22 @@ def test_alpha_is_dropped(bundle: Path) -> None:
     encoder, picture = load_encoder(bundle, threads=1), Image.open(SQUARE).convert("RGBA")
     picture.putalpha(0)
     assert (encoder.cut_image(picture)[0] == encoder.cut_image(SQUARE)[0]).all()
+
+
+def test_threads_and_forks(bundle: Path) -> None:
+    """Each gets the features of its own picture."""
+    encoder, found = load_encoder(bundle, threads=2), list[tuple[Any, Any]]()
+    wanted = {path: encoder.image(path).features for path in (SQUARE, WIDE)}
+
+    def work(path: Path) -> None:
+        found.extend((path, encoder.image(path).features) for _ in range(6))
+
+    in_threads(*(partial(work, path) for path in (SQUARE, WIDE, SQUARE, WIDE)))
+    assert len(found) == 24
+    assert all((features == wanted[path]).all() for path, features in found)
+    children = [fork(partial(digest, encoder, path)) for path in wanted]
+    assert [child() for child in children] == [repr(digest(encoder, path)) for path in wanted]
+
+
+def digest(encoder: Encoder, path: Path) -> str:
+    return hashlib.sha256(encoder.image(path).features.tobytes()).hexdigest()

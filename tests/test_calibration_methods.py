@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lensmith.calibration import descent as descent_module
 from lensmith.calibration.cholesky import cholesky, damped_cholesky, solve_right
 from lensmith.calibration.descent import DescentOptions, descent
 from lensmith.calibration.gptq import GptqOptions, feedback, gptq
-from lensmith.calibration.grid import Grid
+from lensmith.calibration.grid import Grid, Levels
 from lensmith.calibration.inputs import Inputs
 from lensmith.calibration.measure import output_error, row_energies
 from lensmith.calibration.methods import METHODS
@@ -129,6 +130,23 @@ def test_descent_is_the_textbooks(grid: Grid) -> None:
     )
     assert wrong.sum() <= 2  # near ties that float32 sums decide otherwise, see above
     assert np.any(start.values != values)
+
+
+@pytest.mark.parametrize("grid", [Grid(3, 64), Grid(3, 64, False), Grid(2, 32, False)], ids=name)
+def test_descent_from_levels_that_lie_beside_the_weights(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Integers saturate at the top: zero points must move, and those of symmetric grids must not."""
+    weight, inputs = make_weight(24, COLUMNS), statistics(8)
+    start = quantize(weight, bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
+    zeros = np.full_like(start.scales, grid.middle) if start.zero_points is None else start.zero_points
+    levels = Levels(*(np.ascontiguousarray(part.T, np.float32) for part in (start.values, start.scales, zeros)))
+    monkeypatch.setattr(descent_module, "gptq_levels", lambda *_: levels)
+    moved = weight + np.abs(weight).max(axis=1, keepdims=True)
+    values, scales, expected = textbook_descent(moved, inputs.second, grid, start)
+    made = descent(moved, inputs, grid, options=DescentOptions(damping=0, sweeps=1))
+    found = np.full_like(expected, grid.middle) if made.zero_points is None else made.zero_points.T
+    wrong = np.any(made.values != values, axis=1) | np.any(found != expected, axis=0)
+    assert (wrong | np.any(scales != made.scales.T, axis=0)).sum() <= 2
+    assert grid.symmetric or np.mean(expected != zeros.T) > 0.5
 
 
 def test_descent_damps_by_a_part_of_the_mean_energy() -> None:

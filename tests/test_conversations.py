@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -28,6 +26,7 @@ from lensmith.targets.errors import InputError
 
 from tests import ladder
 from tests.extras import latest
+from tests.forking import SECONDS, fork, in_threads
 from tests.ladder import ANSWER, random_image
 from tests.llava import write_checkpoint
 
@@ -53,7 +52,6 @@ QUESTIONS = [
     [user_message("What is it? " * 30, [PICTURE.rotate(180)])],  # the same tokens as those of the first
 ]
 NEXT_TURN = [*QUESTIONS[0], ANSWER, user_message("And then? " * 8)]
-SECONDS = 100  # after which a child counts as hanging
 
 
 @pytest.fixture(scope="module")
@@ -157,15 +155,6 @@ def test_answers_in_threads(model: Model) -> None:
     assert len(model.conversations._idle) <= model.conversations.limit
 
 
-def in_threads(*functions: Callable[[], Any]) -> None:
-    threads = [threading.Thread(target=function) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SECONDS)
-        assert not thread.is_alive()
-
-
 def test_answers_that_are_left_in_the_middle(model: Model) -> None:
     """Dropped, closed, broken off by their reader: their conversation is there for the next, with what it holds."""
     expected = alone(model)
@@ -222,30 +211,6 @@ def test_forked_processes(name: str, bundles: Callable[[str], Path]) -> None:
         children = [fork(partial(ids, model, QUESTIONS[index])) for index in group]
         assert [child() for child in children] == [repr(expected[index]) for index in group]
     assert ids(model, NEXT_TURN) == expected[4]
-
-
-def fork(work: Callable[[], Any]) -> Callable[[], str]:
-    """What the work gives, or its error, in a child that ends as an interpreter does; call it to wait for that."""
-    receiver, sender = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(SECONDS)
-        try:
-            os.write(sender, repr(work()).encode())
-        except BaseException as error:
-            os.write(sender, f"{type(error).__name__}: {error}".encode())
-        os.close(sender)
-        gc.collect()
-        os._exit(0)
-    os.close(sender)
-
-    def wait() -> str:
-        with os.fdopen(receiver) as file:
-            text = file.read()
-        assert os.waitpid(child, 0)[1] == 0
-        return text
-
-    return wait
 
 
 def test_an_answer_that_was_begun_before_the_fork(plain: Model) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.export import Options, prepare
 from lensmith.exporters.synth import synth
-from lensmith.runtimes.crops import CropSpec, center_crop, crop
+from lensmith.runtimes.crops import CropSpec, center_crop, crop, crop_grid
 from lensmith.runtimes.images import open_image
 from lensmith.runtimes.messages import find_images
 from lensmith.runtimes.model import prompt_spec
@@ -90,6 +90,13 @@ def test_sizes_as_numbers_and_the_manifest() -> None:
     assert image_spec({"image": section}) == spec
     with pytest.raises(InputError, match="kind 'circle'"):
         image_spec({"image": {**section, "kind": "circle"}})
+
+
+@pytest.mark.parametrize(("size", "tokens", "factor"), [((336, 336), 576, 14), ((224, 112), 32, 28), ((4, 4), 400, 1)])
+def test_tokens_lie_in_a_row(size: tuple[int, int], tokens: int, factor: int) -> None:
+    spec = CropSpec(shortest_edge=size[1], cropped=size, image_tokens=tokens)
+    assert spec.factor == factor
+    assert crop(Image.new("RGB", (50, 40)), spec)[1] == crop_grid(40, 50, spec) == (1, 1, tokens)
 
 
 def test_what_is_missing_is_black() -> None:

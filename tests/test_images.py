@@ -312,3 +312,17 @@ def test_limits_hold_before_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         open_image(path, ImageLimits(max_file_bytes=100))
     with pytest.raises(InputError):
         ImageLimits(max_decoded_pixels=0)
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(10, 30), (7, 35), (64, 192), (3, 9), (30, 10), (11, 12)])
+def test_odd_factors_equal_pytorch(size_in: int, size_out: int) -> None:
+    """Where a weight is one, it fills 16 bits to the last: a power of two fewer for all of them."""
+    hf.import_transformers()
+    import torch
+
+    planes, sizes = noise(size_in, 21).transpose(2, 0, 1), (40, size_out)
+    given = torch.from_numpy(np.ascontiguousarray(planes))[None]
+    expected = torch.nn.functional.interpolate(given, sizes, mode="bicubic", antialias=True)[0].numpy()
+    np.testing.assert_array_equal(resize_bicubic(planes, *sizes), expected)
+    if size_out % size_in == 0:
+        assert axis_weights(size_in, size_out).precision == 14

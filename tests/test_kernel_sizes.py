@@ -192,12 +192,12 @@ def heads_of_no_width(graph: onnx.GraphProto) -> None:
 
 
 FAULTS: dict[str, tuple[str, Callable[[onnx.GraphProto], None], str]] = {
-    "short scales": ("decoder", short_scales, "MatMulInt4: the input scales"),
-    "no scales": ("decoder", no_scales, "MatMulInt4: the input scales"),
-    "short bias": ("decoder", short_bias, "MatMulInt4: the input bias"),
-    "no inputs": ("decoder", no_inputs, "MatMulInt4: K is 0"),
-    "too many heads": ("vision_encoder", too_many_heads, "AttentionBf16: num_heads"),
-    "heads of no width": ("vision_encoder", heads_of_no_width, "AttentionBf16: 0 values"),
+    "short scales": ("decoder", short_scales, "MatMulInt4"),
+    "no scales": ("decoder", no_scales, "MatMulInt4"),
+    "short bias": ("decoder", short_bias, "MatMulInt4"),
+    "no inputs": ("decoder", no_inputs, "MatMulInt4"),
+    "too many heads": ("vision_encoder", too_many_heads, "AttentionBf16"),
+    "heads of no width": ("vision_encoder", heads_of_no_width, "AttentionBf16"),
 }
 
 

@@ -79,6 +79,14 @@ def test_encoders_cannot_be_asked(encoder_bundle: Path) -> None:
             method("What is this?", [])
 
 
+@pytest.mark.parametrize("wish", [{"fps": 0}, {"fps": math.inf}, {"fps": "2"}, {"num_frames": 1.5}, {"num_frames": 0}])
+def test_wishes_for_clips(wish: dict[str, Any], encoder_bundle: Path) -> None:
+    encoder = load(encoder_bundle, threads=1)
+    assert isinstance(encoder, Encoder)
+    with pytest.raises(InputError, match=f"{next(iter(wish))} of a clip"):
+        encoder.clip([np.zeros((64, 64, 3), np.uint8)] * 4, **wish)
+
+
 def test_unknown_options_are_no_options(tiny_bundle: Path) -> None:
     with pytest.raises(TypeError, match="thread"):
         load(tiny_bundle, thread=2)  # type: ignore[call-arg]

@@ -149,6 +149,12 @@ def test_unknown_names_end_with_the_closest(name: str, closest: str, model: Mode
         model.generate("Hi", **unknown)
 
 
+def test_prompts_take_no_options_of_answers(model: Model) -> None:
+    with pytest.raises(InputError, match="'temperature' is neither") as caught:
+        model.prepare("Hi", temperature=1)
+    assert "mean 'temperature'" not in str(caught.value)
+
+
 def test_options_are_obeyed(model: Model) -> None:
     plain = model.ask("What?", max_new_tokens=12, ignore_eos=True)
     plain.read()

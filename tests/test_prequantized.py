@@ -255,6 +255,21 @@ def test_weights_that_lost_all_scales(tmp_path: Path) -> None:
         open_checkpoint(small(tmp_path, {"m.weight": E4M3}, **FP8_CONFIG))
 
 
+@pytest.mark.parametrize(
+    ("settings", "dtype", "scale"),
+    [
+        ({"quant_method": "compressed-tensors"}, ml_dtypes.float8_e4m3fn, "m.weight_scale"),
+        ({"quant_method": "compressed-tensors"}, np.int8, "m.weight_scale"),
+        ({"quant_method": "bitsandbytes"}, np.int8, "m.weight.absmax or m.SCB"),
+        ({"quant_method": "bitsandbytes"}, np.uint8, "m.weight.absmax or m.SCB"),
+    ],
+)
+def test_the_lost_scale_is_named(settings: dict[str, Any], dtype: Any, scale: str, tmp_path: Path) -> None:
+    folder = small(tmp_path, {"m.weight": np.ones((4, 8), dtype)}, quantization_config=settings)
+    with pytest.raises(InputError, match=rf"m.weight is stored as \w+ without {scale}, by which"):
+        open_checkpoint(folder)
+
+
 def test_one_weight_of_many_without_its_scale(tmp_path: Path) -> None:
     tensors = {"a.weight": E4M3, "a.weight_scale_inv": np.ones((1, 1), np.float32), "b.weight": E4M3}
     with pytest.raises(InputError, match=r"b.weight is stored as F8_E4M3 without b.weight_scale_inv"):

@@ -109,6 +109,21 @@ def test_by_hand() -> None:
     assert penalize(np.array([2, -2, 1], np.float32), [0, 1], 2.0).tolist() == [1, -4, 1]
 
 
+def test_equal_scores_by_hand() -> None:
+    """Probabilities that sum to top-p exactly are enough, and of equal ones the higher ids are kept."""
+
+    def kept(scores: list[float], **options: Any) -> list[int]:
+        ids, _ = distribution(np.array(scores, np.float32), SamplingOptions(do_sample=True, **options))
+        return [int(i) for i in ids]
+
+    assert kept([0, 0], top_p=0.5) == [1]
+    assert kept([0] * 4, top_p=0.5) == [2, 3]
+    assert kept([0] * 4, top_p=0.51) == [1, 2, 3]
+    assert kept([0, 1, 1, 2], top_k=2) == [1, 2, 3]  # what ties with the last of the best stays
+    assert kept([3, -np.inf, -np.inf], top_k=2) == [0]
+    assert kept([0, 0, -np.inf], top_k=3) == [0, 1]
+
+
 def test_greedy_is_argmax_after_the_penalty() -> None:
     logits = np.array([1.0, 3.0, 2.0], np.float32)
     assert Sampler(SamplingOptions())(logits) == 1

@@ -96,6 +96,15 @@ def test_stop_strings_are_cut_and_never_shown(text: str, stops: list[str], by_by
         assert cut(text, stops).startswith(shown)
 
 
+def test_the_stop_string_that_is_complete_first_wins() -> None:
+    """However the text is cut into tokens: one token may hold a stop string within another."""
+    ids = TOKENIZER.encode(" the").ids
+    assert len(ids) == 1
+    for some in (ids, [BYTE_IDS[byte] for byte in b" the"]):
+        for stops in ([" the", "h"], ["h", " the"]):
+            assert "".join(stream(some, stops)) == " t"
+
+
 def test_text_that_only_began_a_stop_string_comes_at_last() -> None:
     text = TextStream(TOKENIZER, ["abcd"])
     pieces = [text.push(token) for token in TOKENIZER.encode("x abc").ids]

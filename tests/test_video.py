@@ -17,7 +17,16 @@ from lensmith.runtimes.media import MediaEncoder, Medium
 from lensmith.runtimes.positions import PositionSpec, mrope_positions
 from lensmith.runtimes.prompt import Prompt, PromptBuilder, PromptSpec, VideoLayout, open_prompt
 from lensmith.runtimes.timings import Timings
-from lensmith.runtimes.video import VideoSpec, frame_seconds, patch_seconds, sample_frames, video_constants, video_spec
+from lensmith.runtimes.video import (
+    VideoSpec,
+    frame_seconds,
+    patch_seconds,
+    sample_frames,
+    video_constants,
+    video_patches,
+    video_size,
+    video_spec,
+)
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -231,6 +240,26 @@ def test_timestamps_by_hand() -> None:
     inner = "<|vision_start|><|video_pad|><|vision_end|>"
     assert text == f"<|vision_start|><0.2 seconds>{inner}<1.2 seconds>{inner}<|vision_end|>"
     assert prompt.media_tokens() == (0, 2)
+
+
+def test_areas_at_the_limits_by_hand() -> None:
+    """Two frames of 60 x 70 pixels, rounded to 64 x 64: an area at a limit is within it."""
+    size = 2 * 64 * 64
+
+    def sized(least: int, most: int) -> tuple[int, int]:
+        return video_size(2, 60, 70, VideoSpec(ImageSpec(min_pixels=least, max_pixels=most)))
+
+    assert sized(1024, size) == sized(size, 10 * size) == (64, 64)
+    assert sized(1024, size - 1) == (32, 64)
+    assert sized(size + 1, 10 * size) == (64, 96)
+
+
+def test_the_last_frame_fills_a_patch_of_three() -> None:
+    spec = ImageSpec(temporal_patch_size=3)
+    frames = [Image.fromarray(noise(1, 32, 32, seed)[0]) for seed in range(5)]
+    *_, made = video_patches(frames, (32, 32), spec)
+    *_, expected = video_patches([*frames, frames[-1]], (32, 32), spec)
+    np.testing.assert_array_equal(made, expected)
 
 
 def test_placeholders_and_videos_must_match() -> None:

@@ -67,6 +67,7 @@ def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, ten
 
 
 def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: Path) -> None:
+    from ...runtimes.new_file import write_text
     from ...runtimes.report import calibration_html
 
     if calibration is None:
@@ -77,8 +78,7 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
         model=opened.manifest["source"]["name"],
         precision=opened.manifest.get("options", {}).get("precision", "weights"),
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(made, encoding="utf-8")
+    write_text(page, made)
 
 
 @click.command(cls=Once)

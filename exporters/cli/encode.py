@@ -10,6 +10,7 @@ import click
 
 from ...runtimes.bundle import Bundle
 from ...runtimes.encoder import Encoder, Features, save_features
+from ...runtimes.new_file import check_new_file
 from ...targets.errors import InputError
 from .shared import console, print_json, table
 
@@ -34,6 +35,7 @@ def encode(
         raise InputError(f"{bundle.path} limits the frames of a video one by one; leave out --max-video-pixels")
     if not videos and (fps is not None or num_frames is not None):
         raise InputError("--fps and --frames have no effect without --video; leave them out")
+    check_new_file(out)
     encoder = Encoder(bundle, **loading)
     items = [encoder.image(file) for file in images]
     items += [encoder.clip(file, fps=fps, num_frames=num_frames) for file in videos]

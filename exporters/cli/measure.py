@@ -42,10 +42,13 @@ def compare(
 ) -> None:
     """Measure size, memory, speed and accuracy of BUNDLE next to its checkpoint in PyTorch."""
     with needs("torch", "lensmith compare"):
+        from ...runtimes.new_file import check_new_file
         from ..compare import CompareOptions
         from ..compare import compare as measure
         from ..hub import located, located_adapter
-
+    for file in (page, None if data == "-" else data):
+        if file is not None:
+            check_new_file(file)
     if chosen["limit"] is not None and chosen["tasks"] is None:
         raise InputError("--limit counts the questions of --tasks; name their file with --tasks, or leave it out")
     names = tuple(DTYPES[name] for name in dtypes or DTYPES)
@@ -59,6 +62,7 @@ def compare(
 
 def _write(report: Any, page: Path | None, data: str | None) -> None:
     """The tables on the terminal, then the files that were asked for, their paths last."""
+    from ...runtimes.new_file import write_text
     from ...runtimes.report import html, table
 
     if data == "-":
@@ -66,12 +70,11 @@ def _write(report: Any, page: Path | None, data: str | None) -> None:
     else:
         console().print(table(report))
     if data not in (None, "-"):
-        Path(data).write_text(report.to_json(), encoding="utf-8")
+        write_text(data, report.to_json())
         click.echo(data)
     if page is not None:
         with needs("report", "a report with plots"):
-            page.parent.mkdir(parents=True, exist_ok=True)
-            page.write_text(html(report), encoding="utf-8")
+            write_text(page, html(report))
         click.echo(page, err=data == "-")
 
 

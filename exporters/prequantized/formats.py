@@ -17,6 +17,7 @@ from .modules import Module
 # Scales of activations and of KV caches: lensmith computes both in its own way, so they have no use here.
 ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point", "activation_scale",
                "input_scale_ub", "k_scale", "v_scale", "q_scale", "k_zero_point", "v_zero_point")  # fmt: skip
+SCALES = ("weight_scale_inv", "weight_scale", "weight.absmax", "SCB", "scales")  # ends of names
 
 
 def _any(settings: Mapping[str, Any], place: str) -> None:
@@ -119,7 +120,8 @@ def _refuse_unscaled(rest: Iterable[LazyTensor], declared: Declared, form: Forma
     wrong = next((t for t in rest if t.name.endswith(".weight") and t.dtype not in FLOAT_DTYPES), None)
     if wrong is not None:
         module = wrong.name.removesuffix(".weight")
-        raise InputError(f"{wrong.name} is stored as {wrong.dtype} without {module}.{form.parts[0]}, by which "
+        scales = " or ".join(f"{module}.{part}" for part in form.parts if part.endswith(SCALES))
+        raise InputError(f"{wrong.name} is stored as {wrong.dtype} without {scales}, by which "
                          f"{declared.method} weights are to be multiplied ({declared.place}); download the checkpoint "
                          "again, and do not remove scales")  # fmt: skip
 
