@@ -126,7 +126,8 @@ class Config:
 
         InputError for parameters by kind of layer, which none of the models has.
         """
-        section = self.get("rope_scaling") or self.get("rope_parameters") or {}
+        older, newer = self.get("rope_scaling"), self.get("rope_parameters")
+        section = older or newer or {}
         nested = next((key for key, value in section.items() if isinstance(value, dict)), None)
         if nested is not None:
             raise InputError(f"config.json has rotary parameters of {nested[:100]!r} alone, not supported for "
