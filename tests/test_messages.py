@@ -186,6 +186,14 @@ def test_words_of_templates(source: str) -> None:
     assert ChatTemplate(source).words.variables == set(WORDS[source])
 
 
+def test_keys_that_templates_look_up() -> None:
+    source = (
+        "{{ m.a }}{{ m['b'] }}{{ m.get('c') }}{{ 1 if 'd' in m }}{{ 1 if 'e' not in m }}{{ 1 if not 'f' in m }}"
+        "{{ m[g] }}{{ 1 if 'h' == m }}{{ 'i' }}{% for x in m.j if x.k %}{{ x['l'] }}{% endfor %}"
+    )
+    assert ChatTemplate(source).words.keys == {*"abcdefjkl", "get"}
+
+
 SHAPES: list[tuple[Any, str]] = [
     ("", "empty"), (b"Hi", "not a list"), ({"role": "user", "content": "a"}, "not a list"), ([], "empty"),
     (3, "not a list"), (["Hi"], "a message is a str"), ([[{"role": "user", "content": "a"}]], "a message is a list"),
