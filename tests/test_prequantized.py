@@ -172,9 +172,21 @@ def test_integers_are_kept(name: str, copies: Copies, tmp_path: Path) -> None:
         assert np.array_equal(dequantize(groups), expected[matrix].numpy()), matrix
 
 
+def fine_scales() -> Variant:
+    """Scales of 24 bits, which float16 does not have."""
+    halves, finer = packed(4, 32), np.float32(1 + 2**-13)
+
+    def make(weight: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        parts, restored = halves.make(weight)
+        return {**parts, "weight_scale": floats(parts["weight_scale"]) * finer}, restored * finer
+
+    return replace(halves, make=make)
+
+
 @pytest.mark.parametrize(
     ("variant", "options", "reason"),
     [
+        (fine_scales(), {"group_size": 32}, "with scales that float16 has not"),
         (awq(32), {"group_size": 32, "symmetric": True}, "with zero points (--asymmetric keeps them)"),
         (packed(4, 32), {"group_size": 128}, "in groups of 32 (--group-size 32 may keep them)"),
         (gptq(4, 32, shuffled=True), {"group_size": 32}, "in groups of scattered columns (act-order)"),
