@@ -8,24 +8,83 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..runtimes.files import read_json
-from ..runtimes.tokenizer_check import make_tokenizer
+from ..runtimes.tokenizer_check import PATTERNS, make_tokenizer
 from ..runtimes.tokenizer_check import open_tokenizer as read_tokenizer
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .processor_files import json_file
 
+COMPOSED = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
+WORDS = {"qwen3_vl": PATTERNS[2], "qwen3_5": PATTERNS[3], "qwen3_5_text": PATTERNS[3]}
+AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that read tokenizer.json
+NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 
 
 def tokenizer_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of tokenizer.json with the tokens that transformers adds behind its own; InputError without one."""
+    """The content of tokenizer.json with what transformers changes in it; InputError without one.
+
+    Tokens that tokenizer_config.json lists are found in the text as it says, and those that are not in tokenizer.json
+    come behind it. InputError where no place is left for one, and for words that would be split in another way.
+    """
     values, known = read_json(checkpoint.tokenizer_path), checked_tokenizer(checkpoint.tokenizer_path)
-    size, names = known.get_vocab_size(), set(known.get_vocab())
-    added: list[dict[str, Any]] = []
-    for number, token in sorted(_listed(checkpoint).items()):
-        if token["content"] not in names and number == size + len(added):  # the next id is the only one that is free
-            added.append({"id": number, "content": token["content"], **{f: bool(token.get(f)) for f in FLAGS}})
-    return {**values, "added_tokens": [*(values.get("added_tokens") or []), *added]} if added else values
+    _check_words(checkpoint, values)
+    listed, names = _listed(checkpoint), set(known.get_vocab())
+    added = [_flagged(token, listed, _plain(checkpoint)) for token in values.get("added_tokens") or []]
+    for number, token in sorted(listed.items()):
+        if token["content"] in names:
+            continue
+        if number != len(names):  # the next id is the only one that is free
+            raise InputError(
+                f"{checkpoint.path} lists the token {token['content'][:100]!r} as number {number}, which tokenizer.json "
+                "does not have; the two files do not belong together: save the tokenizer again with transformers"
+            )
+        names.add(token["content"])
+        added.append({"id": number, "content": token["content"], **{f: bool(token.get(f)) for f in FLAGS}})
+    return {**values, "added_tokens": added}
+
+
+def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: set[Any]) -> dict[str, Any]:
+    """An added token with the flags that count."""
+    other = listed.get(token["id"])
+    if token["content"] in plain:
+        return {**token, **dict.fromkeys(FLAGS, False), "special": True}
+    if other is None or other["content"] != token["content"]:
+        return token
+    return {**token, **{flag: bool(other[flag]) for flag in FLAGS if flag in other}}
+
+
+def _plain(checkpoint: Checkpoint) -> set[Any]:
+    """The special tokens that Qwen2Tokenizer adds once more, without their flags."""
+    if not _own_words(checkpoint) or checkpoint.config.get("model_type") != "qwen3_vl":
+        return set()
+    config = checkpoint.tokenizer_config
+    given = [*(config.get(name) for name in NAMED), *(config.get("additional_special_tokens") or [])]
+    return {token.get("content") if isinstance(token, dict) else token for token in given if token}
+
+
+def _own_words(checkpoint: Checkpoint) -> bool:
+    """Whether transformers' class of the tokenizer splits words in its own way, whatever tokenizer.json says."""
+    model_type = checkpoint.config.get("model_type")
+    read = model_type == "qwen3_vl" and checkpoint.tokenizer_config.get("tokenizer_class") in AS_IT_IS
+    return model_type in WORDS and not read
+
+
+def _check_words(checkpoint: Checkpoint, values: dict[str, Any]) -> None:
+    """InputError where the class of the tokenizer would not do what tokenizer.json says."""
+    if not _own_words(checkpoint):
+        return
+    pattern, before = WORDS[str(checkpoint.config["model_type"])], values.get("pre_tokenizer") or {}
+    parts = [{k: v for k, v in part.items() if k != "trim_offsets"} for part in before.get("pretokenizers", [before])]
+    usual = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+             {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]  # fmt: skip
+    prefixed = bool(checkpoint.tokenizer_config.get("add_prefix_space"))
+    if values.get("normalizer") not in COMPOSED or parts != usual or prefixed:
+        where = "tokenizer_config.json asks for add_prefix_space" if prefixed else "tokenizer.json splits words"
+        raise InputError(
+            f"{checkpoint.path}: {where} unlike the models of this type, which transformers' tokenizer for them would "
+            "not do in the same way; use the tokenizer files of the model"
+        )
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

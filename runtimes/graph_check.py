@@ -126,6 +126,9 @@ def _check_node(node: Any, where: str, *, inside: str) -> None:
     _require(not (inside and kind in LOOPS), f"it has a {kind} inside {inside}")
     for attribute in node.attribute:
         _check_attribute(kind, attribute, inside)
+        if kind == "Split" and attribute.name == b"num_outputs":  # ONNX Runtime ends the process where they differ
+            outputs = len(node.output)
+            _require(attribute.i == outputs, f"its Split has num_outputs {attribute.i} and {outputs} outputs")
 
 
 def _check_attribute(kind: str, attribute: Any, inside: str) -> None:

@@ -138,6 +138,7 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "sequences": (added(node("SequenceEmpty", [], ["y"])), "the operator 'SequenceEmpty'"),
     "operator of another": (added(node("Evil", ["one"], ["y"], "evil")), "the operator 'Evil' of 'evil'"),
     "heads": (attribute("num_heads", HUGE), "'num_heads' of RotaryEmbedding is out of range"),
+    "parts": (added(node("Split", ["one"], ["y", "z", "w"], num_outputs=2)), "num_outputs 2 and 3 outputs"),
     "no heads": (attribute("kv_num_heads", 0), "'kv_num_heads' of GroupQueryAttention is 0"),
     "rows of a product": (attribute("N", 1 << 25), "its weights"),
     "block": (attribute("block_size", 0), "'block_size' of"),

@@ -302,3 +302,57 @@ def test_only_misspelt_names_get_a_question() -> None:
         question = f"did you mean {meant!r}? " if meant else ""
         assert f"which lensmith cannot compile; {question}supported: arlow, llava, qwen3_5" in str(error.value)
         assert len(str(error.value)) < 500
+
+
+# Flags of tokens, and words ----------------------------------------------------------------------------------------
+
+SPACED = "a <|im_end|>  b <|im_start|> c"
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "llava"])
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", [None, "PreTrainedTokenizerFast"])
+def test_flags_of_tokens_are_those_of_transformers(family: str, place: str, kind: str | None, tmp_path: Path) -> None:
+    folder = copied(tmp_path / "source", family)
+    merge(folder, "tokenizer_config.json", {} if kind is None else {"tokenizer_class": kind})
+    values = json.loads((folder / place).read_text())
+    tokens = values["added_tokens"] if place == "tokenizer.json" else values["added_tokens_decoder"].values()
+    for token in tokens:
+        token["rstrip"] = token["content"] == "<|im_end|>"
+        token["lstrip"] = token["content"] == "<|im_start|>"
+    (folder / place).write_text(json.dumps(values))
+    theirs = auto().AutoProcessor.from_pretrained(folder).tokenizer(SPACED, add_special_tokens=False)["input_ids"]
+    assert open_tokenizer(open_checkpoint(folder)).encode(SPACED, add_special_tokens=False).ids == theirs
+
+
+WORDS: dict[str, Edit] = {
+    "no normalizer": lambda folder: merge(folder, "tokenizer.json", {"normalizer": None}),
+    "bytes alone": lambda folder: merge(
+        folder,
+        "tokenizer.json",
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}},
+    ),
+    "a space in front": lambda folder: merge(folder, "tokenizer_config.json", {"add_prefix_space": True}),
+}
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("name", WORDS)
+def test_words_that_transformers_would_split_in_another_way(family: str, name: str, tmp_path: Path) -> None:
+    folder = copied(tmp_path / "source", family)
+    WORDS[name](folder)
+    with pytest.raises(InputError, match="use the tokenizer files of the model"):
+        open_tokenizer(open_checkpoint(folder))
+    if family == "qwen3_vl":
+        merge(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+        text = "IT'S e\u0301 12"
+        theirs = auto().AutoProcessor.from_pretrained(folder).tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert open_tokenizer(open_checkpoint(folder)).encode(text, add_special_tokens=False).ids == theirs
+
+
+def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "source", "qwen3_5")
+    tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    merge(folder, "tokenizer.json", {"added_tokens": [t for t in tokens if t["content"] != "<think>"]})
+    with pytest.raises(InputError, match="lists the token '<think>' as number 820, which tokenizer.json does not have"):
+        open_tokenizer(open_checkpoint(folder))

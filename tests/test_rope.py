@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from lensmith.exporters.decoder import mrope_source
+from lensmith.exporters.models import FAMILIES
+from lensmith.exporters.models.configs import Config
+from lensmith.exporters.models.text_decoders import describe_text
 from lensmith.exporters.rope import NO_SCALING, RopeScaling, inverse_frequencies
+from lensmith.exporters.spec import ModelSpec, VisionSpec
 from lensmith.targets.errors import InputError
 
 from tests import hf
 
+TINY = Path(__file__).parent / "tiny_vlm"
 SECTIONS = [(24, 20, 20), (11, 11, 10), (2, 1, 1), (8, 4, 4), (4, 6, 6), (12, 1, 3), (12, 3, 1), (1, 1, 1), (2, 0, 1),
             (6, 5, 5), (10, 10, 12), (16, 0, 0)]  # fmt: skip
 
@@ -91,3 +98,69 @@ def test_stretched_by_hand() -> None:
 def test_unusable_scalings(scaling: Mapping[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         RopeScaling(**scaling)
+
+
+TEXT = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1, "head_dim": 32,
+        "intermediate_size": 64, "vocab_size": 50, "max_position_embeddings": 512}  # fmt: skip
+LLAMA = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+PLACES: Mapping[str, Mapping[str, Any]] = {
+    "older name": {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 300.0},
+    "both names": {"rope_scaling": {"rope_type": "linear", "factor": 3.0},
+                   "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+    "an empty older name": {"rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+    "base within and beside": {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rope_theta": 9.0},
+    "length within and beside": {"rope_parameters": {**LLAMA, "original_max_position_embeddings": 64},
+                                 "original_max_position_embeddings": 128},
+    "length beside": {"rope_parameters": LLAMA, "original_max_position_embeddings": 128},
+    "length within": {"rope_parameters": {**LLAMA, "original_max_position_embeddings": 64}},
+    "length nowhere": {"rope_parameters": LLAMA},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("name", PLACES)
+def test_parameters_count_in_the_order_of_transformers(kind: str, name: str) -> None:
+    transformers = hf.import_transformers()
+    values = {**TEXT, "model_type": kind, **PLACES[name]}
+    theirs = transformers.AutoConfig.for_model(**json.loads(json.dumps(values))).rope_parameters
+    ours = describe_text(Config(values, "llava"), kind)
+    assert ours.rope_theta == theirs["rope_theta"]
+    scaling = ours.rope_scaling
+    assert scaling.kind == theirs["rope_type"]
+    assert scaling.kind == "default" or scaling.factor == theirs["factor"]
+    assert scaling.kind != "llama3" or scaling.original_context == theirs["original_max_position_embeddings"]
+
+
+STRETCHED = {"type": "yarn", "factor": 2.0, "mrope_section": [6, 5, 5]}
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("text_config", "rope_scaling", STRETCHED, "rope_type is 'yarn'"),
+        ("text_config", "rope_scaling", {"full_attention": {"rope_theta": 5.0}}, "of 'full_attention' alone"),
+        ("vision_config", "rope_scaling", STRETCHED, "rope_type is 'yarn'"),
+        ("text_config", "is_causal", False, "is_causal is False"),
+    ],
+)
+def test_what_stretches_or_looks_ahead_is_refused(family: str, part: str, key: str, value: Any, message: str) -> None:
+    """Also beside parameters of the newer name, which transformers then leaves unread."""
+    config = json.loads((TINY / family / "config.json").read_text())
+    config[part].setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 1e4})
+    config[part][key] = value
+    with pytest.raises(InputError, match=message):
+        FAMILIES[family].describe(config)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+def test_the_base_of_the_encoder_stands_in_either_place(family: str) -> None:
+    transformers = hf.import_transformers()
+    config = json.loads((TINY / family / "config.json").read_text())
+    for change in ({"rope_theta": 300.0}, {"rope_parameters": {"rope_theta": 200.0, "rope_type": "default"}}):
+        values = {**config, "vision_config": {**config["vision_config"], **change}}
+        theirs = transformers.AutoConfig.for_model(**json.loads(json.dumps(values))).vision_config.rope_parameters
+        spec = FAMILIES[family].describe(values)
+        assert isinstance(spec, ModelSpec)
+        assert isinstance(spec.vision, VisionSpec)
+        assert spec.vision.rope_theta == theirs["rope_theta"] != 10000.0

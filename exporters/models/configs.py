@@ -62,7 +62,7 @@ KINDS: Mapping[str, Kind] = {
     "num_hidden_layers": LAYERS, "depth": LAYERS, "max_position_embeddings": whole(1, (1 << 31) - 1),
     "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "num_heads": HEADS, "head_dim": HEADS,
     "hidden_act": TEXT, "rms_norm_eps": number(0, 1), "layer_norm_eps": number(0, 1),
-    "attention_bias": FLAG, "mlp_bias": FLAG, "use_sliding_window": FLAG, "attn_output_gate": FLAG,
+    "attention_bias": FLAG, "mlp_bias": FLAG, "is_causal": FLAG, "use_sliding_window": FLAG, "attn_output_gate": FLAG,
     "layer_types": some(TEXT, 1024), "full_attention_interval": LAYERS, "mlp_only_layers": some(DEPTH, 1024),
     "linear_num_key_heads": HEADS, "linear_num_value_heads": HEADS, "linear_key_head_dim": HEADS,
     "linear_value_head_dim": HEADS, "linear_conv_kernel_dim": whole(2, 64), "mamba_ssm_dtype": TEXT,
@@ -77,6 +77,8 @@ KINDS: Mapping[str, Kind] = {
     "projector_hidden_act": TEXT, "multimodal_projector_bias": FLAG, "vision_feature_select_strategy": TEXT,
     "vision_feature_layer": either(DEPTH, some(DEPTH, 64)),
 }  # fmt: skip
+
+BESIDE_ROPE = ("rope_theta", "partial_rotary_factor")  # that older configurations have outside of the rotary parameters
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,22 @@ class Config:
         return ACTIVATIONS[self.only(key, *supported)]
 
     def rope(self) -> Config:
-        """The rotary parameters, which older configurations call rope_scaling, with plain frequencies."""
-        rope = Config(self.get("rope_parameters") or self.get("rope_scaling") or {}, self.model_type)
+        """The rotary parameters, completed as by transformers: the older name counts first, and values beside it last.
+
+        InputError for parameters by kind of layer, which none of the models has.
+        """
+        older, newer = self.get("rope_scaling"), self.get("rope_parameters")
+        section = older or newer or {}
+        nested = next((key for key, value in section.items() if isinstance(value, dict)), None)
+        if nested is not None:
+            raise InputError(f"config.json has rotary parameters of {nested[:100]!r} alone, not supported for "
+                             f"{self.model_type}; expected the same ones for all layers")  # fmt: skip
+        beside = {key: self.get(key) for key in BESIDE_ROPE if self.get(key) is not None}
+        return Config({"rope_type": section.get("type", "default"), **beside, **section}, self.model_type)
+
+    def plain_rope(self) -> Config:
+        """The same for models whose frequencies nothing stretches."""
+        rope = self.rope()
         rope.only("rope_type", "default")
         rope.only("mrope_interleaved", True)
         return rope

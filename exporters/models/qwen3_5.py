@@ -22,7 +22,7 @@ LINEAR, FULL = "linear_attention", "full_attention"
 INTERVAL = 4  # of full attention layers, where the configuration does not say
 # What lensmith has one way to do, by key of text_config; the value is the default too.
 FIXED = {"attn_output_gate": True, "mlp_only_layers": [], "mtp_use_dedicated_embeddings": False,
-         "mamba_ssm_dtype": "float32", "use_sliding_window": False}  # fmt: skip
+         "mamba_ssm_dtype": "float32", "use_sliding_window": False, "is_causal": True}  # fmt: skip
 
 
 def describe(values: dict[str, Any]) -> ModelSpec:
@@ -48,7 +48,7 @@ def _vision(config: Config) -> VisionSpec:
 def _decoder(config: Config, tied: bool) -> DecoderSpec:
     for key, value in FIXED.items():
         config.only(key, value)
-    rope, heads = config.rope(), config.need("num_attention_heads")
+    rope, heads = config.plain_rope(), config.need("num_attention_heads")
     head_dim = config.get("head_dim") or config.need("hidden_size") // heads
     kinds = _layer_kinds(config)
     return DecoderSpec(
@@ -60,14 +60,14 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
         intermediate=config.need("intermediate_size"),
         vocab=config.need("vocab_size"),
         activation=config.activation("hidden_act", "silu"),
-        rope_theta=float(rope.get("rope_theta") or config.need("rope_theta")),
+        rope_theta=float(rope.need("rope_theta")),
         mrope_section=tuple(rope.get("mrope_section", (11, 11, 10))),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         tied=tied,
         qkv_bias=bool(config.get("attention_bias", False)),
         output_bias=bool(config.get("attention_bias", False)),
         context=config.need("max_position_embeddings"),
-        rotary_dim=int(head_dim * rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 0.25))),
+        rotary_dim=int(head_dim * rope.get("partial_rotary_factor", 0.25)),
         norm_offset=1.0,
         output_gate=True,
         delta_net=_delta_net(config) if LINEAR in kinds else None,

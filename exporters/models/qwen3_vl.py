@@ -21,8 +21,9 @@ def describe(values: dict[str, Any]) -> ModelSpec:
 
 
 def _decoder(config: Config, tied: bool) -> DecoderSpec:
-    rope = config.rope()
+    rope = config.plain_rope()
     config.only("use_sliding_window", False)
+    config.only("is_causal", True)
     heads = config.need("num_attention_heads")
     return DecoderSpec(
         layers=config.need("num_hidden_layers"),
@@ -33,7 +34,7 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
         intermediate=config.need("intermediate_size"),
         vocab=config.need("vocab_size"),
         activation=config.activation("hidden_act", "silu"),
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 5000000.0))),
+        rope_theta=float(rope.get("rope_theta", 5000000.0)),
         mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         tied=tied,

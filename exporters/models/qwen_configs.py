@@ -27,7 +27,8 @@ def describe(
 
 def vision(config: Config) -> VisionSpec:
     """The vision section of Qwen3-VL and Qwen3.5."""
-    rope = Config(config.get("rope_parameters", {}), config.model_type)
+    rope = config.rope()
+    rope.only("rope_type", "default", "axial")
     return VisionSpec(
         depth=config.need("depth"),
         hidden=config.need("hidden_size"),

@@ -43,11 +43,11 @@ def describe_text(config: Config, default_type: str) -> DecoderSpec:
                          f"expected {', '.join(map(repr, DEFAULTS))}")  # fmt: skip
     config = Config({**DEFAULTS[kind], **config.values}, config.model_type)
     _refuse_windows(config)
+    config.only("is_causal", True)
     heads, hidden = config.need("num_attention_heads"), config.need("hidden_size")
-    rope = Config(config.get("rope_parameters") or config.get("rope_scaling") or {}, config.model_type)
+    rope = config.rope()
     context = config.need("max_position_embeddings")
     rope.only("partial_rotary_factor", 1.0)
-    config.only("partial_rotary_factor", 1.0)
     return DecoderSpec(
         layers=config.need("num_hidden_layers"),
         hidden=hidden,
@@ -57,7 +57,7 @@ def describe_text(config: Config, default_type: str) -> DecoderSpec:
         intermediate=config.need("intermediate_size"),
         vocab=config.need("vocab_size"),
         activation=config.activation("hidden_act", "silu", "swish"),
-        rope_theta=float(rope.get("rope_theta") or config.need("rope_theta")),
+        rope_theta=float(rope.need("rope_theta")),
         mrope_section=None,
         norm_eps=config.need("rms_norm_eps"),
         tied=bool(config.get("tie_word_embeddings")),
@@ -68,8 +68,8 @@ def describe_text(config: Config, default_type: str) -> DecoderSpec:
 
 
 def _rope_scaling(rope: Config, context: int) -> RopeScaling:
-    """`rope_parameters`, or the older `rope_scaling`; InputError for a kind that is not supported."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    """How the frequencies are stretched; InputError for a kind that is not supported."""
+    kind = rope.get("rope_type", "default")
     if kind == "default":
         return NO_SCALING
     names = ("factor", "low_freq_factor", "high_freq_factor")
