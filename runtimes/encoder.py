@@ -25,6 +25,7 @@ from .frames import Clip, VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
 from .new_file import new_file
+from .picture_formats import decoded
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
 from .sources import ImageSource, opened_source
@@ -188,4 +189,4 @@ def _resized(image: Image.Image, height: int, width: int) -> UInt8:
 
 def _opaque(source: ImageSource, limits: ImageLimits) -> ImageSource:
     opened = opened_source(source, "an image", limits.max_file_bytes)
-    return opened.convert("RGB") if isinstance(opened, Image.Image) else opened
+    return decoded("the image", lambda: opened.convert("RGB")) if isinstance(opened, Image.Image) else opened

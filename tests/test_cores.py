@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ from lensmith.runtimes import load, resize, video_files
 from lensmith.runtimes.cores import allowed, at_most, spread
 from lensmith.runtimes.encoder import load_encoder
 from lensmith.runtimes.resize import axis_weights, resize_bicubic
+from lensmith.targets.errors import InputError
+from PIL import Image
 
 ALONE = """
 import time
@@ -131,6 +134,16 @@ def test_models_resize_with_their_threads(tiny_bundle: Path, encoder: Path, monk
             way()
             assert (used == {threading.get_ident()}) == (threads == 1)
     assert allowed() is None
+
+
+def test_unusable_image_objects_end_in_one_sentence(encoder: Path, tmp_path: Path) -> None:
+    closed = Image.new("RGB", (64, 64))
+    closed.save(tmp_path / "a.png")
+    cut = Image.open(io.BytesIO((tmp_path / "a.png").read_bytes()[:60]))
+    closed.close()
+    for picture in (closed, cut):
+        with pytest.raises(InputError, match="not a readable image"):
+            load_encoder(encoder).image(picture)
 
 
 def test_videos_are_decoded_with_the_threads(
