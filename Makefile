@@ -10,6 +10,7 @@ HELDOUT = tests/tiny_vlm/heldout
 IMAGE = $(HELDOUT)/images/0001.png
 BUNDLE = build/qwen3_vl-int4
 LIMIT ?= 50
+JOBS ?= 2
 KERNELS = runtimes/kernels/kernels.so
 
 .PHONY: setup test lint demo clean
@@ -19,7 +20,7 @@ setup: $(VENV)/ready
 # torchvision only lends its image functions, and its published wheel asks for another build of torch: no dependencies.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,video,dev]' torch transformers
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,video,hub,sign,dev]' torch transformers
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision
 	-$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'  # built from source: tests of it skip without
 	touch $@
@@ -34,7 +35,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint $(KERNELS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 demo: setup $(KERNELS)
 	$(BIN)/lensmith export $(MODEL) -o $(BUNDLE) --precision int4 --golden always --force

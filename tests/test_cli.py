@@ -221,7 +221,7 @@ def test_compare_hands_its_options_on(
 
     given: list[Any] = []
 
-    def record(*arguments: Any) -> Figures:
+    def record(*arguments: Any, adapter: None) -> Figures:
         given.append(arguments)
         return Figures()
 
@@ -229,7 +229,8 @@ def test_compare_hands_its_options_on(
     monkeypatch.setattr(report, "table", lambda figures: "the table")
     monkeypatch.setattr(report, "html", lambda figures: "<html>")
     ran = cli("compare", tiny_bundle, "--against", tiny_checkpoint, "--html", tmp_path / "new" / "r.html", "--json",
-              tmp_path / "r.json", "--limit", 7, "--repeats", 2, "--dtype", "bf16", "--threads", 3)  # fmt: skip
+              tmp_path / "r.json", "--tasks", tmp_path / "t", "--limit", 7, "--repeats", 2, "--dtype", "bf16",
+              "--threads", 3)  # fmt: skip
     assert ran.code == 0, ran.err
     assert ran.out.splitlines() == ["the table", str(tmp_path / "r.json"), str(tmp_path / "new" / "r.html")]
     bundle, checkpoint, options, _ = given[0]

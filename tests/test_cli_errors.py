@@ -135,7 +135,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "prompt over the context": (("run", "BUNDLE", "word " * 50, "--context", "40"), "the context holds 40", "shorten"),
     "context over the bundle's": (("run", "BUNDLE", "Hi", "--context", "999999"), "999999", "limit of 1 to"),
     "pixels over the bundle's": (("run", "BUNDLE", "Hi", "--max-pixels", "99999999"), "99999999", "choose a value"),
-    "sampling": (("run", "BUNDLE", "Hi", "--sample", "--temperature", "0"), "temperature", "expected"),
+    "sampling": (("run", "BUNDLE", "Hi", "--sample", "--temperature", "0"), "temperature 0", "leave it out"),
     "empty stop": (("run", "BUNDLE", "Hi", "--stop", ""), "stop", "expected"),
     "not a bundle": (("run", "CHECKPOINT", "Hi"), "is not a bundle", "make one with"),
     "no folder": (("inspect", "nowhere"), "nowhere", "make one with"),

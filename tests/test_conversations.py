@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes import GenerationOptions, Model, backends, load, user_message
 from lensmith.runtimes.answer import Progress
+from lensmith.runtimes.conversation_pool import ConversationPool
 from lensmith.runtimes.onnx_decoder import _lazy_zeros
 from lensmith.runtimes.onnx_executor import OnnxExecutor
 from lensmith.runtimes.positions import text_positions
@@ -304,6 +307,24 @@ def test_more_answers_than_conversations(bundles: Callable[[str], Path]) -> None
         gc.enable()
 
 
+def test_a_thread_waits_for_another_that_took_no_step_yet() -> None:
+    """Whoever takes a conversation is its user, not whoever ran it before."""
+    conversation: Any = SimpleNamespace(user=threading.current_thread())
+    pool, taken = ConversationPool(lambda: conversation, 1), threading.Event()
+
+    def hold() -> None:
+        with pool.take():
+            taken.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(SECONDS)
+    with pool.take(), pytest.raises(InputError, match="1 answers are open, 1 of them in this thread"):
+        pool._take(None)
+    thread.join()
+
+
 @pytest.mark.parametrize("number", [0, -1])
 def test_no_conversations(bundles: Callable[[str], Path], number: int) -> None:
     with pytest.raises(InputError, match=f"conversations is {number}"):
@@ -402,6 +423,16 @@ def test_images_that_came_by_hand_are_not_used_again(plain: Model) -> None:
         conversation.run(other.prompt.ids[rest], other.positions[:, rest], other.images[0].features)
         assert conversation.reusable(request) == begin
     np.testing.assert_allclose(plain.prefill(request), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_videos_are_used_again(plain: Model) -> None:
+    """Their tokens are others than those that the decoder is given for them."""
+    frames = [random_image(64, 64) for _ in range(4)]
+    request = plain.prepare([user_message("What happens?", videos=[frames])])
+    plain.prefill(request)
+    with plain.conversation(request) as conversation:
+        np.testing.assert_array_equal(conversation.ids, request.prompt.ids)
+        assert conversation.reusable(request) == len(request.prompt)
 
 
 def test_penalties_count_the_tokens_of_the_answer(plain: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_large_checkpoints_are_sharded(tmp_path: Path, monkeypatch: pytest.Monke
     sharded = open_checkpoint(synth("vqwen3-4b", tmp_path / "sharded", tiny=True))
     assert len(list(sharded.path.glob("model-0000?-of-00003.safetensors"))) == 3
     assert sharded.tensors.keys() == whole.tensors.keys()
-    for tensor in ("language_model.model.embed_tokens.weight", "multi_modal_projector.linear_2.bias"):
+    for tensor in ("model.language_model.embed_tokens.weight", "model.multi_modal_projector.linear_2.bias"):
         np.testing.assert_array_equal(sharded.tensor(tensor).numpy(), whole.tensor(tensor).numpy())
 
 

@@ -1,0 +1,75 @@
+"""How a prompt is cut: what it shares with another one, its chunks, and where states are saved, worked out by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from lensmith.runtimes.prefill import SAVING_TOKENS, chunks, shared, worth_saving
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "length"),
+    [
+        ([1, 2, 3], [1, 2, 4], 2),
+        ([1, 9, 3, 9], [1, 2, 3, 4], 1),  # what is equal again behind a difference does not count
+        ([1, 2], [1, 2, 3], 2),
+        ([1, 2, 3], [1, 2, 3], 3),
+        ([4, 2], [1, 2], 0),
+        ([], [1], 0),
+    ],
+)
+def test_shared_beginnings(one: list[int], other: list[int], length: int) -> None:
+    assert shared(np.array(one, np.int64), np.array(other, np.int64)) == length
+    assert shared(np.array(other, np.int64), np.array(one, np.int64)) == length
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "chunk", "last", "stops", "expected"),
+    [
+        (0, 3, 4, 1, (), [(0, 3)]),
+        (0, 8, 4, 1, (), [(0, 4), (4, 8)]),
+        (0, 9, 4, 1, (), [(0, 4), (4, 8), (8, 9)]),
+        (0, 10, 4, 3, (), [(0, 4), (4, 7), (7, 10)]),  # the last one holds all logits
+        (0, 6, 4, 4, (), [(0, 2), (2, 6)]),
+        (5, 6, 4, 1, (), [(5, 6)]),
+        (0, 10, 4, 1, (5,), [(0, 4), (4, 5), (5, 9), (9, 10)]),
+        (0, 12, 4, 1, (4, 10), [(0, 4), (4, 8), (8, 10), (10, 12)]),
+    ],
+)
+def test_chunks(
+    start: int, end: int, chunk: int, last: int, stops: tuple[int, ...], expected: list[tuple[int, int]]
+) -> None:
+    assert list(chunks(start, end, chunk, last, stops)) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "turn_end", "last", "stops"),
+    [
+        (0, 180, 200, [100, 180]),
+        (0, 163, 200, [100]),  # 63 tokens behind the copy in front of it
+        (0, 164, 200, [100, 164]),
+        (36, 180, 200, [100, 180]),
+        (37, 180, 200, [180]),
+        (100, 180, 200, [180]),
+        (0, 180, 179, [100]),  # behind where the logits begin
+        (0, 180, 180, [100, 180]),
+        (0, 90, 200, [90]),  # a turn that ends in front of its last image
+    ],
+)
+def test_states_are_saved_behind_the_last_image_and_the_turn(
+    start: int, turn_end: int, last: int, stops: list[int]
+) -> None:
+    spans = np.array([(2, 10), (30, 100)], np.int64)
+    request: Any = SimpleNamespace(prompt=SimpleNamespace(image_spans=spans), turn_end=turn_end)
+    assert SAVING_TOKENS == 64
+    assert worth_saving(request, start, last) == stops
+
+
+def test_states_are_saved_without_images() -> None:
+    prompt = SimpleNamespace(image_spans=np.zeros((0, 2), np.int64))
+    request: Any = SimpleNamespace(prompt=prompt, turn_end=70)
+    assert worth_saving(request, 0, 100) == [70]
+    assert worth_saving(request, 7, 100) == []
