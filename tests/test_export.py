@@ -112,3 +112,17 @@ def test_load_file_sees_the_same_numbers(checkpoint: Path) -> None:
     except TypeError:  # numpy has no bfloat16 of its own
         pytest.skip("safetensors without bfloat16 for numpy")
     np.testing.assert_array_equal(tensors[name].numpy(), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_bundle_has_the_template_that_counts(checkpoint: Path, tmp_path: Path, beside: bool) -> None:
+    """The one in processor_config.json, with another one in a file of its own or without."""
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    file, place = tmp_path / "copy" / "chat_template.jinja", tmp_path / "copy" / "processor_config.json"
+    own = "{# own #}" + file.read_text(encoding="utf-8")
+    settings = json.loads(place.read_text()) if place.is_file() else {}
+    place.write_text(json.dumps({**settings, "chat_template": own}))
+    if not beside:
+        file.unlink()
+    bundle = built(tmp_path / "copy", tmp_path / "bundle")
+    assert bundle.file("chat_template.jinja").read_text(encoding="utf-8") == own

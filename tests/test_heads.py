@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.exporters import heads
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.dialects.gguf import files
 from lensmith.exporters.export import Options, export, prepare
@@ -99,6 +100,15 @@ def test_every_combination_is_decided_as_by_transformers(family: str, tmp_path: 
     for (outer, text, head), found in seen.items():
         flag = (outer or text) if family == "llava" else outer
         assert found == (tied if flag else untied).get(head, "own"), (outer, text, head)
+
+
+@pytest.mark.parametrize("elements", [1, 1000])
+def test_a_table_of_many_blocks_is_compared_to_its_end(
+    elements: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "BLOCK_ELEMENTS", elements)
+    for head, found in (("the table", "tied"), ("one value differs", "own"), ("another head", "own")):
+        assert ours(checkpoint("qwen3_vl", tmp_path / head, True, True, head)) == found
 
 
 @pytest.mark.parametrize("head", ["another head", "no table"])

@@ -148,6 +148,22 @@ def test_continued_answers_end_where_they_stood(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("CONTINUE_FINAL_MESSAGE_TAG a", "one two"),  # the mark of where the answer stops, said by a user
+        ("a", "one two \n "),
+        ("a", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]),
+    ],
+)
+def test_continued_answers_are_those_of_transformers(name: str, asked: str, said: Any) -> None:
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    assert builder(name).render(messages, continue_final_message=True) == processor(name).apply_chat_template(
+        messages, chat_template=TEMPLATES[name][1].read_text(encoding="utf-8"), continue_final_message=True
+    )
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_variables_are_those_that_the_template_reads(name: str) -> None:
     assert builder(name).template.words.variables == READ[name]
     for bad, words in [
@@ -184,6 +200,14 @@ WORDS = {
 @pytest.mark.parametrize("source", WORDS)
 def test_words_of_templates(source: str) -> None:
     assert ChatTemplate(source).words.variables == set(WORDS[source])
+
+
+def test_keys_that_templates_look_up() -> None:
+    source = (
+        "{{ m.a }}{{ m['b'] }}{{ m.get('c') }}{{ 1 if 'd' in m }}{{ 1 if 'e' not in m }}{{ 1 if not 'f' in m }}"
+        "{{ m[g] }}{{ 1 if 'h' == m }}{{ 'i' }}{% for x in m.j if x.k %}{{ x['l'] }}{% endfor %}"
+    )
+    assert ChatTemplate(source).words.keys == {*"abcdefjkl", "get"}
 
 
 SHAPES: list[tuple[Any, str]] = [

@@ -6,7 +6,7 @@ import resource
 import time
 
 import pytest
-from lensmith.runtimes.template import MAX_MESSAGE_CHARS, MAX_SOURCE_CHARS, ChatTemplate
+from lensmith.runtimes.template import MAX_MESSAGE_CHARS, MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, ChatTemplate
 from lensmith.targets.errors import InputError
 
 CPU_SECONDS = 10  # a budget of 5 on the clock, and what one operation may take behind it
@@ -132,3 +132,21 @@ def test_what_templates_do_still_works() -> None:
         'a-b|a|ba|1.2|{"a": [1]}|2|x 3|ab|[1, 3]|a|[(\'a\', 1)]|True|[\n    {\n        "a": {}\n    }\n]|True|y|3|É'
     )
     assert ChatTemplate(source).render([{"role": "user", "content": "a"}]) == expected
+
+
+def test_the_output_as_a_whole_is_bounded() -> None:
+    """Each part is small enough, and so is the work."""
+    source = "{% set s = 'ab' * 1000000 %}{% for i in range(N) %}{{ s }}{% endfor %}"
+    assert len(ChatTemplate(source.replace("N", "8")).render([])) == 16_000_000
+    with pytest.raises(InputError, match=f"more than {MAX_OUTPUT_CHARS} characters of output"):
+        ChatTemplate(source.replace("N", "9")).render([])
+
+
+@pytest.mark.parametrize("source", ["{% set ns = namespace(_x=1) %}", "{% set ns = namespace() %}{% set ns._x = 1 %}"])
+def test_namespaces_have_no_private_names(source: str) -> None:
+    with pytest.raises(InputError, match="a namespace attribute named '_x'"):
+        ChatTemplate(source).render([])
+
+
+def test_variables_that_are_not_given_are_transformers_own() -> None:
+    assert ChatTemplate("{{ tools }} {{ documents }} {{ add_generation_prompt }}").render([]) == "None None False"
