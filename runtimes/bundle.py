@@ -6,6 +6,7 @@ Opening one trusts nothing: names, sizes and hashes are checked first.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .manifest import FORMAT_VERSION
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Manifest as TypedManifest
 from .signature import Key, check_signature
-from .values import whole
+from .values import shown, whole
 
 HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
 MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
@@ -157,6 +158,8 @@ def open_bundle(
     missing, changed or outside the folder is an InputError. With `trusted_keys`, public keys of Ed25519 (paths of PEM
     files or of 32 raw bytes, or their content), one of these must have signed it, and all hashes are compared.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a bundle is {shown(path)}; expected the path of its folder")
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: lensmith export.")

@@ -15,6 +15,7 @@ from .prefill import chunks, shared, worth_saving
 from .prompt import PromptBuilder
 from .requests import Request
 from .states import States
+from .values import whole
 
 
 class Conversation:
@@ -51,7 +52,7 @@ class Conversation:
 
     def rewind(self, length: int) -> int:
         """Forget all tokens behind the first `length`, and more where there is no way back; how many are left."""
-        return self.states.rewind(length)
+        return self.states.rewind(whole("length", length, 0))
 
     def reusable(self, request: Request) -> int:
         """Length of the longest common beginning of the states and the prompt, with the same images in it."""
@@ -79,13 +80,15 @@ class Conversation:
         What the states hold of an earlier turn is used again. All logits come from the last chunk, which is as long as
         they are, if not longer. A draft `head` reads what the decoder reads.
         """
-        ids, last = request.prompt.ids, len(request.prompt) - num_logits
+        ids = request.prompt.ids
+        last = len(ids) - whole("num_logits", num_logits, 1, len(ids))
+        chunk = self.chunk if chunk is None else whole("chunk", chunk, 1)
         start = self.rewind(self.start(request, num_logits) if reuse else 0)
         if head is not None:
             head.states.rewind(max(0, start - 1))  # its last entry knew the token behind
         begins = map(int, request.prompt.image_spans[:, 0])
         self._images = [(begin, image.key) for begin, image in zip(begins, request.images, strict=True)]
-        fed, chunk = self.prompts.for_decoder(ids), max(chunk or self.chunk, num_logits)
+        fed, chunk = self.prompts.for_decoder(ids), max(chunk, num_logits)
         stops = worth_saving(request, start, last) if self.states.recurrent else []
         logits: Floats = np.zeros((0, 0), np.float32)
         for begin, end in chunks(start, len(ids), chunk, num_logits, stops):

@@ -17,13 +17,15 @@ from ..targets.errors import InputError
 from .backends import Wishes, check_wishes, open_vision, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
+from .cores import at_most
 from .cpu import warn_if_lacking
 from .engine import Floats
 from .forks import PerProcess, computing
-from .frames import VideoLimits, check_limit_objects, open_clip
+from .frames import Clip, VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
 from .new_file import new_file
+from .picture_formats import decoded
 from .pixels import image_spec
 from .resize import UInt8, resize_bicubic
 from .sources import ImageSource, opened_source
@@ -75,7 +77,7 @@ class Encoder:
         self.clip_spec: ClipSpec = clip_spec(manifest["video"])
         self.order: PatchOrder = manifest["encoder"]["patch_order"]
         self.context = bundle.context(context, "patches")
-        wishes = Wishes(threads=threads, profile=profile, native=native, device=device)
+        self.threads, wishes = threads, Wishes(threads=threads, profile=profile, native=native, device=device)
         check_wishes(bundle, wishes)
         check_limit_objects(image_limits, None)
         make = partial(_open, wishes=wishes)
@@ -123,14 +125,18 @@ class Encoder:
         image = open_image(_opaque(source, self.image_limits), self.image_limits)
         height, width = smart_resize(image.height, image.width, self.image_spec)
         self._check(f"the image of {image.width} x {image.height} pixels", 1, height, width, self.image_spec)
-        planes = _resized(image, height, width)
+        with at_most(self.threads):
+            planes = _resized(image, height, width)
         return cut_clip(np.stack([planes] * self.image_spec.temporal_patch_size), self.image_spec, self.order)
 
     def cut_clip(self, source: Any, *, fps: float | None = None, num_frames: int | None = None) -> tuple[Patches, Grid]:
         """The patches of a clip."""
         wishes = with_wishes(self.clip_spec, fps=fps, num_frames=num_frames)
         opened = [_opaque(frame, self.image_limits) for frame in source] if isinstance(source, list | tuple) else source
-        clip = open_clip(opened, VideoLimits(frame=self.image_limits))
+        with at_most(self.threads):
+            return self._cut_clip(open_clip(opened, VideoLimits(frame=self.image_limits)), wishes)
+
+    def _cut_clip(self, clip: Clip, wishes: ClipSpec) -> tuple[Patches, Grid]:
         width, height = clip.size()
         plan, spec = plan_clip(clip.total, height, width, wishes, clip.rate), wishes.image
         self._check(f"the clip of {len(plan.frames)} frames", plan.grid(spec)[0], plan.height, plan.width, spec)
@@ -183,4 +189,4 @@ def _resized(image: Image.Image, height: int, width: int) -> UInt8:
 
 def _opaque(source: ImageSource, limits: ImageLimits) -> ImageSource:
     opened = opened_source(source, "an image", limits.max_file_bytes)
-    return opened.convert("RGB") if isinstance(opened, Image.Image) else opened
+    return decoded("the image", lambda: opened.convert("RGB")) if isinstance(opened, Image.Image) else opened

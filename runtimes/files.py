@@ -104,7 +104,7 @@ def is_safe_name(name: str) -> bool:
 
 def stays_inside(path: Path, folder: Path) -> bool:
     """Whether a file of a folder lies in it, or where huggingface_hub's cache keeps what it links into the folder."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # Path.resolve fails on links that lead to themselves
     return any(real.is_relative_to(place) for place in (folder.resolve(), *_blobs(folder)))
 
 

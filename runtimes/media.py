@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
+from .cores import at_most
 from .engine import ImageFeatures
 from .forks import computing
 from .frames import Clip, VideoLimits, open_clip
@@ -69,10 +70,11 @@ class MediaEncoder:
         video_spec: VideoSpec | None,
         image_limits: ImageLimits,
         video_limits: VideoLimits,
+        threads: int | None = None,
     ) -> None:
-        """`video_spec` None: the model takes no videos."""
+        """`video_spec` None: the model takes no videos. `threads` bound what decodes and resizes, None to the cores."""
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
-        self.image_limits, self.video_limits = image_limits, video_limits
+        self.image_limits, self.video_limits, self.threads = image_limits, video_limits, threads
         self._lock = threading.Lock()  # of the features, and of the engine, which encodes one image at a time
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._seen = SeenSources()
@@ -86,9 +88,12 @@ class MediaEncoder:
         """
         started, limits = time.perf_counter(), limits or {}
         pictures, clips = find_media(messages, "image"), find_media(messages, "video")
+        if isinstance(self.image_spec, NoImages) and (given := [name for name in limits if limits[name] is not None]):
+            raise InputError(f"{given[0]} has no effect on a model that takes no images; leave it out")
         check_limits(limits, images=len(pictures), videos=len(clips))
-        images = [self._open_image(source, part, limits) for source, part in pictures]
-        videos = [self._open_video(source, part, limits) for source, part in clips]
+        with at_most(self.threads):
+            images = [self._open_image(source, part, limits) for source, part in pictures]
+            videos = [self._open_video(source, part, limits) for source, part in clips]
         timings.image_ms += 1000 * (time.perf_counter() - started)
         return images, videos
 
@@ -96,16 +101,18 @@ class MediaEncoder:
         self, images: Sequence[Medium], videos: Sequence[Medium], timings: Timings
     ) -> tuple[list[EncodedImage], list[EncodedVideo]]:
         """Features of images, and of all temporal patches of videos."""
-        encoded = [image for medium in images for image in self._encode(medium, timings)]
-        return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
+        with at_most(self.threads):
+            encoded = [image for medium in images for image in self._encode(medium, timings)]
+            return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
 
     def cut(self, source: Any, *, video: bool = False) -> tuple[Patches, Grid]:
         """All patches of an image or a video and their grid (t, h, w), without encoding them."""
-        if not video:
-            medium = self._open_image(source, {}, {})
-            return next(medium.patches()), medium.grid
-        medium = self._open_video(source, {}, {})
-        return np.concatenate(list(medium.patches())), layout_of(medium).grid
+        with at_most(self.threads):
+            if not video:
+                medium = self._open_image(source, {}, {})
+                return next(medium.patches()), medium.grid
+            medium = self._open_video(source, {}, {})
+            return np.concatenate(list(medium.patches())), layout_of(medium).grid
 
     def trim(self, used: Sequence[EncodedImage]) -> None:
         """Drop the oldest features over the limit, but none of those that the latest conversation uses."""

@@ -109,6 +109,7 @@ class Model:
             video_spec=self.video_spec,
             image_limits=image_limits or ImageLimits(),
             video_limits=video_limits or VideoLimits(frame=image_limits or ImageLimits()),
+            threads=threads,
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
                        conversations=whole("conversations", conversations, 1, 1024))  # fmt: skip
@@ -168,7 +169,9 @@ class Model:
         """
         progress = Progress(Timings())
         given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
-        generation = with_options(options or GenerationOptions(), given, self.manifest["generation"])
+        generation = with_options(
+            GenerationOptions() if options is None else options, given, self.manifest["generation"]
+        )
         request = self.prepare(messages, progress.timings, **chosen)
         return Answer(self._pieces(request, generation, progress), progress)
 

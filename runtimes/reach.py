@@ -24,12 +24,12 @@ def check_reaches(chat: Chat, text: str, render: Render, read: Callable[[], Set[
     for index, message in enumerate(chat):
         for key in _odd_keys(message, read):
             _check_key(_with(chat, index, _without(message, key)), text, render, f"a message of the role "
-                       f"{message['role']!r} has the key {key!r}", closest(key, MESSAGE_KEYS))  # fmt: skip
+                       f"{message['role']!r} has the key {key!r}", _hint(key, MESSAGE_KEYS))  # fmt: skip
         for place, part in enumerate(parts_of(message)):
             for key in (name for name in part if name not in (*PARTS[part["type"]], "type")):
                 parts = [*message["content"][:place], _without(part, key), *message["content"][place + 1 :]]
                 _check_key(_with(chat, index, {**message, "content": parts}), text, render, f"a part of type "
-                           f"{part['type']} has the key {key!r}", closest(key, PARTS[part["type"]]))  # fmt: skip
+                           f"{part['type']} has the key {key!r}", _hint(key, PARTS[part["type"]]))  # fmt: skip
     _check_words(chat, text, render)
 
 
@@ -40,6 +40,10 @@ def _odd_keys(message: Mapping[str, Any], read: Callable[[], Set[str]]) -> Itera
         copies = {*REASONING} if key in REASONING else {key} & {"tool_calls"}
         if not usual and value not in ("", []) and not copies & read():
             yield key
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    return "leave it out" if key in known else closest(key, known)
 
 
 def _check_key(changed: Chat, text: str, render: Render, what: str, hint: str) -> None:

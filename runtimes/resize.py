@@ -16,10 +16,13 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from .cores import spread
 from .forks import computing
 
 UInt8 = npt.NDArray[np.uint8]
 _BLOCK = 48  # outputs of one product: dense enough for BLAS, narrow enough to waste few products
+_ALONE = 1 << 18  # multiplications of a product that OpenBLAS does in one thread (interface/gemm.c)
+_THREAD_PIXELS = 1 << 19  # that are worth a thread
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ def _quantize(
 
 
 def resize_bicubic(planes: UInt8, height: int, width: int) -> UInt8:
-    """Resize `planes` [channels, h, w] to [channels, height, width]; an axis that keeps its size is not touched."""
+    """Resize `planes` [channels, h, w] to [channels, height, width]; an axis that keeps its size is not touched.
+
+    In as many threads as the caller may use (see `cores`).
+    """
     channels, old_height, old_width = planes.shape
     with computing():
         if width != old_width:
@@ -98,9 +104,14 @@ def _resize_columns(rows: UInt8, width: int) -> UInt8:
     plan = axis_weights(rows.shape[1], width)
     out = np.empty((rows.shape[0], width), np.uint8)
     offsets: npt.NDArray[np.floating] = plan.offsets().astype(plan.exact_type())
-    for first, last, low, high, band in _bands(plan):
-        sums = _centred(rows[:, low:high], band.dtype) @ band.T
-        out[:, first:last] = _round(sums, offsets[first:last], plan.precision)
+    bands = _bands(plan)
+
+    def resize(part: slice) -> None:
+        for first, last, low, high, band in bands:
+            sums = _products(_centred(rows[part, low:high], band.dtype), band)[:, : last - first]
+            out[part, first:last] = _round(sums, offsets[first:last], plan.precision)
+
+    spread(resize, len(rows), _THREAD_PIXELS // rows.shape[1])
     return out
 
 
@@ -109,25 +120,48 @@ def _resize_rows(planes: UInt8, height: int) -> UInt8:
     plan = axis_weights(planes.shape[1], height)
     out = np.empty((planes.shape[0], height, planes.shape[2]), np.uint8)
     offsets: npt.NDArray[np.floating] = plan.offsets()[:, None].astype(plan.exact_type())
-    for first, last, low, high, band in _bands(plan):
-        for channel, plane in enumerate(planes):
-            sums = band @ _centred(plane[low:high], band.dtype)
-            out[channel, first:last] = _round(sums, offsets[first:last], plan.precision)
+    bands = _bands(plan)
+
+    def resize(part: slice) -> None:
+        for first, last, low, high, band in bands:
+            for channel, plane in enumerate(planes):
+                sums = _products(_centred(plane[low:high, part], band.dtype).T, band).T[: last - first]
+                out[channel, first:last, part] = _round(sums, offsets[first:last], plan.precision)
+
+    spread(resize, planes.shape[2], _THREAD_PIXELS // (planes.shape[0] * planes.shape[1]))
     return out
 
 
 def _bands(plan: AxisWeights) -> list[tuple[int, int, int, int, npt.NDArray[np.floating]]]:
-    """Cut the weight matrix [out, in] into dense blocks: (outputs first:last, inputs low:high, weights)."""
-    blocks = []
-    for first in range(0, len(plan.starts), _BLOCK):
-        last = min(first + _BLOCK, len(plan.starts))
+    """Cut the weight matrix [out, in] into dense blocks: (outputs first:last, inputs low:high, weights).
+
+    Weights have two rows at least: products with a vector have a bound of their own in OpenBLAS.
+    """
+    blocks, taps = [], plan.weights.shape[1]
+    block = min(_BLOCK, max(2, math.isqrt(_ALONE // (4 * taps))))  # fewer where each reads many inputs
+    for first in range(0, len(plan.starts), block):
+        last = min(first + block, len(plan.starts))
         starts, sizes = plan.starts[first:last], plan.sizes[first:last]
         low, high = int(starts.min()), int((starts + sizes).max())
-        band = np.zeros((last - first, high - low + plan.weights.shape[1]), plan.exact_type())
-        columns = (starts - low)[:, None] + np.arange(plan.weights.shape[1])
-        np.put_along_axis(band, columns, plan.weights[first:last], axis=1)
+        band = np.zeros((max(2, last - first), high - low + taps), plan.exact_type())
+        columns = (starts - low)[:, None] + np.arange(taps)
+        np.put_along_axis(band[: last - first], columns, plan.weights[first:last], axis=1)
         blocks.append((first, last, low, high, np.ascontiguousarray(band[:, : high - low])))
     return blocks
+
+
+def _products(pixels: npt.NDArray[np.floating], band: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Sums [n, out] of pixels [n, in] with weights [out, in], as products that are too small for BLAS to share out.
+
+    How many threads it takes is a number of the whole process; below _ALONE it takes the caller's alone.
+    """
+    step = max(2, _ALONE // band.size)
+    sums = np.empty((len(pixels), len(band)), band.dtype)
+    whole = len(pixels) - len(pixels) % step
+    tiles, (outputs, inputs) = (whole // step, step), band.shape
+    np.matmul(pixels[:whole].reshape(*tiles, inputs), band.T, out=sums[:whole].reshape(*tiles, outputs))
+    np.matmul(pixels[whole:], band.T, out=sums[whole:])
+    return sums
 
 
 def _centred(pixels: UInt8, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:

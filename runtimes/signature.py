@@ -19,6 +19,7 @@ import msgspec
 
 from ..targets.errors import InputError, MissingExtra
 from .manifest import MANIFEST
+from .reading import read_limited
 
 SIGNATURE = f"{MANIFEST}.sig"
 KEY_BYTES, MOST_BYTES = 32, 10_000
@@ -117,11 +118,9 @@ def _content(key: Key, kind: str) -> tuple[bytes, str]:
     """The bytes of a key, and what to call it."""
     if isinstance(key, bytes):
         return key, f"the {kind} key"
-    try:
-        with open(key, "rb") as file:
-            return file.read(MOST_BYTES), str(key)
-    except OSError as error:
-        raise InputError(f"the {kind} key {key} cannot be read ({error.strerror}).") from None
+    if not isinstance(key, str | os.PathLike):
+        raise InputError(f"a {kind} key is a {type(key).__name__}; expected the path of a PEM file, or its bytes.")
+    return read_limited(key, MOST_BYTES, f"the path of a {kind} key"), str(key)
 
 
 def _public_key(key: Key) -> bytes:

@@ -31,6 +31,8 @@ def opened_source(source: Any, what: str, most_bytes: int) -> Image.Image | byte
     """
     if isinstance(source, Image.Image):
         return source
+    if isinstance(source, np.ma.MaskedArray) and source.mask.any():
+        raise InputError(f"{what} is an array with a mask, which would not be obeyed; fill it first (.filled)")
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -38,7 +40,7 @@ def opened_source(source: Any, what: str, most_bytes: int) -> Image.Image | byte
     if isinstance(source, str) and (found := _SCHEME.match(source)):
         return _from_url(source, found[0].lower(), what)
     if isinstance(source, str | os.PathLike):
-        return Path(source)
+        return Path(os.fsdecode(source))
     if callable(getattr(source, "read", None)):
         return _from_file(source, what, most_bytes)
     raise InputError(f"{what} is a {type(source).__name__}; expected a path, file:// or data: URL, bytes, an open "
@@ -77,7 +79,7 @@ def _from_file_url(url: str) -> Path:
         path = slash + path
     if host.lower() not in ("", "localhost") or not path:
         raise InputError(f"{url[:200]} names the host {host!r}; expected file:// and an absolute path (file:///...)")
-    decoded = unquote(path)
+    decoded = unquote(path, errors="surrogateescape")  # as os.fsdecode, since names may be any bytes
     return Path(decoded[1:] if os.name == "nt" else decoded)
 
 

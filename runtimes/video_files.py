@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from PIL import Image
 
 from ..targets.errors import InputError, MissingExtra
+from .cores import allowed
 from .frames import Clip, VideoLimits, check_total
 from .video import Indices
 
@@ -89,7 +90,7 @@ def _first_video(name: str, container: Any, limits: VideoLimits) -> Any:
     if pixels > most:
         raise InputError(f"the frames of {name} have {pixels} pixels, more than the limit of {most}; scale them down")
     stream.codec_context.options = {"max_pixels": str(most)}  # a stream may change its size on the way
-    stream.thread_type = "AUTO"
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", allowed() or 0  # 0: one for each core
     return stream
 
 

@@ -25,7 +25,10 @@ RESIZED = ("resized_height", "resized_width")
 
 
 def check_limits(limits: Mapping[str, Any], *, images: int, videos: int) -> None:
-    """Raise InputError for limits of a call that hold for none of its media, though it has some."""
+    """Raise InputError for limits of a call that are no areas, or hold for none of its media, though it has some."""
+    for name, limit in limits.items():
+        if limit is not None:
+            whole(name, limit, 1)
     for names, count, others, hint in (
         (OF_IMAGES, images, videos, "give max_video_pixels"),
         (OF_VIDEOS, videos, images, "give max_pixels"),

@@ -427,3 +427,11 @@ def test_arrays_that_grow_when_they_are_read(tmp_path: Path) -> None:
         assert arrays["a"].shape == (8,)
     with pytest.raises(ValueError, match="its arrays are compressed"):
         open_arrays(tmp_path / "packed.npz")
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "golden/0.json"])
+def test_links_that_lead_to_themselves(name: str, bundle: Path) -> None:
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(Path(name).name)
+    with pytest.raises(InputError, match=Path(name).name):
+        open_bundle(bundle)

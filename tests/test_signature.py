@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -131,7 +132,11 @@ def test_keys_that_are_none(
 ) -> None:
     curve = ec.generate_private_key(ec.SECP256R1())
     coding = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    if hasattr(os, "mkfifo"):  # a pipe that nobody writes into
+        os.mkfifo(tmp_path / "pipe")
     others: dict[str, object] = {
+        "pipe": [tmp_path / "pipe"],
+        "a public key is a int": [0],
         "is a private key": [keys[0]],
         "is no public key of Ed25519": [curve.public_key().public_bytes(*coding)],
         "expected PEM or 32 bytes": [b"x"],

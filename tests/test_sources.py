@@ -100,6 +100,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "five channels": (pixels(40, 30, 5), "with alpha"),
     "a batch": (pixels(2, 40, 30, 3), "one by one"),
     "a row": (pixels(40), "expected uint8"),
+    "a mask": (np.ma.masked_greater(pixels(4, 4, 3), 9), "a mask"),
     "a number": (np.array(3, np.uint8), "expected uint8"),
     "nothing": (pixels(0, 30, 3), "expected uint8"),
     "text file": (io.StringIO("abc"), "binary mode"),
@@ -129,6 +130,25 @@ def test_what_is_no_image_ends_in_one_sentence(name: str) -> None:
         open_image(source)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+class Named:
+    """As os.PathLike may be."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+
+    def __fspath__(self) -> bytes:
+        return self.name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are texts")
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff %41.png"
+    with open(name, "wb") as file:
+        Image.fromarray(pixels(40, 30, 3)).save(file, "png")
+    for source in (os.fsdecode(name), Named(name), f"file://{tmp_path}/%FF%20%2541.png"):
+        assert open_image(source).tobytes() == pixels(40, 30, 3).tobytes()
 
 
 def test_an_open_file_is_read_up_to_the_limit() -> None:

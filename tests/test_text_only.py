@@ -95,6 +95,9 @@ def test_images_are_refused_with_one_sentence(pair: ladder.Pair) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="takes text alone"):
         load(pair.model.bundle.path, max_pixels=65536)
+    for limit in ("min_pixels", "max_pixels", "max_video_pixels"):
+        with pytest.raises(InputError, match="takes no images; leave it out"):
+            pair.model.ask("?", **{limit: 65536})
     with pytest.raises(InputError, match="takes no images; leave it out"):
         prepare(pair.job.checkpoint.path, Options(max_pixels=65536))
 

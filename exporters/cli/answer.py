@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ...targets.errors import InputError
-from .shared import AS_JSON, DEVICE, KEYS, THREADS, Once, console, named, options, pairs, print_json
+from .shared import AS_JSON, DEVICE, KEYS, THREADS, AboveZero, Once, console, named, options, pairs, print_json
 from .streams import read_text
 from .template_options import TEMPLATE, template_variables, tool_calls
 
@@ -41,7 +41,7 @@ LOADING = options(
     click.option(
         "--max-image-megapixels",
         "image_limits",
-        type=click.FloatRange(0, 1e6, min_open=True),
+        type=AboveZero(1e6),
         metavar="X",
         callback=image_limits,
         help="Refuse images and frames with more, before they are decoded; default: 179.",

@@ -18,6 +18,7 @@ from .shared import (
     AS_JSON,
     FORCE,
     NEW_FOLDER,
+    AboveZero,
     Once,
     console,
     count,
@@ -80,7 +81,7 @@ CALIBRATION = options(
     click.option("--seed", type=click.IntRange(0), help="Of the choice of samples; default: 0."),
     click.option("--budget", callback=parse_size, metavar="SIZE",
                  help='Size of the bundle ("1.2GB"): bits and groups are chosen for each matrix.'),
-    click.option("--max-kl", type=click.FloatRange(0, min_open=True), metavar="X",
+    click.option("--max-kl", type=AboveZero(), metavar="X",
                  help="Smallest bundle within X nats of the float model on held-out samples."),
 )  # fmt: skip
 CALIBRATION_NAMES = ("method", "samples", "limit", "seed", "budget", "max_kl")  # any of them asks for calibration

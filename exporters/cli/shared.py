@@ -44,6 +44,19 @@ class Once(click.Command):
         return super().parse_args(ctx, args)
 
 
+class AboveZero(click.FloatRange):
+    """A number above zero, up to `most`; click's own ranges take NaN for one of theirs."""
+
+    def __init__(self, most: float | None = None) -> None:
+        super().__init__(0, most, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
     """Several click options as one decorator, shown in their order."""
 
