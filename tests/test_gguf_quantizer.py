@@ -177,6 +177,10 @@ REFUSED = {
         "finds none",
     ),
     "a pattern that is none": (("--precision", "q4_0", "--tensor-type", "ffn_(=q4_0"), "no regular expression"),
+    "a pattern given twice": (
+        ("--precision", "q4_0", "--tensor-type", "ffn_down=q4_0", "--tensor-type", "ffn_down=q8_0"),
+        "given twice",
+    ),
     "a group size": (("--precision", "q4_0", "--group-size", "128"), "--group-size has no effect"),
     "zero points": (("--precision", "q4_0", "--asymmetric"), "--asymmetric has no effect"),
     "a target": (("--precision", "q4_0", "--target", "cpu"), "leave out --target cpu"),

@@ -197,6 +197,8 @@ def tensor_types(wishes: Iterable[str]) -> dict[str, str]:
         if not pattern or not equals:
             raise InputError(f"the tensor type {wish!r} is not PATTERN=TYPE, such as 'ffn_down=q6_k'")
         check_type(kind)
+        if pattern in found:
+            raise InputError(f"the tensor type's pattern {pattern!r} is given twice; leave one of them out")
         found[pattern] = kind
     return found
 
