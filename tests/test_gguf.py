@@ -11,8 +11,9 @@ import gguf
 import numpy as np
 import pytest
 from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.export import Options, export, prepare, sections
 from lensmith.exporters.gguf.file_types import FILE_TYPES
+from lensmith.exporters.gguf.vision import vision_file
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.synth import synth
 from lensmith.runtimes.bundle import Bundle, open_bundle
@@ -111,6 +112,14 @@ def test_every_tensor_is_stored_in_its_type(precision: str, tmp_path: Path) -> N
     assert plan.bundle_bytes - plan.golden_bytes == pytest.approx(
         total, rel=0.02
     )  # metadata and the manifest are estimates
+
+
+def test_pixel_limits_are_those_of_the_bundle(tiny_checkpoint: Path) -> None:
+    job = prepare(tiny_checkpoint, Options(format="gguf", precision="f32", max_pixels=200_000))
+    made = sections(job)
+    found = vision_file(job.spec, job.family.prefixes, made).metadata()
+    assert found["clip.vision.image_max_pixels"] == made["limits"]["max_pixels"] <= 200_000
+    assert found["clip.vision.image_min_pixels"] == made["limits"]["min_pixels"] < made["limits"]["max_pixels"]
 
 
 def test_same_inputs_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:

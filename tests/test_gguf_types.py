@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 from lensmith.exporters.gguf import tensors
+from lensmith.exporters.gguf.delta_net import reordered
 from lensmith.exporters.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_type
 from lensmith.exporters.gguf.imatrix import Energy, by_tensor, read_imatrix, write_imatrix
 from lensmith.exporters.gguf.tensors import Floats, Tensor, mapped, whole
 from lensmith.exporters.lazy_tensors import LazyTensor
+from lensmith.exporters.spec import DeltaNetSpec
 from lensmith.targets.errors import InputError
 from numpy.typing import DTypeLike, NDArray
 
@@ -115,6 +117,16 @@ def test_blocks_of_rows_cover_the_tensor(rows: int, monkeypatch: pytest.MonkeyPa
     turned = whole("x.weight", Lazy(values), lambda x: x[::-1])
     assert turned.shape == values.shape
     np.testing.assert_array_equal(np.concatenate(list(turned.rows())), values[::-1])
+
+
+def test_columns_of_a_delta_nets_output_say_where_they_come_from() -> None:
+    """Two value heads share a key head: side by side in the checkpoint, in turns in llama.cpp."""
+    net = DeltaNetSpec(key_heads=2, value_heads=4, key_dim=3, value_dim=2, kernel=4)
+    values, columns = np.arange(24, dtype=np.float32).reshape(3, 8), [0, 1, 4, 5, 2, 3, 6, 7]
+    made = reordered("blk.0.ssm_out.weight", "model.layers.0.linear_attn.out_proj.weight", Lazy(values), net)
+    np.testing.assert_array_equal(np.concatenate(list(made.rows())), values[:, columns])
+    assert made.columns is not None
+    assert made.columns.tolist() == columns
 
 
 def test_importance_follows_its_columns(tmp_path: Path) -> None:

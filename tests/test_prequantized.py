@@ -17,6 +17,7 @@ from lensmith.calibration.rounding import Groups, dequantize
 from lensmith.exporters import weights
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Job, Options, export, prepare
+from lensmith.exporters.prequantized.gptq import _zero_points
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.safetensors_files import read_header
 from lensmith.exporters.source_weights import open_weights
@@ -28,7 +29,19 @@ from safetensors.numpy import save_file
 
 from tests import hf
 from tests.extras import Ran
-from tests.prequantized import VARIANTS, Variant, awq, declare, decoder_only, fp8, gptq, nf4, packed, quantized_copy
+from tests.prequantized import (
+    VARIANTS,
+    Variant,
+    _stream,
+    awq,
+    declare,
+    decoder_only,
+    fp8,
+    gptq,
+    nf4,
+    packed,
+    quantized_copy,
+)
 from tests.prequantized_data import EXPECTED, FILE
 
 TINY = Path(__file__).parent / "tiny_vlm"
@@ -80,6 +93,50 @@ def test_weights_are_those_of_the_floats(name: str, copies: Copies) -> None:
         assert np.array_equal(ours[tensor].numpy(), theirs[tensor].numpy()), tensor
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_some_rows_are_those_of_the_whole(name: str, tmp_path: Path) -> None:
+    """Rows that begin and end within words, blocks and groups."""
+    parts, whole = VARIANTS[name].make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}, text_config={})
+    declare(tmp_path, VARIANTS[name])
+    weight = open_checkpoint(tmp_path).tensor("m.weight")
+    for start, stop in ((0, 64), (3, 10), (5, 6), (9, 32), (33, 63), (63, 64)):
+        np.testing.assert_array_equal(weight.rows(start, stop), whole[start:stop])
+
+
+def test_rows_that_begin_within_a_byte_and_a_block(tmp_path: Path) -> None:
+    """Of 33 values of 4 bits each, behind one another in blocks of 64."""
+    parts, whole = nf4(64).make(np.random.default_rng(0).normal(size=(64, 33)).astype(np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}, text_config={})
+    declare(tmp_path, nf4(64))
+    weight = open_checkpoint(tmp_path).tensor("m.weight")
+    for start, stop in ((0, 64), (1, 2), (2, 5), (33, 64), (63, 64)):
+        np.testing.assert_array_equal(weight.rows(start, stop), whole[start:stop])
+
+
+def test_blocks_that_differ_by_group_follow_from_the_scales(tmp_path: Path) -> None:
+    """A block of 40 would fit a weight of 64 with two scales as well, and be wrong."""
+    scales = np.array([[1, 2], [3, 4]], np.float32)
+    tensors = {"m.weight": np.ones((64, 64), ml_dtypes.float8_e4m3fn), "m.weight_scale": scales}
+    groups = {f"group_{side}": {"weights": {"block_structure": [side, side]}} for side in (40, 32)}
+    config = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
+    weight = open_checkpoint(small(tmp_path, tensors, quantization_config=config)).tensor("m.weight")
+    np.testing.assert_array_equal(weight.numpy(), np.kron(scales, np.ones((32, 32), np.float32)))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_zero_points_of_0_are_stored_around_the_end(bits: int) -> None:
+    """The first version of GPTQ subtracts 1: of whole words, and of each number of 3 bits."""
+    zeros = np.arange(64).reshape(2, 32) * 5 % 2**bits
+    assert (zeros == 0).any()
+    if bits == 3:
+        stored = _stream((zeros - 1) % 8, bits).view(np.int32)
+    else:
+        ones = np.uint32(sum(1 << place for place in range(0, 32, bits)))
+        stored = (_stream(zeros, bits).view(np.uint32) - ones).view(np.int32)
+    np.testing.assert_array_equal(_zero_points(stored, bits, 32, 1), zeros)
+
+
 @pytest.mark.parametrize("name", ["fp8 ragged blocks", "LLM.int8()"])
 def test_bundles_are_those_of_the_floats(name: str, copies: Copies, tmp_path: Path) -> None:
     options = Options(precision="fp16")
@@ -115,9 +172,21 @@ def test_integers_are_kept(name: str, copies: Copies, tmp_path: Path) -> None:
         assert np.array_equal(dequantize(groups), expected[matrix].numpy()), matrix
 
 
+def fine_scales() -> Variant:
+    """Scales of 24 bits, which float16 does not have."""
+    halves, finer = packed(4, 32), np.float32(1 + 2**-13)
+
+    def make(weight: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        parts, restored = halves.make(weight)
+        return {**parts, "weight_scale": floats(parts["weight_scale"]) * finer}, restored * finer
+
+    return replace(halves, make=make)
+
+
 @pytest.mark.parametrize(
     ("variant", "options", "reason"),
     [
+        (fine_scales(), {"group_size": 32}, "with scales that float16 has not"),
         (awq(32), {"group_size": 32, "symmetric": True}, "with zero points (--asymmetric keeps them)"),
         (packed(4, 32), {"group_size": 128}, "in groups of 32 (--group-size 32 may keep them)"),
         (gptq(4, 32, shuffled=True), {"group_size": 32}, "in groups of scattered columns (act-order)"),
@@ -339,13 +408,14 @@ def test_empty_parts_are_refused(name: str, tmp_path: Path) -> None:
             open_checkpoint(tmp_path)
 
 
-def test_groups_beyond_the_scales_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "last"), [(7, 7), (0, 2), (-1, 1)])
+def test_groups_beyond_the_scales_are_refused(first: int, last: int, tmp_path: Path) -> None:
     parts, _ = gptq(4, 32).make(ONES)
-    parts["g_idx"] = np.full(64, 7, np.int32)
+    parts["g_idx"] = np.repeat(np.array([first, last], np.int32), 32)
     tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
     config = {"quant_method": "gptq", "bits": 4}
     opened = open_checkpoint(small(tmp_path, tensors, quantization_config=config))
-    with pytest.raises(InputError, match="names groups from 7 to 7, of 2"):
+    with pytest.raises(InputError, match=f"names groups from {first} to {last}, of 2"):
         opened.tensor("m.weight").numpy()
 
 
