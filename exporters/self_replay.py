@@ -9,7 +9,7 @@ from typing import Any
 
 from ..runtimes.arithmetic import arithmetic
 from ..runtimes.backends import usable_device
-from ..runtimes.built import Built, Run, Sums, spread, widest
+from ..runtimes.built import Built, Run, Sums, settings_of, spread, widest
 from ..runtimes.bundle import Bundle
 from ..runtimes.engine import ImageFeatures
 from ..runtimes.images import Grid, Patches
@@ -51,7 +51,7 @@ def self_replay(bundle: Bundle, traces: Traces) -> tuple[list[Row], Built]:
     lines = {arithmetic(bundle, **way.options(bundle)): run.digests
              for way, run in {first: base, **runs}.items() if not way.nudged}  # fmt: skip
     digests = {line: found for line, found in lines.items() if line is not None}
-    return rows, Built(digests, base.samples, spread(base, runs.values()))
+    return rows, Built(digests, base.samples, spread(base, runs.values()), settings_of(bundle))
 
 
 def with_meant(built: Built, meant: Run, name: str) -> Built:

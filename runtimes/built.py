@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..targets.errors import InputError
 from .bundle import Bundle
 from .engine import Floats
-from .files import read_json, write_json
+from .files import dump_json, read_json, write_json
 from .outputs import Fed, Output
 from .replay import Row
 from .traces import open_arrays
@@ -36,6 +36,8 @@ SAMPLED = 256  # values that are kept of an output, spread over it
 ROW, OVERALL = 4.0, 3.0  # times the largest spread of an output, and of all outputs of a graph together
 FLOOR = 1e-4  # what float32 alone may differ by, as of EXACT_ERROR in verify.py
 PARTS = 16  # hexadecimal digits of a hash
+TEXTS = ("chat_template.jinja", "tokenizer.json")  # what makes prompts, beyond the branches that the traces take
+SECTIONS = ("prompt", "image", "video", "limits")  # of the manifest
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Built:
-    """The record: hashes by what computed them and by output, samples of the outputs, and the spread by graph."""
+    """The record: hashes by what computed them and by output, samples of the outputs, and the spread by graph.
+
+    `settings`: hashes of what prepares prompts and pictures.
+    """
 
     digests: Mapping[str, Mapping[str, str]]
     samples: Mapping[str, Floats]
     spread: Mapping[str, Spread] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def key(output: Output) -> str:
@@ -68,6 +74,13 @@ def digest(values: Floats) -> str:
     """A hash of the bits and the shape of an output."""
     found = np.ascontiguousarray(values, np.float32)
     return hashlib.sha256(str(found.shape).encode() + found.tobytes()).hexdigest()[:PARTS]
+
+
+def settings_of(bundle: Bundle) -> dict[str, str]:
+    """Hashes of what prepares prompts and pictures in a bundle, by file or section of the manifest."""
+    files = {name: bundle.file(name).read_bytes() for name in TEXTS if name in bundle.manifest["files"]}
+    sections = {name: dump_json(bundle.manifest[name]).encode() for name in SECTIONS if name in bundle.manifest}
+    return {name: hashlib.sha256(data).hexdigest()[:PARTS] for name, data in {**files, **sections}.items()}
 
 
 def sample(values: Floats) -> Floats:
@@ -150,6 +163,13 @@ class AgainstBuilt:
         self.bits = built.digests.get(arithmetic or "")
         self._sums = Sums()
 
+    def settings(self, bundle: Bundle) -> Iterator[Row]:
+        """Whether prompts and pictures are prepared as they were, also where the traces do not show it."""
+        found = settings_of(bundle)
+        for name in sorted({*found, *self.built.settings}):
+            same = found.get(name) == self.built.settings.get(name)
+            yield Row("settings", name, "settings_differ", float(not same), 0.0, same)
+
     def rows(self, output: Fed | Output) -> Iterator[Row]:
         """The figure of an output, judged."""
         if isinstance(output, Fed):
@@ -177,7 +197,7 @@ class AgainstBuilt:
 def write_built(built: Built, record: Path, samples: Path) -> None:
     """Write both files; the same record gives the same bytes."""
     spreads = {graph: asdict(value) for graph, value in built.spread.items()}
-    write_json(record, {"digests": built.digests, "spread": spreads})
+    write_json(record, {"digests": built.digests, "spread": spreads, "settings": built.settings})
     with open(samples, "wb") as file:
         np.savez(file, allow_pickle=False, **dict(built.samples))
 
@@ -194,6 +214,7 @@ def read_built(bundle: Bundle) -> Built:
         with open_arrays(bundle.file(SAMPLES)) as arrays:
             samples: dict[str, NDArray[Any]] = {name: arrays[name] for name in arrays.files}
         spreads = {graph: Spread(float(v["row"]), float(v["overall"])) for graph, v in data["spread"].items()}
-        return Built({name: dict(digests) for name, digests in data["digests"].items()}, samples, spreads)
+        digests = {name: dict(found) for name, found in data["digests"].items()}
+        return Built(digests, samples, spreads, dict(data["settings"]))
     except (KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"the record of {bundle.path} cannot be read ({error}); export it again") from error

@@ -50,6 +50,8 @@ class VerifyReport:
         where = f"{self.bundle} diverges first at {row.output} ({row.case})"
         if row.figure == "bits_differ":
             return f"{where}: its values are not the bits that the same kernels gave when it was built"
+        if row.figure == "settings_differ":
+            return f"{where}: it is not what the bundle was built with; copy or export it again"
         return f"{where}: {row.figure} is {row.value:.3g}, limit {row.limit:.3g}"
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def verify(
     against = AgainstPyTorch(traces), AgainstBuilt(built, arithmetic(opened, **wishes))
     exact = is_exact(opened.manifest)
     limits = EXACT if exact else None
-    rows = [judged(row, limits) if judge is against[0] else row
+    rows = list(against[1].settings(opened))
+    rows += [judged(row, limits) if judge is against[0] else row
             for output in outputs(model, traces) for judge in against for row in judge.rows(output)]  # fmt: skip
     rows += against[1].overall()
     return VerifyReport(opened.path.resolve().name, traces.reference, exact, tuple(_condense(rows)))

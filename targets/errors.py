@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMED = 40  # names in a message: more than there are targets or types of GGUF
+
 
 class LensmithError(Exception):
     """Base of all errors of lensmith."""
@@ -41,4 +43,4 @@ def closest(name: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if matches:
         return f"did you mean {matches[0]!r}?"
-    return f"known: {', '.join(names)}" if len(names) <= 12 else ""
+    return f"known: {', '.join(names)}" if len(names) <= MOST_NAMED else ""

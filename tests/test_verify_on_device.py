@@ -159,6 +159,27 @@ def test_other_kernels_notice_what_is_more_than_rounding(
     assert any(not row.passed and row.output.startswith(graph) for row in report.rows)
 
 
+SETTINGS: dict[str, tuple[str, str, str]] = {  # what the traces alone do not show
+    "template": ("chat_template.jinja", "<tool_response>", "<tool_answer>"),
+    "end tokens": (MANIFEST, '"eos_token_ids": [', '"eos_token_ids": [7, '),
+    "context": (MANIFEST, '"context": 200', '"context": 201'),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_changed_settings_are_noticed(copy: Path, name: str) -> None:
+    file, old, new = SETTINGS[name]
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    seal(copy)
+    report = verify(copy)
+    assert not report.passed
+    assert report.first_divergence is not None
+    assert report.first_divergence.figure == "settings_differ"
+    assert "not what the bundle was built with" in report.summary()
+
+
 def test_what_the_same_kernels_are(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = open_bundle(int4)
     here = arithmetic(bundle)
