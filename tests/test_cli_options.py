@@ -60,6 +60,8 @@ REFUSED: list[tuple[tuple[Any, ...], str]] = [
     (("--stop", ""), "stop is"), (("--repetition-penalty", 0), "repetition_penalty is 0"),
     (("--min-p", 2), "min_p is 2"),
     (("--threads", 1000), "threads is 1000"), (("--context", 10**12), "context"), (("--fps", 1), "no video is given"),
+    (("--max-pixels", 4096), "--max-pixels has no effect"), (("--min-pixels", 4096), "--min-pixels has no effect"),
+    (("--max-video-pixels", 8192), "--max-video-pixels has no effect"),
     (("--frames", 4), "no video is given"), (("--think",), "'enable_thinking' is neither"),
     (("--variable", "enable_thinking=false"), "'enable_thinking' is neither"),
     (("--variable", "add_vision_ids=1"), "did you mean"),

@@ -126,7 +126,11 @@ def run(
     if question is None or out is not None:
         raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
     variables = template_variables(chosen)
+    unread = [name for name, media in LIMITS_OF.items() if chosen[name] is not None and not (images, videos)[media]]
     model, generation = open_model(opened, chosen, variables)
+    if unread:
+        medium = ("--image", "--video")[LIMITS_OF[unread[0]]]
+        raise InputError(f"--{unread[0].replace('_', '-')} has no effect without {medium}; leave it out")
     question = read_text() if question == "-" else question
     message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation, **variables)
@@ -163,6 +167,7 @@ def chat(
 
 
 COMMANDS = (run, chat)
+LIMITS_OF = {"min_pixels": 0, "max_pixels": 0, "max_video_pixels": 1}  # of images, or of videos
 
 
 def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, Any]) -> tuple[Model, GenerationOptions]:
