@@ -36,8 +36,9 @@ def tokenizer_values(checkpoint: Checkpoint) -> dict[str, Any]:
             continue
         if number != len(names):  # the next id is the only one that is free
             raise InputError(
-                f"{checkpoint.path} lists the token {token['content'][:100]!r} as number {number}, which tokenizer.json "
-                "does not have; the two files do not belong together: save the tokenizer again with transformers"
+                f"{checkpoint.path} lists the token {token['content'][:100]!r} as number {number}, which "
+                "tokenizer.json does not have; the two files do not belong together: save the tokenizer again with "
+                "transformers"
             )
         names.add(token["content"])
         added.append({"id": number, "content": token["content"], **{f: bool(token.get(f)) for f in FLAGS}})

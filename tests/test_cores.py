@@ -166,5 +166,5 @@ def test_videos_are_decoded_with_the_threads(
     monkeypatch.setattr(video_files, "_first_video", watched)
     for threads in (1, 2):
         counts.clear()
-        load(tiny_bundle, threads=threads, context=2048).media.cut(str(tmp_path / "v.mp4"), video=True)
+        load(tiny_bundle, threads=threads, context=2048).media.cut(str(tmp_path / "v.mp4"), video=True)  # type: ignore[union-attr]
         assert counts == {threads}

@@ -279,7 +279,7 @@ def test_an_export_without_scales_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--kv-cache int8 needs .* add --calibrate"):
         export(prepare(ROOT / "qwen3_vl", ROUNDED), tmp_path / "bundle")
     assert not any(tmp_path.iterdir())
-    with pytest.raises(InputError, match="no part of gguf files"):
+    with pytest.raises(InputError, match="no part of GGUF files"):
         prepare(ROOT / "qwen3_vl", replace(ROUNDED, format="gguf", precision="f16"))
 
 

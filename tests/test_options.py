@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.runtimes.bundle import open_bundle
 from lensmith.runtimes.model import Model
@@ -203,6 +203,7 @@ def test_the_words_of_ask(model: Model) -> None:
     assert model.ask("Hi", pictures, max_new_tokens=1).timings.image_tokens > 0
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a machine that does other work too
 @given(st.dictionaries(st.sampled_from(CHOOSING), st.one_of(
     st.none(), st.booleans(), st.integers(-2, 200), st.floats(), st.text(max_size=2), st.just([1])), max_size=4),
     st.booleans())  # fmt: skip

@@ -52,12 +52,12 @@ STEPS: dict[str, Step] = {
     "more hidden states than tokens": run(ONE, num_hidden_states=5),
     "a prompt's logits beyond it": lambda c, r: c.prefill(r, num_logits=10**6),
     "a prompt's logits below none": lambda c, r: c.prefill(r, num_logits=-1),
-    "a prompt's half logits": lambda c, r: c.prefill(r, num_logits=1.5),
+    "a prompt's half logits": lambda c, r: c.prefill(r, num_logits=1.5),  # type: ignore[arg-type]
     "no chunk": lambda c, r: c.prefill(r, chunk=0),
     "a negative chunk": lambda c, r: c.prefill(r, chunk=-3),
-    "a chunk of text": lambda c, r: c.prefill(r, chunk="a"),
+    "a chunk of text": lambda c, r: c.prefill(r, chunk="a"),  # type: ignore[arg-type]
     "back before the beginning": lambda c, r: c.rewind(-1),
-    "back by half": lambda c, r: c.rewind(1.5),
+    "back by half": lambda c, r: c.rewind(1.5),  # type: ignore[arg-type]
 }
 
 

@@ -79,6 +79,7 @@ def shown(tiny_bundle: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, capl
     def built(request: Request, progress: Any) -> dict[str, Any]:
         shutil.copy(engine, request.engine)
         return {"flavour": "tensorrt_rtx", "version": "1.7.1", "capabilities": ["8.6", "12.0"], "layers": {"BF16": 3},
+                "profiles": [{"input_ids": [[1], [1], [1]]}],
                 "kernels": read_kernels(engine, "tensorrt_rtx", "1.7.1"), "seconds": 1.5,
                 "peak_memory_bytes": 5}  # fmt: skip
 
@@ -90,6 +91,8 @@ def shown(tiny_bundle: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(engines, "load_library", lambda flavour: Library())
     with caplog.at_level(logging.WARNING), BundleWriter(engine.parent / "bundle") as writer:
         graphs = engines.build_engines(opened.manifest, opened.path, writer, gpu, "key", lambda *_: None)
+        for name in ("tokenizer.json", "chat_template.jinja"):
+            shutil.copy(opened.path / name, writer.add(name))
         writer.close({**opened.manifest, "graphs": graphs})
     assert caplog.text.count("writes out the weights of 2 layers") == len(graphs)
     return engine.parent / "bundle"

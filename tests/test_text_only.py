@@ -97,7 +97,7 @@ def test_images_are_refused_with_one_sentence(pair: ladder.Pair) -> None:
         load(pair.model.bundle.path, max_pixels=65536)
     for limit in ("min_pixels", "max_pixels", "max_video_pixels"):
         with pytest.raises(InputError, match="takes no images; leave it out"):
-            pair.model.ask("?", **{limit: 65536})
+            pair.model.ask("?", **{limit: 65536})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="takes no images; leave it out"):
         prepare(pair.job.checkpoint.path, Options(max_pixels=65536))
 
