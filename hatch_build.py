@@ -95,6 +95,10 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
+        if version != "editable":  # which has the whole package through the links in .src, and nothing may hide that
+            package = Path(__file__).parent / ".src" / "lensmith"
+            for name in ("__init__.py", "py.typed"):
+                build_data["force_include"][str(package / name)] = f"lensmith/{name}"
         reason = compile_library()
         if reason:
             LIBRARY.unlink(missing_ok=True)
