@@ -27,7 +27,7 @@ MAY_IMPORT = {
 OPTIMUM = ROOT / "exporters" / "optimum_register.py"  # belongs to optimum's namespace, imports by full names
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != OPTIMUM)
 BASE_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "matplotlib", "safetensors", "ml_dtypes")
-START_SECONDS = 0.3  # of `import lensmith.runtimes`: numpy and ONNX Runtime take half, Pillow and Jinja a fifth
+START_SECONDS = 0.6  # of CPU for `import lensmith.runtimes`, twice what it takes: PyTorch alone would take seconds
 LIGHT = ("runtimes", "targets", "calibration", "exporters.cli")  # what a device imports
 
 
