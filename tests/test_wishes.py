@@ -186,7 +186,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({**VIDEO, "video_end": math.nan}, {}, "video_end"),
     ({"type": "video", "video": FRAMES, "video_end": 2}, {}, "without a frame_rate"),
     (VIDEO, {"max_pixels": 4096}, "give max_video_pixels"), (IMAGE, {"max_video_pixels": 4096}, "give max_pixels"),
-    (VIDEO, {"max_video_pixels": 0}, "max_pixels is 0"),
+    (VIDEO, {"max_video_pixels": 0}, "max_video_pixels is 0"),
 ]  # fmt: skip
 
 
