@@ -61,7 +61,7 @@ def source(
 
 def ends(path: Path) -> dict[str, list[str]]:
     job = prepare(path, Options())
-    prompt = job.family.sections(job.checkpoint, job.spec, None)["prompt"]
+    prompt = job.sections["prompt"]
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     assert prompt["eos_token_ids"] == [tokenizer.token_to_id(token) for token in prompt["end_tokens"]]
     found: dict[str, list[str]] = prompt["end_tokens"]
