@@ -160,7 +160,8 @@ def test_the_outer_declaration_counts_first(tmp_path: Path) -> None:
 def test_modules_of_other_bits_in_gptq(tmp_path: Path) -> None:
     """`dynamic` has rules for single modules; how many bits each has follows from its words."""
     weight = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
-    tensors, expected = {}, {}
+    tensors: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
     for name, bits in (("a", 4), ("b", 8), ("c", 2)):
         parts, expected[name] = gptq(bits, 32).make(weight)
         tensors |= {f"{name}.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
