@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.hub import located, repository_of
+from lensmith.exporters.hub import is_name, located, repository_of
 from lensmith.targets.errors import InputError
 
 from tests.extras import MAIN, run_without
@@ -131,6 +131,26 @@ def test_local_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert located(Path(path), None) == Path(path)
     with pytest.raises(InputError, match="--hub-revision main is of a repository on the hub, and tiny/open is a local"):
         located(Path("tiny/open"), "main")
+
+
+def test_what_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in ("Qwen/Qwen3.5-2B", "a/b", "o_w-n.er/n.a_m-e"):
+        assert is_name(Path(name)), name
+    for name in ("here", "here/model", "a", "a/b/c", "/a/b", "a/b c", "a/ü:"):
+        assert not is_name(Path(name)), name
+
+
+@pytest.mark.parametrize(
+    ("folder", "repository"),
+    [("models--Qwen--Qwen3.5-2B/snapshots/c0", "Qwen/Qwen3.5-2B"), ("models--a--b--c/snapshots/c0", "a/b--c"),
+     ("datasets--a--b/snapshots/c0", None), ("models--a--b/blobs/c0", None), ("models--a--b/snapshots", None),
+     ("snapshots/c0", None)],
+)  # fmt: skip
+def test_repositories_of_folders_in_the_cache(folder: str, repository: str | None) -> None:
+    found = repository_of(Path("/cache/hub") / folder)
+    assert found == (None if repository is None else {"repository": repository, "commit": "c0"})
 
 
 def test_without_huggingface_hub(tmp_path: Path) -> None:
