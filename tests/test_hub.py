@@ -22,6 +22,7 @@ from tests.lora_data import FOLDER
 BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 NEVER = ("pytorch_model.bin", "modeling.py", "training.pt", "consolidated.safetensors", "onnx/model.safetensors",
          "original/params.json", "notes.md")  # fmt: skip
+TEXTS = ("LICENSE", "LICENCE.md")
 ASK = """
 import json, sys
 from pathlib import Path
@@ -43,6 +44,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     for commit in (COMMIT, OLDER):
         shutil.copytree(BASE, root / commit)
         (root / commit / "README.md").write_text(f"---\nlicense: mit\n---\n{commit}")
+        for name in TEXTS:
+            (root / commit / name).write_text(f"{name} of {commit}")
         for name in NEVER:
             (root / commit / name).parent.mkdir(exist_ok=True)
             (root / commit / name).write_bytes(b"{}")
@@ -79,7 +82,7 @@ def test_names_revisions_and_what_is_wrong(hub: Hub, tmp_path: Path) -> None:
     newest, older, *wrong = ask(asked, tmp_path, environment(hub, tmp_path / "cache"))
     assert repository_of(Path(newest)) == {"repository": "tiny/open", "commit": COMMIT}
     assert repository_of(Path(older)) == {"repository": "tiny/open", "commit": OLDER}
-    there = {p.name for p in BASE.iterdir() if p.is_file()} | {"README.md"}
+    there = {p.name for p in BASE.iterdir() if p.is_file()} | {"README.md", *TEXTS}
     assert hub.fetched() == there
     assert {p.relative_to(newest).as_posix() for p in Path(newest).rglob("*")} == there
     messages = [answer["error"] for answer in wrong]

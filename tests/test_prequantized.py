@@ -400,6 +400,11 @@ def test_parts_without_a_declaration_are_refused(name: str, tmp_path: Path) -> N
         open_checkpoint(tmp_path)
 
 
+def test_floats_of_8_bits_without_a_declaration_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'m.weight' \(F8_E4M3\), a part of quantized weights, but its config.json"):
+        open_checkpoint(small(tmp_path, {"m.weight": E4M3}))
+
+
 def test_floats_that_claim_to_be_quantized(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"but no tensor is \(weight_scale_inv"):
         open_checkpoint(small(tmp_path, {"m.weight": np.ones((4, 8), np.float32)}, **FP8_CONFIG))
