@@ -97,9 +97,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, list[str]]]] = {
     "what opens a turn": (
         {"generation": 796, "outer": 797, "chat": template(CLOSE)}, {CLOSE: [TEMPLATE], END: [GENERATION]}
     ),
+    "an added token that is not special": ({"generation": 796, "outer": 820, "text": 820}, {END: [GENERATION]}),
+    "an ordinary token that the tokenizer names": ({"tokenizer": "!"}, {"!": [TOKENIZER]}),
+    "the tokenizer's own end in a configuration": (
+        {"generation": 796, "outer": 0, "tokenizer": "!"}, {END: [GENERATION], "!": [CONFIG, TOKENIZER]}
+    ),
     "a template that refuses": (
         {"generation": 798, "chat": "{{ raise_exception('no') }}"}, {CLOSE: [GENERATION]}
     ),
+    "a template that says nothing of an answer": ({"generation": 796, "chat": f"Hi{CLOSE}"}, {END: [GENERATION]}),
     "a template of lists alone": (
         {"chat": template(CLOSE).replace("m.content", "m.content[0]['text']")}, {CLOSE: [TEMPLATE]}
     ),
