@@ -22,7 +22,7 @@ from .activation_roles import choose_roles
 from .calibration_record import record
 from .calibration_samples import SampleSet, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import chat_template, export, sections
+from .export import chat_template, export
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
@@ -44,7 +44,6 @@ from .lowering import signature
 from .mixed_precision import check_budget, choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
-from .tokenizer_files import open_tokenizer
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
@@ -262,8 +261,8 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path) -> Sample
 
 def prompts_of(job: Job) -> SampleBuilder:
     """What makes samples of questions, as the bundle of a job would."""
-    manifest = {**sections(job), "graphs": {graph.name: signature(graph) for graph in job.graphs}}
-    return SampleBuilder(manifest, chat_template(job.checkpoint), open_tokenizer(job.checkpoint))
+    manifest = {**job.sections, "graphs": {graph.name: signature(graph) for graph in job.graphs}}
+    return SampleBuilder(manifest, chat_template(job.checkpoint), job.tokenizer.library)
 
 
 def with_cache_scales(job: Job, scales: KvScales) -> Job:

@@ -40,14 +40,13 @@ def golden_bytes(job: Job) -> int:
 
 def _grids(job: Job) -> Iterator[Grid]:
     """Of the built-in pictures and, where there is a place for it, of the clip."""
-    sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
-    spec = image_spec(sections)
+    spec = image_spec(job.sections)
     yield from (image_grid(height, width, spec) for width, height in SIZES)
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if not isinstance(job.spec, ModelSpec):
-        clip = clip_spec(sections["video"])
+        clip = clip_spec(job.sections["video"])
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
-    elif (video := video_spec(sections)) is not None:
+    elif (video := video_spec(job.sections)) is not None:
         frames = len(sample_frames(CLIP_FRAMES, rate, video))
         yield video_grid(frames, video_size(frames, height, width, video), video)
 

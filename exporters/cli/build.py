@@ -111,14 +111,15 @@ def export(
     if not as_json:
         _print_plan(plan)
     started = time.perf_counter()
-    with needs("export", "lensmith export"):
-        from ..calibrate import CalibrationOptions, export_calibrated
-        from ..export import export as write
     with stages() as progress:
         if wishes:
+            from ..calibrate import CalibrationOptions, export_calibrated
+
             wishes.setdefault("method", default_method(choices["format"]))
             bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden, force=force)
         else:
+            from ..export import export as write
+
             bundle = write(job, out, progress, golden=golden, force=force)
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:
