@@ -42,6 +42,8 @@ TESTS: dict[str, str] = {
     "runtimes/new_folder.py": "tests/test_bundle.py",
     "runtimes/positions.py": "tests/test_positions.py",
     "runtimes/prefill.py": "tests/test_prefill.py",
+    "runtimes/manifest.py": "tests/test_ranges.py tests/test_manifest.py",
+    "runtimes/ranges.py": "tests/test_ranges.py",
     "runtimes/replay.py": "tests/test_replay.py",
     "runtimes/resize.py": "tests/test_images.py",
     "runtimes/sampling.py": "tests/test_sampling.py",

@@ -69,6 +69,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str | int, ...], list[Any], list[An
                              "options.format is|dialect is"),
     "a file": (ENCODER, (*ENC, "file"), [], ["other.onnx", "decoder.txt"], "not one of its files|expected .onnx"),
     "an engine": (ENCODER, (*ENC, "plugin"), [], [{"profiles": [{}]}], "does not name each of its inputs"),
+    "a file for an engine": ({**PLUGIN, "files": {"decoder.onnx": FILE, "e.engine": FILE}}, (*ENC, "file"), [],
+                             ["e.engine"], "engine does not fit the file"),
     "traces": (ENCODER, ("evidence", "golden"), [{"recorded": False}], [{"recorded": True}], "golden/cases.json"),
     "a profile": (PLUGIN, (*PROFILES, "pixel_values"),
                   [[[1, 24], [1, 24], [1, 24]], [[1, 24], [3, 24], [3, 24]]],
