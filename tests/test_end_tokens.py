@@ -105,6 +105,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, list[str]]]] = {
     "a template that refuses": (
         {"generation": 798, "chat": "{{ raise_exception('no') }}"}, {CLOSE: [GENERATION]}
     ),
+    "a template that says nothing of an answer": ({"generation": 796, "chat": f"Hi{CLOSE}"}, {END: [GENERATION]}),
     "a template of lists alone": (
         {"chat": template(CLOSE).replace("m.content", "m.content[0]['text']")}, {CLOSE: [TEMPLATE]}
     ),

@@ -136,6 +136,18 @@ def test_older_declarations_of_bitsandbytes_name_no_method(name: str, tmp_path: 
     np.testing.assert_array_equal(opened.tensor("m.weight").numpy(), expected)
 
 
+def test_the_file_of_modelopt_has_its_settings_inside(tmp_path: Path) -> None:
+    parts, expected = fp8(None, scale="weight_scale").make(np.random.default_rng(0).normal(size=(16, 32)).astype("f4"))
+    small(tmp_path, {f"m.{end}": part for end, part in parts.items()})
+    for algorithm in ("FP8", "NVFP4"):
+        settings = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algorithm}}
+        (tmp_path / "hf_quant_config.json").write_text(json.dumps(settings))
+        if algorithm == "FP8":
+            np.testing.assert_array_equal(open_checkpoint(tmp_path).tensor("m.weight").numpy(), expected)
+    with pytest.raises(InputError, match=r"hf_quant_config\.json names the algorithm 'NVFP4'"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(("name", "method"), [("quantize_config.json", "gptq"), ("quant_config.json", "awq")])
 def test_files_of_tools_declare_their_method(name: str, method: str, tmp_path: Path) -> None:
     variant = gptq(4, 32) if method == "gptq" else awq(32)
@@ -388,6 +400,11 @@ def test_parts_without_a_declaration_are_refused(name: str, tmp_path: Path) -> N
         open_checkpoint(tmp_path)
 
 
+def test_floats_of_8_bits_without_a_declaration_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'m.weight' \(F8_E4M3\), a part of quantized weights, but its config.json"):
+        open_checkpoint(small(tmp_path, {"m.weight": E4M3}))
+
+
 def test_floats_that_claim_to_be_quantized(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"but no tensor is \(weight_scale_inv"):
         open_checkpoint(small(tmp_path, {"m.weight": np.ones((4, 8), np.float32)}, **FP8_CONFIG))
@@ -528,7 +545,10 @@ def test_groups_beyond_the_scales_are_refused(first: int, last: int, tmp_path: P
 def test_scales_of_activations_are_left_out_and_recorded(tmp_path: Path) -> None:
     parts, expected = fp8(None).make(np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32))
     tensors = {f"m.{end}": part for end, part in parts.items()}
-    tensors |= {"m.input_scale": np.ones(1, np.float32), "m.k_scale": np.ones(1, np.float32)}
+    names = ("input_scale", "input_scale_ub", "input_zero_point", "output_scale", "output_zero_point",
+             "activation_scale", "q_scale", "k_scale", "k_zero_point", "v_scale", "v_zero_point")  # fmt: skip
+    tensors |= {f"m.{name}": np.ones(1, np.float32) for name in names}
     opened = open_checkpoint(small(tmp_path, tensors, **FP8_CONFIG))
+    assert list(opened.tensors) == ["m.weight"]
     assert np.array_equal(opened.tensor("m.weight").numpy(), expected)
-    assert opened.changes["quantization"]["unused"] == ["m.input_scale", "m.k_scale"]
+    assert opened.changes["quantization"]["unused"] == sorted(f"m.{name}" for name in names)
