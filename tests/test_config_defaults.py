@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.models.configs import ACTIVATIONS
+from lensmith.exporters.models.configs import ACTIVATIONS, KINDS, either, number, some, whole
 from lensmith.exporters.spec import ClipSpec, DecoderSpec, ModelSpec, VisionSpec
 from lensmith.targets.errors import InputError
 
@@ -169,6 +169,28 @@ def test_sizes_that_must_be_there(family: str, section: str) -> None:
     for key in NEEDED[section]:
         with pytest.raises(InputError, match=f"config.json has no {key}; it is required for {family}"):
             described(without(config_of(family), section, key))
+
+
+def test_kinds_of_values() -> None:
+    """Ends of ranges, and what only looks like a number."""
+    for kind, right, wrong in (
+        (whole(1, 5), (1, 5), (0, 6, True, 1.0, "1", None)),
+        (number(0, 1), (1, 1.0, 0.5, 1e-30), (0, 0.0, 1.01, True, float("nan"), "1")),
+        (some(whole(0, 2), 2), ([], [0, 2], (1,)), ([0, 1, 2], [3], "01", 1, None)),
+        (either(whole(0, 2), some(whole(0, 2), 2)), (2, [1, 2]), (3, [3], "x")),
+        (KINDS["model_type"], ("", "x" * 99), ("x" * 100, 1)),
+        (KINDS["tie_word_embeddings"], (True, False), (0, 1, "true")),
+        (KINDS["hidden_size"], (1, 1 << 20), (0, (1 << 20) + 1)),
+    ):
+        assert [value for value in right if not kind.fits(value)] == [], kind.words
+        assert [value for value in wrong if kind.fits(value)] == [], kind.words
+
+
+def test_rotary_parameters_of_kinds_of_layers_are_refused() -> None:
+    config = config_of("llava")
+    config["text_config"]["rope_parameters"] = {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    with pytest.raises(InputError, match="rotary parameters of 'full_attention' alone"):
+        described(config)
 
 
 def test_rotary_parameters_of_all_versions() -> None:

@@ -122,6 +122,21 @@ def test_other_templates_do_not_count(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+def test_templates_of_a_tokenizer_alone(tmp_path: Path) -> None:
+    """A model without images has no processor, whose places do not count then."""
+    folder = copied(tmp_path / "source", "qwen3_5", "chat_template.jinja", "model.safetensors")
+    (folder / "model.safetensors").symlink_to(TINY / "qwen3_5" / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())["text_config"]
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen3_5_text"}))
+    for place in (PROCESSOR, LEGACY, TOKENIZER):
+        write_template(folder, place, f"{place} {{{{ eos_token }}}}")
+    for _ in range(2):
+        checkpoint, tokenizer = open_checkpoint(folder), auto().AutoTokenizer.from_pretrained(folder)
+        ours = ChatTemplate(str(checkpoint.chat_template)).render(CONVERSATION, **checkpoint.special_tokens)
+        assert ours == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
+        write_template(folder, JINJA, f"{JINJA} {{{{ eos_token }}}}")
+
+
 # Settings of processors --------------------------------------------------------------------------------------------
 
 IMAGES: dict[str, Edit] = {
