@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lensmith.exporters.models import FAMILIES
 from lensmith.exporters.models.configs import ACTIVATIONS, KINDS, either, number, some, whole
@@ -169,6 +171,16 @@ def test_sizes_that_must_be_there(family: str, section: str) -> None:
     for key in NEEDED[section]:
         with pytest.raises(InputError, match=f"config.json has no {key}; it is required for {family}"):
             described(without(config_of(family), section, key))
+
+
+def test_names_of_activations_mean_what_transformers_computes() -> None:
+    x = np.linspace(-4, 4, 81)
+    tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    formulas = {"gelu_tanh": tanh, "gelu": 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
+                "silu": x / (1 + np.exp(-x)), "quick_gelu": x / (1 + np.exp(-1.702 * x))}  # fmt: skip
+    torch, functions = importlib.import_module("torch"), hf.import_transformers().activations.ACT2FN
+    for name, ours in ACTIVATIONS.items():
+        np.testing.assert_allclose(functions[name](torch.from_numpy(x)).numpy(), formulas[ours], atol=1e-7)
 
 
 def test_kinds_of_values() -> None:

@@ -135,6 +135,10 @@ def test_templates_of_a_tokenizer_alone(tmp_path: Path) -> None:
         ours = ChatTemplate(str(checkpoint.chat_template)).render(CONVERSATION, **checkpoint.special_tokens)
         assert ours == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
         write_template(folder, JINJA, f"{JINJA} {{{{ eos_token }}}}")
+    for dropped in ((), ("eos_token", "pad_token"), ("unk_token", "bos_token", "added_tokens_decoder")):
+        merge(folder, "tokenizer_config.json", {}, *dropped)
+        theirs = auto().AutoTokenizer.from_pretrained(folder).special_tokens_map
+        assert open_checkpoint(folder).special_tokens == theirs, dropped
 
 
 # Settings of processors --------------------------------------------------------------------------------------------

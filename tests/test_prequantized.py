@@ -11,16 +11,21 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from lensmith.calibration.packing import unpack_low_first
 from lensmith.calibration.rounding import Groups, dequantize
 from lensmith.exporters import weights
+from lensmith.exporters.blocks import Matrix
 from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.prequantized.gptq import _zero_points
 from lensmith.exporters.prequantized.integers import IntegerTensor
+from lensmith.exporters.prequantized.kept import kept_rows
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.safetensors_files import read_header
+from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.source_weights import open_weights
 from lensmith.runtimes.bundle import Bundle
 from lensmith.targets.errors import InputError
@@ -288,6 +293,19 @@ def test_groups_are_those_of_the_checkpoint_unless_told(name: str, group: int, s
     assert (job.options.group_size, job.options.symmetric) == (group, symmetric)
     told = prepare(copies(name) / "stored", Options(group_size=64, symmetric=True)).options
     assert (told.group_size, told.symmetric) == (64, True)
+
+
+@pytest.mark.parametrize("activations", [ir.DataType.BFLOAT16, ir.DataType.FLOAT16])
+def test_matrices_that_change_scales_keep_no_integers(activations: ir.DataType, tmp_path: Path) -> None:
+    """TensorRT's, whose scales are of another type or lose their sign: the floats are rounded instead."""
+    parts, _ = packed(4, 32).make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()})
+    declare(tmp_path, packed(4, 32))
+    tensor, scheme = open_checkpoint(tmp_path).tensor("m.weight"), Scheme(4, 32)
+    assert kept_rows(Matrix(64, 128, scheme), tensor) is not None
+    assert kept_rows(QdqMatrix(64, 128, scheme, activations), tensor) is None
+    assert kept_rows(Matrix(64, 128, replace(scheme, bits=8)), tensor) is None
+    assert kept_rows(None, tensor) is None
 
 
 def test_groups_of_the_checkpoint_may_be_several_of_the_bundle(tmp_path: Path) -> None:
