@@ -198,6 +198,25 @@ def test_kinds_of_values() -> None:
         assert [value for value in wrong if kind.fits(value)] == [], kind.words
 
 
+def test_every_fourth_layer_has_full_attention_unless_told() -> None:
+    config = without(config_of("qwen3_5"), "text_config", "layer_types")
+    for interval in (None, 2, 3, 4, 8):
+        config["text_config"].pop("full_attention_interval", None)
+        config["text_config"] |= {} if interval is None else {"full_attention_interval": interval}
+        kinds = theirs(config).text_config.layer_types
+        expected = {layer for layer, kind in enumerate(kinds) if kind == "linear_attention"}
+        assert described(config).decoder.linear_layers == expected, interval
+
+
+@pytest.mark.parametrize("original", [None, 64])
+def test_the_context_that_llama3_positions_were_stretched_from(original: int | None) -> None:
+    config = config_of("llava")
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {} if original is None else {"original_max_position_embeddings": original}
+    config["text_config"] |= {"model_type": "llama", "rope_scaling": scaling}
+    assert described(config).decoder.rope_scaling.original_context == (original or 4096)
+
+
 def test_rotary_parameters_of_kinds_of_layers_are_refused() -> None:
     config = config_of("llava")
     config["text_config"]["rope_parameters"] = {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
