@@ -375,3 +375,25 @@ def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
     merge(folder, "tokenizer.json", {"added_tokens": [t for t in tokens if t["content"] != "<think>"]})
     with pytest.raises(InputError, match=r"the token '<think>' as number 820, which tokenizer\.json does not have"):
         _ = SourceTokenizer(open_checkpoint(folder)).library
+
+
+def test_new_tokens_in_any_order(tmp_path: Path) -> None:
+    """Listed backwards, they have the numbers of transformers; with a gap between, it would number them otherwise."""
+    folder = copied(tmp_path / "source")
+    size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    size += len(json.loads((folder / "tokenizer.json").read_text())["added_tokens"])
+    listed = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    token = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    new = {str(size + place): {**token, "content": f"<new{place}>"} for place in (1, 0)}
+    merge(folder, "tokenizer_config.json", {"added_tokens_decoder": {**new, **listed}})
+    theirs = auto().AutoTokenizer.from_pretrained(folder)
+    ours = SourceTokenizer(open_checkpoint(folder)).library
+    for place in (0, 1):
+        name = f"<new{place}>"
+        assert ours.token_to_id(name) == theirs.convert_tokens_to_ids(name) == size + place
+    gap = {str(size + 1): {**token, "content": "<new>"}}
+    merge(folder, "tokenizer_config.json", {"added_tokens_decoder": {**listed, **gap}})
+    with pytest.raises(
+        InputError, match=rf"the token '<new>' as number {size + 1}, which tokenizer\.json does not have"
+    ):
+        _ = SourceTokenizer(open_checkpoint(folder)).library
