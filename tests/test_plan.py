@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lensmith.exporters.export import Options, prepare
@@ -49,12 +50,14 @@ def test_memory_is_that_of_the_context_by_default(context: int | None, monkeypat
 
 def test_rows_of_the_table_of_weights() -> None:
     """How each part is stored, in the words that people read."""
-    kinds = {options: {row.precision for row in make_plan(prepare(TINY / "qwen3_vl", Options(**dict(options)))).storage}
-             for options in ((("precision", "fp16"),), (("group_size", 64),), (("group_size", 0),))}  # fmt: skip
+
+    def kinds(**options: Any) -> set[str]:
+        return {row.precision for row in make_plan(prepare(TINY / "qwen3_vl", Options(**options))).storage}
+
     floats = "float32 (norms, biases, tables)"
-    assert kinds[(("precision", "fp16"),)] == {floats, "float16"}
-    assert {"int4, groups of 64", "int8, one scale for each row", floats} <= kinds[(("group_size", 64),)]
-    assert "int4, one scale for each row" in kinds[(("group_size", 0),)]
+    assert kinds(precision="fp16") == {floats, "float16"}
+    assert {"int4, groups of 64", "int8, one scale for each row", floats} <= kinds(group_size=64)
+    assert "int4, one scale for each row" in kinds(group_size=0)
 
 
 def test_scores_of_an_encoder_alone(tmp_path: Path) -> None:
