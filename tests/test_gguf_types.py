@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
+from gguf import TokenType
 from lensmith.exporters.gguf import tensors
 from lensmith.exporters.gguf.decoder import DecoderFile, architecture
 from lensmith.exporters.gguf.delta_net import reordered
@@ -18,12 +19,14 @@ from lensmith.exporters.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_
 from lensmith.exporters.gguf.imatrix import Energy, by_tensor, read_imatrix, write_imatrix
 from lensmith.exporters.gguf.tensors import Floats, Tensor, mapped, whole
 from lensmith.exporters.gguf.vision import ClipVision, QwenVision
+from lensmith.exporters.gguf.vocabulary import _tokens
 from lensmith.exporters.graphs import Prefixes
 from lensmith.exporters.lazy_tensors import LazyTensor
 from lensmith.exporters.rope import RopeScaling
 from lensmith.exporters.spec import DecoderSpec, DeltaNetSpec, ModelSpec
 from lensmith.targets.errors import InputError
 from numpy.typing import DTypeLike, NDArray
+from tokenizers import Tokenizer
 
 from tests.test_spec import CLIP, DECODER, HYBRID, VISION
 
@@ -189,9 +192,9 @@ def test_what_files_say_of_an_encoder() -> None:
     assert found["clip.vision.is_deepstack_layers"] == [True, False, False, True]
     assert (found["clip.vision.image_min_pixels"], found["clip.vision.image_max_pixels"]) == (1024, 4096)
     assert (found["clip.vision.block_count"], found["clip.use_gelu"]) == (4, True)
-    for changes in ({"merge_size": 3}, {"temporal_patch_size": 1}):
+    for other in (replace(VISION, merge_size=3), replace(VISION, temporal_patch_size=1)):
         with pytest.raises(InputError, match="written for"):
-            QwenVision(replace(VISION, **changes), NOWHERE, 77, IMAGE_SECTION, limits)
+            QwenVision(other, NOWHERE, 77, IMAGE_SECTION, limits)
 
 
 TEXT = replace(DECODER, mrope_section=None)
@@ -278,3 +281,19 @@ def test_the_decay_of_a_delta_net() -> None:
     logs = np.array([0, 1, -1, 0.5], np.float32)
     made = reordered("blk.0.ssm_a", "model.layers.0.linear_attn.A_log", Lazy(logs), DELTA)
     np.testing.assert_allclose(np.concatenate(list(made.rows())), -np.exp(logs[[0, 2, 1, 3]]), rtol=1e-7)
+
+
+def test_tokens_and_their_kinds() -> None:
+    """Rows of the table without a token are padding; a table that is too small is refused."""
+    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "tiny_vlm" / "qwen3_5" / "tokenizer.json"))
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    tokens, kinds = _tokens(tokenizer, size + 2)
+    assert tokens[size:] == [f"[PAD{size}]", f"[PAD{size + 1}]"]
+    assert kinds[size:] == [TokenType.UNUSED] * 2
+    expected = {"<|im_end|>": TokenType.CONTROL, "<|fim_prefix|>": TokenType.CONTROL, "!": TokenType.NORMAL,
+                "<think>": TokenType.USER_DEFINED, "<tool_call>": TokenType.USER_DEFINED}  # fmt: skip
+    assert {text: kinds[tokens.index(text)] for text in expected} == expected
+    assert all(tokenizer.token_to_id(text) == tokens.index(text) for text in expected)
+    assert len(_tokens(tokenizer, size)[0]) == size
+    with pytest.raises(InputError, match=f"with id {size - 1}; the token table has {size - 1} rows"):
+        _tokens(tokenizer, size - 1)

@@ -12,6 +12,7 @@ from lensmith.calibration.rounding import quantize
 from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8, Byte, QdqMatrix, round_rows
 from lensmith.exporters.scheme import Scheme, make_policy
 from numpy.typing import NDArray
+from onnxscript import GraphBuilder
 from safetensors.numpy import load_file
 
 from tests.ladder import TRAINED
@@ -107,6 +108,30 @@ def test_calibrated_integers_are_kept() -> None:
     inside = made.values > 0  # the lowest level has no place around 0
     assert np.array_equal(found[inside], expected[inside])
     assert np.all(np.abs(found - expected) <= np.abs(made.scales.astype(np.float32)))
+    assert np.all(factors > 0)  # of the row of zeros, too, as TensorRT wants scales
+
+
+@pytest.mark.parametrize(
+    ("bits", "activations", "stored", "given"),
+    [(32, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.FLOAT),
+     (32, ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.FLOAT),
+     (16, ir.DataType.FLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT16),
+     (16, ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.BFLOAT16),
+     (16, ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.FLOAT)],
+)  # fmt: skip
+def test_floats_have_the_type_of_activations(
+    bits: int, activations: ir.DataType, stored: ir.DataType, given: ir.DataType
+) -> None:
+    """But for weights that are stored in float32, whose products are, too."""
+    matrix = QdqMatrix(4, 8, Scheme(bits), activations)
+    assert matrix.values.dtype == stored
+    builder = GraphBuilder(ir.Graph([], [], nodes=[], opset_imports={"": 24}, name="g"))
+    values = matrix(builder.op)["values"]
+    cast = values.producer()
+    if cast is None:
+        assert values.dtype == given
+    else:
+        assert (cast.op_type, cast.attributes["to"].as_int()) == ("Cast", given.value)
 
 
 def test_the_policy_of_floats_of_8_bits() -> None:
