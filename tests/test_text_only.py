@@ -99,7 +99,7 @@ def test_images_are_refused_with_one_sentence(pair: ladder.Pair) -> None:
         load(pair.model.bundle.path, max_pixels=65536)
     for limits in ({"image_limits": ImageLimits()}, {"video_limits": VideoLimits()}):
         with pytest.raises(InputError, match="no effect on a model that takes text alone; leave them out"):
-            load(pair.model.bundle.path, **limits)  # type: ignore[arg-type]
+            load(pair.model.bundle.path, **limits)
     for limit in ("min_pixels", "max_pixels", "max_video_pixels"):
         with pytest.raises(InputError, match="takes no images; leave it out"):
             pair.model.ask("?", **{limit: 65536})  # type: ignore[arg-type]
