@@ -166,14 +166,14 @@ def test_an_interrupted_filling_is_no_bundle(bundle: Path, monkeypatch: pytest.M
 def test_an_interrupted_emptying_is_no_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest goes first: without it, the rest is nothing."""
     monkeypatch.chdir(bundle)
-    unlink = Path.unlink
+    rename = Path.rename
 
-    def stopped(path: Path, missing_ok: bool = False) -> None:
+    def stopped(path: Path, target: Path) -> Path:
         if path == bundle / "decoder.onnx":
             raise KeyboardInterrupt
-        unlink(path, missing_ok)
+        return rename(path, target)
 
-    monkeypatch.setattr(Path, "unlink", stopped)
+    monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt):
         write(bundle, b"new")
     with pytest.raises(InputError, match="is not a bundle"):
