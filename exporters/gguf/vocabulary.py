@@ -77,8 +77,10 @@ def scores(model: dict[str, Any]) -> list[float]:
 
 
 def _unlike(token: str) -> InputError:
-    return InputError(f"the merges of tokenizer.json for {token[:100]!r} are not those of a SentencePiece model, by whose "
-                      "scores llama.cpp would cut texts in another way; use --format onnx")  # fmt: skip
+    return InputError(
+        f"the merges of tokenizer.json for {token[:100]!r} are not those of a SentencePiece model, by whose scores "
+        "llama.cpp would cut texts in another way; use --format onnx"
+    )
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str:
