@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..runtimes.reading import read_utf8
+from ..runtimes.requests import user_message
 from ..targets.errors import InputError
 
 MOST_BYTES = 1 << 28  # of a tasks file
@@ -43,6 +44,20 @@ class Case:
     images: tuple[str, ...]  # paths
     prompt: str
     answer: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()  # that the model may call, as JSON schemas
+    # Above 0: the prompt begins a user's message, which the model itself goes on with. Others go on in another way.
+    free: int = 0
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The question as a conversation."""
+        return [user_message(self.prompt, self.images)]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the chat template gets besides."""
+        tools = {"tools": [*self.tools]} if self.tools else {}
+        return {**tools, "continue_final_message": True} if self.free else tools
 
 
 def read_tasks(path: Path, limit: int | None = None) -> list[Case]:
@@ -89,12 +104,18 @@ def _case(path: Path, number: int, line: str, defaults: Mapping[str, Any] = Mapp
 
 
 def spread_over_tasks(cases: Sequence[Case], count: int) -> list[int]:
-    """Indices of up to `count` cases, one of each task in turn."""
+    """Indices of up to `count` cases: one of each task in turn, and within a task one about each picture in turn."""
+    seen: Counter[tuple[str, tuple[str, ...] | int]] = Counter()
+    ranks = []
+    for index, case in enumerate(cases):
+        about = (case.task, case.images or index)
+        ranks.append((seen[about], index))
+        seen[about] += 1
     turns: Counter[str] = Counter()
     order = []
-    for index, case in enumerate(cases):
-        order.append((turns[case.task], index))
-        turns[case.task] += 1
+    for _, index in sorted(ranks):
+        order.append((turns[cases[index].task], index))
+        turns[cases[index].task] += 1
     return sorted(index for _, index in sorted(order)[:count])
 
 

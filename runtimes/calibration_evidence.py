@@ -86,6 +86,15 @@ class RoundedActivations:
 
 
 @dataclass(frozen=True)
+class OwnAnswers:
+    """Answers that the model itself gave to samples without one."""
+
+    samples: Count
+    tokens: Count
+    by: Text  # which form of the model, and how
+
+
+@dataclass(frozen=True)
 class Sampled:
     """What was calibrated and judged on."""
 
@@ -94,9 +103,11 @@ class Sampled:
     seed: Count | None = None
     calibrated: Count | None = None
     held_out: Count | None = None
+    kinds: dict[Name, Count] = field(default_factory=dict)  # of those that were calibrated on
     pictures: Count | None = None
     image_tokens: Count | None = None
     text_tokens: Count | None = None
+    own_answers: OwnAnswers | None = None  # None where all samples came with answers, or got none
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
 from lensmith.exporters.export import Options, export, find_family, prepare
 from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.tokenizer_files import open_tokenizer
+from lensmith.exporters.tokenizer_files import SourceTokenizer
 from lensmith.runtimes.images import ImageSpec
 from lensmith.runtimes.template import ChatTemplate
 from lensmith.runtimes.video import VideoSpec
@@ -120,6 +120,25 @@ def test_other_templates_do_not_count(tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match=r"chat_template\.jinja has the names \['rag'\]"):
         open_checkpoint(folder)
+
+
+def test_templates_of_a_tokenizer_alone(tmp_path: Path) -> None:
+    """A model without images has no processor, whose places do not count then."""
+    folder = copied(tmp_path / "source", "qwen3_5", "chat_template.jinja", "model.safetensors")
+    (folder / "model.safetensors").symlink_to(TINY / "qwen3_5" / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())["text_config"]
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen3_5_text"}))
+    for place in (PROCESSOR, LEGACY, TOKENIZER):
+        write_template(folder, place, f"{place} {{{{ eos_token }}}}")
+    for _ in range(2):
+        checkpoint, tokenizer = open_checkpoint(folder), auto().AutoTokenizer.from_pretrained(folder)
+        ours = ChatTemplate(str(checkpoint.chat_template)).render(CONVERSATION, **checkpoint.special_tokens)
+        assert ours == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
+        write_template(folder, JINJA, f"{JINJA} {{{{ eos_token }}}}")
+    for dropped in ((), ("eos_token", "pad_token"), ("unk_token", "bos_token", "added_tokens_decoder")):
+        merge(folder, "tokenizer_config.json", {}, *dropped)
+        theirs = auto().AutoTokenizer.from_pretrained(folder).special_tokens_map
+        assert open_checkpoint(folder).special_tokens == theirs, dropped
 
 
 # Settings of processors --------------------------------------------------------------------------------------------
@@ -234,7 +253,7 @@ def test_videos_of_other_classes_are_left_out(
     change(folder)
     with caplog.at_level(logging.WARNING):
         job = prepare(folder, Options())
-        assert ("video" in job.family.sections(job.checkpoint, job.spec, None)) == takes_videos
+        assert ("video" in job.sections) == takes_videos
     assert ("the bundle takes none" in caplog.text) != takes_videos
 
 
@@ -275,8 +294,9 @@ def test_tokens_that_only_a_configuration_adds(legacy: bool, tmp_path: Path) -> 
         (folder / "added_tokens.json").write_text(json.dumps({last["content"]: last["id"]}))
     theirs = auto().AutoTokenizer.from_pretrained(folder)
     checkpoint: Checkpoint = open_checkpoint(folder)
-    ours = open_tokenizer(checkpoint)
+    ours = SourceTokenizer(checkpoint).library
     assert ours.token_to_id(last["content"]) == theirs.convert_tokens_to_ids(last["content"]) == last["id"]
+    assert flags(ours.get_added_tokens_decoder()[last["id"]]) == flags(theirs.added_tokens_decoder[last["id"]])
     text = f"What word is {last['content']} written?"
     assert ours.encode(text).ids == theirs(text)["input_ids"]
     bundle = export(prepare(folder, Options()), tmp_path / "bundle", golden="never")
@@ -320,9 +340,20 @@ def test_flags_of_tokens_are_those_of_transformers(family: str, place: str, kind
     for token in tokens:
         token["rstrip"] = token["content"] == "<|im_end|>"
         token["lstrip"] = token["content"] == "<|im_start|>"
+        token["special"] ^= token["content"] in ("<|quad_end|>", "<think>")
     (folder / place).write_text(json.dumps(values))
-    theirs = auto().AutoProcessor.from_pretrained(folder).tokenizer(SPACED, add_special_tokens=False)["input_ids"]
-    assert open_tokenizer(open_checkpoint(folder)).encode(SPACED, add_special_tokens=False).ids == theirs
+    reader, ours = (
+        auto().AutoProcessor.from_pretrained(folder).tokenizer,
+        SourceTokenizer(open_checkpoint(folder)).library,
+    )
+    theirs = reader(SPACED, add_special_tokens=False)["input_ids"]
+    assert ours.encode(SPACED, add_special_tokens=False).ids == theirs
+    for number, token in reader.added_tokens_decoder.items():
+        assert flags(ours.get_added_tokens_decoder()[number]) == flags(token), token
+
+
+def flags(token: Any) -> tuple[Any, ...]:
+    return token.content, token.special, token.lstrip, token.rstrip, token.single_word, token.normalized
 
 
 WORDS: dict[str, Edit] = {
@@ -342,12 +373,15 @@ def test_words_that_transformers_would_split_in_another_way(family: str, name: s
     folder = copied(tmp_path / "source", family)
     WORDS[name](folder)
     with pytest.raises(InputError, match="use the tokenizer files of the model"):
-        open_tokenizer(open_checkpoint(folder))
-    if family == "qwen3_vl":
-        merge(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+        _ = SourceTokenizer(open_checkpoint(folder)).library
+    merge(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    if family == "qwen3_5":  # whose class is taken whatever the file names
+        with pytest.raises(InputError, match="use the tokenizer files of the model"):
+            _ = SourceTokenizer(open_checkpoint(folder)).library
+    else:
         text = "IT'S e\u0301 12"
         theirs = auto().AutoProcessor.from_pretrained(folder).tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert open_tokenizer(open_checkpoint(folder)).encode(text, add_special_tokens=False).ids == theirs
+        assert SourceTokenizer(open_checkpoint(folder)).library.encode(text, add_special_tokens=False).ids == theirs
 
 
 def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
@@ -355,4 +389,26 @@ def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     merge(folder, "tokenizer.json", {"added_tokens": [t for t in tokens if t["content"] != "<think>"]})
     with pytest.raises(InputError, match=r"the token '<think>' as number 820, which tokenizer\.json does not have"):
-        open_tokenizer(open_checkpoint(folder))
+        _ = SourceTokenizer(open_checkpoint(folder)).library
+
+
+def test_new_tokens_in_any_order(tmp_path: Path) -> None:
+    """Listed backwards, they have the numbers of transformers; with a gap between, it would number them otherwise."""
+    folder = copied(tmp_path / "source")
+    size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    size += len(json.loads((folder / "tokenizer.json").read_text())["added_tokens"])
+    listed = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    token = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    new = {str(size + place): {**token, "content": f"<new{place}>"} for place in (1, 0)}
+    merge(folder, "tokenizer_config.json", {"added_tokens_decoder": {**new, **listed}})
+    theirs = auto().AutoTokenizer.from_pretrained(folder)
+    ours = SourceTokenizer(open_checkpoint(folder)).library
+    for place in (0, 1):
+        name = f"<new{place}>"
+        assert ours.token_to_id(name) == theirs.convert_tokens_to_ids(name) == size + place
+    gap = {str(size + 1): {**token, "content": "<new>"}}
+    merge(folder, "tokenizer_config.json", {"added_tokens_decoder": {**listed, **gap}})
+    with pytest.raises(
+        InputError, match=rf"the token '<new>' as number {size + 1}, which tokenizer\.json does not have"
+    ):
+        _ = SourceTokenizer(open_checkpoint(folder)).library
