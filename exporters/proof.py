@@ -1,8 +1,8 @@
 """Proves a new bundle at its export: its graphs against PyTorch, then its weights against the checkpoint's.
 
 Rounding hides small mistakes, so the graphs are run with float weights, which must give PyTorch's own values. What the
-files of the bundle hold is then compared with these weights, tensor by tensor. How good the rounding is, is a figure
-and no part of the proof.
+files of the bundle hold is then compared with these weights, tensor by tensor, and what the bundle gives with what
+float graphs make of its rounded weights, keys and values. How good the rounding is, is a figure and no part of it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..targets.errors import CheckFailed
 from .float_twin import FOLDER, float_job, written
 from .gguf.written_tensors import check_files
 from .job import Job
+from .rounded_cache import check_scales, round_cache
 from .written_weights import check_written
 
 
@@ -44,8 +45,9 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
             return None
         _prove_graphs(twin, traces, EXACT, name)
         check_written(job, floats, writer.partial, writer.partial / FOLDER)
-        if job.policy.kv_cache.quantized:  # keys and values are rounded too, of which float graphs know nothing
-            return None
+        if job.policy.kv_cache.quantized:
+            check_scales(job.policy.kv_cache.scales, writer.partial)
+            round_cache(job.policy.kv_cache.scales, writer.partial / FOLDER)
         return Run(outputs(open_loaded(twin, device=CPU), traces))
 
 
