@@ -20,9 +20,9 @@ from ..runtimes.new_folder import CALIBRATION, workplace
 from ..targets.errors import InputError, LensmithError, closest
 from .activation_roles import choose_roles
 from .calibration_record import record
-from .calibration_samples import SampleSet, choose_samples, picture_count
+from .calibration_samples import SampleSet, case_key, choose_samples, picture_count
 from .dialects.ort import OrtDialect
-from .export import chat_template, export, sections
+from .export import chat_template, export
 from .gguf.file_types import file_type
 from .gguf.importance import gather
 from .golden import Golden
@@ -42,9 +42,9 @@ from .layerwise.shelf import Room
 from .layerwise.store import Store
 from .lowering import signature
 from .mixed_precision import check_budget, choose_schemes, schemes_of, sensitivities, with_policy, with_schemes
+from .own_answers import Wording, own_answers
 from .scheme import UNQUANTIZED, Scheme, make_policy
 from .spec import ModelSpec
-from .tokenizer_files import open_tokenizer
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
@@ -65,7 +65,14 @@ class CalibrationOptions:
     seed: int = 0
     budget: int | None = None  # bytes of the bundle: bits and group sizes are chosen for each matrix
     max_kl: float | None = None  # nats on held-out positions, likewise
+    answer_tokens: int = Wording.tokens  # of answers that the model gives itself where samples have none; 0: no answers
+    answer_temperature: float = Wording.temperature  # 0: greedily
     threads: int | None = None
+
+    @property
+    def wording(self) -> Wording:
+        """How the model answers samples without an answer."""
+        return Wording(self.answer_tokens, self.answer_temperature, self.seed)
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,21 @@ class Samples:
     calibrated: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     pictures: Mapping[str, Picture]
+    wording: Wording
+
+    @property
+    def sha256(self) -> str:
+        """Of all token ids, the model's own answers among them, and of their pictures."""
+        digest = hashlib.sha256()
+        for sample in (*self.calibrated, *self.held_out):
+            digest.update(json.dumps([sample.ids.tolist(), sample.answer, sample.pictures]).encode())
+        return digest.hexdigest()
 
     def about(self, seed: int) -> dict[str, Any]:
         """What the manifest says of them."""
         tokens = np.concatenate([sample.kinds for sample in self.calibrated])
+        own = [sample for sample in (*self.calibrated, *self.held_out) if sample.own]
+        said = {"samples": len(own), "tokens": sum(sample.answer for sample in own), "by": str(self.wording)}
         return {
             "source": self.chosen.source,
             "sha256": self.chosen.sha256,
@@ -89,6 +107,7 @@ class Samples:
             "pictures": picture_count(self.chosen.calibrated),
             "image_tokens": int((tokens == IMAGE).sum()),
             "text_tokens": int((tokens != IMAGE).sum()),
+            **({"own_answers": said} if own else {}),
         }
 
 
@@ -131,7 +150,7 @@ def _check_importance(job: Job, options: CalibrationOptions) -> None:
 def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:
     """A GGUF job with the importance of the columns of its matrices, from samples with their images."""
     check(job, options)
-    samples = open_samples(job, options, scratch)
+    samples = open_samples(job, options, scratch, progress)
     model = float_model(job, options.threads, scratch / VALUES)
     importance = gather(
         model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
@@ -149,7 +168,8 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     is better on the held-out samples.
     """
     check(job, options)
-    model, samples = float_model(job, options.threads, scratch / VALUES), open_samples(job, options, scratch)
+    samples = open_samples(job, options, scratch, progress)
+    model = float_model(job, options.threads, scratch / VALUES)
     seen = [samples.pictures[key] for key in keys_of(samples.calibrated)[:PICTURES]]
     roles = choose_roles(model, job, seen, lambda done, total: progress("activations", done, total))
     job = roles.job
@@ -250,20 +270,27 @@ def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> F
     )
 
 
-def open_samples(job: Job, options: CalibrationOptions, scratch: Path) -> Samples:
-    """Read, split and prepare the samples."""
+def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress = lambda *_: None) -> Samples:
+    """Read, split and prepare the samples; those without an answer get the model's own."""
     chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed)
-    builder = prompts_of(job)
-    calibrated, held_out = (
-        tuple(builder.build(case) for case in cases) for cases in (chosen.calibrated, chosen.held_out)
-    )
-    return Samples(chosen, calibrated, held_out, builder.pictures)
+    builder, wording = prompts_of(job), options.wording
+    cases = (*chosen.calibrated, *chosen.held_out)
+    samples = [builder.build(case) for case in cases]
+    room = min(builder.context, max(len(sample.ids) for sample in samples) + wording.tokens)
+    answers = own_answers(job, cases, wording, scratch, context=room, threads=options.threads,
+                          progress=lambda done, total: progress("answers", done, total))  # fmt: skip
+    samples = [
+        sample.answered(answers[key], own=True) if (key := case_key(case)) in answers else sample
+        for case, sample in zip(cases, samples, strict=True)
+    ]
+    split = len(chosen.calibrated)
+    return Samples(chosen, tuple(samples[:split]), tuple(samples[split:]), builder.pictures, wording)
 
 
 def prompts_of(job: Job) -> SampleBuilder:
     """What makes samples of questions, as the bundle of a job would."""
-    manifest = {**sections(job), "graphs": {graph.name: signature(graph) for graph in job.graphs}}
-    return SampleBuilder(manifest, chat_template(job.checkpoint), open_tokenizer(job.checkpoint))
+    manifest = {**job.sections, "graphs": {graph.name: signature(graph) for graph in job.graphs}}
+    return SampleBuilder(manifest, chat_template(job.checkpoint), job.tokenizer.library)
 
 
 def with_cache_scales(job: Job, scales: KvScales) -> Job:
@@ -305,5 +332,5 @@ def _key(job: Job, schemes: Mapping[str, Scheme], samples: Samples, options: Cal
     """A hash of all that calibrated weights depend on."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
     rows = {name: vars(scheme) for name, scheme in schemes.items()}
-    text = json.dumps([stats, job.checkpoint.config, rows, samples.chosen.sha256, options.method], sort_keys=True)
+    text = json.dumps([stats, job.checkpoint.config, rows, samples.sha256, options.method], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -39,7 +39,7 @@ def choose_samples(source: Path | None, scratch: Path, *, limit: int, seed: int)
     wanted = limit + max(1, limit // (HELD_OUT - 1))
     cases = _generated(scratch, seed, wanted) if source is None else _read(source)
     name = "built-in" if source is None else source.resolve().name
-    different = {_key(case, seed): case for case in reversed(cases)}  # a copy of what is judged is not calibrated on
+    different = {case_key(case, seed): case for case in reversed(cases)}  # no copy of what is judged is calibrated on
     ordered = [different[key] for key in sorted(different)]
     ordered = [ordered[index] for index in spread_over_tasks(ordered, wanted)]
     held = ordered[HELD_OUT - 1 :: HELD_OUT]
@@ -50,7 +50,7 @@ def choose_samples(source: Path | None, scratch: Path, *, limit: int, seed: int)
     if not picture_count(used):
         raise InputError(f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell "
                          "how image tokens are rounded best; add samples with images")  # fmt: skip
-    digest = hashlib.sha256("".join(_key(case, 0) for case in (*used, *held)).encode()).hexdigest()
+    digest = hashlib.sha256("".join(case_key(case) for case in (*used, *held)).encode()).hexdigest()
     return SampleSet(name, tuple(used), tuple(held), digest)
 
 
@@ -88,8 +88,10 @@ def _generated(scratch: Path, seed: int, count: int) -> list[Case]:
     return cases
 
 
-def _key(case: Case, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([seed, case.task, case.prompt, case.answer]).encode())
+def case_key(case: Case, seed: int = 0) -> str:
+    """The same for the same question, answer and files of pictures, wherever these lie."""
+    said = [seed, case.task, case.prompt, case.answer, case.tools, case.free]
+    digest = hashlib.sha256(json.dumps(said).encode())
     for path in case.images:
         digest.update(Path(path).read_bytes())
     return digest.hexdigest()

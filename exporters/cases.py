@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..runtimes.reading import read_utf8
+from ..runtimes.requests import user_message
 from ..targets.errors import InputError
 
 MOST_BYTES = 1 << 28  # of a tasks file
@@ -43,6 +44,19 @@ class Case:
     images: tuple[str, ...]  # paths
     prompt: str
     answer: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()  # that the model may call, as JSON schemas
+    free: bool = False  # the prompt is the beginning of a user's message, which the model itself goes on with
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The question as a conversation."""
+        return [user_message(self.prompt, self.images)]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the chat template gets besides."""
+        tools = {"tools": [*self.tools]} if self.tools else {}
+        return {**tools, "continue_final_message": True} if self.free else tools
 
 
 def read_tasks(path: Path, limit: int | None = None) -> list[Case]:

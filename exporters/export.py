@@ -6,7 +6,6 @@ import difflib
 import functools
 import hashlib
 import importlib.metadata
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -37,12 +36,11 @@ from .prequantized.kept import own_groups
 from .proof import prove
 from .scheme import PRECISIONS, make_policy
 from .spec import ModelSpec
-from .tokenizer_files import tokenizer_values
+from .tokenizer_files import SourceTokenizer
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_family", "prepare",
-           "sections"]  # fmt: skip
+__all__ = ["Calibrated", "Job", "Options", "chat_template", "export", "find_family", "prepare"]
 
 
 def prepare(
@@ -79,8 +77,12 @@ def prepare(
     graphs = family.graphs(spec, policy, dialect, dialect.opsets)
     used = [source for graph in graphs for source in graph.sources]
     weights.check_names(checkpoint, used, family.dropped(checkpoint, spec))
-    job = Job(checkpoint, family, spec, given, options, target, policy, graphs)
-    sections(job)  # raises for unusable processor settings and tokens
+    tokenizer = SourceTokenizer(checkpoint)
+    if isinstance(spec, ModelSpec):
+        chat_template(checkpoint)
+        SamplingOptions.from_generation_config(checkpoint.generation_config)
+    made = family.sections(checkpoint, tokenizer, spec, options.max_pixels)
+    job = Job(checkpoint, family, spec, given, options, target, policy, graphs, tokenizer, made)
     lowering.check(job)
     return job
 
@@ -197,9 +199,7 @@ def _write_other_files(job: Job, writer: BundleWriter) -> None:
 
 
 def _write_prompt_files(job: Job, writer: BundleWriter) -> None:
-    values = tokenizer_values(job.checkpoint)
-    compact = json.dumps(values, ensure_ascii=False, separators=(",", ":"))  # half the size of the usual indentation
-    writer.add("tokenizer.json").write_text(compact, encoding="utf-8")
+    writer.add("tokenizer.json").write_bytes(job.tokenizer.data)
     writer.add("chat_template.jinja").write_text(chat_template(job.checkpoint), encoding="utf-8")
 
 
@@ -222,14 +222,6 @@ def _key(job: Job) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def sections(job: Job) -> dict[str, Any]:
-    """The sections of the manifest that say how to make prompts and cut images."""
-    if isinstance(job.spec, ModelSpec):
-        chat_template(job.checkpoint)
-        SamplingOptions.from_generation_config(job.checkpoint.generation_config)
-    return job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
-
-
 def _manifest(job: Job, folder: Path) -> dict[str, Any]:
     checkpoint, lowering = job.checkpoint, find_lowering(job.options.format)
     places = {"hub": checkpoint.path, "adapter_hub": checkpoint.adapter}
@@ -249,7 +241,7 @@ def _manifest(job: Job, folder: Path) -> dict[str, Any]:
         "target": job.target.name,
         "precision": dict(lowering.precision(job, folder)),
         "graphs": lowering.signatures(job),
-        **sections(job),
+        **job.sections,
         "generation": checkpoint.generation_config,
         "evidence": {"calibration": job.calibrated.evidence} if job.calibrated.evidence else {},
         "tools": _tools(lowering.tools),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -160,26 +160,31 @@ def record(
     recorder = _Recorder(
         Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter), writer.partial, manifest
     )
-    files = {name: source for name, source in sources().items() if _takes(name, manifest)}
-    asked = {**CONVERSATIONS, **VIDEO_CONVERSATIONS}
-    conversations = {name: messages for name, messages in asked.items() if _media(messages) <= set(files)}
+    files = {name: source for name, source in sources().items() if takes(name, manifest)}
+    asked = conversations(files)
     images: list[ImageTrace] = []
     for name, source in files.items():
-        progress("golden", len(images), len(files) + len(conversations))
+        progress("golden", len(images), len(files) + len(asked))
         images.append(recorder.image(name, source))
     cases: list[CaseTrace] = []
-    for done, (name, messages) in enumerate(conversations.items(), start=len(files) + 1):
+    for done, (name, messages) in enumerate(asked.items(), start=len(files) + 1):
         cases += recorder.case(name, messages)
-        progress("golden", done, len(files) + len(conversations))
+        progress("golden", done, len(files) + len(asked))
     if not cases:
         raise InputError(f"a context of {recorder.context} tokens holds no golden trace; use a larger one")
     traces = Traces(recorder.reference.name, tuple(images), tuple(cases))
     return write(traces, writer, files)
 
 
-def _takes(file: str, manifest: Mapping[str, Any]) -> bool:
+def takes(file: str, manifest: Mapping[str, Any]) -> bool:
     """Whether a bundle takes one of the built-in files."""
     return "video" in manifest if file == CLIP else manifest["image"].get("kind") != "none"
+
+
+def conversations(files: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """The built-in conversations, by name, that are about some of `files` or none."""
+    asked, known = {**CONVERSATIONS, **VIDEO_CONVERSATIONS}, set(files)
+    return {name: messages for name, messages in asked.items() if _media(messages) <= known}
 
 
 def _media(messages: list[dict[str, Any]]) -> set[str]:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from ..runtimes.built import SAMPLED
 from ..runtimes.clips import clip_spec, plan_clip
-from ..runtimes.images import Grid
+from ..runtimes.frames import VideoLimits
+from ..runtimes.images import Grid, ImageLimits
+from ..runtimes.media import MediaEncoder, layout_of
+from ..runtimes.model import prompt_spec
+from ..runtimes.no_images import refuse
+from ..runtimes.outputs import with_sources
 from ..runtimes.pixels import image_grid, image_spec
+from ..runtimes.prompt import PromptBuilder
+from ..runtimes.timings import Timings
 from ..runtimes.traces import TOP
 from ..runtimes.video import sample_frames, video_grid, video_size, video_spec
-from .golden import AUTO_BYTES, CONVERSATIONS, STEPS, VIDEO_CONVERSATIONS
+from ..targets.errors import InputError
+from .golden import AUTO_BYTES, STEPS, conversations, takes
 from .golden_media import CLIP_FRAMES, CLIP_MS, CLIP_SIZE, SIZES, sources
 from .job import Job
 from .lowering import find_lowering
 from .spec import ModelSpec
 
 ENTRY = 300  # bytes around each array of an .npz file: its header, and its name twice
-JSON_CASE = 11_000  # of the two JSON files, for each conversation of STEPS tokens; measured
+# Of the two JSON files, measured: for each conversation of STEPS tokens, for each token of its prompt, for an encoder.
+JSON_CASE, JSON_TOKEN, JSON_ENCODER = 5_700, 14, 11_000
 
 
 def golden_bytes(job: Job) -> int:
@@ -28,35 +37,48 @@ def golden_bytes(job: Job) -> int:
     if not here or find_lowering(job.options.format).no_replay(job) is not None:
         return 0
     vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
-    if vision is None:
-        return _answers(job, 1)  # the one conversation without pictures
+    files = {name: data for name, data in sources().items() if takes(name, job.sections)}
+    answers = _answers(job, files) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
+    if vision is None or not answers:
+        return answers
     grids = list(_grids(job))
-    files = sum(len(data) for data in list(sources().values())[: len(grids)])
     outputs, tokens = 1 + len(vision.deepstack_layers), sum(prod(grid) // vision.merge_size**2 for grid in grids)
     features = outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
-    videos = len(VIDEO_CONVERSATIONS) if len(grids) > len(SIZES) else 0
-    return files + features + _answers(job, len(CONVERSATIONS) + videos)
+    return sum(map(len, files.values())) + features + answers
 
 
 def _grids(job: Job) -> Iterator[Grid]:
     """Of the built-in pictures and, where there is a place for it, of the clip."""
-    sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
-    spec = image_spec(sections)
+    spec = image_spec(job.sections)
     yield from (image_grid(height, width, spec) for width, height in SIZES)
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if not isinstance(job.spec, ModelSpec):
-        clip = clip_spec(sections["video"])
+        clip = clip_spec(job.sections["video"])
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
-    elif (video := video_spec(sections)) is not None:
+    elif (video := video_spec(job.sections)) is not None:
         frames = len(sample_frames(CLIP_FRAMES, rate, video))
         yield video_grid(frames, video_size(frames, height, width, video), video)
 
 
-def _answers(job: Job, cases: int) -> int:
-    """Of logits, of samples of them at each step, and of the files that describe all."""
-    if not isinstance(job.spec, ModelSpec):
-        return JSON_CASE
+def _answers(job: Job, files: Mapping[str, bytes]) -> int:
+    """Of logits, of samples of them at each step, and of the files that describe all; 0 where none fits."""
+    assert isinstance(job.spec, ModelSpec)
+    try:
+        prompts = [length for length in _prompts(job, files) if length + STEPS <= job.spec.context]
+    except InputError:  # of a template that takes no such conversation
+        return 0
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
     steps = STEPS * (12 * TOP + 8 + 4 * sampled + ENTRY)
-    return cases * (4 * vocab + steps + JSON_CASE)
+    return len(prompts) * (4 * vocab + steps + JSON_CASE) + JSON_TOKEN * sum(prompts)
+
+
+def _prompts(job: Job, files: Mapping[str, bytes]) -> Iterator[int]:
+    """Tokens of each built-in conversation."""
+    specs = image_spec(job.sections), video_spec(job.sections)
+    media = MediaEncoder(refuse, *specs, ImageLimits(), VideoLimits())
+    prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(job.sections))
+    for messages in conversations(files).values():
+        given = [with_sources(message, files) for message in messages]
+        images, videos = media.open(given, Timings())
+        yield len(prompts.build(messages, [image.grid for image in images], [layout_of(video) for video in videos]))

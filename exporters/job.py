@@ -10,8 +10,9 @@ from ..targets.profile import TargetProfile
 from . import weights
 from .checkpoint import Checkpoint
 from .graphs import Graph
-from .models import Family, Spec
+from .models import Family, Sections, Spec
 from .scheme import Policy
+from .tokenizer_files import SourceTokenizer
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -70,6 +71,8 @@ class Job:
     target: TargetProfile
     policy: Policy
     graphs: tuple[Graph, ...]
+    tokenizer: SourceTokenizer  # never opened of an encoder alone
+    sections: Sections  # of the manifest, that say how to make prompts and cut images
     calibrated: Calibrated = field(default_factory=Calibrated)
 
     @property

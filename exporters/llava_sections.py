@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from ..runtimes.crops import CropSpec
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .prompts import check_class, prompt_section
 from .spec import ClipSpec, ModelSpec
+from .tokenizer_files import SourceTokenizer
 
 
-def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+def sections(
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None
+) -> dict[str, dict[str, Any]]:
     """The sections of the manifest; InputError where the files of the processor contradict the model."""
     vision = spec.vision
     assert isinstance(vision, ClipSpec)
     check_class("processor_class", checkpoint.processor_class, ("LlavaProcessor",))
     _check_processor(checkpoint, vision)
     return {
-        "prompt": _prompt(checkpoint, spec),
+        "prompt": _prompt(checkpoint, tokenizer.library, spec),
         "image": _image(checkpoint, vision).to_manifest(),
         "limits": _limits(spec, vision, max_pixels),
     }
 
 
-def _prompt(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
-    section = prompt_section(checkpoint, spec, {"image_token": spec.image_token_id})
+def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:
+    section = prompt_section(checkpoint, tokenizer, spec, {"image_token": spec.image_token_id})
     name = section["tokens"]["image_token"]
     expected = checkpoint.processor_config.get("image_token", name)
     if expected != name:

@@ -127,7 +127,7 @@ def _attention_bytes(spec: Spec, tokens: dict[str, int]) -> dict[str, int]:
 
 def image_tokens(job: Job) -> dict[str, int]:
     """Tokens in the prompt for images of common sizes, by "width x height"."""
-    sections = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)
+    sections = job.sections
     spec = image_spec(sections)
     if isinstance(spec, NoImages):
         return {}

@@ -14,7 +14,7 @@ from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .end_tokens import end_tokens
 from .spec import ModelSpec
-from .tokenizer_files import open_tokenizer
+from .tokenizer_files import SourceTokenizer
 
 # Config keys of special token ids and the role of each token in the prompt section.
 TOKEN_KEYS = {
@@ -33,24 +33,28 @@ STILL_PROCESSORS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")  # the same for i
 log = logging.getLogger(__name__)
 
 
-def sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+def sections(
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None
+) -> dict[str, dict[str, Any]]:
     """The sections of a model that answers: prompt, image, video where its processors take them, and limits."""
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
     check_class("processor_class", checkpoint.processor_class, (*PROCESSORS, *STILL_PROCESSORS))
     made = {
-        "prompt": prompt_section(checkpoint, spec),
+        "prompt": prompt_section(checkpoint, tokenizer.library, spec),
         "image": image_section(checkpoint, spec),
         "limits": limits_section(checkpoint, spec, max_pixels),
     }
     return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
 
 
-def text_sections(checkpoint: Checkpoint, spec: ModelSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+def text_sections(
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None
+) -> dict[str, dict[str, Any]]:
     """The sections of a model without images: prompt and limits."""
     if max_pixels is not None:
         raise InputError(f"max-pixels {max_pixels} has no effect on {spec.family}, which takes no images; leave it out")
     return {
-        "prompt": prompt_section(checkpoint, spec, {}),
+        "prompt": prompt_section(checkpoint, tokenizer.library, spec, {}),
         "image": {"kind": "none"},
         "limits": {"context": spec.decoder.context},
     }
@@ -75,7 +79,9 @@ def check_class(key: str, found: object, known: tuple[str, ...]) -> None:
         raise InputError(f"the processor has {key} {str(found)[:100]!r}, not supported; expected {', '.join(known)}")
 
 
-def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, int] | None = None) -> dict[str, Any]:
+def prompt_section(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec, ids: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Special tokens by name and id, end tokens with their origin, and what the template gets besides the messages.
 
     `ids` are those of the tokens by their roles; None: as config.json has them. InputError for ids that the tokenizer
@@ -83,7 +89,6 @@ def prompt_section(checkpoint: Checkpoint, spec: ModelSpec, ids: Mapping[str, in
     """
     given = {role: checkpoint.config.get(key) for role, key in TOKEN_KEYS.items()}
     ids = {role: number for role, number in given.items() if number is not None} if ids is None else ids
-    tokenizer = open_tokenizer(checkpoint)
     names = {role: _token(tokenizer, role, number) for role, number in ids.items()}
     ends = end_tokens(checkpoint, tokenizer, spec.decoder.vocab, set(ids.values()))
     return {

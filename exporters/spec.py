@@ -209,7 +209,7 @@ class ModelSpec:
 
     def limited(self, context: int | None) -> ModelSpec:
         """With a shorter context; InputError for more tokens than the model was made for."""
-        context = context or self.context
+        context = self.context if context is None else context
         if not 0 < context <= self.context:
             raise InputError(f"context {context} is outside the model's range of 1 to {self.context} tokens")
         return replace(self, decoder=replace(self.decoder, context=context))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import functools
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 
 from ..runtimes.files import read_json
-from ..runtimes.tokenizer_check import PATTERNS, make_tokenizer
-from ..runtimes.tokenizer_check import open_tokenizer as read_tokenizer
+from ..runtimes.tokenizer_check import PATTERNS, make_tokenizer, open_tokenizer
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .processor_files import json_file
@@ -21,27 +23,62 @@ NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_t
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 
 
-def tokenizer_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of tokenizer.json with what transformers changes in it; InputError without one.
+@dataclass(frozen=True)
+class SourceTokenizer:
+    """The tokenizer of a checkpoint, of which each form is made once; all raise InputError for an unusable one."""
+
+    checkpoint: Checkpoint
+
+    @functools.cached_property
+    def values(self) -> dict[str, Any]:
+        """The content of tokenizer.json with what transformers changes in it."""
+        return completed(self.checkpoint, self._stored, self._plain)
+
+    @functools.cached_property
+    def library(self) -> Tokenizer:
+        """The same as a tokenizer, without truncation and padding."""
+        return self._plain if self.values == self._stored else make_tokenizer(self.data, self._path)
+
+    @property
+    def data(self) -> bytes:
+        """The same as JSON, half the size of the usual indentation."""
+        return msgspec.json.encode(self.values)
+
+    @property
+    def _path(self) -> Path:
+        return self.checkpoint.tokenizer_path
+
+    @functools.cached_property
+    def _stored(self) -> dict[str, Any]:
+        return read_json(self._path)
+
+    @functools.cached_property
+    def _plain(self) -> Tokenizer:
+        return open_tokenizer(self._path)
+
+
+def completed(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) -> dict[str, Any]:
+    """The content of a tokenizer.json, `known` to the library, with what transformers changes in it.
 
     Tokens that tokenizer_config.json lists are found in the text as it says, and those that are not in tokenizer.json
     come behind it. InputError where no place is left for one, and for words that would be split in another way.
     """
-    values, known = read_json(checkpoint.tokenizer_path), checked_tokenizer(checkpoint.tokenizer_path)
     _check_words(checkpoint, values)
-    listed, names = _listed(checkpoint), set(known.get_vocab())
+    listed, size = _listed(checkpoint), known.get_vocab_size()
     added = [_flagged(token, listed, _plain(checkpoint)) for token in values.get("added_tokens") or []]
+    more: set[str] = set()
     for number, token in sorted(listed.items()):
-        if token["content"] in names:
+        content = token["content"]
+        if content in more or known.token_to_id(content) is not None:
             continue
-        if number != len(names):  # the next id is the only one that is free
+        if number != size + len(more):  # the next id is the only one that is free
             raise InputError(
-                f"{checkpoint.path} lists the token {token['content'][:100]!r} as number {number}, which "
+                f"{checkpoint.path} lists the token {content[:100]!r} as number {number}, which "
                 "tokenizer.json does not have; the two files do not belong together: save the tokenizer again with "
                 "transformers"
             )
-        names.add(token["content"])
-        added.append({"id": number, "content": token["content"], **{f: bool(token.get(f)) for f in FLAGS}})
+        more.add(content)
+        added.append({"id": number, "content": content, **{f: bool(token.get(f)) for f in FLAGS}})
     return {**values, "added_tokens": added}
 
 
@@ -86,16 +123,6 @@ def _check_words(checkpoint: Checkpoint, values: dict[str, Any]) -> None:
             f"{checkpoint.path}: {where} unlike the models of this type, which transformers' tokenizer for them would "
             "not do in the same way; use the tokenizer files of the model"
         )
-
-
-def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The same as a tokenizer, without truncation and padding."""
-    return make_tokenizer(json.dumps(tokenizer_values(checkpoint)).encode(), checkpoint.tokenizer_path)
-
-
-def checked_tokenizer(path: Any) -> Tokenizer:
-    """A tokenizer.json as it is; InputError for one that the library does not take, whatever it raises."""
-    return read_tokenizer(path)
 
 
 def _listed(checkpoint: Checkpoint) -> dict[int, dict[str, Any]]:

@@ -86,6 +86,15 @@ class RoundedActivations:
 
 
 @dataclass(frozen=True)
+class OwnAnswers:
+    """Answers that the model itself gave to samples without one."""
+
+    samples: Count
+    tokens: Count
+    by: Text  # which form of the model, and how
+
+
+@dataclass(frozen=True)
 class Sampled:
     """What was calibrated and judged on."""
 
@@ -97,6 +106,7 @@ class Sampled:
     pictures: Count | None = None
     image_tokens: Count | None = None
     text_tokens: Count | None = None
+    own_answers: OwnAnswers | None = None  # None where all samples came with answers, or got none
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def _judgement(evidence: CalibrationEvidence) -> Section:
     counts = next((j.positions for j in judged if j.positions), {})
     lead = (
         f"{sum(counts.values()):,} positions of samples that calibration never saw; KL divergence from the float32 "
-        "model in nats, by what the position is: a token of an image, text alone, or text behind an image."
+        "model in nats, by what the position is: a token of an image, text alone, text behind an image, or one behind "
+        "which a token of an answer comes."
     )
     head = ("", *(COLUMNS[name].replace("{method}", evidence.method) for name in names), "change")
     return Section("judgement", "Held-out samples", lead, head, tuple(_judged_rows(judged)))
@@ -251,6 +252,8 @@ def _samples(evidence: CalibrationEvidence) -> Section:
         "seed of the choice": made.seed,
         "calibrated on": _counts(made),
         "held out": None if made.held_out is None else f"{made.held_out:,} samples",
+        "answered by the model": None if (own := made.own_answers) is None
+        else f"{own.samples:,} samples, {own.tokens:,} tokens, by {own.by}",
         "method": evidence.method,
         "matrices measured": evidence.measured,
         "time": None if evidence.seconds is None else duration(evidence.seconds),

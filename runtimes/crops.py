@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..targets.errors import InputError
-from .images import CLIP_MEAN, CLIP_STD, LARGEST, Grid, Patches, check_aspect, is_number, three
+from .images import CLIP_MEAN, CLIP_STD, LARGEST, Grid, Patches, check_aspect, is_number, planes_of, three
 from .resize import UInt8, resize_bicubic
 
 Size = tuple[int, int]  # height and width in pixels
@@ -119,7 +119,7 @@ def crop_grid(height: int, width: int, spec: CropSpec) -> Grid:
 def crop(image: Image.Image, spec: CropSpec) -> tuple[Patches, Grid]:
     """Pixels [1, 3, height, width] of an RGB image and its grid; raises InputError for thin images."""
     grid = crop_grid(image.height, image.width, spec)
-    planes = np.stack([np.asarray(band) for band in image.convert("RGB").split()])  # [3, h, w]
+    planes = planes_of(image)
     if (size := resized_size(image.height, image.width, spec)) is not None:
         planes = resize_bicubic(planes, *size)
     if spec.cropped is not None:

@@ -186,4 +186,4 @@ def _animated(name: str, data: bytes, indices: Indices) -> Iterator[Image.Image]
 
 def _seen(image: Image.Image, index: int) -> Image.Image:
     image.seek(index)
-    return onto_white(image)
+    return onto_white(image.copy())  # the next frame takes its place

@@ -7,7 +7,7 @@ object is taken as the processor takes it (transparency onto white, EXIF ignored
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,9 +19,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..targets.errors import InputError
+from .cores import spread
 from .picture_formats import decoded, identify
 from .reading import read_limited
-from .resize import UInt8, resize_bicubic
+from .resize import THREAD_PIXELS, UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 from .sources import ImageSource, opened_source
 from .values import whole
@@ -136,12 +137,16 @@ class ImageSpec:
         """Pixels along each side of one image token."""
         return self.patch_size * self.merge_size
 
+    @property
+    def normalization(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What to take from bytes, and to divide them by, of each colour: HF fuses rescaling into it, in float32."""
+        scale = np.float32(1.0 / self.rescale_factor)
+        return np.asarray(self.mean, np.float32) * scale, np.asarray(self.std, np.float32) * scale
+
     @cached_property
     def table(self) -> npt.NDArray[np.float32]:
-        """The normalized value of each byte [3, 256], in the float32 operations of the fused HF normalization."""
-        scale = np.float32(1.0 / self.rescale_factor)
-        mean = (np.asarray(self.mean, np.float32) * scale)[:, None]
-        std = (np.asarray(self.std, np.float32) * scale)[:, None]
+        """The normalized value of each byte [3, 256]."""
+        mean, std = (values[:, None] for values in self.normalization)
         return np.asarray((np.arange(256, dtype=np.float32) - mean) / std, np.float32)
 
 
@@ -180,13 +185,24 @@ def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -
     """What `read_image` gives as RGB; InputError if unusable."""
     if isinstance(content, Image.Image):
         check_header(content, name, limits)
-        return decoded(name, lambda: onto_white(content))
+        return decoded(name, lambda: onto_white(content.copy()))
     _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
     image = decoded(name, lambda: identify(content))
     check_header(image, name, limits)
-    whole = decoded(name, lambda: onto_white(ImageOps.exif_transpose(image).convert("RGB")))
+    whole = decoded(name, lambda: onto_white(_upright(image)))
     check_header(whole, name, limits)  # icons and others find out their size only now
     return whole
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded picture in RGB, turned as its EXIF data say; the same object where there is nothing to do."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -209,8 +225,7 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[Patches, Grid]:
     The order of patches is that of the 2-by-2 (merge_size) blocks; raises InputError for sides that HF refuses.
     """
     height, width = smart_resize(image.height, image.width, spec)
-    planes = np.stack([np.asarray(band) for band in image.convert("RGB").split()])  # [3, h, w]
-    return patchify(resize_bicubic(planes, height, width), spec)
+    return patchify([resize_bicubic(planes_of(image), height, width)], spec)
 
 
 def preprocess_images(images: Iterable[Image.Image], spec: ImageSpec) -> tuple[Patches, npt.NDArray[np.int64]]:
@@ -221,14 +236,38 @@ def preprocess_images(images: Iterable[Image.Image], spec: ImageSpec) -> tuple[P
     return np.concatenate([np.empty((0, values), np.float32), *(patches for patches, _ in parts)]), grids
 
 
-def patchify(planes: UInt8, spec: ImageSpec) -> tuple[Patches, Grid]:
-    """Normalize and cut `planes` [3, h, w], whose sides are multiples of `spec.factor`, into patches."""
-    patch = spec.patch_size
-    grid_h, grid_w = planes.shape[1] // patch, planes.shape[2] // patch
+def planes_of(image: Image.Image) -> UInt8:
+    """The pixels of an image in RGB as planes [3, h, w]."""
+    image, planes = _rgb(image), np.empty((3, image.height, image.width), np.uint8)
+    for plane, band in zip(planes, "RGB", strict=True):
+        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", band), np.uint8)
+    return planes
+
+
+def patchify(frames: Sequence[UInt8], spec: ImageSpec) -> tuple[Patches, Grid]:
+    """Normalize and cut frames [3, h, w], whose sides are multiples of `spec.factor`, into one layer of patches.
+
+    These are the frames of a temporal patch, or a still image, which fills every time step. One row of blocks after the
+    other, so that all but the result stays in the cache, in as many threads as the caller may use.
+    """
+    patch, (_, height, width) = spec.patch_size, frames[0].shape
+    grid_h, grid_w = height // patch, width // patch
     out = np.empty((grid_h * grid_w, 3, spec.temporal_patch_size, patch * patch), np.float32)
-    for channel, plane in enumerate(planes):
-        ordered = in_patch_order(plane, spec)[:, None]
-        out[:, channel] = spec.table[channel][ordered]  # a still image fills every time step
+    of_block_row = out.reshape(grid_h // spec.merge_size, -1, *out.shape[1:])
+    mean, std = spec.normalization
+
+    def cut(part: slice) -> None:
+        for row, patches in enumerate(of_block_row[part], part.start):
+            for step, planes in enumerate(frames):
+                steps = slice(step, None if len(frames) == 1 else step + 1)
+                for channel, plane in enumerate(planes):
+                    band = plane[row * spec.factor : (row + 1) * spec.factor]
+                    values = in_patch_order(band, spec).astype(np.float32)
+                    values -= mean[channel]
+                    values /= std[channel]
+                    patches[:, channel, steps] = values[:, None]
+
+    spread(cut, len(of_block_row), THREAD_PIXELS // (3 * spec.factor * width))
     return out.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
 
 
@@ -268,9 +307,12 @@ def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
 
 
 def onto_white(image: Image.Image) -> Image.Image:
-    """HF's convert_to_rgb: transparency is composed onto white, any other mode is Pillow's conversion."""
+    """HF's convert_to_rgb: transparency is composed onto white, any other mode is Pillow's conversion.
+
+    An image in RGB without transparency is given back as it is.
+    """
     if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image.convert("RGB")
+        return _rgb(image)
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 

@@ -22,7 +22,7 @@ from .forks import computing
 UInt8 = npt.NDArray[np.uint8]
 _BLOCK = 48  # outputs of one product: dense enough for BLAS, narrow enough to waste few products
 _ALONE = 1 << 18  # multiplications of a product that OpenBLAS does in one thread (interface/gemm.c)
-_THREAD_PIXELS = 1 << 19  # that are worth a thread
+THREAD_PIXELS = 1 << 19  # that are worth a thread
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _resize_columns(rows: UInt8, width: int) -> UInt8:
             sums = _products(_centred(rows[part, low:high], band.dtype), band)[:, : last - first]
             out[part, first:last] = _round(sums, offsets[first:last], plan.precision)
 
-    spread(resize, len(rows), _THREAD_PIXELS // rows.shape[1])
+    spread(resize, len(rows), THREAD_PIXELS // rows.shape[1])
     return out
 
 
@@ -128,7 +128,7 @@ def _resize_rows(planes: UInt8, height: int) -> UInt8:
                 sums = _products(_centred(plane[low:high, part], band.dtype).T, band).T[: last - first]
                 out[channel, first:last, part] = _round(sums, offsets[first:last], plan.precision)
 
-    spread(resize, planes.shape[2], _THREAD_PIXELS // (planes.shape[0] * planes.shape[1]))
+    spread(resize, planes.shape[2], THREAD_PIXELS // (planes.shape[0] * planes.shape[1]))
     return out
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..targets.errors import InputError
-from .images import LARGEST, LIMITS, MAX_ASPECT_RATIO, Grid, ImageSpec, Patches, in_patch_order, is_number
+from .images import LARGEST, LIMITS, MAX_ASPECT_RATIO, Grid, ImageSpec, Patches, is_number, patchify, planes_of
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 
@@ -191,20 +191,9 @@ def video_patches(frames: Iterable[Image.Image], size: tuple[int, int], spec: Im
     """
     group: list[UInt8] = []
     for frame in frames:
-        planes = np.stack([np.asarray(band) for band in frame.split()])  # [3, h, w]
-        group.append(resize_bicubic(planes, *size))
+        group.append(resize_bicubic(planes_of(frame), *size))
         if len(group) == spec.temporal_patch_size:
-            yield patchify_frames(group, spec)
+            yield patchify(group, spec)[0]
             group = []
     if group:
-        yield patchify_frames([*group, *[group[-1]] * (spec.temporal_patch_size - len(group))], spec)
-
-
-def patchify_frames(frames: Sequence[UInt8], spec: ImageSpec) -> Patches:
-    """Normalize and cut the frames [3, h, w] of one temporal patch."""
-    count = frames[0].shape[1] * frames[0].shape[2] // spec.patch_size**2
-    out = np.empty((count, 3, len(frames), spec.patch_size**2), np.float32)
-    for step, planes in enumerate(frames):
-        for channel, plane in enumerate(planes):
-            out[:, channel, step] = spec.table[channel][in_patch_order(plane, spec)]
-    return out.reshape(count, -1)
+        yield patchify([*group, *[group[-1]] * (spec.temporal_patch_size - len(group))], spec)[0]

@@ -144,8 +144,8 @@ def make_bench(path: Path, scratch: Path, samples: Path, limit: int = 8, **optio
 
 
 def chosen(samples: Path | None, limit: int, **options: Any) -> CalibrationOptions:
-    """Calibration on one thread, so that no test waits for others."""
-    return CalibrationOptions(**{"samples": samples, "limit": limit, "threads": 1, **options})
+    """Calibration on one thread, so that no test waits for others; answers of the model take time."""
+    return CalibrationOptions(**{"samples": samples, "limit": limit, "threads": 1, "answer_tokens": 0, **options})
 
 
 class Whole:

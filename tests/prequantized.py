@@ -156,7 +156,7 @@ def packed(bits: int, group: int, *, symmetric: bool = True, shuffled: bool = Fa
         return parts, restored[:, back]
 
     scheme = {"num_bits": bits, "type": "int", "symmetric": symmetric, "group_size": group}
-    kept = {} if shuffled else _options(bits, group, symmetric)
+    kept = {} if shuffled or bits not in (4, 8) else _options(bits, group, symmetric)
     return Variant(_compressed("pack-quantized", scheme), make, kept=kept)
 
 
@@ -202,24 +202,40 @@ NF4 = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.3949174880981
                 1.0], np.float32)  # fmt: skip
 
 
-def nf4(size: int = 64) -> Variant:
-    """bitsandbytes' 4 bits without double quantization, of a weight that was bfloat16."""
+def nf4(size: int = 64, nested: int | None = None) -> Variant:
+    """bitsandbytes' 4 bits of a weight that was bfloat16; `nested` blocks have quantized scales, with one of their own.
+
+    The library has 256 of them; fewer show in small weights what many do in large ones.
+    """
 
     def make(weight: Floats) -> Made:
         blocks = weight.reshape(-1, size)
         largest = np.abs(blocks).max(1)
+        more, scales = ({"weight.absmax": largest}, largest) if nested is None else _doubled(largest, nested)
         levels = np.abs((blocks / largest[:, None])[..., None] - NF4).argmin(-1).reshape(-1, 2).astype(np.uint8)
-        restored = (NF4[levels.reshape(-1, size)] * largest[:, None]).astype(ml_dtypes.bfloat16).astype(np.float32)
+        restored = (NF4[levels.reshape(-1, size)] * scales[:, None]).astype(ml_dtypes.bfloat16).astype(np.float32)
         state = {"quant_type": "nf4", "blocksize": size, "dtype": "bfloat16", "shape": list(weight.shape)}
+        state |= {} if nested is None else {"nested_blocksize": nested, "nested_offset": float(largest.mean())}
         parts = {
             "weight": (levels[:, 0] << 4 | levels[:, 1])[:, None],
-            "weight.absmax": largest,
+            **more,
             "weight.quant_map": NF4,
             "weight.quant_state.bitsandbytes__nf4": np.frombuffer(json.dumps(state).encode(), np.uint8),
         }
         return parts, restored.reshape(weight.shape)
 
     return Variant({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, make)
+
+
+def _doubled(scales: Floats, size: int) -> tuple[dict[str, Array], Floats]:
+    """Scales in 8 bits through a table, around their mean: their parts, and what they stand for."""
+    table, mean = np.linspace(-1, 1, 256).astype(np.float32), np.float32(scales.mean())
+    around = np.resize(scales - mean, (-(-len(scales) // size), size))
+    largest = np.abs(around).max(1)
+    codes = np.abs((around / largest[:, None])[..., None] - table).argmin(-1).astype(np.uint8)
+    restored = (table[codes] * largest[:, None]).reshape(-1)[: len(scales)] + mean
+    parts = {"weight.absmax": codes.reshape(-1)[: len(scales)], "weight.nested_absmax": largest}
+    return {**parts, "weight.nested_quant_map": table}, restored
 
 
 def llm_int8() -> Variant:
@@ -248,6 +264,7 @@ VARIANTS: Mapping[str, Variant] = {
     "fp8 of compressed-tensors": fp8((1, 0), scale="weight_scale", place="compression_config",
                                      **_compressed("float-quantized", {"num_bits": 8, "type": "float"})),
     "nf4": nf4(),
+    "nf4 double": nf4(nested=12),
     "LLM.int8()": llm_int8(),
     "awq": awq(32),
     "awq of channels": awq(-1, version="GEMM"),
@@ -261,6 +278,7 @@ VARIANTS: Mapping[str, Variant] = {
     "packed 4 bits": packed(4, 128),
     "packed 4 bits asymmetric": packed(4, 32, symmetric=False),
     "packed 4 bits act-order": packed(4, 32, shuffled=True),
+    "packed 6 bits": packed(6, 32, symmetric=False),
     "packed 8 bits": packed(8, 64),
     "packed channels": packed(4, -1),
     "int8 rows": int8_rows(),

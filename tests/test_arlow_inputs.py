@@ -156,3 +156,12 @@ def test_settings_of_processors(tmp_path: Path) -> None:
 def test_no_encoder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config.json.*vision_encoder/config.json"):
         open_checkpoint(tmp_path)
+
+
+def test_layers_that_the_weights_lack(tmp_path: Path) -> None:
+    """Said before anything is built, with what there is."""
+    depth = json.loads((CHECKPOINT / "vision_encoder" / "config.json").read_text())["depth"]
+    with pytest.raises(
+        InputError, match=rf"has {depth + 1} layers of blocks\.\*, of which .* holds {depth}: the weigh"
+    ):
+        prepare(arlow.changed(tmp_path / "source", depth=depth + 1), Options())

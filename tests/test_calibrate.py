@@ -15,6 +15,7 @@ from lensmith.calibration.rounding import Groups, dequantize
 from lensmith.exporters.calibrate import calibrate, export_calibrated, float_model, open_samples
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.layerwise.candidates import Candidate, stored
+from lensmith.exporters.layerwise.samples import KINDS as PARTS
 from lensmith.exporters.layerwise.samples import draft_values
 from lensmith.exporters.layerwise.stages import cut
 from lensmith.exporters.layerwise.store import Store
@@ -196,7 +197,7 @@ def test_the_judgement_is_of_the_bundle(trained: Made, tmp_path: Path) -> None:
     kl = np.concatenate([(np.exp(p) * (p - q)).sum(1) for p, q in pairs])
     same = np.concatenate([p.argmax(1) == q.argmax(1) for p, q in pairs])
     judged = trained.evidence["judgement"]["calibrated"]
-    for index, name in enumerate(("text", "image", "text behind an image")):
+    for index, name in enumerate(PARTS):
         if (kinds == index).any():
             assert judged["positions"][name] == (kinds == index).sum()
             assert judged["kl"][name] == pytest.approx(kl[kinds == index].mean(), rel=0.01, abs=1e-6)

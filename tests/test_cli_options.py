@@ -200,6 +200,55 @@ def test_unusable_results_of_tools(typed: str, words: str, monkeypatch: pytest.M
         talk(Told('<tool_call>{"name": "zoom"}</tool_call>', "x"), typed, monkeypatch, tools=[TOOL])
 
 
+def test_media_and_wishes_are_of_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wishes for frames go with videos alone; what was shown is not shown again."""
+    for name in ("a.png", "b.gif"):
+        (tmp_path / name).touch()
+    model = Told("one", "two", "three")
+    typed = f"/image {tmp_path / 'a.png'}\nLook\n/video {tmp_path / 'b.gif'}\nAnd this?\nThanks\n"
+    talk(model, typed, monkeypatch)
+    first, second, third = (messages[-1]["content"] for messages, _ in model.asked)
+    assert [part["type"] for part in first] == ["image", "text"]
+    assert [part["type"] for part in second] == ["video", "text"]
+    assert second[0]["fps"] == 1.0
+    assert "fps" not in first[0]
+    assert [part["type"] for part in third] == ["text"]
+
+
+def test_system_messages_and_starting_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "a.png"
+    picture.touch()
+    model = Told("a", "b", "c", "d")
+    talk(
+        model, f"One\n/system Be brief.\nTwo\n/image {picture}\n/reset\nThree\n/system\nFour\n/quit\nno\n", monkeypatch
+    )
+    roles = [[message["role"] for message in messages] for messages, _ in model.asked]
+    assert roles == [["user"], ["system", "user"], ["system", "user"], ["user"]]
+    assert model.asked[1][0][0]["content"] == "Be brief."
+    assert [part["type"] for part in model.asked[2][0][1]["content"]] == ["text"]  # the image was forgotten, too
+
+
+def test_a_question_in_place_of_a_result_takes_those_that_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model waits for two; one comes, and then the user goes on. Nothing is left over for later."""
+    two = "".join(f'<tool_call>{{"name": "{name}"}}</tool_call>' for name in ("zoom", "turn"))
+    model = Told(two, "well", "bye")
+    talk(model, "Look\n/tool zoom 2\nNever mind\nThanks\n", monkeypatch, tools=[TOOL])
+    assert [message["role"] for message in model.asked[1][0]] == ["user", "assistant", "tool", "user"]
+    assert [message["role"] for message in model.asked[2][0]][4:] == ["assistant", "user"]
+    with pytest.raises(InputError, match="calls no tool"):
+        talk(Told(two, "well"), "Look\nNever mind\n/tool zoom 2\n", monkeypatch, tools=[TOOL])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"), [("/imag x\n", "did you mean 'image'"), ("/image none.png\n", "is not a file")]
+)
+def test_the_first_mistake_in_piped_input_ends_it(typed: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Told("never")
+    with pytest.raises(InputError, match=words):
+        talk(model, f"{typed}Look\n", monkeypatch)
+    assert not model.asked
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")

@@ -160,6 +160,15 @@ def test_distances_of_known_distributions() -> None:
     assert losses(reference, np.array([1, 0])) == pytest.approx([np.log(4), -np.log(0.9)])
 
 
+def test_known_distances_of_large_logits() -> None:
+    """Far beyond what exponentials hold: only differences count."""
+    small = np.array([[0, 1, 2], [-3, 0, 3]], np.float32)
+    for shift in (1e4, -1e4):
+        np.testing.assert_allclose(log_softmax(small + np.float32(shift)), log_softmax(small), atol=1e-3)
+    assert compare_with(log_softmax(small), log_softmax(small))[0] == [0.0, 0.0]
+    assert min(compare_with(log_softmax(small), log_softmax(small * np.float32(1 + 2**-23)))[0]) >= 0
+
+
 def test_bundle_process_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'onnx_ir', 'matplotlib'}"
     code = f"import sys, lensmith.exporters.contender; found = {heavy} & set(sys.modules); assert not found, found"

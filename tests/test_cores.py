@@ -17,6 +17,7 @@ from lensmith.exporters.synth import synth
 from lensmith.runtimes import load, resize, video_files
 from lensmith.runtimes.cores import allowed, at_most, spread
 from lensmith.runtimes.encoder import load_encoder
+from lensmith.runtimes.images import ImageSpec, patchify
 from lensmith.runtimes.resize import axis_weights, resize_bicubic
 from lensmith.targets.errors import InputError
 from PIL import Image
@@ -68,10 +69,28 @@ def plainly(planes: Any, height: int, width: int) -> Any:
 def test_pixels_are_the_same_with_any_threads(
     shape: tuple[int, int, int], size: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resize, "_THREAD_PIXELS", 100)
+    monkeypatch.setattr(resize, "THREAD_PIXELS", 100)
     planes = np.random.default_rng(sum(shape)).choice(np.array([0, 1, 128, 254, 255], np.uint8), shape)
     with at_most(threads):
         np.testing.assert_array_equal(resize_bicubic(planes, *size), plainly(planes, *size))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_patches_are_the_same_with_any_threads(frames: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a still image fills both time steps or each has a frame of its own; rows of blocks need not divide."""
+    monkeypatch.setattr("lensmith.runtimes.images.THREAD_PIXELS", 100)
+    spec = ImageSpec(patch_size=4, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    pixels = np.random.default_rng(frames).integers(0, 256, (frames, 3, 56, 24), np.uint8)
+    with at_most(threads):
+        patches, grid = patchify(list(pixels), spec)
+    # [time, colour, block row, row in block, row in patch, block column, column in block, column in patch]
+    cut = np.resize(pixels, (2, 3, 56, 24)).reshape(2, 3, 7, 2, 4, 3, 2, 4).transpose(2, 5, 3, 6, 1, 0, 4, 7)
+    mean, std = (np.reshape(values, (3, 1, 1, 1)).astype(np.float32) for values in (spec.mean, spec.std))
+    np.testing.assert_allclose(
+        patches.reshape(cut.shape), (cut.astype(np.float32) / 255 - mean) / std, rtol=1e-5, atol=1e-6
+    )
+    assert grid == (1, 14, 6)
 
 
 def test_one_thread_is_one() -> None:
@@ -115,7 +134,7 @@ def test_models_resize_with_their_threads(tiny_bundle: Path, encoder: Path, monk
         return centred(*arguments)
 
     monkeypatch.setattr(resize, "_centred", watched)
-    monkeypatch.setattr(resize, "_THREAD_PIXELS", 100)
+    monkeypatch.setattr(resize, "THREAD_PIXELS", 100)
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     image = [{"role": "user", "content": [{"type": "image", "image": picture}]}]
     video = [{"role": "user", "content": [{"type": "video", "video": [picture] * 2}]}]

@@ -130,7 +130,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sections(checkpoint: Path) -> dict[str, Any]:
     job = prepare(checkpoint, Options())
-    return job.family.sections(job.checkpoint, job.spec, None)
+    return job.sections
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -181,7 +181,7 @@ def test_a_beginning_token_stands_once(own: bool, checkpoint: Path, tmp_path: Pa
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     (folder / "chat_template.jinja").write_text("{{ bos_token }}" * own + template, encoding="utf-8")
     job = prepare(folder, Options())
-    prompt = job.family.sections(job.checkpoint, job.spec, None)["prompt"]
+    prompt = job.sections["prompt"]
     messages = [{"role": "user", "content": "Hello there"}]
     ours = open_prompt(folder, prompt_spec({"prompt": prompt})).build(messages).ids.tolist()
     assert ours == _hf_ids(folder, messages, {"add_generation_prompt": True})

@@ -146,7 +146,7 @@ def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:
     """Keys and values in 8 bits with the scales of four samples: 0.01 was measured here."""
     plain = cuda_pair(bases["qwen3-vl-2b"], tmp_path / "plain", precision="fp16").model
     options = Options(precision="fp16", target="cuda", kv_cache="int8")
-    few = CalibrationOptions("mse", limit=4)
+    few = CalibrationOptions("mse", limit=4, answer_tokens=0)
     job = calibrate(prepare(bases["qwen3-vl-2b"], options), few, tmp_path / "scratch", lambda *_: None)
     model = Model(export(job, tmp_path / "b", golden="never"), device="cpu")
     assert model.decoder.open_states().kept.read("past_key_values.0.key").dtype == np.int8

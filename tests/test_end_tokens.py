@@ -61,7 +61,7 @@ def source(
 
 def ends(path: Path) -> dict[str, list[str]]:
     job = prepare(path, Options())
-    prompt = job.family.sections(job.checkpoint, job.spec, None)["prompt"]
+    prompt = job.sections["prompt"]
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     assert prompt["eos_token_ids"] == [tokenizer.token_to_id(token) for token in prompt["end_tokens"]]
     found: dict[str, list[str]] = prompt["end_tokens"]
@@ -97,9 +97,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, list[str]]]] = {
     "what opens a turn": (
         {"generation": 796, "outer": 797, "chat": template(CLOSE)}, {CLOSE: [TEMPLATE], END: [GENERATION]}
     ),
+    "an added token that is not special": ({"generation": 796, "outer": 820, "text": 820}, {END: [GENERATION]}),
+    "an ordinary token that the tokenizer names": ({"tokenizer": "!"}, {"!": [TOKENIZER]}),
+    "the tokenizer's own end in a configuration": (
+        {"generation": 796, "outer": 0, "tokenizer": "!"}, {END: [GENERATION], "!": [CONFIG, TOKENIZER]}
+    ),
     "a template that refuses": (
         {"generation": 798, "chat": "{{ raise_exception('no') }}"}, {CLOSE: [GENERATION]}
     ),
+    "a template that says nothing of an answer": ({"generation": 796, "chat": f"Hi{CLOSE}"}, {END: [GENERATION]}),
     "a template of lists alone": (
         {"chat": template(CLOSE).replace("m.content", "m.content[0]['text']")}, {CLOSE: [TEMPLATE]}
     ),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from lensmith.exporters import tokenizer_files
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.plan import make_plan
 from lensmith.exporters.synth import synth
+from lensmith.runtimes import files, tokenizer_check
 from lensmith.runtimes.bundle import Bundle
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
@@ -37,6 +41,23 @@ def test_same_inputs_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     files = sorted(p.name for p in one.path.iterdir())
     assert files == sorted(p.name for p in two.path.iterdir())
     assert all((one.path / name).read_bytes() == (two.path / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("form", ["onnx", "gguf"])
+def test_the_tokenizer_is_parsed_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Published ones have 7 to 11 MB; plan, prompt, bundle and vocabulary share what was read."""
+    parsed = Mock(wraps=tokenizer_check.make_tokenizer)
+    monkeypatch.setattr(tokenizer_check, "make_tokenizer", parsed)
+    monkeypatch.setattr(tokenizer_files, "make_tokenizer", parsed)
+    read = Mock(wraps=files.read_json)
+    monkeypatch.setattr(tokenizer_files, "read_json", read)
+    job = prepare(checkpoint, Options(format=form, precision={"onnx": "int4", "gguf": "f16"}[form]))
+    make_plan(job)
+    bundle = export(job, tmp_path / "bundle", golden="never")
+    assert (parsed.call_count, read.call_count) == (1, 1)
+    assert files.read_json(bundle.path / "tokenizer.json") == files.read_json(checkpoint / "tokenizer.json")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])

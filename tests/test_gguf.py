@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare, sections
+from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.gguf.file_types import FILE_TYPES
 from lensmith.exporters.gguf.vision import vision_file
 from lensmith.exporters.plan import make_plan
@@ -116,7 +116,7 @@ def test_every_tensor_is_stored_in_its_type(precision: str, tmp_path: Path) -> N
 
 def test_pixel_limits_are_those_of_the_bundle(tiny_checkpoint: Path) -> None:
     job = prepare(tiny_checkpoint, Options(format="gguf", precision="f32", max_pixels=200_000))
-    made = sections(job)
+    made = job.sections
     found = vision_file(job.spec, job.family.prefixes, made).metadata()  # type: ignore[arg-type]
     assert found["clip.vision.image_max_pixels"] == made["limits"]["max_pixels"] <= 200_000
     assert found["clip.vision.image_min_pixels"] == made["limits"]["min_pixels"] < made["limits"]["max_pixels"]

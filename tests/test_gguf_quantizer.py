@@ -22,6 +22,7 @@ from lensmith.exporters.export import Calibrated, Options, export, prepare
 from lensmith.exporters.gguf.imatrix import Energy, read_imatrix, write_imatrix
 from lensmith.exporters.gguf.importance import gather as gather_energies
 from lensmith.exporters.layerwise.calibrate import gather, seen_by
+from lensmith.exporters.layerwise.samples import IMAGE
 from lensmith.exporters.layerwise.stages import by_input
 from lensmith.exporters.layerwise.streams import Stream
 from lensmith.exporters.plan import make_plan
@@ -35,7 +36,7 @@ from tests.extras import Ran
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 TINY = Path(__file__).parent / "tiny_vlm"
 PICTURE = TINY / "heldout" / "images" / "0001.png"
-SAMPLES = CalibrationOptions("imatrix", None, 8, threads=1)
+SAMPLES = CalibrationOptions("imatrix", None, 8, threads=1, answer_tokens=0)
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +77,15 @@ def test_importance_is_that_of_all_tokens_with_images(important: Bundle, nemotro
     """The file against moments that calibration of ONNX bundles gathers, columns of the output projection moved."""
     job = prepare(nemotron, Options(format="gguf", precision="q4_k_m"))
     samples, model = open_samples(job, SAMPLES, tmp_path), float_model(job, 1)
-    kinds_ = [sample.kinds for sample in samples.calibrated]
-    assert any((kind == 1).any() for kind in kinds_)
+    assert any((sample.kinds == IMAGE).any() for sample in samples.calibrated)
+    count = sum(len(sample.ids) for sample in samples.calibrated)
+    even = [np.ones(len(sample.ids), np.float32) for sample in samples.calibrated]
     stream = Stream(model.questions(samples.calibrated, seen_by(model, samples.calibrated, samples.pictures)))
     found = read_imatrix(important.file("imatrix.gguf"))
     expected: dict[str, Any] = {}
     for runner in model.runners(model.decoder_stages, {"float": (stream, model.rows)}):
         for value, products in by_input(runner.stage):
-            moments = gather([stream], value, products[0].matrix.columns, kinds_)
-            sums = sum(np.diagonal(part.products).astype(np.float64) for part in moments.values())
+            sums = count * np.diagonal(gather([stream], value, products[0].matrix.columns, even).second)
             expected |= {product.source.name: sums for product in products}
         stream.advance(runner)
     prefix = "model.language_model.layers.0."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.hub import located, repository_of
+from lensmith.exporters.hub import is_name, located, repository_of
 from lensmith.targets.errors import InputError
 
 from tests.extras import MAIN, run_without
@@ -22,6 +22,7 @@ from tests.lora_data import FOLDER
 BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 NEVER = ("pytorch_model.bin", "modeling.py", "training.pt", "consolidated.safetensors", "onnx/model.safetensors",
          "original/params.json", "notes.md")  # fmt: skip
+TEXTS = ("LICENSE", "LICENCE.md")
 ASK = """
 import json, sys
 from pathlib import Path
@@ -43,6 +44,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     for commit in (COMMIT, OLDER):
         shutil.copytree(BASE, root / commit)
         (root / commit / "README.md").write_text(f"---\nlicense: mit\n---\n{commit}")
+        for name in TEXTS:
+            (root / commit / name).write_text(f"{name} of {commit}")
         for name in NEVER:
             (root / commit / name).parent.mkdir(exist_ok=True)
             (root / commit / name).write_bytes(b"{}")
@@ -79,7 +82,7 @@ def test_names_revisions_and_what_is_wrong(hub: Hub, tmp_path: Path) -> None:
     newest, older, *wrong = ask(asked, tmp_path, environment(hub, tmp_path / "cache"))
     assert repository_of(Path(newest)) == {"repository": "tiny/open", "commit": COMMIT}
     assert repository_of(Path(older)) == {"repository": "tiny/open", "commit": OLDER}
-    there = {p.name for p in BASE.iterdir() if p.is_file()} | {"README.md"}
+    there = {p.name for p in BASE.iterdir() if p.is_file()} | {"README.md", *TEXTS}
     assert hub.fetched() == there
     assert {p.relative_to(newest).as_posix() for p in Path(newest).rglob("*")} == there
     messages = [answer["error"] for answer in wrong]
@@ -131,6 +134,26 @@ def test_local_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert located(Path(path), None) == Path(path)
     with pytest.raises(InputError, match="--hub-revision main is of a repository on the hub, and tiny/open is a local"):
         located(Path("tiny/open"), "main")
+
+
+def test_what_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name in ("Qwen/Qwen3.5-2B", "a/b", "o_w-n.er/n.a_m-e"):
+        assert is_name(Path(name)), name
+    for name in ("here", "here/model", "a", "a/b/c", "/a/b", "a/b c", "a/ü:"):
+        assert not is_name(Path(name)), name
+
+
+@pytest.mark.parametrize(
+    ("folder", "repository"),
+    [("models--Qwen--Qwen3.5-2B/snapshots/c0", "Qwen/Qwen3.5-2B"), ("models--a--b--c/snapshots/c0", "a/b--c"),
+     ("datasets--a--b/snapshots/c0", None), ("models--a--b/blobs/c0", None), ("models--a--b/snapshots", None),
+     ("snapshots/c0", None)],
+)  # fmt: skip
+def test_repositories_of_folders_in_the_cache(folder: str, repository: str | None) -> None:
+    found = repository_of(Path("/cache/hub") / folder)
+    assert found == (None if repository is None else {"repository": repository, "commit": "c0"})
 
 
 def test_without_huggingface_hub(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_trained_encoder_bears_all_roles_and_with_an_outlier_all_but_one(tmp_p
         (with_outlier(TINY / "qwen3_vl", tmp_path / "outlier"), offered - {"vision.qkv"}),
     ):
         job = prepare(path, Options())
-        chosen = CalibrationOptions(method="mse", samples=samples, limit=6, threads=1)
+        chosen = CalibrationOptions(method="mse", samples=samples, limit=6, threads=1, answer_tokens=0)
         bundle = export_calibrated(job, chosen, tmp_path / path.name / "bundle", golden="never")
         measured = bundle.manifest["evidence"]["calibration"]["activations"]
         assert set(measured["roles"]) == kept

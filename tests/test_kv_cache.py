@@ -307,7 +307,7 @@ def test_calibration_sees_the_caches_of_the_runtime(pair: tuple[Model, Model, Kv
     """Layer by layer over samples, as an export does it: the same scales as from the caches of a float32 bundle."""
     plain = pair[0]
     job = prepare(ROOT / plain.bundle.manifest["source"]["name"], ROUNDED)
-    samples = open_samples(job, CalibrationOptions(limit=4), tmp_path)
+    samples = open_samples(job, CalibrationOptions(limit=4, answer_tokens=0), tmp_path)
     model = float_model(job, 1)
     features = seen_by(model, samples.calibrated, samples.pictures)
 

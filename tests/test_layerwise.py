@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.moments import mean
 from lensmith.exporters.graphs import Graph
 from lensmith.exporters.layerwise import calibrate
 from lensmith.exporters.layerwise.calibrate import Calibration, Plan, gather
 from lensmith.exporters.layerwise.candidates import stored, unchanged
 from lensmith.exporters.layerwise.judge import _Race
-from lensmith.exporters.layerwise.quantizer import Recipe, mean_of, quantize_group
-from lensmith.exporters.layerwise.samples import IMAGE, TEXT, draft_values, keys_of
+from lensmith.exporters.layerwise.quantizer import Recipe, quantize_group
+from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT, draft_values, keys_of
+from lensmith.exporters.layerwise.shares import Shares
 from lensmith.exporters.layerwise.stages import Stages, cut
 from lensmith.exporters.layerwise.store import Store
 from lensmith.exporters.layerwise.streams import Stream, Values
@@ -117,35 +117,41 @@ def test_values_live_as_long_as_they_are_needed(bench: Bench) -> None:
     assert all(results == set(values) for values in stream.samples)
 
 
-def test_moments_are_sums_over_tokens_of_a_kind() -> None:
+def test_statistics_are_means_over_weighted_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether samples are multiplied one by one or together; a token without weight does not count at all."""
     draw = np.random.default_rng(0)
     plain, other = ([{"x": draw.normal(size=(1, n, 6)).astype(np.float32)} for n in (5, 9)] for _ in range(2))
-    kinds = [np.array([TEXT, IMAGE, IMAGE, TEXT, 2], np.int8), np.full(9, TEXT, np.int8)]
-    made = gather([Stream(plain), Stream(other)], "x", 6, kinds)
-    for part, chosen in (("text", [k != IMAGE for k in kinds]), ("image", [k == IMAGE for k in kinds])):
-        x, seen = (
-            np.concatenate([s["x"][0][rows] for s, rows in zip(side, chosen, strict=True)]).astype(np.float64)
-            for side in (plain, other)
-        )
-        assert made[part].tokens == len(x)
-        np.testing.assert_allclose(made[part].products, seen.T @ seen, rtol=1e-5, atol=1e-5)
-        crossed = made[part].crossed
-        assert crossed is not None
-        np.testing.assert_allclose(crossed, x.T @ seen, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(made[part].absolute, np.abs(x).sum(0), rtol=1e-6)
+    weights = [draw.uniform(0, 1, 5).astype(np.float32), np.array([0.0, 3.0, *[0.5] * 7], np.float32)]
+    x, seen = (np.concatenate([s["x"][0] for s in side]).astype(np.float64) for side in (plain, other))
+    w = np.concatenate(weights).astype(np.float64)
+    for together in (1, calibrate.TOGETHER):
+        monkeypatch.setattr(calibrate, "TOGETHER", together)
+        made = gather([Stream(plain), Stream(other)], "x", 6, weights)
+        np.testing.assert_allclose(made.second, (seen.T * w) @ seen / w.sum(), rtol=1e-5, atol=1e-6)
+        assert made.cross is not None
+        np.testing.assert_allclose(made.cross, (x.T * w) @ seen / w.sum(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(made.magnitude, w @ np.abs(x) / w.sum(), rtol=1e-6)
+    assert gather([Stream(plain)], "x", 6, weights).cross is None
 
 
-def test_shares_count_kinds_and_not_their_tokens() -> None:
-    draw = np.random.default_rng(1)
-    streams = [Stream([{"x": draw.normal(size=(40, 3)).astype(np.float32)}])]
-    kinds = [np.where(np.arange(40) < 4, IMAGE, TEXT).astype(np.int8)]
-    made = gather(streams, "x", 3, kinds)
-    image, text = (x.astype(np.float64).T @ x / len(x) for x in np.split(streams[0].samples[0]["x"], [4]))
-    found = mean([made["text"], made["image"]], [0.25, 0.75])
-    np.testing.assert_allclose(found.second, 0.25 * text + 0.75 * image, rtol=1e-5, atol=1e-6)
-    assert found.cross is None
-    alone = gather(streams, "x", 3, [np.full(40, TEXT, np.int8)])  # a kind without a token takes no share
-    np.testing.assert_allclose(mean([*alone.values()], [0.25, 0.75]).second, (4 * image + 36 * text) / 40, rtol=1e-5)
+def test_one_weight_stands_for_all_tokens_of_a_sample() -> None:
+    """As of pictures, whose stages differ in how many tokens they make of one."""
+    x = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    streams = [Stream([{"x": x[:4]}, {"x": x[4:]}])]
+    made = gather(streams, "x", 3, Shares().weights([np.full(1, IMAGE, np.int8)] * 2))
+    np.testing.assert_allclose(made.second, x.T @ x / 40, rtol=1e-5)
+
+
+def test_parts_count_by_their_shares_and_not_their_tokens() -> None:
+    kinds = [np.array([TEXT, IMAGE, IMAGE, IMAGE, BEHIND, ANSWER], np.int8), np.array([TEXT, TEXT, ANSWER], np.int8)]
+    weights = np.concatenate(Shares(text=0.2, image=0.5, answer=0.3).weights(kinds))
+    tokens = np.concatenate(kinds)
+    for part, share in (((TEXT, BEHIND), 0.2), ((IMAGE,), 0.5), ((ANSWER,), 0.3)):
+        chosen = np.isin(tokens, part)
+        np.testing.assert_allclose(weights[chosen], share / chosen.sum(), rtol=1e-6)
+    alone = Shares().weights([np.full(4, TEXT, np.int8)])[0]  # parts without tokens leave their shares to the others
+    assert (alone > 0).all()
+    assert np.ptp(alone) == 0
 
 
 @pytest.mark.parametrize(
@@ -176,12 +182,12 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     features = race.see(keys_of(samples.calibrated), samples.pictures)
     streams = {name: Stream(model.questions(samples.calibrated, found)) for name, found in features.items()}
     named = {name: (stream, race.candidates[name].tables) for name, stream in streams.items()}
-    checked, kinds = set(), [sample.kinds for sample in samples.calibrated]
+    checked, weights = set(), Shares().weights([sample.kinds for sample in samples.calibrated])
     for runner in model.runners(model.decoder_stages, named):
         for product in runner.stage.products:
             if product.source.name in seen:
-                moments = gather([*streams.values()], product.input, product.matrix.columns, kinds)
-                expected, found = mean_of(moments, {"text": 0.5, "image": 0.5}), seen[product.source.name]
+                expected = gather([*streams.values()], product.input, product.matrix.columns, weights)
+                found = seen[product.source.name]
                 np.testing.assert_array_equal(found.second, expected.second)
                 np.testing.assert_array_equal(found.cross, expected.cross)
                 checked.add(product.source.name)

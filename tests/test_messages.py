@@ -41,7 +41,7 @@ TOOL = {"type": "function", "function": {"name": "zoom", "parameters": {"type": 
 def builder(name: str) -> PromptBuilder:
     folder, template = TEMPLATES[name]
     job = prepare(folder, Options())
-    spec = prompt_spec({"prompt": job.family.sections(job.checkpoint, job.spec, None)["prompt"]})
+    spec = prompt_spec({"prompt": job.sections["prompt"]})
     return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template.read_text(encoding="utf-8"), spec)
 
 

@@ -1,13 +1,11 @@
-"""Statistics of inputs: what is gathered part by part is the mean of all tokens, each kind with its share."""
+"""Statistics of inputs: what is gathered part by part is the mean of all tokens, each with its weight."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from lensmith.calibration.inputs import Inputs
-from lensmith.calibration.moments import Moments, mean
+from lensmith.calibration.moments import Means, Moments
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -18,67 +16,53 @@ def tokens(count: int, seed: int) -> Floats:
     return np.random.default_rng(seed).normal(0.3, 1, (count, COLUMNS)).astype(np.float32)
 
 
-def gathered(kinds: Sequence[Floats], others: Sequence[Floats] | None = None) -> list[Moments]:
-    """Each kind in parts of three tokens, an empty one among them."""
-    made = []
-    for index, x in enumerate(kinds):
-        moments = Moments(COLUMNS, second_stream=others is not None)
-        for start in range(0, len(x) + 3, 3):
-            part = slice(start, start + 3)
-            moments.add(x[part], None if others is None else others[index][part])
-        made.append(moments)
-    return made
+def gathered(x: Floats, weights: Floats | None = None, other: Floats | None = None) -> Means:
+    """Three tokens at a time, none at last."""
+    moments = Moments(COLUMNS, second_stream=other is not None)
+    weights = np.ones(len(x), np.float32) if weights is None else weights
+    for start in range(0, len(x) + 3, 3):
+        part = slice(start, start + 3)
+        moments.add(x[part], weights[part], None if other is None else other[part])
+    return moments.means()
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.25, 0.75), (3.0, 1.0), (1.0, 0.0)])
-def test_kinds_count_by_their_shares(shares: tuple[float, float]) -> None:
-    kinds = [tokens(7, 1), tokens(20, 2)]
-    found = mean(gathered(kinds), shares)
-    weights = [share / sum(shares) for share in shares]
-    second = sum(weight * x.T @ x / len(x) for weight, x in zip(weights, kinds, strict=True))
-    magnitude = sum(weight * np.abs(x).mean(axis=0) for weight, x in zip(weights, kinds, strict=True))
-    np.testing.assert_allclose(found.second, second, rtol=1e-5)
-    np.testing.assert_allclose(found.magnitude, magnitude, rtol=1e-5)
+def test_tokens_count_by_their_weights() -> None:
+    x, weights = tokens(20, 1), np.random.default_rng(0).uniform(0, 3, 20).astype(np.float32)
+    weights[4:9] = 0
+    found = gathered(x, weights)
+    np.testing.assert_allclose(found.second, (x.T * weights) @ x / weights.sum(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.magnitude, weights @ np.abs(x) / weights.sum(), rtol=1e-5)
     assert found.cross is None
+    np.testing.assert_array_equal(found.second, found.second.T)
 
 
-def test_three_kinds() -> None:
-    kinds = [tokens(4, 1), tokens(9, 2), tokens(5, 3)]
-    found = mean(gathered(kinds), (1, 2, 5))
-    expected = sum(share / 8 * x.T @ x / len(x) for share, x in zip((1, 2, 5), kinds, strict=True))
-    np.testing.assert_allclose(found.second, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_kind_without_tokens_leaves_its_share_to_the_others() -> None:
-    x = tokens(7, 1)
-    found = mean(gathered([x[:0], x]), (0.9, 0.1))
-    np.testing.assert_allclose(found.second, x.T @ x / len(x), rtol=1e-5)
-    np.testing.assert_allclose(found.magnitude, np.abs(x).mean(axis=0), rtol=1e-5)
+def test_only_the_ratio_of_weights_counts() -> None:
+    x, weights = tokens(20, 1), np.linspace(1, 3, 20).astype(np.float32)
+    small, large = gathered(x, 1e-6 * weights), gathered(x, 1e3 * weights)
+    np.testing.assert_allclose(small.second, large.second, rtol=1e-5)
+    np.testing.assert_allclose(small.magnitude, large.magnitude, rtol=1e-5)
 
 
 def test_nothing_was_seen() -> None:
-    found = mean(gathered([tokens(0, 1), tokens(0, 2)]), (0.5, 0.5))
+    found = gathered(tokens(0, 1))
     assert not found.second.any()
     assert not found.magnitude.any()
+    assert not gathered(tokens(4, 1), np.zeros(4, np.float32)).second.any()
 
 
 def test_a_second_stream() -> None:
     """The errors of what is before count: products of the rounded stream, and of the whole one with it."""
-    kinds, rounded = [tokens(7, 1), tokens(20, 2)], [tokens(7, 3), tokens(20, 4)]
-    found = mean(gathered(kinds, rounded), (0.25, 0.75))
-    weights = (0.25, 0.75)
-    second = sum(w * y.T @ y / len(y) for w, y in zip(weights, rounded, strict=True))
-    cross = sum(w * x.T @ y / len(x) for w, x, y in zip(weights, kinds, rounded, strict=True))
-    magnitude = sum(w * np.abs(x).mean(axis=0) for w, x in zip(weights, kinds, strict=True))
+    x, y, weights = tokens(20, 1), tokens(20, 2), np.linspace(0, 2, 20).astype(np.float32)
+    found = gathered(x, weights, y)
     assert found.cross is not None
-    np.testing.assert_allclose(found.second, second, rtol=1e-5)
-    np.testing.assert_allclose(found.cross, cross, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(found.magnitude, magnitude, rtol=1e-5)
+    np.testing.assert_allclose(found.second, (y.T * weights) @ y / weights.sum(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.cross, (x.T * weights) @ y / weights.sum(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.magnitude, weights @ np.abs(x) / weights.sum(), rtol=1e-5)
 
 
 def test_divided_inputs_are_those_of_divided_tokens() -> None:
     x, scale = tokens(30, 1), np.array([0.5, 2, 3, 0.1, 8], np.float32)
-    whole, part = (mean(gathered([some]), [1.0]) for some in (x, x / scale))
+    whole, part = (gathered(some) for some in (x, x / scale))
     divided = Inputs(whole.second, whole.magnitude).divided(scale)
     np.testing.assert_allclose(divided.second, part.second, rtol=1e-5)
     np.testing.assert_allclose(divided.magnitude, part.magnitude, rtol=1e-5)
@@ -87,7 +71,7 @@ def test_divided_inputs_are_those_of_divided_tokens() -> None:
 def test_columns_that_were_never_seen_count_little_but_something() -> None:
     x = tokens(30, 1)
     x[:, 2] = 0
-    seen = mean(gathered([x]), [1.0])
+    seen = gathered(x)
     importance = Inputs(seen.second, seen.magnitude).importance
     np.testing.assert_allclose(np.delete(importance, 2), np.delete((x**2).mean(axis=0), 2), rtol=1e-5)
     assert importance[2] == pytest.approx(1e-6 * (x**2).mean(), rel=1e-4)

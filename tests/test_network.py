@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from lensmith.targets.telemetry import SWITCH
+from lensmith.targets.telemetry import SWITCH, silence
 from PIL import Image
 
 from tests.extras import MAIN
@@ -115,6 +115,16 @@ def test_reports_are_off_unless_wanted(module: str, given: str | None, left: str
     environment |= {} if given is None else {SWITCH: given}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == left
+
+
+@pytest.mark.parametrize(("given", "left"), [(None, "1"), ("0", "0")])
+def test_the_hub_is_told_nothing_either(given: str | None, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", given)
+    silence()
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == left
 
 
 def test_early_import_of_onnxruntime_is_noticed(tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ def test_parts_are_those_of_the_checkpoint(model: str, format: str, tmp_path: Pa
                          "kv_heads": "num_key_value_heads", "vocab": "vocab_size"}.items():  # fmt: skip
         assert decoder[ours] == text[theirs], ours
     assert decoder["linear_layers"] == text.get("layer_types", []).count("linear_attention")
+    if model == "qwen3_5" and format == "onnx":
+        head = {"layers": 1, "linear_layers": 0, "hidden": text["hidden_size"], "heads": text["num_attention_heads"]}
+        assert {key: found["mtp"][key] for key in head} == head
+    encoder, heads = found["vision_encoder"], vision.get("num_heads") or vision["num_attention_heads"]
+    assert (encoder["hidden"], encoder["heads"]) == (vision["hidden_size"], heads)
     dropped = vision[DEPTHS[model]] - found["vision_encoder"]["layers"]
     assert dropped == (1 if model == "llava" else 0)  # behind the layer whose states LLaVA takes
     sizes = parameters(TINY / model)

@@ -16,7 +16,7 @@ import pytest
 from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
 from lensmith.exporters.export import Options, export, find_family, prepare
 from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.tokenizer_files import open_tokenizer
+from lensmith.exporters.tokenizer_files import SourceTokenizer
 from lensmith.runtimes.images import ImageSpec
 from lensmith.runtimes.template import ChatTemplate
 from lensmith.runtimes.video import VideoSpec
@@ -234,7 +234,7 @@ def test_videos_of_other_classes_are_left_out(
     change(folder)
     with caplog.at_level(logging.WARNING):
         job = prepare(folder, Options())
-        assert ("video" in job.family.sections(job.checkpoint, job.spec, None)) == takes_videos
+        assert ("video" in job.sections) == takes_videos
     assert ("the bundle takes none" in caplog.text) != takes_videos
 
 
@@ -275,7 +275,7 @@ def test_tokens_that_only_a_configuration_adds(legacy: bool, tmp_path: Path) -> 
         (folder / "added_tokens.json").write_text(json.dumps({last["content"]: last["id"]}))
     theirs = auto().AutoTokenizer.from_pretrained(folder)
     checkpoint: Checkpoint = open_checkpoint(folder)
-    ours = open_tokenizer(checkpoint)
+    ours = SourceTokenizer(checkpoint).library
     assert ours.token_to_id(last["content"]) == theirs.convert_tokens_to_ids(last["content"]) == last["id"]
     text = f"What word is {last['content']} written?"
     assert ours.encode(text).ids == theirs(text)["input_ids"]
@@ -322,7 +322,7 @@ def test_flags_of_tokens_are_those_of_transformers(family: str, place: str, kind
         token["lstrip"] = token["content"] == "<|im_start|>"
     (folder / place).write_text(json.dumps(values))
     theirs = auto().AutoProcessor.from_pretrained(folder).tokenizer(SPACED, add_special_tokens=False)["input_ids"]
-    assert open_tokenizer(open_checkpoint(folder)).encode(SPACED, add_special_tokens=False).ids == theirs
+    assert SourceTokenizer(open_checkpoint(folder)).library.encode(SPACED, add_special_tokens=False).ids == theirs
 
 
 WORDS: dict[str, Edit] = {
@@ -342,12 +342,12 @@ def test_words_that_transformers_would_split_in_another_way(family: str, name: s
     folder = copied(tmp_path / "source", family)
     WORDS[name](folder)
     with pytest.raises(InputError, match="use the tokenizer files of the model"):
-        open_tokenizer(open_checkpoint(folder))
+        _ = SourceTokenizer(open_checkpoint(folder)).library
     if family == "qwen3_vl":
         merge(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
         text = "IT'S e\u0301 12"
         theirs = auto().AutoProcessor.from_pretrained(folder).tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert open_tokenizer(open_checkpoint(folder)).encode(text, add_special_tokens=False).ids == theirs
+        assert SourceTokenizer(open_checkpoint(folder)).library.encode(text, add_special_tokens=False).ids == theirs
 
 
 def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
@@ -355,4 +355,4 @@ def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     merge(folder, "tokenizer.json", {"added_tokens": [t for t in tokens if t["content"] != "<think>"]})
     with pytest.raises(InputError, match=r"the token '<think>' as number 820, which tokenizer\.json does not have"):
-        open_tokenizer(open_checkpoint(folder))
+        _ = SourceTokenizer(open_checkpoint(folder)).library

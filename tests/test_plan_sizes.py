@@ -13,6 +13,8 @@ TINY = Path(__file__).parent / "tiny_vlm"
 BUILDS = {
     "qwen3_vl int4": ("qwen3_vl", Options()),
     "qwen3_vl int2": ("qwen3_vl", Options(precision="int2", group_size=32)),
+    "qwen3_vl that holds two of five conversations": ("qwen3_vl", Options(context=300)),
+    "llava that holds none": ("llava", Options(context=60)),
     "qwen3_5 fp16": ("qwen3_5", Options(precision="fp16")),
     "qwen3_5 gguf": ("qwen3_5", Options(format="gguf", precision="q8_0")),
     "qwen3_5 for a Jetson": ("qwen3_5", Options(format="tensorrt", target="jetson-thor")),

@@ -18,6 +18,7 @@ from lensmith.exporters import weights
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.prequantized.gptq import _zero_points
+from lensmith.exporters.prequantized.integers import IntegerTensor
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.safetensors_files import read_header
 from lensmith.exporters.source_weights import open_weights
@@ -38,6 +39,8 @@ from tests.prequantized import (
     decoder_only,
     fp8,
     gptq,
+    int8_rows,
+    llm_int8,
     nf4,
     packed,
     quantized_copy,
@@ -122,6 +125,79 @@ def test_blocks_that_differ_by_group_follow_from_the_scales(tmp_path: Path) -> N
     config = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
     weight = open_checkpoint(small(tmp_path, tensors, quantization_config=config)).tensor("m.weight")
     np.testing.assert_array_equal(weight.numpy(), np.kron(scales, np.ones((32, 32), np.float32)))
+
+
+@pytest.mark.parametrize("name", ["load_in_4bit", "load_in_8bit"])
+def test_older_declarations_of_bitsandbytes_name_no_method(name: str, tmp_path: Path) -> None:
+    variant = llm_int8() if name == "load_in_8bit" else nf4()
+    parts, expected = variant.make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+    opened = open_checkpoint(small(tmp_path, tensors, quantization_config={name: True}))
+    np.testing.assert_array_equal(opened.tensor("m.weight").numpy(), expected)
+
+
+def test_the_file_of_modelopt_has_its_settings_inside(tmp_path: Path) -> None:
+    parts, expected = fp8(None, scale="weight_scale").make(np.random.default_rng(0).normal(size=(16, 32)).astype("f4"))
+    small(tmp_path, {f"m.{end}": part for end, part in parts.items()})
+    for algorithm in ("FP8", "NVFP4"):
+        settings = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algorithm}}
+        (tmp_path / "hf_quant_config.json").write_text(json.dumps(settings))
+        if algorithm == "FP8":
+            np.testing.assert_array_equal(open_checkpoint(tmp_path).tensor("m.weight").numpy(), expected)
+    with pytest.raises(InputError, match=r"hf_quant_config\.json names the algorithm 'NVFP4'"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "method"), [("quantize_config.json", "gptq"), ("quant_config.json", "awq")])
+def test_files_of_tools_declare_their_method(name: str, method: str, tmp_path: Path) -> None:
+    variant = gptq(4, 32) if method == "gptq" else awq(32)
+    parts, expected = variant.make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()})
+    settings = {key: value for key, value in variant.settings.items() if key != "quant_method"}
+    (tmp_path / name).write_text(json.dumps(settings))
+    opened = open_checkpoint(tmp_path)
+    np.testing.assert_array_equal(opened.tensor("m.weight").numpy(), expected)
+    assert opened.changes["quantization"] == {"method": method, "declared_in": name, "unused": []}
+
+
+def test_the_outer_declaration_counts_first(tmp_path: Path) -> None:
+    """Of two of the same method, as transformers takes them."""
+    parts, expected = awq(32).make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+    inner = {"quantization_config": {**awq(32).settings, "version": "gemv"}}
+    opened = open_checkpoint(small(tmp_path, tensors, text_config=inner, quantization_config=awq(32).settings))
+    np.testing.assert_array_equal(opened.tensor("m.weight").numpy(), expected)
+
+
+def test_modules_of_other_bits_in_gptq(tmp_path: Path) -> None:
+    """`dynamic` has rules for single modules; how many bits each has follows from its words."""
+    weight = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
+    tensors: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
+    for name, bits in (("a", 4), ("b", 8), ("c", 2)):
+        parts, expected[name] = gptq(bits, 32).make(weight)
+        tensors |= {f"{name}.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+    config = {"quant_method": "gptq", "bits": 4, "dynamic": {"b": {"bits": 8}, "c": {"bits": 2}}}
+    opened = open_checkpoint(small(tmp_path, tensors, quantization_config=config))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(opened.tensor(f"{name}.weight").numpy(), values)
+
+
+@pytest.mark.parametrize("name", ["gptq asymmetric", "packed 4 bits asymmetric"])
+@pytest.mark.parametrize("order", ["none", "in order", "minus one"])
+def test_groups_that_are_not_scattered(name: str, order: str, tmp_path: Path) -> None:
+    """However a tool says so: without the part, with the usual groups, or with -1 for all."""
+    key = "g_idx" if "gptq" in name else "weight_g_idx"
+    parts, expected = VARIANTS[name].make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    parts.pop(key, None)
+    usual = np.arange(128, dtype=np.int32) // 32
+    parts |= {"none": {}, "in order": {key: usual}, "minus one": {key: np.full(128, -1, np.int32)}}[order]
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()})
+    declare(tmp_path, VARIANTS[name])
+    tensor = open_checkpoint(tmp_path).tensor("m.weight")
+    assert isinstance(tensor, IntegerTensor)
+    assert tensor.integers.order() is None
+    np.testing.assert_array_equal(tensor.numpy(), expected)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -256,6 +332,7 @@ def small(folder: Path, tensors: dict[str, NDArray[Any]], **config: Any) -> Path
 
 E4M3, ONES = np.ones((4, 8), ml_dtypes.float8_e4m3fn), np.ones((64, 64), np.float32)
 WHOLE = np.ones((1, 1), np.int32)
+WAVES = np.outer(np.arange(1, 65), np.sin(np.arange(64) + 1)).astype(np.float32)  # each block has a scale of its own
 
 
 @pytest.mark.parametrize(
@@ -270,6 +347,15 @@ WHOLE = np.ones((1, 1), np.int32)
         ("nf4", "is a str, expected an object"),
         ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized'"),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized", "transform_config": {"a": 1}}, "rotated"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "mixed-precision",
+                "config_groups": {"a": {"format": "pack-quantized"}, "b": {"format": "marlin-24"}},
+            },
+            "format 'marlin-24'",
+        ),
+        ({"load_in_4bit": True, "quant_method": "nvfp4"}, "quantized by 'nvfp4'"),
         ({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}, "zeros are left"),
     ],
 )
@@ -312,6 +398,11 @@ def test_parts_without_a_declaration_are_refused(name: str, tmp_path: Path) -> N
     small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()})
     with pytest.raises(InputError, match=r"config.json has no quantization_config that says how to read them"):
         open_checkpoint(tmp_path)
+
+
+def test_floats_of_8_bits_without_a_declaration_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'m.weight' \(F8_E4M3\), a part of quantized weights, but its config.json"):
+        open_checkpoint(small(tmp_path, {"m.weight": E4M3}))
 
 
 def test_floats_that_claim_to_be_quantized(tmp_path: Path) -> None:
@@ -360,6 +451,38 @@ def test_one_weight_of_many_without_its_scale(tmp_path: Path) -> None:
          {"quant_method": "bitsandbytes"}, r"has shape \[3\]"),
         ({"weight": np.ones((4, 8), np.float32), "weight_scale": np.ones((4, 1), np.float32)},
          {"quant_method": "compressed-tensors"}, "was not compressed"),
+        (awq(32).make(ONES)[0], {"quant_method": "awq", "backend": "llm-awq"}, "in the layout 'llm-awq'"),
+        (awq(32).make(ONES)[0], {"quant_method": "awq", "w_bit": 3}, "of 3 bits"),
+        ({**awq(32).make(ONES)[0], "qzeros": np.zeros((2, 7), np.int32)}, {"quant_method": "awq"}, r"imply \[2, 8\]"),
+        ({**awq(32).make(ONES)[0], "scales": np.ones((2, 63), np.float16)}, {"quant_method": "awq"}, "imply .*64"),
+        ({**awq(32).make(ONES)[0], "scales": np.ones((3, 64), np.float16), "qzeros": np.zeros((3, 8), np.int32)},
+         {"quant_method": "awq"}, "3 groups do not divide 64 inputs"),
+        ({**gptq(4, 32).make(ONES)[0], "qzeros": np.zeros((2, 7), np.int32)},
+         {"quant_method": "gptq", "bits": 4}, r"qzeros.*imply \[2, 8\]"),
+        (gptq(4, 32).make(ONES)[0], {"quant_method": "gptq", "bits": 4, "is_marlin_format": True}, "'marlin'"),
+        (gptq(4, 32).make(ONES)[0], {"quant_method": "gptq", "bits": 4, "format": "marlin"}, "'marlin'"),
+        ({**llm_int8().make(ONES)[0], "weight_format": np.array(1, np.uint8)},
+         {"quant_method": "bitsandbytes"}, "is not 0, an order of bytes for one kind of GPU"),
+        ({**llm_int8().make(ONES)[0], "SCB": np.ones(63, np.float32)},
+         {"quant_method": "bitsandbytes"}, r"SCB has shape \[63\]"),
+        ({**nf4().make(ONES)[0], "weight.quant_map": np.ones(17, np.float32)},
+         {"quant_method": "bitsandbytes"}, r"quant_map has shape \[17\]"),
+        ({**nf4().make(ONES)[0], "weight": np.zeros((2049, 1), np.uint8)},
+         {"quant_method": "bitsandbytes"}, "has 2049 bytes; its quant_state implies 2048"),
+        ({**nf4(nested=16).make(WAVES)[0], "weight.nested_quant_map": np.ones(255, np.float32)},
+         {"quant_method": "bitsandbytes"}, r"nested_quant_map has shape \[255\]"),
+        ({**nf4(nested=15).make(WAVES)[0], "weight.nested_absmax": np.ones(4, np.float32)},
+         {"quant_method": "bitsandbytes"}, r"nested_absmax has shape \[4\].*imply \[5\]"),
+        ({**nf4(48).make(np.ones((48, 64), np.float32))[0]}, {"quant_method": "bitsandbytes"}, "no matrix of 4 bits"),
+        ({**packed(4, 32, symmetric=False).make(ONES)[0], "weight_zero_point": np.zeros((8, 3), np.int32)},
+         {"quant_method": "compressed-tensors"}, r"weight_zero_point has shape \[8, 3\].*imply \[8, 2\]"),
+        ({**packed(4, 32).make(ONES)[0], "weight_scale": np.ones((63, 2), np.float16)},
+         {"quant_method": "compressed-tensors"}, "gives no groups of a weight of 64 x 64"),
+        ({**packed(4, 32).make(ONES)[0], "weight_global_scale": np.ones(1, np.float32)},
+         {"quant_method": "compressed-tensors"}, "NVFP4"),
+        ({**int8_rows().make(ONES)[0], "weight_zero_point": np.zeros((63, 1), np.int8)},
+         {"quant_method": "compressed-tensors"}, "expected a number for each of 1 groups in 64 rows"),
+        ({**fp8(None).make(ONES)[0], "weight_scale": np.ones((1, 1), np.float32)}, {"quant_method": "fp8"}, "has both"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit(parts: dict[str, Any], config: Any, message: str, tmp_path: Path) -> None:
@@ -422,7 +545,10 @@ def test_groups_beyond_the_scales_are_refused(first: int, last: int, tmp_path: P
 def test_scales_of_activations_are_left_out_and_recorded(tmp_path: Path) -> None:
     parts, expected = fp8(None).make(np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32))
     tensors = {f"m.{end}": part for end, part in parts.items()}
-    tensors |= {"m.input_scale": np.ones(1, np.float32), "m.k_scale": np.ones(1, np.float32)}
+    names = ("input_scale", "input_scale_ub", "input_zero_point", "output_scale", "output_zero_point",
+             "activation_scale", "q_scale", "k_scale", "k_zero_point", "v_scale", "v_zero_point")  # fmt: skip
+    tensors |= {f"m.{name}": np.ones(1, np.float32) for name in names}
     opened = open_checkpoint(small(tmp_path, tensors, **FP8_CONFIG))
+    assert list(opened.tensors) == ["m.weight"]
     assert np.array_equal(opened.tensor("m.weight").numpy(), expected)
-    assert opened.changes["quantization"]["unused"] == ["m.input_scale", "m.k_scale"]
+    assert opened.changes["quantization"]["unused"] == sorted(f"m.{name}" for name in names)

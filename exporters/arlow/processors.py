@@ -12,6 +12,7 @@ from ...runtimes.images import ImageSpec
 from ...targets.errors import InputError
 from ..checkpoint import Checkpoint
 from ..prompts import check_patches, image_constants, pixel_limits
+from ..tokenizer_files import SourceTokenizer
 from .spec import ArlowSpec
 
 # What the classes assume where no file says otherwise. Sizes are areas in pixels: of an image, and of each frame.
@@ -56,7 +57,9 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def sections(checkpoint: Checkpoint, spec: ArlowSpec, max_pixels: int | None) -> dict[str, dict[str, Any]]:
+def sections(
+    checkpoint: Checkpoint, _: SourceTokenizer, spec: ArlowSpec, max_pixels: int | None
+) -> dict[str, dict[str, Any]]:
     """The sections of an encoder without a decoder: image, video, encoder and limits."""
     image, clip = image_spec(_settings(checkpoint, "images")), clip_spec(_settings(checkpoint, "videos"))
     for name, found in (("preprocessor_config", image), ("video_preprocessor_config", clip.image)):

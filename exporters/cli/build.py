@@ -78,13 +78,19 @@ CALIBRATION = options(
                  help="Pictures, or a .jsonl of images, prompt and answer; default: a generated set."),
     click.option("--sample-count", "limit", type=click.IntRange(4), metavar="N",
                  help="Samples to calibrate on, by default 64; a third as many are held out to judge."),
-    click.option("--seed", type=click.IntRange(0), help="Of the choice of samples; default: 0."),
+    click.option("--answer-tokens", type=click.IntRange(0), metavar="N",
+                 help="Most tokens of the answers that the model itself gives to samples without one; default: 64. 0: "
+                      "no answers."),
+    click.option("--answer-temperature", type=click.FloatRange(0, 2), metavar="X",
+                 help="Of these answers; default: 0, the likeliest tokens."),
+    click.option("--seed", type=click.IntRange(0), help="Of the choice of samples, and of answers; default: 0."),
     click.option("--budget", callback=parse_size, metavar="SIZE",
                  help='Size of the bundle ("1.2GB"): bits and groups are chosen for each matrix.'),
     click.option("--max-kl", type=AboveZero(), metavar="X",
                  help="Smallest bundle within X nats of the float model on held-out samples."),
 )  # fmt: skip
-CALIBRATION_NAMES = ("method", "samples", "limit", "seed", "budget", "max_kl")  # any of them asks for calibration
+# Any of them asks for calibration.
+CALIBRATION_NAMES = ("method", "samples", "limit", "answer_tokens", "answer_temperature", "seed", "budget", "max_kl")
 
 
 @click.command(cls=Once)
@@ -111,14 +117,15 @@ def export(
     if not as_json:
         _print_plan(plan)
     started = time.perf_counter()
-    with needs("export", "lensmith export"):
-        from ..calibrate import CalibrationOptions, export_calibrated
-        from ..export import export as write
     with stages() as progress:
         if wishes:
+            from ..calibrate import CalibrationOptions, export_calibrated
+
             wishes.setdefault("method", default_method(choices["format"]))
             bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden, force=force)
         else:
+            from ..export import export as write
+
             bundle = write(job, out, progress, golden=golden, force=force)
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:

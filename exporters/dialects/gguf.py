@@ -66,7 +66,7 @@ def refuse(options: Options, _: TargetProfile) -> None:
 def check(job: Job) -> None:
     """Describe both files and drop them again; InputError for what llama.cpp has no place for."""
     described = files(job)
-    vocabulary.check(job.checkpoint)
+    vocabulary.check(job.tokenizer)
     wishes = tensor_types(job.options.tensor_types)
     if any(file.quantizer for file in described):
         llama()  # raises MissingExtra
@@ -130,14 +130,13 @@ def files(job: Job) -> tuple[File, ...]:
         )
     kind, prefixes = file_type(job.options.precision), job.family.prefixes
     sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
-    sections = job.family.sections(job.checkpoint, spec, job.options.max_pixels)
     decoder = DecoderFile(spec, prefixes)
     model = {**decoder.metadata(), "general.type": "model", "general.file_type": kind.number}
     written = File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model],
                    tuple(decoder.tensors(sources)), model, quantizer=kind.quantizer)  # fmt: skip
     if spec.vision is None:
         return (written,)
-    vision = vision_file(spec, prefixes, sections)
+    vision = vision_file(spec, prefixes, job.sections)
     encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
     return File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder), written
 
@@ -220,8 +219,9 @@ def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if file.name == MODEL:
         assert isinstance(job.spec, ModelSpec)
-        prompt = job.family.sections(job.checkpoint, job.spec, job.options.max_pixels)["prompt"]
-        vocabulary.add_vocabulary(writer, job.checkpoint, job.spec.decoder.vocab, prompt["eos_token_ids"])
+        vocabulary.add_vocabulary(
+            writer, job.tokenizer, job.spec.decoder.vocab, job.sections["prompt"]["eos_token_ids"]
+        )
 
 
 def _general(writer: gguf.GGUFWriter, job: Job) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer
 
 from ...targets.errors import InputError
 from ..checkpoint import Checkpoint
-from ..tokenizer_files import open_tokenizer
+from ..tokenizer_files import SourceTokenizer
 
 # llama.cpp names what splits text into words; each name stands for the pattern in tokenizer.json
 # (llama-vocab.cpp quotes them).
@@ -28,13 +27,13 @@ SPLITS = {
 }  # fmt: skip
 
 
-def check(checkpoint: Checkpoint) -> str:
+def check(source: SourceTokenizer) -> str:
     """llama.cpp's name of how the tokenizer splits text; InputError for tokenizers that it is not certain about."""
-    values = json.loads(checkpoint.tokenizer_path.read_text(encoding="utf-8"))
+    values = source.values
     pattern = _pattern(values.get("pre_tokenizer") or {})
     if values.get("model", {}).get("type") != "BPE" or pattern not in SPLITS:
         raise InputError(
-            f"{checkpoint.tokenizer_path} splits text in a way that llama.cpp has no certain name for "
+            f"{source.checkpoint.tokenizer_path} splits text in a way that llama.cpp has no certain name for "
             f"({pattern or 'no pattern'}); expected a byte-level BPE tokenizer that splits as "
             f"{', '.join(SPLITS.values())}"
         )
@@ -48,12 +47,12 @@ def _pattern(pre_tokenizer: dict[str, Any]) -> str:
     return str(next(found, None) or "")
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Checkpoint, size: int, ends: Sequence[int]) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, source: SourceTokenizer, size: int, ends: Sequence[int]) -> None:
     """Add the tokenizer to a file whose token table has `size` rows; answers end at the tokens `ends`."""
-    tokenizer = open_tokenizer(checkpoint)
+    checkpoint, tokenizer = source.checkpoint, source.library
     tokens, kinds = _tokens(tokenizer, size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(check(checkpoint))
+    writer.add_tokenizer_pre(check(source))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     special = _special(checkpoint)

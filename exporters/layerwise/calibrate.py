@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...calibration.moments import Means, Moments
 from ...runtimes.engine import ImageFeatures
@@ -14,17 +13,16 @@ from ..scheme import Scheme
 from .candidates import stored
 from .model import FloatModel, drafts_of, features_of
 from .outcomes import Outcome, OutcomeJournal
-from .quantizer import Recipe, head_inputs, mean_of, quantize_group, quantize_table
+from .quantizer import Recipe, head_inputs, quantize_group, quantize_table
 from .samples import IMAGE, Picture, Sample, keys_of
+from .shares import Kinds, Shares
 from .smoothing import Smoothing, smoothings
 from .stages import Product, Stages, by_input
 from .store import Store
 from .streams import Floats, Runner, Stream
 
 Progress = Callable[[int, int], None]
-Kinds = Sequence[NDArray[np.int8]]  # of the tokens of each sample; one for all where they are the same
 HEAD_SAMPLES = 16  # that the output head is quantized with, which needs a pass of its own
-PARTS = ("text", "image")  # what moments are gathered of apart
 # Tokens that are multiplied at once: with those of one sample, reading and writing the sums takes more than the
 # products, half of the time of a whole calibration where inputs are 6144 wide.
 TOGETHER = 1024
@@ -32,11 +30,11 @@ TOGETHER = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: the schemes of all matrices by name, a recipe, and the share of image tokens in the statistics."""
+    """What to do: the schemes of all matrices by name, a recipe, and how much each part of the samples counts."""
 
     schemes: Mapping[str, Scheme]
     recipe: Recipe
-    image_share: float = 0.5
+    shares: Shares = field(default_factory=Shares)
 
 
 class Calibration:
@@ -71,10 +69,6 @@ class Calibration:
             self._pass(model.mtp_stages, drafts, [sample.kinds[1:] for sample in samples], progress)
         return self.journal.outcomes
 
-    @property
-    def _shares(self) -> dict[str, float]:
-        return {"text": 1 - self.plan.image_share, "image": self.plan.image_share}
-
     def _quantize_tables(self, samples: Sequence[Sample], features: Mapping[str, ImageFeatures]) -> None:
         """Quantize the token table and the output head, before the first token is looked up."""
         quantized = (source for source in self.model.tables if self.plan.schemes[source.name].quantized)
@@ -84,15 +78,16 @@ class Calibration:
         stream = self.model.stream(self.model.questions(samples, features))
         for runner in self.model.runners(self.model.decoder_stages, {"float": (stream, self.model.rows)}):
             stream.advance(runner)
-        moments = gather([stream], self.model.last, self.model.spec.decoder.hidden, [s.kinds for s in samples])
-        inputs = head_inputs(moments, self._shares, looked_up=self.model.spec.decoder.tied)
+        weights = self.plan.shares.weights([sample.kinds for sample in samples])
+        means = gather([stream], self.model.last, self.model.spec.decoder.hidden, weights)
+        inputs = head_inputs(means, looked_up=self.model.spec.decoder.tied)
         for source in tables:
             tensor, scheme = self.model.checkpoint.tensor(source.name), self.plan.schemes[source.name]
             seen = inputs if source.name == self.model.head.name else None
             self.store.put(source.name, quantize_table(tensor, scheme, seen, self.plan.recipe.method))
 
     def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, progress: Progress) -> None:
-        candidate = stored(self.model, self.plan.schemes, self.store)
+        candidate, weights = stored(self.model, self.plan.schemes, self.store), self.plan.shares.weights(kinds)
         tables = (self.model.rows, candidate.tables)
         named = {str(index): (stream, tables[index]) for index, stream in enumerate(streams)}
         for runner in self.model.runners(stages, named):
@@ -100,7 +95,7 @@ class Calibration:
                 names = {p.source.name for p in products if self.plan.schemes[p.source.name].bits < 8}
                 if names and not names <= self.journal.finished:
                     columns = products[0].matrix.columns
-                    self._quantize(runner, products, mean_of(gather(streams, value, columns, kinds), self._shares))
+                    self._quantize(runner, products, gather(streams, value, columns, weights))
             streams[0].advance(runner)
             for other in streams[1:]:
                 candidate.advance(other, runner)
@@ -130,28 +125,27 @@ def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str,
     return features_of(stream, keys)
 
 
-def gather(streams: Sequence[Stream], value: str, columns: int, kinds: Kinds) -> dict[str, Moments]:
-    """Moments of a value over all samples, by part."""
-    moments = {part: Moments(columns, len(streams) > 1) for part in PARTS}
-    for rows, image in _batches(streams, value, columns, kinds):
-        for part, chosen in (("text", ~image), ("image", image)):
-            moments[part].add(*(x[chosen] for x in rows))
-    return moments
+def gather(streams: Sequence[Stream], value: str, columns: int, weights: Sequence[Floats]) -> Means:
+    """Means of a value over all samples, whose tokens have these weights; one weight stands for all of a sample."""
+    moments = Moments(columns, len(streams) > 1)
+    for rows, weight in _batches(streams, value, columns, weights):
+        moments.add(rows[0], weight, *rows[1:])
+    return moments.means()
 
 
 def _batches(
-    streams: Sequence[Stream], value: str, columns: int, kinds: Kinds
-) -> Iterator[tuple[list[Floats], NDArray[np.bool_]]]:
-    """Tokens of some samples together, TOGETHER of them or more: of each stream, and which are of images."""
+    streams: Sequence[Stream], value: str, columns: int, weights: Sequence[Floats]
+) -> Iterator[tuple[list[Floats], Floats]]:
+    """Tokens of some samples together, TOGETHER of them or more: of each stream, and their weights."""
     rows: list[list[Floats]] = [[] for _ in streams]
-    images: list[NDArray[np.bool_]] = []
-    for index, kind in enumerate(kinds):
+    counted: list[Floats] = []
+    for index, weight in enumerate(weights):
         for own, stream in zip(rows, streams, strict=True):
             own.append(stream.samples[index][value].reshape(-1, columns))
-        images.append(np.broadcast_to(kind == IMAGE, len(rows[0][-1])))
-        if sum(map(len, images)) >= TOGETHER or index == len(kinds) - 1:
-            yield [np.concatenate(own) for own in rows], np.concatenate(images)
-            rows, images = [[] for _ in streams], []
+        counted.append(np.broadcast_to(weight, len(rows[0][-1])))
+        if sum(map(len, counted)) >= TOGETHER or index == len(weights) - 1:
+            yield [np.concatenate(own) for own in rows], np.concatenate(counted)
+            rows, counted = [[] for _ in streams], []
 
 
 def _existing(smoothing: Smoothing, model: FloatModel) -> Smoothing:

@@ -12,7 +12,7 @@ from ...runtimes.engine import ImageFeatures
 from .candidates import Candidate, unchanged
 from .head import Predictions, head_blocks, predict
 from .model import FloatModel, drafts_of, features_of
-from .samples import BEHIND, IMAGE, KINDS, TEXT, Picture, Sample, keys_of
+from .samples import IMAGE, KINDS, Picture, Sample, keys_of
 from .stages import Stages, by_input
 from .streams import Floats, Runner, Stream, Values, relative_error
 
@@ -33,7 +33,8 @@ class Drafts:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Means over held-out positions. `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers.
+    """Means over held-out positions. `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers to
+    samples that came with one.
 
     `drift` is the relative mean square error of the inputs of each matrix, which all layers in front add up to.
     """
@@ -168,10 +169,10 @@ def _gather(samples: Sequence[Values], name: str, rows: Sequence[Rows]) -> Float
 def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictions) -> Judgement:
     kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
     same = found.top == found.reference_top
-    parts = {KINDS[kind]: kinds == kind for kind in (TEXT, IMAGE, BEHIND) if (kinds == kind).any()}
+    parts = {name: kinds == kind for kind, name in enumerate(KINDS) if (kinds == kind).any()}
     right: dict[str, list[bool]] = {}
     for sample, place in zip(samples, _answers(samples, rows), strict=True):
-        if sample.answer:
+        if sample.answer and not sample.own:
             right.setdefault(sample.task, []).append(bool((found.top[place] == sample.ids[-sample.answer :]).all()))
     counted = _counted(samples, rows)
     return Judgement(
@@ -190,9 +191,14 @@ def _answers(samples: Sequence[Sample], rows: Sequence[Rows]) -> list[slice]:
 
 
 def _counted(samples: Sequence[Sample], rows: Sequence[Rows]) -> NDArray[np.bool_]:
-    """The positions that predict answers; without any answer, all but those of images."""
+    """The positions that predict given answers; without any, those of the model's own; else all but those of images."""
     kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
-    answered = np.zeros(len(kinds), bool)
-    for place in _answers(samples, rows):
-        answered[place] = True
-    return answered if answered.any() else kinds != IMAGE
+    places = _answers(samples, rows)
+    for own in (False, True):
+        answered = np.zeros(len(kinds), bool)
+        for sample, place in zip(samples, places, strict=True):
+            answered[place] = sample.own is own
+        if answered.any():
+            return answered
+    outside: NDArray[np.bool_] = kinds != IMAGE
+    return outside

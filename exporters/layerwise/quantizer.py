@@ -12,7 +12,7 @@ from ...calibration.grid import Grid
 from ...calibration.inputs import Inputs
 from ...calibration.measure import output_error
 from ...calibration.methods import METHODS
-from ...calibration.moments import Means, Moments, mean
+from ...calibration.moments import Means
 from ...calibration.retarget import Drift
 from ...calibration.rounding import quantize
 from ...calibration.smoothing import search_scales
@@ -172,15 +172,9 @@ def quantize_table(tensor: LazyTensor, scheme: Scheme, inputs: Inputs | None, me
     return Calibrated(joined(blocks))
 
 
-def head_inputs(moments: Mapping[str, Moments], shares: Mapping[str, float], *, looked_up: bool) -> Inputs:
-    """The statistics to quantize an output head with."""
-    means = mean_of(moments, shares)
+def head_inputs(means: Means, *, looked_up: bool) -> Inputs:
+    """The statistics to quantize an output head with; the means are used up."""
     second = means.second
     if looked_up:
         second[np.diag_indices_from(second)] += LOOKED_UP * second.diagonal().mean()
     return Inputs(second, means.magnitude)
-
-
-def mean_of(moments: Mapping[str, Moments], shares: Mapping[str, float]) -> Means:
-    """Means in which the tokens of each kind have a share, whatever their number. The moments are used up."""
-    return mean(list(moments.values()), [shares[kind] for kind in moments])

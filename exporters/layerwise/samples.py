@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from ...runtimes.model import position_spec, prompt_spec
 from ...runtimes.pixels import image_spec, preprocess
 from ...runtimes.positions import rotary_positions, text_positions
 from ...runtimes.prompt import PromptBuilder
-from ...runtimes.requests import user_message
 from ...targets.errors import InputError
 from ..cases import Case
 from ..graphs import Graph
@@ -26,8 +25,9 @@ from ..spec import ModelSpec
 from ..states import CAPACITY, State, all_states
 from .streams import Values
 
-TEXT, IMAGE, BEHIND = range(3)  # kinds of tokens: text alone, of an image, text behind an image
-KINDS = ("text", "image", "text behind an image")
+# Kinds of tokens: text alone, of an image, text behind an image, and those that the tokens of an answer follow.
+TEXT, IMAGE, BEHIND, ANSWER = range(4)
+KINDS = ("text", "image", "text behind an image", "answers")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sample:
-    """A question, and the answer behind it where there is one."""
+    """A question, and the answer behind it where there is one: a given one, or the model's own."""
 
     task: str
     ids: Ints  # [seq]
@@ -53,6 +53,17 @@ class Sample:
     kinds: NDArray[np.int8]  # [seq], of each token
     pictures: tuple[str, ...]  # keys, in order
     answer: int  # tokens of the answer with its end token, the last of the sequence; 0 without
+    own: bool = False  # whether the model itself answered
+
+    def answered(self, ids: Ints, *, own: bool) -> Sample:
+        """This question with an answer behind it."""
+        if not len(ids):
+            return replace(self, own=own)
+        following = text_positions(len(ids), int(self.positions.max()) + 1)
+        kinds = np.concatenate([self.kinds, np.full(len(ids), ANSWER, np.int8)])
+        kinds[len(self.ids) - 1] = ANSWER
+        return replace(self, ids=np.concatenate([self.ids, ids]), kinds=kinds, answer=len(ids), own=own,
+                       positions=np.concatenate([self.positions, following], axis=1))  # fmt: skip
 
 
 def keys_of(samples: Sequence[Sample]) -> list[str]:
@@ -74,25 +85,18 @@ class SampleBuilder:
     def build(self, case: Case) -> Sample:
         """One case; its pictures go to `pictures`. Raises InputError for what the context cannot hold."""
         pictures = [Picture(*preprocess(open_image(path), self.images)) for path in case.images]
-        prompt = self.prompts.build([user_message(case.prompt, case.images)], [p.grid for p in pictures], [])
-        answer = self._answer(case)
-        rows, following = rotary_positions(prompt.ids, prompt.grids, self.positions)
-        ids = np.concatenate([prompt.ids, answer])
-        if len(ids) > self.context:
+        prompt = self.prompts.build(case.messages, [p.grid for p in pictures], [], **case.variables)
+        positions, _ = rotary_positions(prompt.ids, prompt.grids, self.positions)
+        keys = tuple(picture.key for picture in pictures)
+        bare = Sample(case.task, prompt.ids, positions, _kinds(len(prompt), prompt.image_spans), keys, 0)
+        sample = bare.answered(self._answer(case), own=False)
+        if len(sample.ids) > self.context:
             raise InputError(
-                f"a calibration sample of task {case.task!r} needs {len(ids)} tokens, but the context holds "
+                f"a calibration sample of task {case.task!r} needs {len(sample.ids)} tokens, but the context holds "
                 f"{self.context}; shorten it or raise --context"
             )
-        keys = [picture.key for picture in pictures]
         self.pictures.update(zip(keys, pictures, strict=True))
-        return Sample(
-            case.task,
-            ids,
-            np.concatenate([rows, text_positions(len(answer), following)], axis=1),
-            _kinds(len(ids), prompt.image_spans),
-            tuple(keys),
-            len(answer),
-        )
+        return sample
 
     def _answer(self, case: Case) -> Ints:
         if case.answer is None:

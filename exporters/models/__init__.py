@@ -16,6 +16,7 @@ from ..golden import Recorder, record
 from ..graphs import Graph, Prefixes
 from ..scheme import Policy
 from ..spec import ModelSpec
+from ..tokenizer_files import SourceTokenizer
 from . import arlow, llava, qwen3_5, qwen3_vl, qwen_configs
 
 Sections = dict[str, dict[str, Any]]  # of the manifest, by name
@@ -32,7 +33,7 @@ class Family(Generic[S]):
     prefixes: Prefixes
     graphs: Callable[[S, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
     dropped: Callable[[Checkpoint, S], dict[str, str]]  # unused tensors with their reasons
-    sections: Callable[[Checkpoint, S, int | None], Sections]  # for the largest image area in pixels
+    sections: Callable[[Checkpoint, SourceTokenizer, S, int | None], Sections]  # the last: largest image area in pixels
     record: Recorder[S]  # of golden traces
     fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack
 

@@ -19,6 +19,7 @@ MODEL_TYPE = "qwen3_5"
 TEXT_MODEL_TYPE = "qwen3_5_text"  # of Qwen3_5ForCausalLM, the decoder alone
 TEXT_PREFIXES = replace(PREFIXES, text="model")
 LINEAR, FULL = "linear_attention", "full_attention"
+HEAD_DIM = 256  # where the configuration does not say, as in transformers' class
 INTERVAL = 4  # of full attention layers, where the configuration does not say
 # What lensmith has one way to do, by key of text_config; the value is the default too.
 FIXED = {"attn_output_gate": True, "mlp_only_layers": [], "mtp_use_dedicated_embeddings": False,
@@ -49,7 +50,7 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
     for key, value in FIXED.items():
         config.only(key, value)
     rope, heads = config.plain_rope(), config.need("num_attention_heads")
-    head_dim = config.get("head_dim") or config.need("hidden_size") // heads
+    head_dim = config.get("head_dim", HEAD_DIM)
     kinds = _layer_kinds(config)
     return DecoderSpec(
         layers=len(kinds),

@@ -13,6 +13,7 @@ from .configs import Config
 from .qwen_configs import PREFIXES
 
 MODEL_TYPE = "qwen3_vl"
+DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128}  # of transformers' class, which writes what differs from them
 
 
 def describe(values: dict[str, Any]) -> ModelSpec:
@@ -21,6 +22,7 @@ def describe(values: dict[str, Any]) -> ModelSpec:
 
 
 def _decoder(config: Config, tied: bool) -> DecoderSpec:
+    config = Config({**DEFAULTS, **config.values}, config.model_type)
     rope = config.plain_rope()
     config.only("use_sliding_window", False)
     config.only("is_causal", True)
@@ -34,7 +36,7 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
         intermediate=config.need("intermediate_size"),
         vocab=config.need("vocab_size"),
         activation=config.activation("hidden_act", "silu"),
-        rope_theta=float(rope.get("rope_theta", 5000000.0)),
+        rope_theta=float(rope.get("rope_theta", 500000.0)),
         mrope_section=tuple(rope.get("mrope_section", (24, 20, 20))),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         tied=tied,
