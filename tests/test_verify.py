@@ -17,12 +17,13 @@ from lensmith.exporters import golden as module
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.files import dump_json, hash_file
+from lensmith.runtimes.files import dump_json
 from lensmith.runtimes.traces import ARRAYS, CASES, read_traces
 from lensmith.runtimes.verify import verify
 from lensmith.targets.errors import InputError, MissingExtra
 
 from tests import ladder
+from tests.sealing import seal, seal_as_built
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +46,6 @@ def copy(exact: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exact, tmp_path / "copy"))
 
 
-def seal(bundle: Path) -> None:
-    """Make the manifest agree with changed files, as a faulty export would have written it."""
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"] = {name: hash_file(bundle / name) for name in manifest["files"]}
-    (bundle / MANIFEST).write_text(dump_json(manifest))
-
-
 def disturb(bundle: Path, graph: str, weight: str) -> None:
     """Make all values of one weight of a graph a fifth larger."""
     tensor = ir.load(bundle / f"{graph}.onnx").graph.initializers[weight].const_value
@@ -59,7 +53,7 @@ def disturb(bundle: Path, graph: str, weight: str) -> None:
     values = np.memmap(bundle / f"{graph}.data", np.float32, "r+", tensor.offset or 0, tuple(tensor.shape.numpy()))
     values *= 1.2
     values.flush()
-    seal(bundle)
+    seal_as_built(bundle)
 
 
 def first_output(bundle: Path) -> str:
