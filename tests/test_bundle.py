@@ -62,6 +62,25 @@ def test_round_trip(bundle: Path) -> None:
     assert entries(bundle.parent) == ["out"]
 
 
+def test_the_context_is_that_of_the_bundle_at_most() -> None:
+    bundle = Bundle(Path("b"), {"limits": {"context": 100}})
+    asked = [bundle.context(wanted, "tokens", usual)
+             for wanted, usual in ((None, None), (None, 64), (None, 200), (1, 64), (100, 64))]  # fmt: skip
+    assert asked == [100, 64, 100, 1, 100]
+    for wanted in (0, 101):
+        with pytest.raises(InputError, match=f"context.* {wanted}\\b"):
+            bundle.context(wanted, "tokens")
+
+
+def test_a_manifest_has_a_largest_size(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (bundle / MANIFEST).stat().st_size
+    monkeypatch.setattr("lensmith.runtimes.bundle.MANIFEST_BYTES", size)
+    open_bundle(bundle)
+    monkeypatch.setattr("lensmith.runtimes.bundle.MANIFEST_BYTES", size - 1)
+    with pytest.raises(InputError, match=f"more than {size - 1} bytes, too many for a manifest"):
+        open_bundle(bundle)
+
+
 def test_same_inputs_same_bytes(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one"), write(tmp_path / "two")
     assert (one / MANIFEST).read_bytes() == (two / MANIFEST).read_bytes()
@@ -77,6 +96,17 @@ def test_replaces_a_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch, exchan
     assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"new"
     assert not (bundle / "old").exists()
     assert entries(bundle.parent) == ["out"]
+
+
+def test_two_folders_are_exchanged_or_stay(tmp_path: Path) -> None:
+    """In one step, so that the name of a bundle is never without one."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "file").touch()
+    done = new_folder._exchange(tmp_path / "one", tmp_path / "other")
+    assert entries(tmp_path) == ["one", "other"]
+    assert entries(tmp_path / ("other" if done else "one")) == ["file"]
+    assert not entries(tmp_path / ("one" if done else "other"))
 
 
 def test_a_bundle_is_replaced_only_when_told(bundle: Path) -> None:
@@ -133,6 +163,23 @@ def test_an_interrupted_filling_is_no_bundle(bundle: Path, monkeypatch: pytest.M
         open_bundle(bundle)
 
 
+def test_an_interrupted_emptying_is_no_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest goes first: without it, the rest is nothing."""
+    monkeypatch.chdir(bundle)
+    unlink = Path.unlink
+
+    def stopped(path: Path, missing_ok: bool = False) -> None:
+        if path == bundle / "decoder.onnx":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write(bundle, b"new")
+    with pytest.raises(InputError, match="is not a bundle"):
+        open_bundle(bundle)
+
+
 def test_an_empty_name_is_refused() -> None:
     with pytest.raises(InputError, match="the name of the new bundle is empty"):
         check_new_bundle("")
@@ -180,13 +227,23 @@ def write_stray(bundle: BundleWriter) -> None:
     (bundle.partial / "stray.data").touch()
 
 
+def link_stray(bundle: BundleWriter) -> None:
+    """A link to a folder, which is no file but would be in the bundle."""
+    bundle.add("decoder.onnx").touch()
+    (bundle.partial / "stray.link").symlink_to(bundle.out.parent)
+
+
 def test_mistakes_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(LensmithError, match="was not closed"), BundleWriter(tmp_path / "out"):
         pass
     with pytest.raises(LensmithError, match=r"decoder\.onnx was announced but not written"):
         attempt(tmp_path / "out", lambda bundle: bundle.add("decoder.onnx"))
+    with pytest.raises(LensmithError, match=r"decoder\.onnx was announced but not written as a plain file"):
+        attempt(tmp_path / "out", lambda bundle: bundle.add("decoder.onnx").symlink_to(__file__))
     with pytest.raises(LensmithError, match=r"stray\.data was written but not announced"):
         attempt(tmp_path / "out", write_stray)
+    with pytest.raises(LensmithError, match=r"stray\.link was written but not announced"):
+        attempt(tmp_path / "out", link_stray)
     assert entries(tmp_path) == []
 
 
@@ -249,6 +306,20 @@ def test_a_stage_that_does_not_fit_is_built_again(tmp_path: Path, damage: str) -
 def test_files_of_a_stage_no_longer_used_are_removed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         staged(tmp_path / "out", ("v1", "d1"), [], RuntimeError())
+    write(tmp_path / "out")
+    assert entries(tmp_path / "out") == ["decoder.onnx", "golden", MANIFEST]
+
+
+def test_other_files_of_an_interrupted_build_are_removed(tmp_path: Path) -> None:
+    def stop(bundle: BundleWriter) -> None:
+        with bundle.stage("v1", ["vision/a.onnx"]):
+            bundle.add("vision/a.onnx").touch()
+        bundle.add("mtp.onnx").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(tmp_path / "out", stop)
+    assert (tmp_path / ".out.partial" / "mtp.onnx").exists()
     write(tmp_path / "out")
     assert entries(tmp_path / "out") == ["decoder.onnx", "golden", MANIFEST]
 

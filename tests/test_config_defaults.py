@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.models.configs import ACTIVATIONS
+from lensmith.exporters.models.configs import ACTIVATIONS, KINDS, either, number, some, whole
 from lensmith.exporters.spec import ClipSpec, DecoderSpec, ModelSpec, VisionSpec
 from lensmith.targets.errors import InputError
 
@@ -169,6 +171,57 @@ def test_sizes_that_must_be_there(family: str, section: str) -> None:
     for key in NEEDED[section]:
         with pytest.raises(InputError, match=f"config.json has no {key}; it is required for {family}"):
             described(without(config_of(family), section, key))
+
+
+def test_names_of_activations_mean_what_transformers_computes() -> None:
+    x = np.linspace(-4, 4, 81)
+    tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    formulas = {"gelu_tanh": tanh, "gelu": 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
+                "silu": x / (1 + np.exp(-x)), "quick_gelu": x / (1 + np.exp(-1.702 * x))}  # fmt: skip
+    torch, functions = importlib.import_module("torch"), hf.import_transformers().activations.ACT2FN
+    for name, ours in ACTIVATIONS.items():
+        np.testing.assert_allclose(functions[name](torch.from_numpy(x)).numpy(), formulas[ours], atol=1e-7)
+
+
+def test_kinds_of_values() -> None:
+    """Ends of ranges, and what only looks like a number."""
+    for kind, right, wrong in (
+        (whole(1, 5), (1, 5), (0, 6, True, 1.0, "1", None)),
+        (number(0, 1), (1, 1.0, 0.5, 1e-30), (0, 0.0, 1.01, True, float("nan"), "1")),
+        (some(whole(0, 2), 2), ([], [0, 2], (1,)), ([0, 1, 2], [3], "01", 1, None)),
+        (either(whole(0, 2), some(whole(0, 2), 2)), (2, [1, 2]), (3, [3], "x")),
+        (KINDS["model_type"], ("", "x" * 99), ("x" * 100, 1)),
+        (KINDS["tie_word_embeddings"], (True, False), (0, 1, "true")),
+        (KINDS["hidden_size"], (1, 1 << 20), (0, (1 << 20) + 1)),
+    ):
+        assert [value for value in right if not kind.fits(value)] == [], kind.words
+        assert [value for value in wrong if kind.fits(value)] == [], kind.words
+
+
+def test_every_fourth_layer_has_full_attention_unless_told() -> None:
+    config = without(config_of("qwen3_5"), "text_config", "layer_types")
+    for interval in (None, 2, 3, 4, 8):
+        config["text_config"].pop("full_attention_interval", None)
+        config["text_config"] |= {} if interval is None else {"full_attention_interval": interval}
+        kinds = theirs(config).text_config.layer_types
+        expected = {layer for layer, kind in enumerate(kinds) if kind == "linear_attention"}
+        assert described(config).decoder.linear_layers == expected, interval
+
+
+@pytest.mark.parametrize("original", [None, 64])
+def test_the_context_that_llama3_positions_were_stretched_from(original: int | None) -> None:
+    config = config_of("llava")
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {} if original is None else {"original_max_position_embeddings": original}
+    config["text_config"] |= {"model_type": "llama", "rope_scaling": scaling}
+    assert described(config).decoder.rope_scaling.original_context == (original or 4096)
+
+
+def test_rotary_parameters_of_kinds_of_layers_are_refused() -> None:
+    config = config_of("llava")
+    config["text_config"]["rope_parameters"] = {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    with pytest.raises(InputError, match="rotary parameters of 'full_attention' alone"):
+        described(config)
 
 
 def test_rotary_parameters_of_all_versions() -> None:

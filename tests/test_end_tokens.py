@@ -115,7 +115,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, list[str]]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_place_counts_and_is_named(case: str, tmp_path: Path) -> None:
     places, expected = CASES[case]
-    assert ends(source(tmp_path / "source", **places)) == expected
+    found = ends(source(tmp_path / "source", **places))
+    assert list(found.items()) == list(expected.items())  # the first is the usual one
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lensmith.runtimes import graph_check
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
 from lensmith.runtimes.graph_check import check_graph
 from lensmith.targets.errors import InputError
@@ -138,6 +139,7 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "sequences": (added(node("SequenceEmpty", [], ["y"])), "the operator 'SequenceEmpty'"),
     "operator of another": (added(node("Evil", ["one"], ["y"], "evil")), "the operator 'Evil' of 'evil'"),
     "heads": (attribute("num_heads", HUGE), "'num_heads' of RotaryEmbedding is out of range"),
+    "many heads": (attribute("num_heads", (1 << 14) + 1), "'num_heads' of RotaryEmbedding is 16385"),
     "parts": (added(node("Split", ["one"], ["y", "z", "w"], num_outputs=2)), "num_outputs 2 and 3 outputs"),
     "no heads": (attribute("kv_num_heads", 0), "'kv_num_heads' of GroupQueryAttention is 0"),
     "rows of a product": (attribute("N", 1 << 25), "its weights"),
@@ -188,6 +190,22 @@ def test_files_that_are_no_graphs_are_refused(bundle: Path, tmp_path: Path, data
     check_graph(path, *rest)
     path.write_bytes(data)
     with pytest.raises(InputError, match="is not a graph that lensmith runs"):
+        check_graph(path, *rest)
+
+
+def test_nodes_are_counted_with_functions_and_loops_in_their_places(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, *rest = changed(bundle, tmp_path, loop([], "one"))
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer.append(tensor("one", [1]))
+    path.write_bytes(model.SerializeToString())
+    inside = {each.name: len(each.node) for each in model.functions}
+    calls = sum(inside.get(each.op_type, 1) for each in model.graph.node)
+    monkeypatch.setattr(graph_check, "MOST_NODES", calls + 1)  # and the one in the loop
+    check_graph(path, *rest)
+    monkeypatch.setattr(graph_check, "MOST_NODES", calls)
+    with pytest.raises(InputError, match=f"more than {calls} nodes"):
         check_graph(path, *rest)
 
 

@@ -70,6 +70,13 @@ def test_weights_are_those_that_peft_merges(name: str) -> None:
         assert np.array_equal(tensor.rows(1, 3), tensor.numpy()[1:3]), key
 
 
+# Settings without effect on an adapter that is trained.
+OF_TRAINING = ("auto_mapping", "bias", "corda_config", "eva_config", "exclude_modules", "inference_mode",
+               "layers_pattern", "layers_to_transform", "loftq_config", "lora_bias", "lora_dropout", "lora_ga_config",
+               "megatron_config", "megatron_core", "modules_to_save", "peft_version", "qalora_group_size", "revision",
+               "runtime_config", "target_modules", "task_type")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("config", "scaling"),
     [
@@ -79,6 +86,12 @@ def test_weights_are_those_that_peft_merges(name: str) -> None:
         ({"alpha_pattern": {"proj": 10, "q_proj": 3}}, 2.0),  # patterns are whole parts of names
         ({"r": 7, "rank_pattern": {r"layers\.\d+\.mlp\.down_proj": 2}}, 2.0),
         ({"fan_in_fan_out": True}, 2.0),  # peft switches it off for linear layers
+        ({"lora_alpha": -4}, -2.0),
+        ({"alpha_pattern": {"down_proj": 10, r"mlp\.down_proj": 3}}, 5.0),  # the first counts
+        ({"alpha_pattern": {"mlp": 10, "layers": 3}}, 2.0),  # they are ends of names
+        ({"init_lora_weights": "Gaussian"}, 2.0),
+        ({"use_qalora": False, "target_parameters": None, "something_new": []}, 2.0),  # nothing that is wished for
+        (dict.fromkeys(OF_TRAINING, "x"), 2.0),
     ],
 )
 def test_scaling(config: dict[str, Any], scaling: float, tmp_path: Path) -> None:
@@ -86,6 +99,16 @@ def test_scaling(config: dict[str, Any], scaling: float, tmp_path: Path) -> None
     base, found = open_checkpoint(BASE).tensor(DOWN).numpy(), open_checkpoint(BASE, folder).tensor(DOWN).numpy()
     product = (floats((128, 2), 2).astype(np.float64) @ floats((2, 384), 1)).astype(np.float32)
     assert np.array_equal(found, base + product * np.float32(scaling))
+
+
+def test_strength_that_is_not_said(tmp_path: Path) -> None:
+    """peft's own defaults: rank 8, alpha 8."""
+    made = {"lora_A.weight": floats((8, 384), 1), "lora_B.weight": floats((128, 8), 2)}
+    folder = adapter(tmp_path, {f"{PREFIX}layers.1.mlp.down_proj.{end}": value for end, value in made.items()})
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "lora"}))
+    base, found = open_checkpoint(BASE).tensor(DOWN).numpy(), open_checkpoint(BASE, folder).tensor(DOWN).numpy()
+    product = (made["lora_B.weight"].astype(np.float64) @ made["lora_A.weight"]).astype(np.float32)
+    assert np.array_equal(found, base + product)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +140,7 @@ def test_table_alone_leaves_the_head(tmp_path: Path) -> None:
     product = (floats((2, tokens), 1).astype(np.float64).T @ floats((width, 2), 2).T).astype(np.float32)
     assert np.array_equal(found[TABLE].numpy(), base + product * np.float32(2))
     assert np.array_equal(found["lm_head.weight"].numpy(), base)
+    assert np.array_equal(found[TABLE].rows(5, 9), found[TABLE].numpy()[5:9])
     spec = prepare(BASE, Options(), adapter=folder).spec
     assert isinstance(spec, ModelSpec)
     assert not spec.decoder.tied
@@ -226,6 +250,11 @@ def test_other_templates_and_tokenizers_are_told(tmp_path: Path, caplog: pytest.
         ({"rank_pattern": {"(": 2}}, r"the pattern '\(' in rank_pattern, which is none"),
         ({"alpha_pattern": {"(a+)+b": 2}}, "may take for ever"),
         ({"alpha_pattern": {"a*" * 9: 2}}, "may take for ever"),
+        ({"alpha_pattern": {"a" * 501: 2}}, "may take for ever"),
+        ({"r": 0}, "has r 0, expected a number"),
+        ({"r": True}, "has r True"),
+        ({"alpha_pattern": {"down_proj": "x"}}, "has down_proj 'x'"),
+        ({"alpha_pattern": [1]}, "has a alpha_pattern that is no object"),
         ({"use_dora": True}, "DoRA needs a lora_magnitude_vector of 128 rows"),
     ],
 )

@@ -23,6 +23,7 @@ def test_a_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
     with pytest.raises(TypeError), new_file(path) as file:
         file.writelines([b"other", "and no bytes"])  # type: ignore[list-item]
     assert path.read_bytes() == b"half"
+    assert [each.name for each in path.parent.iterdir()] == ["a.html"]  # nothing of the other is left
     write_text(path, "größer")
     assert path.read_text(encoding="utf-8") == "größer"
     assert [each.name for each in path.parent.iterdir()] == ["a.html"]
@@ -38,6 +39,18 @@ def test_links_and_devices_stay(tmp_path: Path) -> None:
     code = "import sys; from lensmith.runtimes.new_file import write_text; write_text('/dev/stdout', 'shown')"
     if Path("/dev/stdout").exists():
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"shown"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_pipes_are_written_as_they_are(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(tmp_path / "pipe", "through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert [each.name for each in tmp_path.iterdir() if each.is_fifo()] == ["pipe"]
 
 
 def test_unusable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,25 @@ def test_other_templates_do_not_count(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+def test_templates_of_a_tokenizer_alone(tmp_path: Path) -> None:
+    """A model without images has no processor, whose places do not count then."""
+    folder = copied(tmp_path / "source", "qwen3_5", "chat_template.jinja", "model.safetensors")
+    (folder / "model.safetensors").symlink_to(TINY / "qwen3_5" / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())["text_config"]
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen3_5_text"}))
+    for place in (PROCESSOR, LEGACY, TOKENIZER):
+        write_template(folder, place, f"{place} {{{{ eos_token }}}}")
+    for _ in range(2):
+        checkpoint, tokenizer = open_checkpoint(folder), auto().AutoTokenizer.from_pretrained(folder)
+        ours = ChatTemplate(str(checkpoint.chat_template)).render(CONVERSATION, **checkpoint.special_tokens)
+        assert ours == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
+        write_template(folder, JINJA, f"{JINJA} {{{{ eos_token }}}}")
+    for dropped in ((), ("eos_token", "pad_token"), ("unk_token", "bos_token", "added_tokens_decoder")):
+        merge(folder, "tokenizer_config.json", {}, *dropped)
+        theirs = auto().AutoTokenizer.from_pretrained(folder).special_tokens_map
+        assert open_checkpoint(folder).special_tokens == theirs, dropped
+
+
 # Settings of processors --------------------------------------------------------------------------------------------
 
 IMAGES: dict[str, Edit] = {
@@ -355,4 +374,26 @@ def test_a_listed_token_without_a_place_is_refused(tmp_path: Path) -> None:
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     merge(folder, "tokenizer.json", {"added_tokens": [t for t in tokens if t["content"] != "<think>"]})
     with pytest.raises(InputError, match=r"the token '<think>' as number 820, which tokenizer\.json does not have"):
+        _ = SourceTokenizer(open_checkpoint(folder)).library
+
+
+def test_new_tokens_in_any_order(tmp_path: Path) -> None:
+    """Listed backwards, they have the numbers of transformers; with a gap between, it would number them otherwise."""
+    folder = copied(tmp_path / "source")
+    size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    size += len(json.loads((folder / "tokenizer.json").read_text())["added_tokens"])
+    listed = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    token = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    new = {str(size + place): {**token, "content": f"<new{place}>"} for place in (1, 0)}
+    merge(folder, "tokenizer_config.json", {"added_tokens_decoder": {**new, **listed}})
+    theirs = auto().AutoTokenizer.from_pretrained(folder)
+    ours = SourceTokenizer(open_checkpoint(folder)).library
+    for place in (0, 1):
+        name = f"<new{place}>"
+        assert ours.token_to_id(name) == theirs.convert_tokens_to_ids(name) == size + place
+    gap = {str(size + 1): {**token, "content": "<new>"}}
+    merge(folder, "tokenizer_config.json", {"added_tokens_decoder": {**listed, **gap}})
+    with pytest.raises(
+        InputError, match=rf"the token '<new>' as number {size + 1}, which tokenizer\.json does not have"
+    ):
         _ = SourceTokenizer(open_checkpoint(folder)).library

@@ -11,16 +11,21 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from lensmith.calibration.packing import unpack_low_first
 from lensmith.calibration.rounding import Groups, dequantize
 from lensmith.exporters import weights
+from lensmith.exporters.blocks import Matrix
 from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.prequantized.gptq import _zero_points
 from lensmith.exporters.prequantized.integers import IntegerTensor
+from lensmith.exporters.prequantized.kept import kept_rows, own_groups
 from lensmith.exporters.reference import Reference
 from lensmith.exporters.safetensors_files import read_header
+from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.source_weights import open_weights
 from lensmith.runtimes.bundle import Bundle
 from lensmith.targets.errors import InputError
@@ -290,14 +295,50 @@ def test_groups_are_those_of_the_checkpoint_unless_told(name: str, group: int, s
     assert (told.group_size, told.symmetric) == (64, True)
 
 
-def test_groups_of_the_checkpoint_may_be_several_of_the_bundle(tmp_path: Path) -> None:
-    folder = quantized_copy(TINY / "qwen3_vl", tmp_path, packed(4, 128), lambda name: "layers.0.mlp" in name)
+@pytest.mark.parametrize("activations", [ir.DataType.BFLOAT16, ir.DataType.FLOAT16])
+def test_matrices_that_change_scales_keep_no_integers(activations: ir.DataType, tmp_path: Path) -> None:
+    """TensorRT's, whose scales are of another type or lose their sign: the floats are rounded instead."""
+    parts, _ = packed(4, 32).make(np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32))
+    small(tmp_path, {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()})
+    declare(tmp_path, packed(4, 32))
+    tensor, scheme = open_checkpoint(tmp_path).tensor("m.weight"), Scheme(4, 32)
+    assert kept_rows(Matrix(64, 128, scheme), tensor) is not None
+    assert kept_rows(QdqMatrix(64, 128, scheme, activations), tensor) is None
+    assert kept_rows(Matrix(64, 128, replace(scheme, bits=8)), tensor) is None
+    assert kept_rows(None, tensor) is None
+
+
+@pytest.mark.parametrize("variant", [packed(4, 128), packed(4, 64, symmetric=False)])
+def test_groups_of_the_checkpoint_may_be_several_of_the_bundle(variant: Variant, tmp_path: Path) -> None:
+    folder = quantized_copy(TINY / "qwen3_vl", tmp_path, variant, lambda name: "layers.0.mlp" in name)
     job = prepare(folder / "stored", Options(group_size=32, symmetric=False))
     kept = dict(stored_groups(job, export(job, tmp_path / "b", golden="never")))
     expected = open_checkpoint(folder / "floats")
     assert len(kept) == 3
     for name, groups in kept.items():
         assert np.array_equal(dequantize(groups), expected.tensor(name).numpy())
+
+
+@pytest.mark.parametrize(
+    ("variants", "bits", "found"),
+    [((packed(4, 128), packed(4, 32)), 4, (32, True)),
+     ((packed(4, 64), packed(4, 64, symmetric=False)), 4, (64, False)),
+     ((packed(4, 128, symmetric=False), packed(4, 128)), 4, (128, False)), ((packed(4, 16),), 4, None),
+     ((packed(4, 64), packed(4, 16)), 4, None), ((packed(4, 64),), 8, None),
+     ((packed(8, 64), packed(4, 32)), 8, (64, True)),
+     ((packed(4, 32, shuffled=True), packed(4, 64)), 4, (64, True)), ((packed(4, 32, shuffled=True),), 4, None)],
+)  # fmt: skip
+def test_the_largest_groups_that_hold_all_integers(
+    variants: tuple[Variant, ...], bits: int, found: tuple[int, bool] | None, tmp_path: Path
+) -> None:
+    """Scattered groups are rounded anew whatever the size, and have no say."""
+    tensors: dict[str, Any] = {}
+    for index, variant in enumerate(variants):
+        parts, _ = variant.make(np.random.default_rng(index).normal(size=(64, 128)).astype(np.float32))
+        tensors |= {f"m{index}.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
+    small(tmp_path, tensors)
+    declare(tmp_path, variants[0])
+    assert own_groups(open_checkpoint(tmp_path).tensors.values(), bits) == found
 
 
 @pytest.mark.parametrize("name", ["fp8 blocks", "gptq act-order"])

@@ -12,6 +12,7 @@ from lensmith.runtimes.replay import (
     EXACT,
     TIE,
     AgainstPyTorch,
+    Exactness,
     Row,
     divergence,
     judged,
@@ -94,7 +95,7 @@ def test_the_divergence_is_of_the_found_from_the_expected() -> None:
     one, other = np.log([0.5, 0.5]), np.log([0.9, 0.1])
     assert divergence(one, other) == pytest.approx(0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1))
     assert divergence(other, one) == pytest.approx(0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5))
-    assert divergence(one, one) == 0
+    assert divergence(one, one) == divergence(one, one + 1e-9) == 0  # rounding alone makes none below zero
     assert np.isinf(divergence(one, np.array([np.nan, 0.0])))
 
 
@@ -168,6 +169,24 @@ def test_nothing_that_is_not_finite_passes() -> None:
         found = [judged(row, EXACT) for row in rows(*answer(changed))]
         figures = {row.figure for row in found if not row.passed}
         assert figures >= ({"step_logits_kl"} if step else {"logits_error", "logits_kl"})
+
+
+def test_each_figure_has_a_limit_of_its_own() -> None:
+    limits = Exactness(error=0.1, kl=0.01, agreement=0.5)
+    edges = {"logits_error": 0.1, "step_logits_error": 0.1, "image_features_error": 0.1, "logits_kl": 0.01,
+             "step_logits_kl": 0.01}  # fmt: skip
+    for figure, edge in edges.items():
+        passed = [judged(Row("c", "o", figure, edge * share), limits) for share in (0.99, 1, 1.01)]
+        assert [(row.limit, row.passed) for row in passed] == [(edge, True), (edge, True), (edge, False)]
+    agreed = [judged(Row("c", "o", "greedy_agreement", share), limits).passed for share in (0.49, 0.5, 0.51)]
+    assert agreed == [False, True, True]
+
+
+def test_limits_tell_the_smallest_mistake_from_float32() -> None:
+    """Another approximation of GELU is off by 2e-4, kernels that sum in another order by 1e-5."""
+    assert 1e-5 < EXACT.error < 2e-4
+    assert EXACT.agreement == 1
+    assert 1e-5 < TIE < 2e-4
 
 
 def test_summaries_keep_the_worst() -> None:

@@ -92,7 +92,10 @@ def test_bundles_that_are_not_signed_by_a_trusted_key(signed: Path, keys: tuple[
     (signed / SIGNATURE).write_text(json.dumps({**entry, "signature": foreign["signature"]}, indent=2) + "\n")
     with pytest.raises(InputError, match="is not the signature of this"):
         open_bundle(signed, trusted_keys=[keys[1]])
+    key, last = entry["public_key"][:-2], entry["public_key"][-2]
+    assert last in "AEIMQUYcgkosw048"  # 4 bits of the key and 2 of nothing
     damaged = {
+        "bits of nothing": {**entry, "public_key": f"{key}{chr(ord(last) + 1)}="},
         "extra": {**entry, "signatures": [foreign]},
         "algorithm": {**entry, "algorithm": "none"},
         "short": {**entry, "signature": entry["signature"][4:]},

@@ -19,19 +19,16 @@ from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.graph_ports import F32, I64, add_input, add_output
 from lensmith.exporters.graphs import Graph, _builder, _graph
-from lensmith.exporters.lowering import find_lowering
 from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.trt import engines, worker
 from lensmith.exporters.trt.engines import run
-from lensmith.exporters.trt.finish import build
 from lensmith.exporters.trt.kernels import KERNEL
-from lensmith.exporters.trt.profiles import LOGITS, profiles
+from lensmith.exporters.trt.profiles import profiles
 from lensmith.exporters.trt.spelled_out import spell_out
 from lensmith.exporters.trt.worker import Request
 from lensmith.exporters.weights import _refer
 from lensmith.runtimes.bundle import Bundle, open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter
-from lensmith.targets.errors import InputError, LensmithError
+from lensmith.targets.errors import LensmithError
 from lensmith.targets.profile import load_target
 
 from tests import ladder
@@ -202,35 +199,6 @@ def test_failures_have_words(tmp_path: Path) -> None:
         run(request)
     with pytest.raises(LensmithError, match=r"cannot build graph\.onnx"):
         run(replace(request, flavour="no_such_flavour"))
-
-
-def test_bundles_that_cannot_be_built(tiny_bundle: Path) -> None:
-    with pytest.raises(InputError, match="--format tensorrt"):
-        build(tiny_bundle)
-
-
-def test_profiles_follow_the_limits() -> None:
-    manifest = {"options": {"prefill_chunk": 1024}, "limits": {"context": 600, "max_image_tokens": 9000,
-                "max_pixels": 512 * 512}, "image": {"patch_size": 16, "merge_size": 2}}  # fmt: skip
-    ports = {"input_ids": {"shape": [1, "seq"]}, "logit_positions": {"shape": ["num_logits"]}}
-    prompts, tokens = profiles("decoder", ports, manifest)
-    assert prompts == {"input_ids": [[1, 1], [1, 300], [1, 600]], "logit_positions": [[1], [1], [LOGITS]]}
-    assert tokens == {"input_ids": [[1, 1]] * 3, "logit_positions": [[1]] * 3}
-    images = profiles("vision_encoder", {"pixel_values": {"shape": ["patches", 1536]}}, manifest)
-    assert images == [{"pixel_values": [[4, 1536], [1024, 1536], [1024, 1536]]}]
-
-
-def test_the_writer_leaves_out_what_became_something_else(tmp_path: Path, tiny_bundle: Path) -> None:
-    manifest = open_bundle(tiny_bundle).manifest
-    graphs = {"vision_encoder": {"file": "a", "inputs": {}, "outputs": {}}}
-    with BundleWriter(tmp_path / "out") as writer:
-        with writer.stage("key", ["a", "b"]):
-            for name in ("a", "b"):
-                writer.add(name).write_text(name)
-        writer.leave_out(["b"])
-        writer.close({**manifest, "graphs": graphs})
-    assert set(open_bundle(tmp_path / "out").manifest["files"]) == {"a"}
-    assert find_lowering("tensorrt").no_replay is not None
 
 
 @pytest.fixture(scope="module")

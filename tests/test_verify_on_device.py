@@ -264,6 +264,9 @@ def test_each_limit_can_fail_by_itself() -> None:
     assert [row.passed for row in judge([0.1, 2.1], Spread(0.03, 0.04))] == [True, True]
     assert [row.passed for row in judge([0.1, 2.1], Spread(0.02, 0.04))] == [False, True]
     assert [row.passed for row in judge([0.1, 2.1], Spread(0.03, 0.02))] == [True, False]
+    far = judge([10, 14.4], Spread(0.04, 0.06), expected=(10, 14))  # 0.28 on average, and values are 2 from their mean
+    assert [row.value for row in far] == pytest.approx([0.2 / 2**0.5] * 2)
+    assert judge([5, 5.5], Spread(), expected=(5, 5))[0].value == pytest.approx(0.5 / 2**0.5)  # which has no spread
     for wrong in ([0, np.nan], [0, np.inf], [0, 2, 4]):
         assert [row.passed for row in judge(wrong, Spread(100.0, 100.0))] == [False, False]
     assert not any(row.passed for row in judge([0, 2], Spread(100.0, 100.0), expected=[]))  # it was not recorded
