@@ -25,7 +25,8 @@ def check_scales(scales: KvScales, folder: Path) -> None:
     for layer, node in _attention(ir.load(folder / f"{DECODER}.onnx")):
         stored = [_constant(value) for value in node.inputs[KEY_SCALES:]]
         if len(stored) != 2 or not all(
-            np.array_equal(found, wanted[None, :, None]) for found, wanted in zip(stored, scales[layer], strict=True)
+            found is not None and np.array_equal(found, wanted[None, :, None])
+            for found, wanted in zip(stored, scales[layer], strict=True)
         ):
             raise CheckFailed(
                 f"the bundle's KV cache is not scaled as calibration found: layer {layer} has other scales; nothing "
@@ -61,7 +62,7 @@ def _round(graph: ir.Graph, node: ir.Node, place: int, steps: NDArray[np.float32
     """Put rounding to int8 and back between an input [batch, seq, channels] of a node and the node."""
     name = f"{node.name}.{place}.steps"
     tensor = ir.tensor(steps, name=name)
-    scale = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    scale = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(steps.shape), const_value=tensor)
     graph.register_initializer(scale)
     to_int8 = {"axis": 2, "output_dtype": int(ir.DataType.INT8)}
     down = ir.node("QuantizeLinear", [node.inputs[place], scale], attributes=to_int8)

@@ -180,4 +180,4 @@ class Likeness:
     @property
     def near(self) -> bool:
         made, wanted = self._found**0.5, self._expected**0.5
-        return self._both >= COSINE * made * wanted and SHORTEST * wanted <= made <= LONGEST * wanted
+        return bool(self._both >= COSINE * made * wanted and SHORTEST * wanted <= made <= LONGEST * wanted)

@@ -327,7 +327,7 @@ def test_calibrated_weights_are_those_of_calibration_and_of_the_same_tensor(tmp_
     good, swapped_ = calibrated(turned), calibrated(mirrored)
     folder = export(good, tmp_path / "good", golden="never").path
     written_weights.check_written(good, float_job(good), folder)
-    other = calibrated([turned[0] ^ np.uint8(np.arange(len(turned[0])) == 9)[:, None], *turned[1:]])
+    other = calibrated([turned[0] ^ (np.arange(len(turned[0])) == 9).astype(np.uint8)[:, None], *turned[1:]])
     with pytest.raises(CheckFailed, match=f"row 9 of {name}"):
         written_weights.check_written(other, float_job(other), folder)
     folder = export(swapped_, tmp_path / "mirrored", golden="never").path
