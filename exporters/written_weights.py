@@ -7,6 +7,7 @@ another's place, is transposed, swapped, negated or missing is found, however co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from .graphs import Graph
 from .job import Job
 from .lowering import find_lowering
 from .scheme import UNQUANTIZED, Scheme
-from .weights import BLOCK_ELEMENTS
+from .weights import BLOCK_ELEMENTS, THREADS
 
 Floats = NDArray[np.float32]
 HALF = 2.0**-11  # relative rounding of float16
@@ -42,8 +43,14 @@ def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None)
         files = StoredGraph(graph, folder)
         copies = None if twin is None else StoredGraph(plain[graph.name], twin, "r+")
         wanted = {source.name: source for source in plain[graph.name].sources}
-        for source in graph.sources:
-            _check(job, source, wanted[source.name], files, copies)
+        with ThreadPoolExecutor(THREADS) as pool:
+            checks = [pool.submit(_check, job, each, wanted[each.name], files, copies) for each in graph.sources]
+            try:
+                for check in checks:
+                    check.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 class StoredGraph:
