@@ -319,7 +319,7 @@ def _print_calibration(made: dict[str, Any]) -> None:
 def _proof(golden: dict[str, Any]) -> dict[str, str]:
     """What the export compared with PyTorch, and how far rounding is from it."""
     if not golden.get("recorded"):
-        proven = {key: golden[key] for key in ("graphs", "weights") if key in golden}
+        proven: dict[str, str] = {key: golden[key] for key in ("graphs", "weights") if key in golden}
         proven |= {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
         return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
     rounding = golden.get("rounding", {})
