@@ -326,7 +326,8 @@ def _print_calibration(made: dict[str, Any]) -> None:
 def _proof(golden: dict[str, Any]) -> dict[str, str]:
     """What the export compared with PyTorch, and how far rounding is from it."""
     if not golden.get("recorded"):
-        proven = {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
+        proven: dict[str, str] = {key: golden[key] for key in ("graphs", "weights") if key in golden}
+        proven |= {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
         return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
     rounding = golden.get("rounding", {})
     words = [f"KL {rounding['mean_kl']:.2g} nats"] if "mean_kl" in rounding else []
