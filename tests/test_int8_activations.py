@@ -100,7 +100,7 @@ def test_features_are_off_as_far_as_those_of_the_bundle(
     keys = keys_of(samples.calibrated)
     plain, theirs = seen_by(model, samples.calibrated, samples.pictures), Whole(bundle).features(bench)
     ours = feature_errors(model, {"made": nearest(model, schemes_of(job.graphs))}, pictures(bench))["made"]
-    assert ours == pytest.approx(relative([plain[k] for k in keys], [theirs[k] for k in keys]), rel=0.05)
+    assert ours == pytest.approx(relative([plain[k] for k in keys], [theirs[k] for k in keys]), rel=0.15)
 
 
 def relative(plain: Sequence[ImageFeatures], other: Sequence[ImageFeatures]) -> float:
