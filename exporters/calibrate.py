@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from ..runtimes.bundle import Bundle
 from ..runtimes.bundle_writer import check_new_bundle
 from ..runtimes.files import disk_full_is_input
 from ..runtimes.new_folder import CALIBRATION, workplace
+from ..runtimes.prompt import PromptBuilder
+from ..runtimes.requests import user_message
 from ..targets.errors import InputError, LensmithError, closest
 from .activation_roles import choose_roles
+from .builtin.kinds import Ways
 from .calibration_record import record
 from .calibration_samples import SampleSet, case_key, choose_samples, picture_count
 from .dialects.ort import OrtDialect
@@ -62,6 +66,7 @@ class CalibrationOptions:
     method: str = "descent"
     samples: Path | None = None  # None: a generated set
     limit: int = 64  # samples to calibrate on; a third as many are held out besides
+    only_samples: bool = False  # without built-in ones beside them
     seed: int = 0
     budget: int | None = None  # bytes of the bundle: bits and group sizes are chosen for each matrix
     max_kl: float | None = None  # nats on held-out positions, likewise
@@ -104,6 +109,7 @@ class Samples:
             "seed": seed,
             "calibrated": len(self.calibrated),
             "held_out": len(self.held_out),
+            "kinds": dict(Counter(sample.task for sample in self.calibrated)),
             "pictures": picture_count(self.chosen.calibrated),
             "image_tokens": int((tokens == IMAGE).sum()),
             "text_tokens": int((tokens != IMAGE).sum()),
@@ -113,6 +119,8 @@ class Samples:
 
 def check(job: Job, options: CalibrationOptions) -> None:
     """Raises InputError for what cannot be calibrated, before anything is written."""
+    if options.only_samples and options.samples is None:
+        raise InputError("--only-samples leaves built-in samples out, and no others are given; add --samples")
     if not isinstance(job.spec, ModelSpec):
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
@@ -272,8 +280,9 @@ def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> F
 
 def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress = lambda *_: None) -> Samples:
     """Read, split and prepare the samples; those without an answer get the model's own."""
-    chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed)
     builder, wording = prompts_of(job), options.wording
+    chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed,
+                            ways=_ways(builder.prompts), only=options.only_samples)  # fmt: skip
     cases = (*chosen.calibrated, *chosen.held_out)
     samples = [builder.build(case) for case in cases]
     room = min(builder.context, max(len(sample.ids) for sample in samples) + wording.tokens)
@@ -285,6 +294,16 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress:
     ]
     split = len(chosen.calibrated)
     return Samples(chosen, tuple(samples[:split]), tuple(samples[split:]), builder.pictures, wording)
+
+
+def _ways(prompts: PromptBuilder) -> Ways:
+    """Whether a chat template knows tools, and whether a user's message can be left open at its end."""
+    tools = "tools" in prompts.template.words.variables
+    try:
+        prompts.render([user_message("")], continue_final_message=True)
+    except InputError:
+        return Ways(tools, free=False)
+    return Ways(tools)
 
 
 def prompts_of(job: Job) -> SampleBuilder:

@@ -1,4 +1,4 @@
-"""Samples to calibrate on: a folder of images, a JSONL file, or a generated set; and which of them are held out."""
+"""Samples to calibrate on: a folder of images, a JSONL file, or built-in ones, mixed; and which are held out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ..targets.errors import InputError
-from .cases import QUESTIONS, Case, photo, read_samples, spread_over_tasks
+from .builtin.kinds import BuiltinSamples, Ways
+from .builtin.questions import ANY
+from .cases import Case, read_samples, spread_over_tasks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 HELD_OUT = 4  # every fourth sample is judged, and never calibrated on
-SIZES = ((320, 256), (256, 320), (448, 336), (224, 224))  # width, height of generated pictures
+BUILT_IN = 3  # every third sample is built-in, beside those of a user
+QUESTIONS = 4  # about each picture of a folder, of which as many as are wanted are taken
 
 
 @dataclass(frozen=True)
@@ -30,28 +34,39 @@ class SampleSet:
         return len(self.calibrated) + len(self.held_out)
 
 
-def choose_samples(source: Path | None, scratch: Path, *, limit: int, seed: int) -> SampleSet:
+def choose_samples(
+    source: Path | None, scratch: Path, *, limit: int, seed: int, ways: Ways, only: bool = False
+) -> SampleSet:
     """Up to `limit` samples to calibrate on, as many of each task as can be, and a third as many to judge.
 
-    The order follows from the content and the seed alone; copies of a sample count once. Raises InputError for unusable
-    files, for too few samples and for none with a picture.
+    Built-in samples of all kinds take a third of the places, and those that `source` leaves, unless `only` its own are
+    wanted; their pictures go to `scratch`. The order follows from the content and the seed alone; copies of a sample
+    count once. Raises InputError for unusable files, for too few samples and for none with a picture.
     """
     wanted = limit + max(1, limit // (HELD_OUT - 1))
-    cases = _generated(scratch, seed, wanted) if source is None else _read(source)
+    own = [] if source is None else _spread(_read(source), seed, wanted if only else wanted - wanted // BUILT_IN)
     name = "built-in" if source is None else source.resolve().name
-    different = {case_key(case, seed): case for case in reversed(cases)}  # no copy of what is judged is calibrated on
-    ordered = [different[key] for key in sorted(different)]
-    ordered = [ordered[index] for index in spread_over_tasks(ordered, wanted)]
+    if source is not None and len(own) < HELD_OUT:
+        raise InputError(f"{name} has {len(own)} different samples; calibration needs {HELD_OUT} at least, one of "
+                         "them held out: add some")  # fmt: skip
+    drawn = [] if only else islice(BuiltinSamples(scratch, seed, ways).cases(), wanted - len(own))
+    ordered = _spread([*own, *drawn], seed, wanted)
     held = ordered[HELD_OUT - 1 :: HELD_OUT]
     used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
-    if not held:
-        raise InputError(f"{name} has {len(ordered)} different samples; calibration needs {HELD_OUT} at least, one of "
-                         "them held out: add some")  # fmt: skip
     if not picture_count(used):
-        raise InputError(f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell "
-                         "how image tokens are rounded best; add samples with images")  # fmt: skip
+        raise InputError(
+            f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell how image "
+            "tokens are rounded best; add samples with images, or leave out --only-samples"
+        )
     digest = hashlib.sha256("".join(case_key(case) for case in (*used, *held)).encode()).hexdigest()
     return SampleSet(name, tuple(used), tuple(held), digest)
+
+
+def _spread(cases: Sequence[Case], seed: int, count: int) -> list[Case]:
+    """Up to `count` different cases, as many of each task as can be, in an order by content and seed."""
+    different = {case_key(case, seed): case for case in reversed(cases)}  # no copy of what is judged is calibrated on
+    ordered = [different[key] for key in sorted(different)]
+    return [ordered[index] for index in spread_over_tasks(ordered, count)]
 
 
 def _read(source: Path) -> list[Case]:
@@ -62,30 +77,15 @@ def _read(source: Path) -> list[Case]:
 
 
 def _pictures(folder: Path) -> Iterator[Case]:
-    """One question about each picture of a folder, in turn of the built-in ones."""
+    """Some questions about each picture of a folder, in turn of those that can be asked about any."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise InputError(f"{folder} has no pictures and no .jsonl file; expected pictures, or lines of JSON with "
                          "images, prompt and, if known, answer")  # fmt: skip
-    questions = [question for images, question in QUESTIONS if images == 1]
     for index, path in enumerate(paths):
-        yield Case("pictures", (str(path.resolve()),), questions[index % len(questions)])
-
-
-def _generated(scratch: Path, seed: int, count: int) -> list[Case]:
-    """Generated photos with questions; every fifth sample is a question alone."""
-    alone = [question for images, question in QUESTIONS if not images]
-    about = [question for images, question in QUESTIONS if images == 1]
-    cases = []
-    scratch.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        if index % 5 == 4:
-            cases.append(Case("text", (), f"{alone[index % len(alone)]} ({index})"))
-            continue
-        path = scratch / f"photo-{seed}-{index}.png"
-        photo(SIZES[index % len(SIZES)], seed=1000 * seed + index).save(path)
-        cases.append(Case("pictures", (str(path),), about[index % len(about)]))
-    return cases
+        for turn in range(QUESTIONS):
+            question = ANY[(index + turn * (len(ANY) // QUESTIONS)) % len(ANY)]
+            yield Case("pictures", (str(path.resolve()),), question)
 
 
 def case_key(case: Case, seed: int = 0) -> str:

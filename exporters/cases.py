@@ -45,7 +45,8 @@ class Case:
     prompt: str
     answer: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()  # that the model may call, as JSON schemas
-    free: bool = False  # the prompt is the beginning of a user's message, which the model itself goes on with
+    # Above 0: the prompt begins a user's message, which the model itself goes on with. Others go on in another way.
+    free: int = 0
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -103,12 +104,18 @@ def _case(path: Path, number: int, line: str, defaults: Mapping[str, Any] = Mapp
 
 
 def spread_over_tasks(cases: Sequence[Case], count: int) -> list[int]:
-    """Indices of up to `count` cases, one of each task in turn."""
+    """Indices of up to `count` cases: one of each task in turn, and within a task one about each picture in turn."""
+    seen: Counter[tuple[str, tuple[str, ...] | int]] = Counter()
+    ranks = []
+    for index, case in enumerate(cases):
+        about = (case.task, case.images or index)
+        ranks.append((seen[about], index))
+        seen[about] += 1
     turns: Counter[str] = Counter()
     order = []
-    for index, case in enumerate(cases):
-        order.append((turns[case.task], index))
-        turns[case.task] += 1
+    for _, index in sorted(ranks):
+        order.append((turns[cases[index].task], index))
+        turns[cases[index].task] += 1
     return sorted(index for _, index in sorted(order)[:count])
 
 

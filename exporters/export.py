@@ -33,7 +33,7 @@ from .models import FAMILIES, Family, Spec
 from .notes import notes
 from .parts import parts
 from .prequantized.kept import own_groups
-from .proof import prove
+from .proof import prove, prove_weights
 from .scheme import PRECISIONS, make_policy
 from .spec import ModelSpec
 from .tokenizer_files import SourceTokenizer
@@ -179,7 +179,8 @@ def _evidence(
     elsewhere = find_lowering(job.options.format).no_replay(job)
     recording = _recording(job, writer, manifest, progress)
     proving = functools.partial(prove, job, writer, manifest)
-    return evidence(recording, job.parameters, writer, manifest, proving, golden=golden, elsewhere=elsewhere)
+    weighing = functools.partial(prove_weights, job, writer.partial)
+    return evidence(recording, job.parameters, writer, manifest, proving, weighing, golden=golden, elsewhere=elsewhere)
 
 
 def _recording(

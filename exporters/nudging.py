@@ -19,16 +19,25 @@ from numpy.typing import NDArray
 
 from ..runtimes.backends import CUDA
 from ..runtimes.bundle import Bundle
+from ..runtimes.engine import ImageFeatures
+from ..runtimes.images import Grid, Patches
 from ..runtimes.loading import answers
+from ..runtimes.media import Vision
+from ..runtimes.verify import rounds_no_activations
 
 DECODER = "decoder"
 NOISE, HALF_NOISE = 2.0**-16, 2.0**-10  # relative, up and down in turn; a step of activations in float16
+# Where all activations are float32, little noise says how far noise grows: 2^-22 changes outputs of the trained models
+# as much as other orders of summation do.
+FLOAT_NOISE, LEAST_NOISE = 2.0**-20, 2.0**-22
 
 
 def noise_of(bundle: Bundle) -> float:
     """How much noise a bundle gets, which must not vanish where values become float16."""
     halves = any(graph.get("dialect") == CUDA for graph in bundle.manifest["graphs"].values())
-    return HALF_NOISE if halves else NOISE
+    if halves:
+        return HALF_NOISE
+    return FLOAT_NOISE if rounds_no_activations(bundle.manifest) else NOISE
 
 
 def nudged(values: NDArray[Any], noise: float) -> NDArray[Any]:
@@ -38,14 +47,23 @@ def nudged(values: NDArray[Any], noise: float) -> NDArray[Any]:
     return made
 
 
+def nudged_vision(vision: Vision, noise: float) -> Vision:
+    """An encoder whose pixels get noise first."""
+
+    def encode(patches: Patches, grid: Grid) -> ImageFeatures:
+        return vision(nudged(patches, noise), grid)
+
+    return encode
+
+
 @contextmanager
-def nudged_norms(bundle: Bundle) -> Iterator[None]:
+def nudged_norms(bundle: Bundle, noise: float) -> Iterator[None]:
     """Within the context the norms in the files of the decoder have noise; no other run may read them then."""
     vectors = list(_vectors(bundle)) if answers(bundle) else []
     kept = [np.array(vector) for vector in vectors]
     try:
         for vector in vectors:
-            vector[...] = nudged(vector, noise_of(bundle))
+            vector[...] = nudged(vector, noise)
         yield
     finally:
         for vector, values in zip(vectors, kept, strict=True):

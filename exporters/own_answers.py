@@ -107,7 +107,7 @@ def _at_8_bits(job: Job, out: Path) -> Bundle:
 
 def _answer(speaker: Model, case: Case, wording: Wording) -> list[int]:
     """Token ids of one answer; what the model goes on with freely is sampled, since it would soon repeat itself."""
-    sampling = {"temperature": 1.0, "seed": wording.seed} if case.free else wording.sampling
+    sampling = {"temperature": 1.0, "seed": wording.seed + case.free} if case.free else wording.sampling
     answer = speaker.generate(case.messages, max_new_tokens=wording.tokens, **sampling, **case.variables)
     for _ in answer:
         pass

@@ -11,17 +11,14 @@ from ..runtimes.arithmetic import arithmetic
 from ..runtimes.backends import usable_device
 from ..runtimes.built import Built, Run, Sums, settings_of, spread, widest
 from ..runtimes.bundle import Bundle
-from ..runtimes.engine import ImageFeatures
-from ..runtimes.images import Grid, Patches
 from ..runtimes.loading import open_loaded
-from ..runtimes.media import Vision
 from ..runtimes.model import Model
 from ..runtimes.native import wanted_kernels
 from ..runtimes.outputs import Fed, Output, outputs
 from ..runtimes.replay import AgainstPyTorch, Row
 from ..runtimes.traces import Traces
 from ..targets.errors import CheckFailed
-from .nudging import noise_of, nudged, nudged_norms
+from .nudging import noise_of, nudged_norms, nudged_vision
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Way:
     """How this machine may compute a bundle; `native` as of `load`."""
 
     native: bool | None = None
-    nudged: bool = False  # with noise in pixels and norms, see nudging.py
+    noise: float = 0.0  # in pixels and norms, see nudging.py
 
     def options(self, bundle: Bundle) -> dict[str, Any]:
         """Those of `load`."""
@@ -41,15 +38,12 @@ def self_replay(bundle: Bundle, traces: Traces) -> tuple[list[Row], Built]:
 
     The figures of the first run against PyTorch, and the record of what the bundle gives.
     """
-    first, *others = _ways()
+    first, *others = _ways(noise_of(bundle))
     rows: list[Row] = []
-    base = Run(_noted(_replay(bundle, traces, first), AgainstPyTorch(traces), rows))
-    runs = {}
-    for way in others:
-        with nudged_norms(bundle) if way.nudged else nullcontext():
-            runs[way] = Run(_replay(bundle, traces, way))
+    base = Run(_noted(replayed(bundle, traces, first), AgainstPyTorch(traces), rows))
+    runs = {way: Run(replayed(bundle, traces, way)) for way in others}
     lines = {arithmetic(bundle, **way.options(bundle)): run.digests
-             for way, run in {first: base, **runs}.items() if not way.nudged}  # fmt: skip
+             for way, run in {first: base, **runs}.items() if not way.noise}  # fmt: skip
     digests = {line: found for line, found in lines.items() if line is not None}
     return rows, Built(digests, base.samples, spread(base, runs.values()), settings_of(bundle))
 
@@ -77,24 +71,19 @@ def _refuse_beyond(value: float, limit: float, what: str, name: str) -> None:
         )
 
 
-def _ways() -> list[Way]:
+def _ways(noise: float) -> list[Way]:
     """As `load` does it first, which is what `lensmith verify` repeats."""
-    return [Way(), *([Way(native=False)] if wanted_kernels() else []), Way(nudged=True)]
+    return [Way(), *([Way(native=False)] if wanted_kernels() else []), Way(noise=noise)]
 
 
-def _replay(bundle: Bundle, traces: Traces, way: Way) -> Iterator[Fed | Output]:
-    model = open_loaded(bundle, **way.options(bundle))
-    vision = _nudged(model.vision, noise_of(bundle)) if way.nudged else model.vision
-    if isinstance(model, Model):
-        model.media.vision = vision  # for conversations
-    return outputs(model, traces, vision)
-
-
-def _nudged(vision: Vision, noise: float) -> Vision:
-    def encode(patches: Patches, grid: Grid) -> ImageFeatures:
-        return vision(nudged(patches, noise), grid)
-
-    return encode
+def replayed(bundle: Bundle, traces: Traces, way: Way) -> Iterator[Fed | Output]:
+    """Everything that the graphs get and give in one of these ways."""
+    with nudged_norms(bundle, way.noise) if way.noise else nullcontext():
+        model = open_loaded(bundle, **way.options(bundle))
+        vision = nudged_vision(model.vision, way.noise) if way.noise else model.vision
+        if isinstance(model, Model):
+            model.media.vision = vision  # for conversations
+        yield from outputs(model, traces, vision)
 
 
 def _noted(made: Iterator[Fed | Output], against: AgainstPyTorch, rows: list[Row]) -> Iterator[Fed | Output]:

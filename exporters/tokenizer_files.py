@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from .processor_files import json_file
 
 COMPOSED = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
 WORDS = {"qwen3_vl": PATTERNS[2], "qwen3_5": PATTERNS[3], "qwen3_5_text": PATTERNS[3]}
-AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that read tokenizer.json
+OWN, GPT2, LLAMA = "Qwen2Tokenizer", "GPT2Tokenizer", "LlamaTokenizer"  # classes of transformers, without "Fast"
+AS_IT_IS = ("PreTrainedTokenizer", "TokenizersBackend")  # those that read tokenizer.json
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 
@@ -63,6 +65,7 @@ def completed(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) 
     Tokens that tokenizer_config.json lists are found in the text as it says, and those that are not in tokenizer.json
     come behind it. InputError where no place is left for one, and for words that would be split in another way.
     """
+    values = _as_its_class(checkpoint, values)
     _check_words(checkpoint, values)
     listed, size = _listed(checkpoint), known.get_vocab_size()
     added = [_flagged(token, listed, _plain(checkpoint)) for token in values.get("added_tokens") or []]
@@ -79,7 +82,62 @@ def completed(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) 
             )
         more.add(content)
         added.append({"id": number, "content": content, **{f: bool(token.get(f)) for f in FLAGS}})
-    return {**values, "added_tokens": added}
+    return {**values, "added_tokens": added, **_around(checkpoint, values, known)}
+
+
+def _class(checkpoint: Checkpoint) -> str:
+    """The class of transformers that makes the tokenizer of a Qwen3-VL checkpoint, which may name another."""
+    name = str(checkpoint.tokenizer_config.get("tokenizer_class") or OWN).removesuffix("Fast")
+    if name not in (OWN, GPT2, LLAMA, *AS_IT_IS):
+        raise InputError(
+            f"{checkpoint.path} has tokenizer_class {name[:100]!r}, which lensmith does not know; expected {OWN}, "
+            f"{GPT2}, or TokenizersBackend for tokenizer.json as it is"
+        )
+    return name
+
+
+def _as_its_class(checkpoint: Checkpoint, values: dict[str, Any]) -> dict[str, Any]:
+    """With what transformers' class builds anew, of which it takes vocabulary and merges alone."""
+    if checkpoint.config.get("model_type") not in WORDS:
+        return values
+    if checkpoint.config["model_type"] == "qwen3_vl" and _class(checkpoint) != OWN:
+        if _class(checkpoint) != GPT2:  # a LlamaTokenizer of bytes is read as it is, too
+            return values
+        prefixed = bool(checkpoint.tokenizer_config.get("add_prefix_space"))
+        words = {"type": "ByteLevel", "add_prefix_space": prefixed, "trim_offsets": True, "use_regex": True}
+        values = {**values, "normalizer": None, "pre_tokenizer": words}
+    model = values.get("model")
+    if isinstance(model, dict) and any(model.get(wish) for wish in ("ignore_merges", "byte_fallback", "fuse_unk")):
+        model = {**model, "ignore_merges": False, "byte_fallback": False, "fuse_unk": False}
+    return {**values, "model": model}
+
+
+def _around(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) -> dict[str, Any]:
+    """The part of a tokenizer.json that puts special tokens around a text, where tokenizer_config.json decides it.
+
+    If that has add_bos_token or add_eos_token, whatever they say, both count and tokenizer.json does not.
+    """
+    config, wishes = checkpoint.tokenizer_config, ("add_bos_token", "add_eos_token")
+    if not any(wish in config for wish in wishes):
+        return {}
+    bos, eos = (
+        checkpoint.special_tokens.get(wish.removeprefix("add_")) if config.get(wish) else None for wish in wishes
+    )
+    if not (bos or eos or '"TemplateProcessing"' in json.dumps(values.get("post_processor"))):
+        return {}
+    numbers = {token: known.token_to_id(token) for token in (bos, eos) if token}
+    if None in numbers.values():
+        raise InputError(f"{checkpoint.path} puts {bos or eos!r} around texts, which tokenizer.json does not have")
+    text: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
+    single = [*_special_piece(bos), *text, *_special_piece(eos)]
+    tokens = {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in numbers.items()}
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    made = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+    return {"post_processor": made}
+
+
+def _special_piece(token: str | None) -> list[dict[str, Any]]:
+    return [{"SpecialToken": {"id": token, "type_id": 0}}] if token else []
 
 
 def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: set[Any]) -> dict[str, Any]:
@@ -104,8 +162,7 @@ def _plain(checkpoint: Checkpoint) -> set[Any]:
 def _own_words(checkpoint: Checkpoint) -> bool:
     """Whether transformers' class of the tokenizer splits words in its own way, whatever tokenizer.json says."""
     model_type = checkpoint.config.get("model_type")
-    read = model_type == "qwen3_vl" and checkpoint.tokenizer_config.get("tokenizer_class") in AS_IT_IS
-    return model_type in WORDS and not read
+    return model_type in WORDS and (model_type != "qwen3_vl" or _class(checkpoint) == OWN)
 
 
 def _check_words(checkpoint: Checkpoint, values: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ another's place, is transposed, swapped, negated or missing is found, however co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +22,13 @@ from .graphs import Graph
 from .job import Job
 from .lowering import find_lowering
 from .scheme import UNQUANTIZED, Scheme
-from .weights import BLOCK_ELEMENTS
+from .weights import BLOCK_ELEMENTS, THREADS
 
 Floats = NDArray[np.float32]
 HALF = 2.0**-11  # relative rounding of float16
 TINY = 2.0**-24  # half a step of float16's smallest numbers, below which scales vanish
-# Calibrated integers make up for each other, so that with few samples a row may be off by several steps. It still
-# points where the checkpoint's does, while another row of 128 columns has a cosine below 0.35.
+# Calibrated integers make up for each other: with 2 bits and few samples a row may end far from the checkpoint's. The
+# tensor as a whole still points where the checkpoint's does, while another one has a cosine near 0.
 COSINE, SHORTEST, LONGEST = 0.5, 0.4, 2.0
 
 
@@ -42,8 +43,14 @@ def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None)
         files = StoredGraph(graph, folder)
         copies = None if twin is None else StoredGraph(plain[graph.name], twin, "r+")
         wanted = {source.name: source for source in plain[graph.name].sources}
-        for source in graph.sources:
-            _check(job, source, wanted[source.name], files, copies)
+        with ThreadPoolExecutor(THREADS) as pool:
+            checks = [pool.submit(_check, job, each, wanted[each.name], files, copies) for each in graph.sources]
+            try:
+                for check in checks:
+                    check.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 class StoredGraph:
@@ -72,21 +79,32 @@ class StoredGraph:
 def _check(job: Job, source: Source, plain: Source, files: StoredGraph, copies: StoredGraph | None) -> None:
     tensor, parts = job.checkpoint.tensor(source.name), files.parts(source)
     given, matrix = job.calibrated.floats(plain, tensor), source.matrix
+    low = given is not None and matrix is not None and matrix.scheme.bits < 8
+    made, likeness = job.calibrated.parts(source, tensor) if low else None, Likeness()
     copy = None if copies is None else copies.parts(plain)[0]
     for start, stop in _blocks(tensor.shape):
         stored = [part[start:stop] for part in parts]
         found = np.asarray(stored[0], np.float32) if matrix is None else matrix.unpack(stored)
         whole = plain.pack(tensor.rows(start, stop)) if given is None else [part[start:stop] for part in given]
         expected = np.asarray(whole[0], np.float32).reshape(found.shape)
-        near = _near(found, expected, source, stored, calibrated=given is not None)
+        if made is None:
+            near = _near(found, expected, source, stored)
+        else:  # what calibration chose, exactly
+            near = _same(stored, [part[start:stop] for part in made])
+            likeness.add(found, expected)
         if not near.all():
-            raise CheckFailed(
-                f"the bundle's weights are not the checkpoint's: row {start + int(near.argmin())} of {source.name} is "
-                "off by more than rounding allows, as if another tensor, order or sign had been stored; nothing was "
-                "exported: report this with the checkpoint's config.json"
-            )
+            raise _refused(f"row {start + int(near.argmin())} of {source.name}")
         if copy is not None:
             copy[start:stop] = found.reshape(copy[start:stop].shape)
+    if made is not None and not likeness.near:
+        raise _refused(source.name)
+
+
+def _refused(what: str) -> CheckFailed:
+    return CheckFailed(
+        f"the bundle's weights are not the checkpoint's: {what} is off by more than rounding allows, as if another "
+        "tensor, order or sign had been stored; nothing was exported: report this with the checkpoint's config.json"
+    )
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -97,16 +115,12 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
-def _near(
-    found: Floats, expected: Floats, source: Source, stored: Sequence[NDArray[Any]], *, calibrated: bool
-) -> NDArray[np.bool_]:
+def _near(found: Floats, expected: Floats, source: Source, stored: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
     """Whether each row is what it should be, within what its scheme allows; NaN is not near anything."""
     scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
     off = np.abs(found - expected)
     if not scheme.quantized:
         allowed = np.abs(expected) * HALF + TINY if scheme.bits == 16 else np.zeros_like(expected)
-    elif calibrated and scheme.bits < 8:
-        return _alike(found, expected)
     else:
         allowed = _rounding(expected, scheme, coarse=stored[-1].dtype == ml_dtypes.bfloat16)
     rows: NDArray[np.bool_] = (off <= allowed).reshape(len(off), -1).all(axis=1)
@@ -147,9 +161,30 @@ def _largest_level(bits: int) -> int:
     return 127 if bits == 8 else 2 ** (bits - 1)
 
 
-def _alike(found: Floats, expected: Floats) -> NDArray[np.bool_]:
-    """Whether rows point the same way, and are about as long."""
-    made, wanted = np.linalg.norm(found, axis=1), np.linalg.norm(expected, axis=1)
-    near: NDArray[np.bool_] = (found * expected).sum(axis=1) >= COSINE * made * wanted
-    near &= (made >= SHORTEST * wanted) & (made <= LONGEST * wanted)
-    return near
+def _same(stored: Sequence[NDArray[Any]], made: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+    """Whether each row has the same bytes in all parts."""
+    pairs = [[_bytes(each) for each in pair] for pair in zip(stored, made, strict=True)]
+    same: NDArray[np.bool_] = np.all([(one == other).all(axis=1) for one, other in pairs], axis=0)
+    return same
+
+
+def _bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+
+
+class Likeness:
+    """Whether a tensor, block by block, points where another one does and is about as long; NaN is not."""
+
+    def __init__(self) -> None:
+        self._both = self._found = self._expected = 0.0
+
+    def add(self, found: Floats, expected: Floats) -> None:
+        """One more block of both."""
+        self._both += float((found * expected).sum(dtype=np.float64))
+        self._found += float(np.square(found).sum(dtype=np.float64))
+        self._expected += float(np.square(expected).sum(dtype=np.float64))
+
+    @property
+    def near(self) -> bool:
+        made, wanted = self._found**0.5, self._expected**0.5
+        return bool(self._both >= COSINE * made * wanted and SHORTEST * wanted <= made <= LONGEST * wanted)

@@ -24,19 +24,19 @@ from numpy.typing import NDArray
 from ..targets.errors import InputError
 from .bundle import Bundle
 from .engine import Floats
-from .files import dump_json, read_json, write_json
+from .files import dump_json, hash_file, read_json, write_json
 from .outputs import Fed, Output
 from .replay import Row
 from .traces import open_arrays
 
-RECORD, SAMPLES = "golden/built.json", "golden/built.npz"
+FOLDER = "golden"  # of a bundle, with its traces
+RECORD, SAMPLES = f"{FOLDER}/built.json", f"{FOLDER}/built.npz"
 SAMPLED = 256  # values that are kept of an output, spread over it
 # Other kernels on the same machine were off by 0.9 to 1.2 times what noise alone makes of a bundle. Other processors
 # round at other places or more coarsely (rows in place of blocks of 32), which adds in squares.
 ROW, OVERALL = 4.0, 3.0  # times the largest spread of an output, and of all outputs of a graph together
-FLOOR = 1e-4  # what float32 alone may differ by, as of EXACT_ERROR in verify.py
+FLOOR = 2e-5  # what float32 alone may differ by; kernels of one machine are 1e-6 apart
 PARTS = 16  # hexadecimal digits of a hash
-TEXTS = ("chat_template.jinja", "tokenizer.json")  # what makes prompts, beyond the branches that the traces take
 SECTIONS = ("prompt", "image", "video", "limits")  # of the manifest
 
 
@@ -56,7 +56,7 @@ class Spread:
 class Built:
     """The record: hashes by what computed them and by output, samples of the outputs, and the spread by graph.
 
-    `settings`: hashes of what prepares prompts and pictures.
+    `settings`: hashes of what it was computed with.
     """
 
     digests: Mapping[str, Mapping[str, str]]
@@ -77,10 +77,15 @@ def digest(values: Floats) -> str:
 
 
 def settings_of(bundle: Bundle) -> dict[str, str]:
-    """Hashes of what prepares prompts and pictures in a bundle, by file or section of the manifest."""
-    files = {name: bundle.file(name).read_bytes() for name in TEXTS if name in bundle.manifest["files"]}
+    """Hashes of what a bundle computes with: its files but for the traces, and sections of the manifest.
+
+    Those of files are the manifest's own, if it has them.
+    """
+    listed = {name: record for name, record in bundle.manifest["files"].items() if not name.startswith(f"{FOLDER}/")}
+    files = {name: (record or hash_file(bundle.file(name)))["sha256"] for name, record in listed.items()}
     sections = {name: dump_json(bundle.manifest[name]).encode() for name in SECTIONS if name in bundle.manifest}
-    return {name: hashlib.sha256(data).hexdigest()[:PARTS] for name, data in {**files, **sections}.items()}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sections.items()}
+    return {name: found[:PARTS] for name, found in {**files, **hashes}.items()}
 
 
 def sample(values: Floats) -> Floats:
@@ -164,7 +169,7 @@ class AgainstBuilt:
         self._sums = Sums()
 
     def settings(self, bundle: Bundle) -> Iterator[Row]:
-        """Whether prompts and pictures are prepared as they were, also where the traces do not show it."""
+        """Whether files and settings are those of the build, also where neither traces nor limits show it."""
         found = settings_of(bundle)
         for name in sorted({*found, *self.built.settings}):
             same = found.get(name) == self.built.settings.get(name)

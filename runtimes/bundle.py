@@ -135,7 +135,7 @@ class Bundle:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
         path = self.file(graphs[name]["file"])
         if path.suffix == ".onnx":
-            check_graph(path, graphs[name], self.manifest["files"])
+            check_graph(path, name, self.manifest)
         return path
 
     def context(self, wanted: int | None, unit: str, usual: int | None = None) -> int:

@@ -103,6 +103,7 @@ class Sampled:
     seed: Count | None = None
     calibrated: Count | None = None
     held_out: Count | None = None
+    kinds: dict[Name, Count] = field(default_factory=dict)  # of those that were calibrated on
     pictures: Count | None = None
     image_tokens: Count | None = None
     text_tokens: Count | None = None

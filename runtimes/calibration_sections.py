@@ -251,6 +251,7 @@ def _samples(evidence: CalibrationEvidence) -> Section:
         "SHA-256": made.sha256,
         "seed of the choice": made.seed,
         "calibrated on": _counts(made),
+        "kinds": ", ".join(f"{count:,} {kind}" for kind, count in made.kinds.items()) or None,
         "held out": None if made.held_out is None else f"{made.held_out:,} samples",
         "answered by the model": None if (own := made.own_answers) is None
         else f"{own.samples:,} samples, {own.tokens:,} tokens, by {own.by}",

@@ -1,125 +1,118 @@
-"""How large the integers become that decide over sizes and turns in a graph: bounds from constants and shapes.
+"""Whether a graph's work follows from what its manifest declares: the size of each value, and all multiplications.
 
-Bounds, not values: what a graph computes from sizes of inputs is at most what its operators make of the largest.
+The graph is followed at a few scales, from some hundred tokens or patches to the most that the manifest allows, so that
+neither constants nor products of what varies can grow beyond the model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from .graph_values import Refused, constant, inputs
+from .graph_work import Values, Walk, Work
+from .monomials import Scale
 
-MOST_SIZE = 1 << 24  # of one dimension of a value, and of what the runtime feeds as numbers (lengths, grids, indices)
-MOST_TURNS = 1 << 26  # of a loop
-MOST_CONSTANT = 1 << 24  # values of a tensor that is the same whatever the inputs are
-INTS = {2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64}
-Bound = tuple[int, bool]  # the largest magnitude, and whether it depends on inputs
-
-
-class TooLarge(ValueError):
-    """A size or a count in a graph that no model needs."""
-
-
-def check_loops(graph: Any, constants: Mapping[str, Any]) -> None:
-    """Raise TooLarge for a loop whose turns are not bounded by the sizes of its inputs."""
-    values = _Integers(graph, constants)
-    for node in graph.node:
-        if node.op_type == b"Loop":
-            first = _name(node, 0)
-            bound = values.bound(first) if first else None
-            if bound is None or bound[0] > MOST_TURNS:
-                raise TooLarge(f"it has a Loop of {'any number of' if bound is None else bound[0]} turns")
+STEP = 512  # between two scales
+# Times what a model of these weights, inputs and outputs has in one value, in all at once, and multiplies.
+VALUE, HELD, WORK = 2, 4, 8
+KEPT, UNPACKED = 8, 32  # bytes that an engine makes of each byte of weights at load: of integers that all become floats
+FREE_VALUES, FREE_WORK = 1 << 26, 1 << 34  # of any graph, however small
+LAYERS = 256  # where a manifest does not say how many there are
 
 
-def check_constants(graph: Any, constants: Mapping[str, Any]) -> None:
-    """Raise TooLarge for a node that makes a large tensor of constants: a few bytes in the file, all of the memory."""
-    values = _Integers(graph, constants)
-    for node in graph.node:
-        sizes = values.each(_name(node, 1)) if node.op_type in SIZED else []
-        fixed = [size for size, varies in sizes if not varies]
-        total = math.prod(max(size, 1) for size in fixed) if node.op_type == b"Expand" else max(fixed, default=0)
-        if total > MOST_CONSTANT:
-            raise TooLarge(f"it has {node.op_type.decode()} to {total} values")
+@dataclass(frozen=True)
+class Declared:
+    """What a manifest says of a graph."""
+
+    rows: int  # most tokens or patches at once
+    keys: int  # that each of them attends to
+    merge: int = 1  # patches that are merged along a side
+    layers: int = LAYERS
+    pairs: int = 0  # values that may be kept for each pair of row and key
+    kept: int = KEPT
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], name: str) -> Declared:
+        """What it says of the graph `name`."""
+        part = manifest.get("parts", {}).get(name, {})
+        kept = UNPACKED if manifest["graphs"][name].get("dialect") == "tensorrt" else KEPT
+        layers, heads = int(part.get("layers", LAYERS)), int(part.get("heads", 64))
+        context, image = int(manifest["limits"]["context"]), manifest["image"]
+        if name != "vision_encoder":
+            chunk = int(manifest["options"]["prefill_chunk"])
+            scores = 2 * heads if kept == UNPACKED else 0  # attention is spelled out beside linear attention
+            return cls(chunk, max(context, chunk), layers=layers, pairs=scores, kept=kept)
+        if "encoder" in manifest:
+            return cls(context, context, int(image["merge_size"]), layers, pairs=10, kept=kept)
+        merge = int(image.get("merge_size", 1))
+        tokens = max(manifest["limits"].get("max_image_tokens", 1), manifest.get("video", {}).get("max_tokens") or 1)
+        rows = int(tokens) * merge**2 + 1  # and the class token
+        return cls(rows, rows, merge, layers, kept=kept)
+
+    def scales(self) -> Iterator[tuple[int, int]]:
+        """Rows and keys."""
+        cap = STEP
+        while True:
+            yield min(self.rows, cap), min(self.keys, cap)
+            if cap >= max(self.rows, self.keys):
+                return
+            cap *= STEP
 
 
-SIZED = (b"Expand", b"Range", b"Pad")  # whose second input says how large the result is
+def check_bounds(graph: Any, functions: Any, declared: Declared, weight_bytes: int) -> None:
+    """Raise Refused for a graph that takes more memory or work than the model that it is said to be."""
+    made_by = {(item.domain, item.name): item for item in functions}
+    weights = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    wide = max((dim for tensor in graph.initializer for dim in tensor.dims), default=1)
+    for rows, keys in declared.scales():
+        names = {"tokens": rows, "image tokens": rows, "patches": rows, "capacity": keys, "merge": declared.merge}
+        scale = Scale(names, rows)
+        ports = {name.encode(): known for name, known in inputs(graph, "capacity")}
+        values: Values = {**weights, **ports}
+        work = Walk(made_by, scale).run(graph.node, values)
+        sizes = [scale.value(known.size) for known in ports.values()]
+        sizes += [_declared_size(port, rows, keys) for port in graph.output]
+        usual = max(rows * wide, *sizes)
+        products = 8 * rows * (weight_bytes + declared.layers * keys * wide)
+        _check(
+            work, scale, _Most(usual, sum(sizes), declared.pairs * rows * keys, declared.kept * weight_bytes, products)
+        )
 
 
-class _Integers:
-    """Bounds of the integer values of a graph, found where they are asked for."""
-
-    def __init__(self, graph: Any, constants: Mapping[str, Any]) -> None:
-        self.constants = constants
-        self.inputs = {port.name.decode("utf-8", "replace") for port in graph.input}
-        self.makers = {
-            output.decode("utf-8", "replace"): node for node in graph.node for output in node.output if output
-        }
-        self.known: dict[str, Bound | None] = {}
-
-    def bound(self, name: str, depth: int = 0) -> Bound | None:
-        """The largest magnitude of a value; None where it is not known."""
-        if name not in self.known:
-            self.known[name] = None  # for cycles, which no valid graph has
-            self.known[name] = self._bound(name, depth) if depth < 200 else None
-        return self.known[name]
-
-    def each(self, name: str) -> list[Bound]:
-        """Of each number in a list of sizes that is a constant or a concatenation; else of the largest, once."""
-        if name in self.constants:
-            return [(abs(int(value)), False) for value in _numbers(self.constants[name])]
-        node = self.makers.get(name)
-        if node is not None and node.op_type == b"Concat":
-            return [bound for index in range(len(node.input)) for bound in self.each(_name(node, index))]
-        found = self.bound(name)
-        return [(MOST_SIZE, True) if found is None else found]
-
-    def _bound(self, name: str, depth: int) -> Bound | None:
-        if name in self.constants:
-            numbers = _numbers(self.constants[name])
-            return (max((abs(int(value)) for value in numbers), default=0), False)
-        if name in self.inputs:
-            return MOST_SIZE, True
-        node = self.makers.get(name)
-        if node is None:
-            return None
-        kind = node.op_type.decode("utf-8", "replace")
-        if kind in ("Shape", "NonZero"):
-            return MOST_SIZE, True
-        if kind not in RULES:
-            return None
-        places, rule = RULES[kind]
-        given = [self.bound(_name(node, index), depth + 1) for index in range(len(node.input))[places]]
-        known = [bound for bound in given if bound is not None]
-        if len(known) < len(given) or not known:
-            return None
-        largest = rule([size for size, _ in known])
-        return (largest, any(varies for _, varies in known)) if largest < 1 << 62 else None
+def _declared_size(port: Any, rows: int, keys: int) -> float:
+    """How many values an output has by its name and shape, of which one size varies at most."""
+    dims = port.type.tensor_type.shape.dim
+    varies = any(not dim.HasField("dim_value") for dim in dims)
+    fixed: int = math.prod(dim.dim_value for dim in dims if dim.HasField("dim_value"))
+    return fixed * ((keys if port.name.startswith(b"present.") else rows) if varies else 1)
 
 
-# Which inputs the result depends on, and how its magnitude follows from theirs.
-FIRST, ALL = slice(0, 1), slice(0, None)
-Rule = Callable[[list[int]], int]
-RULES: Mapping[str, tuple[slice, Rule]] = {
-    **dict.fromkeys(("Slice", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Cast", "CastLike", "Identity", "Split",
-                     "Floor", "Ceil", "Div", "Expand", "Transpose", "ReduceMax", "ReduceMin", "Neg"), (FIRST, max)),
-    **dict.fromkeys(("Concat", "Max", "Min"), (ALL, max)),
-    **dict.fromkeys(("Add", "Sub"), (ALL, sum)),
-    "Mul": (ALL, math.prod),
-    "Mod": (slice(1, 2), max),
-    "Where": (slice(1, 3), max),
-}  # fmt: skip
+@dataclass(frozen=True)
+class _Most:
+    """What a model has at one scale: values of a result, of inputs and outputs, of scores; bytes kept; products."""
+
+    usual: float
+    ports: float
+    pairs: float
+    kept: float
+    products: float
 
 
-def _numbers(tensor: Any) -> list[int]:
-    """The integers of a small constant; of another one none."""
-    if tensor.data_type not in INTS or tensor.data_location or math.prod(tensor.dims) > 4096:
-        return []
-    if tensor.HasField("raw_data"):
-        return [int(value) for value in np.frombuffer(tensor.raw_data, INTS[tensor.data_type])]
-    return [int(value) for value in (*tensor.int64_data, *tensor.int32_data)]
-
-
-def _name(node: Any, index: int) -> str:
-    return node.input[index].decode("utf-8", "replace") if index < len(node.input) else ""
+def _check(work: Work, scale: Scale, most: _Most) -> None:
+    total = work.total(scale)
+    limits = {
+        f"the numbers in a result of {work.kind}": (work.largest, VALUE * most.usual + most.pairs + FREE_VALUES),
+        "the numbers in all results at once": (
+            work.held,
+            most.ports + HELD * (most.usual + most.pairs) + 2 * FREE_VALUES,
+        ),
+        "the bytes of results that are always the same": (work.kept, most.kept + 4 * FREE_VALUES),
+    }
+    for what, (found, limit) in limits.items():
+        if not found <= limit:
+            raise Refused(f"{what} may take {found:.3g}, and those of a model like this up to {limit:.3g}")
+    if not total <= WORK * most.products + FREE_WORK:
+        raise Refused(f"it may multiply {total:.3g} times, and a model like this up to {WORK * most.products:.3g}")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..targets.errors import InputError
-from .graph_bounds import check_constants, check_loops
+from .graph_bounds import Declared, check_bounds
 from .graph_operators import OPERATORS, OWN
+from .graph_values import Refused
 from .onnx_messages import parse_model
 
 MOST_BYTES = 32_000_000  # of a graph without its weights; those of real models take up to a few megabytes
-MOST_NODES = 100_000  # of a graph with its functions in their places
+MOST_NODES = 25_000  # of a graph with its functions in their places; those of real models take up to 7,000
 MOST_INLINE = 1 << 22  # values of a tensor inside the graph's file
 LARGE = 1 << 31  # of any size
 MOST_USES = 8  # of each byte of weights; tables of tokens are read by the look-up, the head and the draft head
@@ -28,25 +29,21 @@ FLOAT, INT, STRING, TENSOR, GRAPH, FLOATS, INTS, STRINGS = 1, 2, 3, 4, 5, 6, 7, 
 LOOPS = ("Loop", "Scan")
 
 
-class Refused(Exception):
-    """What is wrong with a graph, as a sentence without the name of its file."""
-
-
-def check_graph(path: Path, entry: Mapping[str, Any], files: Mapping[str, Any]) -> None:
-    """Raise InputError unless the ONNX file of a manifest's graph `entry` is one that this runtime may load.
-
-    `files` are those of the manifest: weights may lie in these alone.
-    """
+def check_graph(path: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError unless the ONNX file of a manifest's graph `name` is one that this runtime may load."""
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise Refused(f"it has more than {MOST_BYTES} bytes besides its weights")
         model = parse_model(data)
-        _check_model(model, entry)
+        _check_model(model, manifest["graphs"][name])
+        files = manifest["files"]
         weights = {_text(item.name): _check_tensor(item, path.parent, files) for item in model.graph.initializer}
-        _check_uses(model.graph, weights, _files_bytes(model.graph, path.parent))
-    except (Refused, ValueError) as error:
+        size = _files_bytes(model.graph, path.parent)
+        _check_uses(model.graph, weights, size)
+        check_bounds(model.graph, model.functions, Declared.of(manifest, name), size)
+    except (Refused, ValueError, OverflowError) as error:
         what = " ".join(str(error).split())[:500]
         raise InputError(f"{path} is not a graph that lensmith runs: {what}; export the bundle again.") from None
 
@@ -67,9 +64,6 @@ def _check_model(model: Any, entry: Mapping[str, Any]) -> None:
     for node in model.graph.node:
         if node.op_type.startswith(b"MatMul"):
             _check_product(node, weights)
-    constants = _constants(model.graph)
-    check_loops(model.graph, constants)
-    check_constants(model.graph, constants)
 
 
 def _function_sizes(functions: Any) -> dict[tuple[str, str], int]:
@@ -235,15 +229,6 @@ def _port(port: Any) -> tuple[str, list[int | str]]:
     tensor = port.type.tensor_type
     sizes = [dim.dim_value if dim.HasField("dim_value") else _text(dim.dim_param) for dim in tensor.shape.dim]
     return TYPES.get(tensor.elem_type, "unknown"), sizes
-
-
-def _constants(graph: Any) -> dict[str, Any]:
-    """Tensors inside the graph's file, by name."""
-    found = {_text(tensor.name): tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if _text(node.op_type) == "Constant" and len(node.output) == 1:
-            found.update({_text(node.output[0]): item.t for item in node.attribute if item.HasField("t")})
-    return found
 
 
 def _text(value: bytes) -> str:

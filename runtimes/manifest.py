@@ -265,6 +265,8 @@ class GoldenEntry(Section, frozen=True):
     reason: Text | None = None
     advice: Text | None = None  # how a bundle without traces is checked
     proven: Text | None = None  # the reference that its float graphs were proven with, where it has no traces
+    graphs: Text | None = None  # what was proven of graphs and of weights where PyTorch took no part
+    weights: Text | None = None
     reference: Text | None = None
     cases: list[Name] = []
     steps: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None

@@ -30,6 +30,7 @@ from .messages import SAMPLING as FRAMES
 from .messages import Messages
 from .mtp import DraftHead
 from .native import wanted_kernels
+from .no_images import NoImages
 from .options import OPTIONS, GenerationOptions, with_options
 from .pixels import image_spec
 from .positions import PositionSpec, text_positions
@@ -103,6 +104,10 @@ class Model:
         self._wishes = Wishes(capacity, threads, profile, native, device)
         check_wishes(bundle, self._wishes)
         check_limit_objects(image_limits, video_limits)
+        if isinstance(self.image_spec, NoImages) and (image_limits or video_limits):
+            raise InputError(
+                "image_limits and video_limits have no effect on a model that takes text alone; leave them out"
+            )
         media = partial(
             MediaEncoder,
             image_spec=self.image_spec,
@@ -144,7 +149,7 @@ class Model:
 
     def ask(
         self,
-        question: str,
+        question: str | None = None,
         images: Iterable[ImageSource] = (),
         options: GenerationOptions | None = None,
         *,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..targets.errors import InputError
 from .files import sync_folder
 
 PARTIAL, CALIBRATION = "partial", "calibration"  # folders beside it while it is made
+REPLACED, READY = "replaced", "ready"  # inside of one that cannot be exchanged: what goes, and what comes
 
 
 def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, force: bool = False) -> Path:
@@ -19,6 +20,8 @@ def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, fo
     if not str(out):
         raise InputError(f"the name of the new {kind} is empty; expected the path of a folder")
     real = Path(os.path.realpath(out))
+    if real.is_dir():
+        _recover(real)
     if not real.exists() or (real.is_dir() and not _content(real)):
         return real
     if not real.is_dir() or not is_kind(real):
@@ -37,7 +40,8 @@ def workplace(out: Path, purpose: str) -> Path:
 def put_in_place(new: Path, final: Path, *, last: str) -> None:
     """Give `new` the name `final`, whose old content goes: atomic where Linux can exchange two names.
 
-    A folder that cannot be exchanged is emptied and filled, the file `last` at the end.
+    A folder that cannot be exchanged is emptied and filled, the file `last` at the end. What stops that in the middle
+    leaves all of both in it, and `check_out` makes one of them whole again.
     """
     if new.parent == final:
         _fill(new, final, last)
@@ -56,7 +60,7 @@ def _hidden(name: str, purpose: str) -> str:
 
 def _content(folder: Path) -> set[str]:
     """What is in a folder, but for what an interrupted run left."""
-    return set(os.listdir(folder)) - {_hidden("", PARTIAL), _hidden("", CALIBRATION)}
+    return set(os.listdir(folder)) - {_hidden("", purpose) for purpose in (PARTIAL, CALIBRATION, REPLACED, READY)}
 
 
 def _stays(folder: Path) -> bool:
@@ -65,13 +69,36 @@ def _stays(folder: Path) -> bool:
 
 
 def _fill(new: Path, final: Path, last: str) -> None:
-    for name in sorted(_content(final), key=lambda name: name != last):  # without it, the rest is nothing
-        path = final / name
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for name in sorted(os.listdir(new), key=lambda name: name == last):
-        (new / name).rename(final / name)
-    new.rmdir()
+    replaced = final / _hidden("", REPLACED)
+    replaced.mkdir()
+    _move(final, replaced, sorted(_content(final), key=lambda name: name != last))  # without it, the rest is nothing
+    new.rename(final / _hidden("", READY))  # from here on forward, before that back
+    _complete(final, last)
+
+
+def _complete(final: Path, last: str) -> None:
+    ready = final / _hidden("", READY)
+    _move(ready, final, sorted(os.listdir(ready), key=lambda name: name == last))
+    ready.rmdir()
     sync_folder(final)
+    shutil.rmtree(final / _hidden("", REPLACED))
+
+
+def _recover(final: Path) -> None:
+    """Bring to an end, or undo, what was stopped in the middle of `_fill`."""
+    replaced, ready, new = (final / _hidden("", purpose) for purpose in (REPLACED, READY, PARTIAL))
+    if ready.is_dir():
+        _complete(final, "")
+    elif replaced.is_dir() and new.is_dir():
+        _move(replaced, final, os.listdir(replaced))
+        replaced.rmdir()
+    elif replaced.is_dir():
+        shutil.rmtree(replaced)
+
+
+def _move(source: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (source / name).rename(target / name)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -14,7 +14,9 @@ from pathlib import Path
 from ..targets.errors import InputError
 
 MOST_STREAMED = 1 << 26  # bytes of what has no size: all of it is kept in memory until its end is seen
-WITHOUT_WRITER_S, SILENT_S = 0.5, 10.0  # how long a pipe may have no writer, and a writer nothing to say
+# How long a pipe may have no writer, how long a writer may take to begin, and how long to go on. A pipe that the shell
+# hands over, `<(curl …)`, has a program behind it, whose first byte may come from afar.
+WITHOUT_WRITER_S, BEGINNING_S, SILENT_S = 0.5, 0.8, 10.0
 _PIECE = 1 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -29,7 +31,9 @@ def read_limited(path: str | os.PathLike[str], most_bytes: int, expected: str) -
         with open(os.open(path, _FLAGS), "rb", buffering=0) as file:
             size = sized(file.fileno())
             most = most_bytes if size else min(most_bytes, MOST_STREAMED)
-            content = b"" if size and size > most else _content(file, most)
+            content = (
+                b"" if size and size > most else _content(file, most, SILENT_S if _handed_over(path) else BEGINNING_S)
+            )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name} cannot be read ({reason}); expected {expected}") from None
@@ -55,8 +59,13 @@ def sized(file: int | Path) -> int | None:
     return status.st_size or None if stat.S_ISREG(status.st_mode) else None
 
 
-def _content(file: io.FileIO, most: int) -> bytes:
-    """What is in a file, up to one byte more than `most`."""
+def _handed_over(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of a descriptor without a name in any folder, /dev/fd/63 or /dev/stdin."""
+    return not os.path.exists(os.path.realpath(path))
+
+
+def _content(file: io.FileIO, most: int, beginning: float) -> bytes:
+    """What is in a file, up to one byte more than `most`; `beginning`: seconds that a writer may take to begin."""
     if file.isatty():
         raise OSError(None, "a terminal")
     content, patience = io.BytesIO(), WITHOUT_WRITER_S
@@ -66,7 +75,7 @@ def _content(file: io.FileIO, most: int) -> bytes:
         if piece:
             content.write(piece)
         elif piece is None:  # there is a writer
-            _wait(file, SILENT_S if pipe else WITHOUT_WRITER_S)
+            _wait(file, WITHOUT_WRITER_S if not pipe else SILENT_S if content.tell() else beginning)
         elif content.tell() or not pipe or not patience:
             break
         else:

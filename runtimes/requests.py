@@ -81,7 +81,7 @@ def assemble(
 
 
 def user_message(
-    text: str, images: Iterable[ImageSource] = (), videos: Iterable[VideoSource] = (), **wishes: Any
+    text: str | None, images: Iterable[ImageSource] = (), videos: Iterable[VideoSource] = (), **wishes: Any
 ) -> dict[str, Any]:
     """A user turn with its images and videos before the text; `wishes` are those of each video: fps, num_frames, ...
 
@@ -93,6 +93,8 @@ def user_message(
         )
     blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in _listed("images", images)]
     clips = _listed("videos", videos)
+    if not text.strip() and not blocks and not clips:
+        raise InputError("the question is empty, and no image or video is given; write what to answer")
     unread = next((name for name, wish in wishes.items() if wish is not None), None)
     if unread is not None and not clips:
         raise InputError(f"{unread} has no effect, since no video is given; leave it out")

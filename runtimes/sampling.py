@@ -45,9 +45,9 @@ class SamplingOptions:
         }
         greedy = given.get("do_sample") is False or given.get("temperature") == 0
         if greedy and asking:
-            raise _unread(*next(iter(asking.items())), "temperature 0 or do_sample False")
+            raise _unread(*next(iter(asking.items())), "temperature 0 or do_sample False;")
         if "seed" in given and not greedy and not asking:
-            raise _unread("seed", given["seed"], "greedy decoding, the default; give a temperature too")
+            raise _unread("seed", given["seed"], "greedy decoding, the default; give a temperature too, or")
         temperature = given.get("temperature", 1.0) if asking else 0.0
         for name, value in {**given, "do_sample": bool(asking), "temperature": temperature}.items():
             object.__setattr__(self, name, value)
@@ -83,7 +83,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
 
 
 def _unread(name: str, value: Any, by: str) -> InputError:
-    return InputError(f"sampling option {name} is {value!r}, which has no effect with {by}; leave it out")
+    return InputError(f"sampling option {name} is {value!r}, which has no effect with {by} leave it out")
 
 
 class Sampler:

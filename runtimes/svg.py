@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import io
 import math
+import os
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -34,8 +39,7 @@ PLAIN = (1e-4, 1e5)  # numbers that are written without a power of ten
 def draw(plots: Mapping[str, Callable[[Any, Subject], None]], subject: Subject) -> dict[str, str]:
     """Each plot by its name, "" for one that drew nothing. Raises MissingExtra without matplotlib."""
     try:
-        matplotlib: Any = importlib.import_module("matplotlib")
-        figures: Any = importlib.import_module("matplotlib.figure")
+        matplotlib, figures = _matplotlib()
     except ImportError as error:
         raise MissingExtra("drawing a report", "report") from error
     drawn = {}
@@ -45,6 +49,22 @@ def draw(plots: Mapping[str, Callable[[Any, Subject], None]], subject: Subject) 
             plot(figure, subject)
             drawn[name] = _svg(figure, name) if figure.axes else ""
     return drawn
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    """matplotlib and its figures. Its list of the fonts stays in a folder that goes with the process.
+
+    Where a program has imported it before, or MPLCONFIGDIR names a folder, the list is where these want it.
+    """
+    if "matplotlib" in sys.modules or "MPLCONFIGDIR" in os.environ:
+        return importlib.import_module("matplotlib"), importlib.import_module("matplotlib.figure")
+    folder = tempfile.mkdtemp(prefix="lensmith-fonts-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = folder
+    try:
+        return importlib.import_module("matplotlib"), importlib.import_module("matplotlib.figure")
+    finally:
+        del os.environ["MPLCONFIGDIR"]
 
 
 def _svg(figure: Any, name: str) -> str:

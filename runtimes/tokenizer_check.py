@@ -1,4 +1,5 @@
-"""Which tokenizer.json files are taken: byte-level BPE of the components that the supported families use.
+"""Which tokenizer.json files are taken: byte-level BPE of the components that the supported families use, and what
+SentencePiece's models become (Llama 2, Vicuna): pieces with "▁" for spaces, and bytes for what these cannot spell.
 
 Others could take any time or memory (regular expressions that backtrack, replacements that grow) or end the library in
 a panic. What was read here is written anew for the library, so that it reads nothing else.
@@ -53,10 +54,29 @@ class NFKD(Component, frozen=True, tag="NFKD"):
     """Compatibility decomposition."""
 
 
+class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is replaced in a text."""
+
+    String: Literal[" "]
+
+
+class Prepend(Component, frozen=True, tag="Prepend"):
+    """A space in front of each text between special tokens."""
+
+    prepend: Literal["▁"]
+
+
+class Replace(Component, frozen=True, tag="Replace"):
+    """Spaces as SentencePiece writes them."""
+
+    pattern: Space
+    content: Literal["▁"]
+
+
 class Normalizers(Component, frozen=True, tag="Sequence"):
     """One after the other."""
 
-    normalizers: Annotated[list[NFC | NFD | NFKC | NFKD], Meta(max_length=8)]
+    normalizers: Annotated[list[NFC | NFD | NFKC | NFKD | Prepend | Replace], Meta(max_length=8)]
 
 
 class ByteLevel(Component, frozen=True, tag="ByteLevel"):
@@ -65,6 +85,14 @@ class ByteLevel(Component, frozen=True, tag="ByteLevel"):
     add_prefix_space: bool = True
     trim_offsets: bool = True
     use_regex: bool = True
+
+
+class Metaspace(Component, frozen=True, tag="Metaspace"):
+    """Spaces as SentencePiece writes them, and one in front of the first text, of all or of none."""
+
+    replacement: Literal["▁"]
+    prepend_scheme: Literal["first", "never", "always"] = "always"
+    split: bool = True
 
 
 class Digits(Component, frozen=True, tag="Digits"):
@@ -95,6 +123,46 @@ class PreTokenizers(Component, frozen=True, tag="Sequence"):
     """One after the other."""
 
     pretokenizers: Annotated[list[Split | ByteLevel | Digits], Meta(max_length=8)]
+
+
+class Spaced(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is replaced in pieces."""
+
+    String: Literal["▁"]
+
+
+class ToSpaces(Component, frozen=True, tag="Replace"):
+    """Spaces as they are meant."""
+
+    pattern: Spaced
+    content: Literal[" "]
+
+
+class ByteFallback(Component, frozen=True, tag="ByteFallback"):
+    """Bytes that are spelled out, as characters."""
+
+
+class Fuse(Component, frozen=True, tag="Fuse"):
+    """All as one text."""
+
+
+class Strip(Component, frozen=True, tag="Strip"):
+    """Without the first space."""
+
+    content: Literal[" "]
+    start: Literal[0, 1]
+    stop: Literal[0]
+
+
+class Decoders(Component, frozen=True, tag="Sequence"):
+    """Those of SentencePiece's pieces."""
+
+    decoders: Annotated[list[ToSpaces | ByteFallback | Fuse | Strip], Meta(max_length=4)]
+
+    def __post_init__(self) -> None:
+        kinds = [type(part) for part in self.decoders]
+        if kinds not in ([ToSpaces, ByteFallback, Fuse], [ToSpaces, ByteFallback, Fuse, Strip]):
+            raise ValueError("its decoders are not Replace, ByteFallback, Fuse and Strip in this order")
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +214,24 @@ class BPE(Component, frozen=True, tag="BPE"):
     byte_fallback: bool = False
     ignore_merges: bool = False
 
+    @property
+    def entries(self) -> int:
+        """Tokens, or half the merges, where these are more."""
+        return max(bytes(self.vocab).count(b":"), bytes(self.merges).count(b",") // 2)
+
+
+class Unigram(Component, frozen=True, tag="Unigram"):
+    """The model that weighs all ways to cut a text, whose pieces are short."""
+
+    vocab: list[tuple[Annotated[str, Meta(max_length=64)], float]]
+    unk_id: Id | None = None
+    byte_fallback: bool = False
+
+    @property
+    def entries(self) -> int:
+        """Tokens."""
+        return len(self.vocab)
+
 
 class AddedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A token that is found before the text is split."""
@@ -162,13 +248,13 @@ class AddedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TokenizerFile(msgspec.Struct, frozen=True):
     """A tokenizer.json but for truncation and padding, which are never wanted."""
 
-    model: BPE
+    model: BPE | Unigram
     version: Literal["1.0"] = "1.0"
     added_tokens: Annotated[list[AddedToken], Meta(max_length=100_000)] = []
-    normalizer: NFC | NFD | NFKC | NFKD | Normalizers | None = None
-    pre_tokenizer: Split | ByteLevel | Digits | PreTokenizers | None = None
+    normalizer: NFC | NFD | NFKC | NFKD | Prepend | Replace | Normalizers | None = None
+    pre_tokenizer: Split | ByteLevel | Digits | Metaspace | PreTokenizers | None = None
     post_processor: ByteLevel | TemplateProcessing | PostProcessors | None = None
-    decoder: ByteLevel | None = None
+    decoder: ByteLevel | Decoders | None = None
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
@@ -187,8 +273,7 @@ def make_tokenizer(data: bytes, where: object) -> Tokenizer:
         raise InputError(f"{where} has more than {MOST_BYTES} bytes, more than any tokenizer of a supported model.")
     try:
         checked = msgspec.json.decode(data, type=TokenizerFile)
-        entries = bytes(checked.model.vocab).count(b":"), bytes(checked.model.merges).count(b",")
-        if entries[0] > MOST_ENTRIES or entries[1] > 2 * MOST_ENTRIES:
+        if checked.model.entries > MOST_ENTRIES:
             raise ValueError(f"it has more than {MOST_ENTRIES} tokens")
         text = msgspec.json.encode(checked).decode("utf-8")
     except (ValueError, RecursionError) as error:

@@ -93,7 +93,8 @@ def read_traces(bundle: Bundle) -> Traces:
     if CASES not in bundle.manifest["files"] or ARRAYS not in bundle.manifest["files"]:
         golden = bundle.manifest["evidence"].get("golden") or {}
         raise InputError(
-            f"the bundle {bundle.path} has no golden traces ({golden.get('reason', 'none were recorded')}); "
+            f"the bundle {bundle.path} has no golden traces ({golden.get('reason', 'none were recorded')})"
+            f"{'' if golden.get('proven') else ', so that its graphs were never compared with PyTorch'}; "
             f"{golden.get('advice', 'record them where PyTorch is installed: lensmith export --golden always')}"
         )
     data = read_json(bundle.file(CASES))

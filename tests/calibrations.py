@@ -39,6 +39,7 @@ def evidence(
         "method": "descent",
         "samples": {
             "source": "tasks.jsonl", "sha256": "0123456789abcdef" * 4, "seed": 3, "calibrated": 64, "held_out": 21,
+            "kinds": {"scenes": 30, "samples": 34},
             "pictures": 51, "image_tokens": 13056, "text_tokens": 4210,
             "own_answers": {"samples": 30, "tokens": 1204, "by": "the model at 8 bits, greedily"},
         },

@@ -166,14 +166,14 @@ def test_an_interrupted_filling_is_no_bundle(bundle: Path, monkeypatch: pytest.M
 def test_an_interrupted_emptying_is_no_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest goes first: without it, the rest is nothing."""
     monkeypatch.chdir(bundle)
-    unlink = Path.unlink
+    rename = Path.rename
 
-    def stopped(path: Path, missing_ok: bool = False) -> None:
+    def stopped(path: Path, target: Path) -> Path:
         if path == bundle / "decoder.onnx":
             raise KeyboardInterrupt
-        unlink(path, missing_ok)
+        return rename(path, target)
 
-    monkeypatch.setattr(Path, "unlink", stopped)
+    monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt):
         write(bundle, b"new")
     with pytest.raises(InputError, match="is not a bundle"):
@@ -356,6 +356,39 @@ def test_kill_between_stages(bundle: Path) -> None:
     staged(bundle, ("v1", "d1"), built)
     assert built == ["decoder"]
     assert entries(bundle.parent) == ["out"]
+
+
+@pytest.mark.parametrize("moves", range(9))
+def test_stopped_while_a_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
+    """Of a folder that must keep its place, as of `-o .`: the old bundle or the new one is whole, whenever it stops."""
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    write(out)
+    before = {name: (out / name).read_bytes() for name in entries(out) if (out / name).is_file()}
+    left = [moves]
+
+    def rename(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        os.rename(self, target)
+        return target
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        stopped: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if moves < 7:  # three entries go, their successors come, and the folder of the new ones is renamed between
+            stopped = pytest.raises(KeyboardInterrupt)
+        with stopped:
+            staged(out, ("v1", "d1"), [])
+    with pytest.raises(InputError, match="is a bundle already"):
+        check_new_bundle(out)
+    found = {name: (out / name).read_bytes() for name in entries(out) if (out / name).is_file()}
+    assert open_bundle(out, check="sha256").file("decoder.onnx").read_bytes() == (b"graph" if moves < 4 else b"d1")
+    assert (found == before) == (moves < 4)
+    staged(out, ("v1", "d1"), [])
+    assert entries(out) == ["decoder.onnx", MANIFEST, "vision"]
 
 
 def fill_disk(bundle: BundleWriter, *, staged_before: bool) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lensmith.exporters.builtin.kinds import Ways
 from lensmith.exporters.calibrate import prompts_of
 from lensmith.exporters.calibration_samples import SampleSet, choose_samples
 from lensmith.exporters.cases import Case
@@ -27,8 +28,9 @@ from tests.test_cli_errors import assert_one_sentence
 Cli = Callable[..., Ran]
 
 
-def choose(source: Path | None, scratch: Path, limit: int = 6, seed: int = 0) -> SampleSet:
-    return choose_samples(source, scratch, limit=limit, seed=seed)
+def choose(source: Path | None, scratch: Path, limit: int = 6, seed: int = 0, only: bool = True) -> SampleSet:
+    """Without built-in samples beside those of a source."""
+    return choose_samples(source, scratch, limit=limit, seed=seed, ways=Ways(), only=only and source is not None)
 
 
 def lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -43,18 +45,43 @@ def contents(cases: tuple[Case, ...]) -> list[tuple[Any, ...]]:
     return [(c.task, c.prompt, c.answer, [Path(path).read_bytes() for path in c.images]) for c in cases]
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    """Also inside of folders; each gets a question about one picture."""
+def pictures(folder: Path) -> Path:
     for index, suffix in enumerate(("png", "jpg", "JPEG", "webp", "bmp")):
-        path = tmp_path / "pictures" / str(index % 2) / f"{index}.{suffix}"
+        path = folder / str(index % 2) / f"{index}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         random_image(40 + index, 40).save(path)
-    (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
-    found = choose(tmp_path / "pictures", tmp_path)
-    assert (found.source, found.count, len(found.held_out)) == ("pictures", 5, 1)
-    cases = [*found.calibrated, *found.held_out]
-    assert len({case.images for case in cases}) == 5
-    assert all(case.prompt and case.answer is None for case in cases)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    """Also inside of folders; each gets a question, and then another one as long as there is room."""
+    folder = pictures(tmp_path / "pictures")
+    for limit, count in ((4, 5), (6, 8), (12, 16), (30, 20)):
+        found = choose(folder, tmp_path, limit)
+        assert (found.source, found.count, len(found.held_out)) == ("pictures", count, count // 4)
+        cases = [*found.calibrated, *found.held_out]
+        times = Counter(case.images for case in cases)
+        assert len(times) == 5
+        assert max(times.values()) - min(times.values()) <= 1
+        assert len({(case.images, case.prompt) for case in cases}) == count
+        assert all(case.prompt and case.answer is None for case in cases)
+
+
+def test_built_in_samples_are_mixed_in(tmp_path: Path) -> None:
+    """A third of all, of kinds of their own; they also take the places that a user's samples leave."""
+    rows = [{"prompt": f"q{index}", "images": ["a.png"], "answer": str(index), "task": "mine"} for index in range(40)]
+    path = lines(tmp_path / "set", rows)
+    found = choose(path, tmp_path / "scratch", 30, only=False)
+    tasks = Counter(case.task for case in (*found.calibrated, *found.held_out))
+    assert found.count == sum(tasks.values()) == 40
+    assert tasks["mine"] == 27
+    assert len(tasks) > 5
+    assert {case.task for case in found.calibrated} >= {"mine", "scenes", "pairs"}
+    few = choose(pictures(tmp_path / "pictures"), tmp_path / "few", 60, only=False)
+    tasks = Counter(case.task for case in (*few.calibrated, *few.held_out))
+    assert (tasks["pictures"], few.count) == (20, 80)
+    assert contents(choose(path, tmp_path / "again", 30, only=False).calibrated) == contents(found.calibrated)
 
 
 def test_a_file_of_lines(tmp_path: Path) -> None:
@@ -81,7 +108,7 @@ def test_the_built_in_set(tmp_path: Path) -> None:
     found = choose(None, tmp_path / "scratch", limit=9)
     assert (found.source, len(found.calibrated), len(found.held_out)) == ("built-in", 9, 3)
     cases = (*found.calibrated, *found.held_out)
-    assert {len(case.images) for case in cases} == {0, 1}
+    assert {len(case.images) for case in cases} == {0, 1, 2}
     again, other = choose(None, tmp_path / "again", limit=9), choose(None, tmp_path / "other", limit=9, seed=1)
     assert again.sha256 == found.sha256 != other.sha256
     assert contents(again.calibrated) == contents(found.calibrated)
@@ -190,7 +217,6 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "damaged image": (damaged_picture, "a.png", "expected a whole JPEG"),
     "too few": (rows(*({"prompt": str(index), "images": ["a.png"]} for index in range(3))), "3 different", "add some"),
     "copies": (rows(*[{"prompt": "x", "images": ["a.png"]}] * 9), "1 different", "add some"),
-    "no picture": (rows(*({"prompt": str(index)} for index in range(8))), "no picture", "add samples with images"),
     "too long": (four(answer="and " * 400), "the context holds 300", "raise --context"),
 }
 
@@ -204,3 +230,14 @@ def test_unusable_samples(cli: Cli, bench: Bench, tmp_path: Path, case: str) -> 
     ran = cli("export", bench.path, "-o", out, "--samples", samples, "--context", 300, "--golden", "never")
     assert_one_sentence(ran, thing, next_step)
     assert list(out.parent.iterdir()) == []
+
+
+def test_options_about_samples(cli: Cli, tmp_path: Path) -> None:
+    """Text alone is no set for a model that sees, unless built-in samples bring pictures; and without any there must
+    be others."""
+    path = lines(tmp_path / "set", [{"prompt": str(index)} for index in range(8)])
+    with pytest.raises(InputError, match="no picture among the 6 samples"):
+        choose(path, tmp_path)
+    assert any(case.images for case in choose(path, tmp_path / "scratch", only=False).calibrated)
+    ran = cli("export", "tests/tiny_vlm/llava", "-o", tmp_path / "out", "--only-samples", "--golden", "never")
+    assert_one_sentence(ran, "--only-samples", "add --samples")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,24 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
+from gguf import TokenType
 from lensmith.exporters.gguf import tensors
+from lensmith.exporters.gguf.decoder import DecoderFile, architecture
 from lensmith.exporters.gguf.delta_net import reordered
 from lensmith.exporters.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_type
 from lensmith.exporters.gguf.imatrix import Energy, by_tensor, read_imatrix, write_imatrix
 from lensmith.exporters.gguf.tensors import Floats, Tensor, mapped, whole
+from lensmith.exporters.gguf.vision import ClipVision, QwenVision
+from lensmith.exporters.gguf.vocabulary import _tokens
+from lensmith.exporters.graphs import Prefixes
 from lensmith.exporters.lazy_tensors import LazyTensor
-from lensmith.exporters.spec import DeltaNetSpec
+from lensmith.exporters.rope import RopeScaling
+from lensmith.exporters.spec import DecoderSpec, DeltaNetSpec, ModelSpec
 from lensmith.targets.errors import InputError
 from numpy.typing import DTypeLike, NDArray
+from tokenizers import Tokenizer
+
+from tests.test_spec import CLIP, DECODER, HYBRID, VISION
 
 
 @pytest.mark.parametrize("name", FILE_TYPES)
@@ -145,3 +155,145 @@ def test_importance_follows_its_columns(tmp_path: Path) -> None:
         "blk.0.attn_q.weight": ([2, 8, 18, 32], 5), "blk.0.ssm_out.weight": ([9, 1, 16, 4], 8)}  # fmt: skip
     with pytest.raises(InputError, match="has 3 columns, the matrix 4"):
         by_tensor({"out.weight": Energy(sums[:3], 8)}, [moved])
+
+
+IMAGE_SECTION = {"mean": [0.5, 0.5, 0.25], "std": [0.5, 0.5, 0.75]}
+NOWHERE = Prefixes(vision="v", text="t", head="h", projector="p")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"activation": "silu"}, {"projector_activation": "silu"}, {"projector_activation": "quick_gelu"},
+     {"feature_depths": (1, 2)}, {"keep_class": True}, {"projector_bias": False}],
+)  # fmt: skip
+def test_towers_that_llama_cpp_would_compute_in_another_way(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="export it with --format onnx"):
+        ClipVision(replace(CLIP, **changes), NOWHERE, IMAGE_SECTION)
+
+
+@pytest.mark.parametrize(("activation", "tanh"), [("quick_gelu", False), ("gelu", True), ("gelu_tanh", True)])
+def test_what_files_say_of_a_tower(activation: str, tanh: bool) -> None:
+    """Layers behind the one whose states are taken are not in the file."""
+    found = ClipVision(replace(CLIP, activation=activation, feature_depths=(2,)), NOWHERE, IMAGE_SECTION).metadata()
+    assert found == {
+        "clip.has_vision_encoder": True, "clip.vision.projection_dim": 128, "clip.vision.image_size": 60,
+        "clip.vision.patch_size": 14, "clip.vision.embedding_length": 96, "clip.vision.feed_forward_length": 192,
+        "clip.vision.block_count": 2, "clip.vision.attention.head_count": 4, "clip.use_gelu": tanh,
+        "clip.vision.attention.layer_norm_epsilon": 1e-5, "clip.vision.image_mean": [0.5, 0.5, 0.25],
+        "clip.vision.image_std": [0.5, 0.5, 0.75], "clip.vision.feature_layer": [2], "clip.projector_type": "mlp",
+    }  # fmt: skip
+
+
+def test_what_files_say_of_an_encoder() -> None:
+    limits = {"min_pixels": 1024, "max_pixels": 4096}
+    found = QwenVision(VISION, NOWHERE, 77, IMAGE_SECTION, limits).metadata()
+    assert found["clip.vision.projection_dim"] == 77
+    assert found["clip.vision.image_size"] == 48 * 16  # of the table of 2304 positions
+    assert found["clip.vision.is_deepstack_layers"] == [True, False, False, True]
+    assert (found["clip.vision.image_min_pixels"], found["clip.vision.image_max_pixels"]) == (1024, 4096)
+    assert (found["clip.vision.block_count"], found["clip.use_gelu"]) == (4, True)
+    for other in (replace(VISION, merge_size=3), replace(VISION, temporal_patch_size=1)):
+        with pytest.raises(InputError, match="written for"):
+            QwenVision(other, NOWHERE, 77, IMAGE_SECTION, limits)
+
+
+TEXT = replace(DECODER, mrope_section=None)
+ARCHITECTURES: list[tuple[DecoderSpec, str | None]] = [
+    (DECODER, "qwen3vl"), (TEXT, "qwen3"), (HYBRID, "qwen35"), (replace(DECODER, output_gate=True), "qwen35"),
+    (replace(TEXT, qkv_bias=True), None), (replace(TEXT, qk_norm=False), None),
+    (replace(TEXT, rope_scaling=RopeScaling("linear", 2.0)), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("decoder", "name"), ARCHITECTURES)
+def test_decoders_with_a_place(decoder: DecoderSpec, name: str | None) -> None:
+    model = ModelSpec("llava", None, decoder)
+    if name is None:
+        with pytest.raises(InputError, match="not of the kind qwen3"):
+            architecture(model)
+    else:
+        assert gguf.MODEL_ARCH_NAMES[architecture(model)] == name
+
+
+def test_what_files_say_of_a_decoder() -> None:
+    """Four layers, the last of attention, and a draft head behind them, which is one more."""
+    model = ModelSpec("qwen3_5", VISION, replace(HYBRID, mtp=True))
+    found = DecoderFile(model, NOWHERE).metadata()
+    assert {key.removeprefix("qwen35."): value for key, value in found.items()} == {
+        "block_count": 5, "context_length": 4096, "embedding_length": 128, "feed_forward_length": 384,
+        "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 32,
+        "attention.value_length": 32, "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6,
+        "rope.dimension_sections": [3, 3, 2, 0], "rope.dimension_count": 16, "ssm.conv_kernel": 4,
+        "ssm.state_size": 8, "ssm.group_count": 2, "ssm.time_step_rank": 4, "ssm.inner_size": 64,
+        "attention.recurrent_layers": [True, True, True, False, False], "full_attention_interval": 4,
+        "nextn_predict_layers": 1,
+    }  # fmt: skip
+    alone = DecoderFile(ModelSpec("qwen3_5", None, replace(HYBRID, linear_layers=frozenset(range(4)))), NOWHERE)
+    assert alone.metadata()["qwen35.full_attention_interval"] == 5  # none of four
+    assert "qwen35.nextn_predict_layers" not in alone.metadata()
+    taps = DecoderFile(ModelSpec("qwen3_vl", VISION, DECODER), NOWHERE).metadata()
+    assert taps["qwen3vl.n_deepstack_layers"] == 2
+    assert taps["qwen3vl.rope.dimension_sections"] == [6, 5, 5, 0]
+    assert "qwen3vl.rope.dimension_count" not in taps
+
+
+def test_damaged_importance_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "made.gguf"
+    write_imatrix(path, {}, [])
+    with pytest.raises(InputError, match="has no importance of any matrix"):
+        read_imatrix(path)
+    write_imatrix(path, {"a.weight": Energy(np.array([1, np.nan], np.float32), 1)}, ["x"])
+    with pytest.raises(InputError, match="values that are not finite"):
+        read_imatrix(path)
+    path.write_bytes(b"GGUF and no more")
+    with pytest.raises(InputError, match="is not an importance matrix"):
+        read_imatrix(path)
+    write_imatrix(
+        path, {"a.weight": Energy(np.ones(2, np.float32), 3), "b.weight": Energy(np.ones(2, np.float32), 7)}, ["x"]
+    )
+    fields = gguf.GGUFReader(path).fields
+    assert (fields["imatrix.chunk_count"].contents(), fields["imatrix.chunk_size"].contents()) == (1, 7)
+    assert fields["imatrix.datasets"].contents() == ["x"]
+
+
+DELTA = DeltaNetSpec(key_heads=2, value_heads=4, key_dim=3, value_dim=2, kernel=2)
+IN_TURNS = {  # of a part, where each of its rows comes from: value heads 0 and 2, then 1 and 3, behind 12 rows of keys
+    "dt_bias": [0, 2, 1, 3], "in_proj_a.weight": [0, 2, 1, 3], "in_proj_b.weight": [0, 2, 1, 3],
+    "in_proj_z.weight": [0, 1, 4, 5, 2, 3, 6, 7],
+    "in_proj_qkv.weight": [*range(12), 12, 13, 16, 17, 14, 15, 18, 19],
+    "conv1d.weight": [*range(12), 12, 13, 16, 17, 14, 15, 18, 19],
+    "norm.weight": [0, 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", IN_TURNS)
+def test_rows_of_a_delta_net_stand_in_turns(part: str) -> None:
+    rows = IN_TURNS[part]
+    values = np.arange(len(rows), dtype=np.float32)
+    values = values[:, None, None] * 10 + np.arange(2) if part == "conv1d.weight" else values
+    made = reordered("blk.0.x", f"model.layers.0.linear_attn.{part}", Lazy(values.astype(np.float32)), DELTA)
+    found = np.concatenate(list(made.rows()))
+    np.testing.assert_array_equal(found, values[rows, 0] if part == "conv1d.weight" else values[rows])
+    assert made.shape == found.shape
+
+
+def test_the_decay_of_a_delta_net() -> None:
+    logs = np.array([0, 1, -1, 0.5], np.float32)
+    made = reordered("blk.0.ssm_a", "model.layers.0.linear_attn.A_log", Lazy(logs), DELTA)
+    np.testing.assert_allclose(np.concatenate(list(made.rows())), -np.exp(logs[[0, 2, 1, 3]]), rtol=1e-7)
+
+
+def test_tokens_and_their_kinds() -> None:
+    """Rows of the table without a token are padding; a table that is too small is refused."""
+    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "tiny_vlm" / "qwen3_5" / "tokenizer.json"))
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    tokens, kinds = _tokens(tokenizer, size + 2)
+    assert tokens[size:] == [f"[PAD{size}]", f"[PAD{size + 1}]"]
+    assert kinds[size:] == [TokenType.UNUSED] * 2
+    expected = {"<|im_end|>": TokenType.CONTROL, "<|fim_prefix|>": TokenType.CONTROL, "!": TokenType.NORMAL,
+                "<think>": TokenType.USER_DEFINED, "<tool_call>": TokenType.USER_DEFINED}  # fmt: skip
+    assert {text: kinds[tokens.index(text)] for text in expected} == expected
+    assert all(tokenizer.token_to_id(text) == tokens.index(text) for text in expected)
+    assert len(_tokens(tokenizer, size)[0]) == size
+    with pytest.raises(InputError, match=f"with id {size - 1}; the token table has {size - 1} rows"):
+        _tokens(tokenizer, size - 1)

@@ -63,7 +63,9 @@ def loop(trips: list[Any], name: str) -> Callable[[Any], None]:
 def added(*nodes: Any) -> Callable[[Any], None]:
     def edit(model: Any) -> None:
         model.graph.node.extend(nodes)
-        model.graph.initializer.extend([tensor("huge", [HUGE]), tensor("wide", [1 << 20, 1 << 20]), tensor("one", [1])])
+        model.graph.initializer.extend([tensor("huge", [HUGE]), tensor("wide", [1 << 20, 1 << 20]), tensor("one", [1]),
+                                        tensor("zero", [0]), tensor("column shape", [-1, 1]),
+                                        tensor("row shape", [1, -1]), tensor("square shape", [512, -1])])  # fmt: skip
 
     return edit
 
@@ -122,20 +124,105 @@ def nested(model: Any) -> None:
     model.graph.node[-1].attribute[0].g.node.append(model.graph.node[-1])
 
 
+def chain(kind: str, count: int, start: str = "image_features", **attributes: Any) -> Callable[[Any], None]:
+    """Each node takes what the one before made twice."""
+    names = [start, *(f"v{index}" for index in range(count))]
+    return added(*(node(kind, [one, one], [two], **attributes) for one, two in pairwise(names)))
+
+
+def flat() -> list[Any]:
+    """All features as a column and as a row."""
+    return [node("Reshape", ["image_features", f"{name} shape"], [name]) for name in ("column", "row")]
+
+
+def outer(kind: str) -> list[Any]:
+    return [*flat(), node(kind, ["column", "row"], ["y"])]
+
+
+def copies() -> list[Any]:
+    return [*flat(), node("Shape", ["row"], ["row sizes"]), node("Expand", ["column", "row sizes"], ["y"])]
+
+
+def look_ups() -> list[Any]:
+    """For each value of a column all of a row."""
+    return [*flat(), node("Cast", ["row"], ["places"], to=7), node("Gather", ["column", "places"], ["y"], axis=1)]
+
+
+def doubling_functions(model: Any) -> None:
+    names = ("MatMulInt2", "UnpackInt2", "SplitQuarters", "UnpackInt3", "MatMulInt3", "AttentionBf16")
+    kept = [each for each in model.functions if each.name not in names]
+    del model.functions[:]
+    model.functions.extend(kept)
+    for name, called in pairwise(names):
+        calls = [node(called, ["x"], ["v0"], "lensmith"), node(called, ["v0"], ["v1"], "lensmith")]
+        model.functions.append(function(name, [*calls, node(called, ["v1"], ["y"], "lensmith")]))
+    model.functions.append(function(names[-1], [node("Concat", ["x", "x"], ["y"], axis=0)]))
+    model.graph.node.append(node("MatMulInt2", ["image_features"], ["y"], "lensmith"))
+
+
+def at_once(model: Any) -> None:
+    """Many large values that are all used at the end."""
+    made = [node("Concat", ["image_features"] * 64, [f"v{index}"], axis=1) for index in range(500)]
+    added(*made, *(node("Neg", [f"v{index}"], [f"w{index}"]) for index in range(500)))(model)
+
+
+def many_products(model: Any) -> None:
+    """Each product is one that the model might make; all together they take hours."""
+    first = [node("Reshape", ["logits", "square shape"], ["a0"]), node("Transpose", ["a0"], ["squares"], perm=[1, 0])]
+    added(*first, *(node("MatMul", [f"a{index}", "squares"], [f"a{index + 1}"]) for index in range(5_000)))(model)
+
+
+def long_cache(model: Any) -> None:
+    """A length that the graph makes up, to which the keys that come out grow."""
+    attention = next(each for each in model.graph.node if each.op_type == "GroupQueryAttention")
+    attention.input[6] = "long"
+    model.graph.initializer.append(tensor("long", [1 << 40]))
+
+
+def growing(model: Any) -> None:
+    """Each turn doubles what the loop hands on."""
+    added()(model)
+    loop([], "one")(model)
+    body = model.graph.node[-1].attribute[0].g
+    body.input.append(onnx.helper.make_tensor_value_info("x", 1, []))
+    body.output.append(onnx.helper.make_tensor_value_info("xx", 1, []))
+    body.node.append(node("Concat", ["x", "x"], ["xx"], axis=0))
+    model.graph.node[-1].input.append("image_features")
+    model.graph.node[-1].output.append("y")
+
+
 CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "function bomb": (bomb, "more than 1000 nodes in all"),
     "endless function": (endless, "calls itself"),
     "foreign function": (lambda m: m.functions.append(function("Mine", [], "mine")), "unknown function 'Mine'"),
-    "loop of a constant": (loop([], "huge"), f"a Loop of {HUGE} turns"),
-    "loop of a product": (loop([node("Mul", ["huge", "huge"], ["n"])], "n"), "a Loop of any number of turns"),
-    "loop of a value": (loop([node("ReduceSum", ["input_ids"], ["n"])], "n"), "a Loop of any number of turns"),
+    "loop of a constant": (loop([], "huge"), "it may multiply"),
+    "loop of a product": (loop([node("Mul", ["huge", "huge"], ["n"])], "n"), "a Loop from numbers that have no bound"),
+    "loop of a value": (loop([node("ReduceSum", ["input_ids"], ["n"])], "n"), "a Loop from numbers that have no bound"),
     "loop without an end": (loop([], ""), "a Loop of any number of turns"),
     "loop in a loop": (nested, "a Loop inside a Loop"),
     "condition": (added(node("If", ["one"], ["y"])), "the operator 'If'"),
     "huge constant": (added(node("ConstantOfShape", ["wide"], ["y"])), "the operator 'ConstantOfShape'"),
-    "huge copy": (added(node("Expand", ["one", "wide"], ["y"])), f"Expand to {1 << 40} values"),
-    "huge range": (added(node("Range", ["one", "huge", "one"], ["y"])), f"Range to {HUGE} values"),
-    "huge border": (added(node("Pad", ["one", "huge"], ["y"])), f"Pad to {HUGE} values"),
+    "huge copy": (added(node("Expand", ["one", "wide"], ["y"])), "same may take 4.4e+12"),
+    "huge range": (added(node("Range", ["one", "huge", "one"], ["y"])), "same may take 1.84e+19"),
+    "huge border": (added(node("Concat", ["huge", "huge"], ["p"], axis=0), node("Pad", ["one", "p"], ["y"])),
+                    "same may take 3.69e+19"),
+    "another border": (added(node("Pad", ["one", "huge"], ["y"])), "a Pad of 1 numbers for 1 axes"),
+    "doubling": (chain("Concat", 40, axis=0), "the numbers in a result of Concat may take"),
+    "doubling of constants": (chain("Concat", 40, start="one", axis=0), "the bytes of results"),
+    "doubling in functions": (doubling_functions, "the numbers in a result of"),
+    "doubling by copies": (added(*copies()), "the numbers in a result of Expand"),
+    "doubling by look-ups": (added(*look_ups()), "the numbers in a result of Gather"),
+    "all pairs": (added(*outer("Add")), "the numbers in a result of Add may take"),
+    "outer product": (added(*outer("MatMul")), "the numbers in a result of MatMul may take"),
+    "comparison of all": (added(*outer("Equal")), "the numbers in a result of Equal may take"),
+    "all at once": (at_once, "the numbers in all results at once may take"),
+    "many products": (many_products, "it may multiply"),
+    "length of a cache": (long_cache, "the numbers in a result of GroupQueryAttention may take"),
+    "size of a value": (added(node("Cast", ["image_features"], ["i"], to=7), node("Expand", ["one", "i"], ["y"])),
+                        "an Expand from numbers that have no bound"),
+    "size of a token": (added(node("Range", ["zero", "input_ids", "one"], ["y"])), "a Range from numbers"),
+    "growing loop": (growing, "a Loop that hands on something else"),
+    "value from behind": (added(node("Neg", ["later"], ["y"]), node("Neg", ["one"], ["later"])), "is made by no node"),
     "sequences": (added(node("SequenceEmpty", [], ["y"])), "the operator 'SequenceEmpty'"),
     "operator of another": (added(node("Evil", ["one"], ["y"], "evil")), "the operator 'Evil' of 'evil'"),
     "heads": (attribute("num_heads", HUGE), "'num_heads' of RotaryEmbedding is out of range"),
@@ -163,13 +250,13 @@ def bundle(made: Callable[[str], Path]) -> Path:
 
 
 def changed(bundle: Path, folder: Path, edit: Callable[[Any], None]) -> tuple[Path, Any, Any]:
-    """A decoder with an edit beside the weights of the bundle, and what the manifest says of it."""
+    """A decoder with an edit beside the weights of the bundle, its name, and the manifest."""
     manifest = json.loads((bundle / MANIFEST).read_text())
     model = onnx.load(bundle / "decoder.onnx", load_external_data=False)
     edit(model)
     (folder / "decoder.data").symlink_to(bundle / "decoder.data")
     (folder / "decoder.onnx").write_bytes(model.SerializeToString())
-    return folder / "decoder.onnx", manifest["graphs"]["decoder"], manifest["files"]
+    return folder / "decoder.onnx", "decoder", manifest
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from lensmith.exporters.export import Options, prepare
+from lensmith.runtimes import load
+from lensmith.runtimes.sampling import SamplingOptions
 from lensmith.targets.errors import InputError
+from PIL import Image
 
 from tests.extras import Ran
 from tests.test_cli_errors import assert_one_sentence
@@ -66,3 +69,37 @@ def test_a_limit_of_no_questions_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert_one_sentence(
         cli("compare", tmp_path, "--against", TINY / "qwen3_vl", "--limit", "3"), "--limit counts", "--tasks"
     )
+
+
+ASKED = {
+    "an empty question": (("",), ("the question is empty", "write what to answer")),
+    "spaces for a question": (("  ",), ("the question is empty", "write what to answer")),
+    "a limit of images that are not there": (
+        ("Hi", "--max-image-megapixels", "5"),
+        ("--max-image-megapixels has no effect without --image or --video", "leave it out"),
+    ),
+    "a filter of greedy decoding": (
+        ("Hi", "--greedy", "--top-k", "3"),
+        ("top_k is 3, which has no effect", "do_sample False; leave it out"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_questions_without_effect_are_refused(cli: Cli, tiny_bundle: Path, case: str) -> None:
+    arguments, told = ASKED[case]
+    assert_one_sentence(cli("run", tiny_bundle, *arguments), *told)
+
+
+def test_a_seed_for_nothing() -> None:
+    with pytest.raises(InputError, match=r"seed is 3, which has no effect .* give a temperature too, or leave it out$"):
+        SamplingOptions(seed=3)
+
+
+def test_conversations_given_to_ask(tiny_bundle: Path) -> None:
+    model = load(tiny_bundle)
+    with pytest.raises(InputError, match=r"the question is a NoneType; expected a text .*generate takes conversations"):
+        model.ask(messages=[])
+    with pytest.raises(InputError, match="the question is empty"):
+        model.ask("")
+    assert model.ask("", [Image.new("RGB", (64, 64))], max_new_tokens=1).read() is not None

@@ -146,6 +146,17 @@ def test_table_alone_leaves_the_head(tmp_path: Path) -> None:
     assert not spec.decoder.tied
 
 
+def test_a_head_of_its_own_stays_when_the_table_changes(tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "base")
+    tensors = load_file(BASE / "model.safetensors")
+    own = -open_checkpoint(BASE).tensor(TABLE).numpy()
+    save_file({**tensors, "lm_head.weight": own}, tmp_path / "base" / "model.safetensors")
+    folder = adapter(tmp_path / "a", {f"{PREFIX}embed_tokens.weight": own * 2}, modules_to_save=["embed_tokens"])
+    found = open_checkpoint(tmp_path / "base", folder).tensors
+    assert np.array_equal(found[TABLE].numpy(), own * 2)
+    assert np.array_equal(found["lm_head.weight"].numpy(), own)
+
+
 def test_head_alone_leaves_the_table(tmp_path: Path) -> None:
     base = open_checkpoint(BASE).tensor(TABLE).numpy()
     folder = adapter(tmp_path / "a", {"base_model.model.lm_head.weight": base + 1}, modules_to_save=["lm_head"])
@@ -271,6 +282,8 @@ def test_settings_that_are_refused(config: dict[str, Any], message: str, tmp_pat
         (pair(f"{PREFIX}layers.1.mlp.down_proj", 64, 384), "do not fit"),
         ({name: value for name, value in down().items() if "lora_B" not in name}, "lora_B of .* is missing"),
         (down(**{"lora_B.bias": floats((128,))}), "down_proj.bias', which the base does not have"),
+        (pair("base_model.model.model.visual.blocks.0.attn.proj", 128, 128, **{"lora_B.bias": floats((64,))}),
+         r"lora_B.bias' of shape \[64\], and the base \[128\]"),
         (down(lora_magnitude_vector=floats((128,))), "its configuration no use_dora"),
         (down(lora_embedding_A=floats((2, 2))), "cannot be merged|is missing"),
         ({**down(), f"{PREFIX}layers.1.mlp.down_proj.lora_E": floats((2, 1))}, "lora_E.*the base does not have"),

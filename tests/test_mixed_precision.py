@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.exporters.blocks import Matrix
 from lensmith.exporters.export import Options, prepare
 from lensmith.exporters.layerwise.candidates import nearest
 from lensmith.exporters.layerwise.judge import judge
-from lensmith.exporters.layerwise.sensitivity import Sensitivity, mixed_schemes, options_of, stored, unit_of
+from lensmith.exporters.layerwise.sensitivity import BITS, Sensitivity, mixed_schemes, options_of, stored, unit_of
 from lensmith.exporters.mixed_precision import bundle_bytes, decoder_names, sensitivities
 from lensmith.exporters.scheme import UNQUANTIZED, Scheme
 from lensmith.exporters.weights import stored_bytes
@@ -104,16 +104,14 @@ def test_more_bytes_mean_less_divergence_as_predicted(bench: Bench, found: dict[
     assert least <= sum(stored(sizes[name], scheme) for name, scheme in least_bytes.items()) < most
 
 
-def test_sizes_are_those_of_the_data_files(bench: Bench) -> None:
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("columns", [96, 128, 640])
+def test_sizes_are_those_of_the_data_files(bits: int, columns: int) -> None:
     """What the choice counts for a matrix is what its parameters take, with zero points and without."""
-    for graph in bench.job.graphs:
-        for source in graph.sources:
-            if source.matrix is not None and source.matrix.scheme.bits in (4, 8):
-                shape, scheme = (source.matrix.rows, source.matrix.columns), source.matrix.scheme
-                symmetric = sum(stored_bytes(parameter) for parameter in source.parameters)
-                assert stored(shape, scheme) == symmetric
-                points = shape[0] * -(-(shape[1] // scheme.group_size) * scheme.bits // 8)
-                assert stored(shape, replace(scheme, symmetric=False)) == symmetric + points
+    for symmetric in (True, False):
+        for scheme in options_of(Scheme(bits, 32, symmetric), columns):
+            parameters = Matrix(5, columns, scheme).parameters(recurse=False)
+            assert stored((5, columns), scheme) == sum(map(stored_bytes, parameters))
 
 
 def size_of(folder: Path) -> int:

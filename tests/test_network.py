@@ -71,7 +71,7 @@ def test_silent_with_pytorch(tiny_checkpoint: Path, picture: Path, tmp_path: Pat
     bundle = tmp_path / "out" / "bundle"
     export = ("export", tiny_checkpoint, "-o", bundle, "--golden", "always")
     compare = ("compare", bundle, "--against", tiny_checkpoint, "--image", picture, "--repeats", "1",
-               "--dtype", "fp32")  # fmt: skip
+               "--dtype", "fp32", "--html", tmp_path / "out" / "report.html")  # fmt: skip
     for command in (export, ("verify", bundle), compare):
         seen = watched(observers()[0], tmp_path, *command)
         assert_silent(seen, tmp_path)

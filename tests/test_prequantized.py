@@ -122,6 +122,16 @@ def test_rows_that_begin_within_a_byte_and_a_block(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weight.rows(start, stop), whole[start:stop])
 
 
+def test_blocks_as_compressed_tensors_declares_them(tmp_path: Path) -> None:
+    """Two by two scales for 64 x 128 values would cut these in half, and are of blocks of 48 x 80."""
+    parts, expected = fp8((48, 80), scale="weight_scale").make(WAVES.repeat(2, axis=1))
+    groups = {"group_0": {"weights": {"num_bits": 8, "type": "float", "block_structure": [48, 80]}}}
+    config = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
+    tensors = {f"m.{end}": part for end, part in parts.items()}
+    weight = open_checkpoint(small(tmp_path, tensors, quantization_config=config)).tensor("m.weight")
+    np.testing.assert_array_equal(weight.numpy(), expected)
+
+
 def test_blocks_that_differ_by_group_follow_from_the_scales(tmp_path: Path) -> None:
     """A block of 40 would fit a weight of 64 with two scales as well, and be wrong."""
     scales = np.array([[1, 2], [3, 4]], np.float32)
@@ -481,6 +491,7 @@ def test_one_weight_of_many_without_its_scale(tmp_path: Path) -> None:
     ("parts", "config", "message"),
     [
         ({"weight": E4M3, "weight_scale_inv": np.ones((3, 1), np.float32)}, {"quant_method": "fp8"}, "into no blocks"),
+        ({"weight": E4M3, "weight_scale_inv": np.ones((4, 3), np.float32)}, {"quant_method": "fp8"}, "into no blocks"),
         ({"weight": E4M3, "weight_scale_inv": WHOLE}, {"quant_method": "fp8"}, "expected F32"),
         (awq(32).make(ONES)[0], {"quant_method": "awq", "version": "gemv"}, "'gemv'"),
         (awq(32).make(ONES)[0], {"quant_method": "awq", "bits": 3}, "of 3 bits"),

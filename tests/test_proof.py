@@ -12,16 +12,21 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from lensmith.calibration.kv_scales import kv_scales
 from lensmith.exporters import decoder, golden, rope, written_weights
-from lensmith.exporters.blocks import Matrix, Source
+from lensmith.exporters.blocks import Cache, Matrix, Source
 from lensmith.exporters.dialects import gguf as gguf_files
 from lensmith.exporters.dialects import ort
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.float_twin import float_job
 from lensmith.exporters.gguf.written_tensors import check_files
 from lensmith.exporters.golden_media import CLIP, sources
+from lensmith.exporters.job import Calibrated
+from lensmith.exporters.kv_cache import KvCache, KvScales
 from lensmith.exporters.lazy_tensors import ComputedTensor, LazyTensor
 from lensmith.exporters.scheme import Scheme
+from lensmith.exporters.spec import ModelSpec
+from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.bundle import Bundle, open_bundle
 from lensmith.runtimes.loading import load
 from lensmith.runtimes.replay import EXACT, LLAMA_CPP, Exactness, Row, judged
@@ -30,6 +35,7 @@ from lensmith.runtimes.verify import verify
 from lensmith.targets.errors import CheckFailed, InputError
 
 from tests import ladder
+from tests.extras import latest
 
 TINY = Path(__file__).parent / "tiny_vlm"
 CONTEXTS = {"qwen3_vl": 200, "qwen3_5": 200, "llava": 400}  # which hold one or two of the conversations
@@ -51,10 +57,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def build(
-    recorded: Recorded, out: Path, name: str, broken: Callable[[Job], None] = lambda _: None, **options: Any
+    recorded: Recorded,
+    out: Path,
+    name: str,
+    broken: Callable[[Job], None] = lambda _: None,
+    scales: KvScales | None = None,
+    **options: Any,
 ) -> Bundle:
     """Export with traces that were recorded before."""
-    job = prepare(TINY / name, Options(context=CONTEXTS[name], **options))
+    job = prepare(TINY / name, Options(context=CONTEXTS[name], **options), kv_scales=scales)
     traces = recorded(name)
     broken(job)
 
@@ -211,6 +222,50 @@ def test_a_wrongly_wired_product_fails_the_export(
         build(recorded, tmp_path / "bundle", "qwen3_vl", precision="int4")
 
 
+@pytest.fixture(scope="module")
+def scales(tmp_path_factory: pytest.TempPathFactory) -> KvScales:
+    """Of the keys and values that one question makes."""
+    job = prepare(TINY / "qwen3_vl", Options(precision="fp32", context=200))
+    assert isinstance(job.spec, ModelSpec)
+    model = load(export(job, tmp_path_factory.mktemp("scales") / "floats", golden="never").path, threads=1)
+    assert isinstance(model, Model)
+    model.prefill(model.prepare([user_message("Name three colours. Nenne drei Farben: rot, grün …")]), reuse=False)
+    return kv_scales([latest(model).states.cached(latest(model).length)], job.spec.decoder.rotated)
+
+
+def test_rounded_keys_and_values_are_told_from_wrong_ones(
+    recorded: Recorded, scales: KvScales, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rounded(out: str, broken: Callable[[Job], None] = lambda _: None) -> Bundle:
+        return build(recorded, tmp_path / out, "qwen3_vl", broken, scales, precision="fp32", kv_cache="int8")
+
+    assert verify(rounded("good").path, native=False, threads=1).passed
+    real, of = ort.OrtDialect.cached_attention, KvCache.of
+
+    def off(self: Any, op: Any, q: Any, k: Any, v: Any, cache: Cache, *heads: Any) -> Any:
+        scaled = k if cache.scales is None else op.Mul(k, op.Constant(value_float=1.02))
+        return real(self, op, q, scaled, v, cache, *heads)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ort.OrtDialect, "cached_attention", off)
+        with pytest.raises(CheckFailed, match="do not compute what their rounded weights stand for"):
+            rounded("keys")
+    wrong: list[Callable[[Any], Any]] = [
+        lambda pair: pair[::-1],
+        lambda pair: tuple(each[::-1].copy() for each in pair),
+        lambda pair: (pair[0] * np.float32(1.001), pair[1]),
+    ]
+    for change in wrong:
+
+        def changed(self: KvCache, *about: Any, change: Any = change) -> Any:
+            pair = of(self, *about)
+            return None if pair is None else change(pair)
+
+        monkeypatch.setattr(KvCache, "of", changed)
+        with pytest.raises(CheckFailed, match="KV cache is not scaled as calibration found: layer 0"):
+            rounded("scales")
+
+
 def test_an_existing_bundle_stays(recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
     before = build(recorded, out, "llava", precision="int4")
@@ -233,14 +288,51 @@ def test_rounding_is_allowed_and_a_step_more_is_not(bits: int, symmetric: bool, 
     source = Source("w", tuple(matrix.parameters(recurse=False)), matrix)
     found = matrix.unpack(stored)
     near = partial(written_weights._near, expected=rows, source=source, stored=stored)
-    assert near(found, calibrated=False).all()
-    assert near(found, calibrated=True).all()
+    assert near(found).all()
     steps = written_weights._steps(rows, matrix.scheme)
     wrong = found.copy()
     wrong[3, 5] += 1.6 * steps[3, 5]
-    assert near(wrong, calibrated=False).tolist() == [row != 3 for row in range(16)]
+    assert near(wrong).tolist() == [row != 3 for row in range(16)]
+    assert like(found, rows)
     for other in (found[::-1], -found, np.zeros_like(found), np.roll(found, 1, axis=1), np.full_like(found, np.nan)):
-        assert not near(other, calibrated=True).any()
+        assert not like(other, rows)
+
+
+def like(found: Any, expected: Any) -> bool:
+    likeness = written_weights.Likeness()
+    for half in (slice(0, 5), slice(5, None)):
+        likeness.add(found[half], expected[half])
+    return likeness.near
+
+
+def test_calibrated_weights_are_those_of_calibration_and_of_the_same_tensor(tmp_path: Path) -> None:
+    """With few samples a row of 2 bits may be turned around, which is no mistake."""
+    job = prepare(TINY / "qwen3_vl", Options(precision="int2"))
+    name = named(job, "layers.1.mlp.down_proj.weight")
+    source = next(s for graph in job.graphs for s in graph.sources if s.name == name)
+    assert source.matrix is not None
+    rows = job.checkpoint.tensors[name].numpy().copy()
+    rows[7] *= -1
+    turned, mirrored = source.matrix.pack(rows), source.matrix.pack(np.ascontiguousarray(rows[:, ::-1]))
+
+    def calibrated(made: list[Any]) -> Job:
+        def parts(asked: Source, _: LazyTensor) -> list[Any] | None:
+            return made if asked.name == name else None
+
+        def floats(asked: Source, tensor: LazyTensor) -> list[Any] | None:
+            return asked.pack(tensor.numpy()) if asked.name == name else None
+
+        return replace(job, calibrated=Calibrated(parts=parts, floats=floats, key="some"))
+
+    good, swapped_ = calibrated(turned), calibrated(mirrored)
+    folder = export(good, tmp_path / "good", golden="never").path
+    written_weights.check_written(good, float_job(good), folder)
+    other = calibrated([turned[0] ^ (np.arange(len(turned[0])) == 9).astype(np.uint8)[:, None], *turned[1:]])
+    with pytest.raises(CheckFailed, match=f"row 9 of {name}"):
+        written_weights.check_written(other, float_job(other), folder)
+    folder = export(swapped_, tmp_path / "mirrored", golden="never").path
+    with pytest.raises(CheckFailed, match=f"{name} is off"):
+        written_weights.check_written(swapped_, float_job(swapped_), folder)
 
 
 def test_judgement_of_rows() -> None:

@@ -5,6 +5,7 @@ Each ends in one sentence, soon, and in little memory; a pipe with a picture in 
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -123,13 +124,37 @@ def test_pipes_are_read(tmp_path: Path) -> None:
         assert (opened.size == (64, 48)) if file == "a.png" else (opened.total == 2)
 
 
-def test_a_silent_writer_is_waited_for_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("begun", "waited"), [(b"", "0.8"), (b"\x89PNG", "0.2")])
+def test_a_silent_writer_is_waited_for_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, waited: str
+) -> None:
+    """It has less than a second to begin, and then as long as a network may take to go on."""
     monkeypatch.setattr("lensmith.runtimes.reading.SILENT_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
     writer = os.open(tmp_path / "pipe", os.O_RDWR)  # so that opening waits for nobody
-    with pytest.raises(InputError, match=r"nothing came for 0\.2 s"):
+    os.write(writer, begun)
+    with pytest.raises(InputError, match=f"nothing came for {waited} s"):
         open_image(tmp_path / "pipe")
     os.close(writer)
+
+
+def test_a_program_behind_a_pipe_may_begin_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--image <(curl …)` gives its output: under a name of the descriptor alone."""
+    monkeypatch.setattr("lensmith.runtimes.reading.BEGINNING_S", 0.1)
+    reader, writer = os.pipe()
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "PNG")
+
+    def write() -> None:
+        time.sleep(0.4)
+        os.write(writer, content.getvalue())
+        os.close(writer)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert open_image(f"/dev/fd/{reader}").size == (64, 48)
+    thread.join()
+    os.close(reader)
 
 
 def test_limits_count_what_is_read(tmp_path: Path) -> None:

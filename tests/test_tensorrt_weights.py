@@ -12,6 +12,7 @@ from lensmith.calibration.rounding import quantize
 from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8, Byte, QdqMatrix, round_rows
 from lensmith.exporters.scheme import Scheme, make_policy
 from numpy.typing import NDArray
+from onnxscript import GraphBuilder
 from safetensors.numpy import load_file
 
 from tests.ladder import TRAINED
@@ -97,6 +98,21 @@ def test_weights_that_are_not_finite(bad: float) -> None:
         round_rows(rows, FLOAT8, BFLOAT16)
 
 
+@pytest.mark.parametrize("activations", [ir.DataType.BFLOAT16, ir.DataType.FLOAT16])
+@pytest.mark.parametrize("scheme", [Scheme(8, 256), Scheme(8, 256, float8=True), Scheme(4, 32), Scheme(16), Scheme(32)])
+def test_what_is_packed_is_unpacked(scheme: Scheme, activations: ir.DataType) -> None:
+    """Within half a step of the largest of a group, and a whole one where 4 bits lack the last level."""
+    matrix, rows = QdqMatrix(64, 256, scheme, activations), weights()
+    rows[3, 5] *= -100  # scales of 4 bits have a sign
+    found = matrix.unpack(matrix.pack(rows))
+    assert found.shape == rows.shape
+    size = scheme.group_size or 256
+    largest = np.abs(rows).reshape(64, -1, size).max(axis=2, keepdims=True)
+    steps = {8: 2.0**-3 if scheme.float8 else 1 / 127, 4: 2 / 8, 16: 2.0**-10, 32: 0.0}[scheme.bits]
+    off = np.abs(found - rows).reshape(64, -1, size)
+    assert np.all(off <= largest * (0.51 * steps + (2.0**-8 if scheme.bits <= 8 else 0)) + 1e-7)
+
+
 def test_calibrated_integers_are_kept() -> None:
     """Groups whose scales have a sign as values around 0 with factors that have none."""
     matrix = QdqMatrix(64, 256, Scheme(8, 256), ir.DataType.FLOAT16)
@@ -107,6 +123,30 @@ def test_calibrated_integers_are_kept() -> None:
     inside = made.values > 0  # the lowest level has no place around 0
     assert np.array_equal(found[inside], expected[inside])
     assert np.all(np.abs(found - expected) <= np.abs(made.scales.astype(np.float32)))
+    assert np.all(factors > 0)  # of the row of zeros, too, as TensorRT wants scales
+
+
+@pytest.mark.parametrize(
+    ("bits", "activations", "stored", "given"),
+    [(32, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.FLOAT),
+     (32, ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.FLOAT),
+     (16, ir.DataType.FLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT16),
+     (16, ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.BFLOAT16),
+     (16, ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.FLOAT)],
+)  # fmt: skip
+def test_floats_have_the_type_of_activations(
+    bits: int, activations: ir.DataType, stored: ir.DataType, given: ir.DataType
+) -> None:
+    """But for weights that are stored in float32, whose products are, too."""
+    matrix = QdqMatrix(4, 8, Scheme(bits), activations)
+    assert matrix.values.dtype == stored
+    builder = GraphBuilder(ir.Graph([], [], nodes=[], opset_imports={"": 24}, name="g"))
+    values = matrix(builder.op)["values"]
+    cast = values.producer()
+    if cast is None:
+        assert values.dtype == given
+    else:
+        assert (cast.op_type, cast.attributes["to"].as_int()) == ("Cast", given.value)
 
 
 def test_the_policy_of_floats_of_8_bits() -> None:

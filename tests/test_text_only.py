@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, export, prepare
+from lensmith.runtimes.frames import VideoLimits
+from lensmith.runtimes.images import ImageLimits
 from lensmith.runtimes.llamacpp.header import read_gguf
 from lensmith.runtimes.model import load
 from lensmith.runtimes.options import GenerationOptions
@@ -95,6 +97,9 @@ def test_images_are_refused_with_one_sentence(pair: ladder.Pair) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="takes text alone"):
         load(pair.model.bundle.path, max_pixels=65536)
+    for limits in ({"image_limits": ImageLimits()}, {"video_limits": VideoLimits()}):
+        with pytest.raises(InputError, match="no effect on a model that takes text alone; leave them out"):
+            load(pair.model.bundle.path, **limits)
     for limit in ("min_pixels", "max_pixels", "max_video_pixels"):
         with pytest.raises(InputError, match="takes no images; leave it out"):
             pair.model.ask("?", **{limit: 65536})  # type: ignore[arg-type]

@@ -14,15 +14,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from lensmith.exporters import golden as module
+from lensmith.exporters.blocks import Matrix
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import Golden
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.files import dump_json, hash_file
+from lensmith.runtimes.files import dump_json
 from lensmith.runtimes.traces import ARRAYS, CASES, read_traces
 from lensmith.runtimes.verify import verify
-from lensmith.targets.errors import InputError, MissingExtra
+from lensmith.targets.errors import CheckFailed, InputError, MissingExtra
 
 from tests import ladder
+from tests.sealing import seal, seal_as_built
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,6 @@ def copy(exact: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exact, tmp_path / "copy"))
 
 
-def seal(bundle: Path) -> None:
-    """Make the manifest agree with changed files, as a faulty export would have written it."""
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"] = {name: hash_file(bundle / name) for name in manifest["files"]}
-    (bundle / MANIFEST).write_text(dump_json(manifest))
-
-
 def disturb(bundle: Path, graph: str, weight: str) -> None:
     """Make all values of one weight of a graph a fifth larger."""
     tensor = ir.load(bundle / f"{graph}.onnx").graph.initializers[weight].const_value
@@ -59,7 +54,7 @@ def disturb(bundle: Path, graph: str, weight: str) -> None:
     values = np.memmap(bundle / f"{graph}.data", np.float32, "r+", tensor.offset or 0, tuple(tensor.shape.numpy()))
     values *= 1.2
     values.flush()
-    seal(bundle)
+    seal_as_built(bundle)
 
 
 def first_output(bundle: Path) -> str:
@@ -173,9 +168,12 @@ def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkey
         assert not (bundle / "golden").exists()
         with pytest.raises(InputError, match="--golden always") as error:
             verify(bundle)
-        found = open_bundle(bundle).manifest["evidence"]["golden"]["reason"]
-        assert found in str(error.value)
-        return str(found)
+        evidence = open_bundle(bundle).manifest["evidence"]["golden"]
+        assert evidence["reason"] in str(error.value)
+        assert "never compared with PyTorch" in str(error.value)
+        assert evidence["graphs"] == "nothing was compared"
+        assert ("tensor by tensor" in evidence["weights"]) == (golden == "auto")
+        return str(evidence["reason"])
 
     assert "never" in reason("never", "never")
     assert "context of 40 tokens" in reason("short", "auto", context=40)
@@ -188,6 +186,17 @@ def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(module, "import_torch", missing)
     assert "lensmith[torch]" in reason("missing", "auto")
+
+
+def test_wrong_weights_fail_an_export_without_pytorch(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AUTO_BYTES", 1_000_000)
+    real = Matrix.store
+    monkeypatch.setattr(Matrix, "store", lambda self, made: [part[::-1] for part in real(self, made)])
+    job = prepare(source, Options())
+    with pytest.raises(CheckFailed, match="weights are not the checkpoint's: row 0 of"):
+        export(job, tmp_path / "bundle")
 
 
 def test_short_contexts_keep_the_short_cases(source: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from lensmith.runtimes.built import (
     spread,
 )
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.files import dump_json, hash_file
+from lensmith.runtimes.files import dump_json
 from lensmith.runtimes.native import wanted_kernels
 from lensmith.runtimes.outputs import Output
 from lensmith.runtimes.replay import Row
@@ -38,6 +38,7 @@ from lensmith.runtimes.verify import VerifyReport, verify
 from lensmith.targets.errors import InputError
 
 from tests import ladder
+from tests.sealing import seal, seal_as_built
 
 Change = Callable[[Any], None]
 TRAINED = Path(__file__).parent / "tiny_vlm"
@@ -61,14 +62,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "arithmetic", lambda *_, **how: None)
 
 
-def seal(bundle: Path) -> None:
-    """Make the manifest agree with changed files."""
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"] = {name: hash_file(bundle / name) for name in manifest["files"]}
-    (bundle / MANIFEST).write_text(dump_json(manifest))
-
-
-def edit(bundle: Path, graph: str, ending: str, change: Change) -> None:
+def edit(bundle: Path, graph: str, ending: str, change: Change, sealed: Callable[[Path], None] = seal_as_built) -> None:
     """Change the stored values of the first tensor whose name ends so."""
     named = ir.load(bundle / f"{graph}.onnx").graph.initializers
     tensor = next(value.const_value for name, value in named.items() if name.endswith(ending))
@@ -77,7 +71,7 @@ def edit(bundle: Path, graph: str, ending: str, change: Change) -> None:
     values = np.memmap(bundle / f"{graph}.data", tensor.dtype.numpy(), "r+", tensor.offset or 0, shape)
     change(values.reshape(-1))
     values.flush()
-    seal(bundle)
+    sealed(bundle)
 
 
 def scale(factor: float, count: int | None = None) -> Change:
@@ -157,6 +151,32 @@ def test_other_kernels_notice_what_is_more_than_rounding(
     report = verify(copy)
     assert not report.passed
     assert any(not row.passed and row.output.startswith(graph) for row in report.rows)
+
+
+@pytest.mark.parametrize(
+    ("graph", "ending", "change"),
+    [
+        ("decoder", "mlp.down_proj.weight.values", move(1)),
+        ("decoder", "layernorm.weight", scale(1.0001, 1)),
+        ("vision_encoder", "qkv.weight.scales", scale(1.001, 1)),
+    ],
+)
+def test_files_of_another_build_are_noticed_whatever_computes_them(
+    copy: Path, elsewhere: None, graph: str, ending: str, change: Change
+) -> None:
+    edit(copy, graph, ending, change, seal)
+    report = verify(copy, native=False)
+    assert [row.output for row in report.rows if not row.passed] == [f"{graph}.data"]
+    assert f"{graph}.data (settings): it is not what the bundle was built with" in report.summary()
+
+
+def test_a_changed_graph_is_noticed_whatever_computes_it(copy: Path, elsewhere: None) -> None:
+    model = ir.load(copy / "decoder.onnx")
+    norm = next(node for node in model.graph if "epsilon" in node.attributes)
+    norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 1.1e-6)
+    ir.save(model, copy / "decoder.onnx")
+    seal(copy)
+    assert not verify(copy).passed
 
 
 SETTINGS: dict[str, tuple[str, str, str]] = {  # what the traces alone do not show

@@ -126,11 +126,12 @@ def run(
     if question is None or out is not None:
         raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
     variables = template_variables(chosen)
-    unread = [name for name, media in LIMITS_OF.items() if chosen[name] is not None and not (images, videos)[media]]
+    media = {"--image": images, "--video": videos}
+    unread = [name for name, of in LIMITS_OF.items() if chosen[name] is not None and not any(media[o] for o in of)]
     model, generation = open_model(opened, chosen, variables)
     if unread:
-        medium = ("--image", "--video")[LIMITS_OF[unread[0]]]
-        raise InputError(f"--{unread[0].replace('_', '-')} has no effect without {medium}; leave it out")
+        option = next(each for each in click.get_current_context().command.params if each.name == unread[0])
+        raise InputError(f"{named(option)} has no effect without {' or '.join(LIMITS_OF[unread[0]])}; leave it out")
     question = read_text() if question == "-" else question
     message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation, **variables)
@@ -167,7 +168,8 @@ def chat(
 
 
 COMMANDS = (run, chat)
-LIMITS_OF = {"min_pixels": 0, "max_pixels": 0, "max_video_pixels": 1}  # of images, or of videos
+LIMITS_OF = {"min_pixels": ("--image",), "max_pixels": ("--image",), "max_video_pixels": ("--video",),
+             "image_limits": ("--image", "--video")}  # fmt: skip
 
 
 def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, Any]) -> tuple[Model, GenerationOptions]:

@@ -75,7 +75,9 @@ CALIBRATION = options(
                  help="Choose the integers on samples: mse, awq, gptq or descent; gguf: imatrix. With an option below "
                       "alone: descent, the most exact."),
     click.option("--samples", type=click.Path(path_type=Path), metavar="PATH",
-                 help="Pictures, or a .jsonl of images, prompt and answer; default: a generated set."),
+                 help="Pictures, or a .jsonl of images, prompt and answer; default: built-in ones."),
+    click.option("--only-samples", is_flag=True, default=None,
+                 help="Calibrate on these samples alone; otherwise a third are built-in, of all kinds."),
     click.option("--sample-count", "limit", type=click.IntRange(4), metavar="N",
                  help="Samples to calibrate on, by default 64; a third as many are held out to judge."),
     click.option("--answer-tokens", type=click.IntRange(0), metavar="N",
@@ -90,7 +92,8 @@ CALIBRATION = options(
                  help="Smallest bundle within X nats of the float model on held-out samples."),
 )  # fmt: skip
 # Any of them asks for calibration.
-CALIBRATION_NAMES = ("method", "samples", "limit", "answer_tokens", "answer_temperature", "seed", "budget", "max_kl")
+CALIBRATION_NAMES = ("method", "samples", "only_samples", "limit", "answer_tokens", "answer_temperature", "seed",
+                     "budget", "max_kl")  # fmt: skip
 
 
 @click.command(cls=Once)
@@ -316,7 +319,8 @@ def _print_calibration(made: dict[str, Any]) -> None:
 def _proof(golden: dict[str, Any]) -> dict[str, str]:
     """What the export compared with PyTorch, and how far rounding is from it."""
     if not golden.get("recorded"):
-        proven = {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
+        proven: dict[str, str] = {key: golden[key] for key in ("graphs", "weights") if key in golden}
+        proven |= {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
         return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
     rounding = golden.get("rounding", {})
     words = [f"KL {rounding['mean_kl']:.2g} nats"] if "mean_kl" in rounding else []

@@ -190,7 +190,7 @@ def mixed_schemes(
 def stored(shape: tuple[int, int], scheme: Scheme) -> int:
     """Bytes of a matrix in a scheme: integers, float16 scales and zero points."""
     groups = prod(shape) // scheme.group_size
-    zeros = 0 if scheme.symmetric else shape[0] * -(-(shape[1] // scheme.group_size) * scheme.bits // 8)
+    zeros = 0 if scheme.symmetric else shape[0] * -(-(shape[1] // scheme.group_size) * max(scheme.bits, 4) // 8)
     return prod(shape) * scheme.bits // 8 + 2 * groups + zeros
 
 
