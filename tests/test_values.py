@@ -61,3 +61,12 @@ def test_a_seed_alone_does_not_ask_for_sampling() -> None:
     assert (found.do_sample, found.temperature, found.seed) == (True, 0.5, 3)
     with pytest.raises(InputError, match="seed"):
         with_options(GenerationOptions(), {"seed": 3}, {})
+
+
+@pytest.mark.parametrize("base", [{}, {"repetition_penalty": 1.2}, {"repetition_penalty": 1.2, "do_sample": True}])
+def test_what_is_given_counts_over_the_penalty_of_the_options(base: dict[str, Any]) -> None:
+    options = GenerationOptions(sampling=SamplingOptions(**base))
+    for given in ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5, "do_sample": True, "seed": 1}):
+        assert with_options(options, given, {"repetition_penalty": 1.3}).sampling.repetition_penalty == 1.5
+    kept = with_options(options, {"do_sample": True}, {"repetition_penalty": 1.3, "temperature": 0.7}).sampling
+    assert kept.repetition_penalty == base.get("repetition_penalty", 1.3)
