@@ -13,8 +13,7 @@ from ..runtimes.images import Grid, ImageLimits
 from ..runtimes.media import MediaEncoder, layout_of
 from ..runtimes.model import prompt_spec
 from ..runtimes.no_images import refuse
-from ..runtimes.outputs import with_sources
-from ..runtimes.outputs import DRAFTED
+from ..runtimes.outputs import DRAFTED, with_sources
 from ..runtimes.pixels import image_grid, image_spec
 from ..runtimes.prompt import PromptBuilder
 from ..runtimes.timings import Timings
