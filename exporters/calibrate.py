@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .layerwise.activations import PICTURES
 from .layerwise.caches import cache_scales
 from .layerwise.calibrate import Calibration, Plan
 from .layerwise.candidates import nearest, stored
-from .layerwise.judge import Judgement, judge
+from .layerwise.judge import Judgement, judge, worse_groups
 from .layerwise.model import FloatModel
 from .layerwise.outcomes import Outcome
 from .layerwise.quantizer import RECIPES
@@ -52,6 +53,9 @@ from .spec import ModelSpec
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
+AUTO = "auto"
+# What is tried instead of a method that was worse than rounding to nearest somewhere; behind the last one, rounding.
+WEAKER = {AUTO: ("descent", "gptq", "mse"), **{method: (method, "mse") for method in RECIPES}, "mse": ("mse",)}
 # Of choosing bits, when the divergence that was predicted for a limit is measured to be above it; the last one takes
 # the most exact mix, so that what cannot be had is measured and not guessed.
 ROUNDS = 4
@@ -87,6 +91,7 @@ class Samples:
     chosen: SampleSet
     calibrated: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
+    foreign: tuple[Sample, ...]
     pictures: Mapping[str, Picture]
     wording: Wording
 
@@ -94,14 +99,14 @@ class Samples:
     def sha256(self) -> str:
         """Of all token ids, the model's own answers among them, and of their pictures."""
         digest = hashlib.sha256()
-        for sample in (*self.calibrated, *self.held_out):
+        for sample in (*self.calibrated, *self.held_out, *self.foreign):
             digest.update(json.dumps([sample.ids.tolist(), sample.answer, sample.pictures]).encode())
         return digest.hexdigest()
 
     def about(self, seed: int) -> dict[str, Any]:
         """What the manifest says of them."""
         tokens = np.concatenate([sample.kinds for sample in self.calibrated])
-        own = [sample for sample in (*self.calibrated, *self.held_out) if sample.own]
+        own = [sample for sample in (*self.calibrated, *self.held_out, *self.foreign) if sample.own]
         said = {"samples": len(own), "tokens": sum(sample.answer for sample in own), "by": str(self.wording)}
         return {
             "source": self.chosen.source,
@@ -110,6 +115,7 @@ class Samples:
             "calibrated": len(self.calibrated),
             "held_out": len(self.held_out),
             "kinds": dict(Counter(sample.task for sample in self.calibrated)),
+            "foreign_kinds": dict(Counter(sample.task for sample in self.foreign)),
             "pictures": picture_count(self.chosen.calibrated),
             "image_tokens": int((tokens == IMAGE).sum()),
             "text_tokens": int((tokens != IMAGE).sum()),
@@ -132,8 +138,8 @@ def check(job: Job, options: CalibrationOptions) -> None:
     if job.options.format == "gguf":
         _check_importance(job, options)
         return
-    if options.method not in RECIPES:
-        raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, RECIPES)}")
+    if options.method not in WEAKER:
+        raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, WEAKER)}")
     few_bits = any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values())
     if not few_bits and not job.policy.kv_cache.quantized:
         raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
@@ -184,12 +190,18 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
     found: Mapping[str, Sensitivity] = {}
     if options.budget is not None or options.max_kl is not None:
         found = sensitivities(model, job, samples.calibrated, samples.pictures, progress)
-    mixed, store, outcomes, judged = _fitted(model, job, samples, found, options, scratch, progress)
+    tried: dict[str, list[str]] = {}
+    for method in WEAKER[options.method]:
+        wanted = replace(options, method=method)
+        mixed, store, outcomes, judged = _fitted(model, job, samples, found, wanted, scratch, progress)
+        if not (worse_on := worse_groups(judged["calibrated"], judged["nearest"])):
+            break
+        tried[method] = worse_on
     about = samples.about(options.seed)
-    evidence = record(options.method, about, outcomes, schemes_of(mixed.graphs), found, judged, roles.measured)
+    evidence = record(method, about, outcomes, schemes_of(mixed.graphs), found, judged, roles.measured, tried)
     worse = not evidence["kept"]
     key = "" if worse else store.folder.name
-    word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {options.method}"
+    word = "rounded to nearest, which was better than calibrated" if worse else f"calibrated by {method}"
     low = {name: word for name, scheme in schemes_of(mixed.graphs).items() if scheme.bits < 8}
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))
@@ -282,8 +294,8 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress:
     """Read, split and prepare the samples; those without an answer get the model's own."""
     builder, wording = prompts_of(job), options.wording
     chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed,
-                            ways=_ways(builder.prompts), only=options.only_samples)  # fmt: skip
-    cases = (*chosen.calibrated, *chosen.held_out)
+                            ways=_ways(builder.prompts), only=options.only_samples, fits=builder.fits)  # fmt: skip
+    cases = (*chosen.calibrated, *chosen.held_out, *chosen.foreign)
     samples = [builder.build(case) for case in cases]
     room = min(builder.context, max(len(sample.ids) for sample in samples) + wording.tokens)
     answers = own_answers(job, cases, wording, scratch, context=room, threads=options.threads,
@@ -292,8 +304,10 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress:
         sample.answered(answers[key], own=True) if (key := case_key(case)) in answers else sample
         for case, sample in zip(cases, samples, strict=True)
     ]
-    split = len(chosen.calibrated)
-    return Samples(chosen, tuple(samples[:split]), tuple(samples[split:]), builder.pictures, wording)
+    parts = iter(samples)
+    calibrated, held_out = (tuple(islice(parts, len(part))) for part in (chosen.calibrated, chosen.held_out))
+    foreign = tuple(replace(sample, foreign=True) for sample in parts)
+    return Samples(chosen, calibrated, held_out, foreign, builder.pictures, wording)
 
 
 def _ways(prompts: PromptBuilder) -> Ways:
@@ -343,7 +357,11 @@ def _judge(
         plain = {source.name: UNQUANTIZED for source in model.decoder.sources}
         candidates["encoder"] = nearest(model, {**schemes, **plain})
     return judge(
-        model, samples.held_out, samples.pictures, candidates, lambda done, total: progress("judgement", done, total)
+        model,
+        (*samples.held_out, *samples.foreign),
+        samples.pictures,
+        candidates,
+        lambda done, total: progress("judgement", done, total),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .layerwise.activations import Activations
-from .layerwise.judge import Judgement
+from .layerwise.judge import Judgement, worse_groups
 from .layerwise.outcomes import Outcome
 from .layerwise.sensitivity import Sensitivity
 from .scheme import Scheme
@@ -21,15 +21,21 @@ def record(
     found: Mapping[str, Sensitivity],
     judged: Mapping[str, Judgement],
     activations: Activations | None,
+    tried: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """The evidence as plain values; the calibrated weights are kept where they are not worse than rounded ones."""
+    """The evidence as plain values; the calibrated weights are kept where they are no worse than rounded ones.
+
+    `tried` are the methods before this one and the groups on which they were worse.
+    """
+    worse = worse_groups(judged["calibrated"], judged["nearest"])
     made = {
         "method": method,
         "samples": samples,
         "matrices": [_row(outcome, schemes[outcome.name]) for outcome in outcomes],
         "sensitivity": {unit: value.kl for unit, value in found.items()},
         "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
-        "kept": judged["calibrated"].mean_kl <= judged["nearest"].mean_kl,
+        "tried": {**tried, method: worse},
+        "kept": not worse,
     }
     return made if activations is None else {**made, "activations": _short(asdict(activations))}
 

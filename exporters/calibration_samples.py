@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from .cases import Case, read_samples, spread_over_tasks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 HELD_OUT = 4  # every fourth sample is judged, and never calibrated on
+TRIES = 4  # built-in samples that are drawn for each that is wanted
 BUILT_IN = 3  # every third sample is built-in, beside those of a user
 QUESTIONS = 4  # about each picture of a folder, of which as many as are wanted are taken
 
@@ -27,6 +28,7 @@ class SampleSet:
     source: str  # "built-in", or the name of the file or folder
     calibrated: tuple[Case, ...]
     held_out: tuple[Case, ...]
+    foreign: tuple[Case, ...]  # of kinds that are not calibrated on, to be judged
     sha256: str  # of all questions, answers and files of pictures, in this order
 
     @property
@@ -35,9 +37,19 @@ class SampleSet:
 
 
 def choose_samples(
-    source: Path | None, scratch: Path, *, limit: int, seed: int, ways: Ways, only: bool = False
+    source: Path | None,
+    scratch: Path,
+    *,
+    limit: int,
+    seed: int,
+    ways: Ways,
+    only: bool = False,
+    fits: Callable[[Case], bool] = lambda _: True,
 ) -> SampleSet:
     """Up to `limit` samples to calibrate on, as many of each task as can be, and a third as many to judge.
+
+    Half as many again are judged of built-in kinds that are never calibrated on, whatever `source` is. Built-in samples
+    that a model's context does not fit are left out.
 
     Built-in samples of all kinds take a third of the places, and those that `source` leaves, unless `only` its own are
     wanted; their pictures go to `scratch`. The order follows from the content and the seed alone; copies of a sample
@@ -49,8 +61,12 @@ def choose_samples(
     if source is not None and len(own) < HELD_OUT:
         raise InputError(f"{name} has {len(own)} different samples; calibration needs {HELD_OUT} at least, one of "
                          "them held out: add some")  # fmt: skip
-    drawn = [] if only else islice(BuiltinSamples(scratch, seed, ways).cases(), wanted - len(own))
-    ordered = _spread([*own, *drawn], seed, wanted)
+    built_in = BuiltinSamples(scratch, seed, ways)
+
+    def drawn(kinds: Collection[str], count: int) -> list[Case]:
+        return [*islice(filter(fits, islice(built_in.cases(kinds), TRIES * count)), count)]
+
+    ordered = _spread([*own, *drawn(built_in.taught, 0 if only else wanted - len(own))], seed, wanted)
     held = ordered[HELD_OUT - 1 :: HELD_OUT]
     used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
     if not picture_count(used):
@@ -58,8 +74,9 @@ def choose_samples(
             f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell how image "
             "tokens are rounded best; add samples with images, or leave out --only-samples"
         )
-    digest = hashlib.sha256("".join(case_key(case) for case in (*used, *held)).encode()).hexdigest()
-    return SampleSet(name, tuple(used), tuple(held), digest)
+    foreign = tuple(drawn(built_in.held_back, max(2, len(held) // 2)))
+    digest = hashlib.sha256("".join(case_key(case) for case in (*used, *held, *foreign)).encode()).hexdigest()
+    return SampleSet(name, tuple(used), tuple(held), foreign, digest)
 
 
 def _spread(cases: Sequence[Case], seed: int, count: int) -> list[Case]:

@@ -53,6 +53,7 @@ class Judged:
     positions: dict[Name, Count] = field(default_factory=dict)
     perplexity: Number | None = None
     accuracy: dict[Name, Number] = field(default_factory=dict)
+    groups: dict[Name, Number] = field(default_factory=dict)  # KL by group of samples and positions
     drift: dict[Name, Number] = field(default_factory=dict)  # relative mean square error of each matrix's inputs
     drafts: Drafted | None = None  # None without a draft head
 
@@ -104,6 +105,7 @@ class Sampled:
     calibrated: Count | None = None
     held_out: Count | None = None
     kinds: dict[Name, Count] = field(default_factory=dict)  # of those that were calibrated on
+    foreign_kinds: dict[Name, Count] = field(default_factory=dict)  # judged, and never calibrated on
     pictures: Count | None = None
     image_tokens: Count | None = None
     text_tokens: Count | None = None
@@ -122,6 +124,7 @@ class CalibrationEvidence:
     judgement: dict[Name, Judged] = field(default_factory=dict)  # of CANDIDATES, and of ENCODER
     measured: Count | None = None  # matrices that another quantizer got importances for, without figures of each
     activations: RoundedActivations | None = None  # None where the target offers none
+    tried: dict[Name, tuple[Name, ...]] = field(default_factory=dict)  # methods, with the groups they were worse on
     kept: bool = True  # False: rounding to nearest was better, and is what the bundle has
 
     def judged(self, name: str) -> Judged:

@@ -62,6 +62,7 @@ class Figure:
 TOP = Figure("same top token", lambda j: j.top1, lambda j: j.same_top, ALL, percent, _gain)
 FIGURES = (
     Figure("KL", lambda j: j.kl, lambda j: j.mean_kl, MEAN, nats, less),
+    Figure("KL on", lambda j: j.groups, lambda j: None, "", nats, less),
     TOP,
     Figure("right answers", lambda j: j.accuracy, lambda j: j.mean_accuracy, ALL_TASKS, percent, _gain),
 )
@@ -95,7 +96,7 @@ def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
     for figure in FIGURES:
         for name in dict.fromkeys(name for j in judged for name in figure.of(j)):
             yield _row(f"{figure.what}, {name}", [figure.of(j).get(name) for j in judged], figure)
-        if any(map(figure.of, judged)):
+        if figure.total and any(map(figure.of, judged)):
             yield _row(f"{figure.what}, {figure.total}", [figure.mean(j) for j in judged], figure)
     if any(j.perplexity is not None for j in judged):
         shown = (NONE if j.perplexity is None else _perplexity(j.perplexity) for j in judged)
@@ -103,6 +104,13 @@ def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
     if any(j.drafts for j in judged):
         yield _row("drafts like the float model's", [None if j.drafts is None else j.drafts.top1 for j in judged], TOP)
         yield _row("drafts accepted", [None if j.drafts is None else j.drafts.accepted for j in judged], TOP)
+
+
+def _verdicts(evidence: CalibrationEvidence) -> str | None:
+    """Each method that was tried, and where it was worse than rounding to nearest."""
+    told = (f"{method} was worse on {' and '.join(groups)}" if groups else f"{method} was no worse than rounding "
+            "to nearest anywhere" for method, groups in evidence.tried.items())  # fmt: skip
+    return "; ".join(told) or None
 
 
 def _row(name: str, values: Sequence[float | None], figure: Figure) -> Row:
@@ -252,10 +260,13 @@ def _samples(evidence: CalibrationEvidence) -> Section:
         "seed of the choice": made.seed,
         "calibrated on": _counts(made),
         "kinds": ", ".join(f"{count:,} {kind}" for kind, count in made.kinds.items()) or None,
+        "kinds that were only judged": ", ".join(f"{count:,} {kind}" for kind, count in made.foreign_kinds.items())
+        or None,
         "held out": None if made.held_out is None else f"{made.held_out:,} samples",
         "answered by the model": None if (own := made.own_answers) is None
         else f"{own.samples:,} samples, {own.tokens:,} tokens, by {own.by}",
         "method": evidence.method,
+        "methods tried": _verdicts(evidence),
         "matrices measured": evidence.measured,
         "time": None if evidence.seconds is None else duration(evidence.seconds),
         "the bundle has": f"weights calibrated by {evidence.method}" if evidence.kept

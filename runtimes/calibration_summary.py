@@ -17,6 +17,12 @@ def headline(evidence: CalibrationEvidence) -> str:
     if nearest is None or calibrated is None:
         word = f"Calibrated by {evidence.method}" if evidence.kept else "Rounded to nearest, which was better"
         return f"{word}; how far it is from the float model was not recorded."
+    if not evidence.kept and (groups := evidence.tried.get(evidence.method)):
+        return (
+            f"Rounding to nearest was kept: {evidence.method} is further from the float model on "
+            f"{' and '.join(groups)}; over all held-out samples of kinds that were calibrated on it is "
+            f"{nats(calibrated)} nats away, rounding to nearest {nats(nearest)}."
+        )
     if not evidence.kept:
         return (
             f"Rounding to nearest was kept: on held-out samples it is {nats(nearest)} nats from the float model, "

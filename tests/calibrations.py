@@ -40,6 +40,7 @@ def evidence(
         "samples": {
             "source": "tasks.jsonl", "sha256": "0123456789abcdef" * 4, "seed": 3, "calibrated": 64, "held_out": 21,
             "kinds": {"scenes": 30, "samples": 34},
+            "foreign_kinds": {"forms": 10},
             "pictures": 51, "image_tokens": 13056, "text_tokens": 4210,
             "own_answers": {"samples": 30, "tokens": 1204, "by": "the model at 8 bits, greedily"},
         },
@@ -51,6 +52,7 @@ def evidence(
             "weights_error": 6e-5, "error": 9e-5, "limit": 5e-4, "roles": ["vision.qkv"],
             "added": {"vision.qkv": 3e-5, "vision.fc2": 0.02},
         },
+        "tried": {"descent": [] if kept else ["foreign kinds", "answers"]},
         "kept": kept,
     }  # fmt: skip
 
@@ -103,6 +105,7 @@ def _judged(layers: int, hybrid: bool, factor: float) -> dict[str, Any]:
         "positions": {"image": 6000, "text": 700, "text behind an image": 1300},
         "perplexity": 7.0 + factor / 3,
         "accuracy": {"read": 1 - factor / 8, "count": 0.75},
+        "groups": {"own kinds": 0.04 * factor, "foreign kinds": 0.05 * factor, "answers": 0.01 * factor},
         "drift": drift,
         "drafts": {"top1": 1 - factor / 10, "accepted": 0.96 - factor / 20, "positions": 1400} if hybrid else None,
     }

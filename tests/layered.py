@@ -144,8 +144,9 @@ def make_bench(path: Path, scratch: Path, samples: Path, limit: int = 8, **optio
 
 
 def chosen(samples: Path | None, limit: int, **options: Any) -> CalibrationOptions:
-    """Calibration on one thread, so that no test waits for others; answers of the model take time."""
-    return CalibrationOptions(**{"samples": samples, "limit": limit, "threads": 1, "answer_tokens": 0, **options})
+    """On one thread, so that no test waits for others, without the model's answers, and on its own samples alone."""
+    few = {"samples": samples, "limit": limit, "threads": 1, "answer_tokens": 0, "only_samples": samples is not None}
+    return CalibrationOptions(**{**few, **options})
 
 
 class Whole:

@@ -13,6 +13,7 @@ from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
 from lensmith.exporters.builtin.pictures import PICTURES
 from lensmith.exporters.builtin.questions import ALONE, ANY, CALLS, OF_PAIRS, OF_PICTURES
 from lensmith.exporters.calibrate import _ways, open_samples, prompts_of
+from lensmith.exporters.calibration_samples import choose_samples
 from lensmith.exporters.cases import Case
 from lensmith.exporters.export import Options, prepare
 from lensmith.runtimes.images import open_image
@@ -54,6 +55,23 @@ def test_all_kinds_have_their_turns(tmp_path: Path) -> None:
     assert max(asked.values()) == 1
     assert len({case.prompt for case in cases}) > 2 * ROUND
     assert all(case.answer is None for case in cases)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_some_kinds_are_only_judged(seed: int, tmp_path: Path) -> None:
+    """Some of pictures and some of text, others with another seed, and never among those that are calibrated on."""
+    made = BuiltinSamples(tmp_path, seed, Ways())
+    assert made.held_back | made.taught == KINDS
+    assert len(made.held_back) == 3
+    assert {bool(case.images) for case in islice(made.cases(made.held_back), 20)} == {False, True}
+    found = choose_samples(None, tmp_path, limit=40, seed=seed, ways=Ways())
+    assert {case.task for case in found.foreign} == made.held_back
+    assert {case.task for case in (*found.calibrated, *found.held_out)} == made.taught
+    assert len(found.foreign) == len(found.held_out) // 2
+
+
+def test_every_kind_is_only_judged_with_some_seed(tmp_path: Path) -> None:
+    assert frozenset.union(*(BuiltinSamples(tmp_path, seed, Ways()).held_back for seed in range(5))) == KINDS
 
 
 def test_what_a_template_lacks_is_left_out(tmp_path: Path) -> None:
@@ -127,7 +145,7 @@ def test_texts_that_the_model_begins_are_sampled(tmp_path: Path) -> None:
     job = prepare(TINY / "llava", Options())
     runs = []
     for scratch in ("first", "second"):
-        samples = open_samples(job, chosen(None, 72, answer_tokens=8), tmp_path / scratch)
+        samples = open_samples(job, chosen(None, 72, answer_tokens=8, seed=1), tmp_path / scratch)
         runs.append([s.ids.tolist() for s in (*samples.calibrated, *samples.held_out) if s.task == "free text"])
     assert runs[0] == runs[1]
     assert len({tuple(ids) for ids in runs[0]}) == len(runs[0]) > 2

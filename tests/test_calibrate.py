@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from lensmith.calibration.methods import METHODS
 from lensmith.calibration.rounding import Groups, dequantize
+from lensmith.exporters import calibrate as exporting
 from lensmith.exporters.calibrate import calibrate, export_calibrated, float_model, open_samples
 from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.layerwise.candidates import Candidate, stored
+from lensmith.exporters.layerwise.candidates import Candidate, nearest, stored
+from lensmith.exporters.layerwise.judge import GROUPS, Judgement, judge
+from lensmith.exporters.layerwise.samples import ANSWER, draft_values
 from lensmith.exporters.layerwise.samples import KINDS as PARTS
-from lensmith.exporters.layerwise.samples import draft_values
 from lensmith.exporters.layerwise.stages import cut
 from lensmith.exporters.layerwise.store import Store
 from lensmith.exporters.layerwise.streams import Stream
@@ -64,12 +67,26 @@ class Made:
         return self.bench.model.checkpoint.tensor(source.name).numpy() if made is None else dequantize(made)
 
 
-def make(path: Path, out: Path, samples: Path, limit: int = 8, method: str = "mse", **options: Any) -> Made:
+def make(
+    path: Path,
+    out: Path,
+    samples: Path,
+    limit: int = 8,
+    method: str = "mse",
+    *,
+    seed: int = 0,
+    only_samples: bool = True,
+    **options: Any,
+) -> Made:
     """Calibrate and export for kernels that keep activations in float32."""
     with pytest.MonkeyPatch.context() as patch:
         ladder.exact_kernels(patch)
-        job, wanted = prepare(path, Options(**options)), chosen(samples, limit, method=method)
-    calibrated = calibrate(job, wanted, out / "scratch", lambda *_: None)
+        patch.setitem(exporting.WEAKER, method, (method,))  # random weights may be better rounded to nearest
+        job, wanted = (
+            prepare(path, Options(**options)),
+            chosen(samples, limit, method=method, seed=seed, only_samples=only_samples),
+        )
+        calibrated = calibrate(job, wanted, out / "scratch", lambda *_: None)
     bench = Bench(path, job, float_model(job, 1), open_samples(job, wanted, out / "scratch"))
     (folder,) = (out / "scratch").glob("weights-*")
     store = Store(folder)
@@ -79,7 +96,7 @@ def make(path: Path, out: Path, samples: Path, limit: int = 8, method: str = "ms
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(TINY / "qwen3_vl", tmp_path_factory.mktemp("trained"), QUESTIONS, 12, "descent")
+    return make(TINY / "qwen3_vl", tmp_path_factory.mktemp("trained"), QUESTIONS, 30, "descent", only_samples=False)
 
 
 def assert_same_logits(made: Made) -> None:
@@ -155,7 +172,7 @@ def drafted(bench: Bench, bundle: Whole) -> tuple[NDArray[np.int64], NDArray[np.
 def test_drafts_are_judged(tmp_path: Path) -> None:
     """Shares of the manifest, from the logits of both bundles; those of the trained head are nearly all accepted."""
     questions = TINY / "heldout_long" / "tasks.jsonl"
-    made = make(TINY / "qwen3_5", tmp_path, questions, 12, "mse", group_size=32)
+    made = make(TINY / "qwen3_5", tmp_path, questions, 12, "mse", seed=2, group_size=32)
     plain, accepted = drafted(made.bench, whole_float(made.bench, tmp_path / "float"))
     drafts, own = drafted(made.bench, Whole(made.bundle))
     judged = {name: row["drafts"] for name, row in made.evidence["judgement"].items()}
@@ -205,6 +222,8 @@ def test_the_judgement_is_of_the_bundle(trained: Made, tmp_path: Path) -> None:
     right: dict[str, list[bool]] = {}
     losses = []
     for sample, (_, q) in zip(held, pairs, strict=True):
+        if not sample.answer:
+            continue
         answer = sample.ids[-sample.answer :]
         right.setdefault(sample.task, []).append(bool((q[-sample.answer :].argmax(1) == answer).all()))
         losses.append(-q[np.arange(len(q) - sample.answer, len(q)), answer])
@@ -232,10 +251,14 @@ def test_better_than_nearest_in_other_families(name: str, tmp_path: Path) -> Non
 
 def test_the_manifest_says_what_was_done(trained: Made) -> None:
     evidence, manifest = trained.evidence, open_bundle(trained.bundle).manifest
-    assert (evidence["method"], evidence["kept"]) == ("descent", True)
+    assert (evidence["method"], evidence["tried"], evidence["kept"]) == ("descent", {"descent": []}, True)
     about, samples = evidence["samples"], trained.bench.samples
     assert (about["source"], about["sha256"], about["seed"]) == ("tasks.jsonl", samples.chosen.sha256, 0)
-    assert (about["calibrated"], about["held_out"]) == (12, 4)
+    assert (about["calibrated"], about["held_out"]) == (30, 10)
+    assert about["kinds"] == dict(Counter(sample.task for sample in samples.calibrated))
+    assert about["foreign_kinds"] == dict(Counter(sample.task for sample in samples.foreign))
+    assert len(samples.foreign) == 5
+    assert not set(about["kinds"]) & set(about["foreign_kinds"])
     tokens = sum(len(sample.ids) for sample in samples.calibrated)
     assert about["text_tokens"] + about["image_tokens"] == tokens
     assert about["pictures"] == sum(len(sample.pictures) for sample in samples.calibrated)
@@ -302,15 +325,70 @@ def test_what_is_worse_than_nearest_is_not_kept(
     path, samples = benches("llava").path, write_samples(tmp_path / "samples")
     ran = cli("export", path, "-o", tmp_path / "bad", "--calibrate", "mse", "--samples", samples, "--golden", "never")
     assert ran.code == 0, ran.err
-    assert "mse was worse than rounding to nearest, which the bundle has instead" in " ".join(ran.out.split())
+    assert "mse was worse than rounding to nearest on own kinds and" in " ".join(ran.out.split())
+    assert "rounding is kept" in " ".join(ran.out.split())
     manifest = open_bundle(tmp_path / "bad").manifest
     evidence = manifest["evidence"]["calibration"]
     assert evidence["kept"] is False
+    assert "own kinds" in evidence["tried"]["mse"]
     assert mean_kl(evidence, "calibrated") > mean_kl(evidence, "nearest")
     reasons = [row["reason"] for row in manifest["precision"].values() if row["bits"] == 4]
     assert all("rounded to nearest" in reason and "calibrated by" not in reason for reason in reasons)
     assert cli("export", path, "-o", tmp_path / "plain", "--golden", "never").code == 0
     assert content(tmp_path / "bad") == content(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("method", ["descent", "auto"])
+def test_a_weaker_method_takes_the_place_of_one_that_is_worse_somewhere(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However good that one is elsewhere: here it is worse on the kinds that it did not see."""
+    order: list[Judgement] = []
+
+    def fooled(*given: Any) -> dict[str, Judgement]:
+        judged, strong = judge(*given), len(order) < len(exporting.WEAKER[method]) - 1
+        order.append(judged["calibrated"])
+        if strong:
+            groups = {**dict.fromkeys(GROUPS, 0.0), "foreign kinds": 2 * judged["nearest"].groups["foreign kinds"]}
+            judged["calibrated"] = replace(judged["calibrated"], groups=groups)
+        return judged
+
+    monkeypatch.setattr(exporting, "judge", fooled)
+    job, options = prepare(TINY / "llava", Options(precision="int3")), chosen(QUESTIONS, 9)
+    weak = calibrate(job, replace(options, method=method), tmp_path / "weak", lambda *_: None).calibrated
+    strong = {name: ["foreign kinds"] for name in exporting.WEAKER[method][:-1]}
+    assert weak.evidence["tried"] == {**strong, "mse": []}
+    assert (weak.evidence["method"], weak.evidence["kept"]) == ("mse", True)
+    monkeypatch.undo()
+    plain = calibrate(job, replace(options, method="mse"), tmp_path / "plain", lambda *_: None).calibrated
+    assert plain.evidence["tried"] == {"mse": []}
+    assert weak.evidence["judgement"]["calibrated"] == plain.evidence["judgement"]["calibrated"]
+    assert weak.evidence["matrices"] == plain.evidence["matrices"]
+
+
+def test_groups_are_of_own_kinds_of_foreign_ones_and_of_answers(tmp_path: Path) -> None:
+    """Each from the divergences of its positions; kinds of tokens count the same, however many positions they have."""
+    job, options = prepare(TINY / "llava", Options()), chosen(QUESTIONS, 9, method="mse", answer_tokens=8)
+    scratch = tmp_path / "scratch"
+    evidence = calibrate(job, options, scratch, lambda *_: None).calibrated.evidence
+    bench = Bench(TINY / "llava", job, float_model(job, 1), open_samples(job, options, scratch))
+    every = (*bench.samples.held_out, *bench.samples.foreign)
+    assert len(bench.samples.foreign) == 2
+    head = bench.model.checkpoint.tensor(bench.model.head.name).numpy()
+    rounded_head = nearest(bench.model, bench.schemes).head(bench.model.head)
+    assert rounded_head is not None
+    pairs = zip(walk(bench, every), walk(bench, every, nearest(bench.model, bench.schemes)), strict=True)
+    kl, kinds, foreign = [], [], []
+    for sample, (plain, other) in zip(every, pairs, strict=True):
+        p, q = (log_softmax(plain @ head.T)[:-1], log_softmax(other @ dequantize(rounded_head).T)[:-1])
+        kl.append((np.exp(p) * (p - q)).sum(1))
+        kinds.append(sample.kinds[:-1])
+        foreign.append(np.full(len(p), sample.foreign))
+    found = [np.concatenate(parts) for parts in (kl, kinds, foreign)]
+    chosen_by = {"own kinds": ~found[2], "foreign kinds": found[2], "answers": found[1] == ANSWER}
+    for name, group in chosen_by.items():
+        means = [found[0][group & (found[1] == kind)].mean() for kind in np.unique(found[1][group])]
+        assert evidence["judgement"]["nearest"]["groups"][name] == pytest.approx(np.mean(means), rel=0.02)
 
 
 def test_the_terminal_shows_the_judgement(cli: Cli, benches: Callable[[str], Bench], tmp_path: Path) -> None:

@@ -174,7 +174,8 @@ def test_headline_says_what_was_gained() -> None:
 def test_headline_says_why_nearest_was_kept() -> None:
     evidence = found(kept=False)
     assert headline(evidence) == (
-        "Rounding to nearest was kept: on held-out samples it is 0.0433 nats from the float model, descent 0.0520."
+        "Rounding to nearest was kept: descent is further from the float model on foreign kinds and answers; over all "
+        "held-out samples of kinds that were calibrated on it is 0.0520 nats away, rounding to nearest 0.0433."
     )
     first = next(tiles(evidence))
     assert (first.figure, first.label, first.worse) == ("1.20\N{MULTIPLICATION SIGN}", "less divergence", False)

@@ -44,6 +44,7 @@ def opened(job: Job, samples: Path, scratch: Path, **options: Any) -> Samples:
 
 
 def everything(samples: Samples) -> list[tuple[Case, Any]]:
+    """All of a file, without built-in ones."""
     cases = (*samples.chosen.calibrated, *samples.chosen.held_out)
     return [*zip(cases, (*samples.calibrated, *samples.held_out), strict=True)]
 
@@ -122,7 +123,7 @@ def test_an_interrupted_run_goes_on_with_the_same_answers(tmp_path: Path) -> Non
     (journal,) = (tmp_path / "second").glob("answers-*.jsonl")
     journal.write_text(journal.read_text() + '\n{"case": "cut o')
     again = open_samples(job, options, tmp_path / "second", lambda *step: asked.append(step[2]))
-    assert (asked[0], asked[-1]) == (8, 5)
+    assert (asked[0], asked[-1]) == (10, 7)  # two of them of built-in kinds that are only judged
     assert again.sha256 == first.sha256
     assert not [*(tmp_path / "second").glob("speaker-*")]
     other = open_samples(job, replace(options, answer_tokens=3), tmp_path / "second")
@@ -136,7 +137,7 @@ def test_the_manifest_says_what_the_model_answered(tmp_path: Path) -> None:
     evidence = read_evidence(bundle.manifest)
     assert evidence is not None
     samples = open_samples(job, options, tmp_path / "scratch")
-    own = [sample for _, sample in everything(samples)]
+    own = (*samples.calibrated, *samples.held_out, *samples.foreign)
     said = OwnAnswers(len(own), sum(s.answer for s in own), "the model at 8 bits, greedily, 20 tokens at most")
     assert evidence.samples.own_answers == said
     judged = evidence.judged("calibrated")
@@ -149,11 +150,11 @@ def test_the_manifest_says_what_the_model_answered(tmp_path: Path) -> None:
 
 
 def test_options_of_answers_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
-    chosen = ("--calibrate", "mse", "--samples", bare(tmp_path / "set"), "--answer-tokens", 5)
+    chosen = ("--calibrate", "mse", "--samples", bare(tmp_path / "set"), "--answer-tokens", 5, "--only-samples")
     ran = cli("export", TINY / "llava", "-o", tmp_path / "bundle", *chosen, "--answer-temperature", 0.5,
               "--golden", "never")  # fmt: skip
     assert ran.code == 0, ran.err
     said = open_bundle(tmp_path / "bundle").manifest["evidence"]["calibration"]["samples"]["own_answers"]
     assert said["by"] == "the model at 8 bits, at temperature 0.5, 5 tokens at most"
-    assert said["samples"] == 8
-    assert 8 <= said["tokens"] <= 40
+    assert said["samples"] == 10
+    assert 10 <= said["tokens"] <= 50

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
@@ -12,6 +12,7 @@ from ..cases import Case
 from .pictures import PICTURES
 from .questions import ALONE, ANY, BEGINNINGS, CALLS, OF_PAIRS, OF_PICTURES, filled, tools_of
 
+HELD_BACK = 5  # every fifth kind is judged alone: what calibration makes of kinds that it never saw
 EACH = 2  # questions about a picture: it is encoded once, and what stands in front of a question computed once
 
 
@@ -30,10 +31,21 @@ class BuiltinSamples:
         self.folder, self.seed, self.ways = folder, seed, ways
         self.turns = {name: count() for name in (*PICTURES, *ALONE, "pairs", "tools", "free text", "any")}
 
-    def cases(self) -> Iterator[Case]:
-        """Samples without end, one or two of each kind in turn; the first ones have pictures."""
+    @property
+    def held_back(self) -> frozenset[str]:
+        """The kinds that are never calibrated on, by seed: of pictures and of text."""
+        kinds = [*self._makers()]
+        return frozenset(kinds[(3 + self.seed) % HELD_BACK :: HELD_BACK])
+
+    @property
+    def taught(self) -> frozenset[str]:
+        """The other kinds."""
+        return frozenset(self._makers()) - self.held_back
+
+    def cases(self, kinds: Collection[str] | None = None) -> Iterator[Case]:
+        """Samples without end of all or of some kinds, one or two of each in turn; the first ones have pictures."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        makers = self._makers()
+        makers = {name: make for name, make in self._makers().items() if kinds is None or name in kinds}
         for index, name in enumerate(cycle(makers)):
             yield from makers[name](name, random.Random(f"{self.seed} {index} {name}"))
 

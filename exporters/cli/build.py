@@ -72,8 +72,8 @@ CHOICES = options(
 
 CALIBRATION = options(
     click.option("--calibrate", "method", metavar="METHOD",
-                 help="Choose the integers on samples: mse, awq, gptq or descent; gguf: imatrix. With an option below "
-                      "alone: descent, the most exact."),
+                 help="Choose the integers on samples: auto, mse, awq, gptq or descent; gguf: imatrix. With an option "
+                      "below alone: descent, the most exact."),
     click.option("--samples", type=click.Path(path_type=Path), metavar="PATH",
                  help="Pictures, or a .jsonl of images, prompt and answer; default: built-in ones."),
     click.option("--only-samples", is_flag=True, default=None,
@@ -309,10 +309,17 @@ def _print_calibration(made: dict[str, Any]) -> None:
         figures += [f"{row['drafts']['accepted']:.1%}"] if drafts else []
         rows.append([name, *figures])
     screen.print(table("Held-out samples (KL in nats)", head, rows))
-    if not made["kept"]:
-        screen.print(
-            f"{made['method']} was worse than rounding to nearest, which the bundle has instead", style="yellow"
-        )
+    groups = list(judged["float"]["groups"])
+    screen.print(table("KL by group: kinds that were calibrated on, kinds that were not, answers of both",
+                       ["weights", *(f">{group}" for group in groups)],
+                       [[names[key], *(f"{judged[key]['groups'][group]:.4g}" for group in groups)]
+                        for key in names if key != "float"]))  # fmt: skip
+    for method, groups in made["tried"].items():
+        if groups:
+            has = f"{made['method']} is kept" if made["kept"] else "rounding is kept"
+            screen.print(
+                f"{method} was worse than rounding to nearest on {' and '.join(groups)}: {has}", style="yellow"
+            )
     screen.print()
 
 

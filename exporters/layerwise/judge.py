@@ -12,10 +12,11 @@ from ...runtimes.engine import ImageFeatures
 from .candidates import Candidate, unchanged
 from .head import Predictions, head_blocks, predict
 from .model import FloatModel, drafts_of, features_of
-from .samples import IMAGE, KINDS, Picture, Sample, keys_of
+from .samples import ANSWER, IMAGE, KINDS, Picture, Sample, keys_of
 from .stages import Stages, by_input
 from .streams import Floats, Runner, Stream, Values, relative_error
 
+GROUPS = ("own kinds", "foreign kinds", "answers")  # of positions; what is kept is no worse than rounding on each
 ROWS = 8192  # positions that are compared in all; more tell no more
 Progress = Callable[[int, int], None]
 Rows = NDArray[np.int64]  # positions of a sample
@@ -33,10 +34,11 @@ class Drafts:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Means over held-out positions. `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers to
-    samples that came with one.
+    """Means over held-out positions of kinds that were calibrated on.
 
-    `drift` is the relative mean square error of the inputs of each matrix, which all layers in front add up to.
+    `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers to samples that came with one. `groups`
+    are KL divergences by group, over all samples: see GROUPS. `drift` is the relative mean square error of the inputs
+    of each matrix, which all layers in front add up to.
     """
 
     kl: Mapping[str, float]
@@ -44,6 +46,7 @@ class Judgement:
     positions: Mapping[str, int]
     perplexity: float
     accuracy: Mapping[str, float]
+    groups: Mapping[str, float] = field(default_factory=dict)
     drift: Mapping[str, float] = field(default_factory=dict)
     drafts: Drafts | None = None  # None without a draft head
 
@@ -166,13 +169,18 @@ def _gather(samples: Sequence[Values], name: str, rows: Sequence[Rows]) -> Float
     return np.concatenate([values[name][0][chosen] for values, chosen in zip(samples, rows, strict=True)])
 
 
+def worse_groups(judged: Judgement, nearest: Judgement) -> list[str]:
+    """The groups on which weights are further from the float model than rounded ones."""
+    return [name for name in GROUPS if judged.groups.get(name, 0.0) > nearest.groups.get(name, 0.0)]
+
+
 def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictions) -> Judgement:
-    kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
-    same = found.top == found.reference_top
-    parts = {name: kinds == kind for kind, name in enumerate(KINDS) if (kinds == kind).any()}
+    kinds, foreign = _of_positions(samples, rows)
+    same, own = found.top == found.reference_top, ~foreign
+    parts = {name: own & (kinds == kind) for kind, name in enumerate(KINDS) if (own & (kinds == kind)).any()}
     right: dict[str, list[bool]] = {}
     for sample, place in zip(samples, _answers(samples, rows), strict=True):
-        if sample.answer and not sample.own:
+        if sample.answer and not sample.own and not sample.foreign:
             right.setdefault(sample.task, []).append(bool((found.top[place] == sample.ids[-sample.answer :]).all()))
     counted = _counted(samples, rows)
     return Judgement(
@@ -181,7 +189,25 @@ def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictio
         positions={name: int(part.sum()) for name, part in parts.items()},
         perplexity=float(np.exp(min(found.loss[counted].mean(), 700.0))),
         accuracy={task: float(np.mean(values)) for task, values in right.items()},
+        groups=dict(_groups(found.kl, kinds, foreign)),
     )
+
+
+def _groups(
+    kl: NDArray[np.float64], kinds: NDArray[np.int8], foreign: NDArray[np.bool_]
+) -> Iterator[tuple[str, float]]:
+    """The mean of each of GROUPS that has positions; kinds of tokens count the same, as in `mean_kl`."""
+    chosen = (~foreign, foreign, kinds == ANSWER)
+    for name, group in zip(GROUPS, chosen, strict=True):
+        means = [kl[group & (kinds == kind)].mean() for kind in np.unique(kinds[group])]
+        if means:
+            yield name, float(np.mean(means))
+
+
+def _of_positions(samples: Sequence[Sample], rows: Sequence[Rows]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """The kind of token of each position, and whether its sample is of a foreign kind."""
+    kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
+    return kinds, np.repeat([sample.foreign for sample in samples], [len(chosen) for chosen in rows])
 
 
 def _answers(samples: Sequence[Sample], rows: Sequence[Rows]) -> list[slice]:
@@ -191,14 +217,17 @@ def _answers(samples: Sequence[Sample], rows: Sequence[Rows]) -> list[slice]:
 
 
 def _counted(samples: Sequence[Sample], rows: Sequence[Rows]) -> NDArray[np.bool_]:
-    """The positions that predict given answers; without any, those of the model's own; else all but those of images."""
-    kinds = np.concatenate([sample.kinds[chosen] for sample, chosen in zip(samples, rows, strict=True)])
+    """The positions that predict given answers; without any, those of the model's own; else all but those of images.
+
+    Those of foreign kinds do not count.
+    """
+    kinds, foreign = _of_positions(samples, rows)
     places = _answers(samples, rows)
     for own in (False, True):
         answered = np.zeros(len(kinds), bool)
         for sample, place in zip(samples, places, strict=True):
-            answered[place] = sample.own is own
+            answered[place] = sample.own is own and not sample.foreign
         if answered.any():
             return answered
-    outside: NDArray[np.bool_] = kinds != IMAGE
+    outside: NDArray[np.bool_] = (kinds != IMAGE) & ~foreign
     return outside

@@ -54,6 +54,7 @@ class Sample:
     pictures: tuple[str, ...]  # keys, in order
     answer: int  # tokens of the answer with its end token, the last of the sequence; 0 without
     own: bool = False  # whether the model itself answered
+    foreign: bool = False  # of a kind that is judged and never calibrated on
 
     def answered(self, ids: Ints, *, own: bool) -> Sample:
         """This question with an answer behind it."""
@@ -97,6 +98,11 @@ class SampleBuilder:
             )
         self.pictures.update(zip(keys, pictures, strict=True))
         return sample
+
+    def fits(self, case: Case) -> bool:
+        """Whether the context holds a case and at least a token behind it."""
+        grids = [Picture(*preprocess(open_image(path), self.images)).grid for path in case.images]
+        return len(self.prompts.build(case.messages, grids, [], **case.variables)) < self.context
 
     def _answer(self, case: Case) -> Ints:
         if case.answer is None:
