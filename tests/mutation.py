@@ -90,6 +90,7 @@ TESTS: dict[str, str] = {
     "exporters/layerwise/head.py": "tests/test_layerwise_head.py",
     "exporters/layerwise/judge.py": "tests/test_judgement.py tests/test_layerwise.py",
     "exporters/layerwise/outcomes.py": "tests/test_layerwise_store.py",
+    "exporters/layerwise/samples.py": "tests/test_judgement.py tests/test_own_answers.py",
     "exporters/layerwise/sensitivity.py": "tests/test_sensitivity.py tests/test_mixed_precision.py",
     "exporters/layerwise/shares.py": "tests/test_judgement.py tests/test_layerwise.py -k shares",
     "exporters/layerwise/shelf.py": "tests/test_shelf.py",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
-from lensmith.exporters.dialects.gguf import _general
+from lensmith.exporters.dialects.gguf import _general, encoder_precision
 from lensmith.exporters.gguf import tensors
 from lensmith.exporters.gguf.decoder import DecoderFile, architecture
 from lensmith.exporters.gguf.delta_net import reordered
@@ -315,3 +315,9 @@ def test_general_facts_of_files(tmp_path: Path) -> None:
     assert found["general.sampling.penalty_repeat"] == 1.25
     assert (found["general.name"], found["general.license"]) == ("tiny-reader", "mit")
     assert found["general.size_label"] == "1000K"
+
+
+def test_precisions_of_encoders_that_stay_graphs() -> None:
+    """What has 16 bits or more keeps 16 or 32; all else becomes 8."""
+    found = {name: encoder_precision(name) for name in ("f32", "f16", "bf16", "q8_0", "q4_k_m", "iq1_s")}
+    assert found == {"f32": "fp32", "f16": "fp16", "bf16": "fp16", "q8_0": "int8", "q4_k_m": "int8", "iq1_s": "int8"}
