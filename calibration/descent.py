@@ -31,7 +31,7 @@ def descent(weight: Floats, inputs: Inputs, grid: Grid, *, options: DescentOptio
     """Quantize float32 [rows, columns] by descent from GPTQ's result."""
     options = options or DescentOptions()
     levels = gptq_levels(weight, inputs, grid, options.start)
-    run = _Run(weight, _damped(inputs.second, options.damping), levels, grid)
+    run = _Run(weight, _damped(inputs.second, options.damping + inputs.damping), levels, grid)
     for _ in range(options.sweeps):
         if run.sweep() <= options.settled:
             break

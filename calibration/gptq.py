@@ -44,7 +44,7 @@ def gptq_levels(weight: Floats, inputs: Inputs, grid: Grid, options: GptqOptions
     """As `gptq`, in the form that further searches go on from."""
     columns = weight.shape[1]
     order: Order = np.argsort(-inputs.energy, kind="stable") if options.static_groups else np.arange(columns)
-    upper, innovation = feedback(inputs.second, order, options.damping)
+    upper, innovation = feedback(inputs.second, order, options.damping + inputs.damping)
     run = _Run(weight, order, upper, grid)
     if options.static_groups:
         run.levels.scales, run.levels.zeros = _transposed(fit(weight, innovation, grid))

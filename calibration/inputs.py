@@ -13,11 +13,14 @@ from .rounding import Floats
 class Inputs:
     """Moments of the inputs x [columns] over the calibration tokens, averaged (and weighted) already.
 
-    second: float32 [columns, columns], mean of x xᵀ; magnitude: float32 [columns], mean of |x|.
+    second: float32 [columns, columns], mean of x xᵀ; magnitude: float32 [columns], mean of |x|. prior: part of the
+    median energy of the inputs that methods which let columns make up for one another add to the energy of each. Where
+    there are few data, it keeps weights near to what they are rounded to without any; outlier channels do not raise it.
     """
 
     second: Floats
     magnitude: Floats
+    prior: float = 0.0
 
     def __post_init__(self) -> None:
         columns = len(self.magnitude)
@@ -32,6 +35,12 @@ class Inputs:
         return np.diagonal(self.second)
 
     @property
+    def damping(self) -> float:
+        """The prior as a part of the mean energy."""
+        mean = float(self.energy.mean(dtype=np.float64))
+        return self.prior * float(np.median(self.energy)) / mean if mean > 0 else 0.0
+
+    @property
     def importance(self) -> Floats:
         """`energy` with a floor far below the others, so that groups that calibration never saw are rounded well."""
         energy = np.maximum(self.energy, 0)
@@ -40,4 +49,4 @@ class Inputs:
 
     def divided(self, scale: Floats) -> Inputs:
         """The statistics of x / scale, with scale float32 [columns]."""
-        return Inputs(self.second / np.outer(scale, scale), self.magnitude / scale)
+        return Inputs(self.second / np.outer(scale, scale), self.magnitude / scale, self.prior)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..targets.errors import InputError
 from .answer import Answer, Progress
-from .backends import Wishes, check_wishes, open_decoder, remade_on_cpu
+from .backends import Wishes, check_wishes, made_of, open_decoder, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
@@ -118,7 +118,7 @@ class Model:
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
                        conversations=whole("conversations", conversations, 1, 1024))  # fmt: skip
-        self._engines = PerProcess(partial(make, bundle), remade_on_cpu(bundle, self._wishes, make))
+        self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
 
     @property
     def vision(self) -> Any:
@@ -228,7 +228,7 @@ class Model:
     def _drafts(self) -> PerProcess[Decoder[Any]]:
         wishes = replace(self._wishes, profile=False)
         make = partial(open_decoder, name="mtp", wishes=wishes)
-        return PerProcess(partial(make, self.bundle), remade_on_cpu(self.bundle, wishes, make))
+        return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of idle KV caches and the features of images."""

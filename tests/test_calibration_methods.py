@@ -157,6 +157,36 @@ def test_descent_damps_by_a_part_of_the_mean_energy() -> None:
     assert np.any(made.values != damped[0], axis=1).sum() <= 1
 
 
+@pytest.mark.parametrize("method", ["gptq", "descent"])
+def test_a_prior_is_energy_that_every_input_has_besides(method: str) -> None:
+    """As damping is, on top of it; the statistics themselves stay what they are."""
+    weight, (x, _) = make_weight(24, 64), make_inputs(256, 64)
+    plain = moments(x)
+    share = 0.003 + float(np.median(plain.energy) / plain.energy.mean())
+    options = {"gptq": GptqOptions(share), "descent": DescentOptions(GptqOptions(share), share)}[method]
+    run = {"gptq": gptq, "descent": descent}[method]
+    made = METHODS[method](weight, Inputs(plain.second, plain.magnitude, 1.0), Grid(3, 32))
+    np.testing.assert_array_equal(made.values, run(weight, plain, Grid(3, 32), options=options).values)  # type: ignore[operator]
+    np.testing.assert_array_equal(plain.second, moments(x).second)
+    assert (made.values != METHODS[method](weight, plain, Grid(3, 32)).values).any()
+
+
+@pytest.mark.parametrize("method", ["gptq", "descent"])
+def test_a_prior_keeps_weights_that_few_data_would_move(method: str) -> None:
+    """What eight tokens say of 128 inputs costs others outputs; with many tokens they are still worth their while."""
+    weight = make_weight(64, 128)
+    foreign = np.eye(128, dtype=np.float32)
+    few, many = moments(make_inputs(8, 128)[0]), moments(make_inputs(4096, 128)[0])
+    held_out = moments(make_inputs(4096, 128)[1])
+
+    def error(seen: Inputs, measured: NDArray[np.float32], prior: float, method: str = method) -> float:
+        made = METHODS[method](weight, Inputs(seen.second, seen.magnitude, prior), Grid(3, 32))
+        return output_error(weight, made, measured)
+
+    assert error(few, foreign, 1.0) < 0.9 * error(few, foreign, 0.0)
+    assert error(many, held_out.second, 1.0) < 0.8 * error(many, held_out.second, 1.0, "mse")
+
+
 def test_descent_ends_when_it_has_settled() -> None:
     """Sweep by sweep it stops where fewer integers move than `settled` says, and not before."""
     weight, inputs, grid = make_weight(8, COLUMNS), statistics(7), Grid(3, 64)

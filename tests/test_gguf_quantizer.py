@@ -91,6 +91,9 @@ def test_importance_is_that_of_all_tokens_with_images(important: Bundle, nemotro
     prefix = "model.language_model.layers.0."
     for name, ours in {"mlp.down_proj": "ffn_down", "linear_attn.in_proj_qkv": "attn_qkv"}.items():
         np.testing.assert_allclose(found[f"blk.0.{ours}.weight"].sums, expected[f"{prefix}{name}.weight"], rtol=1e-5)
+    head = count * np.diagonal(gather([stream], model.last, model.spec.decoder.hidden, even).second)
+    np.testing.assert_allclose(found["token_embd.weight"].sums, head, rtol=1e-5)
+    assert {found[name].count for name in ("token_embd.weight", "blk.0.ffn_down.weight")} == {count}
     moved, plain = found["blk.0.ssm_out.weight"].sums, expected[f"{prefix}linear_attn.out_proj.weight"]
     np.testing.assert_allclose(np.sort(moved), np.sort(plain), rtol=1e-5)
     heads = moved.reshape(2, 2, -1)  # value heads by turns of the key heads; the checkpoint has those of one together

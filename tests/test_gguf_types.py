@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
+from lensmith.exporters.dialects.gguf import _general, encoder_precision
 from lensmith.exporters.gguf import tensors
 from lensmith.exporters.gguf.decoder import DecoderFile, architecture
 from lensmith.exporters.gguf.delta_net import reordered
@@ -21,6 +23,7 @@ from lensmith.exporters.gguf.tensors import Floats, Tensor, mapped, whole
 from lensmith.exporters.gguf.vision import ClipVision, QwenVision
 from lensmith.exporters.gguf.vocabulary import _tokens
 from lensmith.exporters.graphs import Prefixes
+from lensmith.exporters.job import Job
 from lensmith.exporters.lazy_tensors import LazyTensor
 from lensmith.exporters.rope import RopeScaling
 from lensmith.exporters.spec import DecoderSpec, DeltaNetSpec, ModelSpec
@@ -297,3 +300,24 @@ def test_tokens_and_their_kinds() -> None:
     assert len(_tokens(tokenizer, size)[0]) == size
     with pytest.raises(InputError, match=f"with id {size - 1}; the token table has {size - 1} rows"):
         _tokens(tokenizer, size - 1)
+
+
+def test_general_facts_of_files(tmp_path: Path) -> None:
+    """The name of the folder, and the repetition penalty by its key in generation_config.json."""
+    folder = tmp_path / "tiny-reader"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\n{not yaml\n---\n")
+    checkpoint = SimpleNamespace(path=folder, license="mit", generation_config={"repetition_penalty": 1.25})
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen3")
+    writer.add_tensor("a.weight", np.zeros((1000, 1000), np.float32))
+    _general(writer, cast(Job, SimpleNamespace(checkpoint=checkpoint)))
+    found = {key: value.value for part in writer.kv_data for key, value in part.items()}
+    assert found["general.sampling.penalty_repeat"] == 1.25
+    assert (found["general.name"], found["general.license"]) == ("tiny-reader", "mit")
+    assert found["general.size_label"] == "1000K"
+
+
+def test_precisions_of_encoders_that_stay_graphs() -> None:
+    """What has 16 bits or more keeps 16 or 32; all else becomes 8."""
+    found = {name: encoder_precision(name) for name in ("f32", "f16", "bf16", "q8_0", "q4_k_m", "iq1_s")}
+    assert found == {"f32": "fp32", "f16": "fp16", "bf16": "fp16", "q8_0": "int8", "q4_k_m": "int8", "iq1_s": "int8"}

@@ -69,3 +69,15 @@ def test_shares_of_parts() -> None:
     first, second = Shares().weights([PLAIN.kinds, GIVEN.kinds])
     np.testing.assert_allclose(first, [0.25 / 4, 0.5 / 2, 0.25 / 4, 0.25 / 4])
     np.testing.assert_allclose(second, [0.25 / 4, 0.5 / 2, 0.25 / 3, 0.25 / 3, 0.25 / 3])
+
+
+def test_answers_follow_the_farthest_position() -> None:
+    """An image of one row and three columns, whose last token is the last of the question."""
+    positions = np.array([[0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 2, 3]])
+    asked = Sample("open", np.array([5, 6, 6, 6]), positions, np.array([TEXT, *[IMAGE] * 3], np.int8), (), 0)
+    found = asked.answered(np.array([8, 9]), own=True)
+    assert found.ids.tolist() == [5, 6, 6, 6, 8, 9]
+    assert found.positions.tolist() == [[0, 1, 1, 1, 4, 5], [0, 1, 1, 1, 4, 5], [0, 1, 2, 3, 4, 5]]
+    assert found.kinds.tolist() == [TEXT, IMAGE, IMAGE, ANSWER, ANSWER, ANSWER]
+    assert (found.answer, found.own, asked.kinds.tolist()) == (2, True, [TEXT, IMAGE, IMAGE, IMAGE])
+    assert asked.answered(np.array([], INTS), own=True).answer == 0

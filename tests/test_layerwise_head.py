@@ -85,6 +85,6 @@ def test_tables_come_in_blocks(bench: Bench, rows: int, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(np.concatenate([*head_blocks(checkpoint, source, None)]), table)
     made = quantize(table, bits=4, group_size=32, symmetric=False)
     np.testing.assert_array_equal(np.concatenate([*head_blocks(checkpoint, source, made)]), dequantize(made))
-    ids = np.unique(np.random.default_rng(0).integers(0, len(table), 50))
+    ids = np.unique([0, 99, 100, len(table) - 1, *np.random.default_rng(0).integers(0, len(table), 50)])
     np.testing.assert_array_equal(table_rows(checkpoint, source, ids), table[ids])
     assert table_rows(checkpoint, source, ids[:0]).shape == (0, table.shape[1])

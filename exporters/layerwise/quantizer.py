@@ -27,6 +27,10 @@ Floats = NDArray[np.float32]
 HEAD_ROWS = 16384  # of a table in memory at a time
 LOOKED_UP = 1.0
 ERROR_ROWS = 256  # of a matrix whose errors are reported
+# See `Inputs`. With 20 questions of its tasks and 10 built-in samples, on kinds that it never saw, `qwen3_vl` at 4 bits
+# comes from 0.216 nats (rounded to nearest) to 0.035 with the prior, to 0.099 without: there `descent` is worse than
+# rounding on answers, and gives way to `mse`. A part of the mean, not the median, would drown all but outlier channels.
+PRIOR = 1.0
 DAMPING = 0.01  # of the second moments' mean diagonal, as in GPTQ
 
 
@@ -61,7 +65,7 @@ def quantize_group(
     store: Store,
 ) -> list[Outcome]:
     """Quantize the matrices that share an input, and store them with the factors of smoothing."""
-    inputs = Inputs(means.second, means.magnitude)
+    inputs = Inputs(means.second, means.magnitude, PRIOR)
     factor = None
     if smoothing is not None and recipe.smooth:
         factor = _factor(weights, inputs, schemes, smoothing)
@@ -177,4 +181,4 @@ def head_inputs(means: Means, *, looked_up: bool) -> Inputs:
     second = means.second
     if looked_up:
         second[np.diag_indices_from(second)] += LOOKED_UP * second.diagonal().mean()
-    return Inputs(second, means.magnitude)
+    return Inputs(second, means.magnitude, PRIOR)
