@@ -36,7 +36,7 @@ from .pixels import image_spec
 from .positions import PositionSpec, text_positions
 from .prefill import shared
 from .prompt import PromptBuilder, PromptSpec, check_context, open_prompt
-from .requests import Request, assemble, user_message
+from .requests import Request, assemble, question_message
 from .sampling import Sampler, SamplingOptions
 from .sources import ImageSource
 from .streaming import TextStream
@@ -161,7 +161,7 @@ class Model:
         `chosen` are as of `generate`, and wishes for the videos: fps, num_frames, nframes, video_start, ...
         """
         wishes = {name: chosen.pop(name) for name in FRAMES if name in chosen}
-        return self.generate([user_message(question, images, videos, **wishes)], options, **chosen)
+        return self.generate([question_message(question, images, videos, **wishes)], options, **chosen)
 
     def generate(self, messages: Messages, options: GenerationOptions | None = None, **chosen: Any) -> Answer:
         """Answer a conversation in the chat format, or a question alone.
