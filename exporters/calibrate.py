@@ -19,7 +19,7 @@ from ..runtimes.bundle import Bundle
 from ..runtimes.bundle_writer import check_new_bundle
 from ..runtimes.files import disk_full_is_input
 from ..runtimes.new_folder import CALIBRATION, workplace
-from ..runtimes.prompt import PromptBuilder
+from ..runtimes.no_images import NoImages
 from ..runtimes.requests import user_message
 from ..targets.errors import InputError, LensmithError, closest
 from .activation_roles import choose_roles
@@ -130,10 +130,6 @@ def check(job: Job, options: CalibrationOptions) -> None:
     if not isinstance(job.spec, ModelSpec):
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
-        )
-    if job.spec.vision is None:
-        raise InputError(
-            f"{job.family.name} takes no images, and samples of calibration are about images; leave out --calibrate"
         )
     if job.options.format == "gguf":
         _check_importance(job, options)
@@ -282,7 +278,7 @@ def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> F
     return FloatModel(
         job.checkpoint,
         job.spec,
-        named["vision_encoder"],
+        named.get("vision_encoder"),
         named["decoder"],
         named.get("mtp"),
         threads or 0,
@@ -294,7 +290,7 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress:
     """Read, split and prepare the samples; those without an answer get the model's own."""
     builder, wording = prompts_of(job), options.wording
     chosen = choose_samples(options.samples, scratch, limit=options.limit, seed=options.seed,
-                            ways=_ways(builder.prompts), only=options.only_samples, fits=builder.fits)  # fmt: skip
+                            ways=_ways(builder), only=options.only_samples, fits=builder.fits)  # fmt: skip
     cases = (*chosen.calibrated, *chosen.held_out, *chosen.foreign)
     samples = [builder.build(case) for case in cases]
     room = min(builder.context, max(len(sample.ids) for sample in samples) + wording.tokens)
@@ -310,14 +306,15 @@ def open_samples(job: Job, options: CalibrationOptions, scratch: Path, progress:
     return Samples(chosen, calibrated, held_out, foreign, builder.pictures, wording)
 
 
-def _ways(prompts: PromptBuilder) -> Ways:
-    """Whether a chat template knows tools, and whether a user's message can be left open at its end."""
+def _ways(builder: SampleBuilder) -> Ways:
+    """Whether a chat template knows tools, a user's message can be left open at its end, and images are taken."""
+    prompts, pictures = builder.prompts, not isinstance(builder.images, NoImages)
     tools = "tools" in prompts.template.words.variables
     try:
         prompts.render([user_message("")], continue_final_message=True)
     except InputError:
-        return Ways(tools, free=False)
-    return Ways(tools)
+        return Ways(tools, free=False, pictures=pictures)
+    return Ways(tools, pictures=pictures)
 
 
 def prompts_of(job: Job) -> SampleBuilder:

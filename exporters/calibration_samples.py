@@ -53,7 +53,8 @@ def choose_samples(
 
     Built-in samples of all kinds take a third of the places, and those that `source` leaves, unless `only` its own are
     wanted; their pictures go to `scratch`. The order follows from the content and the seed alone; copies of a sample
-    count once. Raises InputError for unusable files, for too few samples and for none with a picture.
+    count once. Raises InputError for unusable files, for too few samples and, for a model that takes pictures, for none
+    with one.
     """
     wanted = limit + max(1, limit // (HELD_OUT - 1))
     own = [] if source is None else _spread(_read(source), seed, wanted if only else wanted - wanted // BUILT_IN)
@@ -69,7 +70,7 @@ def choose_samples(
     ordered = _spread([*own, *drawn(built_in.taught, 0 if only else wanted - len(own))], seed, wanted)
     held = ordered[HELD_OUT - 1 :: HELD_OUT]
     used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
-    if not picture_count(used):
+    if ways.pictures and not picture_count(used):
         raise InputError(
             f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell how image "
             "tokens are rounded best; add samples with images, or leave out --only-samples"

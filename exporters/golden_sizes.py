@@ -13,7 +13,7 @@ from ..runtimes.images import Grid, ImageLimits
 from ..runtimes.media import MediaEncoder, layout_of
 from ..runtimes.model import prompt_spec
 from ..runtimes.no_images import refuse
-from ..runtimes.outputs import with_sources
+from ..runtimes.outputs import DRAFTED, with_sources
 from ..runtimes.pixels import image_grid, image_spec
 from ..runtimes.prompt import PromptBuilder
 from ..runtimes.timings import Timings
@@ -69,7 +69,8 @@ def _answers(job: Job, files: Mapping[str, bytes]) -> int:
         return 0
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
-    steps = STEPS * (12 * TOP + 8 + 4 * sampled + ENTRY)
+    drafts = DRAFTED * (4 * sampled + ENTRY) if job.spec.decoder.mtp and job.options.format != "gguf" else 0
+    steps = STEPS * (12 * TOP + 8 + 4 * sampled + ENTRY) + drafts
     return len(prompts) * (4 * vocab + steps + JSON_CASE) + JSON_TOKEN * sum(prompts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def completed(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) 
             )
         more.add(content)
         added.append({"id": number, "content": content, **{f: bool(token.get(f)) for f in FLAGS}})
-    return {**values, "added_tokens": added, **_around(checkpoint, values, known)}
+    return {**values, "added_tokens": added}
 
 
 def _class(checkpoint: Checkpoint) -> str:
@@ -110,34 +109,6 @@ def _as_its_class(checkpoint: Checkpoint, values: dict[str, Any]) -> dict[str, A
     if isinstance(model, dict) and any(model.get(wish) for wish in ("ignore_merges", "byte_fallback", "fuse_unk")):
         model = {**model, "ignore_merges": False, "byte_fallback": False, "fuse_unk": False}
     return {**values, "model": model}
-
-
-def _around(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) -> dict[str, Any]:
-    """The part of a tokenizer.json that puts special tokens around a text, where tokenizer_config.json decides it.
-
-    If that has add_bos_token or add_eos_token, whatever they say, both count and tokenizer.json does not.
-    """
-    config, wishes = checkpoint.tokenizer_config, ("add_bos_token", "add_eos_token")
-    if not any(wish in config for wish in wishes):
-        return {}
-    bos, eos = (
-        checkpoint.special_tokens.get(wish.removeprefix("add_")) if config.get(wish) else None for wish in wishes
-    )
-    if not (bos or eos or '"TemplateProcessing"' in json.dumps(values.get("post_processor"))):
-        return {}
-    numbers = {token: known.token_to_id(token) for token in (bos, eos) if token}
-    if None in numbers.values():
-        raise InputError(f"{checkpoint.path} puts {bos or eos!r} around texts, which tokenizer.json does not have")
-    text: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
-    single = [*_special_piece(bos), *text, *_special_piece(eos)]
-    tokens = {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in numbers.items()}
-    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
-    made = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
-    return {"post_processor": made}
-
-
-def _special_piece(token: str | None) -> list[dict[str, Any]]:
-    return [{"SpecialToken": {"id": token, "type_id": 0}}] if token else []
 
 
 def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: set[Any]) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle
 from .cuda_executor import CudaExecutor, cuda_works
 from .decoding import Decoder
 from .engine import VisionEncoder
@@ -70,14 +69,15 @@ def remade_on_cpu(bundle: Bundle, wishes: Wishes, make: Callable[[Bundle], T]) -
     graphs = bundle.manifest["graphs"].values()
     if any("engine" in graph or "plugin" in graph for graph in graphs) or _on_cuda(bundle.manifest, wishes):
         return None
-    return partial(_remade, Path(os.path.abspath(bundle.path)), bundle.manifest, make)
+    lasting = replace(bundle, path=Path(os.path.abspath(bundle.path)))
+    return lambda: made_of(lasting.again(), make)
 
 
-def _remade(path: Path, manifest: Mapping[str, Any], make: Callable[[Bundle], T]) -> T:
-    bundle = open_bundle(path)
-    if bundle.manifest != manifest:
-        raise InputError(f"the bundle {path} was replaced since it was loaded; load it again in the forked process")
-    return make(bundle)
+def made_of(bundle: Bundle, make: Callable[[Bundle], T]) -> T:
+    """The engines of a bundle. InputError where a file was changed since it was checked."""
+    made = make(bundle)
+    bundle.check_unchanged()
+    return made
 
 
 def usable_device(manifest: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
 OWN_FILES = re.compile(r"chat_template\.jinja|tokenizer\.json|golden/.*|[^/]*\.(onnx|data|engine|gguf)")
 
 Manifest = dict[str, Any]
+Mark = tuple[int, ...]  # of a file: where it lies, its size, and when it was changed
+Check = Literal["size", "sha256"]
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
@@ -116,10 +118,25 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened and checked bundle."""
+    """An opened and checked bundle; `marks` tell whether a file is still the one that was checked."""
 
     path: Path
     manifest: Manifest
+    check: Check = "size"
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    def again(self) -> Bundle:
+        """The same bundle opened and checked once more; an InputError where it was replaced by another one."""
+        opened = open_bundle(self.path, check=self.check)
+        if opened.manifest != self.manifest:
+            raise InputError(f"the bundle {self.path} was replaced since it was loaded; load it again")
+        return opened
+
+    def check_unchanged(self) -> None:
+        """An InputError where a file is no longer the one that was checked: for when all of them have been loaded."""
+        for name, mark in self.marks.items():
+            if _mark(self.path / name) != mark:
+                raise InputError(f"{self.path / name} was changed while the bundle was loaded; load it again")
 
     def file(self, name: str) -> Path:
         """The path of a file of the manifest; an InputError for any other name."""
@@ -149,9 +166,7 @@ class Bundle:
         return wanted or min(limit, usual or limit)
 
 
-def open_bundle(
-    path: str | Path, *, check: Literal["size", "sha256"] = "size", trusted_keys: Iterable[Key] | None = None
-) -> Bundle:
+def open_bundle(path: str | Path, *, check: Check = "size", trusted_keys: Iterable[Key] | None = None) -> Bundle:
     """Open a bundle and check its files.
 
     "size" compares all sizes and the hashes of the first 16 MB of each file; "sha256" compares all hashes. Whatever is
@@ -169,9 +184,18 @@ def open_bundle(
         check = "sha256"
     manifest = read_manifest(folder / MANIFEST, data)
     _refuse_unlisted(folder, manifest["files"])
+    marks = {name: _mark(folder / name) for name in manifest["files"]}  # before anything is read of them
     for name, record in manifest["files"].items():
         _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BYTES)
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, check, marks)
+
+
+def _mark(path: Path) -> Mark:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _refuse_unlisted(folder: Path, listed: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..targets.errors import InputError
-from .backends import Wishes, check_wishes, open_vision, remade_on_cpu
+from .backends import Wishes, check_wishes, made_of, open_vision, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wishes
 from .cores import at_most
@@ -81,7 +81,7 @@ class Encoder:
         check_wishes(bundle, wishes)
         check_limit_objects(image_limits, None)
         make = partial(_open, wishes=wishes)
-        self._engine = PerProcess(partial(make, bundle), remade_on_cpu(bundle, wishes, make))
+        self._engine = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, wishes, make))
 
     @property
     def vision(self) -> Vision:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..targets.errors import InputError
 from .answer import Answer, Progress
-from .backends import Wishes, check_wishes, open_decoder, remade_on_cpu
+from .backends import Wishes, check_wishes, made_of, open_decoder, remade_on_cpu
 from .bundle import Bundle, open_bundle
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
@@ -36,7 +36,7 @@ from .pixels import image_spec
 from .positions import PositionSpec, text_positions
 from .prefill import shared
 from .prompt import PromptBuilder, PromptSpec, check_context, open_prompt
-from .requests import Request, assemble, user_message
+from .requests import Request, assemble, question_message
 from .sampling import Sampler, SamplingOptions
 from .sources import ImageSource
 from .streaming import TextStream
@@ -118,7 +118,7 @@ class Model:
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
                        conversations=whole("conversations", conversations, 1, 1024))  # fmt: skip
-        self._engines = PerProcess(partial(make, bundle), remade_on_cpu(bundle, self._wishes, make))
+        self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
 
     @property
     def vision(self) -> Any:
@@ -161,7 +161,7 @@ class Model:
         `chosen` are as of `generate`, and wishes for the videos: fps, num_frames, nframes, video_start, ...
         """
         wishes = {name: chosen.pop(name) for name in FRAMES if name in chosen}
-        return self.generate([user_message(question, images, videos, **wishes)], options, **chosen)
+        return self.generate([question_message(question, images, videos, **wishes)], options, **chosen)
 
     def generate(self, messages: Messages, options: GenerationOptions | None = None, **chosen: Any) -> Answer:
         """Answer a conversation in the chat format, or a question alone.
@@ -228,7 +228,7 @@ class Model:
     def _drafts(self) -> PerProcess[Decoder[Any]]:
         wishes = replace(self._wishes, profile=False)
         make = partial(open_decoder, name="mtp", wishes=wishes)
-        return PerProcess(partial(make, self.bundle), remade_on_cpu(self.bundle, wishes, make))
+        return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
         """Drop what earlier prompts left: the content of idle KV caches and the features of images."""

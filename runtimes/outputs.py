@@ -18,8 +18,10 @@ from .positions import text_positions
 from .requests import Request
 from .traces import CaseTrace, ImageTrace, Traces
 
+DRAFT_HEAD = "mtp"  # its graph
 NOTHING: Floats = np.zeros((0, 0), np.float32)
-Kind = Literal["image_features", "deepstack_features", "logits"]
+Kind = Literal["image_features", "deepstack_features", "logits", "draft_logits"]
+DRAFTED = 4  # steps of each answer at which a draft head guesses
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Fed:
 
 @dataclass(frozen=True)
 class Output:
-    """What a graph made of one picture, or of a conversation at one step of its answer; valid until the next one."""
+    """What a graph made of one picture, or of a conversation at one step of its answer; valid until the next one.
+
+    A draft head guesses at a step what the decoder says at the next.
+    """
 
     case: str
     kind: Kind
@@ -44,14 +49,14 @@ class Output:
     @property
     def name(self) -> str:
         """As people read it: "vision_encoder: deepstack_features[1]"."""
-        if self.kind == "logits":
-            return f"decoder: logits at step {self.index}"
+        if self.kind in ("logits", "draft_logits"):
+            return f"{self.graph}: logits at step {self.index}"
         return f"vision_encoder: {self.kind}" + (f"[{self.index}]" if self.kind == "deepstack_features" else "")
 
     @property
     def graph(self) -> str:
         """The graph that made it."""
-        return "decoder" if self.kind == "logits" else "vision_encoder"
+        return {"logits": "decoder", "draft_logits": DRAFT_HEAD}.get(self.kind, "vision_encoder")
 
 
 def outputs(model: Model | Encoder, traces: Traces, vision: Vision | None = None) -> Iterator[Fed | Output]:
@@ -85,11 +90,18 @@ def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:
     yield Fed(case.name, "token ids", "token_ids_differ", same)
     if not same:
         return  # logits of another prompt say nothing
+    head = model.open_draft_head() if DRAFT_HEAD in model.bundle.manifest["graphs"] else None
     with model.conversation(request) as conversation:
-        yield Output(case.name, "logits", 0, conversation.prefill(request)[-1])
+        yield Output(case.name, "logits", 0, conversation.prefill(request, head=head)[-1])
         for step, token in enumerate(case.answer[:-1], start=1):
-            positions = text_positions(1, request.next_position + step - 1)
-            yield Output(case.name, "logits", step, conversation.run(np.array([token], np.int64), positions)[-1])
+            ids, positions = np.array([token], np.int64), text_positions(1, request.next_position + step - 1)
+            drafting = head is not None and step <= DRAFTED
+            if head is not None and drafting:
+                guess = head.append(ids, positions, conversation.hidden_states[-1:])
+                yield Output(case.name, "draft_logits", step, guess[-1])
+            yield Output(
+                case.name, "logits", step, conversation.run(ids, positions, num_hidden_states=int(drafting))[-1]
+            )
         conversation.rewind(len(case.token_ids))
 
 

@@ -105,7 +105,7 @@ class AgainstPyTorch:
             yield Row(output.case, output.name, output.figure, float(not output.same))
         elif output.kind == "logits":
             yield from self._of_logits(output, self._cases[output.case])
-        else:
+        elif output.kind != "draft_logits":  # transformers has no draft heads
             yield _of_features(output, self._images[output.case])
 
     def _of_logits(self, output: Output, case: CaseTrace) -> Iterator[Row]:

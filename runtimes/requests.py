@@ -93,13 +93,22 @@ def user_message(
         )
     blocks: list[dict[str, Any]] = [{"type": "image", "image": image} for image in _listed("images", images)]
     clips = _listed("videos", videos)
-    if not text.strip() and not blocks and not clips:
-        raise InputError("the question is empty, and no image or video is given; write what to answer")
     unread = next((name for name, wish in wishes.items() if wish is not None), None)
     if unread is not None and not clips:
         raise InputError(f"{unread} has no effect, since no video is given; leave it out")
     blocks += [{"type": "video", "video": video, **wishes} for video in clips]
     return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+
+
+def question_message(
+    text: str | None, images: Iterable[ImageSource] = (), videos: Iterable[VideoSource] = (), **wishes: Any
+) -> dict[str, Any]:
+    """The same for a question; InputError for one that is empty, without an image or video that it could be about."""
+    message = user_message(text, images, videos, **wishes)
+    *media, words = message["content"]
+    if not media and not words["text"].strip():
+        raise InputError("the question is empty, and no image or video is given; write what to answer")
+    return message
 
 
 def _listed(name: str, given: Any) -> list[Any]:

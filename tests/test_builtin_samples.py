@@ -116,7 +116,7 @@ def test_text_is_within_its_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "llava"])
 def test_templates_take_every_kind(name: str, tmp_path: Path) -> None:
     builder = prompts_of(prepare(TINY / name, Options()))
-    ways = _ways(builder.prompts)
+    ways = _ways(builder)
     assert ways.free
     words = builder.prompts.tokenizer
     for case in drawn(tmp_path, 2 * ROUND, ways=ways):
@@ -135,7 +135,7 @@ def test_templates_take_every_kind(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bench", ["tarn", "llava of qwen2"], indirect=True)
 def test_published_templates_take_every_kind(bench: Bench, tmp_path: Path) -> None:
     builder = prompts_of(bench.job)
-    ways = _ways(builder.prompts)
+    ways = _ways(builder)
     assert ways == Ways()
     assert all(len(builder.build(case).ids) for case in drawn(tmp_path, 2 * ROUND, ways=ways))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lensmith.runtimes.clips import ClipSpec, _within_tokens
+from lensmith.runtimes.clips import ClipSpec, _sample, _within_tokens
 from lensmith.runtimes.images import ImageSpec
 
 
@@ -17,6 +17,7 @@ from lensmith.runtimes.images import ImageSpec
         ((1, 2, 5), 8, (1, 2, 4)),
         ((6, 3, 3), 40, (4, 3, 3)),  # first whole patches in time
         ((6, 3, 3), 17, (2, 2, 3)),
+        ((8, 1, 1), 5, (4, 1, 1)),
         ((1, 1, 3), 1, (1, 1, 1)),
         ((2, 1, 1), 1, (2, 1, 1)),  # there is nothing left to take
         ((9, 9, 9), None, (9, 9, 9)),
@@ -24,3 +25,10 @@ from lensmith.runtimes.images import ImageSpec
 )
 def test_a_limit_of_tokens(shape: tuple[int, int, int], limit: int | None, expected: tuple[int, int, int]) -> None:
     assert _within_tokens(*shape, ClipSpec(ImageSpec(temporal_patch_size=2), max_tokens=limit)) == expected
+
+
+def test_frames_by_the_second_are_rounded_down() -> None:
+    """2.5 seconds at 3 frames for each are 7.5: seven, evenly over all 25."""
+    spec = ClipSpec(ImageSpec(), strategy="fps_based", fps=3.0)
+    assert _sample(25, spec, 10.0).tolist() == [0, 3, 7, 10, 14, 17, 21]
+    assert _sample(3, spec, 1.0).tolist() == [0, 1, 2]  # no frame is taken twice

@@ -170,6 +170,7 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     monkeypatch.setattr(calibrate, "quantize_group", record)
     model, samples, store = bench.model, bench.samples, Store(tmp_path)
     recipe = Recipe("rtn", quantized_inputs=True)
+    assert model.vision is not None
     schemes = {n: s if vision or n not in names(model.vision) else UNQUANTIZED for n, s in bench.schemes.items()}
     outcomes = Calibration(model, Plan(schemes, recipe), store, bench.prefix).run(
         samples.calibrated, samples.pictures, lambda *_: None

@@ -367,6 +367,41 @@ WORDS: dict[str, Edit] = {
 }
 
 
+CLASSES: list[dict[str, Any]] = [
+    {"tokenizer_class": "GPT2Tokenizer"}, {"tokenizer_class": "GPT2TokenizerFast", "add_prefix_space": True},
+    {"tokenizer_class": "LlamaTokenizerFast"}, {"tokenizer_class": "TokenizersBackend", "add_prefix_space": True},
+    {"tokenizer_class": None},
+    {"tokenizer_class": "Qwen2TokenizerFast", "add_bos_token": True, "bos_token": "<|im_end|>"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [(family, case) for family in ("qwen3_vl", "qwen3_5", "llava") for case, config in enumerate(CLASSES)
+     if family != "qwen3_5" or "add_prefix_space" not in config],
+)  # fmt: skip
+def test_classes_of_tokenizers_are_those_of_transformers(family: str, case: int, tmp_path: Path) -> None:
+    """Also where they are not what the model type has: each splits words in a way of its own."""
+    folder = copied(tmp_path / "source", family)
+    merge(folder, "tokenizer_config.json", CLASSES[case])
+    theirs, ours = auto().AutoTokenizer.from_pretrained(folder), SourceTokenizer(open_checkpoint(folder)).library
+    for text in (
+        SPACED,
+        "What's 12345 + 6?\n\n It is\r\n  l'\u00e9t\u00e9 caf\u0065\u0301",
+        "\u65e5\u672c  \U0001f44d WE'LL",
+    ):
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+
+
+def test_other_classes_of_tokenizers_are_refused(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "source")
+    merge(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    with pytest.raises(
+        InputError, match="tokenizer_class 'BertTokenizer', which lensmith does not know; expected Qwen2"
+    ):
+        prepare(folder, Options())
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("name", WORDS)
 def test_words_that_transformers_would_split_in_another_way(family: str, name: str, tmp_path: Path) -> None:

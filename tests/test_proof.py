@@ -24,6 +24,7 @@ from lensmith.exporters.golden_media import CLIP, sources
 from lensmith.exporters.job import Calibrated
 from lensmith.exporters.kv_cache import KvCache, KvScales
 from lensmith.exporters.lazy_tensors import ComputedTensor, LazyTensor
+from lensmith.exporters.proof import LEAST, exactness
 from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes import Model, user_message
@@ -135,6 +136,7 @@ GRAPHS: dict[str, tuple[str, Break, str]] = {
     "a gate permuted": ("qwen3_5", values("mlp.gate_proj.weight", lambda rows: rows[::-1]), FIRST),
     "delta gates": ("qwen3_5", values("linear_attn.dt_bias", lambda rows: rows + np.float32(0.1)), FIRST),
     "one value of a norm": ("llava", values("model.norm.weight", lambda rows: rows * _nearly(rows)), FIRST),
+    "a norm by little": ("qwen3_vl", values("model.norm.weight", lambda rows: rows * np.float32(1.00006)), FIRST),
     "a square matrix transposed": ("llava", values("layers.0.self_attn.q_proj.weight", np.transpose), FIRST),
     "GELU of CLIP": ("llava", activation("quick_gelu", "gelu"), VISION),
     "GELU of the Qwen encoder": ("qwen3_5", activation("gelu_tanh", "gelu"), VISION),
@@ -352,6 +354,15 @@ def test_judgement_of_rows() -> None:
     for limits in (EXACT, None):
         assert not passes("token_ids_differ", 1.0, limits)
         assert passes("patches_differ", 0.0, limits)
+
+
+def test_limits_follow_from_the_least_noise() -> None:
+    assert exactness(0.0).error == LEAST
+    assert exactness(1.0) == EXACT
+    few = exactness(5e-6)
+    assert few.error == pytest.approx(4e-5)
+    assert few.kl == pytest.approx(0.16 * EXACT.kl)
+    assert few.agreement == EXACT.agreement
 
 
 def test_bundles_that_run_elsewhere_are_proven_too(

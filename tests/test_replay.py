@@ -207,6 +207,13 @@ def test_the_shown_row_is_the_first_that_fails_or_the_nearest() -> None:
     assert [each.value for each in shown] == [0.5, 0.7, 0.2]
     shown = list(_condense([row(0.1), row(2.0, passed=False), row(3.0, passed=False), row(0.5)]))
     assert [each.value for each in shown] == [2.0]
+    shown = list(_condense([row(0.9), row(0.2, passed=False), row(0.95)]))  # as of agreements, where less is worse
+    assert [each.value for each in shown] == [0.2]
+
+
+def test_logs_of_sums_are_exact_for_logits_of_any_size() -> None:
+    rows = f32([[1000, 0, 0], [-1000, -1000, -2000], [0, 0, 0]])
+    np.testing.assert_allclose(log_sum(rows), [1000, -1000 + np.log(2), np.log(3)], rtol=1e-12)
 
 
 def test_a_report_fails_by_any_row_and_names_the_first() -> None:

@@ -81,7 +81,7 @@ def test_wilson_interval_of_known_proportions() -> None:
 
 def test_paired_interval_is_that_of_the_formula() -> None:
     low, high = paired_difference(both=20, only_first=12, only_second=2, samples=50)  # margins 32 and 22 of 50
-    assert -0.34 < low < -0.2 < high < -0.05
+    assert (low, high) == pytest.approx((-0.3292, -0.0562), abs=1e-4)  # 0.0562 to 0.3292 for the first less the second
     same = paired_difference(both=10, only_first=0, only_second=0, samples=12)
     assert same[0] == pytest.approx(-same[1])
     mirrored = paired_difference(both=20, only_first=2, only_second=12, samples=50)
@@ -95,13 +95,47 @@ def test_mcnemar_is_the_binomial_test() -> None:
     assert mcnemar(1, 7) == mcnemar(7, 1) == pytest.approx(18 / 256)
 
 
+def test_ratios_are_to_the_better_of_the_rivals() -> None:
+    """The bundle is twice as fast and half as large as the second of them."""
+    speeds = {"bundle": 4.0, "one": 1.0, "two": 2.0}
+    contenders = tuple(contender(name, speed=speed) for name, speed in speeds.items())
+    report = dataclasses.replace(make_report(), contenders=contenders)
+    first_token = (8 + 200 + 100) / (8 + 100 + 50)  # the image, the encoder and the prompt
+    twice = dict.fromkeys(("load", "vision", "prefill", "decode", "memory"), 2.0)
+    assert report.ratios == pytest.approx({**twice, "size": 11 / 3.7, "first_token": first_token})
+
+
+def test_scores_are_of_what_each_answered_right() -> None:
+    score = TaskScore("read", samples=100, both=90, only_reference=4, only_bundle=1)
+    assert (score.reference_accuracy, score.bundle_accuracy) == (0.94, 0.91)
+    assert (score.reference_interval, score.bundle_interval) == (wilson(94, 100), wilson(91, 100))
+    assert score.difference == pytest.approx((-0.03, *paired_difference(90, 4, 1, 100)))
+    total = make_report().total
+    assert total is not None
+    assert (total.samples, total.both, total.only_reference, total.only_bundle) == (150, 110, 6, 4)
+
+
+def test_repeated_measurements_are_their_median_and_ends() -> None:
+    assert Spread.of([5.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=5.0)
+
+
 def test_json_round_trip() -> None:
     report = make_report()
     assert Report.from_json(report.to_json()) == report
     assert Report.from_json(report.to_json()).to_json() == report.to_json()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "lensmith-report-1"}', make_report().to_json()[:-40]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "lensmith-report-1"}',
+        make_report().to_json()[:-40],
+        make_report().to_json().replace("lensmith-report-1", "lensmith-report-2"),
+    ],
+)
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="not a report"):
         Report.from_json(text)

@@ -10,9 +10,11 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import lensmith.runtimes.bundle
 import pytest
 from lensmith.runtimes import load
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
+from lensmith.runtimes.loading import open_loaded
 from lensmith.runtimes.signature import PASSWORD, SIGNATURE, make_keys, sign
 from lensmith.targets.errors import InputError
 
@@ -175,3 +177,32 @@ def test_commands(tiny_bundle: Path, tmp_path: Path, cli: Callable[..., Ran]) ->
     (bundle / "tokenizer.json").write_text("{}")
     assert cli("sign", bundle, "--key", key).code == 2
     assert cli("verify", bundle, "--key", f"{key}.pub").code == 2
+
+
+def test_files_that_are_replaced_while_a_bundle_is_loaded_are_noticed(signed: Path, keys: tuple[Path, Path]) -> None:
+    for name in ("decoder.data", "tokenizer.json", "decoder.onnx"):
+        opened = open_bundle(signed, trusted_keys=[keys[1]])
+        data = (signed / name).read_bytes()
+        (signed / "other").write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if name.endswith(".data") else data)
+        os.replace(signed / "other", signed / name)
+        with pytest.raises(InputError, match=rf"{name} was changed while the bundle was loaded"):
+            open_loaded(opened, threads=1)
+        (signed / name).write_bytes(data)
+    assert open_loaded(open_bundle(signed, trusted_keys=[keys[1]]), threads=1)
+
+
+def test_a_bundle_that_is_opened_again_is_checked_as_before(
+    signed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a forked process does: all hashes are compared, also those behind the beginning of a large file."""
+    monkeypatch.setattr(lensmith.runtimes.bundle, "HASHED_BYTES", 1000)
+    trusted, plain = open_bundle(signed, trusted_keys=[keys[1]]), open_bundle(signed)
+    assert trusted.again().manifest == trusted.manifest
+    with open(signed / "decoder.data", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    assert plain.again().manifest == plain.manifest
+    with pytest.raises(InputError, match=r"decoder\.data was changed"):
+        trusted.again()

@@ -75,6 +75,24 @@ def test_steps_that_no_engine_computes(name: str, model: Model) -> None:
     assert after.ids == before.ids
 
 
+def test_the_last_token_of_the_vocabulary_and_of_the_context(model: Model) -> None:
+    """They are taken; what is behind them is refused."""
+    request, vocab = model.prepare("How many?"), model.decoder.vocab
+    with model.conversation(request) as conversation:
+        conversation.prefill(request)
+        conversation.run(np.array([vocab - 1]), text_positions(1, request.next_position))
+        with pytest.raises(InputError, match=f"from 0 to {vocab - 1}"):
+            conversation.run(np.array([vocab]), text_positions(1, request.next_position + 1))
+        rest = model.decoder.capacity - conversation.length
+        following = text_positions(rest + 1, request.next_position + 1)
+        with pytest.raises(InputError, match="needs 257 tokens but the context holds 256"):
+            conversation.run(np.ones(rest + 1, np.int64), following)
+        conversation.run(np.ones(rest, np.int64), following[:, :rest])
+        assert conversation.length == model.decoder.capacity == 256
+        with pytest.raises(InputError, match="needs 257 tokens but the context holds 256"):
+            conversation.run(ONE, following[:, rest:])
+
+
 @pytest.mark.parametrize("path", [None, 3, b"/tmp", ["a"]])
 def test_a_bundle_is_a_path(path: Any) -> None:
     with pytest.raises(InputError, match="expected the path"):

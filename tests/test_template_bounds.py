@@ -38,6 +38,8 @@ BOMBS = {
     "range": "{{ range(10**9)|list }}",
     "ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
               "{% endfor %}{% endfor %}",
+    "passes over one range": "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% for c in r %}{% endfor %}"
+                             "{% endfor %}{% endfor %}",
     "skipped passes": "{% for a in range(99999) %}{% for b in range(99999) if false %}{% endfor %}{% endfor %}",
     "width": "{{ '%1000000000d' % 1 }}",
     "width from a value": "{{ '%*d' % (10**9, 1) }}",

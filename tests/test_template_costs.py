@@ -89,6 +89,12 @@ def test_work_adds_up() -> None:
         spend(1)
 
 
+def test_what_ran_inside_leaves_the_budget_as_it_was() -> None:
+    with limited(600):
+        spend(MAX_WORK)
+    spend(MAX_WORK)
+
+
 def test_time_ends() -> None:
     with limited(-1.0), pytest.raises(SecurityError, match="more time"):
         spend(0)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
+from lensmith.exporters.calibrate import CalibrationOptions, export_calibrated
+from lensmith.exporters.calibration_samples import case_key
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes.frames import VideoLimits
@@ -122,8 +126,6 @@ def test_commands(tmp_path: Path, cli: Callable[..., Ran]) -> None:
     for wish in (("--image", IMAGE), ("--max-pixels", "65536")):
         refused = cli("run", bundle, QUESTIONS[0], *wish)
         assert (refused.code, refused.err.count("\n")) == (2, 1)
-    refused = cli("export", source, "-o", tmp_path / "other", "--calibrate", "mse")
-    assert (refused.code, "takes no images" in refused.err) == (2, True)
 
 
 def test_gguf_has_one_file(tmp_path: Path) -> None:
@@ -145,3 +147,49 @@ def test_gguf_has_one_file(tmp_path: Path) -> None:
 def test_graphs_for_gpus(options: Options, tmp_path: Path) -> None:
     job = prepare(text_model(tmp_path / "source", plain), options)
     assert np.array_equal([graph.name for graph in job.graphs], ["decoder", "mtp"])
+
+
+SAMPLES = [
+    {"task": "words", "prompt": f"What word is written {count} times?", "answer": word}
+    for count, word in enumerate(("lion", "crow", "red disc", "two stars", "blue", "left"), 2)
+]
+CALIBRATED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mse": ({"kv_cache": "int8"}, {}), "descent": ({"precision": "int3"}, {"max_kl": 5.0}),
+    "imatrix": ({"format": "gguf", "precision": "q4_k_m"}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", CALIBRATED)
+def test_text_samples_calibrate(pair: ladder.Pair, tmp_path: Path, method: str) -> None:
+    """Bits by a limit, and int8 caches; nothing of it sees a picture."""
+    wishes, limits = CALIBRATED[method]
+    (tmp_path / "samples.jsonl").write_text("\n".join(json.dumps(sample) for sample in SAMPLES))
+    if method == "imatrix":
+        pytest.importorskip("llama_cpp")
+    options = CalibrationOptions(method=method, samples=tmp_path / "samples.jsonl", limit=4, only_samples=True,
+                                 threads=1, **limits)  # fmt: skip
+    job = prepare(pair.job.checkpoint.path, Options(**wishes))
+    bundle = export_calibrated(job, options, tmp_path / "bundle", golden="never")
+    made = bundle.manifest["evidence"]["calibration"]
+    assert (made["samples"]["pictures"], made["samples"]["image_tokens"]) == (0, 0)
+    if method != "imatrix":
+        judged = made["judgement"]
+        assert set(judged["float"]["kl"]) == {"text", "answers"}
+        assert all(0 < value < 1 for name in ("nearest", "calibrated") for value in judged[name]["kl"].values())
+    assert load(bundle.path, threads=1).ask(QUESTIONS[0], max_new_tokens=3).read()
+
+
+def test_built_in_samples_of_a_text_model_have_no_pictures(tmp_path: Path) -> None:
+    cases = list(islice(BuiltinSamples(tmp_path / "pictures", 0, Ways(pictures=False)).cases(), 60))
+    assert not any(case.images for case in cases)
+    assert len({case_key(case) for case in cases}) > 50
+    assert not list((tmp_path / "pictures").iterdir())
+
+
+def test_samples_with_pictures_are_refused(pair: ladder.Pair, tmp_path: Path) -> None:
+    rows = [{**sample, "images": [str(IMAGE)]} for sample in SAMPLES]
+    (tmp_path / "samples.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    options = CalibrationOptions(method="mse", samples=tmp_path / "samples.jsonl", limit=4)
+    with pytest.raises(InputError, match="takes text alone, no images"):
+        export_calibrated(prepare(pair.job.checkpoint.path, Options()), options, tmp_path / "bundle", golden="never")
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]

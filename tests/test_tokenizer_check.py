@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lensmith.runtimes import tokenizer_check
 from lensmith.runtimes.tokenizer_check import make_tokenizer, panics_told
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
@@ -82,6 +83,53 @@ def test_bombs(case: str) -> None:
     assert time.process_time() - started < CPU_SECONDS
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+# The largest that is taken, and what is larger: refused before the library sees it, which would take more.
+LARGEST: dict[str, tuple[Callable[[Values, int], Any], int]] = {
+    "prefix": (lambda v, n: v["model"].update(continuing_subword_prefix="#" * n), 32),
+    "suffix": (lambda v, n: v["model"].update(end_of_word_suffix="#" * n), 32),
+    "added": (lambda v, n: v["added_tokens"][0].update(content="x" * n), 1000),
+    "added id": (lambda v, n: v["added_tokens"][0].update(id=n), (1 << 24) - 1),
+    "normalizers": (lambda v, n: v.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * n}), 8),
+    "splits": (lambda v, n: v["pre_tokenizer"].update(pretokenizers=v["pre_tokenizer"]["pretokenizers"][:1] * n), 8),
+    "pieces": (lambda v, n: v.update(post_processor={
+        "type": "TemplateProcessing", "special_tokens": {"x": {"id": "x", "ids": [1], "tokens": ["x"]}}, "pair": [],
+        "single": [{"SpecialToken": {"id": "x", "type_id": 0}}] * n}), 16),
+    "ids of a piece": (lambda v, n: v.update(post_processor={
+        "type": "TemplateProcessing", "single": [], "pair": [],
+        "special_tokens": {"x": {"id": "x", "ids": [1] * n, "tokens": ["x"] * 16}}}), 16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LARGEST)
+def test_what_is_larger_is_not_asked_of_the_library(case: str) -> None:
+    change, largest = LARGEST[case]
+    for size, refused in ((largest, False), (largest + 1, True)):
+        made = values()
+        change(made, size)
+        try:
+            make_tokenizer(json.dumps(made).encode(), "here")
+            said = ""
+        except InputError as error:  # what fits may still be a tokenizer that the library cannot use
+            said = str(error)
+        assert ("is not a tokenizer that lensmith supports" in said) == refused, said
+
+
+def test_files_have_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (TINY / "qwen3_vl" / "tokenizer.json").read_bytes()
+    monkeypatch.setattr(tokenizer_check, "MOST_BYTES", len(data))
+    make_tokenizer(data, "here")
+    monkeypatch.setattr(tokenizer_check, "MOST_BYTES", len(data) - 1)
+    with pytest.raises(InputError, match=f"here has more than {len(data) - 1} bytes"):
+        make_tokenizer(data, "here")
+
+
+def test_what_is_not_checked_does_not_reach_the_library() -> None:
+    cut = {**values(), "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}}
+    made = make_tokenizer(json.dumps(cut).encode(), "here")
+    assert made.truncation is None
+    assert len(made.encode("one two three four").ids) > 2
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"model": {"type": "BPE"}}'])

@@ -109,7 +109,7 @@ def test_a_fresh_bundle_passes_elsewhere(int4: Path, elsewhere: None) -> None:
         report = verify(int4, native=native)
         assert report.passed, report.summary()
         overall = [row for row in report.rows if row.case == "all cases"]
-        assert {row.output.split(":")[0] for row in overall} == {"vision_encoder", "decoder"}
+        assert {row.output.split(":")[0] for row in overall} == {"vision_encoder", "decoder", "mtp"}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,8 @@ def test_a_fresh_bundle_passes_elsewhere(int4: Path, elsewhere: None) -> None:
         ("decoder", "mlp.down_proj.weight.values", move(8192), False),
         ("decoder", "mlp.down_proj.weight.scales", scale(1.001, 1), False),
         ("decoder", "layernorm.weight", scale(1.0001, 1), None),
+        ("mtp", "mlp.down_proj.weight.scales", scale(1.001, 1), None),
+        ("mtp", "fc.weight.values", move(1), False),
         ("vision_encoder", "qkv.weight.scales", scale(1.001, 1), None),
         ("vision_encoder", "merger.linear_fc2.bias", add(1e-4, 1), None),
     ],
@@ -140,6 +142,7 @@ def test_the_same_kernels_notice_every_change(
         ("decoder", "mlp.down_proj.weight.values", move(8192)),
         ("decoder", "embed_tokens.weight.values", move(8192)),
         ("decoder", "mlp.down_proj.weight.scales", scale(1.2)),
+        ("mtp", "fc.weight.scales", scale(1.5)),
         ("vision_encoder", "qkv.weight.scales", scale(1.2)),
         ("vision_encoder", "merger.linear_fc2.bias", add(0.3)),
     ],

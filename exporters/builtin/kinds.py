@@ -22,6 +22,7 @@ class Ways:
 
     tools: bool = True
     free: bool = True  # a user's message that the model itself goes on with
+    pictures: bool = True  # whether the model takes images
 
 
 class BuiltinSamples:
@@ -43,7 +44,7 @@ class BuiltinSamples:
         return frozenset(self._makers()) - self.held_back
 
     def cases(self, kinds: Collection[str] | None = None) -> Iterator[Case]:
-        """Samples without end of all or of some kinds, one or two of each in turn; the first ones have pictures."""
+        """Samples without end of all or of some kinds, one or two of each in turn; pictures first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         makers = {name: make for name, make in self._makers().items() if kinds is None or name in kinds}
         for index, name in enumerate(cycle(makers)):
@@ -52,9 +53,10 @@ class BuiltinSamples:
     def _makers(self) -> Mapping[str, Callable[[str, random.Random], Iterator[Case]]]:
         """Kinds and what makes them, text between the pictures."""
         texts = dict.fromkeys(ALONE, self._alone)
-        pictures = dict.fromkeys(PICTURES, self._about)
-        rest = {"pairs": self._pair, **({"tools": self._call} if self.ways.tools else {}),
-                **({"free text": self._free} if self.ways.free else {})}  # fmt: skip
+        ways = self.ways
+        pictures = dict.fromkeys(PICTURES, self._about) if ways.pictures else {}
+        rest = {**({"pairs": self._pair} if ways.pictures else {}), **({"tools": self._call} if ways.tools else {}),
+                **({"free text": self._free} if ways.free else {})}  # fmt: skip
         left = [iter(kinds.items()) for kinds in (pictures, rest | texts)]
         made: dict[str, Callable[[str, random.Random], Iterator[Case]]] = {}
         for _ in range(max(len(pictures), len(rest | texts))):
@@ -80,7 +82,7 @@ class BuiltinSamples:
     def _free(self, name: str, draw: random.Random) -> Iterator[Case]:
         """Text from its first tokens on: alone, and behind a picture, where the model asks about it itself."""
         turn = next(self.turns[name])
-        picture = (self._picture(draw.choice([*PICTURES]), draw),) if turn % 2 else ()
+        picture = (self._picture(draw.choice([*PICTURES]), draw),) if turn % 2 and self.ways.pictures else ()
         yield Case(name, picture, BEGINNINGS[turn % len(BEGINNINGS)], free=1 + turn)
 
     def _next(self, name: str, questions: tuple[str, ...]) -> str:

@@ -112,7 +112,7 @@ def run(
     """
     from ...runtimes.bundle import open_bundle
     from ...runtimes.loading import answers
-    from ...runtimes.requests import user_message
+    from ...runtimes.requests import question_message
     from .encode import encode
 
     opened = open_bundle(bundle, trusted_keys=keys or None)
@@ -133,7 +133,7 @@ def run(
         option = next(each for each in click.get_current_context().command.params if each.name == unread[0])
         raise InputError(f"{named(option)} has no effect without {' or '.join(LIMITS_OF[unread[0]])}; leave it out")
     question = read_text() if question == "-" else question
-    message = user_message(question, images, videos, fps=fps, num_frames=num_frames)
+    message = question_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation, **variables)
     if as_json:
         text = answer.read()

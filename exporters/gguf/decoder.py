@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import gguf
+import numpy as np
 from gguf import MODEL_ARCH, MODEL_TENSOR
+from numpy.typing import NDArray
 
 from ...targets.errors import InputError
 from ..graphs import Prefixes
@@ -15,7 +17,7 @@ from ..lazy_tensors import LazyTensor
 from ..rope import NO_SCALING
 from ..spec import DecoderSpec, ModelSpec
 from .delta_net import reordered
-from .tensors import Tensor, mapped, plain
+from .tensors import Tensor, mapped, plain, whole
 
 SUFFIXES = (".weight", ".bias")
 # The draft head in llama.cpp's words; the tables of gguf-py have them for other architectures only.
@@ -34,11 +36,12 @@ def architecture(spec: ModelSpec) -> MODEL_ARCH:
         return MODEL_ARCH.QWEN35
     if decoder.mrope_section is not None:
         return MODEL_ARCH.QWEN3VL
-    if decoder.qk_norm and not decoder.qkv_bias and decoder.rope_scaling == NO_SCALING:
-        return MODEL_ARCH.QWEN3
+    biased = decoder.qkv_bias or decoder.output_bias or decoder.mlp_bias
+    if not biased and decoder.rope_scaling == NO_SCALING:
+        return MODEL_ARCH.QWEN3 if decoder.qk_norm else MODEL_ARCH.LLAMA
     raise InputError(
-        f"the text decoder of this {spec.family} checkpoint is not of the kind qwen3, the only one that lensmith "
-        "writes as GGUF; export it with --format onnx"
+        f"the text decoder of this {spec.family} checkpoint has biases or scaled rotary positions, and lensmith writes "
+        "qwen3 and llama decoders without them as GGUF; export it with --format onnx"
     )
 
 
@@ -90,6 +93,10 @@ class DecoderFile:
         decoder = self.spec.decoder
         if ".linear_attn." in inner and decoder.delta_net is not None:
             return reordered(name, inner, source, decoder.delta_net)
+        if self.arch == MODEL_ARCH.LLAMA and (
+            heads := {"q": decoder.heads, "k": decoder.kv_heads}.get(_projection(inner))
+        ):
+            return whole(name, source, lambda x: _pairs_together(x, heads))
         if decoder.norm_offset and name.endswith("norm.weight"):
             return mapped(name, source, lambda rows: rows + decoder.norm_offset)
         return plain(name, source)
@@ -105,6 +112,21 @@ class DecoderFile:
         if self.arch == MODEL_ARCH.QWEN3VL:
             return {"n_deepstack_layers": self.spec.taps}
         return {} if decoder.delta_net is None else _delta_net(decoder, self.blocks)
+
+
+def _projection(inner: str) -> str:
+    """The letter of a projection of attention, such as "q"."""
+    part = inner.rpartition(".self_attn.")[2]
+    return part.removesuffix("_proj.weight") if part.endswith("_proj.weight") else ""
+
+
+def _pairs_together(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of queries or keys in llama.cpp's order for llama: what is rotated together lies side by side.
+
+    A checkpoint has it half a head apart. Source: `permute` of LlamaModel in llama.cpp's conversion/llama.py.
+    """
+    halves = rows.reshape(heads, 2, -1, rows.shape[1])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
 def _common(decoder: DecoderSpec, blocks: int) -> dict[str, Any]:

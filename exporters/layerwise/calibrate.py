@@ -50,8 +50,7 @@ class Calibration:
         self.smoothings = {name: smoothing for smoothing in found for name in smoothing.consumers}
         self.journal = OutcomeJournal(store.folder / "outcomes.jsonl")
         self.done = 0
-        graphs = [self.model.vision_stages, self.model.decoder_stages, *([model.mtp_stages] if model.mtp else [])]
-        self.total = sum(len(stages.stages) for stages in graphs)
+        self.total = model.stage_count
 
     def run(self, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress) -> list[Outcome]:
         """Calibrate the vision encoder, the token table, the decoder and a draft head."""

@@ -83,8 +83,7 @@ class _Race:
 
     def __init__(self, model: FloatModel, candidates: Mapping[str, Candidate], progress: Progress) -> None:
         self.model, self.candidates, self.progress = model, candidates, progress
-        graphs = [model.vision_stages, model.decoder_stages, *([model.mtp_stages] if model.mtp else [])]
-        self.done, self.total = 0, sum(len(stages.stages) for stages in graphs)
+        self.done, self.total = 0, model.stage_count
 
     def see(self, keys: Sequence[str], pictures: Mapping[str, Picture]) -> dict[str, dict[str, ImageFeatures]]:
         """The features of all pictures by key, for each candidate."""

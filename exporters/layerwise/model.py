@@ -30,7 +30,7 @@ class FloatModel:
 
     checkpoint: Checkpoint
     spec: ModelSpec
-    vision: Graph
+    vision: Graph | None
     decoder: Graph
     mtp: Graph | None
     threads: int
@@ -42,7 +42,16 @@ class FloatModel:
 
     @cached_property
     def vision_stages(self) -> Stages:
+        """Of the vision encoder, which there is."""
+        assert self.vision is not None
         return cut(self.vision)
+
+    @property
+    def stage_count(self) -> int:
+        """Stages of all graphs."""
+        graphs = [*([self.vision_stages] if self.vision else []), self.decoder_stages,
+                  *([self.mtp_stages] if self.mtp else [])]  # fmt: skip
+        return sum(len(stages.stages) for stages in graphs)
 
     @cached_property
     def mtp_stages(self) -> Stages:
@@ -74,7 +83,7 @@ class FloatModel:
 
     def pictures(self, pictures: Sequence[Picture]) -> list[Values]:
         """Values to start the vision encoder with."""
-        return [picture_values(picture, self.vision) for picture in pictures]
+        return [picture_values(picture, self.vision) for picture in pictures if self.vision is not None]
 
     def questions(self, samples: Sequence[Sample], features: Mapping[str, ImageFeatures]) -> list[Values]:
         """Values to start the decoder with."""

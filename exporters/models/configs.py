@@ -78,6 +78,15 @@ KINDS: Mapping[str, Kind] = {
     "vision_feature_layer": either(DEPTH, some(DEPTH, 64)),
 }  # fmt: skip
 
+# Values that transformers does not take null for, though it has defaults for most of them where they are missing.
+NEVER_NULL = """
+    attention_bias head_dim hidden_act image_seq_length image_token_index in_channels initializer_factor
+    initializer_range max_window_layers multimodal_projector_bias partial_rotary_factor projection_dim
+    projector_hidden_act rms_norm_eps rope_theta tie_word_embeddings use_cache use_sliding_window vision_end_token_id
+    vision_feature_layer vision_feature_select_strategy vision_start_token_id
+"""
+NULL_TOO = {"qwen3_vl": ("deepstack_visual_indexes",), "llava": ("model_type",)}  # by family, besides
+
 BESIDE_ROPE = ("rope_theta", "partial_rotary_factor")  # that older configurations have outside of the rotary parameters
 
 
@@ -87,6 +96,14 @@ class Config:
 
     values: dict[str, Any]
     model_type: str
+
+    def __post_init__(self) -> None:
+        never = {*NEVER_NULL.split(), *NULL_TOO.get(self.model_type, ())}
+        if self.model_type == "qwen3_vl" and "text_config" not in self.values:
+            never.remove("tie_word_embeddings")  # of the text alone, which nothing reads
+        for key in never & self.values.keys():
+            if self.values[key] is None:
+                raise InputError(f"config value {key} is null, which transformers refuses; leave it out")
 
     def section(self, key: str) -> Config:
         """A part of this section; InputError when it is not there."""

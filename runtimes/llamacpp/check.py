@@ -14,7 +14,7 @@ from .header import BLOCKS, Header, damaged, read_gguf
 
 MOST = 1 << 24  # of any size; the largest in use is a vocabulary of a quarter of a million
 LONG = 1 << 31  # of a context, or an area in pixels
-DECODERS = ("qwen3", "qwen3vl", "qwen35")
+DECODERS = ("qwen3", "llama", "qwen3vl", "qwen35")
 # Sizes that must be there, by architecture; all are divided by or multiplied with.
 SIZES = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
          "attention.head_count_kv", "attention.key_length", "attention.value_length")  # fmt: skip
@@ -93,7 +93,7 @@ def _check_heads(header: Header, sizes: Mapping[str, int]) -> None:
 
 def _check_sections(header: Header, arch: str, sizes: Mapping[str, int]) -> None:
     """The axes of M-RoPE share out the rotated pairs of a head."""
-    if arch == "qwen3":
+    if arch in ("qwen3", "llama"):
         return
     found = _value(header, f"{arch}.rope.dimension_sections")
     rotated = sizes.get("rope.dimension_count", sizes["attention.key_length"])

@@ -23,7 +23,7 @@ from typing import Any
 
 CPU_SECONDS, WALL_SECONDS = 30, 240
 TOLD = 250  # cases between two tables
-KINDS = ("manifest", "config", "template", "tokenizer", "graph", "image", "header")
+KINDS = ("manifest", "config", "template", "tokenizer", "graph", "image", "header", "golden")
 ROOT = Path(__file__).parents[2]
 
 
@@ -111,9 +111,16 @@ def spread(originals: Mapping[str, list[Path]], media: Path, cases: int, first: 
 def make_originals(folder: Path) -> dict[str, list[Path]]:
     """Bundles and checkpoints of small models of each family, made where they are missing."""
     from lensmith.exporters.export import Options, export, prepare
+    from lensmith.exporters.synth import synth
 
+    dialects = (
+        ("arlow", "arlow-vision", Options(precision="int8")),
+        ("cuda", "tarn-2b", Options(target="cuda")),
+        ("tensorrt", "tarn-2b", Options(format="tensorrt", target="rtx-plugin")),
+    )
     tiny = ROOT / "tests" / "tiny_vlm"
     bundles: list[Path] = []
+    others: list[Path] = []
     headers: list[Path] = []
     for family in ("qwen3_vl", "qwen3_5", "llava"):
         for options, kept in ((Options(), bundles), (Options(format="gguf", precision="q8_0"), headers)):
@@ -121,9 +128,21 @@ def make_originals(folder: Path) -> dict[str, list[Path]]:
             if not out.exists():
                 export(prepare(tiny / family, options), out, golden="never")
             kept.append(out)
+    for name, family, options in dialects:
+        if not (folder / name).exists():
+            source = synth(family, folder / f"{name}-checkpoint", tiny=True)
+            export(prepare(source, options), folder / name, golden="never")
+        others.append(folder / name)
+    recorded = folder / "golden"
+    if not recorded.exists():
+        export(prepare(tiny / "qwen3_vl", Options()), recorded, golden="always")
     checkpoints = [tiny / family for family in ("qwen3_vl", "qwen3_5", "llava")]
-    return {**dict.fromkeys(("manifest", "template", "tokenizer", "graph", "image"), bundles), "header": headers,
-            "config": checkpoints}  # fmt: skip
+    answering = [path for path in others if not path.name.startswith("arlow")]
+    return {
+        **{kind: [*bundles, *others] for kind in ("manifest", "graph")},
+        **{kind: [*bundles, *answering] for kind in ("template", "tokenizer", "image")},
+        "header": headers, "config": checkpoints, "golden": [recorded],
+    }  # fmt: skip
 
 
 def main() -> None:

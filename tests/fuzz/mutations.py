@@ -92,6 +92,14 @@ def mutate_graph(data: bytes, draw: random.Random) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def mutate_any(data: bytes, draw: random.Random) -> bytes:
+    """JSON as such, and any other file by its bytes, of which the first and the last say what is in it."""
+    if data[:1] in (b"{", b"["):
+        return mutate_json(data, draw)
+    cut = draw.choice((0, max(len(data) - 2000, 0)))
+    return data[:cut] + mutate_bytes(data[cut:], draw, first=4000)
+
+
 def mutate_header(data: bytes, draw: random.Random) -> bytes:
     """The beginning of a GGUF file, where it says what is in it."""
     return mutate_bytes(data, draw, first=20_000)
@@ -104,6 +112,7 @@ BUNDLE_FILES: Mapping[str, tuple[tuple[str, ...], Mutation]] = {
     "template": (("chat_template.jinja",), mutate_template),
     "tokenizer": (("tokenizer.json",), mutate_json),
     "graph": (("decoder.onnx", "vision_encoder.onnx"), mutate_graph),
+    "golden": (("golden/cases.json", "golden/traces.npz"), mutate_any),
     "header": (("model.gguf", "mmproj.gguf"), mutate_header),
 }
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json",

@@ -49,15 +49,24 @@ def _case(case: dict[str, Any], work: Path) -> dict[str, Any]:
         code, told = _run("run", folder, *QUESTION, "--image", image)
     else:
         path = damage(kind, folder, seed)
-        if kind == "config":
-            code, told = _run("plan", folder)
-        elif kind == "header" or "prompt" not in json.loads((original / "lensmith.json").read_bytes()):
-            code, told = _run("run", folder, *QUESTION)
-        else:
-            code, told = _run("run", folder, *QUESTION, "--image", case["media"])
+        code, told = _run(*_command(kind, folder, original, work, case["media"]))
         restore(path, folder, original)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"code": code, "seconds": time.process_time() - started, "memory_kb": memory, "told": told[-300:]}
+
+
+def _command(kind: str, folder: Path, original: Path, work: Path, image: str) -> tuple[object, ...]:
+    """What reads the damaged file: as far as the first tokens, or the features of an encoder."""
+    if kind == "config":
+        return "plan", folder
+    if kind == "golden":
+        return "verify", folder
+    manifest = json.loads((original / "lensmith.json").read_bytes())
+    if "prompt" not in manifest:
+        (work / "features.npz").unlink(missing_ok=True)
+        return "run", folder, "--image", image, "-o", work / "features.npz"
+    device = ("--device", "cpu") if manifest["graphs"]["decoder"].get("dialect") == "cuda" else ()
+    return "run", folder, *QUESTION, *device, *(() if kind == "header" else ("--image", image))
 
 
 def _run(*arguments: object) -> tuple[int, str]:
