@@ -30,13 +30,14 @@ TINY = 2.0**-24  # half a step of float16's smallest numbers, below which scales
 # Calibrated integers make up for each other: with 2 bits and few samples a row may end far from the checkpoint's. The
 # tensor as a whole still points where the checkpoint's does, while another one has a cosine near 0.
 COSINE, SHORTEST, LONGEST = 0.5, 0.4, 2.0
+SAMPLE = 8  # of large models, one block in so many and each tensor's last: what is at a wrong place is so in all of it
 
 
-def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None) -> None:
+def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None, every: int = 1) -> None:
     """Raises CheckFailed for the first tensor of a folder that is not the checkpoint's within its scheme's rounding.
 
     `floats` describes the same graphs without rounding. Where it lies in the folder `twin`, its weights become those
-    that the rounded ones stand for.
+    that the rounded ones stand for. Without a twin, one block of rows in `every` is enough, and the last.
     """
     plain = {graph.name: graph for graph in floats.graphs}
     for graph in find_lowering(job.options.format).graphs(job):
@@ -44,7 +45,8 @@ def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None)
         copies = None if twin is None else StoredGraph(plain[graph.name], twin, "r+")
         wanted = {source.name: source for source in plain[graph.name].sources}
         with ThreadPoolExecutor(THREADS) as pool:
-            checks = [pool.submit(_check, job, each, wanted[each.name], files, copies) for each in graph.sources]
+            checks = [pool.submit(_check, job, each, wanted[each.name], files, copies, every)
+                      for each in graph.sources]  # fmt: skip
             try:
                 for check in checks:
                     check.result()
@@ -76,13 +78,13 @@ class StoredGraph:
         return np.memmap(self.folder / tensor.location, kind, self.mode, tensor.offset or 0, shape or (1,))
 
 
-def _check(job: Job, source: Source, plain: Source, files: StoredGraph, copies: StoredGraph | None) -> None:
+def _check(job: Job, source: Source, plain: Source, files: StoredGraph, copies: StoredGraph | None, every: int) -> None:
     tensor, parts = job.checkpoint.tensor(source.name), files.parts(source)
     given, matrix = job.calibrated.floats(plain, tensor), source.matrix
     low = given is not None and matrix is not None and matrix.scheme.bits < 8
     made, likeness = job.calibrated.parts(source, tensor) if low else None, Likeness()
     copy = None if copies is None else copies.parts(plain)[0]
-    for start, stop in _blocks(tensor.shape):
+    for start, stop in _blocks(tensor.shape, every):
         stored = [part[start:stop] for part in parts]
         found = np.asarray(stored[0], np.float32) if matrix is None else matrix.unpack(stored)
         whole = plain.pack(tensor.rows(start, stop)) if given is None else [part[start:stop] for part in given]
@@ -107,11 +109,12 @@ def _refused(what: str) -> CheckFailed:
     )
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Begin and end of blocks of rows."""
+def _blocks(shape: tuple[int, ...], every: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of blocks of rows: of one in `every`, which are smaller by as much, and of the last."""
     rows, columns = (shape or (1,))[0], int(np.prod(shape[1:], dtype=np.int64))
-    step = max(1, BLOCK_ELEMENTS // max(1, columns))
-    for start in range(0, rows, step):
+    step = max(1, BLOCK_ELEMENTS // every // max(1, columns))
+    starts = range(0, rows, step)
+    for start in sorted({*starts[::every], starts[-1]}):
         yield start, min(start + step, rows)
 
 

@@ -388,8 +388,18 @@ def test_weights_of_tensorrt_are_read_back(precision: str, tmp_path: Path) -> No
     written_weights.check_written(job, floats, bundle.path)
     other = replace(floats, checkpoint=copy.copy(floats.checkpoint))
     values("layers.1.mlp.up_proj.weight", lambda rows: rows[:, ::-1])(pytest.MonkeyPatch(), other)
-    with pytest.raises(CheckFailed, match="up_proj"):
-        written_weights.check_written(replace(job, checkpoint=other.checkpoint), floats, bundle.path)
+    for every in (1, written_weights.SAMPLE):
+        with pytest.raises(CheckFailed, match="up_proj"):
+            written_weights.check_written(replace(job, checkpoint=other.checkpoint), floats, bundle.path, every=every)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 1000])
+def test_samples_of_rows_reach_from_the_first_to_the_last(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written_weights, "BLOCK_ELEMENTS", 80)  # 10 rows, of samples 1
+    whole = [*range(rows)]
+    assert [row for block in written_weights._blocks((rows, 4, 2), 1) for row in range(*block)] == whole
+    sampled = [row for block in written_weights._blocks((rows, 4, 2), 8) for row in range(*block)]
+    assert sampled == sorted({*whole[::8], rows - 1})
 
 
 def test_tensors_of_gguf_files_are_compared(tmp_path: Path) -> None:
