@@ -47,7 +47,7 @@ class Counted:
         self.encoded += 1
         return ImageFeatures(patches.reshape(-1, 4 * patches.shape[1]).mean(1, keepdims=True))
 
-    def ask(self, kind: str, source: Any, limits: dict[str, int] | None = None, **wishes: Any) -> Any:
+    def ask(self, kind: str, source: Any, limits: Any = None, **wishes: Any) -> Any:
         part = {"type": kind, kind: source, **wishes}
         pictures, videos = self.media.open([{"role": "user", "content": [part]}], Timings(), limits)
         encoded, clips = self.media.encode(pictures, videos, Timings())
