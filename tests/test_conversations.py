@@ -18,6 +18,7 @@ from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes import GenerationOptions, Model, backends, load, user_message
 from lensmith.runtimes.answer import Progress
 from lensmith.runtimes.conversation_pool import ConversationPool
+from lensmith.runtimes.model import prompt_spec
 from lensmith.runtimes.onnx_decoder import _lazy_zeros
 from lensmith.runtimes.onnx_executor import OnnxExecutor
 from lensmith.runtimes.positions import text_positions
@@ -369,9 +370,9 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
     """At an end token, which is text only where it is ignored, else at the limit or where the context is full."""
     end, half = min(plain.eos_token_ids), plain.prompts.tokenizer.token_to_id("â")  # one byte of three
     said = [half, end, half, half]
-    monkeypatch.setattr("lensmith.runtimes.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt])
     question = QUESTIONS[2]
     prompt = len(plain.prepare(question).prompt)
+    monkeypatch.setattr("lensmith.runtimes.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt])
     full = open_model(bundles("onnx"), context=prompt + 2)
     for model, options, found in (
         (plain, {}, ([half, end], "\ufffd", "eos")),
@@ -379,10 +380,30 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
         (full, {"ignore_eos": True}, (said[:3], "\ufffd\ufffd", "context")),
         (plain, {"max_new_tokens": 1}, ([half], "\ufffd", "length")),
     ):
-        answer = model.generate(question, **{"max_new_tokens": 4, **options})
+        answer = model.generate(question, GenerationOptions(**{"max_new_tokens": 4, **options}))
         answer.read()
         assert (answer.ids, answer.text, answer.finish_reason) == found
         assert answer.timings.new_tokens == len(found[0])
+
+
+def test_what_a_manifest_says_of_prompts(plain: Model) -> None:
+    """Each in its own place; what is left out is nothing."""
+    section = {**plain.manifest["prompt"], "eos_token_ids": [3, 4], "bos_token": "<s>", "template_kwargs": {"a": 1}}
+    spec = prompt_spec({"prompt": section})
+    assert (spec.eos_token_ids, spec.bos_token, spec.template_kwargs) == ((3, 4), "<s>", {"a": 1})
+    assert (spec.token_ids, spec.merge_size) == (section["token_ids"], section["merge_size"])
+    bare = prompt_spec(
+        {"prompt": {name: section[name] for name in section if name not in ("bos_token", "template_kwargs")}}
+    )
+    assert (bare.bos_token, bare.template_kwargs) == (None, {})
+
+
+def test_tokens_of_images_and_of_videos_are_counted_apart(plain: Model) -> None:
+    frames, timings = [random_image(64, 64) for _ in range(4)], Timings()
+    request = plain.prepare([user_message("What?", [PICTURE], [frames])], timings)
+    (first, *others), counts = [int(end - begin) for begin, end in request.prompt.image_spans], timings
+    assert (counts.image_tokens, counts.video_tokens, counts.prompt_tokens) == (first, sum(others), len(request.prompt))
+    assert first != sum(others)
 
 
 def test_a_conversation_goes_to_whom_it_helps(plain: Model) -> None:
@@ -496,7 +517,7 @@ def test_images_come_token_by_token(plain: Model) -> None:
                 features, wanted = request.features_between(first, stop), 1 if stop == last else number
                 logits = conversation.run(tokens, positions, features, num_logits=wanted)
             found.append(logits.copy())
-    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 def test_videos_are_used_again(plain: Model) -> None:
