@@ -374,12 +374,13 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
     prompt = len(plain.prepare(question).prompt)
     monkeypatch.setattr("lensmith.runtimes.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt])
     full = open_model(bundles("onnx"), context=prompt + 2)
-    for model, options, found in (
+    cases: list[tuple[Model, dict[str, Any], Any]] = [
         (plain, {}, ([half, end], "\ufffd", "eos")),
         (plain, {"ignore_eos": True}, (said, "\ufffd\ufffd\ufffd", "length")),
         (full, {"ignore_eos": True}, (said[:3], "\ufffd\ufffd", "context")),
         (plain, {"max_new_tokens": 1}, ([half], "\ufffd", "length")),
-    ):
+    ]
+    for model, options, found in cases:
         answer = model.generate(question, GenerationOptions(**{"max_new_tokens": 4, **options}))
         answer.read()
         assert (answer.ids, answer.text, answer.finish_reason) == found
