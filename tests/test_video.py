@@ -255,6 +255,16 @@ def test_areas_at_the_limits_by_hand() -> None:
     assert sized(size + 1, 10 * size) == (64, 96)
 
 
+def test_fewer_pixels_than_the_least_of_the_checkpoint() -> None:
+    """One image token is enough; the lower end follows."""
+    wide = VideoSpec(ImageSpec(min_pixels=5000, max_pixels=9000))
+    for most, least in ((1024, 1024), (4000, 4000), (6000, 5000)):
+        made = wide.with_pixels(most).patches
+        assert (made.min_pixels, made.max_pixels, made.allowed_pixels) == (least, most, (1024, 9000))
+    with pytest.raises(InputError, match="outside the 1024 to 9000 pixels"):
+        wide.with_pixels(1023)
+
+
 def test_the_last_frame_fills_a_patch_of_three() -> None:
     spec = ImageSpec(temporal_patch_size=3)
     frames = [Image.fromarray(noise(1, 32, 32, seed)[0]) for seed in range(5)]
