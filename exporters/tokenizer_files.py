@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from tokenizers import Tokenizer
 
 from ..runtimes.files import read_json
-from ..runtimes.tokenizer_check import PATTERNS, make_tokenizer, open_tokenizer
+from ..runtimes.ranges import Token
+from ..runtimes.tokenizer_check import PATTERNS, Id, make_tokenizer, open_tokenizer
 from ..targets.errors import InputError
 from .checkpoint import Checkpoint
 from .processor_files import json_file
@@ -22,6 +24,17 @@ OWN, GPT2, LLAMA = "Qwen2Tokenizer", "GPT2Tokenizer", "LlamaTokenizer"  # classe
 AS_IT_IS = ("PreTrainedTokenizer", "TokenizersBackend")  # those that read tokenizer.json
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
+
+
+class ListedToken(msgspec.Struct, frozen=True):
+    """A token as tokenizer_config.json lists it; flags that it leaves out are those of tokenizer.json."""
+
+    content: Token
+    single_word: bool | UnsetType = UNSET
+    lstrip: bool | UnsetType = UNSET
+    rstrip: bool | UnsetType = UNSET
+    normalized: bool | UnsetType = UNSET
+    special: bool | UnsetType = UNSET
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ def _as_its_class(checkpoint: Checkpoint, values: dict[str, Any]) -> dict[str, A
     return {**values, "model": model}
 
 
-def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: set[Any]) -> dict[str, Any]:
+def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: set[str]) -> dict[str, Any]:
     """An added token with the flags that count."""
     other = listed.get(token["id"])
     if token["content"] in plain:
@@ -121,13 +134,21 @@ def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: se
     return {**token, **{flag: bool(other[flag]) for flag in FLAGS if flag in other}}
 
 
-def _plain(checkpoint: Checkpoint) -> set[Any]:
+def _plain(checkpoint: Checkpoint) -> set[str]:
     """The special tokens that Qwen2Tokenizer adds once more, without their flags."""
     if not _own_words(checkpoint) or checkpoint.config.get("model_type") != "qwen3_vl":
         return set()
     config = checkpoint.tokenizer_config
-    given = [*(config.get(name) for name in NAMED), *(config.get("additional_special_tokens") or [])]
-    return {token.get("content") if isinstance(token, dict) else token for token in given if token}
+    more = config.get("additional_special_tokens") or []
+    given = [config.get(name) for name in NAMED] + (more if isinstance(more, list) else [more])
+    texts: list[Any] = [token.get("content") if isinstance(token, dict) else token for token in given if token]
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(
+                f"tokenizer_config.json of {checkpoint.path} names the special token {str(text)[:100]!r}; expected a "
+                "text, or an object with its content"
+            )
+    return set(texts)
 
 
 def _own_words(checkpoint: Checkpoint) -> bool:
@@ -156,14 +177,13 @@ def _check_words(checkpoint: Checkpoint, values: dict[str, Any]) -> None:
 def _listed(checkpoint: Checkpoint) -> dict[int, dict[str, Any]]:
     """Tokens by id, of tokenizer_config.json or else of added_tokens.json."""
     listed = checkpoint.tokenizer_config.get("added_tokens_decoder")
-    if listed is None:
-        older = json_file(checkpoint.model_path / "added_tokens.json")
-        listed = {number: {"content": content, "normalized": True} for content, number in older.items()}
     try:
-        found = {int(number): dict(token) for number, token in listed.items()}
-        usable = all(isinstance(token["content"], str) for token in found.values())
-    except (AttributeError, KeyError, TypeError, ValueError):
-        usable = False
-    if not usable:
-        raise InputError(f"{checkpoint.path} lists added tokens wrongly; expected their content by number")
-    return found
+        if listed is None:
+            older = json_file(checkpoint.model_path / "added_tokens.json")
+            listed = {str(number): {"content": content, "normalized": True} for content, number in older.items()}
+        entries = msgspec.convert(listed, dict[Id, ListedToken], str_keys=True)
+        for token in entries.values():
+            token.content.encode()  # halves of surrogates are no text
+    except ValueError:
+        raise InputError(f"{checkpoint.path} lists added tokens wrongly; expected their content by number") from None
+    return {number: msgspec.to_builtins(token) for number, token in entries.items()}

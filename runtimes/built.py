@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..targets.errors import InputError
+from .array_files import read_arrays, take_array
 from .bundle import Bundle
 from .engine import Floats
-from .files import dump_json, hash_file, read_json, write_json
+from .files import dump_json, hash_file, write_json
 from .outputs import Fed, Output
 from .replay import Row
-from .traces import open_arrays
+from .trace_entries import BuiltEntry, briefly, read_entry
 
 FOLDER = "golden"  # of a bundle, with its traces
 RECORD, SAMPLES = f"{FOLDER}/built.json", f"{FOLDER}/built.npz"
@@ -214,12 +212,10 @@ def read_built(bundle: Bundle) -> Built:
             f"the bundle {bundle.path} is of an older lensmith, which did not record what a bundle itself gives; "
             "export it again"
         )
-    data = read_json(bundle.file(RECORD))
     try:
-        with open_arrays(bundle.file(SAMPLES)) as arrays:
-            samples: dict[str, NDArray[Any]] = {name: arrays[name] for name in arrays.files}
-        spreads = {graph: Spread(float(v["row"]), float(v["overall"])) for graph, v in data["spread"].items()}
-        digests = {name: dict(found) for name, found in data["digests"].items()}
-        return Built(digests, samples, spreads, dict(data["settings"]))
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(f"the record of {bundle.path} cannot be read ({error}); export it again") from error
+        entry, arrays = read_entry(bundle.file(RECORD), BuiltEntry), read_arrays(bundle.file(SAMPLES))
+        samples: dict[str, Floats] = {name: take_array(arrays, name, np.float32, None) for name in arrays}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the record of {bundle.path} cannot be read ({briefly(error)}); export it again") from None
+    spread = {graph: Spread(found.row, found.overall) for graph, found in entry.spread.items()}
+    return Built(entry.digests, samples, spread, entry.settings)

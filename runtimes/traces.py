@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ..targets.errors import InputError
+from .array_files import Arrays, read_arrays, take_array
 from .bundle import Bundle
 from .engine import Floats, ImageFeatures
-from .files import read_json, write_json
+from .files import write_json
+from .trace_entries import FORMAT_VERSION, CaseEntry, ImageEntry, TracesEntry, briefly, read_entry
 
 CASES, ARRAYS = "golden/cases.json", "golden/traces.npz"
-FORMAT_VERSION = 1
 Doubles = NDArray[np.float64]
 TOP = 16  # logits kept of each decode step: the head of the distribution, without the size of the vocabulary
 
@@ -97,31 +98,56 @@ def read_traces(bundle: Bundle) -> Traces:
             f"{'' if golden.get('proven') else ', so that its graphs were never compared with PyTorch'}; "
             f"{golden.get('advice', 'record them where PyTorch is installed: lensmith export --golden always')}"
         )
-    data = read_json(bundle.file(CASES))
     try:
-        with open_arrays(bundle.file(ARRAYS)) as arrays:
-            images = tuple(_image(entry, arrays) for entry in data["images"])
-            return Traces(data["reference"], images, tuple(_case(entry, arrays) for entry in data["cases"]))
-    except (KeyError, ValueError, TypeError, OSError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(f"the golden traces of {bundle.path} cannot be read ({error}); export it again") from error
+        entry = read_entry(bundle.file(CASES), TracesEntry)
+        _check(entry, bundle.manifest)
+        arrays = read_arrays(bundle.file(ARRAYS))
+        images = tuple(_image(image, arrays) for image in entry.images)
+        return Traces(entry.reference, images, tuple(_case(case, arrays, bundle.manifest) for case in entry.cases))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"the golden traces of {bundle.path} cannot be read ({briefly(error)}); export it again"
+        ) from None
 
 
-def open_arrays(path: Path) -> Any:
-    """The arrays of a .npz file; ValueError for compressed ones, of which a few bytes become any number."""
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("its arrays are compressed")
-    return np.load(path, allow_pickle=False)
+def _check(entry: TracesEntry, manifest: Mapping[str, Any]) -> None:
+    """ValueError for pictures that are not in the bundle, and conversations that it cannot have."""
+    named = [*(image.file for image in entry.images)]
+    named += [file for case in entry.cases for turn in case.messages for file in turn.files]
+    for file in named:
+        if file not in manifest["files"]:
+            raise ValueError(f"the bundle has no file {file[:100]!r}")
+    if entry.cases and "decoder" not in manifest["graphs"]:
+        raise ValueError("there are conversations, and the bundle has no decoder")
+    for case in entry.cases:
+        if case.tokens > manifest["limits"]["context"]:
+            raise ValueError(
+                f"{case.name[:100]!r} has {case.tokens} tokens, the context {manifest['limits']['context']}"
+            )
 
 
-def _image(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> ImageTrace:
-    name = entry["file"]
-    frames, height, width = map(int, entry["grid"])
-    features = ImageFeatures(arrays[f"{name}.features"], arrays.get(f"{name}.deepstack"))
-    return ImageTrace(name, (frames, height, width), entry["patches_sha256"], features)
+def _image(entry: ImageEntry, arrays: Arrays) -> ImageTrace:
+    name = entry.file
+    taps = f"{name}.deepstack"
+    deepstack = take_array(arrays, taps, np.float32, None, None, None) if taps in arrays else None
+    features = ImageFeatures(take_array(arrays, f"{name}.features", np.float32, None, None), deepstack)
+    return ImageTrace(name, entry.grid, entry.patches_sha256, features)
 
 
-def _case(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> CaseTrace:
-    kept = {key: arrays[f"{entry['name']}.{key}"] for key in ("logits", "top_ids", "top_logits", "log_sums")}
-    plain = {key: entry[key] for key in ("name", "messages", "token_ids", "answer")}
-    return CaseTrace(**plain, **kept)
+def _case(entry: CaseEntry, arrays: Arrays, manifest: Mapping[str, Any]) -> CaseTrace:
+    vocabulary = manifest["graphs"]["decoder"]["outputs"]["logits"]["shape"][-1]
+    steps, top = len(entry.answer), min(TOP, vocabulary)
+    top_ids = take_array(arrays, f"{entry.name}.top_ids", np.int64, steps, top)
+    for what, ids in (("token_ids", entry.token_ids), ("answer", entry.answer), ("top_ids", top_ids)):
+        if np.min(ids) < 0 or np.max(ids) >= vocabulary:
+            raise ValueError(f"{what} of {entry.name[:100]!r} has ids beyond the vocabulary of {vocabulary} tokens")
+    return CaseTrace(
+        name=entry.name,
+        messages=msgspec.to_builtins(entry.messages),
+        token_ids=entry.token_ids,
+        logits=take_array(arrays, f"{entry.name}.logits", np.float32, vocabulary),
+        answer=entry.answer,
+        top_ids=top_ids,
+        top_logits=take_array(arrays, f"{entry.name}.top_logits", np.float32, steps, top),
+        log_sums=take_array(arrays, f"{entry.name}.log_sums", np.float64, steps),
+    )

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes import new_folder
+from lensmith.runtimes.array_files import read_arrays
 from lensmith.runtimes.bundle import MANIFEST, Bundle, check_manifest, open_bundle
 from lensmith.runtimes.bundle_writer import BundleWriter, check_new_bundle
 from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
-from lensmith.runtimes.traces import open_arrays
 from lensmith.targets.errors import InputError, LensmithError
 
 from tests.manifests import CONTENT
@@ -527,10 +527,9 @@ def test_hash_files(tmp_path: Path) -> None:
 def test_arrays_that_grow_when_they_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "plain.npz", a=np.zeros(8))
     np.savez_compressed(tmp_path / "packed.npz", a=np.zeros(1 << 20))
-    with open_arrays(tmp_path / "plain.npz") as arrays:
-        assert arrays["a"].shape == (8,)
+    assert read_arrays(tmp_path / "plain.npz")["a"].shape == (8,)
     with pytest.raises(ValueError, match="its arrays are compressed"):
-        open_arrays(tmp_path / "packed.npz")
+        read_arrays(tmp_path / "packed.npz")
 
 
 @pytest.mark.parametrize("name", ["decoder.onnx", "golden/0.json"])

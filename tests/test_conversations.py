@@ -445,6 +445,44 @@ def test_chunks_are_as_long_as_the_logits_that_are_wanted(name: str, models: Cal
         np.testing.assert_allclose(found, whole, rtol=1e-3, atol=1e-3)
 
 
+def test_what_is_computed_anew(plain: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token at least, as many as logits are wanted of, or all of them where that is asked."""
+    request, run, read = text_request(list(range(20, 70))), plain.decoder.run, []
+
+    def counted(states: Any, tokens: Any, *given: Any, **wanted: Any) -> Any:
+        read.append(len(tokens))
+        return run(states, tokens, *given, **wanted)
+
+    monkeypatch.setattr(plain.decoder, "run", counted)
+    for chosen in ({}, {}, {"num_logits": 3}, {"reuse": False}):
+        plain.prefill(request, **chosen)
+    assert read == [50, 1, 3, 50]
+
+
+def test_without_a_request_it_is_the_latest(plain: Model) -> None:
+    with plain.conversation() as one, plain.conversation() as other:
+        assert one is not other
+    assert latest(plain) is one
+    with plain.conversation():
+        assert latest(plain) is other
+
+
+def test_recurrent_states_are_saved_behind_the_images_and_behind_the_turn(models: Callable[[str], Model]) -> None:
+    """So that another question about the same image, and the next turn, both go on from what is there."""
+    model, picture = models("onnx, hybrid"), random_image(640, 480)
+    model.forget()
+    question = [user_message("What is it? " * 30, [picture])]
+    request = model.prepare(question)
+    image_end = int(request.prompt.image_spans[0][1])
+    other = model.prepare([user_message("How many?", [picture])])
+    following = model.prepare([*question, ANSWER, user_message("And then?")])
+    for asked, length in ((following, request.turn_end), (other, image_end)):
+        expected = model.prefill(asked, reuse=False)
+        model.prefill(request, reuse=False)
+        assert latest(model).start(asked) == length
+        np.testing.assert_allclose(model.prefill(asked), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_images_that_came_by_hand_are_not_used_again(plain: Model) -> None:
     """Their tokens are those of any image of the size."""
     request, other = plain.prepare(QUESTIONS[0]), plain.prepare(QUESTIONS[3])

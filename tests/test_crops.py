@@ -55,6 +55,12 @@ def test_random_sizes_equal_hf(batch: int) -> None:
             assert_same_as_hf(MODES[mode](noise(width, height, 4, seed=number)), CONFIG)
 
 
+def test_the_size_of_results_is_that_of_the_crop() -> None:
+    assert CropSpec(None, (60, 60), (48, 40)).size == (48, 40)
+    assert CropSpec(None, (60, 52), None).size == (60, 52)
+    assert CropSpec(224, None, None).size is None
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.filterwarnings("ignore:Palette images:UserWarning")
 def test_modes_equal_hf(mode: str) -> None:

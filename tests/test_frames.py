@@ -298,6 +298,17 @@ def test_unusable_videos(source: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_video_that_ends_early() -> None:
+    clip = Clip("it", 3, None, lambda indices: iter(pictures(2)))
+    with pytest.raises(InputError, match="ends early, 3 frames"):
+        list(clip.frames(np.arange(3)))
+
+
+def test_just_as_many_frames_as_allowed() -> None:
+    assert open_clip(pictures(3), VideoLimits(max_source_frames=3)).total == 3
+    assert open_clip(animation("GIF", 3, 100), VideoLimits(max_source_pixels=3 * WIDTH * HEIGHT)).total == 3
+
+
 def test_what_is_no_video_at_all(av: Any) -> None:
     for data in (b"hello", bytes(5000), b"<html>" * 100):
         with pytest.raises(InputError, match="not a readable video"):

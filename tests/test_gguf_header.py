@@ -208,7 +208,8 @@ def test_values_are_those_of_the_file(tmp_path: Path) -> None:
     path = gguf(tmp_path / "a.gguf", values, [first, second], 256)
     found = read_gguf(path)
     assert {code: found.metadata[code] for code in numbers} == {code: value for code, (_, value) in numbers.items()}
-    assert (found.metadata["text"], found.metadata["list"].tolist(), found.metadata["texts"]) == ("ü", [1, -2, 3], 2)
+    assert (found.metadata["text"], found.metadata["list"].tolist(), found.metadata["texts"]) == (
+        "ü", [1, -2, 3], [b"a", b"b"])  # fmt: skip
     begin = path.stat().st_size - 256
     places = {name: (each.shape, each.kind, each.begin, each.nbytes) for name, each in found.tensors.items()}
     assert places == {"v": ((3,), F32, begin, 12), "w": ((64, 3), Q8_0, begin + 32, 6 * 34)}

@@ -10,12 +10,22 @@ import math
 import random
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.images import ImageLimits, ImageSpec, open_image, preprocess, preprocess_images, smart_resize
+from lensmith.runtimes.images import (
+    ImageLimits,
+    ImageSpec,
+    check_header,
+    open_image,
+    preprocess,
+    preprocess_images,
+    smart_resize,
+)
+from lensmith.runtimes.pixels import image_spec
 from lensmith.runtimes.resize import axis_weights, resize_bicubic
 from lensmith.targets.errors import InputError
 from PIL import Image
@@ -236,6 +246,12 @@ def test_pixel_range_of_the_bundle() -> None:
             narrow.with_pixels(**bad)
 
 
+def test_a_size_of_just_the_most_pixels_stays() -> None:
+    """50 x 70 pixels round to 64 x 64, which are 4096."""
+    assert smart_resize(50, 70, ImageSpec(min_pixels=1024, max_pixels=4096)) == (64, 64)
+    assert smart_resize(50, 70, ImageSpec(min_pixels=1024, max_pixels=4095)) == (32, 64)
+
+
 def test_config_of_the_processor() -> None:
     config = json.loads((hf.TOKENIZER / "preprocessor_config.json").read_text())
     assert ImageSpec.from_config(config) == SPEC
@@ -250,6 +266,18 @@ def test_config_of_the_processor() -> None:
     for bad in [*bads, {"image_mean": [1]}]:
         with pytest.raises(InputError):
             ImageSpec.from_config({**config, **bad})
+
+
+def test_the_image_section_of_a_manifest() -> None:
+    """Each constant in its own place, and bounds as wide as one image token at least."""
+    image = {"patch_size": 14, "temporal_patch_size": 1, "merge_size": 3, "rescale_factor": 0.5,
+             "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}  # fmt: skip
+    limits = {"min_pixels": 5000, "max_pixels": 9000}
+    spec = image_spec({"image": {"kind": "patches", **image}, "limits": limits})
+    assert spec == ImageSpec(14, 1, 3, 5000, 9000, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, (1764, 9000))
+    assert image_spec({"image": image, "limits": {**limits, "min_pixels": 1000}}) == replace(
+        spec, min_pixels=1000, allowed_pixels=(1000, 9000)
+    )
 
 
 def test_defaults_are_those_of_the_class() -> None:
@@ -308,6 +336,7 @@ def test_limits_hold_before_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(InputError, match="more than the limit of 19999"):
         open_image(path, ImageLimits(max_decoded_pixels=19_999))
+    check_header(Image.open(path), "it", ImageLimits(max_decoded_pixels=20_000))
     with pytest.raises(InputError, match="bytes, more than the limit"):
         open_image(path, ImageLimits(max_file_bytes=100))
     with pytest.raises(InputError):

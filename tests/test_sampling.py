@@ -143,6 +143,30 @@ def test_seeds_repeat() -> None:
     assert draw(None) != draw(None)
 
 
+def test_what_a_generation_config_leaves_out_is_as_in_transformers() -> None:
+    drawn = SamplingOptions.from_generation_config({"do_sample": True, "temperature": 0.5, "repetition_penalty": 1.2})
+    assert (drawn.top_k, drawn.top_p, drawn.min_p, drawn.temperature, drawn.repetition_penalty) == (50, 1, 0, 0.5, 1.2)
+    greedy = SamplingOptions.from_generation_config({"do_sample": False, "repetition_penalty": 1.3})
+    assert (greedy.do_sample, greedy.repetition_penalty) == (False, 1.3)
+    assert int(Sampler(greedy)(np.array([1.2, 1.0], np.float32), [0])) == 1  # 1.2 / 1.3 is less than 1
+    cold = SamplingOptions.from_generation_config({"temperature": 0, "do_sample": True, "repetition_penalty": 1.3})
+    assert (cold.do_sample, cold.repetition_penalty) == (False, 1.3)
+    asked = SamplingOptions.from_generation_config({"temperature": 0}, do_sample=True)
+    assert (asked.do_sample, asked.temperature) == (True, 1.0)
+
+
+def test_options_that_would_not_be_read() -> None:
+    assert SamplingOptions(top_p=0.5).temperature == 1.0
+    bads: list[tuple[dict[str, Any], str]] = [
+        ({"do_sample": False, "top_k": 5}, "top_k"), ({"temperature": 0, "top_p": 0.5}, "top_p"), ({"seed": 1}, "seed"),
+    ]  # fmt: skip
+    for bad, name in bads:
+        with pytest.raises(InputError, match=f"option {name} .* no effect"):
+            SamplingOptions(**bad)
+    with pytest.raises(InputError, match="float64"):
+        Sampler(SamplingOptions())(np.zeros(4))  # type: ignore[arg-type]
+
+
 def test_draws_follow_the_distribution() -> None:
     logits = np.log(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
     sampler = Sampler(SamplingOptions(do_sample=True, top_k=3, seed=1))

@@ -82,8 +82,9 @@ def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
             path, str(path), path.as_uri(), path.as_uri().replace("file:///", "file://localhost/"),
             path.as_uri().replace("file:///", "FILE:/"), data, bytearray(data), memoryview(data),
             io.BytesIO(data), Streamed(data), buffered, raw, f"data:image/png;base64,{text}",
-            f"DATA:image/png;charset=x;base64,{text[:40]}\n {text[40:]}",
+            f"DATA:image/png;charset=x;BASE64,{text[:40]}\n {text[40:]}",
             f"data:image/;base64,{text.replace('+', '%2B')}", Image.open(io.BytesIO(data)), pixels(40, 30, 3),
+            np.ma.array(pixels(40, 30, 3)),
         ]  # fmt: skip
         opened = [open_image(source).tobytes() for source in [*sources, buffered]]  # once more: the same again
     assert set(opened) == {pixels(40, 30, 3).tobytes()}

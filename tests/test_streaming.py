@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.streaming import TextStream, byte_alphabet
+from lensmith.runtimes.streaming import ByteSpelling, TextStream, byte_alphabet
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer, decoders, models
 
@@ -64,6 +64,13 @@ def test_pieces_come_as_early_as_characters_are_whole() -> None:
     assert stream(ids) == ["a", "", "é", "", "", "", "👍", ""]
     invalid = [BYTE_IDS[byte] for byte in b"\xff\xe0\xa4b\xf0\x9f"]
     assert stream(invalid) == ["\ufffd", "", "", "\ufffdb", "", "", "\ufffd"]
+
+
+def test_plain_tokens_end_an_unfinished_character() -> None:
+    """An added token that is written as itself comes behind the bytes in front of it."""
+    spelling = ByteSpelling()
+    assert [spelling.push(token) for token in ("â", "a b", "Ã", "©", "Ä")] == ["", "\ufffda b", "", "é", ""]
+    assert spelling.finish() == "\ufffd"
 
 
 def test_special_tokens_are_silent() -> None:

@@ -234,6 +234,7 @@ def test_timestamps_by_hand() -> None:
     """Five frames at 2 a second: 0 and 0.5 s, 1 and 1.5 s, 2 s alone."""
     assert frame_seconds([0, 1, 2, 3, 4], 2, 2) == (0.25, 1.25, 2.0)
     assert patch_seconds([0.0, 0.1, 0.7], 2) == (0.05, 0.7)
+    assert patch_seconds([0.0, 1.0, 2.0, 3.0], 3) == (1.0, 3.0)
     layout = VideoLayout((2, 2, 2), (0.25, 1.25))
     prompt = builder("qwen3_vl").encode("<|vision_start|><|video_pad|><|vision_end|>", videos=[layout])
     text = builder("qwen3_vl").tokenizer.decode(prompt.ids.tolist(), skip_special_tokens=False)

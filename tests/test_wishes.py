@@ -15,8 +15,10 @@ from lensmith.runtimes.frames import VideoLimits
 from lensmith.runtimes.images import ImageLimits, ImageSpec
 from lensmith.runtimes.media import MediaEncoder, Medium
 from lensmith.runtimes.pixels import PixelSpec
+from lensmith.runtimes.sizing import grown, shrunk
 from lensmith.runtimes.timings import Timings
 from lensmith.runtimes.video import VideoSpec
+from lensmith.runtimes.wishes import check_limits, frame_range, image_wishes, wished_size
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -58,6 +60,38 @@ def test_pixel_ranges_of_images_equal_hf(width: int, height: int, ends: tuple[in
     medium = opened(part, limits) if per_call else opened({**part, **limits}, {"max_pixels": 2048})
     assert [list(medium.grid)] == expected["image_grid_thw"].tolist()
     assert np.array_equal(patches_of(medium), expected["pixel_values"])
+
+
+def test_bounds_are_within_their_ranges() -> None:
+    """By hand: 50 x 70 pixels round to 64 x 64, and three frames fill two temporal patches, of four frames."""
+
+    def sized(frames: int, most: int = 400_000, **wishes: int) -> tuple[int, int]:
+        return wished_size(frames, 50, 70, VideoSpec(ImageSpec(max_pixels=most)), wishes)
+
+    assert sized(2, max_pixels=4096) == sized(2, total_pixels=4096) == (64, 64)  # fewer than the spec's 32,768 a frame
+    assert sized(2, max_pixels=4095) == (32, 64)
+    assert sized(2, max_pixels=1024) == (32, 32)
+    with pytest.raises(InputError, match="widen"):
+        sized(2, max_pixels=1023)
+    assert sized(3, 4 * 65_536, resized_height=256, resized_width=256) == (256, 256)
+    with pytest.raises(InputError, match="3 frames of 256 x 256"):
+        sized(3, 4 * 65_536 - 1, resized_height=256, resized_width=256)
+    least = image_wishes(IMAGES, {"resized_height": 32, "resized_width": 32}, {})
+    assert isinstance(least, ImageSpec)
+    assert least.exact_size == (32, 32)
+    assert shrunk(6400, 32, 32, 65_536) == (3616, 32)
+    assert shrunk(32, 6400, 32, 65_536) == (32, 3616)
+    assert shrunk(128, 128, 32, 32_768, frames=8) == (64, 64)
+    assert grown(64, 64, 32, 8 * 16_384, frames=8) == (128, 128)
+
+
+def test_seconds_at_the_ends_are_taken() -> None:
+    times, part = (0.0, 0.5, 1.0, 1.7), {"video_start": 0.5, "video_end": 1.0}
+    assert frame_range(4, 2.0, times, part) == frame_range(4, 2.0, None, part) == (1, 2)
+    for shown in (times, None):
+        with pytest.raises(InputError, match="fewer than two frames"):
+            frame_range(4, 2.0, shown, {"video_start": 0.5, "video_end": 0.9})
+    check_limits({"max_pixels": 5000, "max_video_pixels": 5000}, images=0, videos=0)  # nor is there anything to limit
 
 
 def test_one_end_alone_moves_the_other() -> None:

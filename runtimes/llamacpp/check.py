@@ -11,6 +11,7 @@ import numpy as np
 
 from .encoder_tensors import expected_tensors
 from .header import BLOCKS, Header, damaged, read_gguf
+from .token_list import check_tokens
 
 MOST = 1 << 24  # of any size; the largest in use is a vocabulary of a quarter of a million
 LONG = 1 << 31  # of a context, or an area in pixels
@@ -119,13 +120,7 @@ def _check_vocabulary(header: Header, width: int) -> None:
     table = header.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2 or table.shape[0] != width:
         raise damaged(header.path, f"it has no token table of width {width}")
-    tokens, kinds = (header.metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
-    if tokens != table.shape[1] or not isinstance(kinds, np.ndarray) or len(kinds) != table.shape[1]:
-        raise damaged(header.path, f"its tokenizer does not have the {table.shape[1]} tokens of its table")
-    for key, value in header.metadata.items():
-        wrong = type(value) is not int or not 0 <= value < table.shape[1]
-        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and wrong:
-            raise damaged(header.path, f"{key} is {str(value)[:80]!r} of {table.shape[1]} tokens")
+    check_tokens(header, table.shape[1])
 
 
 def _check_blocks(header: Header, prefix: str, count: int) -> None:

@@ -46,7 +46,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """All that a GGUF file says about itself. Numeric arrays are numpy's; of texts in arrays only their number."""
+    """All that a GGUF file says about itself. Numeric arrays are numpy's, those of texts are lists of bytes."""
 
     path: Path
     metadata: dict[str, Any]
@@ -99,12 +99,10 @@ class _Cursor:
         dtype = np.dtype(NUMBERS[kind]).newbyteorder("<")
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)
 
-    def _texts(self, count: int) -> int:
+    def _texts(self, count: int) -> list[bytes]:
         if count > min(len(self.data), MOST_TEXTS):
             raise damaged(self.path, f"an array before byte {self.at} has {count} texts")
-        for _ in range(count):
-            self.take(int.from_bytes(self.take(8), "little"))
-        return count
+        return [self.take(int.from_bytes(self.take(8), "little")) for _ in range(count)]
 
 
 def read_gguf(path: Path) -> Header:

@@ -112,7 +112,7 @@ BUNDLE_FILES: Mapping[str, tuple[tuple[str, ...], Mutation]] = {
     "template": (("chat_template.jinja",), mutate_template),
     "tokenizer": (("tokenizer.json",), mutate_json),
     "graph": (("decoder.onnx", "vision_encoder.onnx"), mutate_graph),
-    "golden": (("golden/cases.json", "golden/traces.npz"), mutate_any),
+    "golden": (("golden/cases.json", "golden/traces.npz", "golden/built.json", "golden/built.npz"), mutate_any),
     "header": (("model.gguf", "mmproj.gguf"), mutate_header),
 }
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json",
