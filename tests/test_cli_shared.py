@@ -142,7 +142,7 @@ def test_what_an_export_says_of_its_proof() -> None:
 def judged(kl: float, top1: tuple[float, float], accuracy: dict[str, float]) -> dict[str, Any]:
     return {"kl": {"text": kl, "image": 2 * kl}, "top1": dict(zip(("text", "image"), top1, strict=True)),
             "positions": {"text": 30, "image": 10}, "perplexity": 3.25, "accuracy": accuracy,
-            "drafts": {"accepted": 0.875}}  # fmt: skip
+            "groups": {"own kinds": kl, "answers": kl / 4}, "drafts": {"accepted": 0.875}}  # fmt: skip
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -151,13 +151,17 @@ def test_what_an_export_says_of_its_calibration(kept: bool, capsys: pytest.Captu
     accuracy = {"read": 1.0, "count": 0.5}
     judgement = {"float": judged(0, (1, 1), accuracy), "nearest": judged(0.5, (0.9, 0.5), accuracy),
                  "calibrated": judged(0.25, (1, 0.6), {"read": 0.25, "count": 0.5})}  # fmt: skip
-    _print_calibration({"judgement": judgement, "method": "gptq", "kept": kept})
+    tried = {"descent": ["answers"], **({} if kept else {"gptq": ["own kinds"]})}
+    _print_calibration({"judgement": judgement, "method": "gptq", "kept": kept, "tried": tried})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     nearest = next(line for line in lines if line[:3] == ["rounded", "to", "nearest"])
     assert nearest[3:] == ["0.5000", "1.0000", "80.0%", "3.250", "75.0%", "87.5%"]
-    calibrated = next(line for line in lines if line[:1] == ["gptq"])
-    assert calibrated[1:6] == ["0.2500", "0.5000", "90.0%", "3.250", "37.5%"]
-    assert any("worse" in line for line in lines) != kept
+    calibrated, groups = [line[1:] for line in lines if line[:1] == ["gptq"] and line[1] != "was"]
+    assert calibrated[:5] == ["0.2500", "0.5000", "90.0%", "3.250", "37.5%"]
+    assert groups == ["0.25", "0.0625"]
+    worse = " ".join(word for line in lines for word in line)
+    assert f"descent was worse than rounding to nearest on answers: {'gptq' if kept else 'rounding'} is kept" in worse
+    assert ("gptq was worse than rounding to nearest on own kinds" in worse) != kept
 
 
 def test_an_importance_matrix_says_what_it_saw(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes import GenerationOptions, Model, backends, load, user_message
 from lensmith.runtimes.answer import Progress
 from lensmith.runtimes.conversation_pool import ConversationPool
+from lensmith.runtimes.model import prompt_spec
 from lensmith.runtimes.onnx_decoder import _lazy_zeros
 from lensmith.runtimes.onnx_executor import OnnxExecutor
 from lensmith.runtimes.positions import text_positions
@@ -400,6 +401,47 @@ def test_the_end_of_an_answer(plain: Model, monkeypatch: pytest.MonkeyPatch) -> 
     assert not plain.conversations._used
 
 
+def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At an end token, which is text only where it is ignored, else at the limit or where the context is full."""
+    end, half = min(plain.eos_token_ids), plain.prompts.tokenizer.token_to_id("â")  # one byte of three
+    said = [half, end, half, half]
+    question = QUESTIONS[2]
+    prompt = len(plain.prepare(question).prompt)
+    monkeypatch.setattr("lensmith.runtimes.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt])
+    full = open_model(bundles("onnx"), context=prompt + 2)
+    cases: list[tuple[Model, dict[str, Any], Any]] = [
+        (plain, {}, ([half, end], "\ufffd", "eos")),
+        (plain, {"ignore_eos": True}, (said, "\ufffd\ufffd\ufffd", "length")),
+        (full, {"ignore_eos": True}, (said[:3], "\ufffd\ufffd", "context")),
+        (plain, {"max_new_tokens": 1}, ([half], "\ufffd", "length")),
+    ]
+    for model, options, found in cases:
+        answer = model.generate(question, GenerationOptions(**{"max_new_tokens": 4, **options}))
+        answer.read()
+        assert (answer.ids, answer.text, answer.finish_reason) == found
+        assert answer.timings.new_tokens == len(found[0])
+
+
+def test_what_a_manifest_says_of_prompts(plain: Model) -> None:
+    """Each in its own place; what is left out is nothing."""
+    section = {**plain.manifest["prompt"], "eos_token_ids": [3, 4], "bos_token": "<s>", "template_kwargs": {"a": 1}}
+    spec = prompt_spec({"prompt": section})
+    assert (spec.eos_token_ids, spec.bos_token, spec.template_kwargs) == ((3, 4), "<s>", {"a": 1})
+    assert (spec.token_ids, spec.merge_size) == (section["token_ids"], section["merge_size"])
+    bare = prompt_spec(
+        {"prompt": {name: section[name] for name in section if name not in ("bos_token", "template_kwargs")}}
+    )
+    assert (bare.bos_token, bare.template_kwargs) == (None, {})
+
+
+def test_tokens_of_images_and_of_videos_are_counted_apart(plain: Model) -> None:
+    frames, timings = [random_image(64, 64) for _ in range(4)], Timings()
+    request = plain.prepare([user_message("What?", [PICTURE], [frames])], timings)
+    (first, *others), counts = [int(end - begin) for begin, end in request.prompt.image_spans], timings
+    assert (counts.image_tokens, counts.video_tokens, counts.prompt_tokens) == (first, sum(others), len(request.prompt))
+    assert first != sum(others)
+
+
 def test_a_conversation_goes_to_whom_it_helps(plain: Model) -> None:
     """Each next turn finds its own; what is new takes the one that was not used for longest."""
     alone(plain)
@@ -496,6 +538,22 @@ def test_images_that_came_by_hand_are_not_used_again(plain: Model) -> None:
         conversation.run(other.prompt.ids[rest], other.positions[:, rest], other.images[0].features)
         assert conversation.reusable(request) == begin
     np.testing.assert_allclose(plain.prefill(request), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_images_come_token_by_token(plain: Model) -> None:
+    """With their features at each, whether or not its logits are asked for."""
+    request = plain.prepare(QUESTIONS[0])
+    (begin, end), last = request.prompt.image_spans[0], len(request.prompt)
+    steps, found = [(0, begin), *((place, place + 1) for place in range(begin, end)), (end, last)], []
+    with plain.conversation() as conversation:
+        for number in (0, 1):
+            conversation.forget()
+            for first, stop in steps:
+                tokens, positions = request.prompt.ids[first:stop], request.positions[:, first:stop]
+                features, wanted = request.features_between(first, stop), 1 if stop == last else number
+                logits = conversation.run(tokens, positions, features, num_logits=wanted)
+            found.append(logits.copy())
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 def test_videos_are_used_again(plain: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lensmith.exporters.layerwise.head import Predictions
-from lensmith.exporters.layerwise.judge import _judgement, _positions
+from lensmith.exporters.layerwise.judge import GROUPS, Judgement, _judgement, _positions, worse_groups
 from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT, Sample
 from lensmith.exporters.layerwise.shares import Shares
 
@@ -81,3 +81,15 @@ def test_answers_follow_the_farthest_position() -> None:
     assert found.kinds.tolist() == [TEXT, IMAGE, IMAGE, ANSWER, ANSWER, ANSWER]
     assert (found.answer, found.own, asked.kinds.tolist()) == (2, True, [TEXT, IMAGE, IMAGE, IMAGE])
     assert asked.answered(np.array([], INTS), own=True).answer == 0
+
+
+def test_weights_are_worse_where_they_are_further_away_than_rounding_and_than_noise() -> None:
+    def judged(own: float, foreign: float, answers: float) -> Judgement:
+        groups = dict(zip(GROUPS, (own, foreign, answers), strict=True))
+        return Judgement(kl={}, top1={}, positions={}, perplexity=1.0, accuracy={}, groups=groups)
+
+    nearest = judged(0.1, 0.2, 2e-5)
+    assert worse_groups(judged(0.05, 0.2, 1e-4), nearest) == []
+    assert worse_groups(judged(0.11, 0.1, 1e-5), nearest) == ["own kinds"]
+    assert worse_groups(judged(0.1, 0.21, 1.1e-4), nearest) == ["foreign kinds", "answers"]
+    assert worse_groups(judged(0.1, 0.2, 0.0011), judged(0.1, 0.2, 0.001)) == ["answers"]

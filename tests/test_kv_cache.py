@@ -207,12 +207,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A trained model with a cache in float32, and with one in int8 that other conversations calibrated."""
     folder, source = tmp_path_factory.mktemp(request.param), ROOT / request.param
     plain = load(export(prepare(source, replace(ROUNDED, kv_cache="float")), folder / "float", golden="never").path,
-                 threads=1, context=512)  # fmt: skip
+                 threads=1, context=1024)  # fmt: skip
     spec = prepare(source, ROUNDED).spec
     assert isinstance(spec, ModelSpec)
     scales = kv_scales(samples(plain), spec.decoder.rotated)
     rounded = export(prepare(source, ROUNDED, kv_scales=scales), folder / "int8", golden="never")
-    return plain, load(rounded.path, threads=1, context=512), scales
+    return plain, load(rounded.path, threads=1, context=1024), scales
 
 
 def greedy(model: Model, messages: list[dict[str, Any]], count: int) -> list[int]:

@@ -142,7 +142,7 @@ def test_two_values_of_one_name_are_both_checked() -> None:
     text = json.dumps(values())
     bomb = '"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "' + "a" * 1000 + '"}'
     for made in (text[:-1] + f", {bomb}}}", "{" + bomb + ", " + text[1:]):
-        with pytest.raises(InputError, match="Invalid value 'Replace'"):
+        with pytest.raises(InputError, match=r"Invalid (enum )?value '(Replace|a)'"):
             make_tokenizer(made.encode(), "here")
 
 

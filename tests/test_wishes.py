@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensmith.runtimes.crops import CropSpec
-from lensmith.runtimes.frames import VideoLimits
+from lensmith.runtimes.frames import Clip, VideoLimits
 from lensmith.runtimes.images import ImageLimits, ImageSpec
-from lensmith.runtimes.media import MediaEncoder, Medium
+from lensmith.runtimes.media import MediaEncoder, Medium, sample_clip
 from lensmith.runtimes.pixels import PixelSpec
 from lensmith.runtimes.sizing import grown, shrunk
 from lensmith.runtimes.timings import Timings
@@ -92,6 +92,30 @@ def test_seconds_at_the_ends_are_taken() -> None:
         with pytest.raises(InputError, match="fewer than two frames"):
             frame_range(4, 2.0, shown, {"video_start": 0.5, "video_end": 0.9})
     check_limits({"max_pixels": 5000, "max_video_pixels": 5000}, images=0, videos=0)  # nor is there anything to limit
+
+
+def test_a_given_rate_counts_over_the_times_of_the_file() -> None:
+    timed = Clip("it", 4, 2.0, cast(Any, None), times=(0.0, 0.1, 0.2, 5.0))
+    part = {"frame_rate": 1, "video_start": 1, "video_end": 2}
+    indices, seconds = sample_clip(timed, {**part, "num_frames": 2}, VIDEOS)
+    assert (indices.tolist(), seconds) == ([1, 2], (1.5,))
+    indices, seconds = sample_clip(timed, {"video_start": 0.1, "num_frames": 2}, VIDEOS)
+    assert (indices.tolist(), seconds) == ([1, 3], (2.55,))
+
+
+def test_wishes_without_an_effect() -> None:
+    still, moving = Image.fromarray(picture(64, 64)), clip(4, 64, 64, 0)
+    for part, limits, words in (
+        ({"type": "image", "image": still}, {"max_video_pixels": 9000}, "max_video_pixels has no effect"),
+        ({"type": "video", "video": moving}, {"min_pixels": 9000}, "min_pixels has no effect"),
+        ({"type": "video", "video": moving, "nframes": 6}, None, "multiple of 2 up to its 4"),
+        ({"type": "video", "video": moving, "nframes": 3}, None, "multiple of 2 up to its 4"),
+        ({"type": "video", "video": moving, "num_frames": 4, "min_frames": 2}, None, "no effect without fps"),
+        ({"type": "video", "video": moving, "max_frames": 2}, None, "no effect without fps"),
+    ):
+        with pytest.raises(InputError, match=words):
+            opened(part, limits)
+    assert layout_of(opened({"type": "video", "video": moving, "nframes": 4})).grid[0] == 2
 
 
 def test_one_end_alone_moves_the_other() -> None:

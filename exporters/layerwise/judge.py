@@ -17,6 +17,7 @@ from .stages import Stages, by_input
 from .streams import Floats, Runner, Stream, Values, relative_error
 
 GROUPS = ("own kinds", "foreign kinds", "answers")  # of positions; what is kept is no worse than rounding on each
+NEGLIGIBLE = 1e-4  # nats: below, differences of a few answers are noise, and change none of them
 ROWS = 8192  # positions that are compared in all; more tell no more
 Progress = Callable[[int, int], None]
 Rows = NDArray[np.int64]  # positions of a sample
@@ -169,8 +170,8 @@ def _gather(samples: Sequence[Values], name: str, rows: Sequence[Rows]) -> Float
 
 
 def worse_groups(judged: Judgement, nearest: Judgement) -> list[str]:
-    """The groups on which weights are further from the float model than rounded ones."""
-    return [name for name in GROUPS if judged.groups.get(name, 0.0) > nearest.groups.get(name, 0.0)]
+    """The groups on which weights are further from the float model than rounded ones, and by more than noise."""
+    return [name for name in GROUPS if judged.groups.get(name, 0.0) > max(nearest.groups.get(name, 0.0), NEGLIGIBLE)]
 
 
 def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictions) -> Judgement:
