@@ -6,7 +6,9 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import NoReturn
 
+from ..targets.errors import InputError
 from .timings import Timings
 
 
@@ -82,6 +84,11 @@ class Answer:
         except ValueError:  # "generator already executing", by that thread
             return
         self._progress.finish("closed")
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "an answer cannot be pickled, copied or sent to another process; read it, and send its text and ids"
+        )
 
     def __enter__(self) -> Answer:
         return self

@@ -20,7 +20,7 @@ from .clips import ClipSpec, PatchOrder, clip_spec, cut_clip, plan_clip, with_wi
 from .cores import at_most
 from .cpu import warn_if_lacking
 from .engine import Floats
-from .forks import PerProcess, computing
+from .forks import OfOneProcess, PerProcess, computing
 from .frames import Clip, VideoLimits, check_limit_objects, open_clip
 from .images import Grid, ImageLimits, ImageSpec, Patches, open_image, smart_resize
 from .media import Vision
@@ -45,7 +45,7 @@ class Features:
         return len(self.features)
 
 
-class Encoder:
+class Encoder(OfOneProcess):
     """A bundle of a vision encoder. Each image or clip goes through the graph by itself, so memory follows the largest.
 
     Several in one call of the original class, packed, give the same: attention stays within each.

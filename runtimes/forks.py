@@ -8,13 +8,23 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from ..targets.errors import InputError
 
 T = TypeVar("T")
 LONGEST_WAIT = 60.0  # seconds that a fork waits for a computation, and the other way round
 _first = os.getpid()
+
+
+class OfOneProcess:
+    """What no pickle carries to another process: it says so, and what to send instead."""
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            f"a loaded {type(self).__name__} cannot be pickled, copied or sent to another process; send the path of "
+            "its bundle, and load that once in each worker (Pool(initializer=...)), or load it before a fork"
+        )
 
 
 class PerProcess(Generic[T]):

@@ -22,7 +22,7 @@ from .cpu import warn_if_lacking
 from .decoding import Decoder
 from .engine import Floats
 from .engines import open_engines
-from .forks import PerProcess
+from .forks import OfOneProcess, PerProcess
 from .frames import VideoLimits, VideoSource, check_limit_objects
 from .images import ImageLimits
 from .media import MediaEncoder, Vision, layout_of
@@ -63,7 +63,7 @@ class Engines:
     conversations: ConversationPool
 
 
-class Model:
+class Model(OfOneProcess):
     """A bundle loaded for answering, several questions at once too: see `Answer`.
 
     At most `conversations` answers are open at a time, each with a KV cache of its own. Threads wait for one another; a

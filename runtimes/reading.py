@@ -6,6 +6,7 @@ Pipes, devices and files that the kernel makes up (/proc) have no size; a pipe m
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 import stat
@@ -13,9 +14,11 @@ from pathlib import Path
 
 from ..targets.errors import InputError
 
+log = logging.getLogger(__name__)
+
 MOST_STREAMED = 1 << 26  # bytes of what has no size: all of it is kept in memory until its end is seen
 # How long a pipe may have no writer, how long a writer may take to begin, and how long to go on. A pipe that the shell
-# hands over, `<(curl …)`, has a program behind it, whose first byte may come from afar.
+# hands over, `<(curl …)`, has a program behind it, whose first byte may come from afar: that wait is announced.
 WITHOUT_WRITER_S, BEGINNING_S, SILENT_S = 0.5, 0.8, 10.0
 _PIECE = 1 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -28,7 +31,7 @@ def read_limited(path: str | os.PathLike[str], most_bytes: int, expected: str) -
     """
     name = os.fspath(path)[:200]
     try:
-        with open(os.open(path, _FLAGS), "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=lambda path, _: os.open(path, _FLAGS)) as file:
             size = sized(file.fileno())
             most = most_bytes if size else min(most_bytes, MOST_STREAMED)
             content = (
@@ -90,5 +93,10 @@ def _wait(file: io.FileIO, seconds: float, *, must: bool = True) -> None:
     """Wait until there is something to read; an OSError where that `must` come and does not."""
     poll = select.poll()
     poll.register(file, select.POLLIN)
-    if not poll.poll(1000 * seconds) and must:
+    announced = min(seconds, BEGINNING_S)
+    if poll.poll(1000 * announced):
+        return
+    if seconds > announced:
+        log.warning("waiting up to %g s for the program that writes %s", seconds, file.name)
+    if not poll.poll(1000 * (seconds - announced)) and must:
         raise OSError(None, f"a stream in which nothing came for {seconds:g} s")

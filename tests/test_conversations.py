@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
+import multiprocessing
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -224,6 +227,38 @@ def test_an_answer_that_was_begun_before_the_fork(plain: Model) -> None:
     assert fork(lambda: list(begun))().startswith("InputError: this answer was begun before the process was forked")
     assert fork(lambda: (later.read(), later.ids)[1])() == repr(expected[1])
     assert [first, *begun] == expected[0]
+
+
+def test_four_workers_of_a_pool(plain: Model) -> None:
+    """They inherit what cannot be sent; results are sent."""
+    expected = alone(plain)
+    asked = [0, 1, 2, 3] * 3
+    global inherited
+    inherited = plain
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.map_async(ask_inherited, asked, chunksize=1).get(SECONDS)
+    assert found == [expected[index] for index in asked]
+
+
+inherited: Model
+
+
+def ask_inherited(index: int) -> list[int]:
+    return ids(inherited, QUESTIONS[index])
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_loaded_models_are_not_sent(plain: Model, send: Callable[[Any], Any]) -> None:
+    with pytest.raises(InputError, match=r"a loaded Model cannot be pickled.*; send the path of its bundle"):
+        send(plain)
+    with pytest.raises(InputError, match=r"an answer cannot be pickled.*; read it, and send its text and ids"):
+        send(plain.ask("?"))
+
+
+def test_processes_that_are_spawned_get_no_model(plain: Model) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=alone, args=(plain,))
+    with pytest.raises(InputError, match="load that once in each worker"):
+        process.start()
 
 
 def test_a_fork_waits_for_threads_that_compute(plain: Model) -> None:

@@ -138,8 +138,10 @@ def test_a_silent_writer_is_waited_for_not_for_ever(
     os.close(writer)
 
 
-def test_a_program_behind_a_pipe_may_begin_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `--image <(curl …)` gives its output: under a name of the descriptor alone."""
+def test_a_program_behind_a_pipe_may_begin_late(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `--image <(curl …)` gives its output: under a name of the descriptor alone; the wait is announced."""
     monkeypatch.setattr("lensmith.runtimes.reading.BEGINNING_S", 0.1)
     reader, writer = os.pipe()
     content = io.BytesIO()
@@ -153,6 +155,7 @@ def test_a_program_behind_a_pipe_may_begin_late(monkeypatch: pytest.MonkeyPatch)
     thread = threading.Thread(target=write)
     thread.start()
     assert open_image(f"/dev/fd/{reader}").size == (64, 48)
+    assert caplog.messages == [f"waiting up to 10 s for the program that writes /dev/fd/{reader}"]
     thread.join()
     os.close(reader)
 

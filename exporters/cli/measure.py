@@ -18,7 +18,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command(cls=Once)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--against", "checkpoint", required=True, type=click.Path(path_type=Path), help="The checkpoint folder.")
+@click.option(
+    "--against",
+    "checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The checkpoint: its folder, or its name on the hub.",
+)
 @click.option("--hub-revision", metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hugging Face hub.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="The adapter of the export.")
 @click.option("--tasks", type=FILE, help="Questions with answers, as JSON lines.")
