@@ -152,6 +152,14 @@ def test_several_images_equal_hf() -> None:
     assert np.array_equal(patches, expected["pixel_values"])
 
 
+def test_the_table_has_the_value_of_each_byte() -> None:
+    """To the bit those that patches have."""
+    spec = replace(SPECS[4], min_pixels=1024)
+    for byte in (0, 1, 77, 200, 255):
+        patches, _ = preprocess(Image.new("RGB", (32, 32), (byte,) * 3), spec)
+        assert patches[0].reshape(3, -1)[:, 0].tolist() == spec.table[:, byte].tolist()
+
+
 def test_no_images_are_ordinary() -> None:
     patches, grids = preprocess_images([], SPEC)
     assert patches.shape == (0, 1536)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.streaming import ByteSpelling, TextStream, byte_alphabet
+from lensmith.runtimes.streaming import ByteSpelling, PieceSpelling, TextStream, byte_alphabet
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer, decoders, models
 
@@ -71,6 +71,11 @@ def test_plain_tokens_end_an_unfinished_character() -> None:
     spelling = ByteSpelling()
     assert [spelling.push(token) for token in ("â", "a b", "Ã", "©", "Ä")] == ["", "\ufffda b", "", "é", ""]
     assert spelling.finish() == "\ufffd"
+
+
+def test_one_space_is_left_out_at_the_beginning() -> None:
+    spelling = PieceSpelling(1)
+    assert [spelling.push(token) for token in ("▁▁a", "▁b")] == [" a", " b"]
 
 
 def test_special_tokens_are_silent() -> None:
