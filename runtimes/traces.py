@@ -111,7 +111,7 @@ def read_traces(bundle: Bundle) -> Traces:
 
 
 def _check(entry: TracesEntry, manifest: Mapping[str, Any]) -> None:
-    """ValueError for pictures that are not in the bundle, and conversations that it cannot have."""
+    """ValueError for pictures that are not in the bundle, conversations that it cannot have, and graphs without any."""
     named = [*(image.file for image in entry.images)]
     named += [file for case in entry.cases for turn in case.messages for file in turn.files]
     for file in named:
@@ -119,6 +119,9 @@ def _check(entry: TracesEntry, manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"the bundle has no file {file[:100]!r}")
     if entry.cases and "decoder" not in manifest["graphs"]:
         raise ValueError("there are conversations, and the bundle has no decoder")
+    for graph, shown in (("decoder", entry.cases), ("vision_encoder", entry.images)):
+        if graph in manifest["graphs"] and not shown:
+            raise ValueError(f"nothing in them shows what the {graph} gives")
     for case in entry.cases:
         if case.tokens > manifest["limits"]["context"]:
             raise ValueError(

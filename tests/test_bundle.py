@@ -147,29 +147,14 @@ def test_a_folder_that_cannot_be_moved_is_filled(tmp_path: Path, monkeypatch: py
     assert (out.stat().st_ino, entries(tmp_path)) == (identity, ["out"])
 
 
-def test_an_interrupted_filling_is_no_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("last", ["filling", "emptying"])
+def test_an_interrupted_move_is_no_bundle(last: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old manifest goes first: without it, the rest is nothing. The new one comes last."""
     monkeypatch.chdir(bundle)
-    rename = Path.rename
+    rename, emptied = Path.rename, bundle / "decoder.onnx"
 
     def stopped(path: Path, target: Path) -> Path:
-        if path.name == "golden":
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        write(bundle, b"new")
-    with pytest.raises(InputError, match="is not a bundle"):
-        open_bundle(bundle)
-
-
-def test_an_interrupted_emptying_is_no_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manifest goes first: without it, the rest is nothing."""
-    monkeypatch.chdir(bundle)
-    rename = Path.rename
-
-    def stopped(path: Path, target: Path) -> Path:
-        if path == bundle / "decoder.onnx":
+        if path == emptied if last == "emptying" else path.name == "golden":
             raise KeyboardInterrupt
         return rename(path, target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,17 +91,23 @@ def operators(bundle: Path) -> int:
 def test_features_are_off_as_far_as_those_of_the_bundle(
     benches: Callable[[str], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the kernels of ONNX Runtime; those of other matrices keep activations in float32."""
+    """Against the kernels of ONNX Runtime; those of other matrices keep activations in float32.
+
+    A picture may lie at a tie: a millionth of its pixels moves its error by a fifth, from one value to another.
+    """
     ladder.change_target(monkeypatch, accuracy_level=1)
     bench = benches("llava")
     job = prepare(bench.path, Options(precision="int8"))
     bundle = export(job, tmp_path / "bundle", golden="never").path
     assert operators(bundle) > 0
-    model, samples = bench.model, bench.samples
-    keys = keys_of(samples.calibrated)
-    plain, theirs = seen_by(model, samples.calibrated, samples.pictures), Whole(bundle).features(bench)
-    ours = feature_errors(model, {"made": nearest(model, schemes_of(job.graphs))}, pictures(bench))["made"]
-    assert ours == pytest.approx(relative([plain[k] for k in keys], [theirs[k] for k in keys]), rel=0.15)
+    model, samples = bench.model, (*bench.samples.calibrated, *bench.samples.held_out)
+    plain, theirs = seen_by(model, samples, bench.samples.pictures), Whole(bundle).features(bench)
+    rounded = {"made": nearest(model, schemes_of(job.graphs))}
+    for key in keys_of(samples):
+        picture, found = bench.samples.pictures[key], relative([plain[key]], [theirs[key]])
+        near = [replace(picture, patches=picture.patches * np.float32(1 + noise)) for noise in (0, 1e-6, -1e-6)]
+        ours = [feature_errors(model, rounded, [each])["made"] for each in near]
+        assert min(abs(each / found - 1) for each in ours) < 1e-3  # float32 sums in another order
 
 
 def relative(plain: Sequence[ImageFeatures], other: Sequence[ImageFeatures]) -> float:

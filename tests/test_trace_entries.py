@@ -63,6 +63,16 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
     np.testing.assert_array_equal(built.samples["a"], LOGITS[0])
 
 
+@pytest.mark.parametrize(("lost", "graph"), [("cases", "decoder"), ("images", "vision_encoder")])
+def test_each_graph_has_traces(lost: str, graph: str, bundle: Bundle) -> None:
+    """A verdict on nothing would be good."""
+    bundle.manifest["graphs"]["vision_encoder"] = {}
+    assert not refusal(read_traces, bundle)
+    whole = json.loads((bundle.path / CASES).read_text())
+    (bundle.path / CASES).write_text(json.dumps({**whole, lost: []}))
+    assert f"nothing in them shows what the {graph} gives" in refusal(read_traces, bundle)
+
+
 @pytest.mark.parametrize(("name", "read"), [(CASES, read_traces), (RECORD, read_built)])
 def test_every_field_is_typed(name: str, read: Callable[[Bundle], object], bundle: Bundle) -> None:
     """Whatever stands in place of a field; most of it cannot stand there."""
