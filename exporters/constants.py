@@ -55,7 +55,7 @@ def _other_pair(found: Turns | None, expected: Turns | None) -> int | None:
     if found is None or expected is None:
         return None if found is expected else 0
     if found.shape != expected.shape:
-        return min(found.shape[1], expected.shape[1])
+        return int(min(found.shape[1], expected.shape[1]))
     ours, wanted = (np.arctan2(np.sin(turns), np.cos(turns)) for turns in (found, expected))  # a whole turn is none
     others = np.flatnonzero(~np.isclose(ours, wanted, rtol=SAME, atol=1e-12).all(axis=0))
     return int(others[0]) if len(others) else None

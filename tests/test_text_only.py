@@ -79,6 +79,8 @@ def test_modules_without_images_are_those_of_the_decoder(tmp_path: Path) -> None
         for each in (job, whole)
     )
     assert (ours.epsilons, ours.l2) == (theirs.epsilons, theirs.l2)
+    assert ours.turns is not None
+    assert theirs.turns is not None
     assert np.array_equal(ours.turns, theirs.turns)
     assert ours.turns.shape == (3, 8)
 
