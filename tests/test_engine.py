@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from lensmith.runtimes import engine
 from lensmith.runtimes.engine import ImageFeatures
@@ -37,7 +38,7 @@ def test_what_a_session_is_told(
     threads: int | None, expected: int, profile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
-    monkeypatch.setattr(engine.ort, "InferenceSession", lambda path, options, providers: told.append(options))
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: told.append(options))
     engine.session(Path("x.onnx"), threads, profile=profile, native=False)
     (options,) = told
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (expected, 1)

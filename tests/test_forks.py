@@ -17,9 +17,12 @@ class Running:
     """A thread with what it does, and whether it is done."""
 
     def __init__(self, action: Callable[[], None]) -> None:
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=lambda: (action(), self.done.set()), daemon=True)
-        self.thread.start()
+        self.action, self.done = action, threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        self.action()
+        self.done.set()
 
 
 def computes(quiet: _Quiet, until: threading.Event, begun: threading.Event) -> Callable[[], None]:
