@@ -113,8 +113,8 @@ def _split(draw: Draw) -> Node:
 
 def _slice(draw: Draw) -> Node:
     if draw.one(2):
-        x, ends = draw.whole(6), (draw.one(4) - 2, draw.one(7) - 2)
-        return Node("Slice", [x, ints(ends[0]), ints(ends[1]), *([ints(0)] if draw.one(2) else [])])
+        x, begin, end = draw.whole(6), draw.one(4) - 2, draw.one(7) - 2
+        return Node("Slice", [x, ints(begin), ints(end), *([ints(0)] if draw.one(2) else [])])
     x = draw.floats(4, 5, 3)
     axes = draw.axes(3)
     starts, ends = ([draw.one(7) - 3 for _ in axes] for _ in range(2))
