@@ -243,13 +243,31 @@ def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
     return model.eval()
 
 
-def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    """A model of floats from a checkpoint whose files hold something else, and what transformers says of loading it."""
-    torch = importlib.import_module("torch")
+def empty_model(checkpoint: Checkpoint, _: Any = None) -> Any:
+    """The modules of a checkpoint without weights, in no time and memory."""
+    torch, transformers = import_torch()
+    config = _config(transformers, checkpoint)
+    with torch.device("meta"):
+        return _kind(transformers, config).from_config(config)
+
+
+def _kind(transformers: Any, config: Any) -> Any:
+    text = config.model_type in TEXT_ONLY
+    return transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+
+
+def _config(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """The configuration as of float weights, whatever the files hold."""
     config = transformers.AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
     for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         if hasattr(part, "quantization_config"):
             del part.quantization_config
+    return config
+
+
+def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """A model of floats from a checkpoint whose files hold something else, and what transformers says of loading it."""
+    torch, config = importlib.import_module("torch"), _config(transformers, checkpoint)
     tensors = {name: torch.from_numpy(tensor.numpy()).to(dtype) for name, tensor in checkpoint.tensors.items()}
     mappings = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kind = mappings[config.model_type not in TEXT_ONLY][type(config)]

@@ -15,8 +15,9 @@ from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
 from lensmith.exporters.calibrate import CalibrationOptions, export_calibrated
 from lensmith.exporters.calibration_samples import case_key
 from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.constants import of_modules
 from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.reference import Reference
+from lensmith.exporters.reference import Reference, import_torch
 from lensmith.runtimes.frames import VideoLimits
 from lensmith.runtimes.images import ImageLimits
 from lensmith.runtimes.llamacpp.header import read_gguf
@@ -69,6 +70,20 @@ def test_answers_are_those_of_transformers(pair: ladder.Pair, question: str) -> 
     answer = pair.model.generate(messages, GenerationOptions(24, ignore_eos=True))
     text = "".join(answer)
     assert text == pair.model.prompts.tokenizer.decode(theirs)
+
+
+def test_modules_without_images_are_those_of_the_decoder(tmp_path: Path) -> None:
+    ladder.need_torch()
+    job, whole = prepare(text_model(tmp_path / "text", plain), Options()), prepare(BASE, Options())
+    ours, theirs = (
+        of_modules(each.family.modules(each.checkpoint, each.spec), import_torch()[0])["decoder"]
+        for each in (job, whole)
+    )
+    assert (ours.epsilons, ours.l2) == (theirs.epsilons, theirs.l2)
+    assert ours.turns is not None
+    assert theirs.turns is not None
+    assert np.array_equal(ours.turns, theirs.turns)
+    assert ours.turns.shape == (3, 8)
 
 
 def test_drafts_are_those_of_the_whole_model(pair: ladder.Pair, tmp_path: Path) -> None:
