@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,11 @@ from lensmith.exporters.compare import CompareOptions
 from lensmith.exporters.contender import Job, run
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.runners import BundleRunner, PyTorchRunner
+from lensmith.runtimes.answer import Answer
 from lensmith.runtimes.bundle import Bundle
+from lensmith.runtimes.files import write_json
+from lensmith.runtimes.model import DEFAULT_CONTEXT
+from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.timings import Timings
 from lensmith.targets.errors import InputError, LensmithError
 from PIL import Image
@@ -89,13 +94,19 @@ def test_both_are_timed_over_the_same_work(
     ours, theirs = pair
     first = [theirs.model.greedy(theirs.prepare(cases[1]), 1, ignore_eos=True).ids[0]]
     monkeypatch.setattr(theirs.model.model.generation_config, "eos_token_id", first)
-    for spec in (ours.model.prompts.spec, ours.model):
-        if hasattr(spec, "eos_token_ids"):
-            monkeypatch.setattr(type(spec), "eos_token_ids", tuple(first), raising=False)
+    asked: list[GenerationOptions] = []
+    ask = ours.model.ask
+
+    def noted(question: str, images: list[str], options: GenerationOptions) -> Answer:
+        asked.append(options)
+        return ask(question, images, options)
+
+    monkeypatch.setattr(ours.model, "ask", noted)
     one, other = (runner.time(cases[1].images[0], "What is it?", STEPS) for runner in pair)
     for name in ("prompt_tokens", "image_tokens", "new_tokens"):
         assert getattr(one, name) == getattr(other, name) > 0, name
     assert one.new_tokens == STEPS + 1
+    assert [options.ignore_eos for options in asked] == [True]
     for timings in (one, other):
         assert min(timings.image_ms, timings.vision_ms, timings.prefill_ms, timings.decode_ms) > 0
     request, timings = theirs.prepare(cases[2], made := Timings()), made
@@ -146,13 +157,21 @@ def test_contenders_load_what_their_job_says(bundle: Bundle, monkeypatch: pytest
 
 def test_memory_is_that_of_the_timed_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    side = SimpleNamespace(engine="e", load_ms=1.0, time=lambda *_: done.append("time") or Timings(),
-                           prepare=lambda _: done.append("prepare"), greedy=lambda *_: [],
+
+    def note(name: str, made: Any = None) -> Callable[..., Any]:
+        def noted(*_: object) -> Any:
+            done.append(name)
+            return made
+
+        return noted
+
+    side = SimpleNamespace(engine="e", load_ms=1.0, time=note("time", Timings()), prepare=note("prepare"),
+                           greedy=lambda *_: [],
                            tokenizer=SimpleNamespace(encode=lambda *_, **__: SimpleNamespace(ids=[1]),
                                                      decode=lambda *_, **__: "said"))  # fmt: skip
     monkeypatch.setattr(contender, "_runner", lambda _: side)
     monkeypatch.setattr(contender, "_progress", lambda *_: None)
-    monkeypatch.setattr(contender, "peak_memory_bytes", lambda: done.append("memory") or 9)
+    monkeypatch.setattr(contender, "peak_memory_bytes", note("memory", 9))
     job = Job("x", "b", "c", None, 1, 2, "", "?", 1, (Case("t", (), "?", "a"),), (), "", False, True)
     assert run(job)["answers"] == ["said"]
     assert done == ["time"] * 3 + ["memory", "prepare"]
@@ -172,14 +191,15 @@ def test_jobs_hold_what_was_chosen(bundle: Bundle, cases: tuple[Case, ...], tmp_
         ("lensmith fp32", None, False, True),
     ]  # fmt: skip
     expected = read_tasks(tmp_path / "tasks.jsonl", 15)
-    shared = {"bundle": str(bundle.path), "checkpoint": str(SOURCE), "adapter": str(tmp_path / "changes"), "threads": 3,
-              "repeats": 4, "image": str(tmp_path / "0.png"), "prompt": "Look.", "decode_steps": 9,
+    shared: dict[str, Any] = {"bundle": str(bundle.path), "checkpoint": str(SOURCE),
+              "adapter": str(tmp_path / "changes"), "threads": 3, "repeats": 4,
+              "image": str(tmp_path / "0.png"), "prompt": "Look.", "decode_steps": 9,
               "cases": tuple(expected), "traced": tuple(spread_over_tasks(expected, comparing.TRACED_CASES)),
               "traces": str(tmp_path / "traces")}  # fmt: skip
     assert len(shared["traced"]) == comparing.TRACED_CASES < len(expected) == 45
     for job in jobs:
         assert {name: getattr(job, name) for name in shared} == shared
-    comparing.write_json(tmp_path / "job.json", asdict(jobs[0]))
+    write_json(tmp_path / "job.json", asdict(jobs[0]))
     assert Job.read(tmp_path / "job.json") == jobs[0]
 
 
@@ -198,9 +218,7 @@ def test_jobs_where_nothing_was_chosen(bundle: Bundle, tmp_path: Path, monkeypat
         comparing._jobs(blind, checkpoint, CompareOptions(image=tmp_path / "a.png"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("context", "room"), [(1024, 1024 - 32 - 256), (1 << 20, comparing.DEFAULT_CONTEXT - 32 - 256)]
-)
+@pytest.mark.parametrize(("context", "room"), [(1024, 1024 - 32 - 256), (1 << 20, DEFAULT_CONTEXT - 32 - 256)])
 def test_the_timed_photo_leaves_room(context: int, room: int, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(comparing, "benchmark_image", lambda *given: asked.append(given))
