@@ -16,6 +16,7 @@ from lensmith.exporters.calibrate import CalibrationOptions, export_calibrated
 from lensmith.exporters.calibration_samples import case_key
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.constants import of_modules
+from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.reference import Reference, import_torch
 from lensmith.runtimes.frames import VideoLimits
@@ -29,7 +30,7 @@ from safetensors.numpy import save_file
 
 from tests import ladder
 from tests.extras import Ran
-from tests.mtp_reference import MtpReference, assert_drafts
+from tests.mtp_reference import assert_drafts
 from tests.prequantized import VARIANTS, quantized_copy
 
 BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_5"
@@ -90,7 +91,7 @@ def test_drafts_are_those_of_the_whole_model(pair: ladder.Pair, tmp_path: Path) 
     """The draft head lies beside the decoder; transformers has none, so the reference is that of the whole model."""
     whole = ladder.compile_pair(BASE, tmp_path / "bundle")
     messages = [{"role": "user", "content": QUESTIONS[1]}]
-    assert_drafts(pair.model, MtpReference(whole.reference), whole.theirs(messages), LOGITS)
+    assert_drafts(pair.model, DraftReference(whole.reference), whole.theirs(messages), LOGITS)
 
 
 @pytest.mark.parametrize(
