@@ -18,7 +18,7 @@ from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.constants import of_modules
 from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.reference import import_torch
+from lensmith.exporters.reference import Reference, import_torch
 from lensmith.runtimes.frames import VideoLimits
 from lensmith.runtimes.images import ImageLimits
 from lensmith.runtimes.llamacpp.header import read_gguf
@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 from tests import ladder
 from tests.extras import Ran
 from tests.mtp_reference import assert_drafts
+from tests.prequantized import VARIANTS, quantized_copy
 
 BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_5"
 IMAGE = Path(__file__).parent / "tiny_vlm" / "heldout" / "images" / "0001.png"
@@ -158,6 +159,26 @@ def test_gguf_has_one_file(tmp_path: Path) -> None:
     plain_bundle = export(prepare(source, Options(precision="fp32")), tmp_path / "onnx", golden="never")
     texts = ["".join(load(b.path, threads=1).ask(QUESTIONS[0])) for b in (bundle, plain_bundle)]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("name", ["gptq asymmetric", "nf4"])
+def test_quantized_weights_answer_as_the_floats_that_they_stand_for(name: str, tmp_path: Path) -> None:
+    """Also those of the draft head; transformers runs the floats."""
+    ladder.need_torch()
+    source = text_model(tmp_path / "source", plain)
+    made = quantized_copy(source, tmp_path / "made", VARIANTS[name], lambda _: True)
+    stored, floats = (open_checkpoint(made / copy).tensors for copy in ("stored", "floats"))
+    assert stored.keys() == floats.keys()
+    for tensor in stored:
+        np.testing.assert_array_equal(stored[tensor].numpy(), floats[tensor].numpy(), tensor)
+    model = ladder.compile_pair(made / "stored", tmp_path / "bundle").model
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    reference, request = Reference(made / "floats", threads=1), model.prepare(messages)
+    ours = model.prefill(request, num_logits=len(request.prompt), reuse=False).copy()
+    assert relative_error(ours, reference.logits(request)) < LOGITS
+    answer = model.generate(messages, GenerationOptions(24, ignore_eos=True))
+    answer.read()
+    assert answer.ids == reference.greedy(request, 24, ignore_eos=True).ids
 
 
 @pytest.mark.parametrize("options", [Options(format="tensorrt", target="rtx-40"), Options(target="cuda")])
