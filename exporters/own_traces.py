@@ -17,13 +17,16 @@ from ..runtimes.built import RECORD, SAMPLES, Built, Run, settings_of, spread, w
 from ..runtimes.bundle_writer import BundleWriter
 from ..runtimes.encoder import Encoder
 from ..runtimes.engine import Floats, ImageFeatures
+from ..runtimes.images import Grid, Patches
 from ..runtimes.loading import open_loaded
+from ..runtimes.media import Vision
 from ..runtimes.model import Model
 from ..runtimes.outputs import Fed, Output, outputs, with_sources
 from ..runtimes.traces import OWN, CaseTrace, ImageTrace, Traces, tops_of
 from ..targets.errors import InputError
 from .golden_media import FILES, sources
 from .nudging import noise_of, nudged_vision
+from .self_replay import Way, replayed
 
 STEPS = 4  # tokens behind the prompt
 LARGEST = 4_000_000_000  # bytes of a bundle that is loaded for this, as a machine that builds it may be a small one
@@ -43,16 +46,16 @@ def record_own(conversations: Mapping[str, Any], writer: BundleWriter, manifest:
     pictures = {} if manifest["image"].get("kind") == "none" else {PICTURE: sources()[PICTURE]}
     for name, data in pictures.items():
         writer.add(name).write_bytes(data)
-    wishes = {"device": usable_device(bundle.manifest)}
+    wishes: dict[str, Any] = {"device": usable_device(bundle.manifest)}
     model = open_loaded(writer.preview(manifest), **wishes)
     asked = _asked(model, pictures, conversations) if isinstance(model, Model) else ()
     blank = Traces(OWN, tuple(_cut(model, name) for name in pictures), asked)
     kept = _Kept(blank)
-    base = Run(kept.noted(outputs(model, blank)))
+    base = Run(kept.noted(_made(model, blank, _once(model.vision))))
     built = Built(
         {line: base.digests for line in [arithmetic(bundle, **wishes)] if line is not None},
         base.samples,
-        spread(base, [Run(_nudged(model, blank, noise_of(bundle)))] if pictures else []),
+        spread(base, [Run(_nudged(model, blank, noise_of(bundle)))]),
         settings_of(writer.preview(manifest)),
     )
     write_built(built, writer.add(RECORD), writer.add(SAMPLES))
@@ -78,12 +81,31 @@ def _asked(model: Model, pictures: Mapping[str, Any], conversations: Mapping[str
 
 
 def _nudged(model: Model | Encoder, traces: Traces, noise: float) -> Iterator[Fed | Output]:
-    """Everything once more with noise in the pixels, which goes on into the decoder."""
-    vision = nudged_vision(model.vision, noise)
+    """Everything once more with noise in the pixels, which goes on into the decoder; in its norms if there are none."""
+    if not traces.images:
+        yield from replayed(model.bundle, traces, Way(noise=noise))
+        return
     if isinstance(model, Model):
         model.forget()
-        model.media.vision = vision
+    yield from _made(model, traces, _once(nudged_vision(model.vision, noise)))
+
+
+def _made(model: Model | Encoder, traces: Traces, vision: Vision) -> Iterator[Fed | Output]:
+    if isinstance(model, Model):
+        model.media.vision = vision  # for conversations
     yield from outputs(model, traces, vision)
+
+
+def _once(vision: Vision) -> Vision:
+    """An encoder that computes the one picture once, alone and in the conversation."""
+    known: list[ImageFeatures] = []
+
+    def encode(patches: Patches, grid: Grid) -> ImageFeatures:
+        if not known:
+            known.append(vision(patches, grid))
+        return known[0]
+
+    return encode
 
 
 class _Kept:
