@@ -377,7 +377,7 @@ def test_an_image_has_two_sides(height: int, width: int) -> None:
     "value", [[0.5, "a", 0.5], ["a", 0.5, 0.5], [0.5, 0.5], [0.5] * 4, "0.5", [0.5, math.inf, 0.5], [True] * 3, None]
 )
 def test_means_are_three_numbers(value: object) -> None:
-    with pytest.raises(InputError, match="image_mean .*expected three finite numbers"):
+    with pytest.raises(InputError, match=r"image_mean .*expected three finite numbers"):
         three("image_mean", value)
     assert three("image_mean", 0.5) == three("image_mean", [0.5] * 3) == (0.5, 0.5, 0.5)
     assert three("image_mean", (1, 2, 3)) == (1, 2, 3)
