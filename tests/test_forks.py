@@ -155,6 +155,8 @@ def test_processes_are_forked_while_no_thread_computes() -> None:
     assert begun.wait(SOON)
     said: list[str] = []
     forked = Running(lambda: said.append(fork(lambda: "done")()))
+    while not forks._quiet._forking:
+        assert not forked.done.wait(0.001)
     assert not forked.done.wait(NEVER)
     until.set()
     assert forked.done.wait(SOON)
