@@ -167,10 +167,10 @@ def test_continued_answers_are_those_of_transformers(name: str, asked: str, said
 
 
 def test_thoughts_are_continued_in_templates_that_read_one_of_their_names() -> None:
-    source = "{{ messages[-1].reasoning_content }}|{{ messages[-1].content }}"
+    source = "{{ messages[0].content }}: {{ messages[-1].reasoning_content }}|{{ messages[-1].content }}"
     made = PromptBuilder(builder("qwen3_vl").tokenizer, source, builder("qwen3_vl").spec)
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "reasoning": "let me"}]
-    assert made.render(messages, continue_final_message="reasoning_content") == "let me"
+    assert made.render(messages, continue_final_message="reasoning_content") == "a: let me"
 
 
 @pytest.mark.parametrize("source", ["{{ messages[-1].content[:7] }}", "{{ messages[-1].content | replace('_', '-') }}",
