@@ -333,6 +333,24 @@ def test_media_in_the_forms_of_others() -> None:
     assert builder("qwen3_vl").render(messages).count("<|image_pad|>") == 3
 
 
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ({"type": "image", "base64": "QUJD"}, "data:image/;base64,QUJD"),
+        ({"type": "image", "base64": "data:image/png;base64,QUJD"}, "data:image/png;base64,QUJD"),
+        ({"type": "image", "path": "data"}, "data"),
+        ({"type": "image", "url": "https://x/a.png"}, "https://x/a.png"),
+        ({"type": "image", "base64": b"QUJD"}, b"QUJD"),
+    ],
+)
+def test_sources_of_images_as_transformers_names_them(part: dict[str, Any], source: Any) -> None:
+    assert find_images([{"role": "user", "content": [part]}]) == [source]
+    with pytest.raises(InputError, match="a part of type image has 2 sources"):
+        find_images([{"role": "user", "content": [{**part, "image": "b.png"}]}])
+    with pytest.raises(InputError, match="a part of type image has 0 sources"):
+        find_images([{"role": "user", "content": [{"type": "image"}]}])
+
+
 TOOLS: list[tuple[Any, str]] = [
     ({"name": "zoom"}, "tools is a dict"), ("zoom", "tools is a str"), ([print], "function 'print'.*get_json_schema"),
     (["zoom"], "holds a str"), ([{"name": object()}], "JSON cannot say"), ([{"n": float("nan"), "s": {1, 2}}], "JSON"),
