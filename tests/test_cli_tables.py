@@ -20,6 +20,11 @@ def cells(table: Table) -> Cells:
     return list(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True))
 
 
+def named(table: Table) -> dict[str, str]:
+    """The same for a table of names and values."""
+    return {row[0]: row[1] for row in cells(table)}
+
+
 def bundle(**manifest: Any) -> Any:
     return SimpleNamespace(path=Path("here"), manifest=manifest)
 
@@ -45,17 +50,17 @@ def test_tensors_stored_alike_count_together() -> None:
 
 
 def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
-    shown = dict(cells(check._limits(bundle(
+    shown = named(check._limits(bundle(
         limits={"context": 5, "max_pixels": 6}, video={"max_pixels": 7, "max_frames": 8, "max_tokens": 9, "fps": 1},
         prompt={"end_tokens": {"3": ["config.json", "the chat template"]}},
-    ))))  # fmt: skip
+    )))  # fmt: skip
     assert shown == {"context": "5", "max pixels": "6", "video max pixels": "7", "video max frames": "8",
                      "video max tokens": "9", "answers end at 3": "config.json, the chat template"}  # fmt: skip
 
 
 def test_evidence_but_calibration() -> None:
     evidence = {"golden": {"recorded": True, "graphs": {"vision_encoder": [1, 2]}}, "calibration": {"x": 1}}
-    shown = dict(cells(check._evidence(bundle(evidence=evidence))))
+    shown = named(check._evidence(bundle(evidence=evidence)))
     assert shown == {"golden: recorded": "True", "golden: graphs: vision encoder": "1, 2"}
     assert cells(check._evidence(bundle(evidence={}))) == [("none", "nothing else was recorded")]
 
@@ -71,12 +76,12 @@ def test_where_a_bundle_comes_from() -> None:
         "quantized by awq",
         "with the adapter folder merged into it",
     ]
-    named = {**whole, "adapter_hub": {"repository": "tiny/lora", "commit": "c1"}}
-    assert list(check._origin(named))[-1] == "with the adapter tiny/lora commit c1 merged into it"
+    known = {**whole, "adapter_hub": {"repository": "tiny/lora", "commit": "c1"}}
+    assert list(check._origin(known))[-1] == "with the adapter tiny/lora commit c1 merged into it"
     for source, licence in ((plain, "not stated"), (whole, "mit")):
         made = bundle(source=source, family="f", target="t", tools={"onnx": "1"}, options={"format": "onnx"})
-        assert dict(cells(check._identity(made)))["licence"] == licence
-    assert dict(cells(check._identity(made)))["parameters"] == "12,000"
+        assert named(check._identity(made))["licence"] == licence
+    assert named(check._identity(made))["parameters"] == "12,000"
 
 
 def test_what_was_built_for_gpus() -> None:
