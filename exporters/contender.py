@@ -53,7 +53,9 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read what `write_json(path, asdict(job))` wrote."""
         data = read_json(path)
-        cases = tuple(Case(**{**row, "images": tuple(row["images"])}) for row in data.pop("cases"))
+        cases = tuple(
+            Case(**{**row, "images": tuple(row["images"]), "tools": tuple(row["tools"])}) for row in data.pop("cases")
+        )
         return cls(**{**data, "cases": cases, "traced": tuple(data["traced"])})
 
 

@@ -16,16 +16,17 @@ from ..runtimes.images import ImageLimits
 from ..runtimes.media import MediaEncoder
 from ..runtimes.messages import find_media
 from ..runtimes.model import position_spec, prompt_spec
-from ..runtimes.outputs import with_sources
+from ..runtimes.outputs import DRAFT_HEAD, with_sources
 from ..runtimes.pixels import image_spec
 from ..runtimes.prompt import PromptBuilder, open_prompt
 from ..runtimes.replay import Row, summarize
 from ..runtimes.requests import Request, make_request, user_message
 from ..runtimes.timings import Timings
-from ..runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, write_traces
+from ..runtimes.traces import ARRAYS, CASES, DRAFTED, CaseTrace, ImageTrace, Traces, tops_of, write_traces
 from ..runtimes.video import video_spec
 from ..targets.errors import CheckFailed, InputError, MissingExtra
 from .checkpoint import Checkpoint
+from .draft_reference import DraftReference
 from .elsewhere import Elsewhere
 from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
@@ -162,9 +163,9 @@ def record(
     The bundle must hold its tokenizer and chat template already. Conversations that its context cannot hold are left
     out; InputError when it holds none.
     """
-    recorder = _Recorder(
-        Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter), writer.partial, manifest
-    )
+    reference = Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter)
+    head = DraftReference(reference) if DRAFT_HEAD in manifest["graphs"] else None
+    recorder = _Recorder(reference, head, writer.partial, manifest)
     files = {name: source for name, source in sources().items() if takes(name, manifest)}
     asked = conversations(files)
     images: list[ImageTrace] = []
@@ -208,8 +209,10 @@ def write(traces: Traces, writer: BundleWriter, files: Mapping[str, bytes]) -> T
 class _Recorder:
     """The reference with the prompts and images of one bundle."""
 
-    def __init__(self, reference: Reference, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.reference = reference
+    def __init__(
+        self, reference: Reference, head: DraftReference | None, folder: Path, manifest: Mapping[str, Any]
+    ) -> None:
+        self.reference, self.head = reference, head
         self.context = int(manifest["limits"]["context"])
         self.spec = image_spec(manifest)
         self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
@@ -229,7 +232,10 @@ class _Recorder:
             return
         run = self.reference.greedy(request, STEPS, ignore_eos=True)
         ids = [int(token) for token in request.prompt.ids]
-        yield CaseTrace(name, messages, ids, run.logits[0], run.ids, *head_of(run.logits))
+        turns = sum(message["role"] == "user" for message in messages)
+        follows = self.head is not None and turns == 1  # a later turn goes on behind what the head has not seen
+        drafts = tops_of(self.head.guesses(request, run.ids, DRAFTED)) if self.head and follows else None
+        yield CaseTrace(name, messages, ids, run.logits[0], run.ids, tops_of(run.logits), drafts)
 
     def request(self, messages: list[dict[str, Any]]) -> Request:
         given = [with_sources(message, self.sources) for message in messages]

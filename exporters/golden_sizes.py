@@ -13,11 +13,11 @@ from ..runtimes.images import Grid, ImageLimits
 from ..runtimes.media import MediaEncoder, layout_of
 from ..runtimes.model import prompt_spec
 from ..runtimes.no_images import refuse
-from ..runtimes.outputs import DRAFTED, with_sources
+from ..runtimes.outputs import with_sources
 from ..runtimes.pixels import image_grid, image_spec
 from ..runtimes.prompt import PromptBuilder
 from ..runtimes.timings import Timings
-from ..runtimes.traces import TOP
+from ..runtimes.traces import DRAFTED, TOP
 from ..runtimes.video import sample_frames, video_grid, video_size, video_spec
 from ..targets.errors import InputError
 from .golden import AUTO_BYTES, STEPS, conversations, takes
@@ -69,7 +69,8 @@ def _answers(job: Job, files: Mapping[str, bytes]) -> int:
         return 0
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
-    drafts = DRAFTED * (4 * sampled + ENTRY) if job.spec.decoder.mtp and job.options.format != "gguf" else 0
+    drafting = job.spec.decoder.mtp and job.options.format != "gguf"
+    drafts = DRAFTED * (12 * TOP + 8 + 4 * sampled + ENTRY) + 3 * ENTRY if drafting else 0
     steps = STEPS * (12 * TOP + 8 + 4 * sampled + ENTRY) + drafts
     return len(prompts) * (4 * vocab + steps + JSON_CASE) + JSON_TOKEN * sum(prompts)
 

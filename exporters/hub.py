@@ -14,6 +14,8 @@ from typing import Any
 from ..targets.errors import InputError, MissingExtra
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# How others write a repository with its revision.
+SPELLED = re.compile(rf"(?:(?:https?:/+)?(?:huggingface|hf)\.co/)?({NAME.pattern})(?:(?:@|/tree/)([\w./-]+))?/?")
 WANTED = ("*.json", "*.jinja", "*.safetensors", "*.txt", "README.md", "LICENSE*", "LICENCE*")
 # The same weights once more, in other formats or halfway through training; and never code or pickles.
 UNWANTED = ("*.bin", "*.pt", "*.pth", "*.py", "consolidated*", "onnx/*", "openvino/*", "original/*")
@@ -42,6 +44,7 @@ def located(path: Path, revision: str | None) -> Path:
     """
     if is_name(path):
         return _fetched(path.as_posix(), revision, UNWANTED)
+    _refuse_spelled(path, " --hub-revision {}")
     if revision is not None:
         raise InputError(f"--hub-revision {revision} is of a repository on the hub, and {path} is a local path; "
                          "leave it out")  # fmt: skip
@@ -50,7 +53,19 @@ def located(path: Path, revision: str | None) -> Path:
 
 def located_adapter(path: Path | None) -> Path | None:
     """The same for an adapter, of its main branch and without the steps of its training."""
-    return path if path is None or not is_name(path) else _fetched(path.as_posix(), None, (*UNWANTED, *TRAINING))
+    if path is not None and is_name(path):
+        return _fetched(path.as_posix(), None, (*UNWANTED, *TRAINING))
+    if path is not None:
+        _refuse_spelled(path, "; adapters come from the main branch alone, not from {}")
+    return path
+
+
+def _refuse_spelled(path: Path, about_revision: str) -> None:
+    """InputError for a repository that is spelled in another way than as OWNER/NAME."""
+    found = SPELLED.fullmatch(path.as_posix())
+    if found and found[0] != found[1] and is_name(Path(found[1])) and not path.exists():
+        more = about_revision.format(found[2]) if found[2] else ""
+        raise InputError(f"{path} is no local folder, and a repository on the hub is given as {found[1]}{more}")
 
 
 def _fetched(name: str, revision: str | None, unwanted: tuple[str, ...]) -> Path:

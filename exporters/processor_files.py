@@ -14,6 +14,7 @@ from ..runtimes.files import read_json
 from ..runtimes.reading import read_utf8
 from ..runtimes.template import MOST_SOURCE_BYTES
 from ..targets.errors import InputError
+from .special_tokens import is_text
 
 PROCESSOR, IMAGE, VIDEO = "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"
 TOKENIZER, JINJA, LEGACY = "tokenizer_config.json", "chat_template.jinja", "chat_template.json"
@@ -88,4 +89,6 @@ def _chosen(place: str, found: Any) -> str:
         raise InputError(
             f"the chat template of {place} has {what[:100]}; expected one text, or one of the name {DEFAULT!r}"
         )
+    if not is_text(template):
+        raise InputError(f"the chat template of {place} holds half of a surrogate pair; expected text")
     return template

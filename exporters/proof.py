@@ -20,10 +20,13 @@ from ..runtimes.replay import EXACT, LLAMA_CPP, AgainstPyTorch, Exactness, Row, 
 from ..runtimes.traces import Traces
 from ..runtimes.verify import is_exact
 from ..targets.errors import CheckFailed
+from .constants import check_constants, of_modules
 from .float_twin import FOLDER, float_job, written
 from .gguf.written_tensors import check_files
 from .job import Job
+from .lowering import find_lowering
 from .nudging import LEAST_NOISE
+from .reference import import_torch
 from .rounded_cache import check_scales, round_cache
 from .self_replay import Way, replayed
 from .written_weights import SAMPLE, check_written
@@ -38,6 +41,7 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
     Gives what the weights of the bundle stand for, as its float graphs compute it; None where that is the bundle.
     """
     floats, name = float_job(job), str(job.checkpoint.path)
+    _prove_constants(job, writer.partial)
     if is_exact(manifest):
         _prove_graphs(writer.preview(manifest), traces, name)
         check_written(job, floats, writer.partial)
@@ -65,6 +69,13 @@ def prove_weights(job: Job, folder: Path) -> bool:
         return False
     check_written(job, float_job(job), folder, every=SAMPLE)
     return True
+
+
+def _prove_constants(job: Job, folder: Path) -> None:
+    torch, lowering = import_torch()[0], find_lowering(job.options.format)
+    expected = of_modules(job.family.modules(job.checkpoint, job.spec), torch)
+    files = (str(entry["file"]) for entry in lowering.signatures(job).values())
+    check_constants([folder / file for file in files], expected, str(job.checkpoint.path))
 
 
 def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:

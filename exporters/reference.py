@@ -64,7 +64,8 @@ class Reference:
         self.threads = threads or self.torch.get_num_threads()
         self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
         self.dtype = getattr(self.torch, dtype)
-        self.model = _load(transformers, open_checkpoint(path, adapter), self.dtype)
+        self.checkpoint = open_checkpoint(path, adapter)
+        self.model = _load(transformers, self.checkpoint, self.dtype)
         self.one_size = self.model.config.model_type in ONE_SIZE
         self.last_ms = 0.0
         self._cache: Any = None
@@ -82,7 +83,7 @@ class Reference:
         """
         torch = self.torch
         grids = () if self.one_size else (torch.tensor([grid]),)
-        with self._run():
+        with self.running():
             out = self.model.model.get_image_features(torch.from_numpy(patches), *grids, return_dict=True)
         taps = [_numpy(tap[0]) for tap in getattr(out, "deepstack_features", None) or ()]
         return ImageFeatures(_numpy(out.pooler_output[0]), np.stack(taps) if taps else None)
@@ -98,7 +99,7 @@ class Reference:
         self._cache = self._new_cache()
         self.model.model.rope_deltas = None  # transformers would reuse those of an earlier prompt
         ids = self.torch.from_numpy(request.prompt.ids)[None]
-        return self._forward(ids, logits_to_keep=num_logits, **self._image_inputs(ids, request))
+        return self._forward(ids, logits_to_keep=num_logits, **self.image_inputs(ids, request))
 
     def step(self, token: int) -> Floats:
         """Append one token to the cache: logits [1, vocab] of what follows."""
@@ -137,7 +138,7 @@ class Reference:
         config = self.model.config.get_text_config()
         return importlib.import_module("transformers").DynamicCache(config=config)
 
-    def _image_inputs(self, ids: Any, request: Request) -> dict[str, Any]:
+    def image_inputs(self, ids: Any, request: Request) -> dict[str, Any]:
         """Features that are ready instead of pixels, and what transformers computes the positions from."""
         if not request.images:
             return {}
@@ -168,12 +169,12 @@ class Reference:
         return SimpleNamespace(pooler_output=[tensor(i.features) for i in images], deepstack_features=deepstack)
 
     def _forward(self, ids: Ints, *, logits_to_keep: int = 1, **inputs: Any) -> Floats:
-        with self._run():
+        with self.running():
             out = self.model(input_ids=ids, past_key_values=self._cache, logits_to_keep=logits_to_keep, **inputs)
         return _numpy(out.logits[0])
 
     @contextmanager
-    def _run(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         others = self.torch.get_num_threads()  # the setting belongs to the whole process
         self.torch.set_num_threads(self.threads)
         started = time.perf_counter()
@@ -243,13 +244,31 @@ def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
     return model.eval()
 
 
-def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    """A model of floats from a checkpoint whose files hold something else, and what transformers says of loading it."""
-    torch = importlib.import_module("torch")
+def empty_model(checkpoint: Checkpoint, _: Any = None) -> Any:
+    """The modules of a checkpoint without weights, in no time and memory."""
+    torch, transformers = import_torch()
+    config = _config(transformers, checkpoint)
+    with torch.device("meta"):
+        return _kind(transformers, config).from_config(config)
+
+
+def _kind(transformers: Any, config: Any) -> Any:
+    text = config.model_type in TEXT_ONLY
+    return transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+
+
+def _config(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """The configuration as of float weights, whatever the files hold."""
     config = transformers.AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
     for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         if hasattr(part, "quantization_config"):
             del part.quantization_config
+    return config
+
+
+def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """A model of floats from a checkpoint whose files hold something else, and what transformers says of loading it."""
+    torch, config = importlib.import_module("torch"), _config(transformers, checkpoint)
     tensors = {name: torch.from_numpy(tensor.numpy()).to(dtype) for name, tensor in checkpoint.tensors.items()}
     mappings = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kind = mappings[config.model_type not in TEXT_ONLY][type(config)]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from .graph_calls import Call, Made, Rule, result, spread
 from .graph_shapes import axes_of
-from .monomials import MOST, ONE, Scale, Size, over, symbol, times
+from .graph_values import Known
+from .monomials import MOST, ONE, Scale, Size, over, product, symbol, times
 
 INTEGERS = (6, 7)  # types that keep the numbers of others, or wrap around to smaller ones
 WRAPS = 1 << 31
@@ -37,26 +38,34 @@ def _same(call: Call) -> Made:
     return Made([call.at(0)])
 
 
-def _numeric(rule: Callable[[Scale, Size, Size], Size]) -> Rule:
-    """An operator on each pair of numbers."""
+def _numeric(rule: Callable[[Scale, Size, Size], Size], most: Callable[[Scale, Size, Size], Size]) -> Rule:
+    """An operator on each pair of numbers; `most` makes bounds of all its results from those of all numbers."""
 
     def apply(call: Call) -> Made:
         dims = spread(call, *filter(None, call.given))
         one, other, scale = call.at(0), call.at(1), call.scale
-        if one.numbers is not None and other.numbers is not None and len(call.given) == 2:
-            count = max(len(one.numbers), len(other.numbers))
-            if {len(one.numbers), len(other.numbers)} <= {1, count} and count:
-                pairs = zip(*(numbers * (count // len(numbers)) for numbers in (one.numbers, other.numbers)),
-                            strict=True)  # fmt: skip
-                made = [rule(scale, *pair) for pair in pairs]
-                return result(dims, made) if all(scale.value(size) < MOST for size in made) else result(dims)
+        if len(call.given) == 2 and (pairs := _pairs(one, other, dims)):
+            made = [rule(scale, *pair) for pair in pairs]
+            return result(dims, made) if all(scale.value(size) < MOST for size in made) else result(dims)
         largest = one.largest(scale), other.largest(scale)
         if largest[0] is None or largest[1] is None or len(call.given) != 2:
             return result(dims)
-        most = rule(scale, largest[0], largest[1])
-        return result(dims, None, most._replace(exact=False)) if scale.value(most) < MOST else result(dims)
+        bound = most(scale, largest[0], largest[1])
+        return result(dims, None, bound._replace(exact=False)) if scale.value(bound) < MOST else result(dims)
 
     return apply
+
+
+def _pairs(one: Known, other: Known, dims: tuple[Size, ...]) -> list[tuple[Size, Size]]:
+    """Which numbers meet, where each value has one number or is as long as the result; none where that is not known."""
+    if not one.numbers or not other.numbers:
+        return []
+    count = max(len(one.numbers), len(other.numbers))
+    whole = [known for known in (one, other) if len(known.numbers or ()) > 1]
+    if any(product(known.dims) != product(dims) or len(known.numbers or ()) != count for known in whole):
+        return []
+    return list(zip(*(known.numbers * (count // len(known.numbers)) for known in (one, other) if known.numbers),
+                    strict=True))  # fmt: skip
 
 
 def _difference(scale: Scale, one: Size, other: Size) -> Size:
@@ -73,6 +82,10 @@ def _sum(scale: Scale, one: Size, other: Size) -> Size:
     return scale.plus(one, other)
 
 
+def _product(_: Scale, one: Size, other: Size) -> Size:
+    return times(one, other)
+
+
 def _quotient(scale: Scale, one: Size, other: Size) -> Size:
     if one.is_number() and other.is_number() and other.factor > 0 and one.factor >= 0:
         return Size(one.factor // other.factor)
@@ -82,10 +95,31 @@ def _quotient(scale: Scale, one: Size, other: Size) -> Size:
     return made if whole else made._replace(exact=False)
 
 
+def _smaller(scale: Scale, one: Size, other: Size) -> Size:
+    """Of two numbers that are not below zero."""
+    if one.is_number() and other.is_number():
+        return min(one, other)
+    return scale.smaller(one, other)
+
+
+def _smaller_of_any(scale: Scale, one: Size, other: Size) -> Size:
+    """The smaller one may be far below zero."""
+    if one.is_number() and other.is_number():
+        return min(one, other)
+    return scale.larger(one, other)._replace(exact=False)
+
+
+def _larger(scale: Scale, one: Size, other: Size) -> Size:
+    return max(one, other) if one.is_number() and other.is_number() else scale.larger(one, other)
+
+
 def _smallest(call: Call) -> Made:
     """The smaller of two numbers is something that varies, so that products and quotients with it stay exact."""
-    made = _numeric(lambda scale, one, other: scale.smaller(one, other))(call)
+    natural = all(known is not None and known.natural for known in call.given)
+    made = _numeric(_smaller if natural else _smaller_of_any, _smaller if natural else Scale.larger)(call)
     known = made.results[0]
+    if not natural:
+        return made
     if known.numbers is None or len(known.numbers) != 1 or known.numbers[0].is_number():
         return made
     name = call.outputs[0]
@@ -120,6 +154,8 @@ def _reduce(call: Call) -> Made:
     total = x.numbers[0]
     for number in x.numbers[1:]:
         total = combine(total, number)
+    if call.kind in ("ReduceMean", "ReduceMin") and len(x.numbers) > 1:
+        total = total._replace(exact=False)
     return result(dims, [total]) if call.scale.value(total) < MOST else result(dims)
 
 
@@ -132,7 +168,8 @@ NUMBERS: Mapping[str, Rule] = {
     **dict.fromkeys(BITS, _elementwise),
     **dict.fromkeys(ALIKE.split(), _first),
     **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), _reduce),
-    "Add": _numeric(_sum), "Sub": _numeric(_difference), "Mul": _numeric(lambda _, one, other: times(one, other)),
-    "Div": _numeric(_quotient), "Max": _numeric(lambda scale, one, other: scale.larger(one, other)), "Min": _smallest,
+    "Add": _numeric(_sum, Scale.plus), "Sub": _numeric(_difference, Scale.plus),
+    "Mul": _numeric(_product, _product), "Div": _numeric(_quotient, lambda _, one, other: one),
+    "Max": _numeric(_larger, Scale.larger), "Min": _smallest,
     "Neg": _negative, "Where": _where, "Cast": _cast, "CastLike": _cast_like, "Identity": _same,
 }  # fmt: skip

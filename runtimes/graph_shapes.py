@@ -118,9 +118,9 @@ def _slice(call: Call) -> Made:
         ends = [
             known.numbers[index] if known.numbers and index < len(known.numbers) else None for known in (start, end)
         ]
-        made[axis] = _part(call.scale, x.dims[axis], *ends)
+        made[axis] = _part(call.scale, x.dims[axis], *ends, natural=end.natural)
         steps = call.steps(1, 2) if len(axes) == 1 else None
-        if steps is not None and steps.numbers is not None and len(steps.numbers) == 1:
+        if steps is not None and steps.natural and steps.numbers is not None and len(steps.numbers) == 1:
             made[axis] = call.scale.smaller(steps.numbers[0], made[axis])._replace(exact=False)
         if made[axis].is_number() and made[axis] == x.dims[axis]:
             continue
@@ -131,8 +131,8 @@ def _slice(call: Call) -> Made:
     return result(made, numbers, x.largest(call.scale))
 
 
-def _part(scale: Scale, size: Size, start: Size | None, end: Size | None) -> Size:
-    """How many are left of an axis between two places, as far as these are known."""
+def _part(scale: Scale, size: Size, start: Size | None, end: Size | None, *, natural: bool) -> Size:
+    """How many are left of an axis between two places, as far as these are known; `natural`: the end is no negative."""
     if start is None or end is None:
         return size._replace(exact=False)
     if start.is_number() and end.is_number():
@@ -145,7 +145,7 @@ def _part(scale: Scale, size: Size, start: Size | None, end: Size | None) -> Siz
         if start.factor < 0 and end.factor >= END:
             return scale.smaller(size, Size(-start.factor))._replace(exact=False)
         return size._replace(exact=False)
-    if start == ZERO:
+    if start == ZERO and natural:
         return scale.smaller(end, size)._replace(exact=False)
     return size._replace(exact=False)
 

@@ -39,7 +39,7 @@ class Refused(Exception):
 class Known(NamedTuple):
     """A value: bounds of its sizes, of each of its few numbers or of all of them, and whether inputs matter to it.
 
-    `width` are the bytes of a number, where they are known to be few.
+    `width` are the bytes of a number, where they are known to be few; `natural` says that no number is below zero.
     """
 
     dims: tuple[Size, ...]
@@ -47,6 +47,7 @@ class Known(NamedTuple):
     most: Size | None = None
     constant: bool = False
     width: int = 4
+    natural: bool = False
 
     @property
     def size(self) -> Size:
@@ -91,9 +92,11 @@ def constant(tensor: Any) -> Known:
 
 def listed(dims: tuple[Size, ...], numbers: Sequence[Size]) -> Known:
     """A constant with these numbers."""
+    natural = all(number.factor >= 0 for number in numbers)
     if len(numbers) <= MOST_NUMBERS:
-        return Known(dims, tuple(numbers), constant=True)
-    return Known(dims, None, Size(max(abs(number.factor) for number in numbers), (), False), constant=True)
+        return Known(dims, tuple(numbers), constant=True, natural=natural)
+    most = Size(max(abs(number.factor) for number in numbers), (), False)
+    return Known(dims, None, most, constant=True, natural=natural)
 
 
 def inputs(graph: Any, keys: str) -> Iterator[tuple[str, Known]]:
@@ -105,7 +108,8 @@ def inputs(graph: Any, keys: str) -> Iterator[tuple[str, Known]]:
         dims = tuple(
             Size(dim.dim_value) if dim.HasField("dim_value") else size for dim, size in zip(given, named, strict=True)
         )
-        yield name, Known(dims, *_numbers(name, keys))
+        numbers = _numbers(name, keys)
+        yield name, Known(dims, numbers, natural=numbers is not None)
 
 
 def _named(name: str, rank: int) -> tuple[Size, ...]:
@@ -122,11 +126,11 @@ def _named(name: str, rank: int) -> tuple[Size, ...]:
     return found[:rank]
 
 
-def _numbers(name: str, keys: str) -> tuple[tuple[Size, ...] | None, Size | None]:
+def _numbers(name: str, keys: str) -> tuple[Size, ...] | None:
     if name == "image_grid_thw":
-        return tuple(map(symbol, GRID)), None
+        return tuple(map(symbol, GRID))
     if name in LENGTHS:
-        return (Size(1, symbol(keys).powers, False),), None
+        return (Size(1, symbol(keys).powers, False),)
     if name in COUNTS:
-        return (Size(1, symbol("tokens").powers, False),), None
-    return None, None
+        return (Size(1, symbol("tokens").powers, False),)
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from .graph_calls import Call, Made
-from .graph_numbers import NUMBERS
+from .graph_numbers import NUMBERS, WRAPS
 from .graph_products import PRODUCTS
 from .graph_shapes import SHAPES
 from .graph_values import Known, Refused, constant
@@ -19,6 +19,14 @@ MOST_RANK = 8
 RULES = {**NUMBERS, **SHAPES, **PRODUCTS}
 MOVED = b"""BitShift BitwiseAnd BitwiseOr BitwiseXor Concat Expand Gather Identity Reshape Slice Split Squeeze Transpose
     Unsqueeze""".split()  # operators whose results have the type of what they are given
+
+
+# Operators that make no number below zero of others, and how many of their inputs have these numbers.
+KEPT: Mapping[bytes, int | None] = {
+    **dict.fromkeys(b"Add Concat Div Max Min Mul".split(), None),
+    **dict.fromkeys(b"""Cast Expand Gather Identity ReduceMax ReduceMin ReduceProd ReduceSum Reshape Slice Squeeze
+        Transpose Unsqueeze""".split(), 1),
+}  # fmt: skip
 
 
 class Work:
@@ -95,7 +103,8 @@ class Walk:
             for name, known in zip(node.output, made.results, strict=False):
                 if name:
                     width = given[0].width if node.op_type in MOVED and given and given[0] is not None else known.width
-                    values[name] = known._replace(constant=fixed or known.constant, width=width)
+                    natural = known.natural or _is_natural(node.op_type, given, known, self.scale)
+                    values[name] = known._replace(constant=fixed or known.constant, width=width, natural=natural)
                     makers[name] = node
                     if len(known.dims) > MOST_RANK:
                         raise Refused(f"a result of {_text(node.op_type)} has {len(known.dims)} sizes")
@@ -204,6 +213,19 @@ class Walk:
         inner.include(found, turns)
         inner.held, inner.kept, inner.stays = found.held, found.kept, found.stays
         return Made([*handed[:states], *rows])
+
+
+def _is_natural(kind: bytes, given: Sequence[Known | None], made: Known, scale: Scale) -> bool:
+    """Whether no number of a result is below zero, nor so large that it wraps around in 32 bits."""
+    largest = made.largest(scale)
+    if largest is None or scale.value(largest) >= WRAPS:
+        return False
+    counted = made.numbers is not None and all(number.exact and number.factor >= 0 for number in made.numbers)
+    return (
+        counted
+        or kind == b"Shape"
+        or (kind in KEPT and all(known is not None and known.natural for known in given[: KEPT[kind]]))
+    )
 
 
 REPEATED: Mapping[str, Callable[..., Made]] = {"Loop": Walk.loop, "Scan": Walk.scan}

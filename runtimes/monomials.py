@@ -99,7 +99,8 @@ class Scale:
         if one == other:
             return one
         if one.powers == other.powers:
-            return Size(max(abs(one.factor), abs(other.factor)), one.powers, one.is_number() and other.is_number())
+            exact = one.is_number() and other.is_number() and min(one.factor, other.factor) >= 0
+            return Size(max(abs(one.factor), abs(other.factor)), one.powers, exact)
         if _is_even(one) and _is_even(other):
             chosen = max(one, other, key=self.value)
             return Size(abs(chosen.factor), chosen.powers, False)

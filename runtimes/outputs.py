@@ -16,12 +16,11 @@ from .media import Vision
 from .model import Model
 from .positions import text_positions
 from .requests import Request
-from .traces import CaseTrace, ImageTrace, Traces
+from .traces import DRAFTED, CaseTrace, ImageTrace, Traces
 
 DRAFT_HEAD = "mtp"  # its graph
 NOTHING: Floats = np.zeros((0, 0), np.float32)
 Kind = Literal["image_features", "deepstack_features", "logits", "draft_logits"]
-DRAFTED = 4  # steps of each answer at which a draft head guesses
 
 
 @dataclass(frozen=True)

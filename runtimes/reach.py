@@ -53,12 +53,9 @@ def _check_key(changed: Chat, text: str, render: Render, what: str, hint: str) -
 
 def _check_words(chat: Chat, text: str, render: Render) -> None:
     """What is said to the model must be in the text, or change it; what it said itself may be shortened."""
-    position = 0
     for index, message in enumerate(chat):
         for word in _words(message) if message["role"] != "assistant" else ():
-            found = text.find(word, position)
-            position = max(position, found)
-            if found < 0 and word not in text and _same(render, _with(chat, index, _marked(message)), text):
+            if word not in text and _same(render, _with(chat, index, _marked(message)), text):
                 raise InputError(f"the message {index} of the role {message['role']!r} does not reach the prompt: "
                                  "the chat template has no place for it there; use another role or order")  # fmt: skip
 

@@ -12,7 +12,7 @@ from .encoder import Encoder
 from .engine import Floats
 from .model import Model
 from .outputs import Fed, Output, outputs
-from .traces import CaseTrace, Doubles, ImageTrace, Traces, log_sum
+from .traces import CaseTrace, Doubles, ImageTrace, Tops, Traces, log_sum
 
 AGREEMENTS = ("top1_agreement", "greedy_agreement")  # the larger the better; of all others the smaller
 INPUTS = "_differ"  # the end of figures of what goes into the graphs
@@ -105,14 +105,18 @@ class AgainstPyTorch:
             yield Row(output.case, output.name, output.figure, float(not output.same))
         elif output.kind == "logits":
             yield from self._of_logits(output, self._cases[output.case])
-        elif output.kind != "draft_logits":  # transformers has no draft heads
+        elif output.kind == "draft_logits":
+            drafts = self._cases[output.case].drafts
+            if drafts is not None:
+                yield from _of_tops(output, drafts, output.index - 1, "draft_logits")
+        else:
             yield _of_features(output, self._images[output.case])
 
     def _of_logits(self, output: Output, case: CaseTrace) -> Iterator[Row]:
         logits, step = output.values, output.index
         agrees = int(logits.argmax()) in _likeliest(case, step)
         self._agreed[case.name] += agrees
-        yield from (_of_step if step else _of_prompt)(output, case)
+        yield from _of_tops(output, case.tops, step, "step_logits") if step else _of_prompt(output, case)
         if not step:
             yield Row(case.name, output.name, "top1_agreement", float(agrees))
         if step == len(case.answer) - 1:
@@ -137,20 +141,19 @@ def _of_prompt(output: Output, case: CaseTrace) -> Iterator[Row]:
     yield Row(case.name, output.name, "logits_kl", kl)
 
 
-def _of_step(output: Output, case: CaseTrace) -> Iterator[Row]:
+def _of_tops(output: Output, tops: Tops, row: int, figure: str) -> Iterator[Row]:
     """Of the recorded head of the distribution, with all other tokens as one more outcome."""
-    logits, step = output.values, output.index
-    ids, expected = case.top_ids[step], case.top_logits[step]
-    yield Row(case.name, output.name, "step_logits_error", relative_error(logits[ids], expected))
-    recorded = _with_rest(expected - case.log_sums[step])
+    logits, ids, expected = output.values, tops.ids[row], tops.logits[row]
+    yield Row(output.case, output.name, f"{figure}_error", relative_error(logits[ids], expected))
+    recorded = _with_rest(expected - tops.log_sums[row])
     kl = divergence(recorded, _with_rest(logits[ids] - log_sum(logits[None])[0]))
-    yield Row(case.name, output.name, "step_logits_kl", kl)
+    yield Row(output.case, output.name, f"{figure}_kl", kl)
 
 
 def _likeliest(case: CaseTrace, step: int) -> list[int]:
     """PyTorch's token, and those that are closer to it than the error that float32 may have."""
-    logits = case.top_logits[step]
-    tied = case.top_ids[step][logits[0] - logits <= TIE * abs(logits[0])]
+    logits = case.tops.logits[step]
+    tied = case.tops.ids[step][logits[0] - logits <= TIE * abs(logits[0])]
     return [case.answer[step], *map(int, tied)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,16 @@ from .trace_entries import FORMAT_VERSION, CaseEntry, ImageEntry, TracesEntry, b
 CASES, ARRAYS = "golden/cases.json", "golden/traces.npz"
 Doubles = NDArray[np.float64]
 TOP = 16  # logits kept of each decode step: the head of the distribution, without the size of the vocabulary
+TOPS, DRAFTS = ("top_ids", "top_logits", "log_sums"), ("draft_ids", "draft_logits", "draft_log_sums")  # arrays
+DRAFTED = 4  # steps of each answer at which a draft head guesses
+
+
+class Tops(NamedTuple):
+    """The largest logits of some steps, largest first."""
+
+    ids: NDArray[np.int64]  # [steps, TOP]
+    logits: Floats  # [steps, TOP]
+    log_sums: Doubles  # [steps], log of the sum of the exponentials of all logits
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,8 @@ class CaseTrace:
     token_ids: list[int]
     logits: Floats  # [vocab], of the last position of the prompt
     answer: list[int]  # [steps]
-    top_ids: NDArray[np.int64]  # [steps, TOP], largest logits of each step, the prompt's own first
-    top_logits: Floats  # [steps, TOP]
-    log_sums: Doubles  # [steps], log of the sum of the exponentials of all logits
+    tops: Tops  # of each step, the prompt's own first
+    drafts: Tops | None = None  # of a draft head behind the first DRAFTED tokens, where one follows the whole prompt
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,10 @@ class Traces:
     cases: tuple[CaseTrace, ...]
 
 
-def head_of(logits: Floats) -> tuple[NDArray[np.int64], Floats, Doubles]:
-    """Ids and values of the TOP largest logits of each row, largest first, and the log of each row's sum of exp."""
+def tops_of(logits: Floats) -> Tops:
+    """What is kept of logits [steps, vocab]."""
     ids = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-    top = np.take_along_axis(logits, ids, axis=1)
-    return ids, top, log_sum(logits)
+    return Tops(ids, np.take_along_axis(logits, ids, axis=1), log_sum(logits))
 
 
 def log_sum(logits: Floats) -> Doubles:
@@ -82,8 +90,11 @@ def write_traces(traces: Traces, cases: Path, arrays: Path) -> None:
     for case in traces.cases:
         plain = ("name", "messages", "token_ids", "answer")
         data["cases"].append({key: getattr(case, key) for key in plain})
-        for key in ("logits", "top_ids", "top_logits", "log_sums"):
-            values[f"{case.name}.{key}"] = getattr(case, key)
+        values[f"{case.name}.logits"] = case.logits
+        for keys, tops in ((TOPS, case.tops), (DRAFTS, case.drafts)):
+            if tops is not None:
+                arrays_of: tuple[NDArray[Any], ...] = (tops.ids, tops.logits, tops.log_sums)
+                values |= {f"{case.name}.{key}": array for key, array in zip(keys, arrays_of, strict=True)}
     write_json(cases, data)
     with open(arrays, "wb") as file:
         np.savez(file, allow_pickle=False, **values)
@@ -139,18 +150,27 @@ def _image(entry: ImageEntry, arrays: Arrays) -> ImageTrace:
 
 def _case(entry: CaseEntry, arrays: Arrays, manifest: Mapping[str, Any]) -> CaseTrace:
     vocabulary = manifest["graphs"]["decoder"]["outputs"]["logits"]["shape"][-1]
-    steps, top = len(entry.answer), min(TOP, vocabulary)
-    top_ids = take_array(arrays, f"{entry.name}.top_ids", np.int64, steps, top)
-    for what, ids in (("token_ids", entry.token_ids), ("answer", entry.answer), ("top_ids", top_ids)):
-        if np.min(ids) < 0 or np.max(ids) >= vocabulary:
-            raise ValueError(f"{what} of {entry.name[:100]!r} has ids beyond the vocabulary of {vocabulary} tokens")
+    for what, ids in (("token_ids", entry.token_ids), ("answer", entry.answer)):
+        _check_ids(ids, f"{what} of {entry.name[:100]!r}", vocabulary)
+    steps, drafted = len(entry.answer), f"{entry.name}.{DRAFTS[0]}" in arrays
     return CaseTrace(
         name=entry.name,
         messages=msgspec.to_builtins(entry.messages),
         token_ids=entry.token_ids,
         logits=take_array(arrays, f"{entry.name}.logits", np.float32, vocabulary),
         answer=entry.answer,
-        top_ids=top_ids,
-        top_logits=take_array(arrays, f"{entry.name}.top_logits", np.float32, steps, top),
-        log_sums=take_array(arrays, f"{entry.name}.log_sums", np.float64, steps),
+        tops=_tops(arrays, entry.name, TOPS, steps, vocabulary),
+        drafts=_tops(arrays, entry.name, DRAFTS, min(DRAFTED, steps - 1), vocabulary) if drafted else None,
     )
+
+
+def _tops(arrays: Arrays, case: str, keys: tuple[str, str, str], steps: int, vocabulary: int) -> Tops:
+    ids = take_array(arrays, f"{case}.{keys[0]}", np.int64, steps, min(TOP, vocabulary))
+    _check_ids(ids, f"{keys[0]} of {case[:100]!r}", vocabulary)
+    logits = take_array(arrays, f"{case}.{keys[1]}", np.float32, *ids.shape)
+    return Tops(ids, logits, take_array(arrays, f"{case}.{keys[2]}", np.float64, steps))
+
+
+def _check_ids(ids: Any, what: str, vocabulary: int) -> None:
+    if np.min(ids, initial=0) < 0 or np.max(ids, initial=0) >= vocabulary:
+        raise ValueError(f"{what} has ids beyond the vocabulary of {vocabulary} tokens")

@@ -35,10 +35,18 @@ def open_file(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLi
         pixels = stream.codec_context.width * stream.codec_context.height
         packets = [packet.is_discard for packet in container.demux(stream) if packet.size]
     if announced > len(packets):
-        raise InputError(f"{name} holds {len(packets)} of its {announced} frames; the file is cut off")
+        _check_whole(name, source, limits, announced)
     total = packets.count(False)
     check_total(name, total, pixels, limits)
     return Clip(name, total, float(rate) if rate else None, partial(_frames, name, source, limits))
+
+
+def _check_whole(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits, announced: int) -> None:
+    """All packets must be there, those too that an edit list leaves out: a video that was trimmed still has them."""
+    with _stream(name, source, limits, ignore_editlist="1") as (container, stream):
+        found = sum(1 for packet in container.demux(stream) if packet.size)
+    if announced > found:
+        raise InputError(f"{name} holds {found} of its {announced} frames; the file is cut off")
 
 
 def _frames(
@@ -69,12 +77,14 @@ def _upright(frame: Any) -> Image.Image:
 
 
 @contextmanager
-def _stream(name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits) -> Iterator[tuple[Any, Any]]:
+def _stream(
+    name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits, **chosen: str
+) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; every failure of FFmpeg is an InputError."""
     av = _import_av(name)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            options = {"format_whitelist": FORMATS}
+            options = {"format_whitelist": FORMATS, **chosen}
             with av.open(file, options=options, io_open=_refuse, metadata_errors="ignore") as container:
                 yield container, _first_video(name, container, limits)
     except (av.error.FFmpegError, EOFError) as error:

@@ -35,6 +35,8 @@ DECODER: dict[str, Any] = {
                "token_ids": {"<i>": 9}, "eos_token_ids": [9], "merge_size": 1},
     "files": dict.fromkeys(("decoder.onnx", "vision.onnx", "chat_template.jinja", "tokenizer.json"), FILE),
 }  # fmt: skip
+HEAD = {"file": "decoder.onnx", "inputs": {"image_features": port("n", 8)}, "outputs": {"logits": port(1, "s", 10)}}
+DRAFTS = damaged(DECODER, ("graphs", "mtp"), HEAD)
 TEXT = {**damaged(DECODER, ("graphs", "vision_encoder"), DELETE), "image": {"kind": "none"}, "limits": {"context": 4}}
 CROP = {**damaged(DECODER, ("graphs", "vision_encoder", "inputs", "pixel_values"), port(1, 3, 6, 4)),
         "image": {"kind": "crop", "shortest_edge": 4, "resized": None, "cropped": [6, 4], "mean": None,
@@ -90,6 +92,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str | int, ...], list[Any], list[An
                   [[4, "b", "s"], ["b"], [3, 1, "b", "s"], []], "expected [3, batch, seq]"),
     "no positions": (DECODER, (*INPUTS, "position_ids"), [], [DELETE], "expected [3, batch, seq]"),
     "logits": (DECODER, (*OUTPUTS, "logits", "shape"), [[1, "s", 11]], [[1, "s", "v"], ["s", 10]], "expected 3 sizes"),
+    "logits of drafts": (DRAFTS, ("graphs", "mtp", "outputs", "logits", "shape"), [[1, "s", 10]],
+                         [[1, "s", "v"], ["s", 10], [1, 1, "s", 10]], "['mtp'].outputs['logits'].shape"),
+    "features of drafts": (DRAFTS, ("graphs", "mtp", "inputs", "image_features", "shape"), [["n", 8]],
+                           [["n", "h"], [8]], "['mtp'].inputs['image_features'].shape"),
     "widths": (DECODER, (*INPUTS, "image_features", "shape"), [["n", 8]], [["n", 7], ["n", 9]], "is not the encoder's"),
     "a state that ends": (DECODER, (*OUTPUTS, "present.0.key"), [],
                           [DELETE, port(1, 2, "capacity", 3), port(1, 2, "capacity", 4, dtype="FLOAT16")],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lensmith.runtimes.clips import ClipSpec, _sample, _within_tokens
+from lensmith.runtimes.clips import ClipSpec, _sample, _within_tokens, plan_clip
 from lensmith.runtimes.images import ImageSpec
 
 
@@ -32,3 +32,10 @@ def test_frames_by_the_second_are_rounded_down() -> None:
     spec = ClipSpec(ImageSpec(), strategy="fps_based", fps=3.0)
     assert _sample(25, spec, 10.0).tolist() == [0, 3, 7, 10, 14, 17, 21]
     assert _sample(3, spec, 1.0).tolist() == [0, 1, 2]  # no frame is taken twice
+
+
+def test_a_limit_of_tokens_bounds_each_frame_first() -> None:
+    """16 tokens are 32 squares in the two frames of a temporal patch: 3 x 9, then 2 x 3 by the limit."""
+    image = ImageSpec(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=1, max_pixels=10**8)
+    plan = plan_clip(4, 28 * 100, 28 * 300, ClipSpec(image, max_tokens=16))
+    assert (plan.height // 28, plan.width // 28) == (2, 3)

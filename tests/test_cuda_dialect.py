@@ -12,6 +12,7 @@ import pytest
 from lensmith.exporters.calibrate import calibrate
 from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.dialects.ort import MS
+from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes.indexed import IndexedDecoder
 from lensmith.runtimes.model import Model
@@ -23,7 +24,7 @@ from lensmith.runtimes.verify import verify
 from tests import arlow, ladder
 from tests.dialect_pairs import FAMILIES, tiny_bases
 from tests.ladder import CONVERSATIONS, IMAGES, TRAINED, Ladder, Pair, dequantize_weights
-from tests.mtp_reference import MtpReference, assert_drafts
+from tests.mtp_reference import assert_drafts
 from tests.test_tensorrt_dialect import VARIANTS
 
 # The limits of the ort dialect: relative to the largest magnitude, in float32 with other orders of summation.
@@ -140,7 +141,7 @@ def test_the_trained_model_keeps_its_answers(tmp_path: Path, precision: str) -> 
 
 def test_multi_token_prediction(float32: None, bases: dict[str, Path], tmp_path: Path) -> None:
     pair = cuda_pair(bases["nemotron-4b"], tmp_path / "b")
-    assert_drafts(pair.model, MtpReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"]), LOGITS)
+    assert_drafts(pair.model, DraftReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"]), LOGITS)
 
 
 def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,47 @@ def test_video_files_give_what_pyav_decodes(av: Any, files: dict[str, Path], nam
         for found, index in zip(taken(clip, indices), indices, strict=True):
             assert np.array_equal(found, expected[index])
     assert len({frame.tobytes() for frame in expected}) == 23
+
+
+def test_the_rate_is_the_average_one(av: Any, tmp_path: Path) -> None:
+    """Phones record frames at uneven times: what counts is their number in the whole time, as for transformers."""
+    path = tmp_path / "uneven.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=100)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index, at in enumerate((0, 1, 2, 3, 4, 50, 51, 99)):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts, frame.time_base = at, Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate != stream.guessed_rate
+        assert open_clip(path).rate == float(stream.average_rate)
+
+
+def edited(data: bytes, begin: float, seconds: float) -> bytes:
+    """An MP4 of which an edit list (ISO 14496-12, 8.6.6) shows a part."""
+    scales = [int.from_bytes(data[at + 16 : at + 20], "big") for at in map(data.index, (b"mvhd", b"mdhd"))]
+    at = data.index(b"elst") + 4
+    assert data[at : at + 8] == bytes(7) + b"\1"  # version 0, one entry
+    return data[: at + 8] + struct.pack(">Ii", round(seconds * scales[0]), round(begin * scales[1])) + data[at + 16 :]
+
+
+@pytest.mark.parametrize(("begin", "seconds", "shown"), [(0, 2.3, 23), (0.5, 1.8, 18), (0.5, 1, 10), (1.4, 0.5, 5)])
+def test_a_trimmed_video_is_what_it_shows(
+    av: Any, files: dict[str, Path], begin: float, seconds: float, shown: int
+) -> None:
+    """Phones cut without encoding again: the frames in front and behind stay in the file."""
+    data = edited(files["mp4"].read_bytes(), begin, seconds)
+    with av.open(str(files["mp4"])) as container:
+        every = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clip = open_clip(data)
+    assert clip.total == shown
+    first = round(begin * 10)
+    np.testing.assert_array_equal(all_of(clip), every[first : first + shown])
+    with pytest.raises(InputError, match=r"not a readable video|cut off"):
+        open_clip(data[: int(len(data) * 0.9)])
 
 
 def test_sampling_of_a_video_file_equals_hf(files: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from lensmith.runtimes import graph_check
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
 from lensmith.runtimes.graph_check import check_graph
+from lensmith.runtimes.graph_values import Refused
+from lensmith.runtimes.onnx_messages import parse_model
 from lensmith.targets.errors import InputError
 
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")
@@ -225,6 +228,7 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "value from behind": (added(node("Neg", ["later"], ["y"]), node("Neg", ["one"], ["later"])), "is made by no node"),
     "sequences": (added(node("SequenceEmpty", [], ["y"])), "the operator 'SequenceEmpty'"),
     "operator of another": (added(node("Evil", ["one"], ["y"], "evil")), "the operator 'Evil' of 'evil'"),
+    "operators of another": (lambda m: m.opset_import.append(onnx.helper.make_opsetid("evil", 1)), "the operator sets"),
     "heads": (attribute("num_heads", HUGE), "'num_heads' of RotaryEmbedding is out of range"),
     "many heads": (attribute("num_heads", (1 << 14) + 1), "'num_heads' of RotaryEmbedding is 16385"),
     "parts": (added(node("Split", ["one"], ["y", "z", "w"], num_outputs=2)), "num_outputs 2 and 3 outputs"),
@@ -294,6 +298,18 @@ def test_nodes_are_counted_with_functions_and_loops_in_their_places(
     monkeypatch.setattr(graph_check, "MOST_NODES", calls)
     with pytest.raises(InputError, match=f"more than {calls} nodes"):
         check_graph(path, *rest)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "blocks", "fits"), [(64, 2, True), (65, 3, True), (96, 3, True), (97, 3, False), (64, 3, False)]
+)
+def test_the_last_block_of_a_product_may_be_shorter(inputs: int, blocks: int, fits: bool) -> None:
+    product = node("MatMulNBits", ["x", "w"], ["y"], "com.microsoft", K=inputs, N=5, block_size=32)
+    model = onnx.helper.make_model(onnx.helper.make_graph([product], "g", [], []))
+    read = parse_model(model.SerializeToString()).graph.node[0]
+    for dims, right in (([5, blocks, 16], fits), ([4, blocks, 16], False), ([5], False)):
+        with nullcontext() if right else pytest.raises(Refused, match=f"K {inputs}, blocks of 32"):
+            graph_check._check_product(read, {"w": dims})
 
 
 KINDS = ("qwen3-vl-2b", "tarn-2b", "vqwen3-4b", "arlow-vision", "tensorrt", "plugin")

@@ -14,6 +14,7 @@ import pytest
 from lensmith.exporters import heads
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.dialects.gguf import files
+from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes.replay import relative_error
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from tests import hf, ladder
-from tests.mtp_reference import MtpReference, assert_drafts
+from tests.mtp_reference import assert_drafts
 
 TINY = Path(__file__).parent / "tiny_vlm"
 FAMILIES = ("qwen3_vl", "qwen3_5", "llava")
@@ -120,7 +121,7 @@ def test_logits_are_those_of_pytorch(family: str, head: str, tmp_path: Path) -> 
     pair = ladder.compile_pair(path, tmp_path / "bundle")
     assert relative_error(*pair.all_logits(QUESTION)) < LOGITS
     if family == "qwen3_5":
-        assert_drafts(pair.model, MtpReference(pair.reference), pair.theirs(QUESTION), LOGITS)
+        assert_drafts(pair.model, DraftReference(pair.reference), pair.theirs(QUESTION), LOGITS)
 
 
 def test_traces_tell_the_head(tmp_path: Path) -> None:

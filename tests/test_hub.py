@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.hub import is_name, located, repository_of
+from lensmith.exporters.hub import is_name, located, located_adapter, repository_of
 from lensmith.targets.errors import InputError
 
 from tests.extras import MAIN, run_without
@@ -134,6 +134,25 @@ def test_local_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert located(Path(path), None) == Path(path)
     with pytest.raises(InputError, match="--hub-revision main is of a repository on the hub, and tiny/open is a local"):
         located(Path("tiny/open"), "main")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "meant", "revision"),
+    [("tiny/open@v1", "tiny/open", "v1"), ("tiny/open/tree/a/b", "tiny/open", "a/b"),
+     ("hf.co/tiny/open", "tiny/open", ""),
+     ("https://huggingface.co/tiny/open/tree/main", "tiny/open", "main")],
+)  # fmt: skip
+def test_other_spellings_of_names(
+    spelled: str, meant: str, revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"given as {meant}{f' --hub-revision {revision}' if revision else ''}$"):
+        located(Path(spelled), None)
+    with pytest.raises(InputError, match=f"given as {meant}{f'; .*, not from {revision}' if revision else ''}$"):
+        located_adapter(Path(spelled))
+    place = tmp_path / spelled
+    place.mkdir(parents=True)  # which a local folder may be called
+    assert located(Path(spelled), None) == Path(spelled)
 
 
 def test_what_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,8 @@ def conversations(draw: st.DrawFn, *, reasoning: bool) -> list[dict[str, Any]]:
                          for _ in calls]  # fmt: skip
         answer: dict[str, Any] = {"role": "assistant", "content": draw(CONTENT)}
         if reasoning and draw(st.booleans()):
-            answer[draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))] = draw(TEXT)
+            names = st.sampled_from(["reasoning_content", "reasoning", "thinking"])
+            answer |= draw(st.dictionaries(names, TEXT, min_size=1, max_size=2))
         messages.append(answer)
     return messages if draw(st.booleans()) else messages[:-1]
 
@@ -153,6 +154,7 @@ def test_continued_answers_end_where_they_stood(name: str) -> None:
     [
         ("CONTINUE_FINAL_MESSAGE_TAG a", "one two"),  # the mark of where the answer stops, said by a user
         ("a", "one two \n "),
+        ("a", " \n one two"),
         ("a", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]),
     ],
 )
@@ -161,6 +163,20 @@ def test_continued_answers_are_those_of_transformers(name: str, asked: str, said
     assert builder(name).render(messages, continue_final_message=True) == processor(name).apply_chat_template(
         messages, chat_template=TEMPLATES[name][1].read_text(encoding="utf-8"), continue_final_message=True
     )
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if "enable_thinking" in READ[name]])
+@pytest.mark.parametrize("given", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize("asked", ["reasoning_content", "thinking"])
+def test_continued_thoughts_are_those_of_transformers(name: str, given: str, asked: str) -> None:
+    """Under whichever of their names they are given, and asked to go on."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", given: "let me see"}]
+    expected = hf_ids(name, messages, {"continue_final_message": asked})
+    if expected is None:
+        with pytest.raises(InputError):
+            builder(name).build(messages, continue_final_message=asked)
+    else:
+        assert builder(name).build(messages, continue_final_message=asked).ids.tolist() == expected
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -161,6 +161,22 @@ def test_attention_of_extremes() -> None:
     assert np.isfinite(attend(q, k, v, 1)).all()
 
 
+def test_probabilities_are_powers_of_two_rounded() -> None:
+    """Of two keys whose scores differ by 0 to 4: to the bit, but where the exact value lies between two of bfloat16."""
+    need("AttentionBf16")
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    q = np.zeros((1, 5000, 8), np.float32)
+    q[0, :, :2] = np.random.default_rng(0).uniform(0, 8, len(q[0]))[:, None] * [1, 0.01]  # the second makes them finer
+    k = np.zeros((1, 2, 8), np.float32)
+    k[0, 1, :2] = -1  # the second key has the lower score, and the only value that is not zero
+    v = np.zeros_like(k)
+    v[0, 1] = 1
+    scaled = (q[0, :, :2] * np.float32(1.44269504 / np.sqrt(8))).astype(bfloat16).astype(np.float64)
+    odds = 2.0 ** -scaled.sum(axis=1)
+    found = attend(q, k, v, 1)[0, :, 0] * (1 + odds)
+    assert np.mean(np.abs(found / odds.astype(bfloat16).astype(np.float64) - 1) > 2e-5) < 0.005
+
+
 def test_attention_of_one_and_two_threads() -> None:
     need("AttentionBf16")
     x = np.random.default_rng(1).normal(size=(1, 131, 144)).astype(np.float32)

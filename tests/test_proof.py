@@ -127,6 +127,7 @@ def theta(patch: pytest.MonkeyPatch, _: Job) -> None:
 
 FIRST, VISION = "decoder: logits at step 0", "vision_encoder: image_features"
 DEEPSTACK = [f"deepstack_merger_list.{tap}.linear_fc1.weight" for tap in (0, 1)]
+HEAD = "mtp.pre_fc_norm_embedding.weight", "mtp.pre_fc_norm_hidden.weight"
 QUERIES = [f"layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)]
 GRAPHS: dict[str, tuple[str, Break, str]] = {
     "table negated": ("qwen3_vl", values("embed_tokens.weight", np.negative), FIRST),
@@ -135,6 +136,7 @@ GRAPHS: dict[str, tuple[str, Break, str]] = {
     "a bias dropped": ("qwen3_vl", values("blocks.0.attn.qkv.bias", np.zeros_like), "vision_encoder"),
     "a gate permuted": ("qwen3_5", values("mlp.gate_proj.weight", lambda rows: rows[::-1]), FIRST),
     "delta gates": ("qwen3_5", values("linear_attn.dt_bias", lambda rows: rows + np.float32(0.1)), FIRST),
+    "norms of the draft head swapped": ("qwen3_5", swapped(*HEAD), "mtp: logits at step 1 (text only)"),
     "one value of a norm": ("llava", values("model.norm.weight", lambda rows: rows * _nearly(rows)), FIRST),
     "a norm by little": ("qwen3_vl", values("model.norm.weight", lambda rows: rows * np.float32(1.00006)), FIRST),
     "a square matrix transposed": ("llava", values("layers.0.self_attn.q_proj.weight", np.transpose), FIRST),

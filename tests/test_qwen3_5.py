@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.models.qwen_configs import PREFIXES
 from lensmith.exporters.plan import make_plan
@@ -27,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from tests import ladder
 from tests.extras import latest
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, step_logits, worst
-from tests.mtp_reference import MtpReference, assert_drafts
+from tests.mtp_reference import assert_drafts
 
 # Errors are the largest difference relative to the largest magnitude. Both sides compute in float32. Measured are 2e-6
 # for features, 1.4e-5 for logits, most of it PyTorch's own: its kernels for one token and for many differ by as much.
@@ -215,12 +216,12 @@ def test_gates_and_norms_are_never_quantized(base: Path) -> None:
 
 def test_the_head_predicts_as_in_pytorch(pair: Pair) -> None:
     """Logits and hidden states of multi-token prediction over a prompt with images, in chunks."""
-    assert_drafts(pair.model, MtpReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"]), LOGITS)
+    assert_drafts(pair.model, DraftReference(pair.reference), pair.theirs(CONVERSATIONS["two turns"]), LOGITS)
 
 
 def test_drafts(pair: Pair) -> None:
     """From the decoder's own hidden states: what PyTorch's head says of the prompt with the guesses behind it."""
-    messages, reference = CONVERSATIONS["one image"], MtpReference(pair.reference)
+    messages, reference = CONVERSATIONS["one image"], DraftReference(pair.reference)
     head, request, theirs = pair.model.open_draft_head(), pair.model.prepare(messages), pair.theirs(messages)
     hidden = reference.hidden_states(theirs)
     logits = pair.model.prefill(request, chunk=50, head=head)

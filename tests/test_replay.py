@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lensmith.runtimes.replay import (
     relative_error,
     summarize,
 )
-from lensmith.runtimes.traces import TOP, CaseTrace, ImageTrace, Traces, head_of, log_sum
+from lensmith.runtimes.traces import TOP, CaseTrace, ImageTrace, Traces, log_sum, tops_of
 from lensmith.runtimes.verify import VerifyReport, _condense, is_exact
 
 VOCAB, STEPS = 40, 3
@@ -38,7 +39,7 @@ LOGITS = DRAW.normal(0, 3, (STEPS, VOCAB)).astype(np.float32)
 def traces(logits: Floats = LOGITS) -> Traces:
     image = ImageTrace("picture", (1, 4, 6), "0" * 64, ImageFeatures(FEATURES, TAPS))
     answer = [int(row.argmax()) for row in logits]
-    case = CaseTrace("case", [], [1, 2, 3], logits[0], answer, *head_of(logits))
+    case = CaseTrace("case", [], [1, 2, 3], logits[0], answer, tops_of(logits))
     return Traces("PyTorch", (image,), (case,))
 
 
@@ -74,6 +75,23 @@ def test_each_output_is_compared_with_its_own() -> None:
     assert rows(Output("picture", "image_features", 0, TAPS[0]))[0].value > 0.5
     shifted = rows(*answer(LOGITS[[0, 2, 1]]))
     assert [row.value > 0.1 for row in shifted if row.figure == "step_logits_error"] == [True, True]
+
+
+def test_drafts_are_compared_with_those_of_their_step() -> None:
+    drafts = LOGITS[::-1] + f32([[1], [2], [3]])
+    case = replace(traces().cases[0], drafts=tops_of(drafts))
+    against = AgainstPyTorch(replace(traces(), cases=(case,)))
+    for step in (1, 2, 3):
+        right, wrong = (
+            [*against.rows(Output("case", "draft_logits", step, each))] for each in (drafts[step - 1], drafts[step - 2])
+        )
+        assert [(row.figure, row.value, row.output) for row in right] == [
+            ("draft_logits_error", 0, f"mtp: logits at step {step}"),
+            ("draft_logits_kl", 0, f"mtp: logits at step {step}"),
+        ]
+        assert all(judged(row, EXACT).passed for row in right)
+        assert not any(judged(row, EXACT).passed for row in wrong)
+    assert not rows(Output("case", "draft_logits", 1, drafts[0]))  # of traces without any
 
 
 def test_inputs_that_differ_fail_whatever_the_precision() -> None:

@@ -43,6 +43,7 @@ STEPS: dict[str, Step] = {
     "too few positions": run(np.array([1, 2])),
     "too many positions": run(ONE, np.zeros((3, 2), np.int64)),
     "flat positions": run(ONE, np.zeros(1, np.int64)),
+    "two axes": run(ONE, np.zeros((2, 1), np.int64)),
     "four axes": run(ONE, np.zeros((4, 1), np.int64)),
     "negative positions": run(ONE, np.full((3, 1), -5)),
     "half positions": run(ONE, np.full((3, 1), 0.5)),

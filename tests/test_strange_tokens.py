@@ -58,3 +58,18 @@ def test_halves_of_surrogates_are_no_tokens(tmp_path: Path) -> None:
     values["added_tokens_decoder"][FIRST]["content"] = "\ud800"
     with pytest.raises(InputError, match=LISTED):
         prepare(linked("qwen3_vl", tmp_path / "made", CONFIG, values), Options())
+
+
+@pytest.mark.parametrize("key", ["eos_token", "pad_token", "image_token", "chat_template"])
+def test_halves_of_surrogates_are_no_text(key: str, tmp_path: Path) -> None:
+    values = json.loads((TINY / "qwen3_vl" / CONFIG).read_text()) | {key: "<\ud800>"}
+    folder = linked("qwen3_vl", tmp_path / "made", CONFIG, values)
+    if key == "chat_template":
+        (folder / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match=f"{key.replace('_', '.')}.* holds half of a surrogate pair; expected text"):
+        prepare(folder, Options())
+    values[key] = {"content": "<\udfff>"} if key != "chat_template" else [{"name": "default", "template": "\udfff"}]
+    (folder / CONFIG).unlink()
+    (folder / CONFIG).write_text(json.dumps(values))
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        prepare(folder, Options())

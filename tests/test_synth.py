@@ -6,6 +6,8 @@ import errno
 import importlib
 import json
 import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from lensmith.exporters import synth as module
 from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
 from lensmith.exporters.synth import ARCHITECTURES, small_files, synth
 from lensmith.exporters.synth_layouts import SynthTensor
-from lensmith.exporters.synth_tokenizer import vocabulary
-from lensmith.exporters.synth_weights import blocks, encode, file_order, header_of
+from lensmith.exporters.synth_tokenizer import byte_alphabet, vocabulary
+from lensmith.exporters.synth_weights import _row_scales, blocks, encode, file_order, header_of
 from lensmith.runtimes.files import hash_file
 from lensmith.targets.errors import InputError
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from tests import hf
 
@@ -86,8 +88,16 @@ def test_tiny_of_each_architecture_loads_in_transformers(name: str, tmp_path: Pa
 
 def test_large_checkpoints_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = open_checkpoint(synth("vqwen3-4b", tmp_path / "whole", tiny=True))
+    assert not list(whole.path.glob("*.index.json"))
     monkeypatch.setattr("lensmith.exporters.synth_weights.SHARD_BYTES", 4_000_000)
-    sharded = open_checkpoint(synth("vqwen3-4b", tmp_path / "sharded", tiny=True))
+    seen: list[int] = []
+    sharded = open_checkpoint(
+        synth("vqwen3-4b", tmp_path / "sharded", tiny=True, progress=lambda done, total: seen.extend((done, total)))
+    )
+    assert seen[::2] == sorted(seen[::2])
+    assert {seen[-2], *seen[1::2]} == {whole.nbytes}
+    index = json.loads((sharded.path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == whole.nbytes
     assert len(list(sharded.path.glob("model-0000?-of-00003.safetensors"))) == 3
     assert sharded.tensors.keys() == whole.tensors.keys()
     for tensor in ("model.language_model.embed_tokens.weight", "model.multi_modal_projector.linear_2.bias"):
@@ -126,6 +136,35 @@ def test_tiny_ids_agree_with_its_tokenizer(tiny: Checkpoint) -> None:
     assert [tokenizer.decode([i]) for i in tokenizer.encode(" the image").ids] == [" the", " image"]
 
 
+def token_ids(values: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """Where a configuration names tokens, and their ids."""
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from token_ids(value, f"{key}/{name}")
+    elif "token_i" in key and isinstance(values, int):
+        yield key, values
+
+
+@pytest.mark.parametrize("name", ["tarn-2b", "vqwen3-4b"])
+def test_tiny_configurations_name_the_tokens_of_the_real_ones(name: str) -> None:
+    """Text for text, wherever a file has the id of a token."""
+    real, small = (small_files(ARCHITECTURES[name], tiny=tiny) for tiny in (False, True))
+    texts, fewer = ({token["id"]: token["content"] for token in files["tokenizer.json"]["added_tokens"]}
+                    for files in (real, small))  # fmt: skip
+    for file in real.keys() - {"tokenizer.json"}:
+        pairs = list(zip(token_ids(real[file]), token_ids(small[file]), strict=True))
+        assert pairs or "config" not in file or "token_id" not in json.dumps(real[file]), file
+        for (place, token), (_, tiny) in pairs:
+            assert fewer.get(tiny) == texts.get(token), (file, place)
+        listed = [files[file].get("added_tokens_decoder", {}) for files in (real, small)]
+        assert [texts.get(int(token)) for token in listed[0]] == [fewer.get(int(token)) for token in listed[1]]
+
+
+def test_bytes_are_spelled_as_the_library_spells_them() -> None:
+    assert byte_alphabet() == sorted(byte_alphabet())
+    assert set(byte_alphabet()) == set(pre_tokenizers.ByteLevel.alphabet())
+
+
 @pytest.mark.parametrize("size", [256, 1000, 2048, 9000])
 def test_vocabulary_is_complete(size: int) -> None:
     vocab, rules = vocabulary(size)
@@ -152,11 +191,30 @@ def test_weights_have_the_features_of_trained_ones(tiny: Checkpoint) -> None:
     assert tiny.tensor("model.language_model.norm.weight").numpy().mean() == pytest.approx(4, abs=0.1)
 
 
+@pytest.mark.parametrize("columns", [256, 1024, 4096])
+def test_narrow_matrices_are_as_strong_as_wide_ones(columns: int) -> None:
+    """0.02 from 1024 inputs on, and queries and keys twice that; each row has a scale of its own."""
+    (make,) = blocks(SynthTensor("layer.qkv.weight", (192, columns), "qkv"), 0)
+    scales = make().std(axis=1)
+    expected = 0.02 * max(1, math.sqrt(1024 / columns))
+    for rows, gain in ((scales[:64], 2), (scales[64:128], 2), (scales[128:], 1)):
+        assert np.median(rows) == pytest.approx(gain * expected, rel=0.15)
+        assert rows.std() / rows.mean() == pytest.approx(0.25, abs=0.1)
+
+
 def test_blocks_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lensmith.exporters.synth_weights.BLOCK", 1000)
     tensor = SynthTensor("x", (70, 30), "residual")
     parts = [make() for make in blocks(tensor, 0)]
     assert [part.shape for part in parts] == [(33, 30), (33, 30), (4, 30)]
+    assert not np.allclose(parts[0], parts[1])
+    np.testing.assert_allclose(np.concatenate(parts).mean(axis=1), 0, atol=1e-6)
+    channels = np.concatenate(parts).std(axis=1) / _row_scales(tensor, 0)[:, 0]
+    assert channels.min() > 0.5  # each row has the strength that is its own, whatever block it is in
+    assert channels.max() < 3.5
+    other, again = (next(blocks(tensor, seed))() for seed in (1, 0))
+    assert np.array_equal(again, parts[0])
+    assert not np.allclose(other, parts[0])
 
 
 def test_bfloat16_rounds_to_nearest() -> None:
@@ -181,6 +239,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "used" / "file").touch()
     with pytest.raises(InputError, match="used exists and is not a checkpoint of lensmith synth; choose another"):
         synth(QWEN3_VL, tmp_path / "used")
+    made = synth(QWEN3_VL, tmp_path / "made", tiny=True)
+    with pytest.raises(InputError, match="made is a checkpoint of lensmith synth already; replace it with --force"):
+        synth(QWEN3_VL, made, tiny=True)
+    synth(QWEN3_VL, made, tiny=True, seed=1, force=True)
+    assert "(seed 1) in the architecture of qwen3-vl-2b at tiny size" in (made / "README.md").read_text()
+    shutil.rmtree(made)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
     with pytest.raises(InputError, match=r"needs 4\.27 GB but its disk has 1\.00 GB free"):
         synth(QWEN3_VL, tmp_path / "out")

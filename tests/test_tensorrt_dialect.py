@@ -95,9 +95,11 @@ def test_states_without_a_copy_are_not_reused(hybrid: Pair) -> None:
 
 def test_multi_token_prediction(hybrid: Pair) -> None:
     """Logits and hidden states over a prompt with images, in chunks."""
-    from tests.mtp_reference import MtpReference, assert_drafts
+    from lensmith.exporters.draft_reference import DraftReference
 
-    assert_drafts(hybrid.model, MtpReference(hybrid.reference), hybrid.theirs(CONVERSATIONS["two turns"]), LOGITS)
+    from tests.mtp_reference import assert_drafts
+
+    assert_drafts(hybrid.model, DraftReference(hybrid.reference), hybrid.theirs(CONVERSATIONS["two turns"]), LOGITS)
 
 
 def test_drafts_follow_the_decoder(hybrid: Pair) -> None:

@@ -16,7 +16,10 @@ from lensmith.exporters.calibrate import export_calibrated
 from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.calibration_samples import case_key
 from lensmith.exporters.checkpoint import open_checkpoint
+from lensmith.exporters.constants import of_modules
+from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.reference import Reference, import_torch
 from lensmith.runtimes.frames import VideoLimits
 from lensmith.runtimes.images import ImageLimits
 from lensmith.runtimes.llamacpp.header import read_gguf
@@ -28,7 +31,8 @@ from safetensors.numpy import save_file
 
 from tests import ladder
 from tests.extras import Ran
-from tests.mtp_reference import MtpReference, assert_drafts
+from tests.mtp_reference import assert_drafts
+from tests.prequantized import VARIANTS, quantized_copy
 
 BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_5"
 IMAGE = Path(__file__).parent / "tiny_vlm" / "heldout" / "images" / "0001.png"
@@ -70,11 +74,25 @@ def test_answers_are_those_of_transformers(pair: ladder.Pair, question: str) -> 
     assert text == pair.model.prompts.tokenizer.decode(theirs)
 
 
+def test_modules_without_images_are_those_of_the_decoder(tmp_path: Path) -> None:
+    ladder.need_torch()
+    job, whole = prepare(text_model(tmp_path / "text", plain), Options()), prepare(BASE, Options())
+    ours, theirs = (
+        of_modules(each.family.modules(each.checkpoint, each.spec), import_torch()[0])["decoder"]
+        for each in (job, whole)
+    )
+    assert (ours.epsilons, ours.l2) == (theirs.epsilons, theirs.l2)
+    assert ours.turns is not None
+    assert theirs.turns is not None
+    assert np.array_equal(ours.turns, theirs.turns)
+    assert ours.turns.shape == (3, 8)
+
+
 def test_drafts_are_those_of_the_whole_model(pair: ladder.Pair, tmp_path: Path) -> None:
     """The draft head lies beside the decoder; transformers has none, so the reference is that of the whole model."""
     whole = ladder.compile_pair(BASE, tmp_path / "bundle")
     messages = [{"role": "user", "content": QUESTIONS[1]}]
-    assert_drafts(pair.model, MtpReference(whole.reference), whole.theirs(messages), LOGITS)
+    assert_drafts(pair.model, DraftReference(whole.reference), whole.theirs(messages), LOGITS)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +160,26 @@ def test_gguf_has_one_file(tmp_path: Path) -> None:
     plain_bundle = export(prepare(source, Options(precision="fp32")), tmp_path / "onnx", golden="never")
     texts = ["".join(load(b.path, threads=1).ask(QUESTIONS[0])) for b in (bundle, plain_bundle)]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("name", ["gptq asymmetric", "nf4"])
+def test_quantized_weights_answer_as_the_floats_that_they_stand_for(name: str, tmp_path: Path) -> None:
+    """Also those of the draft head; transformers runs the floats."""
+    ladder.need_torch()
+    source = text_model(tmp_path / "source", plain)
+    made = quantized_copy(source, tmp_path / "made", VARIANTS[name], lambda _: True)
+    stored, floats = (open_checkpoint(made / copy).tensors for copy in ("stored", "floats"))
+    assert stored.keys() == floats.keys()
+    for tensor in stored:
+        np.testing.assert_array_equal(stored[tensor].numpy(), floats[tensor].numpy(), tensor)
+    model = ladder.compile_pair(made / "stored", tmp_path / "bundle").model
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    reference, request = Reference(made / "floats", threads=1), model.prepare(messages)
+    ours = model.prefill(request, num_logits=len(request.prompt), reuse=False).copy()
+    assert relative_error(ours, reference.logits(request)) < LOGITS
+    answer = model.generate(messages, GenerationOptions(24, ignore_eos=True))
+    answer.read()
+    assert answer.ids == reference.greedy(request, 24, ignore_eos=True).ids
 
 
 @pytest.mark.parametrize("options", [Options(format="tensorrt", target="rtx-40"), Options(target="cuda")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from lensmith.runtimes.array_files import read_arrays
 from lensmith.runtimes.built import RECORD, SAMPLES, Built, Spread, read_built, write_built
 from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.traces import ARRAYS, CASES, CaseTrace, ImageTrace, Traces, head_of, read_traces, write_traces
+from lensmith.runtimes.traces import (
+    ARRAYS,
+    CASES,
+    CaseTrace,
+    ImageTrace,
+    Tops,
+    Traces,
+    read_traces,
+    tops_of,
+    write_traces,
+)
 from lensmith.targets.errors import InputError
 
 from tests.manifests import DAMAGES, DELETE, damaged, fields
@@ -22,7 +33,8 @@ VOCAB, PICTURE = 40, "golden/a.png"
 LOGITS = np.random.default_rng(3).normal(size=(3, VOCAB)).astype(np.float32)
 FEATURES = ImageFeatures(np.ones((6, 8), np.float32), np.ones((2, 6, 8), np.float32))
 MESSAGES = [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "What?"}]}]
-CASE = CaseTrace("case", MESSAGES, [1, 2], LOGITS[0], [int(row.argmax()) for row in LOGITS], *head_of(LOGITS))
+CASE = CaseTrace("case", MESSAGES, [1, 2], LOGITS[0], [int(row.argmax()) for row in LOGITS], tops_of(LOGITS),
+                 tops_of(LOGITS[:2] + 1))  # fmt: skip
 TRACES = Traces("PyTorch", (ImageTrace(PICTURE, (1, 4, 6), "0" * 64, FEATURES),), (CASE,))
 BUILT = Built({"cpu": {"a": "b"}}, {"a": LOGITS[0]}, {"decoder": Spread(0.5, 0.25)}, {"limits": "c"})
 NAMES = (CASES, ARRAYS, RECORD, SAMPLES, PICTURE)
@@ -56,11 +68,32 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
     assert (found.reference, found.images[0].grid, found.images[0].file) == ("PyTorch", (1, 4, 6), PICTURE)
     case = found.cases[0]
     assert (case.messages, case.token_ids, case.answer) == (MESSAGES, [1, 2], CASE.answer)
-    for name in ("logits", "top_ids", "top_logits", "log_sums"):
-        np.testing.assert_array_equal(getattr(case, name), getattr(CASE, name))
+    np.testing.assert_array_equal(case.logits, CASE.logits)
+    assert case.drafts is not None
+    assert CASE.drafts is not None
+    for found_, written in zip((*case.tops, *case.drafts), (*CASE.tops, *CASE.drafts), strict=True):
+        np.testing.assert_array_equal(found_, written)
     assert found.images[0].features.deepstack is not None
     assert (built.digests, built.spread, built.settings) == (BUILT.digests, BUILT.spread, BUILT.settings)
     np.testing.assert_array_equal(built.samples["a"], LOGITS[0])
+
+
+def test_traces_without_drafts_are_read(bundle: Bundle) -> None:
+    cases = (replace(CASE, drafts=None),)
+    write_traces(replace(TRACES, cases=cases), bundle.path / CASES, bundle.path / ARRAYS)
+    assert read_traces(bundle).cases[0].drafts is None
+
+
+@pytest.mark.parametrize("array", [0, 1, 2])
+def test_drafts_are_of_so_many_steps(array: int, bundle: Bundle) -> None:
+    tops: Any = tops_of(LOGITS[:2] + 1)
+    short = tops._replace(**{Tops._fields[array]: tops[array][:1]})
+    write_traces(replace(TRACES, cases=(replace(CASE, drafts=short),)), bundle.path / CASES, bundle.path / ARRAYS)
+    assert f"'case.{('draft_ids', 'draft_logits', 'draft_log_sums')[array]}'" in refusal(read_traces, bundle)
+    ids = tops.ids + VOCAB
+    write_traces(replace(TRACES, cases=(replace(CASE, drafts=tops._replace(ids=ids)),)), bundle.path / CASES,
+                 bundle.path / ARRAYS)  # fmt: skip
+    assert "draft_ids of 'case' has ids beyond" in refusal(read_traces, bundle)
 
 
 @pytest.mark.parametrize(("lost", "graph"), [("cases", "decoder"), ("images", "vision_encoder")])
@@ -98,7 +131,7 @@ WRONG: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "another picture": (("images", 0, "file"), "golden/b.png", "no file 'golden/b.png'"),
     "a picture that is not there": (("cases", 0, "messages", 0, "content", 0, "image"), "b.png", "no file 'b.png'"),
     "half a surrogate": (("reference",), "\ud800", "cannot be read"),
-    "another name": (("cases", 0, "name"), "other", "no array 'other.top_ids'"),
+    "another name": (("cases", 0, "name"), "other", "no array 'other.logits'"),
 }
 
 

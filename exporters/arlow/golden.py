@@ -15,6 +15,16 @@ from ..golden_media import CLIP, sources
 from .spec import ArlowSpec
 
 
+def modules(_: Checkpoint, spec: ArlowSpec) -> Any:
+    """The modules of an encoder in PyTorch, without weights."""
+    import torch
+
+    from .reference import ArlowEncoder
+
+    with torch.device("meta"):
+        return ArlowEncoder(spec)
+
+
 def record(
     checkpoint: Checkpoint,
     spec: ArlowSpec,

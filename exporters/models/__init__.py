@@ -14,6 +14,7 @@ from ..blocks import Dialect
 from ..checkpoint import Checkpoint
 from ..golden import Recorder, record
 from ..graphs import Graph, Prefixes
+from ..reference import empty_model
 from ..scheme import Policy
 from ..spec import ModelSpec
 from ..tokenizer_files import SourceTokenizer
@@ -35,6 +36,7 @@ class Family(Generic[S]):
     dropped: Callable[[Checkpoint, S], dict[str, str]]  # unused tensors with their reasons
     sections: Callable[[Checkpoint, SourceTokenizer, S, int | None], Sections]  # the last: largest image area in pixels
     record: Recorder[S]  # of golden traces
+    modules: Callable[[Checkpoint, S], Any]  # in PyTorch, without weights
     fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack
 
 
@@ -47,6 +49,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         qwen_configs.dropped,
         prompts.sections,
         record,
+        empty_model,
     ),
     qwen3_5.MODEL_TYPE: Family(
         qwen3_5.MODEL_TYPE,
@@ -56,6 +59,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         qwen3_5.dropped,
         prompts.sections,
         record,
+        empty_model,
         qwen3_5.fit,
     ),
     qwen3_5.TEXT_MODEL_TYPE: Family(
@@ -66,6 +70,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         qwen3_5.text_dropped,
         prompts.text_sections,
         record,
+        empty_model,
         qwen3_5.fit,
     ),
     llava.MODEL_TYPE: Family(
@@ -76,6 +81,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         llava.dropped,
         llava_sections.sections,
         record,
+        empty_model,
     ),
     arlow.MODEL_TYPE: Family(
         arlow.MODEL_TYPE,
@@ -85,5 +91,6 @@ FAMILIES: Mapping[str, Family[Any]] = {
         arlow.dropped,
         processors.sections,
         arlow_golden.record,
+        arlow_golden.modules,
     ),
 }

@@ -86,6 +86,10 @@ NEVER_NULL = """
     vision_feature_layer vision_feature_select_strategy vision_start_token_id
 """
 NULL_TOO = {"qwen3_vl": ("deepstack_visual_indexes",), "llava": ("model_type",)}  # by family, besides
+# Of decoders: what is refused besides, and what is not, as their class takes or ignores it; by model_type in LLaVA.
+OF_TEXT = {"llama": ({"mlp_bias"}, {"head_dim", "max_window_layers", "use_sliding_window"}),
+           "qwen2": ({"attention_dropout"}, {"attention_bias"})}  # fmt: skip
+OF_OTHER_TEXT: tuple[set[str], set[str]] = ({"attention_dropout"}, set())
 
 BESIDE_ROPE = ("rope_theta", "partial_rotary_factor")  # that older configurations have outside of the rotary parameters
 
@@ -96,11 +100,16 @@ class Config:
 
     values: dict[str, Any]
     model_type: str
+    of_text: bool = False  # whether it is the decoder's section
 
     def __post_init__(self) -> None:
         never = {*NEVER_NULL.split(), *NULL_TOO.get(self.model_type, ())}
         if self.model_type == "qwen3_vl" and "text_config" not in self.values:
             never.remove("tie_word_embeddings")  # of the text alone, which nothing reads
+        if self.of_text:
+            kind = self.values.get("model_type", "llama") if self.model_type == "llava" else None
+            more, fewer = OF_TEXT.get(str(kind), OF_OTHER_TEXT)
+            never = (never | more) - fewer
         for key in never & self.values.keys():
             if self.values[key] is None:
                 raise InputError(f"config value {key} is null, which transformers refuses; leave it out")
@@ -109,7 +118,7 @@ class Config:
         """A part of this section; InputError when it is not there."""
         if self.values.get(key) is None:
             raise InputError(f"config.json has no {key}; expected the configuration of a {self.model_type} checkpoint")
-        return Config(self.get(key), self.model_type)
+        return Config(self.get(key), self.model_type, of_text=key == "text_config")
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value, or `default` where there is none or null; InputError for a value that is not of its kind."""

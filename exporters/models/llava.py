@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..blocks import Dialect
@@ -29,7 +30,7 @@ def describe(values: dict[str, Any]) -> ModelSpec:
     text = config.section("text_config")
     # transformers ties them when either of the two places says so.
     tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
-    decoder = describe_text(Config({**text.values, "tie_word_embeddings": tied}, MODEL_TYPE), "llama")
+    decoder = describe_text(replace(text, values={**text.values, "tie_word_embeddings": tied}), "llama")
     token = config.get("image_token_index", config.get("image_token_id", 32000))
     return ModelSpec(MODEL_TYPE, _vision(config, decoder.hidden), decoder, int(token))
 

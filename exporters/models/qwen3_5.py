@@ -33,7 +33,7 @@ def describe(values: dict[str, Any]) -> ModelSpec:
 
 def describe_text(values: dict[str, Any]) -> ModelSpec:
     """The same for model_type qwen3_5_text, whose config.json is the text section of the others."""
-    config = Config(values, TEXT_MODEL_TYPE)
+    config = Config(values, TEXT_MODEL_TYPE, of_text=True)
     return ModelSpec(TEXT_MODEL_TYPE, None, _decoder(config, config.only("tie_word_embeddings", False, True)))
 
 

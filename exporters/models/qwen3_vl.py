@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..blocks import Dialect
@@ -22,7 +23,7 @@ def describe(values: dict[str, Any]) -> ModelSpec:
 
 
 def _decoder(config: Config, tied: bool) -> DecoderSpec:
-    config = Config({**DEFAULTS, **config.values}, config.model_type)
+    config = replace(config, values={**DEFAULTS, **config.values})
     rope = config.plain_rope()
     config.only("use_sliding_window", False)
     config.only("is_causal", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ...targets.errors import InputError
@@ -41,7 +42,7 @@ def describe_text(config: Config, default_type: str) -> DecoderSpec:
     if kind not in DEFAULTS:
         raise InputError(f"config value text_config.model_type is {kind!r}, not supported for {config.model_type}; "
                          f"expected {', '.join(map(repr, DEFAULTS))}")  # fmt: skip
-    config = Config({**DEFAULTS[kind], **config.values}, config.model_type)
+    config = replace(config, values={**DEFAULTS[kind], **config.values})
     _refuse_windows(config)
     config.only("is_causal", True)
     heads, hidden = config.need("num_attention_heads"), config.need("hidden_size")
