@@ -32,6 +32,7 @@ from .golden_media import CLIP, FILES, sources
 from .reference import Reference, import_torch
 from .self_replay import self_replay, with_meant
 from .spec import ModelSpec
+from .their_inputs import TheirInputs
 
 S_contra = TypeVar("S_contra", contravariant=True)
 Golden = Literal["auto", "always", "never"]
@@ -165,7 +166,8 @@ def record(
     """
     reference = Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter)
     head = DraftReference(reference) if DRAFT_HEAD in manifest["graphs"] else None
-    recorder = _Recorder(reference, head, writer.partial, manifest)
+    theirs = TheirInputs(checkpoint.path, checkpoint.config.get("model_type"), manifest)
+    recorder = _Recorder(reference, head, theirs, writer.partial, manifest)
     files = {name: source for name, source in sources().items() if takes(name, manifest)}
     asked = conversations(files)
     images: list[ImageTrace] = []
@@ -210,9 +212,14 @@ class _Recorder:
     """The reference with the prompts and images of one bundle."""
 
     def __init__(
-        self, reference: Reference, head: DraftReference | None, folder: Path, manifest: Mapping[str, Any]
+        self,
+        reference: Reference,
+        head: DraftReference | None,
+        theirs: TheirInputs,
+        folder: Path,
+        manifest: Mapping[str, Any],
     ) -> None:
-        self.reference, self.head = reference, head
+        self.reference, self.head, self.theirs = reference, head, theirs
         self.context = int(manifest["limits"]["context"])
         self.spec = image_spec(manifest)
         self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
@@ -224,6 +231,7 @@ class _Recorder:
     def image(self, name: str, source: bytes) -> ImageTrace:
         """Of an image, or of all frames of a video at once."""
         patches, grid = self.media.cut(source, video=name == CLIP)
+        self.theirs.check_image(name, source, patches, grid)
         return ImageTrace(name, grid, hashlib.sha256(patches.data).hexdigest(), self.reference.vision(patches, grid))
 
     def case(self, name: str, messages: list[dict[str, Any]]) -> Iterator[CaseTrace]:
@@ -232,6 +240,7 @@ class _Recorder:
             return
         run = self.reference.greedy(request, STEPS, ignore_eos=True)
         ids = [int(token) for token in request.prompt.ids]
+        self.theirs.check_ids(name, messages, self.sources, ids)
         turns = sum(message["role"] == "user" for message in messages)
         follows = self.head is not None and turns == 1  # a later turn goes on behind what the head has not seen
         drafts = tops_of(self.head.guesses(request, run.ids, DRAFTED)) if self.head and follows else None

@@ -98,7 +98,7 @@ class Engine:
 
 class Context:
     def __init__(self, engine: Engine, recorded: str | None) -> None:
-        self.engine, self.recorded = engine, recorded
+        self.engine, self.recorded, self.profile = engine, recorded, -1
         self.steps: list[list[str]] = []
         self.told: list[str] = []  # names of what was given an address or a shape since the last step
         self.addresses: dict[str, int] = {}
@@ -106,6 +106,7 @@ class Context:
         self.made: dict[str, Any] = {}
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self.profile = index
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:

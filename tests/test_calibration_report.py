@@ -217,6 +217,38 @@ def test_activations_say_what_was_kept_and_why() -> None:
     assert "activations" not in named(dataclasses.replace(found(), activations=None))
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_drawings_are_described_by_the_ends_of_their_tables(shape: dict[str, Any]) -> None:
+    """For those who do not see them."""
+    evidence = found(**shape)
+    shown = named(evidence)
+    if "sensitivity" in shown:
+        largest = max(evidence.sensitivity.values())
+        (most,) = {row[0] for row in shown["sensitivity"].rows if row[1] == f"{largest:.4f}"}
+        assert shown["sensitivity"].alt == (
+            f"Bars of the sensitivity of {len(shown['sensitivity'].rows)} layers; the most sensitive is {most}"
+        )
+    first, last = shown["drift"].rows[0], shown["drift"].rows[-1]
+    told = re.findall(r"from (\S+) to (\S+)", shown["drift"].alt.replace(",", ""))
+    assert [[f"{float(end):.0e}" for end in pair] for pair in told] == [
+        [f"{float(row[side]):.0e}" for row in (first, last)] for side in (1, 2)
+    ]
+    assert f"decoder layers {first[0]} to {last[0]}:" in shown["drift"].alt
+    where, times, _ = shown["outliers"].rows[0]
+    assert shown["outliers"].alt.endswith(f"the most is {times} at {where}")
+    counts = [int(count) for row in shown["bits"].rows for count in row[1:] if count != "-"]
+    assert [int(count) for count in re.findall(r"(\d+) of the ", shown["bits"].alt)] == counts
+
+
+def test_outliers_outside_of_layers_have_their_own_names() -> None:
+    recorded = calibrations.evidence(2)
+    row = {**recorded["matrices"][0], "name": "lm_head.weight", "outliers": 1e6}
+    manifest = {"evidence": {"calibration": {**recorded, "matrices": [*recorded["matrices"], row]}}}
+    evidence = read_evidence(manifest)
+    assert evidence is not None
+    assert named(evidence)["outliers"].rows[0][:2] == ("lm_head", "1,000,000")
+
+
 def test_tables_of_every_subject() -> None:
     shown = named(found(mixed=True))
     assert tuple(shown) == SUBJECTS

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.runtimes.graph_values import constant
+from lensmith.runtimes.graph_values import Refused, constant
 from lensmith.runtimes.graph_work import Values, Walk
 from lensmith.runtimes.monomials import Scale
 from lensmith.runtimes.onnx_messages import parse_model
@@ -237,3 +237,53 @@ def test_results_are_as_foreseen(rule: Callable[[Draw], Node]) -> None:
                 assert np.abs(found).max() <= scale.value(largest), node
             if known.numbers is not None and all(number.exact for number in known.numbers):
                 assert [number.factor for number in known.numbers] == found.ravel().tolist(), node
+
+
+F = np.ones((2, 3), np.float32)
+WRONG: dict[str, tuple[Node, str]] = {
+    "an axis twice": (Node("Transpose", [F], {"perm": [0, 0]}), "a Transpose by"),
+    "fewer axes": (Node("Transpose", [F], {"perm": [0]}), "a Transpose by"),
+    "a new axis twice": (Node("Unsqueeze", [F, ints(0, 0)]), "an Unsqueeze of one axis twice"),
+    "an axis behind": (Node("Unsqueeze", [F, ints(3)]), r"its Unsqueeze has the axes \[3\] of 3"),
+    "an axis before": (Node("Squeeze", [F, ints(-3)]), r"its Squeeze has the axes \[-3\] of 2"),
+    "axes of another": (Node("ReduceSum", [F, ints(2)]), r"its ReduceSum has the axes \[2\] of 2"),
+    "different ranks": (Node("Concat", [F, F[0]], {"axis": 0}), "a Concat of values of different ranks"),
+    "no ranks": (Node("Concat", [F[0, 0], F[0, 0]], {"axis": 0}), "a Concat of values of different ranks"),
+    "another axis": (Node("Concat", [F, F], {"axis": 2}), "its Concat has the axis 2 of 2"),
+    "fewer parts": (Node("Split", [F, ints(1, 2)], {"axis": 1}, 3), "a Split into 2 parts with 3 outputs"),
+    "parts below zero": (Node("Split", [F, ints(4, -1)], {"axis": 1}, 2), "a Split into 2 parts"),
+    "steps": (Node("Slice", [F, ints(0), ints(9), ints(0), ints(2)]), "a Slice with steps"),
+    "more axes": (Node("Slice", [F, ints(0, 0, 0), ints(1, 1, 1)]), "a Slice of more axes"),
+    "fewer borders": (Node("Pad", [F, ints(1, 1)]), "a Pad of 2 numbers for 2 axes"),
+    "borders of axes": (Node("Pad", [F, ints(1, 1, 1, 1), F[0, 0], ints(0)]), "a Pad of 4 numbers for 2 axes"),
+    "no steps": (Node("Range", [ints(0), ints(9), ints(0)]), "a Range with steps of nothing"),
+    "two ends": (Node("Range", [ints(0), ints(9, 9), ints(1)]), "a Range with steps of nothing"),
+    "a size below zero": (Node("Reshape", [F, ints(-2, 3)]), "a Reshape to negative sizes"),
+    "any size": (Node("Reshape", [F, F[0]]), "a Reshape from numbers that have no bound"),
+    "any axis": (Node("Squeeze", [F, F[0]]), "axes of Squeeze that are not constants"),
+    "a vector": (Node("MatMul", [F[0], F.T]), "a MatMul of vectors"),
+    "another vector": (Node("MatMul", [F, F[0]]), "a MatMul of vectors"),
+    "no outputs": (Node("MatMulNBits", [F, F], {"N": 0, "K": 3}), "its MatMulNBits has no sizes"),
+    "no columns": (Node("MatMulNBits", [F, F], {"N": 3, "K": 0}), "its MatMulNBits has no sizes"),
+    "flat queries": (Node("MultiHeadAttention", [F, F, F]), "a MultiHeadAttention of another form"),
+    "other keys": (Node("MultiHeadAttention", [F[None], F, F[None]]), "a MultiHeadAttention of another form"),
+    "a cache": (Node("MultiHeadAttention", [F[None]] * 7), "a MultiHeadAttention of another form"),
+    "more results": (Node("MultiHeadAttention", [F[None]] * 3, {}, 2), "a MultiHeadAttention of another form"),
+    "flat caches": (Node("GroupQueryAttention", [F[None]] * 7), "a GroupQueryAttention of another form"),
+    "columns of a table": (Node("GatherBlockQuantized", [F, ints(0), F], {"gather_axis": 1}), "along another axis"),
+    "a lost input": (Node("Add", [F]), "its Add lacks an input"),
+    "an input left out": (Node("Add", [F, None]), "its Add lacks an input"),
+    "two sums": (Node("Add", [F, F], {}, 2), "its Add has 2 outputs"),
+    "two constants": (Node("Constant", [], {"value_int": 1, "value_float": 2.0}), "a Constant of several values"),
+    "a constant text": (Node("Constant", [], {"value_string": "a"}), "a Constant with the attribute 'value_string'"),
+    "many sizes": (Node("Unsqueeze", [F, ints(*range(7))]), "a result of Unsqueeze has 9 sizes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_nodes_that_have_no_bounds_are_refused(case: str) -> None:
+    node, words = WRONG[case]
+    graph = parse_model(graph_of(node).SerializeToString()).graph
+    values: Values = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    with pytest.raises(Refused, match=words):
+        Walk({}, Scale({}, 1)).run(graph.node, values)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lensmith
@@ -85,6 +86,15 @@ def test_wishes_for_clips(wish: dict[str, Any], encoder_bundle: Path) -> None:
     assert isinstance(encoder, Encoder)
     with pytest.raises(InputError, match=f"{next(iter(wish))} of a clip"):
         encoder.clip([np.zeros((64, 64, 3), np.uint8)] * 4, **wish)
+
+
+def test_times_of_an_encoder_are_those_of_its_parts(encoder_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, ticks = load(encoder_bundle, threads=1), iter([10.0, 10.25, 10.75])
+    assert isinstance(encoder, Encoder)
+    monkeypatch.setattr("lensmith.runtimes.encoder.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    made = encoder.image(np.zeros((64, 64, 3), np.uint8))
+    assert (made.image_ms, made.vision_ms) == (250, 500)
+    assert len(made) == len(made.features) != len(made.grid)
 
 
 def test_unknown_options_are_no_options(tiny_bundle: Path) -> None:

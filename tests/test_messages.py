@@ -155,6 +155,7 @@ def test_continued_answers_end_where_they_stood(name: str) -> None:
         ("CONTINUE_FINAL_MESSAGE_TAG a", "one two"),  # the mark of where the answer stops, said by a user
         ("a", "one two \n "),
         ("a", " \n one two"),
+        ("a", ""),
         ("a", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]),
     ],
 )
@@ -163,6 +164,15 @@ def test_continued_answers_are_those_of_transformers(name: str, asked: str, said
     assert builder(name).render(messages, continue_final_message=True) == processor(name).apply_chat_template(
         messages, chat_template=TEMPLATES[name][1].read_text(encoding="utf-8"), continue_final_message=True
     )
+
+
+@pytest.mark.parametrize("source", ["{{ messages[-1].content[:7] }}", "{{ messages[-1].content | replace('_', '-') }}",
+                                    "{{ messages[-1].content | upper }}", "{{ messages[0].content }}"])  # fmt: skip
+def test_answers_that_a_template_changes_cannot_be_continued(source: str) -> None:
+    made = PromptBuilder(builder("qwen3_vl").tokenizer, source, builder("qwen3_vl").spec)
+    messages = [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "one two"}]
+    with pytest.raises(InputError, match="the chat template drops or changes it"):
+        made.render(messages, continue_final_message=True)
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if "enable_thinking" in READ[name]])

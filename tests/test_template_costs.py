@@ -30,6 +30,18 @@ EDGES: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
     "sum": (OPERATORS["+"], (range(MAX_VALUE - 1), [0]), (range(MAX_VALUE), [0])),
     "width": (OPERATORS["%"], ("%4194295d", 1), ("%4194296d", 1)),  # with the pattern itself
     "fields": (OPERATORS["%"], ("%s" * 64, "a" * (MAX_VALUE // 64)), ("%s" * 64, "a" * (MAX_VALUE // 64 + 1))),
+    "width from a value": (OPERATORS["%"], ("%*d", ((MAX_VALUE - 3) // 3, 1)), ("%*d", ((MAX_VALUE - 3) // 3 + 1, 1))),
+    "width from a keyword": (
+        lambda width: METHODS["format"]("{:{w}}", "a", w=width),
+        ((MAX_VALUE - 6) // 6,),
+        ((MAX_VALUE - 6) // 6 + 1,),
+    ),
+    "width from a mapping": (
+        lambda width: METHODS["format_map"]("{a:{w}}", {"a": 1, "w": width}),
+        ((MAX_VALUE - 7) // 7,),
+        ((MAX_VALUE - 7) // 7 + 1,),
+    ),
+    "format filter": (FILTERS["format"], ("%4194295d", 1), ("%4194296d", 1)),
     "join": (METHODS["join"], ("ab", ["x"] * (MAX_VALUE // 3)), ("ab", ["x"] * (MAX_VALUE // 3 + 1))),
     "join filter": (FILTERS["join"], (["x"] * (MAX_VALUE // 3), "ab"), (["x"] * (MAX_VALUE // 3 + 1), "ab")),
     "replace": (METHODS["replace"], ("aa", "a", "b" * (MAX_VALUE // 2)), ("aa", "a", "b" * (MAX_VALUE // 2 + 1))),

@@ -98,6 +98,22 @@ def test_what_the_plugin_is_told() -> None:
         run_options(0, PROFILES[:1]).get_run_config_entry("nv_profile_index")
 
 
+@pytest.mark.parametrize(("size", "large"), [(None, False), (2**31 - 1, False), (2**31, True)])
+def test_weights_over_two_gigabytes_stay_in_their_file(
+    size: int | None, large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    options = SimpleNamespace(add_provider_for_devices=lambda *given: told.append(given))
+    monkeypatch.setattr(ort, "SessionOptions", lambda: options)
+    monkeypatch.setattr(tensorrt_plugin, "plugin_devices", lambda: ["a GPU"])
+    monkeypatch.setattr(tensorrt_plugin, "load_session", lambda path, options, providers: providers)
+    if size is not None:
+        with open(tmp_path / "decoder.data", "wb") as file:
+            file.truncate(size)
+    assert tensorrt_plugin.plugin_session(tmp_path / "decoder.onnx", PROFILES) == []
+    assert told == [(["a GPU"], plugin_options(PROFILES, large=large))]
+
+
 def with_plugin(monkeypatch: pytest.MonkeyPatch, register: Callable[..., None], devices: Any) -> None:
     plugin = SimpleNamespace(get_ep_name=lambda: "TheProvider", get_library_path=lambda: "/plugin.so")
     monkeypatch.setattr(importlib, "import_module", lambda name: plugin)

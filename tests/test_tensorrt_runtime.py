@@ -18,9 +18,9 @@ from lensmith.runtimes.cuda import Cuda
 from lensmith.runtimes.model import Model
 from lensmith.runtimes.options import GenerationOptions
 from lensmith.runtimes.replay import relative_error
-from lensmith.targets.errors import InputError, MissingExtra
+from lensmith.targets.errors import InputError, LensmithError, MissingExtra
 
-from tests import ladder
+from tests import fake_gpu, ladder
 from tests.dialect_pairs import CONTEXT, TARGET
 from tests.extras import latest
 from tests.fake_gpu import HostCuda, HostTensorRT
@@ -102,6 +102,7 @@ def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Pat
     model.generate(CONVERSATIONS["one image"], GenerationOptions(max_new_tokens=8, ignore_eos=True)).read()
     prompts, single = (bound._context for bound in model.decoder.executor._contexts)
     assert (prompts.recorded, single.recorded) == (None, "whole graph")
+    assert (prompts.profile, single.profile) == (0, 1)
     assert [context._context.recorded for context in model.vision.executor._contexts] == [None]
     assert single.steps[0]
     assert len(single.steps) > 4
@@ -154,6 +155,62 @@ def test_what_is_beyond_an_engine_is_refused(plain: Bundle, fake: HostCuda, tmp_
         patches = np.zeros((most[0] + 4, most[1]), np.float32)
         with pytest.raises(InputError, match="smaller images"):
             model.vision(patches, (1, 2, len(patches) // 2))
+
+
+def test_what_tensorrt_refuses_is_said(
+    plain: Bundle, fake: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = with_fake_engines(plain, tmp_path / "engines")
+    context = latest(Model(bundle, threads=1)).decoder.executor._contexts[0]
+    with pytest.raises(LensmithError, match="the engine has no 'other': TensorRT gives no reason"):
+        context.bind("other", context._cuda.buffer(4))
+    monkeypatch.setattr(fake_gpu.Context, "execute_async_v3", lambda self, stream: False)
+    with pytest.raises(LensmithError, match="TensorRT cannot run the engine"):
+        context.run([])
+    monkeypatch.setattr(fake_gpu.Context, "set_optimization_profile_async", lambda self, index, stream: False)
+    with pytest.raises(LensmithError, match="TensorRT makes no context for profile 0"):
+        Model(bundle, threads=1)
+    monkeypatch.setattr(fake_gpu.Engine, "create_execution_context", lambda self, config=None: None)
+    with pytest.raises(LensmithError, match="TensorRT makes no context for profile 0"):
+        Model(bundle, threads=1)
+
+
+def test_the_last_warning_is_kept() -> None:
+    log = tensorrt._logger(HostTensorRT)
+    assert log.last == "TensorRT gives no reason"
+    for severity, message in ((0, "worst"), (2, "a warning"), (3, "news"), (4, "chatter")):
+        log.log(severity, message)
+    assert log.last == "a warning"
+
+
+@pytest.mark.parametrize("found", [(0, 0), (35, 1), (35, 0)])
+def test_cuda_without_a_gpu(found: tuple[int, int], fake: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "cudaGetDeviceCount", lambda: found)
+    with pytest.raises(InputError, match=r"need an NVIDIA GPU, and CUDA finds none \(no error\)"):
+        Cuda()
+
+
+def test_buffers_on_a_gpu(fake: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda()
+    buffer, other, none = cuda.buffer(24), cuda.buffer(24), cuda.buffer(0)
+    assert (buffer.nbytes, none.nbytes, len(fake.held)) == (24, 1, 3)
+    values = np.arange(6, dtype=np.int32).reshape(2, 3)
+    buffer.put(values.T)  # which lies in memory in another order
+    np.testing.assert_array_equal(buffer.get((3, 2), np.int32), values.T)
+    other.copy(buffer)
+    buffer.put(values[:1])  # only the beginning
+    np.testing.assert_array_equal(buffer.get((6,), np.int32), [0, 1, 2, 4, 2, 5])
+    np.testing.assert_array_equal(other.get((6,), np.int32), values.T.ravel())
+    none.put(values[:0])
+    assert none.get((0, 3), np.int32).shape == (0, 3)
+    other.clear()
+    assert not other.get((6,), np.int32).any()
+    assert not cuda.buffer(24).get((6,), np.int32).any()
+    del other
+    assert len(fake.held) == 2
+    monkeypatch.setattr(fake, "cudaMalloc", lambda nbytes: (2, 0))
+    with pytest.raises(LensmithError, match="cudaMalloc fails: no error"):
+        cuda.buffer(24)
 
 
 def test_no_gpu_is_said(plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
