@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from .layerwise.activations import Activations
-from .layerwise.judge import Judgement, worse_groups
 from .layerwise.outcomes import Outcome
 from .layerwise.sensitivity import Sensitivity
+from .layerwise.verdict import NEAREST, Verdict
 from .scheme import Scheme
 
 
 def record(
-    method: str,
+    made: Verdict,
     samples: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
     schemes: Mapping[str, Scheme],
     found: Mapping[str, Sensitivity],
-    judged: Mapping[str, Judgement],
     activations: Activations | None,
-    tried: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """The evidence as plain values; the calibrated weights are kept where they are no worse than rounded ones.
-
-    `tried` are the methods before this one and the groups on which they were worse.
-    """
-    worse = worse_groups(judged["calibrated"], judged["nearest"])
-    made = {
-        "method": method,
+    """The evidence as plain values."""
+    judged = {name: made.judged[name] for name in ("float", NEAREST, "encoder") if name in made.judged}
+    if made.store is not None:
+        judged["calibrated"] = made.judged[made.method]
+    evidence = {
+        "method": made.method,
         "samples": samples,
-        "matrices": [_row(outcome, schemes[outcome.name]) for outcome in outcomes],
+        "matrices": [_row(outcome, schemes[outcome.name]) for outcome in made.store.journal.outcomes]
+        if made.store
+        else [],
         "sensitivity": {unit: value.kl for unit, value in found.items()},
         "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
-        "tried": {**tried, method: worse},
-        "kept": not worse,
+        "tried": made.tried,
+        "kept": made.kept,
     }
-    return made if activations is None else {**made, "activations": _short(asdict(activations))}
+    return evidence if activations is None else {**evidence, "activations": _short(asdict(activations))}
 
 
 def _row(outcome: Outcome, scheme: Scheme) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class SampleSet:
     calibrated: tuple[Case, ...]
     held_out: tuple[Case, ...]
     foreign: tuple[Case, ...]  # of kinds that are not calibrated on, to be judged
+    own: tuple[Case, ...]  # those of the user among the first two
     sha256: str  # of all questions, answers and files of pictures, in this order
 
     @property
@@ -68,8 +69,7 @@ def choose_samples(
         return [*islice(filter(fits, islice(built_in.cases(kinds), TRIES * count)), count)]
 
     ordered = _spread([*own, *drawn(built_in.taught, 0 if only else wanted - len(own))], seed, wanted)
-    held = ordered[HELD_OUT - 1 :: HELD_OUT]
-    used = [case for index, case in enumerate(ordered) if index % HELD_OUT != HELD_OUT - 1]
+    used, held = _split(ordered)
     if ways.pictures and not picture_count(used):
         raise InputError(
             f"{name} has no picture among the {len(used)} samples to calibrate on, so nothing would tell how image "
@@ -77,7 +77,42 @@ def choose_samples(
         )
     foreign = tuple(drawn(built_in.held_back, max(2, len(held) // 2)))
     digest = hashlib.sha256("".join(case_key(case) for case in (*used, *held, *foreign)).encode()).hexdigest()
-    return SampleSet(name, tuple(used), tuple(held), foreign, digest)
+    users = set(map(case_key, own))
+    return SampleSet(name, tuple(used), tuple(held), foreign, tuple(c for c in ordered if case_key(c) in users), digest)
+
+
+def _split(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """Samples to calibrate on, and those held out: every fourth, with all others about its pictures.
+
+    A picture that was calibrated on says nothing of how others will do. Of one that more than a fourth of the samples
+    are about, some questions are held out nonetheless.
+    """
+    used: list[Case] = []
+    held: list[Case] = []
+    for group in _about_the_same(cases):
+        for part in [group] if HELD_OUT * len(group) <= len(cases) else [[case] for case in group]:
+            later = len(used) + len(held) + len(part)
+            (held if HELD_OUT * (len(held) + len(part)) <= later else used).extend(part)
+    return used, held
+
+
+def _about_the_same(cases: Sequence[Case]) -> list[list[Case]]:
+    """Cases in groups, in order of their first ones: no picture, nor a copy of it, is in two of them."""
+    above: dict[str, str] = {}  # of pictures and cases, up to one that stands for the group (union-find)
+
+    def top(name: str) -> str:
+        while (higher := above.setdefault(name, name)) != name:
+            name = higher
+        return name
+
+    groups: dict[str, list[Case]] = {}
+    names = [str(index) for index in range(len(cases))]
+    for name, case in zip(names, cases, strict=True):
+        for path in case.images:
+            above[top(hashlib.sha256(Path(path).read_bytes()).hexdigest())] = top(name)
+    for name, case in zip(names, cases, strict=True):
+        groups.setdefault(top(name), []).append(case)
+    return [*groups.values()]
 
 
 def _spread(cases: Sequence[Case], seed: int, count: int) -> list[Case]:

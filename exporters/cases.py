@@ -47,6 +47,7 @@ class Case:
     tools: tuple[Mapping[str, Any], ...] = ()  # that the model may call, as JSON schemas
     # Above 0: the prompt begins a user's message, which the model itself goes on with. Others go on in another way.
     free: int = 0
+    given: bool = False  # whether its words are a user's
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ def _case(path: Path, number: int, line: str, defaults: Mapping[str, Any] = Mapp
     missing = [name for name in images if not Path(name).is_file()]
     if missing:
         raise InputError(f"line {number} of {path} names an image that is not there: {missing[0]}")
-    return Case(row["task"], images, row["prompt"], row["answer"])
+    return Case(row["task"], images, row["prompt"], row["answer"], given=True)
 
 
 def spread_over_tasks(cases: Sequence[Case], count: int) -> list[int]:

@@ -25,7 +25,7 @@ ORDER = (DECODER, "vision encoder", "DeepStack mergers", "draft head")
 
 @dataclass(frozen=True)
 class CalibratedMatrix:
-    """One matrix; errors are relative mean squares of its outputs on the calibration tokens."""
+    """One matrix; errors are relative mean squares of its outputs on the calibration tokens, next to those aimed at."""
 
     name: Name
     error: Number | None = None
@@ -33,6 +33,7 @@ class CalibratedMatrix:
     outliers: Number | None = None  # largest of the inputs' magnitudes over their median
     bits: Bits | None = None
     group_size: GroupSize | None = None
+    method: Name | None = None  # that was kept for it: no worse on inputs it did not see than simpler ones
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Sampled:
     image_tokens: Count | None = None
     text_tokens: Count | None = None
     own_answers: OwnAnswers | None = None  # None where all samples came with answers, or got none
+    warnings: tuple[Text, ...] = ()  # of what makes them less fit
 
 
 @dataclass(frozen=True)

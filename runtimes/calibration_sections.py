@@ -113,6 +113,11 @@ def _verdicts(evidence: CalibrationEvidence) -> str | None:
     return "; ".join(told) or None
 
 
+def _methods(evidence: CalibrationEvidence) -> Counter[str]:
+    """How many matrices each method was kept for; some are left to a weaker one."""
+    return Counter(row.method for row in evidence.matrices if row.method is not None)
+
+
 def _row(name: str, values: Sequence[float | None], figure: Figure) -> Row:
     """A figure of each candidate, the last two of them nearest and calibrated, and what calibration changed."""
     shown = (NONE if value is None else figure.show(value) for value in values)
@@ -265,12 +270,14 @@ def _samples(evidence: CalibrationEvidence) -> Section:
         "held out": None if made.held_out is None else f"{made.held_out:,} samples",
         "answered by the model": None if (own := made.own_answers) is None
         else f"{own.samples:,} samples, {own.tokens:,} tokens, by {own.by}",
+        "warning": "; ".join(made.warnings) or None,
         "method": evidence.method,
+        "methods of the matrices": ", ".join(f"{count:,} {name}" for name, count in _methods(evidence).items()) or None,
         "methods tried": _verdicts(evidence),
         "matrices measured": evidence.measured,
         "time": None if evidence.seconds is None else duration(evidence.seconds),
         "the bundle has": f"weights calibrated by {evidence.method}" if evidence.kept
-        else "weights rounded to nearest, which were better on the held-out samples",
+        else "weights rounded to nearest" + (", which were better on the held-out samples" if evidence.tried else ""),
     }  # fmt: skip
     rows = tuple((name, str(value)) for name, value in pairs.items() if value is not None)
     return Section("samples", "What was sampled", "Held-out samples are judged and never calibrated on.", (), rows)

@@ -14,6 +14,8 @@ MOST = 1e4  # ratios beyond it are told in words
 def headline(evidence: CalibrationEvidence) -> str:
     """What was gained at the same size, or why the bundle is rounded to nearest, in one sentence."""
     nearest, calibrated = (evidence.judged(name).mean_kl for name in (NEAREST, CALIBRATED))
+    if evidence.samples.warnings and not evidence.kept and not evidence.tried:
+        return f"Rounded to nearest: {evidence.samples.warnings[-1]}."
     if nearest is None or calibrated is None:
         word = f"Calibrated by {evidence.method}" if evidence.kept else "Rounded to nearest, which was better"
         return f"{word}; how far it is from the float model was not recorded."

@@ -43,6 +43,7 @@ def evidence(
             "foreign_kinds": {"forms": 10},
             "pictures": 51, "image_tokens": 13056, "text_tokens": 4210,
             "own_answers": {"samples": 30, "tokens": 1204, "by": "the model at 8 bits, greedily"},
+            "warnings": [],
         },
         "seconds": 1843.5,
         "matrices": made,
@@ -88,7 +89,7 @@ def _matrix(name: str, layer: int, given: str, bits: int, group: int) -> dict[st
     spread *= 0.3 if name.startswith("model.visual") else 1.0
     return {
         "name": name, "bits": bits, "group_size": group, "nearest_error": nearest, "error": 0.4 * nearest,
-        "outliers": spread,
+        "outliers": spread, "method": "descent",
     }  # fmt: skip
 
 

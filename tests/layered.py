@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from lensmith.exporters.calibrate import CalibrationOptions, Samples, float_model, open_samples
+from lensmith.exporters.calibrate import float_model
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.layerwise.calibrate import seen_by
 from lensmith.exporters.layerwise.candidates import Candidate, unchanged
@@ -21,6 +22,7 @@ from lensmith.exporters.layerwise.samples import Sample
 from lensmith.exporters.layerwise.store import Store
 from lensmith.exporters.layerwise.streams import Stream, Values
 from lensmith.exporters.mixed_precision import schemes_of
+from lensmith.exporters.sample_preparation import Samples, open_samples
 from lensmith.exporters.scheme import Scheme
 from lensmith.exporters.synth import synth
 from lensmith.exporters.synth_layouts import SynthTensor, llava_tensors

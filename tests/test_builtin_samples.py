@@ -12,10 +12,10 @@ import pytest
 from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
 from lensmith.exporters.builtin.pictures import PICTURES
 from lensmith.exporters.builtin.questions import ALONE, ANY, CALLS, OF_PAIRS, OF_PICTURES
-from lensmith.exporters.calibrate import _ways, open_samples, prompts_of
 from lensmith.exporters.calibration_samples import choose_samples
 from lensmith.exporters.cases import Case
 from lensmith.exporters.export import Options, prepare
+from lensmith.exporters.sample_preparation import _ways, open_samples, prompts_of
 from lensmith.runtimes.images import open_image
 from PIL import Image
 
@@ -62,7 +62,7 @@ def test_some_kinds_are_only_judged(seed: int, tmp_path: Path) -> None:
     """Some of pictures and some of text, others with another seed, and never among those that are calibrated on."""
     made = BuiltinSamples(tmp_path, seed, Ways())
     assert made.held_back | made.taught == KINDS
-    assert len(made.held_back) == 3
+    assert len(made.held_back) in (3, 4)
     assert {bool(case.images) for case in islice(made.cases(made.held_back), 20)} == {False, True}
     found = choose_samples(None, tmp_path, limit=40, seed=seed, ways=Ways())
     assert {case.task for case in found.foreign} == made.held_back
@@ -82,9 +82,11 @@ def test_what_a_template_lacks_is_left_out(tmp_path: Path) -> None:
 def test_every_question_can_be_filled_in(tmp_path: Path) -> None:
     questions = [*ANY, *OF_PAIRS, *CALLS, *(q for part in (OF_PICTURES, ALONE) for qs in part.values() for q in qs)]
     named = {name for question in questions for name in re.findall(r"(?<!\{)\{(\w*)\}(?!\})", question)}
-    assert named <= {"shape", "colour", "word", "words", "number", "small", "large"}
+    assert named <= {"shape", "colour", "word", "words", "passage", "numbers", "number", "small", "large"}
     for case in drawn(tmp_path, 20 * ROUND):
-        assert not re.search(r"\{(shape|colour|words?|number|small|large)\}|\{\{|\}\}$", case.prompt), case.prompt
+        assert not re.search(r"\{(shape|colour|words?|passage|numbers?|small|large)\}|\{\{|\}\}$", case.prompt), (
+            case.prompt
+        )
 
 
 @pytest.mark.parametrize("kind", PICTURES)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 import pytest
-from lensmith.exporters.calibrate import CalibrationOptions
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.cli.app import lensmith
 from lensmith.exporters.compare import CompareOptions
 from lensmith.exporters.export import Options

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import CalibrationOptions, calibrate
+from lensmith.exporters.calibrate import calibrate
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.dialects.ort import MS
 from lensmith.exporters.draft_reference import DraftReference
 from lensmith.exporters.export import Options, export, prepare

@@ -11,12 +11,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import (
-    CalibrationOptions,
-    export_calibrated,
-    float_model,
-    open_samples,
-)
+from lensmith.exporters.calibrate import export_calibrated, float_model
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.dialects.gguf import needs_importance
 from lensmith.exporters.export import Calibrated, Options, export, prepare
 from lensmith.exporters.gguf.imatrix import Energy, read_imatrix, write_imatrix
@@ -26,6 +22,7 @@ from lensmith.exporters.layerwise.samples import IMAGE
 from lensmith.exporters.layerwise.stages import by_input
 from lensmith.exporters.layerwise.streams import Stream
 from lensmith.exporters.plan import make_plan
+from lensmith.exporters.sample_preparation import open_samples
 from lensmith.exporters.synth import synth
 from lensmith.runtimes import load
 from lensmith.runtimes.bundle import Bundle

@@ -19,11 +19,13 @@ import pytest
 from lensmith.runtimes.images import (
     ImageLimits,
     ImageSpec,
+    check_aspect,
     check_header,
     open_image,
     preprocess,
     preprocess_images,
     smart_resize,
+    three,
 )
 from lensmith.runtimes.pixels import image_spec
 from lensmith.runtimes.resize import axis_weights, resize_bicubic
@@ -363,3 +365,19 @@ def test_odd_factors_equal_pytorch(size_in: int, size_out: int) -> None:
     np.testing.assert_array_equal(resize_bicubic(planes, *sizes), expected)
     if size_out % size_in == 0:
         assert axis_weights(size_in, size_out).precision == 14
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 5), (5, 0), (0, 0), (-1, 5)])
+def test_an_image_has_two_sides(height: int, width: int) -> None:
+    with pytest.raises(InputError, match=f"the image is {width} x {height} pixels; expected sides of at least 1 pixel"):
+        check_aspect(height, width)
+
+
+@pytest.mark.parametrize(
+    "value", [[0.5, "a", 0.5], ["a", 0.5, 0.5], [0.5, 0.5], [0.5] * 4, "0.5", [0.5, math.inf, 0.5], [True] * 3, None]
+)
+def test_means_are_three_numbers(value: object) -> None:
+    with pytest.raises(InputError, match=r"image_mean .*expected three finite numbers"):
+        three("image_mean", value)
+    assert three("image_mean", 0.5) == three("image_mean", [0.5] * 3) == (0.5, 0.5, 0.5)
+    assert three("image_mean", (1, 2, 3)) == (1, 2, 3)

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from lensmith.calibration.rounding import through_8_bits
 from lensmith.exporters.activation_roles import choose_roles
-from lensmith.exporters.calibrate import CalibrationOptions, export_calibrated, float_model
+from lensmith.exporters.calibrate import export_calibrated, float_model
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.layerwise.activations import LIMIT, feature_errors, within
 from lensmith.exporters.layerwise.calibrate import seen_by

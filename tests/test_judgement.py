@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lensmith.exporters.layerwise.head import Predictions
-from lensmith.exporters.layerwise.judge import GROUPS, Judgement, _judgement, _positions, worse_groups
+from lensmith.exporters.layerwise.judge import Judgement, _judgement, _positions, worse_groups
 from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT, Sample
 from lensmith.exporters.layerwise.shares import Shares
+from lensmith.exporters.layerwise.trial import GROUPS
 
 INTS = np.int64
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensmith.calibration.kv_scales import LEVELS, channel_scales, kv_scales, magnitudes, rotary_magnitudes
 from lensmith.exporters.blocks import Cache
-from lensmith.exporters.calibrate import CalibrationOptions, float_model, open_samples, with_cache_scales
+from lensmith.exporters.calibrate import float_model, with_cache_scales
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.dialects.ort import OPSETS, OrtDialect
 from lensmith.exporters.export import Options, _key, export, prepare
 from lensmith.exporters.graphs import IR_VERSIONS
@@ -23,6 +24,7 @@ from lensmith.exporters.kv_cache import KvScales, Scales
 from lensmith.exporters.layerwise.caches import cache_scales
 from lensmith.exporters.layerwise.calibrate import seen_by
 from lensmith.exporters.plan import make_plan
+from lensmith.exporters.sample_preparation import open_samples
 from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes import user_message
 from lensmith.runtimes.engine import ImageFeatures

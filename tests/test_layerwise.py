@@ -13,7 +13,7 @@ from lensmith.exporters.layerwise import calibrate
 from lensmith.exporters.layerwise.calibrate import Calibration, Plan, gather
 from lensmith.exporters.layerwise.candidates import stored, unchanged
 from lensmith.exporters.layerwise.judge import _Race
-from lensmith.exporters.layerwise.quantizer import Recipe, quantize_group
+from lensmith.exporters.layerwise.quantizer import Matrices, Recipe, quantize_group
 from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT, draft_values, keys_of
 from lensmith.exporters.layerwise.shares import Shares
 from lensmith.exporters.layerwise.stages import Stages, cut
@@ -163,16 +163,16 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     """The second moments of each group are those of the finished model's inputs, the cross moments of both models'."""
     seen: dict[str, Any] = {}
 
-    def record(weights: dict[str, Any], means: Any, *rest: Any) -> Any:
-        seen.update(dict.fromkeys(weights, means))
-        return quantize_group(weights, means, *rest)
+    def record(matrices: Matrices, *rest: Any) -> Any:
+        seen.update(dict.fromkeys(matrices.weights, matrices.means))
+        return quantize_group(matrices, *rest)
 
     monkeypatch.setattr(calibrate, "quantize_group", record)
-    model, samples, store = bench.model, bench.samples, Store(tmp_path)
+    model, samples, store, other = bench.model, bench.samples, Store(tmp_path / "it"), Store(tmp_path / "searched")
     recipe = Recipe("rtn", quantized_inputs=True)
     assert model.vision is not None
     schemes = {n: s if vision or n not in names(model.vision) else UNQUANTIZED for n, s in bench.schemes.items()}
-    outcomes = Calibration(model, Plan(schemes, recipe), store, bench.prefix).run(
+    outcomes = Calibration(model, Plan(schemes, recipe), store, other, bench.prefix).run(
         samples.calibrated, samples.pictures, lambda *_: None
     )
     tables = {model.head.name, *(found.source.name for s in model.decoder_stages.stages for found in s.lookups)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lensmith.exporters.layerwise.calibrate import _existing
-from lensmith.exporters.layerwise.quantizer import _divide
+from lensmith.exporters.layerwise.quantizer import _divide_producers
 from lensmith.exporters.layerwise.smoothing import Smoothing, smoothings
 from lensmith.exporters.layerwise.store import Calibrated, Store
 from lensmith.exporters.spec import DecoderSpec
@@ -41,7 +41,7 @@ def fold(bench: Bench, store: Store) -> None:
         factors = draw_factors(smoothing, columns, draw)
         for name in smoothing.consumers:
             store.put(name, Calibrated(columns=factors))
-        _divide(smoothing, factors, store)
+        _divide_producers(smoothing, factors, store)
 
 
 @all_families

@@ -183,7 +183,7 @@ def test_parts_of_a_divided_matrix(tmp_path: Path) -> None:
 
 def test_a_journal_loses_the_line_that_was_cut_off_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.jsonl"
-    first, second, third, again = (Outcome(name, 0.1, 0.2, 3.0) for name in "abca")
+    first, second, third, again = (Outcome(name, 0.1, 0.2, 3.0, "mse") for name in "abca")
     OutcomeJournal(path).record([first, second])
     path.write_text(path.read_text()[:-9])
     journal = OutcomeJournal(path)

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import Samples, calibrate, export_calibrated, open_samples, prompts_of
+from lensmith.exporters.calibrate import calibrate, export_calibrated
 from lensmith.exporters.cases import Case
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.layerwise.samples import ANSWER
+from lensmith.exporters.sample_preparation import Samples, open_samples, prompts_of
 from lensmith.runtimes import load
 from lensmith.runtimes.bundle import open_bundle
 from lensmith.runtimes.calibration_evidence import OwnAnswers, read_evidence

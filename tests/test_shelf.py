@@ -52,10 +52,11 @@ def test_calibration_and_judgement_are_the_same_without_room(benches: Callable[[
     bench = benches("tarn")
     stores, judged = [], []
     for name, room in (("room", Room(None)), ("none", Room(tmp_path / "values", 0))):
-        model, store = replace(bench.model, room=room), Store(tmp_path / name)
+        model, store, searched = replace(bench.model, room=room), Store(tmp_path / name), Store(tmp_path / f"{name}-2")
         samples = bench.samples
         plan = Plan(bench.schemes, RECIPES["gptq"])
-        Calibration(model, plan, store, bench.prefix).run(samples.calibrated, samples.pictures, lambda *_: None)
+        calibration = Calibration(model, plan, store, searched, bench.prefix)
+        calibration.run(samples.calibrated, samples.pictures, lambda *_: None, samples.held_out)
         found = judge(model, samples.held_out, samples.pictures, {"it": nearest(model, bench.schemes)})
         stores.append({path.name: path.read_bytes() for path in store.folder.glob("*.npz")})
         judged.append(found)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
-from lensmith.exporters.calibrate import CalibrationOptions, export_calibrated
+from lensmith.exporters.calibrate import export_calibrated
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.calibration_samples import case_key
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.constants import of_modules

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lensmith.exporters.calibrate import prompts_of
 from lensmith.exporters.cases import Case
 from lensmith.exporters.export import Options, prepare
+from lensmith.exporters.sample_preparation import prompts_of
 from lensmith.runtimes.replay import relative_error
 from lensmith.runtimes.requests import EncodedImage, make_request, user_message
 

@@ -121,6 +121,17 @@ ALONE: Mapping[str, tuple[str, ...]] = {
         'Write a regular expression that finds "{word}" at the start of a line.',
         "```rust\nfn main() {{\n    let xs = vec![1, 2, {small}];\n```\nComplete it so that it prints the sum.",
     ),
+    # What was said before is said again, word by word: long answers that attention and recurrent states must hold.
+    "copying": (
+        "Copy this text exactly: {passage}",
+        "Repeat: {words}",
+        "Copy: {passage}",
+        "Write down the following without any change.\n\n{passage}",
+        "Wiederhole wortwörtlich: {words}",
+        "Repeat these numbers in the same order: {numbers}",
+        "请逐字重复以下内容 {words}",
+        "Répète mot pour mot : {passage}",
+    ),
     "arithmetic": (
         "What is {small} + {large}?",
         "Multiply {large} by {small} and show each step.",
@@ -159,8 +170,9 @@ def filled(draw: random.Random, question: str) -> str:
     """A question with its {names} filled in."""
     chances = {
         "shape": draw.choice(SHAPES), "colour": draw.choice([*COLOURS]), "word": words(draw, 1).lower(),
-        "words": words(draw, draw.randrange(4, 9)), "number": number(draw), "small": draw.randrange(2, 12),
-        "large": draw.randrange(12, 2000),
+        "words": words(draw, draw.randrange(4, 9)), "passage": words(draw, draw.randrange(10, 40)),
+        "number": number(draw), "numbers": " ".join(str(draw.randrange(1000)) for _ in range(draw.randrange(5, 20))),
+        "small": draw.randrange(2, 12), "large": draw.randrange(12, 2000),
     }  # fmt: skip
     return question.format(**chances)
 

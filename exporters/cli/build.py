@@ -122,7 +122,8 @@ def export(
     started = time.perf_counter()
     with stages() as progress:
         if wishes:
-            from ..calibrate import CalibrationOptions, export_calibrated
+            from ..calibrate import export_calibrated
+            from ..calibration_options import CalibrationOptions
 
             wishes.setdefault("method", default_method(choices["format"]))
             bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden, force=force)
@@ -295,7 +296,8 @@ def _print_calibration(made: dict[str, Any]) -> None:
         return
     judged = made["judgement"]
     kinds, tasks = list(judged["float"]["kl"]), list(judged["float"]["accuracy"])
-    names = {"float": "float32", "nearest": "rounded to nearest", "calibrated": made["method"]}
+    every = {"float": "float32", "nearest": "rounded to nearest", "calibrated": made["method"]}
+    names = {key: name for key, name in every.items() if key in judged}
     head = ["weights", *(f">KL, {kind}" for kind in kinds), ">same top token", ">perplexity"]
     head += [">right answers"] if tasks else []
     drafts = judged["float"]["drafts"] is not None
@@ -314,6 +316,8 @@ def _print_calibration(made: dict[str, Any]) -> None:
                        ["weights", *(f">{group}" for group in groups)],
                        [[names[key], *(f"{judged[key]['groups'][group]:.4g}" for group in groups)]
                         for key in names if key != "float"]))  # fmt: skip
+    for warning in made["samples"].get("warnings", []):
+        screen.print(warning, style="yellow")
     for method, groups in made["tried"].items():
         if groups:
             has = f"{made['method']} is kept" if made["kept"] else "rounding is kept"

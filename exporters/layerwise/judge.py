@@ -15,8 +15,8 @@ from .model import FloatModel, drafts_of, features_of
 from .samples import ANSWER, IMAGE, KINDS, Picture, Sample, keys_of
 from .stages import Stages, by_input
 from .streams import Floats, Runner, Stream, Values, relative_error
+from .trial import GROUPS
 
-GROUPS = ("own kinds", "foreign kinds", "answers")  # of positions; what is kept is no worse than rounding on each
 NEGLIGIBLE = 1e-4  # nats: below, differences of a few answers are noise, and change none of them
 ROWS = 8192  # positions that are compared in all; more tell no more
 Progress = Callable[[int, int], None]
@@ -169,9 +169,10 @@ def _gather(samples: Sequence[Values], name: str, rows: Sequence[Rows]) -> Float
     return np.concatenate([values[name][0][chosen] for values, chosen in zip(samples, rows, strict=True)])
 
 
-def worse_groups(judged: Judgement, nearest: Judgement) -> list[str]:
-    """The groups on which weights are further from the float model than rounded ones, and by more than noise."""
-    return [name for name in GROUPS if judged.groups.get(name, 0.0) > max(nearest.groups.get(name, 0.0), NEGLIGIBLE)]
+def worse_groups(judged: Judgement, *simpler: Judgement) -> list[str]:
+    """The groups on which weights are further from the float model than simpler ones, and by more than noise."""
+    limits = {name: min(other.groups.get(name, 0.0) for other in simpler) for name in GROUPS}
+    return [name for name in GROUPS if judged.groups.get(name, 0.0) > max(limits[name], NEGLIGIBLE)]
 
 
 def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictions) -> Judgement:

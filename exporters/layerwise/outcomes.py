@@ -11,12 +11,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one matrix; errors are relative mean squares of its outputs on the calibration tokens."""
+    """Of one matrix; errors are relative mean squares of its outputs on the calibration tokens, next to those that the
+    method aimed at."""
 
     name: str
     error: float
     nearest_error: float  # of rounding to nearest on the same grid
     outliers: float  # largest of the inputs' magnitudes over their median
+    method: str  # that was kept: no worse on unseen inputs than rounding to nearest
 
 
 class OutcomeJournal:

@@ -55,6 +55,7 @@ class Sample:
     answer: int  # tokens of the answer with its end token, the last of the sequence; 0 without
     own: bool = False  # whether the model itself answered
     foreign: bool = False  # of a kind that is judged and never calibrated on
+    given: bool = False  # whether its words are a user's
 
     def answered(self, ids: Ints, *, own: bool) -> Sample:
         """This question with an answer behind it."""
@@ -89,7 +90,8 @@ class SampleBuilder:
         prompt = self.prompts.build(case.messages, [p.grid for p in pictures], [], **case.variables)
         positions, _ = rotary_positions(prompt.ids, prompt.grids, self.positions)
         keys = tuple(picture.key for picture in pictures)
-        bare = Sample(case.task, prompt.ids, positions, _kinds(len(prompt), prompt.image_spans), keys, 0)
+        kinds = _kinds(len(prompt), prompt.image_spans)
+        bare = Sample(case.task, prompt.ids, positions, kinds, keys, 0, given=case.given)
         sample = bare.answered(self._answer(case), own=False)
         if len(sample.ids) > self.context:
             raise InputError(

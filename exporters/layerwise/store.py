@@ -15,6 +15,7 @@ from ...calibration.packing import pack_low_first, unpack_low_first
 from ...calibration.rounding import Groups, dequantize
 from ..blocks import Source
 from ..lazy_tensors import LazyTensor
+from .outcomes import OutcomeJournal
 
 Floats = NDArray[np.float32]
 
@@ -51,11 +52,12 @@ class Calibrated:
 
 
 class Store:
-    """A folder of calibrated tensors by name."""
+    """A folder of calibrated tensors by name, and a journal of what became of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.journal = OutcomeJournal(folder / "outcomes.jsonl")
 
     def put(self, name: str, made: Calibrated) -> None:
         """Write a tensor, in one step."""

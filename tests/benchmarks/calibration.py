@@ -1,131 +1,150 @@
-"""What calibration gains: size, divergence and right answers by method, bits and group size, on held-out questions.
+"""What calibration gains: divergence and right answers by method, bits and samples, and what its own judgement says.
 
 python tests/tiny_vlm/calibration_samples.py --out SAMPLES [--long]
-python tests/benchmarks/calibration.py CHECKPOINT --samples SAMPLES/tasks.jsonl --held-out HELDOUT/tasks.jsonl
+python tests/benchmarks/calibration.py CHECKPOINT --held-out TASKS/tasks.jsonl --samples built-in SAMPLES/tasks.jsonl
 
-KL divergences are in nats, means over held-out positions. All rows of one table run side by side, so that they see the
-same inputs. "text alone" calibrates on the samples without pictures only.
+KL divergences are in nats, means over the positions of the held-out tasks. Methods run side by side, so that they see
+the same inputs. `auto` is what `lensmith export --calibrate auto` keeps. "judged" are the divergences on
+own kinds, foreign kinds and answers that the calibration itself measured on samples that it did not see.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lensmith.exporters import weights
-from lensmith.exporters.calibrate import float_model, prompts_of
-from lensmith.exporters.cases import read_samples
+from lensmith.exporters.calibrate import _judge, _quantize, float_model
+from lensmith.exporters.calibration_options import CalibrationOptions
+from lensmith.exporters.cases import read_tasks
 from lensmith.exporters.export import Job, Options, prepare
-from lensmith.exporters.layerwise.calibrate import Calibration, Plan
 from lensmith.exporters.layerwise.candidates import Candidate, nearest, stored
 from lensmith.exporters.layerwise.judge import Judgement, judge
 from lensmith.exporters.layerwise.model import FloatModel
-from lensmith.exporters.layerwise.quantizer import RECIPES
-from lensmith.exporters.layerwise.samples import Sample, SampleBuilder
-from lensmith.exporters.layerwise.store import Store
+from lensmith.exporters.layerwise.samples import Sample
+from lensmith.exporters.layerwise.verdict import NEAREST, choose
 from lensmith.exporters.mixed_precision import schemes_of
+from lensmith.exporters.sample_preparation import look_through, open_samples, prompts_of
 from rich.console import Console
 from rich.table import Table
 
-NEAREST, TEXT_ALONE = "rtn", "text alone"
+BUILT_IN, AUTO = "built-in", "auto"
 GRIDS = ("int4:128", "int4:32", "int3:128", "int2:32")
+METHODS = ("gptq", "descent")
+COLUMNS = ("samples", "grid", "method", "KL answers", "KL image", "right %", "most lost", "right by task", "judged",
+           "matrices")  # fmt: skip
 
 
-def jobs(checkpoint: Path, grids: Sequence[str]) -> Iterator[tuple[str, Job]]:
-    """A prepared job for each "precision:group size"; asymmetric below 4 bits, where a level counts."""
-    for grid in grids:
-        precision, _, group = grid.partition(":")
-        options = Options(precision=precision, group_size=int(group), symmetric=precision == "int4", target="cpu-any")
-        yield grid, prepare(checkpoint, options)
+@dataclass(frozen=True)
+class Candidates:
+    """Of one set of samples: weights by method, what calibration said of each, and what became of the matrices."""
+
+    made: Mapping[str, Candidate]
+    judged: Mapping[str, Judgement]
+    matrices: Mapping[str, Mapping[str, int]]
+    kept: str  # of `made`, by the calibration's own judgement of descent and what is simpler
 
 
-def candidates(
-    model: FloatModel, job: Job, methods: Sequence[str], samples: Sequence[Sample], builder: SampleBuilder, folder: Path
-) -> Iterator[tuple[str, Candidate]]:
-    """Each method's weights."""
-    schemes = schemes_of(job.graphs)
-    prefix = job.family.prefixes.text
-    for method in methods:
-        if method == NEAREST:
-            yield method, nearest(model, schemes)
-            continue
-        used = samples if method != TEXT_ALONE else [sample for sample in samples if not sample.pictures]
-        recipe = RECIPES["descent" if method == TEXT_ALONE else method]
-        store = Store(folder / method.replace(" ", "-"))
-        Calibration(model, Plan(schemes, recipe), store, prefix).run(used, builder.pictures, lambda *_: None)
-        yield method, stored(model, schemes, store)
+def job_of(checkpoint: Path, grid: str) -> Job:
+    """A prepared job for "precision:group size"; asymmetric below 4 bits, where a level counts."""
+    precision, _, group = grid.partition(":")
+    options = Options(precision=precision, group_size=int(group), symmetric=precision == "int4", target="cpu-any")
+    return prepare(checkpoint, options)
 
 
-def rows(judged: Mapping[str, Judgement], job: Job, grid: str) -> Iterator[list[str]]:
-    """One row for each method; `gap` is the part of the KL divergence of rounding to nearest that is gone, of each kind
-    and of their mean."""
-    parameters = [p for graph in job.graphs for source in graph.sources for p in source.parameters]
-    size = sum(weights.stored_bytes(parameter) for parameter in parameters)
-    plain = judged["float"].accuracy
-    for name, found in judged.items():
-        if name == "float":
-            continue
-        gaps = [1 - found.kl[kind] / max(judged[NEAREST].kl[kind], 1e-12) for kind in found.kl]
-        whole = 1 - found.mean_kl / max(judged[NEAREST].mean_kl, 1e-12)
-        worst = max((100 * (plain[task] - found.accuracy[task]), task) for task in plain)
-        accuracy = 100 * sum(found.accuracy.values()) / len(plain)
-        yield [
-            grid, name, f"{size / 1e6:.2f} MB", *(f"{value:.4f}" for value in found.kl.values()),
-            "" if name == NEAREST else f"{' '.join(f'{100 * gap:.0f}' for gap in gaps)}: {100 * whole:.0f}",
-            " ".join(f"{100 * value:.1f}" for value in found.top1.values()),
-            f"{accuracy:.1f}", f"{worst[0]:+.1f} {worst[1]}",
-            " ".join(f"{100 * value:.0f}" for value in found.accuracy.values()),
-            drafts(found),
-        ]  # fmt: skip
+def candidates(model: FloatModel, job: Job, source: str, args: Any, scratch: Path) -> Candidates:
+    """All methods on one set of samples."""
+    path = None if source == BUILT_IN else Path(source)
+    options = CalibrationOptions(samples=path, limit=args.limit, threads=args.threads, only_samples=args.only_samples
+                                 and path is not None)  # fmt: skip
+    samples = look_through(model, open_samples(job, options, scratch), "weights are rounded to nearest")
+    schemes, kept = schemes_of(job.graphs), NEAREST
+    made: dict[str, Candidate] = {}
+    judged: dict[str, Judgement] = {}
+    matrices: dict[str, Mapping[str, int]] = {}
+    for method in METHODS:
+        wanted = CalibrationOptions(**{**vars(options), "method": method})
+        stores = _quantize(model, job, samples, wanted, scratch, lambda *_: None)
+        judged |= _judge(model, job, stores, samples, False, lambda *_: None)
+        matrices |= {name: Counter(row.method for row in store.journal.outcomes) for name, store in stores.items()}
+        made |= {name: stored(model, schemes, store) for name, store in stores.items()}
+        verdict = choose(method, stores, judged)
+        kept = verdict.method if verdict.kept else NEAREST  # in the end that of descent, which is the method of auto
+    return Candidates({NEAREST: nearest(model, schemes), **made}, judged, matrices, kept)
 
 
-def drafts(found: Judgement) -> str:
-    """The share of drafts that the decoder accepts, and of those that the float32 head would have made."""
-    return "" if found.drafts is None else f"{100 * found.drafts.accepted:.1f} {100 * found.drafts.top1:.1f}"
+def held_out(job: Job, path: Path, each: int) -> tuple[list[Sample], Mapping[str, Any]]:
+    """The first questions of each task, and their pictures."""
+    builder = prompts_of(job)
+    return [builder.build(case) for case in read_tasks(path, each)], builder.pictures
+
+
+def rows(source: str, grid: str, one: Candidates, found: Mapping[str, Judgement]) -> Iterator[dict[str, Any]]:
+    """A row for each method, the last for what the judgement keeps."""
+    plain = found["float"].accuracy
+    for name in (*one.made, AUTO):
+        method = one.kept if name == AUTO else name
+        own, said = found[method], one.judged[method]
+        worst = max((100 * (plain[task] - own.accuracy[task]), task) for task in plain)
+        yield {
+            "samples": source if source == BUILT_IN else Path(source).parent.name, "grid": grid,
+            "method": f"{AUTO}: {method}" if name == AUTO else name,
+            "kl": dict(own.kl), "right": 100 * sum(own.accuracy.values()) / len(plain), "worst": worst,
+            "tasks": {task: 100 * share for task, share in own.accuracy.items()},
+            "judged": dict(said.groups), "matrices": one.matrices.get(method, {}),
+        }  # fmt: skip
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as it is shown."""
+    return [
+        row["samples"], row["grid"], row["method"], f"{row['kl']['answers']:.5f}", f"{row['kl']['image']:.4f}",
+        f"{row['right']:.1f}", f"{row['worst'][0]:+.0f} {row['worst'][1]}",
+        " ".join(f"{share:.0f}" for share in row["tasks"].values()),
+        " ".join(f"{kl:.4f}" for kl in row["judged"].values()),
+        ", ".join(f"{count} {name}" for name, count in row["matrices"].items()),
+    ]  # fmt: skip
+
+
+def show(table: Sequence[Mapping[str, Any]]) -> None:
+    """The rows on the terminal."""
+    grid = Table(*COLUMNS, box=None)
+    for row in table:
+        grid.add_row(*cells(row))
+    Console(width=200).print(grid)
 
 
 def main() -> None:
-    """Prints the table and the float model's accuracy by task."""
+    """Prints a table for each grid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--samples", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--samples", nargs="+", default=[BUILT_IN], metavar="SOURCE")
+    parser.add_argument("--only-samples", action="store_true", help="without built-in ones beside others")
+    parser.add_argument("--limit", type=int, default=64, help="samples to calibrate on")
     parser.add_argument("--grids", nargs="+", default=GRIDS, metavar="PRECISION:GROUP")
-    parser.add_argument("--methods", nargs="+", default=[NEAREST, *RECIPES, TEXT_ALONE])
     parser.add_argument("--each", type=int, default=100, help="held-out questions of each task")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
     args = parser.parse_args()
-    table: list[list[str]] = []
-    for grid, job in jobs(args.checkpoint, args.grids):
-        model, builder = float_model(job, args.threads), prompts_of(job)
-        samples = [builder.build(case) for case in read_samples(args.samples)]
-        counts: dict[str, int] = {}
-        held = []
-        for case in read_samples(args.held_out):
-            counts[case.task] = counts.get(case.task, 0) + 1
-            if counts[case.task] <= args.each:
-                held.append(builder.build(case))
-        with tempfile.TemporaryDirectory() as folder:
-            made = dict(candidates(model, job, args.methods, samples, builder, Path(folder)))
-            judged = judge(model, held, builder.pictures, made)
-        table += list(rows(judged, job, grid))
-        plain, kinds = judged["float"], list(judged["float"].kl)
-        show(table[-len(made) :], kinds)
-    tasks = " ".join(f"{task} {100 * share:.0f}" for task, share in plain.accuracy.items())
-    print(f"float32: {tasks}; drafts {drafts(plain) or '-'}", flush=True)
-
-
-def show(table: Sequence[Sequence[str]], kinds: Sequence[str]) -> None:
-    """The rows on the terminal."""
-    grid = Table(box=None)
-    for name in ("grid", "method", "weights", *(f"KL {kind}" for kind in kinds), "gap closed %", "top-1 %", "right %",
-                 "most lost", "right by task", "drafts %"):  # fmt: skip
-        grid.add_column(name)
-    for row in table:
-        grid.add_row(*row)
-    Console(width=240).print(grid)
+    with tempfile.TemporaryDirectory() as folder:
+        for grid in args.grids:
+            job = job_of(args.checkpoint, grid)
+            model = float_model(job, args.threads)
+            for index, source in enumerate(args.samples):
+                one = candidates(model, job, source, args, Path(folder) / str(index))  # answers are kept there
+                table = [*rows(source, grid, one, judge(model, *held_out(job, args.held_out, args.each), one.made))]
+                if args.json:
+                    sys.stdout.writelines(json.dumps(row) + "\n" for row in table)
+                else:
+                    show(table)
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":

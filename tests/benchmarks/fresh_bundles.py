@@ -26,7 +26,8 @@ from typing import Any
 from unittest import mock
 
 from lensmith.exporters import golden
-from lensmith.exporters.calibrate import CalibrationOptions, export_calibrated
+from lensmith.exporters.calibrate import export_calibrated
+from lensmith.exporters.calibration_options import CalibrationOptions
 from lensmith.exporters.cases import Case, read_tasks
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden_media import CLIP, sources

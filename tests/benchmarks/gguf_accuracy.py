@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lensmith.exporters.calibrate import float_model, prompts_of
+from lensmith.exporters.calibrate import float_model
 from lensmith.exporters.cases import Case, read_samples
 from lensmith.exporters.export import Calibrated, Job, Options, export, prepare
 from lensmith.exporters.gguf.file_types import FILE_TYPES
 from lensmith.exporters.gguf.imatrix import Energy
 from lensmith.exporters.gguf.importance import gather
 from lensmith.exporters.layerwise.samples import KINDS, Picture, Sample
+from lensmith.exporters.sample_preparation import prompts_of
 from lensmith.runtimes import Model
 from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.engine import Floats, ImageFeatures
