@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,12 @@ def _asked(model: Model, pictures: Mapping[str, Any], conversations: Mapping[str
     """A conversation with some words of its own prompt as its answer, whose logits are not known yet."""
     limit = int(model.bundle.manifest["limits"]["context"])
     for name, messages in conversations.items():
-        request = model.prepare([with_sources(message, pictures) for message in messages])
-        ids = [int(token) for token in request.prompt.ids]
-        if len(ids) + STEPS <= limit:
-            nothing: Floats = np.zeros((1, 1), np.float32)
-            return (CaseTrace(name, messages, ids, nothing[0], ids[:STEPS], tops_of(nothing)),)
+        with suppress(InputError):  # of a prompt that is too long
+            request = model.prepare([with_sources(message, pictures) for message in messages])
+            ids = [int(token) for token in request.prompt.ids]
+            if len(ids) + STEPS <= limit:
+                nothing: Floats = np.zeros((1, 1), np.float32)
+                return (CaseTrace(name, messages, ids, nothing[0], ids[:STEPS], tops_of(nothing)),)
     raise InputError(f"a context of {limit} tokens holds none of its conversations")
 
 

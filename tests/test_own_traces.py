@@ -113,6 +113,12 @@ def test_wrong_devices_fail(
     assert any(not row.passed and row.output.startswith(graph) for row in report.rows)
 
 
+def test_short_contexts_have_the_short_conversation(tmp_path: Path) -> None:
+    bundle = build(TINY / "llava", tmp_path / "bundle", context=60)
+    assert [case.name for case in read_traces(open_bundle(bundle)).cases] == ["text only"]
+    assert verify(bundle).passed
+
+
 def test_large_bundles_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_traces, "LARGEST", 1000)
     bundle = open_bundle(build(TINY / "llava", tmp_path / "bundle"))
