@@ -196,6 +196,10 @@ def test_buffers_on_a_gpu(fake: HostCuda, monkeypatch: pytest.MonkeyPatch) -> No
     assert (buffer.nbytes, none.nbytes, len(fake.held)) == (24, 1, 3)
     values = np.arange(6, dtype=np.int32).reshape(2, 3)
     buffer.put(values.T)  # which lies in memory in another order
+    reused = np.full(6, 7, np.int32)
+    other.put(reused)
+    reused[:] = 0
+    assert other.get((6,), np.int32).tolist() == [7] * 6
     np.testing.assert_array_equal(buffer.get((3, 2), np.int32), values.T)
     other.copy(buffer)
     buffer.put(values[:1])  # only the beginning
