@@ -228,7 +228,7 @@ TESTS: dict[str, str] = {
     "runtimes/tokenizer_check.py": "tests/test_tokenizer_check.py",
     "runtimes/units.py": "tests/test_units.py",
     "runtimes/values.py": "tests/test_values.py tests/test_steps.py",
-    "runtimes/variables.py": "tests/test_messages.py -k 'not equal_hf'",
+    "runtimes/variables.py": "tests/test_variables.py",
     "runtimes/video.py": "tests/test_video.py",
     "runtimes/video_files.py": "tests/test_frames.py",
     "runtimes/wishes.py": "tests/test_wishes.py",

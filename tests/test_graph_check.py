@@ -15,7 +15,7 @@ import pytest
 from lensmith.runtimes import graph_check
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
 from lensmith.runtimes.graph_check import check_graph
-from lensmith.runtimes.graph_values import Refused
+from lensmith.runtimes.graph_values import BYTES, Refused
 from lensmith.runtimes.onnx_messages import parse_model
 from lensmith.targets.errors import InputError
 
@@ -298,6 +298,15 @@ def test_nodes_are_counted_with_functions_and_loops_in_their_places(
     monkeypatch.setattr(graph_check, "MOST_NODES", calls)
     with pytest.raises(InputError, match=f"more than {calls} nodes"):
         check_graph(path, *rest)
+
+
+def test_types_are_those_of_onnx() -> None:
+    names = {number: onnx.TensorProto.DataType.Name(number) for number in graph_check.BITS}
+    assert names == graph_check.TYPES
+    for number, bits in graph_check.BITS.items():
+        wide = 8 * onnx.helper.tensor_dtype_to_np_dtype(number).itemsize
+        assert bits == (4 if names[number].endswith("INT4") else wide)
+        assert (number in BYTES) == (bits <= 8)
 
 
 @pytest.mark.parametrize(
