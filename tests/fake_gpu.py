@@ -104,12 +104,12 @@ class Engine:
     def create_runtime_config(self) -> Any:
         return SimpleNamespace(cuda_graph_strategy=None)
 
-    def create_execution_context(self, config: Any = None) -> Any:
-        return Context(self, None if config is None else config.cuda_graph_strategy)
+    def create_execution_context(self, *configs: Any) -> Any:
+        return Context(self, *(config.cuda_graph_strategy for config in configs))
 
 
 class Context:
-    def __init__(self, engine: Engine, recorded: str | None) -> None:
+    def __init__(self, engine: Engine, recorded: str | None = None) -> None:
         self.engine, self.recorded, self.profile = engine, recorded, -1
         self.steps: list[list[str]] = []
         self.told: list[str] = []  # names of what was given an address or a shape since the last step

@@ -170,7 +170,7 @@ def test_what_tensorrt_refuses_is_said(
     monkeypatch.setattr(fake_gpu.Context, "set_optimization_profile_async", lambda self, index, stream: False)
     with pytest.raises(LensmithError, match="TensorRT makes no context for profile 0"):
         Model(bundle, threads=1)
-    monkeypatch.setattr(fake_gpu.Engine, "create_execution_context", lambda self, config=None: None)
+    monkeypatch.setattr(fake_gpu.Engine, "create_execution_context", lambda self, *configs: None)
     with pytest.raises(LensmithError, match="TensorRT makes no context for profile 0"):
         Model(bundle, threads=1)
 
@@ -205,6 +205,8 @@ def test_buffers_on_a_gpu(fake: HostCuda, monkeypatch: pytest.MonkeyPatch) -> No
     buffer.put(values[:1])  # only the beginning
     np.testing.assert_array_equal(buffer.get((6,), np.int32), [0, 1, 2, 4, 2, 5])
     np.testing.assert_array_equal(other.get((6,), np.int32), values.T.ravel())
+    none.put(np.array([7], np.uint8))
+    assert none.get((1,), np.uint8).tolist() == [7]
     none.put(values[:0])
     assert none.get((0, 3), np.int32).shape == (0, 3)
     other.clear()
