@@ -25,7 +25,7 @@ TESTS: dict[str, str] = {
     "calibration/descent.py": "tests/test_calibration_methods.py -k descent",
     "calibration/gptq.py": "tests/test_calibration_methods.py -k 'gptq or feedback'",
     "calibration/grid.py": "tests/test_calibration_methods.py tests/test_quantize.py",
-    "calibration/inputs.py": "tests/test_moments.py tests/test_calibration_methods.py -k 'statistics or seen'",
+    "calibration/inputs.py": "tests/test_moments.py tests/test_calibration_methods.py -k 'tics or seen or energy'",
     "calibration/kv_scales.py": "tests/test_kv_cache.py -k 'scales or calibration or position or quantiles'",
     "calibration/layouts/ggml.py": "tests/test_packing.py tests/test_gguf_types.py",
     "calibration/layouts/onnx_blocks.py": "tests/test_packing.py",

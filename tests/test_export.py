@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import tokenizer_files
+from lensmith.exporters import tokenizer_files, weights
 from lensmith.exporters.checkpoint import open_checkpoint
 from lensmith.exporters.export import Options, _key, export, prepare
 from lensmith.exporters.plan import make_plan
@@ -35,6 +35,37 @@ def built(checkpoint: Path, out: Path, **options: object) -> Bundle:
 def float32_copy(checkpoint: Path, out: Path) -> dict[str, np.ndarray]:
     shutil.copytree(checkpoint, out)
     return {name: t.numpy() for name, t in open_checkpoint(checkpoint).tensors.items()}
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "llava"])
+def test_tensors_lie_behind_each_other_and_large_ones_on_pages(family: str) -> None:
+    """What a graph borrows lies in the file of the one that lends it."""
+    job = prepare(Path(__file__).parent / "tiny_vlm" / family, Options())
+    places: dict[str, tuple[str, int]] = {}
+    for graph in job.graphs:
+        jobs, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
+        end = 0
+        for each in jobs:
+            for parameter, offset in zip(each.source.parameters, each.offsets, strict=True):
+                nbytes = weights.stored_bytes(parameter)
+                assert offset % (4096 if nbytes >= 4096 else 64) == 0
+                assert end <= offset < end + 4096
+                assert place(parameter) == (f"{graph.name}.data", offset)
+                end = offset + nbytes
+            places[each.source.name] = place(each.source.parameters[0])
+            if each.source.alias is not None:
+                assert place(each.source.alias) == places[each.source.name]
+        assert size == end
+        for source in graph.borrowed:
+            assert place(source.parameters[0]) == places[source.name] == ("decoder.data", places[source.name][1])
+    assert any(graph.borrowed for graph in job.graphs) == (family == "qwen3_5")
+
+
+def place(parameter: ir.Value) -> tuple[str, int]:
+    """The data file of a parameter, and where it begins there."""
+    stored = parameter.const_value
+    assert isinstance(stored, ir.ExternalTensor)
+    return str(stored.location), int(stored.offset or 0)
 
 
 def test_what_graphs_depend_on_is_in_their_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
