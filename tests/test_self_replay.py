@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import self_replay
+from lensmith.exporters import golden, proof, self_replay
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.golden import CONVERSATIONS
 from lensmith.exporters.golden_media import FILES, sources
@@ -26,6 +26,7 @@ from lensmith.runtimes.bundle import Bundle
 from lensmith.runtimes.model import Model
 from lensmith.runtimes.native import wanted_kernels
 from lensmith.runtimes.outputs import Output
+from lensmith.runtimes.replay import EXACT, LLAMA_CPP, Row
 from lensmith.runtimes.traces import Traces
 from lensmith.targets.errors import CheckFailed
 
@@ -54,6 +55,45 @@ def test_what_rounding_does_not_explain_is_refused() -> None:
         with_meant(built(plain, spread=Spread(1.0, 1.0)), meant([np.nan, 0]), "x")
     wide = with_meant(built(plain, spread=Spread(0.5, 0.4)), meant(off), "x")
     assert wide.spread["decoder"] == Spread(0.5, 0.4)
+
+
+@pytest.mark.parametrize("form", ["onnx", "gguf"])
+def test_limits_are_of_each_graph_and_its_noise(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outputs(_: Any, __: Any, way: Way) -> Iterator[Output]:
+        yield Output("case", "logits", 0, np.array([0, 2 + 1e-4 * bool(way.noise)], np.float32))
+        yield Output("case", "image_features", 0, np.array([0, 2], np.float32))
+
+    twin: Any = SimpleNamespace(manifest={"options": {"format": form}, "graphs": {"decoder": {}, "vision_encoder": {}}})
+    traces: Any = None
+    monkeypatch.setattr(proof, "replayed", outputs)
+    limits = proof._limits(twin, traces, Run(outputs(0, 0, Way())))
+    if form == "gguf":
+        assert limits == {"decoder": LLAMA_CPP, "vision_encoder": LLAMA_CPP}
+    else:
+        assert limits == {"decoder": EXACT, "vision_encoder": proof.exactness(0.0)}
+        assert proof.exactness(0.0).error < EXACT.error
+    rows = iter([Row("case", "logits", "logits_error", 5e-5), Row("case", "features", "image_features_error", 2e-5)])
+    monkeypatch.setattr(proof, "AgainstPyTorch", lambda _: SimpleNamespace(rows=lambda _: [next(rows)]))
+    expected = (
+        nullcontext() if form == "gguf" else pytest.raises(CheckFailed, match=r"features .case. is the first output")
+    )
+    with expected:  # of the graph that changes least
+        proof._prove_graphs(twin, traces, "x")
+
+
+def test_large_models_are_those_above_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "import_torch", lambda: None)
+    most = golden.AUTO_BYTES // 4
+    assert golden._reason_against(most, "auto") is None
+    assert "PyTorch needs 2.0 GB" in str(golden._reason_against(most + 1, "auto"))
+    assert golden._reason_against(most + 1, "always") is None
+    assert "never" in str(golden._reason_against(1, "never"))
+
+
+def test_means_of_rounding_are_of_all_steps() -> None:
+    rows = [Row("c", "o", "logits_kl", 0.1), Row("c", "o", "step_logits_kl", 0.4), Row("c", "o", "logits_error", 9.0),
+            Row("c", "o", "greedy_agreement", 0.5), Row("d", "o", "greedy_agreement", 1.0)]  # fmt: skip
+    assert golden._means(rows) == {"mean_kl": 0.25, "same_token": 0.75}
 
 
 def test_ways_are_lensmiths_kernels_without_them_and_with_noise(bundle: Bundle) -> None:
