@@ -201,6 +201,7 @@ TESTS: dict[str, str] = {
     "runtimes/media.py": "tests/test_media.py tests/test_seen.py",
     "runtimes/messages.py": "tests/test_messages.py -k 'not equal_hf'",
     "runtimes/monomials.py": "tests/test_graph_rules.py tests/test_graph_limits.py tests/test_graph_bounds.py",
+    "runtimes/mtp.py": "tests/test_mtp.py",
     "runtimes/new_file.py": "tests/test_new_file.py",
     "runtimes/new_folder.py": "tests/test_bundle.py",
     "runtimes/onnx_decoder.py": "tests/test_qwen3_5.py -k 'head or drafts or turn'",
