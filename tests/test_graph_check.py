@@ -91,6 +91,11 @@ def external(**place: str) -> Callable[[Any], None]:
     return edit
 
 
+def told_more(model: Any) -> None:
+    weights = next(item for item in model.graph.initializer if item.external_data)
+    weights.external_data.add(key="base", value="1")
+
+
 def shape(*dims: int) -> Callable[[Any], None]:
     def edit(model: Any) -> None:
         model.graph.initializer[0].dims[:] = dims
@@ -238,6 +243,9 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "weights elsewhere": (external(location="../secret"), "'../secret', which is not one of"),
     "weights behind the end": (external(offset="999999999"), "behind the end of"),
     "weights before the start": (external(offset="-1"), "lie at"),
+    "weights in base 16": (external(offset="0x0"), "lie at"),
+    "weights of a long number": (external(offset="0" * 16), "lie at"),
+    "weights of another key": (told_more, "lie at"),
     "fewer weights": (external(length="1"), "have 1 bytes"),
     "shape of weights": (shape(1 << 30, 1 << 30, 1 << 30), "values inside the graph"),
     "negative shape": (shape(-1), "have the shape [-1]"),
