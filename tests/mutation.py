@@ -171,6 +171,7 @@ TESTS: dict[str, str] = {
     "runtimes/continuation.py": "tests/test_messages.py -k contin",
     "runtimes/conversation.py": "tests/test_conversations.py -k 'not gguf and not llava'",
     "runtimes/cores.py": "tests/test_cores.py",
+    "runtimes/cpu.py": "tests/test_targets.py",
     "runtimes/crops.py": "tests/test_crops.py",
     "runtimes/cuda.py": "tests/test_tensorrt_runtime.py -k 'cuda or buffers'",
     "runtimes/cuda_executor.py": "tests/test_cuda_executor.py",
