@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -329,6 +330,19 @@ def test_rounding_is_allowed_and_a_step_more_is_not(bits: int, symmetric: bool, 
     assert like(found, rows)
     for other in (found[::-1], -found, np.zeros_like(found), np.roll(found, 1, axis=1), np.full_like(found, np.nan)):
         assert not like(other, rows)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "within", "over"),
+    [({"bits": 16}, 0.9 * 2**-11, 1.2 * 2**-11), ({"bits": 32}, 0.0, 2**-20), ({"float8": True}, 1 / 16, 1 / 13)],
+)
+def test_floats_are_rounded_by_their_mantissa(scheme: dict[str, Any], within: float, over: float) -> None:
+    known = SimpleNamespace(**{"bits": 8, "float8": False, "quantized": "float8" in scheme, **scheme})
+    source: Any = SimpleNamespace(matrix=SimpleNamespace(scheme=known))
+    rows = np.full((3, 4), 0.5, np.float32)
+    for off, right in ((within, True), (over, False)):
+        found = rows * np.array([[1], [1 + off], [1]], np.float32)
+        assert written_weights._near(found, rows, source, [rows]).tolist() == [True, right, True]
 
 
 def like(found: Any, expected: Any) -> bool:
