@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..runtimes.no_images import NoImages
 from ..runtimes.pixels import image_spec
 from ..runtimes.records import Report
 from ..targets.errors import InputError, LensmithError, MissingExtra, closest
-from .cases import Case, benchmark_image, builtin_cases, read_tasks, spread_over_tasks
+from .cases import benchmark_image, builtin_cases, read_tasks, spread_over_tasks
 from .checkpoint import Checkpoint, open_checkpoint
 from .contender import Job
 from .export import find_family
@@ -131,9 +131,7 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
         "image": "" if blind else str((options.image or _photo(bundle, options, folder)).resolve()),
         "prompt": options.prompt,
         "decode_steps": options.decode_steps,
-        "cases": tuple(
-            Case(c.task, tuple(str(Path(i).resolve()) for i in c.images), c.prompt, c.answer) for c in cases
-        ),
+        "cases": tuple(replace(case, images=tuple(str(Path(i).resolve()) for i in case.images)) for case in cases),
         "traced": tuple(spread_over_tasks(cases, TRACED_CASES)),
         "traces": str(folder),
     }

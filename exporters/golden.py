@@ -29,6 +29,7 @@ from .checkpoint import Checkpoint
 from .draft_reference import DraftReference
 from .elsewhere import Elsewhere
 from .golden_media import CLIP, FILES, sources
+from .own_traces import record_own
 from .reference import Reference, import_torch
 from .self_replay import self_replay, with_meant
 from .spec import ModelSpec
@@ -80,7 +81,7 @@ def evidence(
     writer: BundleWriter,
     manifest: Mapping[str, Any],
     prove: Callable[[Traces], Run | None],
-    prove_weights: Callable[[], bool] = lambda: False,
+    prove_weights: Callable[[], None],
     *,
     golden: Golden = "auto",
     elsewhere: Elsewhere | None = None,
@@ -89,8 +90,8 @@ def evidence(
 
     A bundle that runs `elsewhere` only is proven, and keeps no traces.
 
-    "auto" records them when PyTorch is installed and the weights are small in float32, and else gives the reason and
-    proves the weights alone. "always" raises MissingExtra and InputError instead.
+    "auto" records them when PyTorch is installed and the weights are small in float32, and else gives the reason,
+    proves the weights alone and records traces of the bundle itself. "always" raises MissingExtra and InputError.
     """
     reason = _reason_against(parameters, golden)
     if reason is None:
@@ -99,16 +100,40 @@ def evidence(
             meant = prove(traces)
             if elsewhere is None:
                 return _replayed(traces, meant, writer, manifest)
-            writer.leave_out(name for name in writer.names if name.startswith(f"{GOLDEN}/"))
-            shutil.rmtree(writer.partial / GOLDEN)
+            _drop(writer)
             return {"recorded": False, **vars(elsewhere), "proven": traces.reference}
         except InputError as error:
             if golden == "always":
                 raise
             reason = str(error)
-    compared = golden == "auto" and prove_weights()
-    proven = {"graphs": NOTHING, "weights": WEIGHTS if compared else NOTHING}
-    return {"recorded": False, "reason": reason, **proven, **({} if elsewhere is None else vars(elsewhere))}
+    if golden == "never":
+        return {"recorded": False, "reason": reason, "graphs": NOTHING, "weights": NOTHING, **_where(elsewhere)}
+    prove_weights()
+    own = _own(writer, manifest, reason) if elsewhere is None else {"recorded": False, "reason": reason}
+    return {**own, "graphs": NOTHING, "weights": WEIGHTS, **_where(elsewhere)}
+
+
+def _where(elsewhere: Elsewhere | None) -> dict[str, Any]:
+    return {} if elsewhere is None else vars(elsewhere)
+
+
+def _own(writer: BundleWriter, manifest: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """Traces of the bundle itself, so that a device can be told from the machine of the build."""
+    files = [FIRST] if takes(FIRST, manifest) else []
+    try:
+        traces = record_own(dict(reversed(conversations(files).items())), writer, manifest)
+    except InputError as error:
+        _drop(writer)
+        return {"recorded": False, "reason": f"{reason}; and the bundle itself was not replayed: {error}"}
+    write(traces, writer, {})
+    names = [case.name for case in traces.cases] or [image.file for image in traces.images]
+    return {"recorded": True, "reason": reason, "reference": traces.reference, "cases": names}
+
+
+def _drop(writer: BundleWriter) -> None:
+    """Take back what was written for traces."""
+    writer.leave_out(name for name in writer.names if name.startswith(f"{GOLDEN}/"))
+    shutil.rmtree(writer.partial / GOLDEN, ignore_errors=True)
 
 
 def _reason_against(parameters: int, golden: Golden) -> str | None:

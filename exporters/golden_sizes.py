@@ -24,6 +24,8 @@ from .golden import AUTO_BYTES, STEPS, conversations, takes
 from .golden_media import CLIP_FRAMES, CLIP_MS, CLIP_SIZE, SIZES, sources
 from .job import Job
 from .lowering import find_lowering
+from .own_traces import PICTURE
+from .own_traces import STEPS as OWN_STEPS
 from .spec import ModelSpec
 
 ENTRY = 300  # bytes around each array of an .npz file: its header, and its name twice
@@ -32,16 +34,17 @@ JSON_CASE, JSON_TOKEN, JSON_ENCODER = 5_700, 14, 11_000
 
 
 def golden_bytes(job: Job) -> int:
-    """Bytes of the folder `golden/` where `--golden auto` records traces on this machine; 0 where it does not."""
+    """Bytes of the folder `golden/` that `--golden auto` makes here, from PyTorch or from the bundle itself."""
     here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
-    if not here or find_lowering(job.options.format).no_replay(job) is not None:
+    if find_lowering(job.options.format).no_replay(job) is not None:
         return 0
     vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
-    files = {name: data for name, data in sources().items() if takes(name, job.sections)}
-    answers = _answers(job, files) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
+    wanted = sources() if here else {PICTURE: sources()[PICTURE]}
+    files = {name: data for name, data in wanted.items() if takes(name, job.sections)}
+    answers = _answers(job, files, own=not here) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
     if vision is None or not answers:
         return answers
-    grids = list(_grids(job))
+    grids = list(_grids(job))[: len(files)]
     outputs, tokens = 1 + len(vision.deepstack_layers), sum(prod(grid) // vision.merge_size**2 for grid in grids)
     features = outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
     return sum(map(len, files.values())) + features + answers
@@ -60,19 +63,23 @@ def _grids(job: Job) -> Iterator[Grid]:
         yield video_grid(frames, video_size(frames, height, width, video), video)
 
 
-def _answers(job: Job, files: Mapping[str, bytes]) -> int:
-    """Of logits, of samples of them at each step, and of the files that describe all; 0 where none fits."""
+def _answers(job: Job, files: Mapping[str, bytes], *, own: bool) -> int:
+    """Of logits, of samples of them at each step, and of the files that describe all; 0 where none fits.
+
+    A bundle's `own` traces have the last conversation alone.
+    """
     assert isinstance(job.spec, ModelSpec)
+    count = OWN_STEPS if own else STEPS
     try:
-        prompts = [length for length in _prompts(job, files) if length + STEPS <= job.spec.context]
+        prompts = [length for length in _prompts(job, files) if length + count <= job.spec.context][-own:]
     except InputError:  # of a template that takes no such conversation
         return 0
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
     drafting = job.spec.decoder.mtp and job.options.format != "gguf"
     drafts = DRAFTED * (12 * TOP + 8 + 4 * sampled + ENTRY) + 3 * ENTRY if drafting else 0
-    steps = STEPS * (12 * TOP + 8 + 4 * sampled + ENTRY) + drafts
-    return len(prompts) * (4 * vocab + steps + JSON_CASE) + JSON_TOKEN * sum(prompts)
+    steps = count * (12 * TOP + 8 + 4 * sampled + ENTRY + JSON_CASE // STEPS) + drafts
+    return len(prompts) * (4 * vocab + steps) + JSON_TOKEN * sum(prompts)
 
 
 def _prompts(job: Job, files: Mapping[str, bytes]) -> Iterator[int]:

@@ -130,8 +130,11 @@ class BundleWriter:
         self._records |= self._stages[key]
 
     def preview(self, manifest: Mapping[str, Any]) -> Bundle:
-        """What was written so far as a bundle without sizes and hashes, for checks that belong into the manifest."""
-        return Bundle(self.partial, dict(manifest) | {"files": {name: {} for name in sorted(self._names)}})
+        """What was written so far as a bundle, for checks that belong into the manifest; not all files have hashes."""
+        return Bundle(
+            self.partial,
+            dict(manifest) | {"files": {name: self._records.get(name, {}) for name in sorted(self._names)}},
+        )
 
     def close(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, to which format_version and files are added, and give the bundle its final name."""

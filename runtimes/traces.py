@@ -19,6 +19,7 @@ from .files import write_json
 from .trace_entries import FORMAT_VERSION, CaseEntry, ImageEntry, TracesEntry, briefly, read_entry
 
 CASES, ARRAYS = "golden/cases.json", "golden/traces.npz"
+OWN = "the bundle itself"  # the reference of traces that PyTorch took no part in
 Doubles = NDArray[np.float64]
 TOP = 16  # logits kept of each decode step: the head of the distribution, without the size of the vocabulary
 TOPS, DRAFTS = ("top_ids", "top_logits", "log_sums"), ("draft_ids", "draft_logits", "draft_log_sums")  # arrays

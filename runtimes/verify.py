@@ -20,7 +20,7 @@ from .loading import answers, open_loaded
 from .outputs import outputs
 from .replay import EXACT, AgainstPyTorch, Row, judged
 from .signature import Key
-from .traces import read_traces
+from .traces import OWN, read_traces
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class VerifyReport:
         """One sentence: passed with the worst figures, or the first output that diverges."""
         row = self.first_divergence
         if row is None:
-            whose = "itself as it was built" + (f" and with {self.reference}" if self.exact else "")
+            whose = "itself as it was built" + (
+                f" and with {self.reference}" if self.exact and self.reference != OWN else ""
+            )
             return f"{self.bundle} agrees with {whose}: {len(self.rows)} figures within their limits"
         where = f"{self.bundle} diverges first at {row.output} ({row.case})"
         if row.figure == "bits_differ":

@@ -60,7 +60,7 @@ def video_wishes(spec: VideoSpec, part: Mapping[str, Any], limits: Mapping[str, 
     if given.get("max_frames", 0) > spec.max_frames:
         raise InputError(f"max_frames {given['max_frames']} of a video is above the {spec.max_frames} of this bundle")
     least = given.get("min_frames", min(spec.min_frames, given.get("max_frames", spec.min_frames)))
-    most = given.get("max_frames", max(spec.max_frames, least) if least <= spec.max_frames else spec.max_frames)
+    most = given.get("max_frames", spec.max_frames)
     if least > most:
         raise InputError(f"a video is asked for at least {least} and at most {most} frames; exchange or widen them")
     chosen = limits.get("max_video_pixels")

@@ -6,6 +6,7 @@ An "engine" is a file with the path of its graph. What it proves is the traffic:
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,15 @@ import onnxruntime as ort
 
 NAMES = {"tensor(float)": ("FLOAT", np.float32), "tensor(int64)": ("INT64", np.int64),
          "tensor(int32)": ("INT32", np.int32)}  # fmt: skip
+
+
+PENDING: list[Callable[[], Any]] = []  # what was asked of the stream and is not done yet
+
+
+def catch_up() -> None:
+    """Do what is pending, in its order: as late as a GPU may."""
+    while PENDING:
+        PENDING.pop(0)()
 
 
 class HostCuda:
@@ -33,6 +43,7 @@ class HostCuda:
         return 0, 7
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        catch_up()
         return (0,)
 
     def cudaMalloc(self, nbytes: int) -> tuple[int, int]:
@@ -41,18 +52,19 @@ class HostCuda:
         return 0, ctypes.addressof(memory)
 
     def cudaFree(self, pointer: int) -> tuple[int]:
+        catch_up()
         del self.held[pointer]
         return (0,)
 
     def cudaMemsetAsync(self, pointer: int, value: int, nbytes: int, stream: int) -> tuple[int]:
         assert nbytes <= len(self.held[pointer])
-        ctypes.memset(pointer, value, nbytes)
+        PENDING.append(lambda: ctypes.memset(pointer, value, nbytes))
         return (0,)
 
     def cudaMemcpyAsync(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> tuple[int]:
         ends = {1: [to], 2: [source], 3: [to, source]}[kind]
         assert all(nbytes <= len(self.held[end]) for end in ends)
-        ctypes.memmove(to, source, nbytes)
+        PENDING.append(lambda: ctypes.memmove(to, source, nbytes))
         return (0,)
 
     def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:
@@ -92,12 +104,12 @@ class Engine:
     def create_runtime_config(self) -> Any:
         return SimpleNamespace(cuda_graph_strategy=None)
 
-    def create_execution_context(self, config: Any = None) -> Any:
-        return Context(self, None if config is None else config.cuda_graph_strategy)
+    def create_execution_context(self, *configs: Any) -> Any:
+        return Context(self, *(config.cuda_graph_strategy for config in configs))
 
 
 class Context:
-    def __init__(self, engine: Engine, recorded: str | None) -> None:
+    def __init__(self, engine: Engine, recorded: str | None = None) -> None:
         self.engine, self.recorded, self.profile = engine, recorded, -1
         self.steps: list[list[str]] = []
         self.told: list[str] = []  # names of what was given an address or a shape since the last step
@@ -132,6 +144,7 @@ class Context:
         return True
 
     def _outputs(self) -> dict[str, Any]:
+        catch_up()
         if not self.made:
             feed = {port.name: self._array(port.name) for port in self.engine.session.get_inputs()}
             names = [port.name for port in self.engine.session.get_outputs()]

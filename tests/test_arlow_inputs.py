@@ -138,6 +138,18 @@ def test_layouts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for place in (root, root / "checkpoint-9", root / "checkpoint-9" / "vision_encoder"):
         assert clip_pixels(place) == 200704, place
     assert prepare(root / "checkpoint-10" / "vision_encoder", Options()).family.name == "arlow"
+    shutil.copytree(root / "checkpoint-9", root / "checkpoint-30-old")  # no step of the training
+    assert open_checkpoint(root).model_path == opened.model_path
+    near = json.loads((root / "video_processor" / "video_preprocessor_config.json").read_text())
+    near["size"]["longest_edge"] = 150528
+    (root / "checkpoint-9" / "video_processor").mkdir()
+    (root / "checkpoint-9" / "video_processor" / "video_preprocessor_config.json").write_text(json.dumps(near))
+    assert clip_pixels(root / "checkpoint-9") == 150528  # the nearer one
+    assert clip_pixels(root) == 200704
+    caplog.clear()
+    shutil.rmtree(root / "checkpoint-10")
+    assert clip_pixels(root) == 150528
+    assert not caplog.records
 
 
 def test_settings_of_processors(tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ def test_descent_damps_by_a_part_of_the_mean_energy() -> None:
     assert np.any(made.values != damped[0], axis=1).sum() <= 1
 
 
+def test_inputs_without_energy_have_no_damping() -> None:
+    """Those of tokens that are zero throughout."""
+    nothing = Inputs(np.zeros((3, 3), np.float32), np.zeros(3, np.float32), prior=1.0)
+    assert nothing.damping == 0
+    assert np.array_equal(nothing.importance, np.ones(3))
+
+
 @pytest.mark.parametrize("method", ["gptq", "descent"])
 def test_a_prior_is_energy_that_every_input_has_besides(method: str) -> None:
     """As damping is, on top of it; the statistics themselves stay what they are."""

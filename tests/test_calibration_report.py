@@ -309,6 +309,20 @@ def test_partial_evidence_is_shown_as_far_as_it_goes(missing: str) -> None:
     assert "descent" in printed(calibration_table(evidence)) or missing == "method"
 
 
+@pytest.mark.parametrize("side", [NEAREST, CALIBRATED])
+@pytest.mark.parametrize("figure", sorted(calibrations.evidence(2)["judgement"][NEAREST]))
+def test_a_figure_that_one_side_lacks_is_left_out(side: str, figure: str) -> None:
+    recorded = copy.deepcopy(calibrations.evidence(2))
+    del recorded["judgement"][side][figure]
+    evidence = read_evidence({"evidence": {"calibration": recorded}})
+    assert evidence is not None
+    told = f"{headline(evidence)} {list(tiles(evidence))} {sections(evidence)}"
+    assert "None" not in told.replace("=None", "")
+    if figure == "same_top":
+        assert "likeliest token" not in headline(evidence)
+        assert "same top token" not in str(list(tiles(evidence)))
+
+
 def test_evidence_of_a_method_alone() -> None:
     evidence = read_evidence({"evidence": {"calibration": {"method": "awq"}}})
     assert evidence is not None

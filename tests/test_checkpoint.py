@@ -177,6 +177,20 @@ def test_source_files(folder: Path) -> None:
     assert set(files) == {"config.json", SINGLE}
 
 
+def test_every_file_that_is_read_counts_as_source(sharded: Path) -> None:
+    """Wherever it lies in the folder; a note, other weights and a folder of that name do not."""
+    read = ("generation_config.json", "chat_template.jinja", "merges.txt", "additional_chat_templates/tool.jinja",
+            "processor_config.json", "LICENSE.md")  # fmt: skip
+    for name in (*read, "README.md", "pytorch_model.bin", "notes.txt"):
+        (sharded / name).parent.mkdir(exist_ok=True)
+        (sharded / name).write_text("{}")
+    (sharded / "LICENCE").mkdir()
+    names = {path.relative_to(sharded).as_posix() for path in open_checkpoint(sharded).files}
+    weights = {path.name for path in sharded.glob("model*")}
+    assert names == {"config.json", *read, *weights}
+    assert open_checkpoint(sharded).license_text == "{}"
+
+
 def test_rows_of_a_tensor_larger_than_memory(tmp_path: Path) -> None:
     """Reading some rows of a sparse file of 4 GB touches nothing else."""
     write_config(tmp_path)

@@ -111,6 +111,8 @@ def test_tools_reach_the_template(cli: Cli, tiny_bundle: Path, tmp_path: Path) -
     made = json.loads(ran.out)
     assert made["timings"]["prompt_tokens"] > 100
     assert made["tool_calls"] == []
+    path.write_text(json.dumps([TOOL["function"]]), encoding="utf-8")  # without what OpenAI puts around it
+    assert json.loads(cli("run", tiny_bundle, "Tell", "--tools", path, *SHORT).out)["timings"]["prompt_tokens"] > 90
     for content, words in [("[", "not valid JSON"), ("{}", "no list of named tools"), ("[]", "no list of named tools"),
                            ('[{"type": "function"}]', "no list of named tools"),
                            ("[3]", "no list of named tools")]:  # fmt: skip

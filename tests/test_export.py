@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import tokenizer_files
+from lensmith.exporters import tokenizer_files, weights
 from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.export import Options, _key, export, prepare
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.synth import synth
 from lensmith.runtimes import files, tokenizer_check
@@ -33,6 +35,57 @@ def built(checkpoint: Path, out: Path, **options: object) -> Bundle:
 def float32_copy(checkpoint: Path, out: Path) -> dict[str, np.ndarray]:
     shutil.copytree(checkpoint, out)
     return {name: t.numpy() for name, t in open_checkpoint(checkpoint).tensors.items()}
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "llava"])
+def test_tensors_lie_behind_each_other_and_large_ones_on_pages(family: str) -> None:
+    """What a graph borrows lies in the file of the one that lends it."""
+    job = prepare(Path(__file__).parent / "tiny_vlm" / family, Options())
+    places: dict[str, tuple[str, int]] = {}
+    for graph in job.graphs:
+        jobs, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
+        end = 0
+        for each in jobs:
+            for parameter, offset in zip(each.source.parameters, each.offsets, strict=True):
+                nbytes = weights.stored_bytes(parameter)
+                assert offset % (4096 if nbytes >= 4096 else 64) == 0
+                assert end <= offset < end + 4096
+                assert place(parameter) == (f"{graph.name}.data", offset)
+                end = offset + nbytes
+            places[each.source.name] = place(each.source.parameters[0])
+            if each.source.alias is not None:
+                assert place(each.source.alias) == places[each.source.name]
+        assert size == end
+        for source in graph.borrowed:
+            assert place(source.parameters[0]) == places[source.name] == ("decoder.data", places[source.name][1])
+    assert any(graph.borrowed for graph in job.graphs) == (family == "qwen3_5")
+
+
+def place(parameter: ir.Value) -> tuple[str, int]:
+    """The data file of a parameter, and where it begins there."""
+    stored = parameter.const_value
+    assert isinstance(stored, ir.ExternalTensor)
+    return str(stored.location), int(stored.offset or 0)
+
+
+def test_what_graphs_depend_on_is_in_their_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what an interrupted export has finished is used again by the same one alone."""
+    folder = shutil.copytree(Path(__file__).parent / "tiny_vlm" / "qwen3_vl", tmp_path / "source")
+    job = prepare(folder, Options())
+    keys = [_key(job), _key(prepare(folder, Options(context=64))), _key(prepare(folder, Options(group_size=32)))]
+    keys.append(_key(replace(job, calibrated=replace(job.calibrated, key="samples"))))
+    keys.append(_key(replace(job, policy=replace(job.policy, int8_roles=("vision.fc1",)))))
+    keys.append(_key(replace(job, checkpoint=replace(job.checkpoint, config={**job.checkpoint.config, "x": 1}))))
+    stat = (folder / "model.safetensors").stat()
+    os.utime(folder / "model.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    keys.append(_key(job))
+    with open(folder / "tokenizer_config.json", "a") as file:
+        file.write(" ")
+    keys.append(_key(job))
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0")
+    keys.append(_key(job))
+    assert len(set(keys)) == len(keys)
+    assert _key(job) == keys[-1]
 
 
 def test_same_inputs_same_bytes(checkpoint: Path, tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def forks_once(quiet: _Quiet) -> None:
     quiet.end_fork()
 
 
+def until_forking(quiet: _Quiet, forked: Running) -> None:
+    for _ in range(int(SOON * 1000)):
+        assert not forked.done.wait(0.001)
+        if quiet._forking:
+            return
+    pytest.fail("no fork began")
+
+
 def test_a_fork_waits_until_no_other_thread_computes() -> None:
     quiet, until, begun = _Quiet(), threading.Event(), threading.Event()
     Running(computes(quiet, until, begun))
@@ -76,8 +84,7 @@ def test_computing_waits_until_the_fork_is_over() -> None:
         quiet.end_fork()
 
     forked = Running(action)
-    while not quiet._forking:
-        assert not forked.done.wait(0.001)
+    until_forking(quiet, forked)
     until.set()
     other = Running(computes(quiet, until, begun))
     assert not begun.wait(NEVER)
@@ -155,8 +162,7 @@ def test_processes_are_forked_while_no_thread_computes() -> None:
     assert begun.wait(SOON)
     said: list[str] = []
     forked = Running(lambda: said.append(fork(lambda: "done")()))
-    while not forks._quiet._forking:
-        assert not forked.done.wait(0.001)
+    until_forking(forks._quiet, forked)
     assert not forked.done.wait(NEVER)
     until.set()
     assert forked.done.wait(SOON)

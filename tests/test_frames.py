@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.runtimes.cores import at_most
 from lensmith.runtimes.frames import Clip, VideoLimits, open_clip
 from lensmith.runtimes.images import ImageLimits
 from lensmith.runtimes.media import sample_clip
@@ -202,6 +203,14 @@ def test_a_trimmed_video_is_what_it_shows(
     np.testing.assert_array_equal(all_of(clip), every[first : first + shown])
     with pytest.raises(InputError, match=r"not a readable video|cut off"):
         open_clip(data[: int(len(data) * 0.9)])
+
+
+@pytest.mark.parametrize(("threads", "told"), [(1, 1), (2, 2), (None, 0)])  # 0: one for each core
+def test_decoding_takes_the_threads_that_it_may(files: dict[str, Path], threads: int | None, told: int) -> None:
+    from lensmith.runtimes.video_files import _stream
+
+    with at_most(threads), _stream("it", files["mp4"], VideoLimits()) as (_, stream):
+        assert stream.codec_context.thread_count == told
 
 
 def test_sampling_of_a_video_file_equals_hf(files: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from lensmith.exporters.gguf.vision import vision_file
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.synth import synth
 from lensmith.runtimes.bundle import Bundle, open_bundle
+from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 
 from tests import gguf_legacy, gguf_stock
@@ -176,3 +178,13 @@ def test_tokenizers_that_split_otherwise_are_refused(tiny_checkpoint: Path, tmp_
     (folder / "tokenizer.json").write_text(text.replace(r"\\p{N}|", r"\\p{N}{2}|"), encoding="utf-8")
     with pytest.raises(Exception, match="not of a supported family"):
         prepare(folder, Options(format="gguf", precision="f16"))
+
+
+def test_tokenizers_without_a_name_in_llama_cpp_are_refused(tmp_path: Path) -> None:
+    """GPT-2's class splits in its own way, which ONNX bundles follow."""
+    folder = shutil.copytree(TINY / "qwen3_vl", tmp_path / "source")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "GPT2Tokenizer"}))
+    with pytest.raises(InputError, match=r"splits text in a way that llama\.cpp has no certain name for"):
+        prepare(folder, Options(format="gguf", precision="f16"))
+    assert prepare(folder, Options()).family.name == "qwen3_vl"

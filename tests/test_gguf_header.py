@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.runtimes.bundle import Bundle, open_bundle
+from lensmith.runtimes.llamacpp import header
 from lensmith.runtimes.llamacpp.check import check_decoder, check_vision
 from lensmith.runtimes.llamacpp.header import BLOCKS, read_gguf
 from lensmith.targets.errors import InputError
@@ -213,6 +214,25 @@ def test_values_are_those_of_the_file(tmp_path: Path) -> None:
     begin = path.stat().st_size - 256
     places = {name: (each.shape, each.kind, each.begin, each.nbytes) for name, each in found.tensors.items()}
     assert places == {"v": ((3,), F32, begin, 12), "w": ((64, 3), Q8_0, begin + 32, 6 * 34)}
+
+
+def test_counts_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file holds as many."""
+    monkeypatch.setattr(header, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(header, "MOST_TEXTS", 3)
+    tensors = [tensor(f"w{index}", (8,), F32, 32 * index) for index in range(3)]
+    values = [entry(key, ARRAY, struct.pack("<IQ", STRING, 3) + text("a") * 3) for key in "abc"]
+    path = gguf(tmp_path / "a.gguf", values[:2], tensors[:2], 64)
+    assert len(read_gguf(path).metadata) == 2
+    for parts, words in (
+        ((values, tensors[:2], 64), "2 tensors and 3 values"),
+        ((values[:2], tensors, 96), "3 tensors"),
+    ):
+        with pytest.raises(InputError, match=f"it counts {words}"):
+            read_gguf(gguf(path, *parts))
+    longer = entry("a", ARRAY, struct.pack("<IQ", STRING, 4) + text("a") * 4)
+    with pytest.raises(InputError, match="has 4 texts"):
+        read_gguf(gguf(path, [longer], tensors[:1], 32))
 
 
 @pytest.mark.parametrize("version", [2, 4])

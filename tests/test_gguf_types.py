@@ -121,11 +121,13 @@ class Lazy(LazyTensor):
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
 def test_blocks_of_rows_cover_the_tensor(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensors, "BLOCK_ELEMENTS", 12)  # two rows of six
+    monkeypatch.setattr(tensors, "SAMPLE_ELEMENTS", 6)
     values = np.arange(rows * 6, dtype=np.float32).reshape(rows, 6)
     made = mapped("x.weight", Lazy(values), lambda x: x[:, 1::2] + 1)
     assert made.shape == (rows, 3)
     blocks = list(made.rows())
     assert max(map(len, blocks)) <= 2
+    assert len(blocks[0]) == 1  # a sample
     np.testing.assert_array_equal(np.concatenate(blocks), values[:, 1::2] + 1)
     turned = whole("x.weight", Lazy(values), lambda x: x[::-1])
     assert turned.shape == values.shape

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.runtimes.graph_values import constant, inputs
+from lensmith.runtimes.graph_values import _named, constant, inputs
 from lensmith.runtimes.graph_work import Values, Walk
 from lensmith.runtimes.monomials import GRID, Scale, Size, over, product, symbol, times
 from lensmith.runtimes.onnx_messages import parse_model
+from lensmith.runtimes.places import ArlowPlaces, qwen_index
 
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")
 GRID_SIZES, SEQ, CAPACITY = (1, 8, 12), 12, 20
@@ -72,6 +73,16 @@ def test_every_value_is_within_its_bound(made: Callable[[str], Path], kind: str,
         assert math.prod(shape) <= scale.value(known.size), (value, shape, bounds)
     bounds = [scale.value(known.size) for name in shapes if (known := values[name.encode()]) is not None]
     assert sum(bounds) <= SLACK * sum(map(math.prod, shapes.values()))
+
+
+@pytest.mark.parametrize("grid", [(1, 4, 6), (2, 2, 2), (3, 8, 4), (1, 3, 5)])
+def test_index_inputs_are_no_longer_than_the_bounds_of_their_ports(grid: tuple[int, int, int]) -> None:
+    patches = math.prod(grid)
+    scale = Scale({"patches": patches}, patches)
+    index = ArlowPlaces(merge=1, radius=0.5, strength=0.1)(grid)
+    for name, values in {**index, **qwen_index((1, *grid[1:]), 1)}.items():
+        bound = scale.value(_named(name, values.ndim)[-1])
+        assert values.shape[-1] <= bound <= 8 * values.shape[-1], name
 
 
 def test_products_of_a_grid_are_its_patches() -> None:

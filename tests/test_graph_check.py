@@ -15,7 +15,7 @@ import pytest
 from lensmith.runtimes import graph_check
 from lensmith.runtimes.bundle import MANIFEST, open_bundle
 from lensmith.runtimes.graph_check import check_graph
-from lensmith.runtimes.graph_values import Refused
+from lensmith.runtimes.graph_values import BYTES, Refused
 from lensmith.runtimes.onnx_messages import parse_model
 from lensmith.targets.errors import InputError
 
@@ -89,6 +89,11 @@ def external(**place: str) -> Callable[[Any], None]:
             item.value = place.get(item.key, item.value)
 
     return edit
+
+
+def told_more(model: Any) -> None:
+    weights = next(item for item in model.graph.initializer if item.external_data)
+    weights.external_data.add(key="base", value="1")
 
 
 def shape(*dims: int) -> Callable[[Any], None]:
@@ -238,6 +243,9 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "weights elsewhere": (external(location="../secret"), "'../secret', which is not one of"),
     "weights behind the end": (external(offset="999999999"), "behind the end of"),
     "weights before the start": (external(offset="-1"), "lie at"),
+    "weights in base 16": (external(offset="0x0"), "lie at"),
+    "weights of a long number": (external(offset="0" * 16), "lie at"),
+    "weights of another key": (told_more, "lie at"),
     "fewer weights": (external(length="1"), "have 1 bytes"),
     "shape of weights": (shape(1 << 30, 1 << 30, 1 << 30), "values inside the graph"),
     "negative shape": (shape(-1), "have the shape [-1]"),
@@ -298,6 +306,15 @@ def test_nodes_are_counted_with_functions_and_loops_in_their_places(
     monkeypatch.setattr(graph_check, "MOST_NODES", calls)
     with pytest.raises(InputError, match=f"more than {calls} nodes"):
         check_graph(path, *rest)
+
+
+def test_types_are_those_of_onnx() -> None:
+    names = {number: onnx.TensorProto.DataType.Name(number) for number in graph_check.BITS}
+    assert names == graph_check.TYPES
+    for number, bits in graph_check.BITS.items():
+        wide = 8 * onnx.helper.tensor_dtype_to_np_dtype(number).itemsize
+        assert bits == (4 if names[number].endswith("INT4") else wide)
+        assert (number in BYTES) == (bits <= 8)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,56 @@ NUMBERS: dict[str, tuple[list[Node], dict[str, list[int]], float | None]] = {
         {"m": [-1], "o": [1], "a": [900]},
         900 * TOKENS,
     ),
+    "a quotient by a length from behind": (
+        [
+            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
+            ("Shape", ["s"], "sizes"),
+            ("Gather", ["sizes", "o"], "left"),
+            ("Div", ["a", "left"], "n"),
+        ],
+        {"v": [-10], "e": [1 << 31], "o": [1], "a": [900]},
+        900,
+    ),
+    "a quotient by a length of some places": (
+        [
+            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
+            ("Shape", ["s"], "sizes"),
+            ("Gather", ["sizes", "o"], "left"),
+            ("Div", ["a", "left"], "n"),
+        ],
+        {"v": [2], "e": [10], "o": [1], "a": [900]},
+        900,
+    ),
+    "a quotient by a length up to a place": (
+        [
+            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
+            ("Shape", ["s"], "sizes"),
+            ("Gather", ["sizes", "o"], "left"),
+            ("Div", ["a", "left"], "n"),
+        ],
+        {"v": [0], "e": [10], "o": [1], "a": [900]},
+        900,
+    ),
+    "a quotient by a length up to a place from behind": (
+        [
+            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
+            ("Shape", ["s"], "sizes"),
+            ("Gather", ["sizes", "o"], "left"),
+            ("Div", ["a", "left"], "n"),
+        ],
+        {"v": [0], "e": [-90], "o": [1], "a": [900]},
+        900,
+    ),
+    "a quotient by a length behind a place": (
+        [
+            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
+            ("Shape", ["s"], "sizes"),
+            ("Gather", ["sizes", "o"], "left"),
+            ("Div", ["a", "left"], "n"),
+        ],
+        {"v": [90], "e": [1 << 31], "o": [1], "a": [900]},
+        900,
+    ),
     "one behind another": ([("Concat", ["a", "b"], "n")], {"a": [1], "b": [9]}, 9),
     "one of two": ([("Where", ["a", "a", "b"], "n")], {"a": [8], "b": [9]}, 9),
     "the other of two": ([("Where", ["a", "b", "a"], "n")], {"a": [8], "b": [9]}, 9),

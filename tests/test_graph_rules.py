@@ -239,6 +239,32 @@ def test_results_are_as_foreseen(rule: Callable[[Draw], Node]) -> None:
                 assert [number.factor for number in known.numbers] == found.ravel().tolist(), node
 
 
+@pytest.mark.parametrize(("bits", "columns"), [(2, 20), (4, 10), (8, 5), (16, 5), (None, 10)])
+def test_rows_of_a_packed_table_are_as_wide_as_their_values(bits: int | None, columns: int) -> None:
+    attributes = {} if bits is None else {"bits": bits}
+    node = Node(
+        "GatherBlockQuantized", [np.ones((3, 5), np.uint8), ints(0, 2), np.ones((3, 1), np.float32)], attributes
+    )
+    graph, scale = parse_model(graph_of(node).SerializeToString()).graph, Scale({}, 1)
+    values: Values = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    Walk({}, scale).run(graph.node, values)
+    known = values[b"y0"]
+    assert known is not None
+    assert [scale.value(size) for size in known.dims] == [2, columns]
+
+
+@pytest.mark.parametrize("kind", ["MatMulNBits", "MatMulInt4"])
+def test_products_of_packed_weights_say_their_width(kind: str) -> None:
+    node = Node(kind, [np.ones((2, 3, 8), np.float32), np.ones((5, 1, 4), np.uint8)], {"N": 5, "K": 8})
+    graph, scale = parse_model(graph_of(node).SerializeToString()).graph, Scale({}, 1)
+    values: Values = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    work = Walk({}, scale).run(graph.node, values)
+    known = values[b"y0"]
+    assert known is not None
+    assert [scale.value(size) for size in known.dims] == [2, 3, 5]
+    assert work.total(scale) == 2 * 3 * 5 * 8 + 2 * 3 * 5  # and the values that are written
+
+
 F = np.ones((2, 3), np.float32)
 WRONG: dict[str, tuple[Node, str]] = {
     "an axis twice": (Node("Transpose", [F], {"perm": [0, 0]}), "a Transpose by"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from lensmith.exporters.export import Options, prepare
 from lensmith.runtimes import load
 from lensmith.runtimes.sampling import SamplingOptions
 from lensmith.targets.errors import InputError
+from lensmith.targets.profile import load_target
 from PIL import Image
 
+from tests import arlow
 from tests.extras import Ran
 from tests.test_cli_errors import assert_one_sentence
 
@@ -103,3 +106,18 @@ def test_conversations_given_to_ask(tiny_bundle: Path) -> None:
     with pytest.raises(InputError, match="the question is empty"):
         model.ask("")
     assert model.ask("", [Image.new("RGB", (64, 64))], max_new_tokens=1).read() is not None
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "llava", "arlow"])
+def test_a_context_arrives(family: str) -> None:
+    """And without one it is the model's, or that of the target."""
+    place = arlow.CHECKPOINT if family == "arlow" else TINY / family
+    own = prepare(place, Options()).spec.context
+    for context in (own - 1, 640):
+        job = prepare(place, Options(context=context))
+        assert job.spec.context == job.sections["limits"]["context"] == context
+    gpu = load_target("jetson-thor").gpu
+    if family != "arlow" and gpu is not None:
+        wishes = Options(format="tensorrt", target="jetson-thor")
+        assert prepare(place, wishes).spec.context == min(own, gpu.context)
+        assert prepare(place, replace(wishes, context=own - 1)).spec.context == own - 1

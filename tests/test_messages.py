@@ -166,6 +166,13 @@ def test_continued_answers_are_those_of_transformers(name: str, asked: str, said
     )
 
 
+def test_thoughts_are_continued_in_templates_that_read_one_of_their_names() -> None:
+    source = "{{ messages[0].content }}: {{ messages[-1].reasoning_content }}|{{ messages[-1].content }}"
+    made = PromptBuilder(builder("qwen3_vl").tokenizer, source, builder("qwen3_vl").spec)
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "reasoning": "let me"}]
+    assert made.render(messages, continue_final_message="reasoning_content") == "a: let me"
+
+
 @pytest.mark.parametrize("source", ["{{ messages[-1].content[:7] }}", "{{ messages[-1].content | replace('_', '-') }}",
                                     "{{ messages[-1].content | upper }}", "{{ messages[0].content }}"])  # fmt: skip
 def test_answers_that_a_template_changes_cannot_be_continued(source: str) -> None:
@@ -324,6 +331,24 @@ def test_media_in_the_forms_of_others() -> None:
     assert [source for source, _ in find_media(messages, "video")] == ["d.mp4", "e.mp4"]
     assert find_media(messages, "image")[0][1]["max_pixels"] == 9
     assert builder("qwen3_vl").render(messages).count("<|image_pad|>") == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ({"type": "image", "base64": "QUJD"}, "data:image/;base64,QUJD"),
+        ({"type": "image", "base64": "data:image/png;base64,QUJD"}, "data:image/png;base64,QUJD"),
+        ({"type": "image", "path": "data"}, "data"),
+        ({"type": "image", "url": "https://x/a.png"}, "https://x/a.png"),
+        ({"type": "image", "base64": b"QUJD"}, b"QUJD"),
+    ],
+)
+def test_sources_of_images_as_transformers_names_them(part: dict[str, Any], source: Any) -> None:
+    assert find_images([{"role": "user", "content": [part]}]) == [source]
+    with pytest.raises(InputError, match="a part of type image has 2 sources"):
+        find_images([{"role": "user", "content": [{**part, "image": "b.png"}]}])
+    with pytest.raises(InputError, match="a part of type image has 0 sources"):
+        find_images([{"role": "user", "content": [{"type": "image"}]}])
 
 
 TOOLS: list[tuple[Any, str]] = [

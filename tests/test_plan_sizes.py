@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lensmith.exporters import golden_sizes
 from lensmith.exporters.export import Options, export, prepare
 from lensmith.exporters.plan import make_plan
 from lensmith.exporters.synth import synth
@@ -35,3 +36,16 @@ def test_plans_are_as_large_as_what_is_built(build: str, tmp_path: Path) -> None
     traces = sum(size for file, size in files.items() if file.parts[0] == "golden")
     assert plan.bundle_bytes == pytest.approx(sum(files.values()), rel=0.03)
     assert plan.golden_bytes == pytest.approx(traces, rel=0.12)  # JSON, of which a tenth of the smallest is
+
+
+def test_traces_that_auto_does_not_record_take_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of models that are too large for it, or where PyTorch is not installed."""
+    job = prepare(TINY / "qwen3_vl", Options())
+    monkeypatch.setattr(golden_sizes, "AUTO_BYTES", 4 * job.parameters)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert make_plan(job).golden_bytes > 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert make_plan(job).golden_bytes == 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(golden_sizes, "AUTO_BYTES", 4 * job.parameters - 1)
+    assert make_plan(job).golden_bytes == 0

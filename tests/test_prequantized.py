@@ -38,6 +38,7 @@ from tests.extras import Ran
 from tests.prequantized import (
     VARIANTS,
     Variant,
+    _levels,
     _stream,
     awq,
     declare,
@@ -120,6 +121,21 @@ def test_rows_that_begin_within_a_byte_and_a_block(tmp_path: Path) -> None:
     weight = open_checkpoint(tmp_path).tensor("m.weight")
     for start, stop in ((0, 64), (1, 2), (2, 5), (33, 64), (63, 64)):
         np.testing.assert_array_equal(weight.rows(start, stop), whole[start:stop])
+
+
+@pytest.mark.parametrize("sparsity", [{}, {"format": "dense"}, None])
+def test_bytes_with_zero_points_of_groups(sparsity: object, tmp_path: Path) -> None:
+    """Nothing is left out where a configuration of sparsity names no format."""
+    levels, scales, zeros, expected = _levels(WAVES.repeat(2, axis=1), 8, 32, symmetric=False)
+    parts = {"weight": levels - 128, "weight_zero_point": zeros - 128}
+    tensors = {f"m.{end}": part.astype(np.int8) for end, part in parts.items()}
+    groups = {"group_0": {"weights": {"num_bits": 8, "type": "int", "symmetric": False, "group_size": 32}}}
+    config = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups,
+              "sparsity_config": sparsity}  # fmt: skip
+    folder = small(tmp_path, {**tensors, "m.weight_scale": scales.astype(np.float16)}, quantization_config=config)
+    weight = open_checkpoint(folder).tensor("m.weight")
+    np.testing.assert_array_equal(weight.numpy(), expected)
+    np.testing.assert_array_equal(weight.rows(3, 9), expected[3:9])
 
 
 def test_blocks_as_compressed_tensors_declares_them(tmp_path: Path) -> None:

@@ -109,3 +109,9 @@ def test_limits_of_images_of_one_size() -> None:
     area = 112 * 112
     assert _limits(spec, spec.vision, None) == {"min_pixels": area, "max_pixels": area, "max_image_tokens": 49,
                                                 "context": 300}  # fmt: skip
+
+
+def test_videos_are_taken_where_the_configuration_has_a_token_for_them() -> None:
+    """And the checkpoint has settings for their processor."""
+    for family, takes in (("qwen3_vl", True), ("qwen3_5", True), ("llava", False)):
+        assert ("video" in prepare(TINY / family, Options()).sections) == takes, family

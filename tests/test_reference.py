@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,42 @@ def test_it_stops_behind_an_end_token(pair: Pair, monkeypatch: pytest.MonkeyPatc
     assert len(run.ids) <= 3
 
 
+@pytest.mark.parametrize(("named", "expected"), [(None, ()), (7, (7,)), ([7, 9], (7, 9))])
+def test_end_tokens_are_those_of_its_generation(
+    pair: Pair, named: object, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair.reference.model.generation_config, "eos_token_id", named)
+    assert pair.reference.eos_token_ids == set(expected)
+
+
+def test_others_end_tokens_are_obeyed_in_place_of_its_own(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = pair.theirs(CONVERSATIONS["no image"])
+    said = pair.reference.greedy(request, 4, ignore_eos=True).ids
+    monkeypatch.setattr(pair.reference.model.generation_config, "eos_token_id", said[0])
+    assert pair.reference.greedy(request, 4, ends=()).ids == said
+    assert pair.reference.greedy(request, 4, ends={said[1]}).ids == said[: said.index(said[1]) + 1]
+    assert pair.reference.greedy(request, 4, ends={said[1]}, ignore_eos=True).ids == said
+
+
+def test_threads_are_its_own_and_others_keep_theirs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, run = pair.reference.torch, pair.reference.model.forward
+    before, seen = torch.get_num_threads(), []
+
+    def noted(**given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return run(**given)
+
+    monkeypatch.setattr(pair.reference, "threads", before + 1)
+    monkeypatch.setattr(pair.reference.model, "forward", noted)
+    pair.reference.greedy(pair.theirs(CONVERSATIONS["no image"]), 2, ignore_eos=True)
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(pair.reference.model, "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pair.reference.logits(pair.theirs(CONVERSATIONS["no image"]))
+    assert torch.get_num_threads() == before
+
+
 def test_bfloat16_is_near(pair: Pair) -> None:
     half = Reference(pair.job.checkpoint.path, "bfloat16", threads=1)
     request = pair.theirs(CONVERSATIONS["one image"])
@@ -82,6 +119,10 @@ def test_unusable_input_is_named(pair: Pair, tmp_path: Path) -> None:
     source = ladder.variant(pair.job.checkpoint.path, tmp_path / "source", {})
     tensors = load_file(source / "model.safetensors")
     del tensors["model.visual.merger.norm.weight"]
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"merger\.norm\.weight"):
+        Reference(source)
+    tensors["model.visual.merger.norm.weight"] = np.ones(3, np.float32)
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"merger\.norm\.weight"):
         Reference(source)

@@ -170,7 +170,7 @@ def test_what_tensorrt_refuses_is_said(
     monkeypatch.setattr(fake_gpu.Context, "set_optimization_profile_async", lambda self, index, stream: False)
     with pytest.raises(LensmithError, match="TensorRT makes no context for profile 0"):
         Model(bundle, threads=1)
-    monkeypatch.setattr(fake_gpu.Engine, "create_execution_context", lambda self, config=None: None)
+    monkeypatch.setattr(fake_gpu.Engine, "create_execution_context", lambda self, *configs: None)
     with pytest.raises(LensmithError, match="TensorRT makes no context for profile 0"):
         Model(bundle, threads=1)
 
@@ -196,11 +196,18 @@ def test_buffers_on_a_gpu(fake: HostCuda, monkeypatch: pytest.MonkeyPatch) -> No
     assert (buffer.nbytes, none.nbytes, len(fake.held)) == (24, 1, 3)
     values = np.arange(6, dtype=np.int32).reshape(2, 3)
     buffer.put(values.T)  # which lies in memory in another order
+    reused = np.full(6, 7, np.int32)
+    other.put(reused)
+    reused[:] = 0
+    assert other.get((6,), np.int32).tolist() == [7] * 6
     np.testing.assert_array_equal(buffer.get((3, 2), np.int32), values.T)
     other.copy(buffer)
     buffer.put(values[:1])  # only the beginning
     np.testing.assert_array_equal(buffer.get((6,), np.int32), [0, 1, 2, 4, 2, 5])
     np.testing.assert_array_equal(other.get((6,), np.int32), values.T.ravel())
+    for byte in (7, 9):
+        none.put(np.array([byte], np.uint8))
+        assert none.get((1,), np.uint8).tolist() == [byte]
     none.put(values[:0])
     assert none.get((0, 3), np.int32).shape == (0, 3)
     other.clear()

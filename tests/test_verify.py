@@ -163,29 +163,33 @@ def test_verify_needs_no_pytorch(exact: Path) -> None:
 
 
 def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reason(out: str, golden: Golden, **options: Any) -> str:
+    def reason(out: str, golden: Golden, *, own: bool = False, **options: Any) -> str:
         bundle = build(source, tmp_path / out, golden, **options)
-        assert not (bundle / "golden").exists()
-        with pytest.raises(InputError, match="--golden always") as error:
-            verify(bundle)
         evidence = open_bundle(bundle).manifest["evidence"]["golden"]
-        assert evidence["reason"] in str(error.value)
-        assert "never compared with PyTorch" in str(error.value)
         assert evidence["graphs"] == "nothing was compared"
         assert ("rows of each tensor" in evidence["weights"]) == (golden == "auto")
+        assert (bundle / "golden").exists() == evidence["recorded"] == own
+        if own:
+            return str(evidence["reason"])
+        with pytest.raises(InputError, match="--golden always") as error:
+            verify(bundle)
+        assert evidence["reason"] in str(error.value)
+        assert "never compared with PyTorch" in str(error.value)
         return str(evidence["reason"])
 
     assert "never" in reason("never", "never")
-    assert "context of 40 tokens" in reason("short", "auto", context=40)
+    assert "context of 40 tokens holds none of its" in reason("short", "auto", context=40)
+    with pytest.raises(InputError, match=r"^a context of 40 tokens holds no golden trace; use a larger one$"):
+        build(source, tmp_path / "always", "always", context=40)
     monkeypatch.setattr(module, "AUTO_BYTES", 1_000_000)
-    assert "GB" in reason("large", "auto")
+    assert "GB" in reason("large", "auto", own=True)
     monkeypatch.undo()
 
     def missing() -> None:
         raise MissingExtra("a comparison", "torch")
 
     monkeypatch.setattr(module, "import_torch", missing)
-    assert "lensmith[torch]" in reason("missing", "auto")
+    assert "lensmith[torch]" in reason("missing", "auto", own=True)
 
 
 def test_wrong_weights_fail_an_export_without_pytorch(

@@ -333,6 +333,9 @@ def _proof(golden: dict[str, Any]) -> dict[str, str]:
         proven: dict[str, str] = {key: golden[key] for key in ("graphs", "weights") if key in golden}
         proven |= {"graphs and weights": f"proven with {golden['proven']}"} if golden.get("proven") else {}
         return {**proven, "golden traces": f"none: {golden.get('reason', 'not recorded')}"}
+    if "graphs" in golden:
+        own = f"of {golden['reference']}: {golden['reason']}"
+        return {"graphs": golden["graphs"], "weights": golden["weights"], "golden traces": own}
     rounding = golden.get("rounding", {})
     words = [f"KL {rounding['mean_kl']:.2g} nats"] if "mean_kl" in rounding else []
     words += [f"{rounding['same_token']:.0%} of its tokens"] if "same_token" in rounding else []

@@ -20,6 +20,7 @@ from ..lazy_tensors import LazyTensor
 
 Floats = NDArray[np.float32]
 BLOCK_ELEMENTS = 1 << 22  # of a block of rows: 16 MB of float32
+SAMPLE_ELEMENTS = 1 << 17  # of the first block
 LARGEST_F16 = 65504.0
 # Always float32: the kernels of llama.cpp take nothing else.
 FLOAT32_NAMES = ("_norm.weight", "ssm_conv1d.weight", "v.position_embd.weight")
@@ -86,6 +87,10 @@ def whole(name: str, source: LazyTensor, change: Callable[[Floats], Floats]) -> 
 
 
 def _changed(source: LazyTensor, change: Callable[[Floats], Floats]) -> Iterator[Floats]:
-    step = max(1, BLOCK_ELEMENTS // max(1, prod(source.shape[1:])))
-    for start in range(0, source.shape[0], step):
+    """The first block is small, for those who want no more than a sample."""
+    columns = max(1, prod(source.shape[1:]))
+    stop = min(max(1, SAMPLE_ELEMENTS // columns), source.shape[0])
+    yield change(source.rows(0, stop))
+    step = max(1, BLOCK_ELEMENTS // columns)
+    for start in range(stop, source.shape[0], step):
         yield change(source.rows(start, min(start + step, source.shape[0])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from ...targets.errors import CheckFailed
+from .tensors import Tensor
 
 Floats = NDArray[np.float32]
 # Root mean squares of what rounding changes, relative to the tensor. Floats by their mantissa; integers halve it with
@@ -19,6 +20,7 @@ Floats = NDArray[np.float32]
 FLOATS = {Type.F32: 0.0, Type.F16: 2.0**-11, Type.BF16: 2.0**-8}
 TENSOR, ROW, OWN_SIZE = 3.0, 3.0, 0.95  # rows of another tensor are off by 1.4 times their own size
 BLOCK = 1 << 22  # weights that are widened at once
+SAMPLED = 128  # rows
 
 
 def check_files(plain: Path, folder: Path) -> None:
@@ -29,12 +31,29 @@ def check_files(plain: Path, folder: Path) -> None:
             _check(tensor, found.get(tensor.name), folder / path.name)
 
 
+def check_samples(tensors: Iterable[Tensor], file: Path) -> None:
+    """The same for the first rows of each tensor that a file should hold, which shows what is at a wrong place."""
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    for tensor in tensors:
+        found = stored.get(tensor.name)
+        shape = [*tensor.shape[::-1]]
+        if found is None or [int(size) for size in found.shape] != shape:
+            raise _refused(tensor.name, file, "missing, or of another shape")
+        first = next(tensor.rows()).reshape(-1, shape[0])[:SAMPLED]
+        rows = gguf.quants.dequantize(_flat(found, shape[0])[: len(first)], Type(found.tensor_type))
+        _judge([(first, rows.astype(np.float32))], found, file)
+
+
 def _check(tensor: Any, found: Any, file: Path) -> None:
     if found is None or list(found.shape) != list(tensor.shape):
         raise _refused(tensor.name, file, "missing, or of another shape")
-    allowed = limit(found)
-    squares = sizes = 0.0
-    for expected, rows in _rows(tensor, found):
+    _judge(_rows(tensor, found), found, file)
+
+
+def _judge(pairs: Iterable[tuple[Floats, Floats]], tensor: Any, file: Path) -> None:
+    """Of expected rows and those that a tensor of a file has."""
+    allowed, squares, sizes = limit(tensor), 0.0, 0.0
+    for expected, rows in pairs:
         off, size = np.square(rows - expected).mean(axis=1), np.square(expected).mean(axis=1)
         squares, sizes = squares + float(off.sum()), sizes + float(size.sum())
         if not (np.sqrt(off) <= min(ROW * allowed, OWN_SIZE) * np.sqrt(size) + 1e-12).all():  # NaN is not below
