@@ -131,3 +131,12 @@ def test_limit_on_the_command_line(cli: Callable[..., Any], tiny_bundle: Path, t
     assert ran.code == 2
     assert ("more than the limit of 1000" if megapixels == "0.001" else "--max-image-megapixels") in ran.err
     assert cli(*asked, "0.0041").code == 0
+
+
+def test_formats_with_a_mark_are_tried_first_and_those_that_take_anything_last() -> None:
+    Image.init()
+    order = [*picture_formats._ordered()]
+    ranks = [(name not in picture_formats.MARKED, Image.OPEN[name][1] is None) for name in order]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) >= 2
+    assert not picture_formats.LEFT_OUT & {*order}

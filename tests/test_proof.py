@@ -19,6 +19,7 @@ from lensmith.exporters.dialects import gguf as gguf_files
 from lensmith.exporters.dialects import ort
 from lensmith.exporters.export import Job, Options, export, prepare
 from lensmith.exporters.float_twin import float_job
+from lensmith.exporters.gguf import tensors as gguf_tensors
 from lensmith.exporters.gguf.written_tensors import check_files
 from lensmith.exporters.golden_media import CLIP, sources
 from lensmith.exporters.job import Calibrated
@@ -40,6 +41,7 @@ from tests.extras import latest
 
 TINY = Path(__file__).parent / "tiny_vlm"
 CONTEXTS = {"qwen3_vl": 200, "qwen3_5": 200, "llava": 400}  # which hold one or two of the conversations
+GGUF: dict[str, Any] = {"format": "gguf", "precision": "f16"}
 Break = Callable[[pytest.MonkeyPatch, Job], None]
 Recorded = Callable[[str], Traces]
 
@@ -268,6 +270,33 @@ def test_rounded_keys_and_values_are_told_from_wrong_ones(
         monkeypatch.setattr(KvCache, "of", changed)
         with pytest.raises(CheckFailed, match="KV cache is not scaled as calibration found: layer 0"):
             rounded("scales")
+
+
+def gguf_rows_swapped(patch: pytest.MonkeyPatch, _: Job) -> None:
+    """In the file alone, not in its twin of floats."""
+    real = gguf_tensors._encode
+
+    def encode(block: Any, stored: Any, name: str) -> bytes:
+        swap = stored == gguf.GGMLQuantizationType.F16 and name == "blk.1.ffn_up.weight"
+        return real(block[[1, 0, *range(2, len(block))]] if swap else block, stored, name)
+
+    patch.setattr(gguf_tensors, "_encode", encode)
+
+
+OTHERS: dict[str, tuple[Break, dict[str, Any], str]] = {
+    "a float bundle": (swapped(*QUERIES), {"precision": "fp32"}, "do not compute what PyTorch does"),
+    "a tensor of a GGUF file": (gguf_rows_swapped, GGUF, "blk.1.ffn_up.weight is off in some rows"),
+    "names of a GGUF file": (swapped(*QUERIES), GGUF, "do not compute what PyTorch does"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_float_bundles_and_gguf_files_are_proven(
+    recorded: Recorded, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, options, words = OTHERS[what]
+    with pytest.raises(CheckFailed, match=words):
+        build(recorded, tmp_path / "bundle", "llava", lambda job: broken(monkeypatch, job), **options)
 
 
 def test_an_existing_bundle_stays(recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

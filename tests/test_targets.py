@@ -52,5 +52,6 @@ def test_a_cpu_without_dot_products_is_warned_about(caplog: pytest.LogCaptureFix
         assert warn_if_lacking(["avx_vnni"], frozenset({"avx2"}))
     assert "--target cpu-any" in caplog.text
     assert not warn_if_lacking(["avx_vnni"], frozenset({"avx2", "avx_vnni"}))
+    assert not warn_if_lacking(["avx_vnni", "avx512_vnni"], frozenset({"avx2", "avx512_vnni"}))  # one of them is enough
     assert not warn_if_lacking(["avx_vnni"], frozenset())  # nothing is known
     assert not warn_if_lacking([], frozenset({"avx2"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from functools import cache
 from pathlib import Path
@@ -336,3 +337,16 @@ def test_defaults_are_those_of_the_class() -> None:
     assert size_of(spec) == dict(processor.size)
     assert (spec.fps, spec.min_frames, spec.max_frames) == (processor.fps, processor.min_frames, processor.max_frames)
     assert (spec.patches.mean, spec.patches.std) == (tuple(processor.image_mean), tuple(processor.image_std))
+
+
+def test_as_many_frames_as_the_bundle_takes() -> None:
+    spec = VideoSpec(fps=2, min_frames=2, max_frames=8)
+    for count in (1, 8):
+        assert len(sample_frames(100, 10, spec, num_frames=count)) == count
+    for count in (0, 9):
+        with pytest.raises(InputError, match=f"asked for {count} frames; expected 1 to 8"):
+            sample_frames(100, 10, spec, num_frames=count)
+    for fps in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(InputError, match="expected a positive number"):
+            sample_frames(100, 10, spec, fps=fps)
+    assert [len(sample_frames(100, 10, spec, fps=fps)) for fps in (0.01, 0.3, 0.5, 50.0)] == [2, 3, 5, 8]
