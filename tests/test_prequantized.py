@@ -123,7 +123,7 @@ def test_rows_that_begin_within_a_byte_and_a_block(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weight.rows(start, stop), whole[start:stop])
 
 
-@pytest.mark.parametrize("sparsity", [{}, {"format": "dense"}, None])
+@pytest.mark.parametrize("sparsity", [{"ignore": []}, {"format": "dense"}, None])
 def test_bytes_with_zero_points_of_groups(sparsity: object, tmp_path: Path) -> None:
     """Nothing is left out where a configuration of sparsity names no format."""
     levels, scales, zeros, expected = _levels(WAVES.repeat(2, axis=1), 8, 32, symmetric=False)

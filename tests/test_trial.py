@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lensmith.calibration.methods import METHODS
 from lensmith.calibration.moments import Means, Moments
 from lensmith.calibration.rounding import quantize
 from lensmith.exporters.layerwise import quantizer, trial
 from lensmith.exporters.layerwise.judge import Judgement
-from lensmith.exporters.layerwise.quantizer import RECIPES, Matrices, _climb, quantize_group
+from lensmith.exporters.layerwise.quantizer import RECIPES, Matrices, _climb, quantize_group, quantize_table
 from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT
 from lensmith.exporters.layerwise.store import Store
 from lensmith.exporters.layerwise.streams import Stream
@@ -20,6 +21,8 @@ from lensmith.exporters.layerwise.trial import GROUPS, Trial, Unseen, no_worse
 from lensmith.exporters.layerwise.verdict import NEAREST, SEARCHED, choose
 from lensmith.exporters.scheme import Scheme
 from numpy.typing import NDArray
+
+from tests.test_layerwise_store import lazy
 
 Floats = NDArray[np.float32]
 SCHEME = Scheme(3, 32, symmetric=False)
@@ -129,6 +132,26 @@ def test_blocks_of_tables_climb_as_far_as_nothing_is_worse() -> None:
     assert _climb(rows, [fine, coarse], unseen) == 0
     assert _climb(rows, [coarse, fine, coarse], unseen) == 1
     assert _climb(rows, [fine, coarse, coarse], Unseen(())) == 2
+
+
+def test_each_block_of_a_table_is_left_to_what_is_not_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method may be good where the search is worse than rounding to nearest, and the other way round."""
+    group = matrices(1, 2000)
+    rows = np.random.default_rng(1).normal(size=(96, 64)).astype(np.float32)
+    table = lazy(tmp_path, "t", rows)
+    made = {bits: quantize(rows, bits=bits, group_size=32, symmetric=False) for bits in (2, 3, 4)}
+    monkeypatch.setattr(quantizer, "HEAD_ROWS", 40)
+    for search, method, kept in ((2, 4, ("rtn", "method")), (4, 2, ("mse", "mse")), (2, 2, ("rtn", "rtn")),
+                                 (4, 4, ("mse", "method"))):  # fmt: skip
+        ways = {"rtn": 3, "mse": search, "method": method}
+        for name, bits in ways.items():
+            monkeypatch.setitem(
+                METHODS, name, lambda w, *_, bits=bits: quantize(w, bits=bits, group_size=32, symmetric=False)
+            )
+        found = quantize_table(table, SCHEME, group.inputs, "method", group.unseen)
+        for one, name in zip(found, kept, strict=True):
+            assert one.groups is not None
+            np.testing.assert_array_equal(one.groups.values, made[ways[name]].values)
 
 
 def judgement(kl: float) -> Judgement:

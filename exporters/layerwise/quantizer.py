@@ -33,6 +33,9 @@ ERROR_ROWS = 256  # of a matrix whose errors are reported
 # See `Inputs`. With 20 questions of its tasks and 10 built-in samples, on kinds that it never saw, `qwen3_vl` at 4 bits
 # comes from 0.216 nats (rounded to nearest) to 0.035 with the prior, to 0.099 without: there `descent` is worse than
 # rounding on answers, and gives way to `mse`. A part of the mean, not the median, would drown all but outlier channels.
+# What the quantized layers in front give is fitted to with the same prior: so `llava` at 3 bits comes from 0.34 nats on
+# answers of kinds that it never saw to 0.15, without any fit to 0.24. With the moments' correlations shrunk by half
+# instead it is 0.25, with a prior four times as large 0.28.
 PRIOR = 1.0
 DAMPING = 0.01  # of the second moments' mean diagonal, as in GPTQ
 
@@ -211,9 +214,8 @@ def quantize_table(
     for start in range(0, tensor.shape[0], HEAD_ROWS):
         rows = tensor.rows(start, min(start + HEAD_ROWS, tensor.shape[0]))
         made = [METHODS[name](rows, known, grid_of(scheme)) for name in ladder]
-        kept = _climb(rows, made, unseen)
-        blocks[0].append(made[min(kept, 1)])
-        blocks[1].append(made[kept])
+        blocks[0].append(made[_climb(rows, made[:2], unseen)])
+        blocks[1].append(made[_climb(rows, made, unseen)])
     searched, best = (Calibrated(joined(part)) for part in blocks)
     return searched, best
 
