@@ -210,3 +210,31 @@ def test_norms_are_as_before_behind_the_noise(form: str, bundle: Bundle, tmp_pat
 
 def _hash(file: Path) -> bytes:
     return hashlib.sha256(file.read_bytes()).digest()
+
+
+def test_values_that_are_not_finite_fail_an_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "self_replay", lambda *_: ([Row("c", "o", "logits_error", float("inf"))], None))
+    writer: Any = SimpleNamespace(preview=lambda _: None, out="bundle")
+    with pytest.raises(CheckFailed, match=r"graphs of bundle give values that are not finite \(logits_error\)"):
+        golden._replayed(Traces("x", (), ()), None, writer, {})
+
+
+def test_recorded_answers_go_on_behind_their_end() -> None:
+    class Prompt:
+        ids = np.arange(5)
+
+        def __len__(self) -> int:
+            return len(self.ids)
+
+    def greedy(_: Any, steps: int, *, ignore_eos: bool = False) -> Any:
+        count = steps if ignore_eos else 1
+        return SimpleNamespace(ids=[1] * count, logits=np.zeros((count, 20), np.float32))
+
+    recorder: Any = SimpleNamespace(
+        reference=SimpleNamespace(greedy=greedy), head=None, context=5 + golden.STEPS, sources={},
+        theirs=SimpleNamespace(check_ids=lambda *_: None), request=lambda _: SimpleNamespace(prompt=Prompt()),
+    )  # fmt: skip
+    (case,) = golden._Recorder.case(recorder, "case", [{"role": "user"}])
+    assert len(case.answer) == len(case.tops.ids) == golden.STEPS
+    recorder.context -= 1
+    assert not [*golden._Recorder.case(recorder, "case", [{"role": "user"}])]
