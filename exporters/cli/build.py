@@ -316,7 +316,7 @@ def _print_calibration(made: dict[str, Any]) -> None:
                        ["weights", *(f">{group}" for group in groups)],
                        [[names[key], *(f"{judged[key]['groups'][group]:.4g}" for group in groups)]
                         for key in names if key != "float"]))  # fmt: skip
-    for warning in made["samples"].get("warnings", []):
+    for warning in made.get("samples", {}).get("warnings", []):
         screen.print(warning, style="yellow")
     for method, groups in made["tried"].items():
         if groups:
