@@ -38,10 +38,15 @@ def golden_bytes(job: Job) -> int:
     here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
     if find_lowering(job.options.format).no_replay(job) is not None:
         return 0
+    return (here and _trace_bytes(job, own=False)) or _trace_bytes(job, own=True)
+
+
+def _trace_bytes(job: Job, *, own: bool) -> int:
+    """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
     vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
-    wanted = sources() if here else {PICTURE: sources()[PICTURE]}
+    wanted = {PICTURE: sources()[PICTURE]} if own else sources()
     files = {name: data for name, data in wanted.items() if takes(name, job.sections)}
-    answers = _answers(job, files, own=not here) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
+    answers = _answers(job, files, own=own) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
     if vision is None or not answers:
         return answers
     grids = list(_grids(job))[: len(files)]

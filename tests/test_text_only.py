@@ -188,10 +188,8 @@ def test_graphs_for_gpus(options: Options, tmp_path: Path) -> None:
     assert np.array_equal([graph.name for graph in job.graphs], ["decoder", "mtp"])
 
 
-SAMPLES = [
-    {"task": "words", "prompt": f"What word is written {count} times?", "answer": word}
-    for count, word in enumerate(("lion", "crow", "red disc", "two stars", "blue", "left"), 2)
-]
+TASKS = (Path(__file__).parent / "tiny_vlm" / "heldout_long" / "tasks.jsonl").read_text().splitlines()
+SAMPLES = [task for task in map(json.loads, TASKS) if task["task"] == "copy"][:6]
 CALIBRATED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mse": ({"kv_cache": "int8"}, {}), "descent": ({"precision": "int3"}, {"max_kl": 5.0}),
     "imatrix": ({"format": "gguf", "precision": "q4_k_m"}, {}),
