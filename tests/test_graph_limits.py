@@ -43,6 +43,13 @@ def largest(made: Any, name: bytes) -> float | None:
     return None if found is None else scale.value(found)
 
 
+# A number over the length of what a slice leaves.
+BY_LENGTH = [
+    ("Slice", ["hidden_states", "v", "e", "o"], "s"),
+    ("Shape", ["s"], "sizes"),
+    ("Gather", ["sizes", "o"], "left"),
+    ("Div", ["a", "left"], "n"),
+]
 NUMBERS: dict[str, tuple[list[Node], dict[str, list[int]], float | None]] = {
     "a constant": ([], {"n": [7]}, 7),
     "a negative constant": ([], {"n": [-7]}, 7),
@@ -109,52 +116,27 @@ NUMBERS: dict[str, tuple[list[Node], dict[str, list[int]], float | None]] = {
         900 * TOKENS,
     ),
     "a quotient by a length from behind": (
-        [
-            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
-            ("Shape", ["s"], "sizes"),
-            ("Gather", ["sizes", "o"], "left"),
-            ("Div", ["a", "left"], "n"),
-        ],
+        BY_LENGTH,
         {"v": [-10], "e": [1 << 31], "o": [1], "a": [900]},
         900,
     ),
     "a quotient by a length of some places": (
-        [
-            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
-            ("Shape", ["s"], "sizes"),
-            ("Gather", ["sizes", "o"], "left"),
-            ("Div", ["a", "left"], "n"),
-        ],
+        BY_LENGTH,
         {"v": [2], "e": [10], "o": [1], "a": [900]},
         900,
     ),
     "a quotient by a length up to a place": (
-        [
-            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
-            ("Shape", ["s"], "sizes"),
-            ("Gather", ["sizes", "o"], "left"),
-            ("Div", ["a", "left"], "n"),
-        ],
+        BY_LENGTH,
         {"v": [0], "e": [10], "o": [1], "a": [900]},
         900,
     ),
     "a quotient by a length up to a place from behind": (
-        [
-            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
-            ("Shape", ["s"], "sizes"),
-            ("Gather", ["sizes", "o"], "left"),
-            ("Div", ["a", "left"], "n"),
-        ],
+        BY_LENGTH,
         {"v": [0], "e": [-90], "o": [1], "a": [900]},
         900,
     ),
     "a quotient by a length behind a place": (
-        [
-            ("Slice", ["hidden_states", "v", "e", "o"], "s"),
-            ("Shape", ["s"], "sizes"),
-            ("Gather", ["sizes", "o"], "left"),
-            ("Div", ["a", "left"], "n"),
-        ],
+        BY_LENGTH,
         {"v": [90], "e": [1 << 31], "o": [1], "a": [900]},
         900,
     ),

@@ -321,9 +321,8 @@ def _print_calibration(made: dict[str, Any]) -> None:
     for method, groups in made["tried"].items():
         if groups:
             has = f"{made['method']} is kept" if made["kept"] else "rounding is kept"
-            screen.print(
-                f"{method} was worse than rounding to nearest on {' and '.join(groups)}: {has}", style="yellow"
-            )
+            simpler = "rounding to nearest" if method == made["method"] else f"{made['method']} or rounding to nearest"
+            screen.print(f"{method} was worse than {simpler} on {' and '.join(groups)}: {has}", style="yellow")
     screen.print()
 
 
