@@ -16,11 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import new_folder
-from lensmith.runtimes.array_files import read_arrays
-from lensmith.runtimes.bundle import MANIFEST, Bundle, check_manifest, open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter, check_new_bundle
-from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter, check_new_bundle
+from lensmith.runtimes.bundle.opening import (
+    MANIFEST,
+    Bundle,
+    check_manifest,
+    open_bundle,
+)
+from lensmith.runtimes.storage import new_folder
+from lensmith.runtimes.storage.array_files import read_arrays
+from lensmith.runtimes.storage.files import (
+    dump_json,
+    hash_file,
+    hash_files,
+    is_disk_full,
+    is_safe_name,
+    require_space,
+)
 from lensmith.targets.errors import InputError, LensmithError
 
 from tests.manifests import CONTENT
@@ -312,7 +324,7 @@ def test_other_files_of_an_interrupted_build_are_removed(tmp_path: Path) -> None
 KILLED = """
 import sys, time
 from pathlib import Path
-from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter
 with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
     with bundle.stage("v1", ["vision/a.onnx", "vision/a.data"]) as done:
         bundle.add("vision/a.onnx").write_text("v1")
@@ -324,7 +336,7 @@ with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
 
 
 def test_kill_between_stages(bundle: Path) -> None:
-    import lensmith.runtimes.bundle as module
+    import lensmith.runtimes.bundle.opening as module
 
     root = str(Path(module.__file__).absolute().parents[2])
     process = subprocess.Popen(

@@ -11,9 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.lazy_tensors import LazyTensor
-from lensmith.exporters.safetensors_files import open_tensors
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.checkpoint.lazy_tensors import LazyTensor
+from lensmith.exporters.checkpoint.safetensors_files import open_tensors
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from safetensors.numpy import save_file

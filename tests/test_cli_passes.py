@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import click
 import pytest
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.cli.app import lensmith
-from lensmith.exporters.compare import CompareOptions
-from lensmith.exporters.export import Options
-from lensmith.runtimes.images import ImageLimits
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.cli.app import lensmith
+from lensmith.exporters.comparing.comparison import CompareOptions
+from lensmith.exporters.pipeline import Options
+from lensmith.runtimes.media.images import ImageLimits
 
 CHECKPOINT = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 Row = tuple[Any, dict[str, Any]]  # what follows an option, None for a switch, and what arrives besides

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.runtimes import cuda_executor
-from lensmith.runtimes.backends import usable_device
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.cuda_executor import CudaExecutor, need_cuda
-from lensmith.runtimes.device_executor import Place
-from lensmith.runtimes.engine import load_session
-from lensmith.runtimes.model import Model, load
-from lensmith.runtimes.onnxruntime_packages import conflict
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.requests import user_message
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.engines.backends import usable_device
+from lensmith.runtimes.engines.contract import load_session
+from lensmith.runtimes.engines.cuda import cuda_executor
+from lensmith.runtimes.engines.cuda.cuda_executor import CudaExecutor, need_cuda
+from lensmith.runtimes.engines.device_executor import Place
+from lensmith.runtimes.engines.onnxruntime_packages import conflict
+from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError, MissingExtra
 from PIL import Image
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters import weights
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.files import hash_file
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage import weights
+from lensmith.runtimes.storage.files import hash_file
 
 # Slows the export down after the vision encoder, and says so.
 SLOW = """
@@ -33,7 +33,7 @@ def tensor(*arguments):
     return hashes
 
 lowering._write_graph = graph
-from lensmith.exporters.cli import main
+from lensmith.cli import main
 main(sys.argv[1:])
 """
 
@@ -50,7 +50,7 @@ def start(checkpoint: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def finish(checkpoint: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "lensmith.exporters.cli", "export", str(checkpoint), "-o", str(out),
+    command = [sys.executable, "-m", "lensmith.cli", "export", str(checkpoint), "-o", str(out),
                "--golden", "never"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
 

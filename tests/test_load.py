@@ -15,11 +15,18 @@ import lensmith
 import numpy as np
 import pytest
 from lensmith import runtimes
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.synth import synth
-from lensmith.runtimes import Encoder, ImageLimits, InputError, Model, VideoLimits, load
-from lensmith.runtimes.backends import Wishes, check_wishes
-from lensmith.runtimes.bundle import Bundle
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes import (
+    Encoder,
+    ImageLimits,
+    InputError,
+    Model,
+    VideoLimits,
+    load,
+)
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.backends import Wishes, check_wishes
 
 ROOT = Path(__file__).parents[1]
 

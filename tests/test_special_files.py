@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.cases import read_tasks
-from lensmith.runtimes.files import read_json
-from lensmith.runtimes.frames import open_clip
-from lensmith.runtimes.images import open_image
-from lensmith.runtimes.reading import MOST_STREAMED, read_limited, read_utf8
+from lensmith.exporters.comparing.cases import read_tasks
+from lensmith.runtimes.media.frames import open_clip
+from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.storage.files import read_json
+from lensmith.runtimes.storage.reading import MOST_STREAMED, read_limited, read_utf8
 from lensmith.targets.errors import InputError
 from PIL import Image
 

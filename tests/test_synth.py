@@ -13,13 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters import synth as module
-from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
-from lensmith.exporters.synth import ARCHITECTURES, small_files, synth
-from lensmith.exporters.synth_layouts import SynthTensor
-from lensmith.exporters.synth_tokenizer import byte_alphabet, vocabulary
-from lensmith.exporters.synth_weights import _row_scales, blocks, encode, file_order, header_of
-from lensmith.runtimes.files import hash_file
+from lensmith.exporters.checkpoint.folder import Checkpoint, open_checkpoint
+from lensmith.exporters.synth import making as module
+from lensmith.exporters.synth.making import ARCHITECTURES, small_files, synth
+from lensmith.exporters.synth.synth_layouts import SynthTensor
+from lensmith.exporters.synth.synth_tokenizer import byte_alphabet, vocabulary
+from lensmith.exporters.synth.synth_weights import (
+    _row_scales,
+    blocks,
+    encode,
+    file_order,
+    header_of,
+)
+from lensmith.runtimes.storage.files import hash_file
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer, pre_tokenizers
 
