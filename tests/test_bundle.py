@@ -86,9 +86,9 @@ def test_the_context_is_that_of_the_bundle_at_most() -> None:
 
 def test_a_manifest_has_a_largest_size(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (bundle / MANIFEST).stat().st_size
-    monkeypatch.setattr("lensmith.runtimes.bundle.MANIFEST_BYTES", size)
+    monkeypatch.setattr("lensmith.runtimes.bundle.opening.MANIFEST_BYTES", size)
     open_bundle(bundle)
-    monkeypatch.setattr("lensmith.runtimes.bundle.MANIFEST_BYTES", size - 1)
+    monkeypatch.setattr("lensmith.runtimes.bundle.opening.MANIFEST_BYTES", size - 1)
     with pytest.raises(InputError, match=f"more than {size - 1} bytes, too many for a manifest"):
         open_bundle(bundle)
 
@@ -429,8 +429,8 @@ def test_room_is_asked_for_first(tmp_path: Path) -> None:
 
 def test_large_files_are_hashed_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their first bytes always, such as the header of a GGUF file."""
-    for module in ("bundle", "bundle_writer"):
-        monkeypatch.setattr(f"lensmith.runtimes.{module}.HASHED_BYTES", 3)
+    for module in ("opening", "bundle_writer"):
+        monkeypatch.setattr(f"lensmith.runtimes.bundle.{module}.HASHED_BYTES", 3)
     bundle = write(tmp_path / "large")
     open_bundle(bundle, check="sha256")
     (bundle / "decoder.onnx").write_bytes(b"Graph")

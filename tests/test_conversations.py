@@ -413,7 +413,9 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
     said = [half, end, half, half]
     question = QUESTIONS[2]
     prompt = len(plain.prepare(question).prompt)
-    monkeypatch.setattr("lensmith.runtimes.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt])
+    monkeypatch.setattr(
+        "lensmith.runtimes.generation.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt]
+    )
     full = open_model(bundles("onnx"), context=prompt + 2)
     cases: list[tuple[Model, dict[str, Any], Any]] = [
         (plain, {}, ([half, end], "\ufffd", "eos")),
@@ -581,7 +583,7 @@ def test_penalties_count_the_tokens_of_the_answer(plain: Model, monkeypatch: pyt
             seen.append(list(history))
             return super().__call__(logits, history)
 
-    monkeypatch.setattr("lensmith.runtimes.model.Sampler", Watched)
+    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Watched)
     said, prompt = ids(plain, QUESTIONS[2]), list(plain.prepare(QUESTIONS[2]).prompt.ids)
     assert seen == [[*prompt, *said[:step]] for step in range(len(said))]
 

@@ -80,7 +80,7 @@ def test_pixels_are_the_same_with_any_threads(
 @pytest.mark.parametrize("frames", [1, 2])
 def test_patches_are_the_same_with_any_threads(frames: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a still image fills both time steps or each has a frame of its own; rows of blocks need not divide."""
-    monkeypatch.setattr("lensmith.runtimes.images.THREAD_PIXELS", 100)
+    monkeypatch.setattr("lensmith.runtimes.media.images.THREAD_PIXELS", 100)
     spec = ImageSpec(patch_size=4, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     pixels = np.random.default_rng(frames).integers(0, 256, (frames, 3, 56, 24), np.uint8)
     with at_most(threads):

@@ -181,7 +181,7 @@ def both(name: str) -> str:
 def test_two_packages_of_onnxruntime_are_noticed(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lensmith.runtimes.onnxruntime_packages.version", both)
+    monkeypatch.setattr("lensmith.runtimes.engines.onnxruntime_packages.version", both)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     words = r"onnxruntime 1\.31\.1 and onnxruntime-gpu 1\.31\.0 are installed together"
     with pytest.raises(InputError, match=words) as caught:
@@ -198,7 +198,7 @@ def test_two_packages_of_onnxruntime_are_noticed(
 
 @pytest.mark.parametrize("found", [{"onnxruntime": "1"}, {"onnxruntime-gpu": "1"}, {}])
 def test_one_package_of_onnxruntime_is_in_order(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
-    monkeypatch.setattr("lensmith.runtimes.onnxruntime_packages.installed", lambda: found)
+    monkeypatch.setattr("lensmith.runtimes.engines.onnxruntime_packages.installed", lambda: found)
     assert conflict() is None
 
 

@@ -18,7 +18,8 @@ from lensmith.runtimes.storage.files import hash_file
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it deaf to this signal
-from lensmith.exporters import lowering, weights
+from lensmith.exporters.formats import lowering
+from lensmith.exporters.storage import weights
 write_graph, write_tensor = lowering._write_graph, weights._write_tensor
 
 def graph(job, graph, *rest):

@@ -68,7 +68,7 @@ def test_compare_refuses_before_it_measures(
     cli: Callable[..., Any], tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("lensmith.exporters.compare.compare", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("lensmith.exporters.comparing.comparison.compare", lambda *_: pytest.fail("measured"))
     for option in ("--json", "--html"):
         (tmp_path / "file").touch()
         ran = cli("compare", tiny_bundle, "--against", tiny_checkpoint, option, tmp_path / "file" / "out")

@@ -45,8 +45,8 @@ class Counted:
             self.clips += 1
             return opened(*arguments)
 
-        monkeypatch.setattr("lensmith.runtimes.media.decode_image", counted_decode)
-        monkeypatch.setattr("lensmith.runtimes.media.open_clip", counted_clip)
+        monkeypatch.setattr("lensmith.runtimes.media.media_encoder.decode_image", counted_decode)
+        monkeypatch.setattr("lensmith.runtimes.media.media_encoder.open_clip", counted_clip)
         self.media = MediaEncoder(self.vision, SPEC, VideoSpec(SPEC), ImageLimits(), VideoLimits())
 
     def vision(self, patches: Patches, grid: Grid) -> ImageFeatures:

@@ -81,7 +81,7 @@ def test_any_changed_byte_is_noticed(signed: Path, keys: tuple[Path, Path]) -> N
 
 
 def test_large_files_are_compared_whole(signed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lensmith.runtimes.bundle.HASHED_BYTES", 10)
+    monkeypatch.setattr("lensmith.runtimes.bundle.opening.HASHED_BYTES", 10)
     path = signed / "decoder.data"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     open_bundle(signed)

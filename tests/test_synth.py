@@ -95,7 +95,7 @@ def test_tiny_of_each_architecture_loads_in_transformers(name: str, tmp_path: Pa
 def test_large_checkpoints_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = open_checkpoint(synth("vqwen3-4b", tmp_path / "whole", tiny=True))
     assert not list(whole.path.glob("*.index.json"))
-    monkeypatch.setattr("lensmith.exporters.synth_weights.SHARD_BYTES", 4_000_000)
+    monkeypatch.setattr("lensmith.exporters.synth.synth_weights.SHARD_BYTES", 4_000_000)
     seen: list[int] = []
     sharded = open_checkpoint(
         synth("vqwen3-4b", tmp_path / "sharded", tiny=True, progress=lambda done, total: seen.extend((done, total)))
@@ -210,7 +210,7 @@ def test_narrow_matrices_are_as_strong_as_wide_ones(columns: int) -> None:
 
 
 def test_blocks_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lensmith.exporters.synth_weights.BLOCK", 1000)
+    monkeypatch.setattr("lensmith.exporters.synth.synth_weights.BLOCK", 1000)
     tensor = SynthTensor("x", (70, 30), "residual")
     parts = [make() for make in blocks(tensor, 0)]
     assert [part.shape for part in parts] == [(33, 30), (33, 30), (4, 30)]

@@ -184,7 +184,7 @@ def test_memory_follows_one_frame(pair: Pair, encodings: list[int]) -> None:
 
 def test_old_features_are_dropped(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CACHED_TOKENS > 0
-    monkeypatch.setattr("lensmith.runtimes.media.CACHED_TOKENS", 20)
+    monkeypatch.setattr("lensmith.runtimes.media.media_encoder.CACHED_TOKENS", 20)
     media = pair.model.media
     media.forget()
     pair.model.prepare([user_message("?", videos=[SEVEN])])
