@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..targets import telemetry as _before_onnxruntime  # noqa: F401
+
 __all__ = ["main"]
 
 

@@ -87,15 +87,21 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.chosen: dict[str, Any] = {}
         for place, stand_in in {
-            "exporters.checkpoint.hub._fetched": self.fetched, "exporters.pipeline.prepare": self.prepare,
+            "exporters.checkpoint.hub._fetched": self.fetched,
+            "exporters.pipeline.prepare": self.prepare,
             "exporters.planning.planned_bundle.make_plan": lambda _: SimpleNamespace(to_json=dict),
-            "exporters.pipeline.export": self.export, "calibration.calibrated_export.export_calibrated": self.export_calibrated,
-            "exporters.comparing.comparison.compare": self.compare, "exporters.synth.making.synth": self.synth,
-            "exporters.formats.tensorrt.finish.build": self.build, "runtimes.evidence.verification.verify": self.verify,
-            "runtimes.bundle.opening.open_bundle": self.open_bundle, "runtimes.generation.loading.answers": lambda _: True,
-            "runtimes.generation.model.Model": self.model, "runtimes.prompt.variables.checked_variables": lambda *_: None,
+            "exporters.pipeline.export": self.export,
+            "calibration.calibrated_export.export_calibrated": self.export_calibrated,
+            "exporters.comparing.comparison.compare": self.compare,
+            "exporters.synth.making.synth": self.synth,
+            "exporters.formats.tensorrt.finish.build": self.build,
+            "runtimes.evidence.verification.verify": self.verify,
+            "runtimes.bundle.opening.open_bundle": self.open_bundle,
+            "runtimes.generation.loading.answers": lambda _: True,
+            "runtimes.generation.model.Model": self.model,
+            "runtimes.prompt.variables.checked_variables": lambda *_: None,
             "cli.talk.Talk": self.talk,
-        }.items():  # fmt: skip
+        }.items():
             monkeypatch.setattr(f"lensmith.{place}", stand_in)
 
     def note(self, given: Mapping[str, Any], usual: object = None) -> None:
