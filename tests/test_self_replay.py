@@ -123,7 +123,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = export(prepare(TINY / "llava", Options(precision="fp32")), out, golden="never")
     (out / "golden").mkdir()
     (out / FILES[0]).write_bytes(sources()[FILES[0]])
-    return Bundle(made.path, {**made.manifest, "files": {**made.manifest["files"], FILES[0]: {}}})
+    return Bundle(made.path, {**made.content, "files": {**made.content["files"], FILES[0]: {}}})
 
 
 @pytest.fixture(scope="module")
