@@ -263,7 +263,7 @@ def test_what_weights_depend_on_is_that_of_the_export(name: str, refused: bool) 
     """Changed, new or gone."""
     kept = {"config.json": 1, "model.safetensors": 2, "README.md": 3}
     for recorded, found in ((kept, {**kept, name: 9}), ({**kept, name: 9}, kept)):
-        sides = (SimpleNamespace(path="b", manifest={"source": {"files": recorded}}),
+        sides = (SimpleNamespace(path="b", content={"source": {"files": recorded}}),
                  SimpleNamespace(path="c", source_files=lambda found=found: found))  # fmt: skip
         if refused:
             with pytest.raises(InputError, match=f"b was not exported from c: {name} differs"):
