@@ -50,8 +50,8 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
     """
     floats, name = float_job(job), str(job.checkpoint.path)
     _prove_constants(job, writer.partial)
-    if is_exact(manifest):
-        _prove_graphs(writer.preview(manifest), traces, name)
+    if is_exact((bundle := writer.preview(manifest)).manifest):
+        _prove_graphs(bundle, traces, name)
         check_written(job, floats, writer.partial)
         return None
     with written(floats, writer, manifest) as twin:
@@ -105,8 +105,8 @@ def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:
 
 def _limits(twin: Bundle, traces: Traces, base: Run) -> dict[str, Exactness]:
     """By graph: how far float graphs may be from PyTorch, which follows from how far the least noise grows in them."""
-    if twin.content["options"].get("format") == "gguf":
-        return dict.fromkeys(twin.content["graphs"], LLAMA_CPP)
+    if twin.manifest.options.format == "gguf":
+        return dict.fromkeys(twin.manifest.graphs, LLAMA_CPP)
     noisy = Run(replayed(twin, traces, Way(noise=LEAST_NOISE)))
     return {graph: exactness(found.row) for graph, found in spread(base, [noisy]).items()}
 
