@@ -36,6 +36,7 @@ from .shared import (
 if TYPE_CHECKING:
     from ..exporters.evidence.golden import Golden
     from ..exporters.job import Job
+    from ..exporters.pipeline import Integers
     from ..exporters.planning.planned_bundle import Plan
     from ..runtimes.bundle.opening import Bundle
 
@@ -117,20 +118,13 @@ def export(
     check_new_bundle(out, force=force)  # before the work, and again when it is written
     wishes = {name: value for name in CALIBRATION_NAMES if (value := choices.pop(name)) is not None}
     job, plan = _prepare(**choices)
+    from ..exporters.pipeline import export as write
+
     if not as_json:
         _print_plan(plan)
     started = time.perf_counter()
     with stages() as progress:
-        if wishes:
-            from ..calibration.calibrated_export import export_calibrated
-            from ..calibration.calibration_options import CalibrationOptions
-
-            wishes.setdefault("method", default_method(choices["format"]))
-            bundle = export_calibrated(job, CalibrationOptions(**wishes), out, progress, golden=golden, force=force)
-        else:
-            from ..exporters.pipeline import export as write
-
-            bundle = write(job, out, progress, golden=golden, force=force)
+        bundle = write(job, out, progress, golden=golden, force=force, **_integers(job, wishes))
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:
         print_json({"plan": plan.to_json(), **result})
@@ -192,9 +186,14 @@ def _prepare(
     return job, make_plan(job)
 
 
-def default_method(format: str) -> str:
-    """How a format is calibrated where only samples were named."""
-    return "imatrix" if format == "gguf" else "descent"
+def _integers(job: Job, wishes: dict[str, Any]) -> dict[str, Integers]:
+    """How the integers of an export are chosen, where the user wishes anything of calibration."""
+    if not wishes:
+        return {}
+    from ..calibration.calibrated_export import calibrated
+    from ..calibration.calibration_options import CalibrationOptions
+
+    return {"integers": calibrated(CalibrationOptions(**{"method": job.lowering.calibration, **wishes}))}
 
 
 def _precision(format: str, precision: str | None, **_: Any) -> str:

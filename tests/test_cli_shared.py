@@ -21,7 +21,6 @@ from lensmith.cli.making import (
     _print_calibration,
     _proof,
     component_sizes,
-    default_method,
 )
 from lensmith.cli.shared import (
     AboveZero,
@@ -35,6 +34,7 @@ from lensmith.cli.shared import (
     print_json,
     size,
 )
+from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.targets.errors import (
     CheckFailed,
@@ -188,7 +188,11 @@ def test_an_importance_matrix_says_what_it_saw(capsys: pytest.CaptureFixture[str
     _print_calibration({"samples": samples, "matrices": 20})
     printed = capsys.readouterr().out
     assert all(words in printed for words in ("8 of built-in", "640 of images, 99 of text", "20"))
-    assert [default_method(name) for name in ("onnx", "gguf", "tensorrt")] == ["descent", "imatrix", "descent"]
+    assert [find_lowering(name).calibration for name in ("onnx", "gguf", "tensorrt")] == [
+        "descent",
+        "imatrix",
+        "descent",
+    ]
 
 
 def bundle(**manifest: Any) -> Bundle:
