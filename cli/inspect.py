@@ -36,11 +36,11 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
     from ..runtimes.engines.native import wanted_kernels
 
     opened = open_bundle(bundle)
-    calibration = read_evidence(opened.manifest)
+    calibration = read_evidence(opened.content)
     if page is not None:
         _write_page(opened, calibration, page)
     if as_json:
-        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.manifest})
+        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.content})
     else:
         _print_parts(opened, calibration, tensors=tensors)
     if page is not None:
@@ -72,8 +72,8 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
                          "export it with --calibrate descent")  # fmt: skip
     made = calibration_html(
         calibration,
-        model=opened.manifest["source"]["name"],
-        precision=opened.manifest.get("options", {}).get("precision", "weights"),
+        model=opened.content["source"]["name"],
+        precision=opened.content.get("options", {}).get("precision", "weights"),
     )
     write_text(page, made)
 
@@ -81,7 +81,7 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
 def _identity(bundle: Bundle) -> Any:
     from ..runtimes.engines.native import wanted_kernels
 
-    manifest, source = bundle.manifest, bundle.manifest["source"]
+    manifest, source = bundle.content, bundle.content["source"]
     return pairs("Bundle", {
         "path": bundle.path,
         "family": manifest["family"],
@@ -112,7 +112,7 @@ def _architecture(bundle: Bundle) -> Any:
     names = ("layers", "linear_layers", "hidden", "heads", "kv_heads", "vocab", "parameters")
     rows = [
         (name.replace("_", " "), *("" if (found := part.get(key)) is None else f"{found:,}" for key in names))
-        for name, part in bundle.manifest.get("parts", {}).items()
+        for name, part in bundle.content.get("parts", {}).items()
     ]
     return table("Parts", ["part", *(f">{name.replace('_', ' ')}" for name in names)], rows)
 
@@ -120,7 +120,7 @@ def _architecture(bundle: Bundle) -> Any:
 def _sizes(bundle: Bundle) -> Any:
     from .storage_tables import component_sizes
 
-    files = {name: int(record["size"]) for name, record in bundle.manifest["files"].items()}
+    files = {name: int(record["size"]) for name, record in bundle.content["files"].items()}
     rows = [*component_sizes(files), ("all", "", size(sum(files.values())))]
     return table("Sizes", ["component", "files", ">size"], rows)
 
@@ -128,7 +128,7 @@ def _sizes(bundle: Bundle) -> Any:
 def _precision(bundle: Bundle) -> Any:
     """How many tensors are stored in each way, and what they take."""
     rows: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for entry in bundle.manifest["precision"].values():
+    for entry in bundle.content["precision"].values():
         zero_points = entry["bits"] <= 8 and not entry["symmetric"]
         row = rows[entry["bits"], entry["group_size"] or "", "yes" if zero_points else "", entry["reason"]]
         for index, value in enumerate((1, entry.get("parameters", 0), entry.get("bytes", 0))):
@@ -142,14 +142,14 @@ def _precision(bundle: Bundle) -> Any:
 
 def _tensors(bundle: Bundle) -> Any:
     rows = [(name, entry["bits"], entry["group_size"] or "", count(entry.get("parameters", 0)), entry["reason"])
-            for name, entry in bundle.manifest["precision"].items()]  # fmt: skip
+            for name, entry in bundle.content["precision"].items()]  # fmt: skip
     return table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows)
 
 
 def _ports(bundle: Bundle) -> Any:
     """Inputs and outputs of the graphs; those of the KV cache as one row of their pattern."""
     rows: list[tuple[Any, ...]] = []
-    for graph, entry in bundle.manifest["graphs"].items():
+    for graph, entry in bundle.content["graphs"].items():
         for kind in ("inputs", "outputs"):
             shown: dict[str, tuple[Any, ...]] = {}
             for name, port in entry[kind].items():
@@ -162,7 +162,7 @@ def _ports(bundle: Bundle) -> Any:
 
 def _engines(bundle: Bundle) -> Any:
     """What was built for GPUs; None for a bundle without engines."""
-    made = {name: graph["engine"] for name, graph in bundle.manifest["graphs"].items() if "engine" in graph}
+    made = {name: graph["engine"] for name, graph in bundle.content["graphs"].items() if "engine" in graph}
     if not made:
         return None
     rows = []
@@ -180,10 +180,10 @@ def _engines(bundle: Bundle) -> Any:
 
 
 def _limits(bundle: Bundle) -> Any:
-    video = bundle.manifest.get("video", {})
+    video = bundle.content.get("video", {})
     of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
-    limits = {**bundle.manifest["limits"], **of_video}
-    ends = _ends(bundle.manifest.get("prompt", {}))
+    limits = {**bundle.content["limits"], **of_video}
+    ends = _ends(bundle.content.get("prompt", {}))
     return pairs("Limits", {**{name.replace("_", " "): value for name, value in limits.items()}, **ends})
 
 
@@ -194,7 +194,7 @@ def _ends(prompt: Mapping[str, Any]) -> dict[str, str]:
 
 def _evidence(bundle: Bundle) -> Any:
     """All that was recorded but calibration, which has tables of its own."""
-    recorded = {name: value for name, value in bundle.manifest["evidence"].items() if name != "calibration"}
+    recorded = {name: value for name, value in bundle.content["evidence"].items() if name != "calibration"}
     return pairs("Evidence", dict(_flat(recorded)) or {"none": "nothing else was recorded"})
 
 

@@ -27,7 +27,7 @@ def named(table: Table) -> dict[str, str]:
 
 
 def bundle(**manifest: Any) -> Any:
-    return SimpleNamespace(path=Path("here"), manifest=manifest)
+    return SimpleNamespace(path=Path("here"), content=manifest)
 
 
 def stored(bits: int, group: int, *, symmetric: bool, parameters: int, nbytes: int, reason: str = "") -> dict[str, Any]:

@@ -105,8 +105,8 @@ def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:
 
 def _limits(twin: Bundle, traces: Traces, base: Run) -> dict[str, Exactness]:
     """By graph: how far float graphs may be from PyTorch, which follows from how far the least noise grows in them."""
-    if twin.manifest["options"].get("format") == "gguf":
-        return dict.fromkeys(twin.manifest["graphs"], LLAMA_CPP)
+    if twin.content["options"].get("format") == "gguf":
+        return dict.fromkeys(twin.content["graphs"], LLAMA_CPP)
     noisy = Run(replayed(twin, traces, Way(noise=LEAST_NOISE)))
     return {graph: exactness(found.row) for graph, found in spread(base, [noisy]).items()}
 
