@@ -212,7 +212,7 @@ def test_jobs_where_nothing_was_chosen(bundle: Bundle, tmp_path: Path, monkeypat
     assert [job.answers for job in jobs] == [False] * 3
     assert {job.threads for job in jobs} == {5}
     assert [case.prompt for case in jobs[0].cases] == [question for _, question in QUESTIONS]
-    blind = replace(bundle, manifest={**bundle.manifest, "image": {"kind": "none"}})
+    blind = replace(bundle, content={**bundle.content, "image": {"kind": "none"}})
     jobs = comparing._jobs(blind, checkpoint, CompareOptions(), tmp_path)
     assert jobs[0].image == ""
     assert [case.prompt for case in jobs[0].cases] == [question for images, question in QUESTIONS if not images]
@@ -224,8 +224,8 @@ def test_jobs_where_nothing_was_chosen(bundle: Bundle, tmp_path: Path, monkeypat
 def test_the_timed_photo_leaves_room(context: int, room: int, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(comparing, "benchmark_image", lambda *given: asked.append(given))
-    limits = {**bundle.manifest["limits"], "context": context}
-    comparing._photo(replace(bundle, manifest={**bundle.manifest, "limits": limits}), CompareOptions(), Path("f"))
+    limits = {**bundle.content["limits"], "context": context}
+    comparing._photo(replace(bundle, content={**bundle.content, "limits": limits}), CompareOptions(), Path("f"))
     assert asked == [(Path("f"), limits, 16, room)]
 
 
@@ -265,7 +265,7 @@ def test_what_weights_depend_on_is_that_of_the_export(name: str, refused: bool) 
     """Changed, new or gone."""
     kept = {"config.json": 1, "model.safetensors": 2, "README.md": 3}
     for recorded, found in ((kept, {**kept, name: 9}), ({**kept, name: 9}, kept)):
-        sides = (SimpleNamespace(path="b", manifest={"source": {"files": recorded}}),
+        sides = (SimpleNamespace(path="b", content={"source": {"files": recorded}}),
                  SimpleNamespace(path="c", source_files=lambda found=found: found))  # fmt: skip
         if refused:
             with pytest.raises(InputError, match=f"b was not exported from c: {name} differs"):

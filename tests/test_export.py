@@ -98,7 +98,7 @@ def test_what_graphs_depend_on_is_in_their_key(tmp_path: Path, monkeypatch: pyte
 
 def test_same_inputs_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     one, two = built(checkpoint, tmp_path / "one"), built(checkpoint, tmp_path / "two")
-    assert one.manifest == two.manifest
+    assert one.content == two.content
     files = sorted(p.name for p in one.path.iterdir())
     assert files == sorted(p.name for p in two.path.iterdir())
     assert all((one.path / name).read_bytes() == (two.path / name).read_bytes() for name in files)
@@ -134,7 +134,7 @@ def test_shards_and_float32_give_the_same_weights(checkpoint: Path, tmp_path: Pa
     one = built(checkpoint, tmp_path / "one", precision=precision)
     two = built(tmp_path / "sharded", tmp_path / "two", precision=precision)
     for name in ("vision_encoder.data", "decoder.data"):
-        assert one.manifest["files"][name] == two.manifest["files"][name]
+        assert one.content["files"][name] == two.content["files"][name]
 
 
 def test_float16_weights_are_read(checkpoint: Path, tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_float16_weights_are_read(checkpoint: Path, tmp_path: Path) -> None:
     assert wide.keys() == halves.keys()
     save_file({name: v.astype(np.float32) for name, v in halves.items()}, tmp_path / "wide" / "model.safetensors")
     one, two = (built(tmp_path / name, tmp_path / f"{name}.bundle", precision="fp32") for name in ("half", "wide"))
-    assert one.manifest["files"]["decoder.data"] == two.manifest["files"]["decoder.data"]
+    assert one.content["files"]["decoder.data"] == two.content["files"]["decoder.data"]
 
 
 def test_every_tensor_has_a_scheme_with_a_reason(checkpoint: Path, tmp_path: Path) -> None:
     bundle = built(checkpoint, tmp_path / "bundle")
-    precision = bundle.manifest["precision"]
+    precision = bundle.content["precision"]
     assert set(precision) == set(open_checkpoint(checkpoint).tensors)
     assert all(entry["reason"] for entry in precision.values())
     assert precision["model.language_model.layers.0.mlp.up_proj.weight"]["bits"] == 4

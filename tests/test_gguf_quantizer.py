@@ -62,7 +62,7 @@ def test_the_quantizer_makes_the_language_model(precision: str, nemotron: Path, 
     bundle = export(prepare(nemotron, Options(format="gguf", precision=precision)), tmp_path / "b", golden="never")
     wanted = {"q4_k_m": "Q4_K", "q4_0": "Q4_0"}[precision]
     assert kinds(bundle)["blk.0.ffn_gate.weight"] == wanted
-    assert bundle.manifest["precision"]["model.language_model.layers.0.mlp.gate_proj.weight"]["bits"] == 4
+    assert bundle.content["precision"]["model.language_model.layers.0.mlp.gate_proj.weight"]["bits"] == 4
     assert not list(bundle.path.glob(".*"))
     assert load(bundle.path, threads=1).ask("Hi", [PICTURE]).read() is not None
 

@@ -126,14 +126,14 @@ def test_a_trained_encoder_bears_all_roles_and_with_an_outlier_all_but_one(tmp_p
         job = prepare(path, Options())
         chosen = CalibrationOptions(method="mse", samples=samples, limit=6, threads=1, answer_tokens=0)
         bundle = export(job, tmp_path / path.name / "bundle", golden="never", integers=calibrated(chosen))
-        measured = bundle.manifest["evidence"]["calibration"]["activations"]
+        measured = bundle.content["evidence"]["calibration"]["activations"]
         assert set(measured["roles"]) == kept
         assert set(measured["added"]) == offered
         assert sum(measured["added"][role] for role in kept) <= LIMIT
         assert measured["error"] == pytest.approx(
             measured["weights_error"] + sum(measured["added"][role] for role in kept), rel=0.3
         )
-        rows = {n: r for n, r in bundle.manifest["precision"].items() if ".blocks." in n and "attn.qkv.weight" in n}
+        rows = {n: r for n, r in bundle.content["precision"].items() if ".blocks." in n and "attn.qkv.weight" in n}
         for row in rows.values():
             assert row["int8_activations"] == ("vision.qkv" in kept)
             assert ("no int8 activations" in row["reason"]) == ("vision.qkv" not in kept)

@@ -152,7 +152,7 @@ def test_gguf_has_one_file(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     source = text_model(tmp_path / "source", plain)
     bundle = export(prepare(source, Options(format="gguf", precision="f32")), tmp_path / "bundle", golden="never")
-    assert [name for name in bundle.manifest["files"] if name.endswith(".gguf")] == ["model.gguf"]
+    assert [name for name in bundle.content["files"] if name.endswith(".gguf")] == ["model.gguf"]
     whole = export(prepare(BASE, Options(format="gguf", precision="f32")), tmp_path / "whole", golden="never")
     one, other = (read_gguf(b.file("model.gguf")).tensors for b in (bundle, whole))
     assert {name: entry.shape for name, entry in one.items()} == {name: entry.shape for name, entry in other.items()}
@@ -207,7 +207,7 @@ def test_text_samples_calibrate(pair: ladder.Pair, tmp_path: Path, method: str) 
                                  threads=1, **limits)  # fmt: skip
     job = prepare(pair.job.checkpoint.path, Options(**wishes))
     bundle = export(job, tmp_path / "bundle", golden="never", integers=calibrated(options))
-    made = bundle.manifest["evidence"]["calibration"]
+    made = bundle.content["evidence"]["calibration"]
     assert (made["samples"]["pictures"], made["samples"]["image_tokens"]) == (0, 0)
     if method != "imatrix":
         judged = made["judgement"]

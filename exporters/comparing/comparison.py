@@ -99,7 +99,7 @@ def compare(
     find_family(checkpoint)
     _require_torch()
     _require_source(bundle, checkpoint)
-    calibration = read_evidence(bundle.manifest)  # before what takes long
+    calibration = read_evidence(bundle.content)  # before what takes long
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
         jobs = _jobs(bundle, checkpoint, options, Path(folder))
         results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
@@ -116,7 +116,7 @@ def _require_torch() -> None:
 
 def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
     """The weights and the configuration must be those of the export, by hash; other files may have changed."""
-    recorded, found = bundle.manifest["source"]["files"], checkpoint.source_files()
+    recorded, found = bundle.content["source"]["files"], checkpoint.source_files()
     for name in sorted(recorded.keys() | found.keys()):
         if (name in SETTINGS or name.endswith(".safetensors")) and recorded.get(name) != found.get(name):
             raise InputError(
@@ -127,7 +127,7 @@ def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Assignment]:
     """One job for each contender, the reference first, since the others read its traces, and the bundle last."""
-    blind = isinstance(image_spec(bundle.manifest), NoImages)
+    blind = isinstance(image_spec(bundle.content), NoImages)
     if blind and options.image:
         raise InputError(f"{bundle.path} takes no images; leave out the image to time")
     cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
@@ -155,9 +155,9 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
 
 
 def _photo(bundle: Bundle, options: CompareOptions, folder: Path) -> Path:
-    limits = bundle.manifest["limits"]
+    limits = bundle.content["limits"]
     room = min(limits["context"], DEFAULT_CONTEXT) - options.decode_steps - MIN_ROOM
-    return benchmark_image(folder, limits, image_spec(bundle.manifest).factor, room)
+    return benchmark_image(folder, limits, image_spec(bundle.content).factor, room)
 
 
 def _run(job: Assignment, folder: Path, progress: Progress) -> Result:

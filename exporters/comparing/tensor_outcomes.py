@@ -33,7 +33,7 @@ Result = dict[str, Any]  # of one contender's process
 
 def precision_name(bundle: Bundle) -> str:
     """What a bundle was exported as ("int4")."""
-    return str(bundle.manifest.get("options", {}).get("precision", "bundle"))
+    return str(bundle.content.get("options", {}).get("precision", "bundle"))
 
 
 def assemble(
@@ -50,7 +50,7 @@ def assemble(
     family = find_family(checkpoint)
     parts = components(bundle, checkpoint, family.prefixes)
     contenders = [_contender(job, result) for job, result in zip(jobs, results, strict=True)]
-    manifest = bundle.manifest
+    manifest = bundle.content
     return Report(
         model=str(manifest["source"]["name"]),
         family=str(manifest["family"]),

@@ -98,9 +98,9 @@ def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:
 
 def _limits(twin: Bundle, traces: Traces, base: Run) -> dict[str, Exactness]:
     """By graph: how far float graphs may be from PyTorch, which follows from how far the least noise grows in them."""
-    known = find_lowering(twin.manifest["options"]["format"]).exactness
+    known = find_lowering(twin.content["options"]["format"]).exactness
     if known is not None:
-        return dict.fromkeys(twin.manifest["graphs"], known)
+        return dict.fromkeys(twin.content["graphs"], known)
     noisy = Run(replayed(twin, traces, Way(noise=LEAST_NOISE)))
     return {graph: exactness(found.row) for graph, found in spread(base, [noisy]).items()}
 

@@ -64,7 +64,7 @@ def main() -> None:
     table, first = Table(box=None), list[float]()
     for column in ("contender", *COLUMNS, "prompt tokens", "engine"):
         table.add_column(column)
-    manifest = open_bundle(args.bundles[0]).manifest
+    manifest = open_bundle(args.bundles[0]).content
     with tempfile.TemporaryDirectory() as folder:
         image = benchmark_image(Path(folder), manifest["limits"], image_spec(manifest).factor, ROOM)
         for index, job in enumerate(jobs(args, image)):
