@@ -7,17 +7,10 @@ from pathlib import Path
 
 import click
 
-from .making import component_sizes
-from .shared import (
-    AS_JSON,
-    FORCE,
-    NEW_FOLDER,
-    Once,
-    console,
-    print_json,
-    stages,
-    table,
-)
+from .long_work import stages
+from .option_types import AS_JSON, FORCE, NEW_FOLDER, Once
+from .screen import console, print_json, table
+from .storage_tables import component_sizes
 
 
 @click.command(cls=Once)
@@ -39,6 +32,3 @@ def build(bundle: Path, out: Path | None, force: bool, as_json: bool) -> None:
         return
     console().print(table("Bundle", ["component", "files", ">size"], component_sizes(files)))
     click.echo(made.path)
-
-
-COMMANDS = (build,)

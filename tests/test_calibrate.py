@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.calibration import calibrated_export as exporting
-from lensmith.calibration.calibrated_export import calibrate, export_calibrated, float_model
+from lensmith.calibration.calibrated_export import calibrate, calibrated, float_model
 from lensmith.calibration.layerwise.candidates import Candidate, nearest, stored
 from lensmith.calibration.layerwise.judge import Judgement, judge
 from lensmith.calibration.layerwise.prepared_samples import ANSWER, draft_values
@@ -313,7 +313,7 @@ def job_and_options(request: pytest.FixtureRequest, benches: Callable[[str], Ben
 def test_the_same_bytes_again_and_behind_an_interruption(job_and_options: Any, tmp_path: Path) -> None:
     """What was finished is not calibrated again, and nothing of the work stays behind."""
     job, options = job_and_options
-    first = export_calibrated(job, options, tmp_path / "first", golden="never").path
+    first = export(job, tmp_path / "first", golden="never", integers=calibrated(options)).path
     for stop in (3, 7, 11):
 
         def progress(stage: str, done: int, total: int, stop: int = stop) -> None:
@@ -321,9 +321,9 @@ def test_the_same_bytes_again_and_behind_an_interruption(job_and_options: Any, t
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            export_calibrated(job, options, tmp_path / "second", progress, golden="never")
+            export(job, tmp_path / "second", progress, golden="never", integers=calibrated(options))
         assert not (tmp_path / "second").exists()
-    second = export_calibrated(job, options, tmp_path / "second", golden="never").path
+    second = export(job, tmp_path / "second", golden="never", integers=calibrated(options)).path
     assert content(second) == content(first)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "samples", "second"]
     evidence = [open_bundle(path).content["evidence"]["calibration"] for path in (first, second)]

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from lensmith.calibration.activation_roles import choose_roles
-from lensmith.calibration.calibrated_export import export_calibrated, float_model
+from lensmith.calibration.calibrated_export import calibrated, float_model
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.calibration.layerwise.activations import LIMIT, feature_errors, within
 from lensmith.calibration.layerwise.candidates import nearest
@@ -125,7 +125,7 @@ def test_a_trained_encoder_bears_all_roles_and_with_an_outlier_all_but_one(tmp_p
     ):
         job = prepare(path, Options())
         chosen = CalibrationOptions(method="mse", samples=samples, limit=6, threads=1, answer_tokens=0)
-        bundle = export_calibrated(job, chosen, tmp_path / path.name / "bundle", golden="never")
+        bundle = export(job, tmp_path / path.name / "bundle", golden="never", integers=calibrated(chosen))
         measured = bundle.content["evidence"]["calibration"]["activations"]
         assert set(measured["roles"]) == kept
         assert set(measured["added"]) == offered

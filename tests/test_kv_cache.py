@@ -25,13 +25,13 @@ from lensmith.calibration.solvers.kv_scales import (
     magnitudes,
     rotary_magnitudes,
 )
+from lensmith.exporters.bundle_manifest import key_of
 from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
 from lensmith.exporters.graphs.blocks import Cache
 from lensmith.exporters.graphs.graph_files import IR_VERSIONS
 from lensmith.exporters.graphs.kv_cache import KvScales, Scales
 from lensmith.exporters.pipeline import (
     Options,
-    _key,
     export,
     prepare,
 )
@@ -312,7 +312,7 @@ def test_other_scales_are_other_bytes(pair: tuple[Model, Model, KvScales]) -> No
     """An interrupted export does not go on with a graph that has the scales of another calibration."""
     source = ROOT / pair[0].bundle.content["source"]["name"]
     wider = {layer: (keys * 2, kept) for layer, (keys, kept) in pair[2].items()}
-    keys = {_key(prepare(source, ROUNDED, kv_scales=scales)) for scales in (pair[2], wider)}
+    keys = {key_of(prepare(source, ROUNDED, kv_scales=scales)) for scales in (pair[2], wider)}
     assert len(keys) == 2
 
 

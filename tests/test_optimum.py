@@ -11,7 +11,7 @@ import pytest
 from lensmith.runtimes.bundle.opening import open_bundle
 
 pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed (extra dev)")
-REGISTER = Path(__file__).parents[1] / "exporters" / "optimum_register.py"
+REGISTER = Path(__file__).parents[1] / "cli" / "optimum_register.py"
 RUN = """
 import importlib.util, sys
 from optimum.commands import optimum_cli

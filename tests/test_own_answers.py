@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.calibrated_export import calibrate, export_calibrated
+from lensmith.calibration.calibrated_export import calibrate, calibrated
 from lensmith.calibration.layerwise.prepared_samples import ANSWER
 from lensmith.calibration.samples.sample_preparation import Samples, open_samples, prompts_of
 from lensmith.exporters.comparing.cases import Case
@@ -139,7 +139,7 @@ def test_an_interrupted_run_goes_on_with_the_same_answers(tmp_path: Path) -> Non
 def test_the_manifest_says_what_the_model_answered(tmp_path: Path) -> None:
     """Answers of its own are no right answers, but what is calibrated and judged on."""
     job, options = prepare(TINY / "qwen3_vl", Options()), chosen(bare(tmp_path / "set"), 6, answer_tokens=20)
-    bundle = export_calibrated(job, replace(options, method="mse"), tmp_path / "bundle", golden="never")
+    bundle = export(job, tmp_path / "bundle", golden="never", integers=calibrated(replace(options, method="mse")))
     evidence = read_evidence(bundle.content)
     assert evidence is not None
     samples = open_samples(job, options, tmp_path / "scratch")

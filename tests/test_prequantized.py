@@ -261,7 +261,7 @@ def stored_groups(job: Job, bundle: Bundle) -> Iterator[tuple[str, Groups]]:
     """The integers of the decoder's matrices, by name, as its data file has them."""
     graph = next(graph for graph in job.graphs if graph.name == "decoder")
     data = np.fromfile(bundle.file("decoder.data"), np.uint8)
-    for planned in weights.plan(graph, job.checkpoint, "decoder.data")[0]:
+    for planned in weights.layout(graph, job.checkpoint)[0]:
         matrix, name = planned.source.matrix, planned.source.name
         if matrix is None or "own integers" not in bundle.content["precision"][name]["reason"]:
             continue

@@ -32,7 +32,7 @@ from lensmith.exporters.graphs.graph_ports import (
 )
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.storage.scheme import Scheme
-from lensmith.exporters.storage.weights import _refer
+from lensmith.exporters.storage.weights import in_file
 from lensmith.runtimes.bundle.opening import Bundle, open_bundle
 from lensmith.targets.errors import LensmithError
 from lensmith.targets.profile import load_target
@@ -337,7 +337,7 @@ def build_graph(graph: Graph, folder: Path, port: str, sizes: list[int]) -> dict
             shape = (ROWS,) if matrix is None else (matrix.rows, matrix.columns)
             parts = source.pack(draw.standard_normal(shape).astype(np.float32))
             for parameter, part in zip(source.parameters, parts, strict=True):
-                _refer(parameter, "product.data", file.tell())
+                parameter.const_value = in_file(parameter, "product.data", file.tell())
                 file.write(part.tobytes())
     ir.save(graph.model, folder / "product.onnx")
     shapes = [{port: [[1, seq, *sizes] for seq in lengths]} for lengths in ((1, 256, 512), (1, 1, 1))]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.calibrated_export import export_calibrated
+from lensmith.calibration.calibrated_export import calibrated
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.calibration.samples.builtin.kinds import BuiltinSamples, Ways
 from lensmith.calibration.samples.calibration_samples import case_key
@@ -205,7 +205,7 @@ def test_text_samples_calibrate(pair: ladder.Pair, tmp_path: Path, method: str) 
     options = CalibrationOptions(method=method, samples=tmp_path / "samples.jsonl", limit=4, only_samples=True,
                                  threads=1, **limits)  # fmt: skip
     job = prepare(pair.job.checkpoint.path, Options(**wishes))
-    bundle = export_calibrated(job, options, tmp_path / "bundle", golden="never")
+    bundle = export(job, tmp_path / "bundle", golden="never", integers=calibrated(options))
     made = bundle.content["evidence"]["calibration"]
     assert (made["samples"]["pictures"], made["samples"]["image_tokens"]) == (0, 0)
     if method != "imatrix":
@@ -227,5 +227,10 @@ def test_samples_with_pictures_are_refused(pair: ladder.Pair, tmp_path: Path) ->
     (tmp_path / "samples.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     options = CalibrationOptions(method="mse", samples=tmp_path / "samples.jsonl", limit=4)
     with pytest.raises(InputError, match="takes text alone, no images"):
-        export_calibrated(prepare(pair.job.checkpoint.path, Options()), options, tmp_path / "bundle", golden="never")
+        export(
+            prepare(pair.job.checkpoint.path, Options()),
+            tmp_path / "bundle",
+            golden="never",
+            integers=calibrated(options),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lensmith.calibration.calibrated_export import export_calibrated
+from lensmith.calibration import calibrated_export
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.exporters.comparing.cases import Case, read_tasks
 from lensmith.exporters.evidence import golden
@@ -153,7 +153,9 @@ def exported(name: str, chosen: Set, traces: Any, out: Path) -> Bundle:
     job = replace(job, family=replace(job.family, record=record))
     if chosen.calibration is None:
         return export(job, out, golden="always")
-    return export_calibrated(job, CalibrationOptions(**chosen.calibration), out, golden="always")
+    return export(
+        job, out, golden="always", integers=calibrated_export.calibrated(CalibrationOptions(**chosen.calibration))
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from ....runtimes.bundle.opening import Bundle, open_bundle
 from ....runtimes.storage.files import dump_json
 from ....targets.errors import InputError
 from ....targets.profile import GpuTarget, load_target
+from ...progress import Progress
 from .engine_files import build_engines
 from .profiles import profiles
 
-Progress = Callable[[str, int, int], None]
 GRAPH_FILES = (".onnx", ".data")
 
 

@@ -1,35 +1,21 @@
-"""Commands that look: inspect, verify, compare, targets."""
+"""`lensmith inspect`: what a bundle is."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..targets.errors import CheckFailed, InputError
-from .shared import (
-    AS_JSON,
-    DEVICE,
-    KEYS,
-    Once,
-    console,
-    count,
-    pairs,
-    print_json,
-    size,
-    table,
-)
+from ..targets.errors import InputError
+from .option_types import AS_JSON, BUNDLE, Once
+from .screen import console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ..runtimes.bundle.calibration_evidence import CalibrationEvidence
     from ..runtimes.bundle.opening import Bundle
-    from ..runtimes.evidence.verification import VerifyReport
-
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 @click.command(cls=Once)
@@ -92,55 +78,6 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
     write_text(page, made)
 
 
-@click.command(cls=Once)
-@BUNDLE
-@DEVICE
-@KEYS
-@AS_JSON
-def verify(bundle: Path, device: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
-    """Check each byte of BUNDLE and replay PyTorch's recorded answers. Exit code 1 when something differs."""
-    from ..runtimes.evidence.verification import verify as replay
-
-    report = replay(bundle, device=device, trusted_keys=keys or None)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        console().print(_verification(report))
-    if not report.passed:
-        raise CheckFailed(f"{report.summary()}; export the bundle again or report this device")
-    if not as_json:
-        click.echo(f"passed: {report.summary()}")
-
-
-@click.command(cls=Once)
-@AS_JSON
-def targets(as_json: bool) -> None:
-    """List the devices that `lensmith export --target` knows."""
-    from ..targets.profile import load_target, target_names
-
-    profiles = [asdict(load_target(name)) for name in target_names()]
-    if as_json:
-        print_json(profiles)
-        return
-    rows = [
-        [row["name"], row["dialect"], row["prefill_chunk"], ", ".join(row["lacks"]), row["description"]]
-        for row in profiles
-    ]
-    console().print(table("Targets", ["name", "dialect", ">prefill chunk", "lacks", "description"], rows))
-
-
-COMMANDS = (verify, inspect, targets)
-
-
-def _verification(report: VerifyReport) -> Any:
-    rows = [
-        (row.case, row.output, row.figure, f"{row.value:.3g}", "" if row.limit is None else f"{row.limit:.3g}",
-         "" if row.passed else "FAILED")
-        for row in report.rows
-    ]  # fmt: skip
-    return table(f"Against {report.reference}", ["case", "output", "figure", ">value", ">limit", ""], rows)
-
-
 def _identity(bundle: Bundle) -> Any:
     from ..runtimes.engines.native import wanted_kernels
 
@@ -181,7 +118,7 @@ def _architecture(bundle: Bundle) -> Any:
 
 
 def _sizes(bundle: Bundle) -> Any:
-    from .making import component_sizes
+    from .storage_tables import component_sizes
 
     files = {name: int(record["size"]) for name, record in bundle.content["files"].items()}
     rows = [*component_sizes(files), ("all", "", size(sum(files.values())))]
