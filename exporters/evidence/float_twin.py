@@ -46,4 +46,4 @@ def _manifest(floats: Job, writer: BundleWriter, manifest: Mapping[str, Any]) ->
     }
     options = {**manifest["options"], "precision": floats.options.precision, "kv_cache": "float"}
     files: dict[str, Any] = {name: {} for name in (*writer.names, *(entry["file"] for entry in graphs.values()))}
-    return {**manifest, "graphs": graphs, "precision": {}, "options": options, "files": files}
+    return {**writer.preview(manifest).content, "graphs": graphs, "precision": {}, "options": options, "files": files}
