@@ -123,8 +123,8 @@ def test_short_contexts_have_the_short_conversation(tmp_path: Path) -> None:
 def test_large_bundles_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_traces, "LARGEST", 1000)
     bundle = open_bundle(build(TINY / "llava", tmp_path / "bundle"))
-    assert not bundle.manifest["evidence"]["golden"]["recorded"]
-    assert "are not loaded beside the export" in bundle.manifest["evidence"]["golden"]["reason"]
+    assert not bundle.content["evidence"]["golden"]["recorded"]
+    assert "are not loaded beside the export" in bundle.content["evidence"]["golden"]["reason"]
     assert not (bundle.path / "golden").exists()
 
 

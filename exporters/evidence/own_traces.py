@@ -66,7 +66,7 @@ def record_own(conversations: Mapping[str, Any], writer: BundleWriter, manifest:
     pictures = {} if manifest["image"].get("kind") == "none" else {PICTURE: sources()[PICTURE]}
     for name, data in pictures.items():
         writer.add(name).write_bytes(data)
-    wishes: dict[str, Any] = {"device": usable_device(bundle.manifest)}
+    wishes: dict[str, Any] = {"device": usable_device(bundle.content)}
     model = open_loaded(writer.preview(manifest), **wishes)
     asked = _asked(model, pictures, conversations) if isinstance(model, Model) else ()
     blank = Traces(OWN, tuple(_cut(model, name) for name in pictures), asked)
@@ -90,7 +90,7 @@ def _cut(model: Model | Encoder, name: str) -> ImageTrace:
 
 def _asked(model: Model, pictures: Mapping[str, Any], conversations: Mapping[str, Any]) -> tuple[CaseTrace, ...]:
     """A conversation with some words of its own prompt as its answer, whose logits are not known yet."""
-    limit = int(model.bundle.manifest["limits"]["context"])
+    limit = int(model.bundle.content["limits"]["context"])
     for name, messages in conversations.items():
         with suppress(InputError):  # of a prompt that is too long
             request = model.prepare([with_sources(message, pictures) for message in messages])

@@ -40,9 +40,7 @@ from ..evidence.golden_media import (
 )
 from ..evidence.own_traces import PICTURE
 from ..evidence.own_traces import STEPS as OWN_STEPS
-from ..formats.lowering import find_lowering
 from ..job import Job
-from ..spec import ModelSpec
 
 ENTRY = 300  # bytes around each array of an .npz file: its header, and its name twice
 # Of the two JSON files, measured: for each conversation of STEPS tokens, for each token of its prompt, for an encoder.
@@ -52,17 +50,17 @@ JSON_CASE, JSON_TOKEN, JSON_ENCODER = 5_700, 14, 11_000
 def golden_bytes(job: Job) -> int:
     """Bytes of the folder `golden/` that `--golden auto` makes here, from PyTorch or from the bundle itself."""
     here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
-    if find_lowering(job.options.format).no_replay(job) is not None:
+    if job.lowering.no_replay(job) is not None:
         return 0
     return (here and _trace_bytes(job, own=False)) or _trace_bytes(job, own=True)
 
 
 def _trace_bytes(job: Job, *, own: bool) -> int:
     """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
-    vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
+    vision = job.spec.vision
     wanted = {PICTURE: sources()[PICTURE]} if own else sources()
     files = {name: data for name, data in wanted.items() if takes(name, job.sections)}
-    answers = _answers(job, files, own=own) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
+    answers = _answers(job, files, own=own) if job.spec.decoder is not None else JSON_ENCODER
     if vision is None or not answers:
         return answers
     grids = list(_grids(job))[: len(files)]
@@ -76,7 +74,7 @@ def _grids(job: Job) -> Iterator[Grid]:
     spec = image_spec(job.sections)
     yield from (image_grid(height, width, spec) for width, height in SIZES)
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
-    if not isinstance(job.spec, ModelSpec):
+    if job.spec.decoder is None:
         clip = clip_spec(job.sections["video"])
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
     elif (video := video_spec(job.sections)) is not None:
@@ -89,7 +87,7 @@ def _answers(job: Job, files: Mapping[str, bytes], *, own: bool) -> int:
 
     A bundle's `own` traces have the last conversation alone.
     """
-    assert isinstance(job.spec, ModelSpec)
+    assert job.spec.decoder is not None
     count = OWN_STEPS if own else STEPS
     try:
         prompts = [length for length in _prompts(job, files) if length + count <= job.spec.context][-own:]
@@ -97,7 +95,7 @@ def _answers(job: Job, files: Mapping[str, bytes], *, own: bool) -> int:
         return 0
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
-    drafting = job.spec.decoder.mtp and job.options.format != "gguf"
+    drafting = job.spec.decoder.mtp and job.lowering.drafts
     drafts = DRAFTED * (12 * TOP + 8 + 4 * sampled + ENTRY) + 3 * ENTRY if drafting else 0
     steps = count * (12 * TOP + 8 + 4 * sampled + ENTRY + JSON_CASE // STEPS) + drafts
     return len(prompts) * (4 * vocab + steps) + JSON_TOKEN * sum(prompts)
