@@ -223,7 +223,7 @@ def test_what_is_not_supported_is_named(name: str, base: Path) -> None:
     [{"target": "cuda"}, {"format": "tensorrt", "target": "rtx"}, {"format": "gguf", "precision": "f16"}],
 )
 def test_formats_without_windows_are_refused(options: dict[str, Any], base: Path) -> None:
-    with pytest.raises(InputError, match="qwen2_5_vl.*--format onnx"):
+    with pytest.raises(InputError, match=r"qwen2_5_vl.*--format onnx"):
         prepare(base, Options(**options))
 
 

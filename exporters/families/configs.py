@@ -105,7 +105,7 @@ class Config:
     values: dict[str, Any]
     model_type: str
     of_text: bool = False  # whether it is the decoder's section
-    kinds: Mapping[str, Kind] = field(default_factory=dict)  # of values that one family alone has
+    kinds: Mapping[str, ValueKind] = field(default_factory=dict)  # of values that one family alone has
 
     def __post_init__(self) -> None:
         never = {*NEVER_NULL.split(), *NULL_TOO.get(self.model_type, ())}
