@@ -116,7 +116,7 @@ def vision_base(patch: pytest.MonkeyPatch) -> None:
 def last_axis(patch: pytest.MonkeyPatch) -> None:
     """The axis that the slowest frequency follows."""
     real = decoder.mrope_source
-    patch.setattr(decoder, "mrope_source", lambda section: [*real(section)[:-1], (real(section)[-1] + 1) % 3])
+    patch.setattr(decoder, "mrope_source", lambda section, **_: [*real(section)[:-1], (real(section)[-1] + 1) % 3])
 
 
 WRONG: dict[str, tuple[str, str, Break, str]] = {

@@ -12,11 +12,13 @@ from ..checkpoint.folder import Checkpoint
 from .arlow import arlow
 from .family import Family
 from .llava import llava
+from .qwen2_5_vl import qwen2_5_vl
 from .qwen3_5 import qwen3_5
 from .qwen3_vl import qwen3_vl
 
 FAMILIES: Mapping[str, Family[Any]] = {
-    family.name: family for family in (qwen3_vl.FAMILY, qwen3_5.FAMILY, qwen3_5.TEXT_FAMILY, llava.FAMILY, arlow.FAMILY)
+    family.name: family
+    for family in (qwen3_vl.FAMILY, qwen3_5.FAMILY, qwen3_5.TEXT_FAMILY, llava.FAMILY, arlow.FAMILY, qwen2_5_vl.FAMILY)
 }
 
 

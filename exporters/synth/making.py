@@ -107,7 +107,8 @@ def _with_vocabulary(files: dict[str, dict[str, Any]], *, tiny: bool) -> dict[st
     size = TINY_VOCAB if tiny else added[0]["id"]
     if tiny:
         files = {name: renumber(data, added[0]["id"], size) for name, data in files.items()}
-        files["config.json"]["text_config"]["vocab_size"] = -(-(size + len(added)) // 64) * 64
+        config = files["config.json"]
+        config.get("text_config", config)["vocab_size"] = -(-(size + len(added)) // 64) * 64
     return files | {"tokenizer.json": fill_tokenizer(files["tokenizer.json"], size)}
 
 

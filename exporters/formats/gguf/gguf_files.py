@@ -127,11 +127,13 @@ def needs_importance(job: Job) -> bool:
 def files(job: Job) -> tuple[File, ...]:
     """The files of a job, one without images; InputError for what llama.cpp has no place for."""
     spec, made = job.spec, job.family.gguf
-    if made is None or not isinstance(spec, ModelSpec):
+    if not isinstance(spec, ModelSpec):
         raise InputError(
             f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; "
             "export it with --format onnx"
         )
+    if made is None:
+        raise InputError(f"lensmith writes no GGUF files of {job.family.name} yet; export it with --format onnx")
     kind, prefixes = file_type(job.options.precision), job.family.prefixes
     sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
     decoder = made.decoder(spec, prefixes)
