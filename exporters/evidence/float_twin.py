@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...runtimes.bundle.bundle_writer import UNKNOWN, BundleWriter
-from ...runtimes.bundle.opening import FORMAT_VERSION, Bundle
+from ...runtimes.bundle.opening import Bundle
 from ..job import Calibrated, Job
 from ..storage.scheme import make_policy
 
