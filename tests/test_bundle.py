@@ -339,7 +339,7 @@ with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
 def test_kill_between_stages(bundle: Path) -> None:
     import lensmith.runtimes.bundle.opening as module
 
-    root = str(Path(module.__file__).absolute().parents[2])
+    root = str(Path(module.__file__).absolute().parents[3])
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(bundle)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}
     )
