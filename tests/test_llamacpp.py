@@ -21,7 +21,8 @@ from lensmith.runtimes.engines.llamacpp.gguf_check import check_decoder, check_v
 from lensmith.runtimes.evidence.replay import divergence, relative_error
 from lensmith.runtimes.evidence.traces import log_sum
 from lensmith.runtimes.evidence.verification import verify
-from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
+from lensmith.runtimes.media.image_files import open_image
+from lensmith.runtimes.media.images import ImageSpec, preprocess
 from lensmith.runtimes.media.pixels import to_frames
 from lensmith.runtimes.media.resize import resize_bicubic
 from lensmith.runtimes.prompt.positions import text_positions

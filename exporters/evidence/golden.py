@@ -34,7 +34,7 @@ from ...runtimes.evidence.traces import (
 from ...runtimes.generation.model import position_spec, prompt_spec
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.frames import VideoLimits
-from ...runtimes.media.images import ImageLimits
+from ...runtimes.media.image_files import ImageLimits
 from ...runtimes.media.media_encoder import MediaEncoder
 from ...runtimes.media.pixels import image_spec
 from ...runtimes.media.video import video_spec

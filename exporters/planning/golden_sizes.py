@@ -15,7 +15,8 @@ from ...runtimes.generation.model import prompt_spec
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.clips import clip_spec, plan_clip
 from ...runtimes.media.frames import VideoLimits
-from ...runtimes.media.images import Grid, ImageLimits
+from ...runtimes.media.image_files import ImageLimits
+from ...runtimes.media.images import Grid
 from ...runtimes.media.media_encoder import MediaEncoder, layout_of
 from ...runtimes.media.no_images import refuse
 from ...runtimes.media.pixels import image_grid, image_spec

@@ -34,14 +34,8 @@ from ..media.frames import (
     check_limit_objects,
     open_clip,
 )
-from ..media.images import (
-    Grid,
-    ImageLimits,
-    ImageSpec,
-    Patches,
-    open_image,
-    smart_resize,
-)
+from ..media.image_files import ImageLimits, open_image
+from ..media.images import Grid, ImageSpec, Patches, smart_resize
 from ..media.picture_formats import decoded
 from ..media.pixels import image_spec
 from ..media.resize import UInt8, resize_bicubic

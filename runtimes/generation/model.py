@@ -20,7 +20,7 @@ from ..engines.engine_table import Wishes, open_decoder, open_engines
 from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.frames import VideoLimits, VideoSource, check_limit_objects
-from ..media.images import ImageLimits
+from ..media.image_files import ImageLimits
 from ..media.media_encoder import MediaEncoder, layout_of
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource

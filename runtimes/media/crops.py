@@ -14,18 +14,8 @@ from PIL import Image
 
 from ...targets.errors import InputError
 from ..bundle.input_sections import CropImages
-from .images import (
-    CLIP_MEAN,
-    CLIP_STD,
-    LARGEST,
-    Grid,
-    Patches,
-    bytes_of,
-    check_aspect,
-    is_number,
-    planes_of,
-    three,
-)
+from .image_files import check_aspect, planes_of
+from .images import CLIP_MEAN, CLIP_STD, LARGEST, Grid, Patches, bytes_of, is_number, three
 from .resize import UInt8, resize_bicubic
 
 Size = tuple[int, int]  # height and width in pixels

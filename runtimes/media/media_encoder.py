@@ -28,13 +28,8 @@ from ..prompt.prompt_builder import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
 from ..values import finite, whole
 from .frames import Clip, VideoLimits, open_clip
-from .images import (
-    Grid,
-    ImageLimits,
-    Patches,
-    decode_image,
-    read_image,
-)
+from .image_files import ImageLimits, decode_image, read_image
+from .images import Grid, Patches
 from .no_images import refuse
 from .pixels import PixelSpec, image_grid, preprocess
 from .seen import (
