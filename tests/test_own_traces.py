@@ -73,14 +73,15 @@ def test_fresh_bundles_pass_here_and_elsewhere(
 
 def test_what_is_recorded_is_what_the_bundle_gives(int4: Path) -> None:
     traces = read_traces(open_bundle(int4))
-    case, image = traces.cases[0], traces.images[0]
+    case = traces.cases[0]
     model = load(int4, threads=None)
     assert isinstance(model, Model)
-    features = model.vision(*model.media.cut(int4 / image.file, video=False))
-    np.testing.assert_array_equal(features.features, image.features.features)
+    for image in traces.images:
+        features = model.vision(*model.media.cut(int4 / image.file, max_pixels=image.max_pixels))
+        np.testing.assert_array_equal(features.features, image.features.features)
+    assert [len(image.features) for image in traces.images] == [12, 240]  # asked about, and of the usual size
     asked = [{**case.messages[0], "content": [
-        {"type": "image", "image": int4 / b["image"]} if b["type"] == "image" else b
-        for b in case.messages[0]["content"]
+        {**b, "image": int4 / b["image"]} if b["type"] == "image" else b for b in case.messages[0]["content"]
     ]}]  # fmt: skip
     request = model.prepare(asked)
     assert [int(token) for token in request.prompt.ids] == case.token_ids

@@ -117,8 +117,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def traces(bundle: Bundle) -> Traces:
     """Of one picture, of a conversation about it, and of one without pictures."""
     model = Model(bundle)
-    cases = [_asked(model, sources(), {name: CONVERSATIONS[name]})[0] for name in ("one image", "text only")]
-    return Traces("x", (_cut(model, FILES[0]),), tuple(cases))
+    pictures = {FILES[0]: None}
+    cases = _asked(model, pictures, {name: CONVERSATIONS[name] for name in ("one image", "text only")})
+    return Traces("x", (_cut(model, FILES[0], None),), cases)
 
 
 def run(bundle: Bundle, traces: Traces, noise: float) -> dict[str, Any]:
