@@ -11,7 +11,7 @@ IMAGE = $(HELDOUT)/images/0001.png
 BUNDLE = build/qwen3_vl-int4
 LIMIT ?= 50
 JOBS ?= 2
-KERNELS = runtimes/kernels/kernels.so
+KERNELS = runtimes/engines/kernels/kernels.so
 
 .PHONY: setup test lint demo clean
 
@@ -26,7 +26,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 # Installing compiles them too. Without a compiler, or on another system, there are none and their tests skip.
-$(KERNELS): $(wildcard runtimes/kernels/*.[ch]) hatch_build.py | setup
+$(KERNELS): $(wildcard runtimes/engines/kernels/*.[ch]) hatch_build.py | setup
 	$(BIN)/python hatch_build.py --where-possible
 
 lint: setup

@@ -1,4 +1,4 @@
-"""Compiles runtimes/kernels when lensmith is installed or built, where there is a C compiler; without one it goes on.
+"""Compiles the kernels when lensmith is installed or built, where there is a C compiler; without one it goes on.
 
 An editable install gets the library in place, a wheel gets it inside and is then one for this platform.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path(__file__).parent / "runtimes" / "kernels"
+FOLDER = Path(__file__).parent / "runtimes" / "engines" / "kernels"
 LIBRARY = FOLDER / "kernels.so"
 FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=default"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2"]
@@ -107,7 +107,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         if version != "editable":
-            build_data["force_include"][str(LIBRARY)] = "lensmith/runtimes/kernels/kernels.so"
+            build_data["force_include"][str(LIBRARY)] = "lensmith/runtimes/engines/kernels/kernels.so"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,1 @@
+from ..targets import telemetry as _before_onnxruntime  # noqa: F401

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..targets.profile import TargetProfile
-from . import weights
-from .checkpoint import Checkpoint
-from .graphs import Graph
-from .models import Family, Sections, Spec
-from .scheme import Policy
-from .tokenizer_files import SourceTokenizer
+from .checkpoint.folder import Checkpoint
+from .checkpoint.tokenizer_files import SourceTokenizer
+from .families.family import Family, Sections, Spec
+from .graphs.graph_files import Graph
+from .storage import weights
+from .storage.scheme import Policy
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -56,7 +56,9 @@ class Calibrated:
     key: str = ""  # of all that the weights depend on
     reasons: Mapping[str, str] = field(default_factory=dict)  # what became of a matrix, by name
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    importance: Mapping[str, Any] = field(default_factory=dict)  # of GGUF: Energy by source tensor, see gguf/imatrix.py
+    importance: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of GGUF: Energy by source tensor, see formats/gguf/imatrix.py
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import gguf
 
-from .dialects.gguf import encoder_graphs
-from .gguf.file_types import file_type
+from .formats.gguf.file_types import file_type
+from .formats.gguf.gguf_files import encoder_graphs
 from .job import Job
 
 FEW_BITS = 4  # below, rounding to nearest costs answers: README, "Calibration"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 import click
-from lensmith.exporters.cli import main
-from lensmith.exporters.cli.build import export
+from lensmith.cli import main
+from lensmith.cli.making import export
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .graphs import Graph
+from .graphs.graph_files import Graph
 from .job import Job
 from .spec import ClipSpec, DecoderSpec, ModelSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..targets.errors import InputError
-from .rope import NO_SCALING, RopeScaling
+from .graphs.rope import NO_SCALING, RopeScaling
 
 NO_TOKEN = -1  # no prompt has it
 

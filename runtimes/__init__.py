@@ -1,18 +1,23 @@
 """The torch-free runtime: `load(bundle)` gives a model that answers questions about images, or an encoder of them."""
 
 from ..targets import telemetry as _before_onnxruntime  # noqa: F401
-from ..targets.errors import CheckFailed, InputError, LensmithError, MissingExtra
-from .answer import Answer
-from .encoder import Encoder, Features, save_features
-from .frames import VideoLimits, VideoSource
-from .images import ImageLimits
-from .loading import load
-from .messages import Messages
-from .model import Model
-from .options import GenerationOptions
-from .requests import user_message
-from .sampling import SamplingOptions
-from .sources import ImageSource
+from ..targets.errors import (
+    CheckFailed,
+    InputError,
+    LensmithError,
+    MissingExtra,
+)
+from .generation.answer import Answer
+from .generation.encoder import Encoder, Features, save_features
+from .generation.loading import load
+from .generation.model import Model
+from .generation.options import GenerationOptions
+from .generation.sampling import SamplingOptions
+from .media.frames import VideoLimits, VideoSource
+from .media.images import ImageLimits
+from .media.sources import ImageSource
+from .prompt.messages import Messages
+from .prompt.requests import user_message
 
 __all__ = [
     "Answer",

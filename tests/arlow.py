@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.runtimes.backends import usable_device
-from lensmith.runtimes.encoder import Encoder
-from lensmith.runtimes.engine import Floats, ImageFeatures
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
+from lensmith.runtimes.engines.backends import usable_device
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.generation.encoder import Encoder
 from numpy.typing import NDArray
 
 DATA = Path(__file__).parent / "data" / "arlow"

@@ -23,7 +23,7 @@ settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate], d
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("ml_dtypes", reason="needs lensmith[export]")
-    from lensmith.exporters.synth import synth
+    from lensmith.exporters.synth.making import synth
 
     return synth("qwen3-vl-2b", tmp_path_factory.mktemp("checkpoint") / "tiny", tiny=True)
 
@@ -31,7 +31,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An int4 bundle without golden traces."""
-    from lensmith.exporters.export import Options, export, prepare
+    from lensmith.exporters.pipeline import Options, export, prepare
 
     return export(prepare(tiny_checkpoint, Options()), tmp_path_factory.mktemp("int4") / "bundle", golden="never").path
 
@@ -39,7 +39,7 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run `lensmith` with some arguments."""
-    from lensmith.exporters.cli.app import run
+    from lensmith.cli.app import run
 
     def command(*arguments: object) -> Ran:
         capsys.readouterr()
@@ -72,8 +72,8 @@ def bench(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Be
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Callable[[str], Path]:
     """Makes a bundle of random weights of each kind, once: an architecture in int4, or a format of Qwen3-VL."""
-    from lensmith.exporters.export import Options, export, prepare
-    from lensmith.exporters.synth import synth
+    from lensmith.exporters.pipeline import Options, export, prepare
+    from lensmith.exporters.synth.making import synth
 
     chosen = {
         "arlow-vision": Options(precision="int8"),

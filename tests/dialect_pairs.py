@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.blocks import Source
-from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8
-from lensmith.runtimes.engine import Floats
+from lensmith.exporters.formats.tensorrt.tensorrt_weights import FLOAT8, INT8
+from lensmith.exporters.graphs.blocks import Source
+from lensmith.runtimes.engines.contract import Floats
 
 from tests import ladder
 from tests.ladder import Pair, compile_pair

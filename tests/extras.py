@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lensmith.runtimes.model import Model
+    from lensmith.runtimes.generation.model import Model
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
           "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography")  # fmt: skip
@@ -21,7 +21,7 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Blocked())
 """
-MAIN = "from lensmith.exporters.cli import main; main(sys.argv[1:])"
+MAIN = "from lensmith.cli import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True)

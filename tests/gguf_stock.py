@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.synth import synth
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.synth.making import synth
 from safetensors.numpy import save_file
 
 DATA = Path(__file__).parent / "data" / "gguf_stock.json"

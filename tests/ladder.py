@@ -14,24 +14,35 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from lensmith.calibration.rounding import dequantize, quantize
-from lensmith.exporters import export as pipeline
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.reference import Reference
-from lensmith.exporters.scheme import Scheme
-from lensmith.exporters.synth import synth
-from lensmith.exporters.synth_layouts import SynthTensor, qwen3_5_tensors, qwen3_vl_tensors
-from lensmith.exporters.synth_weights import write_weights
-from lensmith.runtimes.backends import usable_device
-from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.media import Medium
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.pixels import preprocess
-from lensmith.runtimes.positions import text_positions
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import EncodedImage, EncodedVideo, Request, make_request, user_message
-from lensmith.runtimes.timings import Timings
+from lensmith.exporters import pipeline
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
+from lensmith.exporters.storage.rounding import dequantize, quantize
+from lensmith.exporters.storage.scheme import Scheme
+from lensmith.exporters.synth.making import synth
+from lensmith.exporters.synth.synth_layouts import SynthTensor, qwen3_5_tensors, qwen3_vl_tensors
+from lensmith.exporters.synth.synth_weights import write_weights
+from lensmith.runtimes.engines.backends import usable_device
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media.media_encoder import Medium
+from lensmith.runtimes.media.pixels import preprocess
+from lensmith.runtimes.prompt.positions import text_positions
+from lensmith.runtimes.prompt.requests import (
+    EncodedImage,
+    EncodedVideo,
+    Request,
+    make_request,
+    user_message,
+)
 from lensmith.targets.profile import load_target
 from PIL import Image
 from safetensors.numpy import load_file, save_file

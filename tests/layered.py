@@ -12,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from lensmith.exporters.calibrate import float_model
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.layerwise.calibrate import seen_by
-from lensmith.exporters.layerwise.candidates import Candidate, unchanged
-from lensmith.exporters.layerwise.model import FloatModel, features_of
-from lensmith.exporters.layerwise.samples import Sample
-from lensmith.exporters.layerwise.store import Store
-from lensmith.exporters.layerwise.streams import Stream, Values
-from lensmith.exporters.mixed_precision import schemes_of
-from lensmith.exporters.sample_preparation import Samples, open_samples
-from lensmith.exporters.scheme import Scheme
-from lensmith.exporters.synth import synth
-from lensmith.exporters.synth_layouts import SynthTensor, llava_tensors
-from lensmith.exporters.synth_weights import write_weights
-from lensmith.runtimes.engine import ImageFeatures
+from lensmith.calibration.calibrated_export import float_model
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.calibration.layerwise.candidates import Candidate, unchanged
+from lensmith.calibration.layerwise.float_model import FloatModel, features_of
+from lensmith.calibration.layerwise.layer_pass import seen_by
+from lensmith.calibration.layerwise.prepared_samples import Sample
+from lensmith.calibration.layerwise.store import Store
+from lensmith.calibration.layerwise.streams import Stream, Values
+from lensmith.calibration.mixed_precision import schemes_of
+from lensmith.calibration.samples.sample_preparation import Samples, open_samples
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
+from lensmith.exporters.storage.scheme import Scheme
+from lensmith.exporters.synth.making import synth
+from lensmith.exporters.synth.synth_layouts import SynthTensor, llava_tensors
+from lensmith.exporters.synth.synth_weights import write_weights
+from lensmith.runtimes.engines.contract import ImageFeatures
 from numpy.typing import NDArray
 
 from tests.ladder import random_image, variant

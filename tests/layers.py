@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from lensmith.calibration.inputs import Inputs
+from lensmith.calibration.solvers.inputs import Inputs
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engine import Floats
-from lensmith.runtimes.llamacpp.library import llama, mtmd
+from lensmith.runtimes.engines.contract import Floats
+from lensmith.runtimes.engines.llamacpp.library import llama, mtmd
 
 TYPES: Mapping[int, Any] = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}  # ggml_type
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lensmith.exporters.reference import import_torch
+from lensmith.exporters.evidence.reference import import_torch
 
 FOLDER = Path(__file__).parent / "data" / "lora"
 BASE = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"

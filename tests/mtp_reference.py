@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lensmith.exporters.draft_reference import DraftReference
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import Request
+from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.prompt.requests import Request
 
 
 def assert_drafts(model: Model, reference: DraftReference, request: Request, limit: float) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import onnx.parser
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.dialects.functions import FUNCTIONS, with_dependencies
-from lensmith.exporters.dialects.native import DOMAIN
-from lensmith.runtimes.native import LIBRARY, available_kernels
+from lensmith.exporters.formats.functions import FUNCTIONS, with_dependencies
+from lensmith.exporters.formats.onnx.native_operators import DOMAIN
+from lensmith.runtimes.engines.native import LIBRARY, available_kernels
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lensmith.exporters.reference import import_torch
+from lensmith.exporters.evidence.reference import import_torch
 
 FILE = Path(__file__).parent / "data" / "prequantized.safetensors"
 EXPECTED = "expected"

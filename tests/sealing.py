@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lensmith.runtimes.built import RECORD, settings_of
-from lensmith.runtimes.bundle import MANIFEST, Bundle
-from lensmith.runtimes.files import dump_json, hash_file
+from lensmith.runtimes.bundle.opening import MANIFEST, Bundle
+from lensmith.runtimes.evidence.built import RECORD, settings_of
+from lensmith.runtimes.storage.files import dump_json, hash_file
 
 
 def seal(bundle: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.arlow.spec import ArlowSpec
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.models.arlow import describe, tensor_shapes
-from lensmith.runtimes.encoder import Encoder
-from lensmith.runtimes.engine import ImageFeatures
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.families.arlow.arlow_spec import ArlowSpec
+from lensmith.exporters.families.arlow.description import describe, tensor_shapes
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.generation.encoder import Encoder
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 
@@ -31,7 +31,7 @@ Bundles = dict[tuple[str, str], Encoder]
 
 def reference(spec: ArlowSpec, source: Path = CHECKPOINT) -> Any:
     pytest.importorskip("torch")
-    from lensmith.exporters.arlow.reference import ArlowReference
+    from lensmith.exporters.families.arlow.torch_arlow import ArlowReference
 
     return ArlowReference(open_checkpoint(source), spec, threads=1)
 

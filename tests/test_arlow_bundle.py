@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes import Encoder, load
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.encoder import load_encoder
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.replay import replay, summarize
-from lensmith.runtimes.traces import read_traces
-from lensmith.runtimes.verify import verify
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.evidence.replay import replay, summarize
+from lensmith.runtimes.evidence.traces import read_traces
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.encoder import load_encoder
+from lensmith.runtimes.generation.model import Model
 from lensmith.targets.errors import InputError
 from PIL import Image
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.arlow.processors import clip_spec, image_spec
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, prepare
-from lensmith.runtimes import clips
-from lensmith.runtimes.clips import cut_clip, plan_clip
-from lensmith.runtimes.images import smart_resize
-from lensmith.runtimes.resize import resize_bicubic
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.families.arlow.processors import clip_spec, image_spec
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.media import clips
+from lensmith.runtimes.media.clips import cut_clip, plan_clip
+from lensmith.runtimes.media.images import smart_resize
+from lensmith.runtimes.media.resize import resize_bicubic
 from lensmith.targets.errors import InputError
 
 from tests import arlow

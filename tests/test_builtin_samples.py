@@ -9,14 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
-from lensmith.exporters.builtin.pictures import PICTURES
-from lensmith.exporters.builtin.questions import ALONE, ANY, CALLS, OF_PAIRS, OF_PICTURES
-from lensmith.exporters.calibration_samples import choose_samples
-from lensmith.exporters.cases import Case
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.sample_preparation import _ways, open_samples, prompts_of
-from lensmith.runtimes.images import open_image
+from lensmith.calibration.samples.builtin.kinds import BuiltinSamples, Ways
+from lensmith.calibration.samples.builtin.pictures import PICTURES
+from lensmith.calibration.samples.builtin.questions import (
+    ALONE,
+    ANY,
+    CALLS,
+    OF_PAIRS,
+    OF_PICTURES,
+)
+from lensmith.calibration.samples.calibration_samples import choose_samples
+from lensmith.calibration.samples.sample_preparation import _ways, open_samples, prompts_of
+from lensmith.exporters.comparing.cases import Case
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.media.images import open_image
 from PIL import Image
 
 from tests.layered import Bench, chosen

@@ -16,11 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import new_folder
-from lensmith.runtimes.array_files import read_arrays
-from lensmith.runtimes.bundle import MANIFEST, Bundle, check_manifest, open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter, check_new_bundle
-from lensmith.runtimes.files import dump_json, hash_file, hash_files, is_disk_full, is_safe_name, require_space
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter, check_new_bundle
+from lensmith.runtimes.bundle.opening import (
+    MANIFEST,
+    Bundle,
+    check_manifest,
+    open_bundle,
+)
+from lensmith.runtimes.storage import new_folder
+from lensmith.runtimes.storage.array_files import read_arrays
+from lensmith.runtimes.storage.files import (
+    dump_json,
+    hash_file,
+    hash_files,
+    is_disk_full,
+    is_safe_name,
+    require_space,
+)
 from lensmith.targets.errors import InputError, LensmithError
 
 from tests.manifests import CONTENT
@@ -74,9 +86,9 @@ def test_the_context_is_that_of_the_bundle_at_most() -> None:
 
 def test_a_manifest_has_a_largest_size(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (bundle / MANIFEST).stat().st_size
-    monkeypatch.setattr("lensmith.runtimes.bundle.MANIFEST_BYTES", size)
+    monkeypatch.setattr("lensmith.runtimes.bundle.opening.MANIFEST_BYTES", size)
     open_bundle(bundle)
-    monkeypatch.setattr("lensmith.runtimes.bundle.MANIFEST_BYTES", size - 1)
+    monkeypatch.setattr("lensmith.runtimes.bundle.opening.MANIFEST_BYTES", size - 1)
     with pytest.raises(InputError, match=f"more than {size - 1} bytes, too many for a manifest"):
         open_bundle(bundle)
 
@@ -312,7 +324,7 @@ def test_other_files_of_an_interrupted_build_are_removed(tmp_path: Path) -> None
 KILLED = """
 import sys, time
 from pathlib import Path
-from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter
 with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
     with bundle.stage("v1", ["vision/a.onnx", "vision/a.data"]) as done:
         bundle.add("vision/a.onnx").write_text("v1")
@@ -324,7 +336,7 @@ with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
 
 
 def test_kill_between_stages(bundle: Path) -> None:
-    import lensmith.runtimes.bundle as module
+    import lensmith.runtimes.bundle.opening as module
 
     root = str(Path(module.__file__).absolute().parents[2])
     process = subprocess.Popen(
@@ -417,8 +429,8 @@ def test_room_is_asked_for_first(tmp_path: Path) -> None:
 
 def test_large_files_are_hashed_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their first bytes always, such as the header of a GGUF file."""
-    for module in ("bundle", "bundle_writer"):
-        monkeypatch.setattr(f"lensmith.runtimes.{module}.HASHED_BYTES", 3)
+    for module in ("opening", "bundle_writer"):
+        monkeypatch.setattr(f"lensmith.runtimes.bundle.{module}.HASHED_BYTES", 3)
     bundle = write(tmp_path / "large")
     open_bundle(bundle, check="sha256")
     (bundle / "decoder.onnx").write_bytes(b"Graph")

@@ -11,25 +11,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.methods import METHODS
-from lensmith.calibration.rounding import Groups, dequantize
-from lensmith.exporters import calibrate as exporting
-from lensmith.exporters.calibrate import calibrate, export_calibrated, float_model
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.layerwise.candidates import Candidate, nearest, stored
-from lensmith.exporters.layerwise.judge import Judgement, judge
-from lensmith.exporters.layerwise.samples import ANSWER, draft_values
-from lensmith.exporters.layerwise.samples import KINDS as PARTS
-from lensmith.exporters.layerwise.stages import cut
-from lensmith.exporters.layerwise.store import Store
-from lensmith.exporters.layerwise.streams import Stream
-from lensmith.exporters.layerwise.trial import GROUPS, Trial
-from lensmith.exporters.layerwise.verdict import NEAREST, SEARCHED, Verdict
-from lensmith.exporters.sample_preparation import open_samples
-from lensmith.exporters.scheme import UNQUANTIZED
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.files import FileRecord, hash_file
-from lensmith.runtimes.replay import relative_error
+from lensmith.calibration import calibrated_export as exporting
+from lensmith.calibration.calibrated_export import calibrate, export_calibrated, float_model
+from lensmith.calibration.layerwise.candidates import Candidate, nearest, stored
+from lensmith.calibration.layerwise.judge import Judgement, judge
+from lensmith.calibration.layerwise.prepared_samples import ANSWER, draft_values
+from lensmith.calibration.layerwise.prepared_samples import KINDS as PARTS
+from lensmith.calibration.layerwise.stages import cut
+from lensmith.calibration.layerwise.store import Store
+from lensmith.calibration.layerwise.streams import Stream
+from lensmith.calibration.layerwise.trial import GROUPS, Trial
+from lensmith.calibration.layerwise.verdict import NEAREST, SEARCHED, Verdict
+from lensmith.calibration.samples.sample_preparation import open_samples
+from lensmith.calibration.solvers.methods import METHODS
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
+from lensmith.exporters.storage.rounding import Groups, dequantize
+from lensmith.exporters.storage.scheme import UNQUANTIZED
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.storage.files import FileRecord, hash_file
 from numpy.typing import NDArray
 
 from tests import ladder

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lensmith.calibration.budget import Option, choose
+from lensmith.calibration.solvers.budget import Option, choose
 
 options = st.builds(Option, st.integers(1, 60), st.integers(0, 60).map(float))
 tensors = st.lists(st.lists(options, min_size=1, max_size=4), min_size=1, max_size=5)

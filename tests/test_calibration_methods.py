@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration import descent as descent_module
-from lensmith.calibration.cholesky import cholesky, damped_cholesky, solve_right
-from lensmith.calibration.descent import DescentOptions, descent
-from lensmith.calibration.gptq import GptqOptions, feedback, gptq
-from lensmith.calibration.grid import Grid, Levels
-from lensmith.calibration.inputs import Inputs
-from lensmith.calibration.measure import output_error, row_energies
-from lensmith.calibration.methods import METHODS
-from lensmith.calibration.rounding import Groups, dequantize, quantize
-from lensmith.calibration.search import fit, search
+from lensmith.calibration.solvers import descent as descent_module
+from lensmith.calibration.solvers.cholesky import cholesky, damped_cholesky, solve_right
+from lensmith.calibration.solvers.descent import DescentOptions, descent
+from lensmith.calibration.solvers.gptq import GptqOptions, feedback, gptq
+from lensmith.calibration.solvers.inputs import Inputs
+from lensmith.calibration.solvers.levels import Grid, Levels
+from lensmith.calibration.solvers.methods import METHODS
+from lensmith.calibration.solvers.output_error import output_error, row_energies
+from lensmith.calibration.solvers.search import fit, search
+from lensmith.exporters.storage.rounding import Groups, dequantize, quantize
 from numpy.typing import NDArray
 
 from tests.layers import make_inputs, make_weight, moments

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lensmith.calibration.gptq import GptqOptions, gptq
-from lensmith.calibration.grid import Grid
-from lensmith.calibration.measure import output_error
-from lensmith.calibration.methods import METHODS
-from lensmith.calibration.rounding import Floats, dequantize, quantize
+from lensmith.calibration.solvers.gptq import GptqOptions, gptq
+from lensmith.calibration.solvers.levels import Grid
+from lensmith.calibration.solvers.methods import METHODS
+from lensmith.calibration.solvers.output_error import output_error
+from lensmith.exporters.storage.rounding import Floats, dequantize, quantize
 from onnxruntime.quantization.neural_compressor import weight_only
 
 from tests.layers import make_inputs, make_weight, moments

@@ -16,8 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.runtimes import calibration_plots
-from lensmith.runtimes.calibration_evidence import (
+from lensmith.exporters.reports import calibration_plots
+from lensmith.exporters.reports.calibration_sections import sections
+from lensmith.exporters.reports.calibration_summary import headline, tiles
+from lensmith.exporters.reports.records import Report
+from lensmith.exporters.reports.report import (
+    calibration_html,
+    calibration_table,
+    html,
+    table,
+)
+from lensmith.exporters.reports.sections import Section
+from lensmith.exporters.reports.svg import STYLE, WIDTH
+from lensmith.runtimes.bundle.calibration_evidence import (
     CALIBRATED,
     NEAREST,
     CalibrationEvidence,
@@ -28,13 +39,7 @@ from lensmith.runtimes.calibration_evidence import (
     read_evidence,
     short_kinds,
 )
-from lensmith.runtimes.calibration_sections import sections
-from lensmith.runtimes.calibration_summary import headline, tiles
-from lensmith.runtimes.files import dump_json
-from lensmith.runtimes.records import Report
-from lensmith.runtimes.report import calibration_html, calibration_table, html, table
-from lensmith.runtimes.sections import Section
-from lensmith.runtimes.svg import STYLE, WIDTH
+from lensmith.runtimes.storage.files import dump_json
 from lensmith.targets.errors import InputError
 from rich.console import Console
 

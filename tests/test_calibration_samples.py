@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.builtin.kinds import Ways
-from lensmith.exporters.calibration_samples import SampleSet, choose_samples
-from lensmith.exporters.cases import Case
-from lensmith.exporters.layerwise.samples import BEHIND, IMAGE, TEXT
-from lensmith.exporters.sample_preparation import prompts_of
+from lensmith.calibration.layerwise.prepared_samples import BEHIND, IMAGE, TEXT
+from lensmith.calibration.samples.builtin.kinds import Ways
+from lensmith.calibration.samples.calibration_samples import SampleSet, choose_samples
+from lensmith.calibration.samples.sample_preparation import prompts_of
+from lensmith.exporters.comparing.cases import Case
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran

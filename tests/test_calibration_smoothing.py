@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lensmith.calibration.grid import Grid
-from lensmith.calibration.methods import METHODS
-from lensmith.calibration.retarget import Drift
-from lensmith.calibration.rounding import dequantize, quantize
-from lensmith.calibration.smoothing import ROWS, search_scales
+from lensmith.calibration.solvers.levels import Grid
+from lensmith.calibration.solvers.methods import METHODS
+from lensmith.calibration.solvers.retarget import Drift
+from lensmith.calibration.solvers.smoothing import ROWS, search_scales
+from lensmith.exporters.storage.rounding import dequantize, quantize
 from numpy.typing import NDArray
 
 from tests.layers import make_inputs, make_weight, moments

@@ -11,9 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.lazy_tensors import LazyTensor
-from lensmith.exporters.safetensors_files import open_tensors
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.checkpoint.lazy_tensors import LazyTensor
+from lensmith.exporters.checkpoint.safetensors_files import open_tensors
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -87,7 +87,7 @@ def test_bfloat16_keeps_every_bit_across_blocks(tmp_path: Path, monkeypatch: pyt
     write_config(tmp_path)
     bits = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
     save_file({"all": bits}, tmp_path / SINGLE)
-    monkeypatch.setattr("lensmith.exporters.safetensors_files.BLOCK", 1000)
+    monkeypatch.setattr("lensmith.exporters.checkpoint.safetensors_files.BLOCK", 1000)
     got = open_checkpoint(tmp_path).tensor("all").numpy()
     np.testing.assert_array_equal(got.view(np.uint32), bits.view(np.uint16).astype(np.uint32) << 16)
 

@@ -115,7 +115,7 @@ def test_chat_keeps_the_conversation(
 
 
 def test_chat_survives_a_stopped_answer(cli: Cli, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lensmith.exporters.cli import talk
+    from lensmith.cli import talk
 
     seen: list[int] = []
 
@@ -133,7 +133,7 @@ def test_chat_survives_a_stopped_answer(cli: Cli, tiny_bundle: Path, monkeypatch
 
 
 def test_terminals_get_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lensmith.exporters.cli import answer
+    from lensmith.cli import answering as answer
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -166,7 +166,7 @@ def test_synth_says_where(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_closed_pipe_is_quiet(tiny_bundle: Path) -> None:
-    command = [sys.executable, "-m", "lensmith.exporters.cli", "inspect", str(tiny_bundle), "--json"]
+    command = [sys.executable, "-m", "lensmith.cli", "inspect", str(tiny_bundle), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
@@ -195,8 +195,8 @@ def test_a_missing_extra_is_named(tiny_checkpoint: Path, arguments: tuple[str, .
 
 
 def test_verify_fails_with_code_1(cli: Cli, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lensmith.runtimes import verify
-    from lensmith.runtimes.replay import Row
+    from lensmith.runtimes.evidence import verification as verify
+    from lensmith.runtimes.evidence.replay import Row
 
     rows = [Row("one image", "decoder: logits", "logits_error", 0.1, 0.2), Row("two", "image", "kl", 3.0, 0.2, False)]
     for chosen, code in ((rows[:1], 0), (rows, 1)):
@@ -212,8 +212,8 @@ def test_verify_fails_with_code_1(cli: Cli, tiny_bundle: Path, monkeypatch: pyte
 def test_compare_hands_its_options_on(
     cli: Cli, tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lensmith.exporters import compare
-    from lensmith.runtimes import report
+    from lensmith.exporters.comparing import comparison as compare
+    from lensmith.exporters.reports import report
 
     class Figures:
         def to_json(self) -> str:

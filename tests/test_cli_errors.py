@@ -227,7 +227,7 @@ def test_full_disk_leaves_nothing(
 
 def test_file_size_limit_of_the_system(tiny_checkpoint: Path, tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
-    main = limit + "from lensmith.exporters.cli import main; main(sys.argv[1:])"
+    main = limit + "from lensmith.cli import main; main(sys.argv[1:])"
     done = run_without((), main, "export", tiny_checkpoint, "-o", tmp_path / "bundle", "--golden", "never")
     assert_one_sentence(Ran(done.returncode, done.stdout, done.stderr), "File too large", "check")
     assert list(tmp_path.iterdir()) == []

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.cli.app import lensmith
-from lensmith.exporters.cli.shared import Once
-from lensmith.exporters.cli.talk import Talk
-from lensmith.exporters.cli.template_options import read_variables, tool_calls
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.synth import synth
-from lensmith.runtimes.options import GenerationOptions
+from lensmith.cli.app import lensmith
+from lensmith.cli.shared import Once
+from lensmith.cli.talk import Talk
+from lensmith.cli.template_options import read_variables, tool_calls
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.targets.errors import InputError
 from PIL import Image
 

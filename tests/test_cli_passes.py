@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import click
 import pytest
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.cli.app import lensmith
-from lensmith.exporters.compare import CompareOptions
-from lensmith.exporters.export import Options
-from lensmith.runtimes.images import ImageLimits
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.cli.app import lensmith
+from lensmith.exporters.comparing.comparison import CompareOptions
+from lensmith.exporters.pipeline import Options
+from lensmith.runtimes.media.images import ImageLimits
 
 CHECKPOINT = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 Row = tuple[Any, dict[str, Any]]  # what follows an option, None for a switch, and what arrives besides
@@ -87,15 +87,21 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.chosen: dict[str, Any] = {}
         for place, stand_in in {
-            "exporters.hub._fetched": self.fetched, "exporters.export.prepare": self.prepare,
-            "exporters.plan.make_plan": lambda _: SimpleNamespace(to_json=dict),
-            "exporters.export.export": self.export, "exporters.calibrate.export_calibrated": self.export_calibrated,
-            "exporters.compare.compare": self.compare, "exporters.synth.synth": self.synth,
-            "exporters.trt.finish.build": self.build, "runtimes.verify.verify": self.verify,
-            "runtimes.bundle.open_bundle": self.open_bundle, "runtimes.loading.answers": lambda _: True,
-            "runtimes.model.Model": self.model, "runtimes.variables.checked_variables": lambda *_: None,
-            "exporters.cli.talk.Talk": self.talk,
-        }.items():  # fmt: skip
+            "exporters.checkpoint.hub._fetched": self.fetched,
+            "exporters.pipeline.prepare": self.prepare,
+            "exporters.planning.planned_bundle.make_plan": lambda _: SimpleNamespace(to_json=dict),
+            "exporters.pipeline.export": self.export,
+            "calibration.calibrated_export.export_calibrated": self.export_calibrated,
+            "exporters.comparing.comparison.compare": self.compare,
+            "exporters.synth.making.synth": self.synth,
+            "exporters.formats.tensorrt.finish.build": self.build,
+            "runtimes.evidence.verification.verify": self.verify,
+            "runtimes.bundle.opening.open_bundle": self.open_bundle,
+            "runtimes.generation.loading.answers": lambda _: True,
+            "runtimes.generation.model.Model": self.model,
+            "runtimes.prompt.variables.checked_variables": lambda *_: None,
+            "cli.talk.Talk": self.talk,
+        }.items():
             monkeypatch.setattr(f"lensmith.{place}", stand_in)
 
     def note(self, given: Mapping[str, Any], usual: object = None) -> None:

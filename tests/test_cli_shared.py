@@ -11,9 +11,19 @@ from typing import Any
 
 import click
 import pytest
-from lensmith.exporters.cli.build import _print_calibration, _proof, component_sizes, default_method
-from lensmith.exporters.cli.check import _ends, _flat, _origin, _precision
-from lensmith.exporters.cli.shared import (
+from lensmith.cli.looking import (
+    _ends,
+    _flat,
+    _origin,
+    _precision,
+)
+from lensmith.cli.making import (
+    _print_calibration,
+    _proof,
+    component_sizes,
+    default_method,
+)
+from lensmith.cli.shared import (
     AboveZero,
     cell,
     console,
@@ -25,8 +35,14 @@ from lensmith.exporters.cli.shared import (
     print_json,
     size,
 )
-from lensmith.runtimes.bundle import Bundle
-from lensmith.targets.errors import CheckFailed, InputError, LensmithError, MissingExtra, closest
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.targets.errors import (
+    CheckFailed,
+    InputError,
+    LensmithError,
+    MissingExtra,
+    closest,
+)
 
 
 @pytest.mark.parametrize(

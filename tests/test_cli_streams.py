@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran
@@ -21,7 +21,7 @@ from tests.extras import Ran
 Cli = Callable[..., Ran]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="redirections of a POSIX shell")
-CLI = (sys.executable, "-m", "lensmith.exporters.cli")
+CLI = (sys.executable, "-m", "lensmith.cli")
 BRIEF = ("--max-new-tokens", "2", "--greedy")
 
 
@@ -175,7 +175,7 @@ def test_json_of_a_failed_comparison(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_json_has_no_word_for_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    from lensmith.exporters.cli.shared import print_json
+    from lensmith.cli.shared import print_json
 
     print_json({"a": [float("nan"), 1.5], "b": (float("-inf"), "é")})
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None, "é"]}
@@ -192,7 +192,7 @@ def stopped(name, *rest, **more):
         os.kill(os.getpid(), signal.SIGINT)
     return plain(name, *rest, **more)
 builtins.__import__ = stopped
-from lensmith.exporters.cli import main
+from lensmith.cli import main
 main(sys.argv[1:])
 """
 
@@ -215,7 +215,7 @@ def test_ctrl_c_while_importing(tiny_bundle: Path, tiny_checkpoint: Path, tmp_pa
 def test_ctrl_c_at_any_moment(tiny_checkpoint: Path, tmp_path: Path, delay_s: float) -> None:
     """Behind the start of Python itself, which has no handler for it yet."""
     code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); print('up', flush=True); "
-            "from lensmith.exporters.cli import main; main(sys.argv[1:])")  # fmt: skip
+            "from lensmith.cli import main; main(sys.argv[1:])")  # fmt: skip
     command = [sys.executable, "-c", code, "synth", "qwen3-vl-2b", "-o", str(tmp_path / "out")]  # 4 GB: not soon done
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from lensmith.exporters.cli import build, check
-from lensmith.exporters.cli.build import component_sizes
-from lensmith.exporters.cli.shared import size
+from lensmith.cli import looking as check
+from lensmith.cli import making as build
+from lensmith.cli.making import component_sizes
+from lensmith.cli.shared import size
 from rich.table import Table
 
 Cells = list[tuple[str, ...]]

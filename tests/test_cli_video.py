@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.golden_media import CLIP, sources
-from lensmith.runtimes.frames import open_clip
+from lensmith.exporters.evidence.golden_media import CLIP, sources
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.media.frames import open_clip
 
 from tests.extras import Ran
 from tests.test_cli import type_in

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from lensmith.runtimes.clips import ClipSpec, _sample, _within_tokens, plan_clip
-from lensmith.runtimes.images import ImageSpec
+from lensmith.runtimes.media.clips import (
+    ClipSpec,
+    _sample,
+    _within_tokens,
+    plan_clip,
+)
+from lensmith.runtimes.media.images import ImageSpec
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,30 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from lensmith.exporters import compare as comparing
-from lensmith.exporters.cases import Case, benchmark_image, photo, read_tasks, spread_over_tasks
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.compare import CompareOptions, compare
-from lensmith.exporters.contender import SPARE_TOKENS, Job, _answers
-from lensmith.exporters.distributions import compare_with, log_softmax, losses
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.outcomes import _scores
-from lensmith.exporters.runners import BundleRunner, Runner, continued, text_mask
-from lensmith.exporters.synth import synth
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.records import Report
-from lensmith.runtimes.requests import Request
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.comparing import comparison as comparing
+from lensmith.exporters.comparing.cases import (
+    Case,
+    benchmark_image,
+    photo,
+    read_tasks,
+    spread_over_tasks,
+)
+from lensmith.exporters.comparing.comparison import CompareOptions, compare
+from lensmith.exporters.comparing.contender import SPARE_TOKENS, Job, _answers
+from lensmith.exporters.comparing.distributions import compare_with, log_softmax, losses
+from lensmith.exporters.comparing.runners import (
+    BundleRunner,
+    Runner,
+    continued,
+    text_mask,
+)
+from lensmith.exporters.comparing.tensor_outcomes import _scores
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.reports.records import Report
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError, LensmithError
 from PIL import Image
 
@@ -171,7 +182,8 @@ def test_known_distances_of_large_logits() -> None:
 
 def test_bundle_process_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'onnx_ir', 'matplotlib'}"
-    code = f"import sys, lensmith.exporters.contender; found = {heavy} & set(sys.modules); assert not found, found"
+    code = "import sys, lensmith.exporters.comparing.contender; "
+    code += f"found = {heavy} & set(sys.modules); assert not found, found"
     subprocess.run([sys.executable, "-c", code], check=True, env=comparing._environment())
 
 

@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.models.configs import ACTIVATIONS, KINDS, either, number, some, whole
-from lensmith.exporters.spec import ClipSpec, DecoderSpec, ModelSpec, VisionSpec
+from lensmith.exporters.families.configs import (
+    ACTIVATIONS,
+    KINDS,
+    either,
+    number,
+    some,
+    whole,
+)
+from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.spec import (
+    ClipSpec,
+    DecoderSpec,
+    ModelSpec,
+    VisionSpec,
+)
 from lensmith.targets.errors import InputError
 
 from tests import hf

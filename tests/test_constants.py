@@ -11,16 +11,17 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import constants, decoder, rope, vit, weights
-from lensmith.exporters.constants import check_constants, of_modules
-from lensmith.exporters.dialects import gguf
-from lensmith.exporters.dialects.ort import OrtDialect
-from lensmith.exporters.dialects.tensorrt import TensorRTDialect
-from lensmith.exporters.export import Job, Options, prepare
-from lensmith.exporters.gguf import decoder as gguf_decoder
-from lensmith.exporters.gguf import vision as gguf_vision
-from lensmith.exporters.lowering import find_lowering
-from lensmith.exporters.reference import import_torch
+from lensmith.exporters.evidence import constants
+from lensmith.exporters.evidence.constants import check_constants, of_modules
+from lensmith.exporters.evidence.reference import import_torch
+from lensmith.exporters.formats.gguf import gguf_decoder, gguf_vision
+from lensmith.exporters.formats.gguf import gguf_files as gguf
+from lensmith.exporters.formats.lowering import find_lowering
+from lensmith.exporters.formats.onnx.ort import OrtDialect
+from lensmith.exporters.formats.tensorrt.tensorrt_dialect import TensorRTDialect
+from lensmith.exporters.graphs import decoder, rope, vit
+from lensmith.exporters.pipeline import Job, Options, prepare
+from lensmith.exporters.storage import weights
 from lensmith.targets.errors import CheckFailed
 
 from tests import ladder

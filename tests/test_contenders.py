@@ -10,9 +10,10 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
-from lensmith.exporters import compare as comparing
-from lensmith.exporters import contender, runners
-from lensmith.exporters.cases import (
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.comparing import comparison as comparing
+from lensmith.exporters.comparing import contender, runners
+from lensmith.exporters.comparing.cases import (
     QUESTIONS,
     Case,
     benchmark_image,
@@ -21,17 +22,16 @@ from lensmith.exporters.cases import (
     read_tasks,
     spread_over_tasks,
 )
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.compare import CompareOptions
-from lensmith.exporters.contender import Job, run
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.runners import BundleRunner, PyTorchRunner
-from lensmith.runtimes.answer import Answer
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.files import write_json
-from lensmith.runtimes.model import DEFAULT_CONTEXT
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.timings import Timings
+from lensmith.exporters.comparing.comparison import CompareOptions
+from lensmith.exporters.comparing.contender import Job, run
+from lensmith.exporters.comparing.runners import BundleRunner, PyTorchRunner
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.generation.answer import Answer
+from lensmith.runtimes.generation.model import DEFAULT_CONTEXT
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.storage.files import write_json
 from lensmith.targets.errors import InputError, LensmithError
 from PIL import Image
 

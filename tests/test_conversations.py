@@ -17,18 +17,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes import GenerationOptions, Model, backends, load, user_message
-from lensmith.runtimes.answer import Progress
-from lensmith.runtimes.conversation_pool import ConversationPool
-from lensmith.runtimes.model import prompt_spec
-from lensmith.runtimes.onnx_decoder import _lazy_zeros
-from lensmith.runtimes.onnx_executor import OnnxExecutor
-from lensmith.runtimes.positions import text_positions
-from lensmith.runtimes.prompt import Prompt
-from lensmith.runtimes.requests import Request
-from lensmith.runtimes.sampling import Sampler
-from lensmith.runtimes.timings import Timings
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes import (
+    GenerationOptions,
+    Model,
+    load,
+    user_message,
+)
+from lensmith.runtimes.engines import backends
+from lensmith.runtimes.engines.onnx.onnx_decoder import _lazy_zeros
+from lensmith.runtimes.engines.onnx.onnx_executor import OnnxExecutor
+from lensmith.runtimes.generation.answer import Progress
+from lensmith.runtimes.generation.conversation_pool import ConversationPool
+from lensmith.runtimes.generation.model import prompt_spec
+from lensmith.runtimes.generation.sampling import Sampler
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.prompt.positions import text_positions
+from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 
 from tests import ladder
@@ -407,7 +413,9 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
     said = [half, end, half, half]
     question = QUESTIONS[2]
     prompt = len(plain.prepare(question).prompt)
-    monkeypatch.setattr("lensmith.runtimes.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt])
+    monkeypatch.setattr(
+        "lensmith.runtimes.generation.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt]
+    )
     full = open_model(bundles("onnx"), context=prompt + 2)
     cases: list[tuple[Model, dict[str, Any], Any]] = [
         (plain, {}, ([half, end], "\ufffd", "eos")),
@@ -575,7 +583,7 @@ def test_penalties_count_the_tokens_of_the_answer(plain: Model, monkeypatch: pyt
             seen.append(list(history))
             return super().__call__(logits, history)
 
-    monkeypatch.setattr("lensmith.runtimes.model.Sampler", Watched)
+    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Watched)
     said, prompt = ids(plain, QUESTIONS[2]), list(plain.prepare(QUESTIONS[2]).prompt.ids)
     assert seen == [[*prompt, *said[:step]] for step in range(len(said))]
 

@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.synth import synth
-from lensmith.runtimes import load, resize, video_files
-from lensmith.runtimes.cores import allowed, at_most, spread
-from lensmith.runtimes.encoder import load_encoder
-from lensmith.runtimes.images import ImageSpec, patchify
-from lensmith.runtimes.resize import axis_weights, resize_bicubic
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes import load
+from lensmith.runtimes.generation.encoder import load_encoder
+from lensmith.runtimes.media import resize, video_files
+from lensmith.runtimes.media.images import ImageSpec, patchify
+from lensmith.runtimes.media.resize import axis_weights, resize_bicubic
+from lensmith.runtimes.process.cores import allowed, at_most, spread
 from lensmith.targets.errors import InputError
 from PIL import Image
 
 ALONE = """
 import time
 import numpy as np
-from lensmith.runtimes.cores import at_most
-from lensmith.runtimes.resize import resize_bicubic
+from lensmith.runtimes.process.cores import at_most
+from lensmith.runtimes.media.resize import resize_bicubic
 shapes = [((3, 1500, 2000), (750, 1000)), ((3, 1501, 999), (29, 49)), ((1, 2, 60000), (2, 1)), ((3, 70, 90), (99, 90))]
 pixels = [np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape, _ in shapes]
 with at_most(1):
@@ -79,7 +80,7 @@ def test_pixels_are_the_same_with_any_threads(
 @pytest.mark.parametrize("frames", [1, 2])
 def test_patches_are_the_same_with_any_threads(frames: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a still image fills both time steps or each has a frame of its own; rows of blocks need not divide."""
-    monkeypatch.setattr("lensmith.runtimes.images.THREAD_PIXELS", 100)
+    monkeypatch.setattr("lensmith.runtimes.media.images.THREAD_PIXELS", 100)
     spec = ImageSpec(patch_size=4, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     pixels = np.random.default_rng(frames).integers(0, 256, (frames, 3, 56, 24), np.uint8)
     with at_most(threads):

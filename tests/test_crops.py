@@ -11,14 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.synth import synth
-from lensmith.runtimes.crops import CropSpec, center_crop, crop, crop_grid
-from lensmith.runtimes.images import open_image
-from lensmith.runtimes.messages import find_images
-from lensmith.runtimes.model import prompt_spec
-from lensmith.runtimes.pixels import image_spec
-from lensmith.runtimes.prompt import open_prompt
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.generation.model import prompt_spec
+from lensmith.runtimes.media.crops import (
+    CropSpec,
+    center_crop,
+    crop,
+    crop_grid,
+)
+from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.pixels import image_spec
+from lensmith.runtimes.prompt.messages import find_images
+from lensmith.runtimes.prompt.prompt_builder import open_prompt
 from lensmith.targets.errors import InputError
 from PIL import Image
 from tokenizers import Tokenizer

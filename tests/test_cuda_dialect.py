@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import calibrate
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.dialects.ort import MS
-from lensmith.exporters.draft_reference import DraftReference
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.indexed import IndexedDecoder
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.onnx_executor import OnnxExecutor
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.verify import verify
+from lensmith.calibration.calibrated_export import calibrate
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.formats.onnx.ort import MS
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.engines.indexed import IndexedDecoder
+from lensmith.runtimes.engines.onnx.onnx_executor import OnnxExecutor
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.generation.options import GenerationOptions
 
 from tests import arlow, ladder
 from tests.dialect_pairs import FAMILIES, tiny_bases

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.runtimes import cuda_executor
-from lensmith.runtimes.backends import usable_device
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.cuda_executor import CudaExecutor, need_cuda
-from lensmith.runtimes.device_executor import Place
-from lensmith.runtimes.engine import load_session
-from lensmith.runtimes.model import Model, load
-from lensmith.runtimes.onnxruntime_packages import conflict
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.requests import user_message
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.engines.backends import usable_device
+from lensmith.runtimes.engines.contract import load_session
+from lensmith.runtimes.engines.cuda import cuda_executor
+from lensmith.runtimes.engines.cuda.cuda_executor import CudaExecutor, need_cuda
+from lensmith.runtimes.engines.device_executor import Place
+from lensmith.runtimes.engines.onnxruntime_packages import conflict
+from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError, MissingExtra
 from PIL import Image
 
@@ -181,7 +181,7 @@ def both(name: str) -> str:
 def test_two_packages_of_onnxruntime_are_noticed(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lensmith.runtimes.onnxruntime_packages.version", both)
+    monkeypatch.setattr("lensmith.runtimes.engines.onnxruntime_packages.version", both)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     words = r"onnxruntime 1\.31\.1 and onnxruntime-gpu 1\.31\.0 are installed together"
     with pytest.raises(InputError, match=words) as caught:
@@ -198,7 +198,7 @@ def test_two_packages_of_onnxruntime_are_noticed(
 
 @pytest.mark.parametrize("found", [{"onnxruntime": "1"}, {"onnxruntime-gpu": "1"}, {}])
 def test_one_package_of_onnxruntime_is_in_order(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
-    monkeypatch.setattr("lensmith.runtimes.onnxruntime_packages.installed", lambda: found)
+    monkeypatch.setattr("lensmith.runtimes.engines.onnxruntime_packages.installed", lambda: found)
     assert conflict() is None
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.dialects import gguf
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.llamacpp.header import read_gguf
-from lensmith.runtimes.model import load
+from lensmith.exporters.formats.gguf import gguf_files as gguf
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.engines.llamacpp.header import read_gguf
+from lensmith.runtimes.generation.model import load
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
 

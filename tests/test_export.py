@@ -12,13 +12,20 @@ from unittest.mock import Mock
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import tokenizer_files, weights
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, _key, export, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.synth import synth
-from lensmith.runtimes import files, tokenizer_check
-from lensmith.runtimes.bundle import Bundle
+from lensmith.exporters.checkpoint import tokenizer_files
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.pipeline import (
+    Options,
+    _key,
+    export,
+    prepare,
+)
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.storage import weights
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.prompt import tokenizer_check
+from lensmith.runtimes.storage import files
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 

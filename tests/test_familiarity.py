@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import float_model
-from lensmith.exporters.cases import Case
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.layerwise.familiarity import Familiarity, familiarity
-from lensmith.exporters.layerwise.judge import judge
-from lensmith.exporters.sample_preparation import look_through, open_samples
-from lensmith.exporters.sample_variety import monotony
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.calibration.calibrated_export import float_model
+from lensmith.calibration.layerwise.familiarity import Familiarity, familiarity
+from lensmith.calibration.layerwise.judge import judge
+from lensmith.calibration.samples.sample_preparation import look_through, open_samples
+from lensmith.calibration.samples.sample_variety import monotony
+from lensmith.exporters.comparing.cases import Case
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.bundle.opening import open_bundle
 from PIL import Image
 
 from tests.extras import Ran

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from lensmith.runtimes import forks
-from lensmith.runtimes.forks import PerProcess, _Quiet
+from lensmith.runtimes.process import forks
+from lensmith.runtimes.process.forks import PerProcess, _Quiet
 from lensmith.targets.errors import InputError
 
 from tests.forking import fork

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.cores import at_most
-from lensmith.runtimes.frames import Clip, VideoLimits, open_clip
-from lensmith.runtimes.images import ImageLimits
-from lensmith.runtimes.media import sample_clip
-from lensmith.runtimes.video import VideoSpec
+from lensmith.runtimes.media.frames import Clip, VideoLimits, open_clip
+from lensmith.runtimes.media.images import ImageLimits
+from lensmith.runtimes.media.media_encoder import sample_clip
+from lensmith.runtimes.media.video import VideoSpec
+from lensmith.runtimes.process.cores import at_most
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -207,7 +207,7 @@ def test_a_trimmed_video_is_what_it_shows(
 
 @pytest.mark.parametrize(("threads", "told"), [(1, 1), (2, 2), (None, 0)])  # 0: one for each core
 def test_decoding_takes_the_threads_that_it_may(files: dict[str, Path], threads: int | None, told: int) -> None:
-    from lensmith.runtimes.video_files import _stream
+    from lensmith.runtimes.media.video_files import _stream
 
     with at_most(threads), _stream("it", files["mp4"], VideoLimits()) as (_, stream):
         assert stream.codec_context.thread_count == told
@@ -255,7 +255,7 @@ def test_a_turned_video_is_set_upright(
 
 @pytest.mark.parametrize(("degrees", "quarters"), [(-90, 3), (90, 1), (180, 2), (-180, 2), (0, 0), (44, 0), (46, 1)])
 def test_a_frame_is_turned_in_quarters(degrees: int, quarters: int) -> None:
-    from lensmith.runtimes.video_files import _upright
+    from lensmith.runtimes.media.video_files import _upright
 
     class Frame:
         rotation = degrees  # counterclockwise
@@ -369,7 +369,7 @@ def test_what_is_no_video_at_all(av: Any) -> None:
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"\0\0\0\x18ftypisom" + bytes(100))
-    code = "from lensmith.runtimes.frames import open_clip; open_clip(sys.argv[1])"
+    code = "from lensmith.runtimes.media.frames import open_clip; open_clip(sys.argv[1])"
     ran = run_without(("av",), code, path, PYTHONPATH=str(Path(__file__).parents[1] / ".src"))
     assert "lensmith[video]" in ran.stderr.splitlines()[-1]
 

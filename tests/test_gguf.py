@@ -11,13 +11,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.gguf.file_types import FILE_TYPES
-from lensmith.exporters.gguf.vision import vision_file
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.synth import synth
-from lensmith.runtimes.bundle import Bundle, open_bundle
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.formats.gguf.file_types import FILE_TYPES
+from lensmith.exporters.formats.gguf.gguf_vision import vision_file
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 

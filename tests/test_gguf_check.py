@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.llamacpp import check
-from lensmith.runtimes.llamacpp.check import LONG, MOST, check_decoder, check_vision
-from lensmith.runtimes.llamacpp.header import Header, TensorEntry
+from lensmith.runtimes.engines.llamacpp import gguf_check as check
+from lensmith.runtimes.engines.llamacpp.gguf_check import (
+    LONG,
+    MOST,
+    check_decoder,
+    check_vision,
+)
+from lensmith.runtimes.engines.llamacpp.header import Header, TensorEntry
 from lensmith.targets.errors import InputError
 
 GONE = object()

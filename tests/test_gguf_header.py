@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.bundle import Bundle, open_bundle
-from lensmith.runtimes.llamacpp import header
-from lensmith.runtimes.llamacpp.check import check_decoder, check_vision
-from lensmith.runtimes.llamacpp.header import BLOCKS, read_gguf
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
+from lensmith.runtimes.engines.llamacpp import header
+from lensmith.runtimes.engines.llamacpp.gguf_check import check_decoder, check_vision
+from lensmith.runtimes.engines.llamacpp.header import BLOCKS, read_gguf
 from lensmith.targets.errors import InputError
 
 TINY = Path(__file__).parent / "tiny_vlm"

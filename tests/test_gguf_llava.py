@@ -8,16 +8,16 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.mixed_precision import bundle_bytes
+from lensmith.calibration.mixed_precision import bundle_bytes
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes import Model
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.engine import Floats
-from lensmith.runtimes.images import open_image
-from lensmith.runtimes.model import load
-from lensmith.runtimes.pixels import preprocess
-from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.contract import Floats
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import load
+from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.pixels import preprocess
 
 from tests.extras import Ran
 from tests.llava import with_moved_positions
@@ -48,7 +48,7 @@ def test_float32_files_answer_as_pytorch_does(bundle: Bundle) -> None:
 
 def stock_features(model: Model, path: Path) -> tuple[Floats, Floats]:
     """Features of a picture as llama.cpp's own encoder makes them of an mmproj file, and as the bundle's does."""
-    from lensmith.runtimes.llamacpp.vision import LlamaVision
+    from lensmith.runtimes.engines.llamacpp.llama_vision import LlamaVision
 
     patches, grid = preprocess(open_image(PICTURE), model.image_spec)
     spec = model.image_spec

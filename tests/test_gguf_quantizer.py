@@ -11,21 +11,26 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import export_calibrated, float_model
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.dialects.gguf import needs_importance
-from lensmith.exporters.export import Calibrated, Options, export, prepare
-from lensmith.exporters.gguf.imatrix import Energy, read_imatrix, write_imatrix
-from lensmith.exporters.gguf.importance import gather as gather_energies
-from lensmith.exporters.layerwise.calibrate import gather, seen_by
-from lensmith.exporters.layerwise.samples import IMAGE
-from lensmith.exporters.layerwise.stages import by_input
-from lensmith.exporters.layerwise.streams import Stream
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.sample_preparation import open_samples
-from lensmith.exporters.synth import synth
+from lensmith.calibration.calibrated_export import export_calibrated, float_model
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.calibration.importance import gather as gather_energies
+from lensmith.calibration.layerwise.layer_pass import gather, seen_by
+from lensmith.calibration.layerwise.prepared_samples import IMAGE
+from lensmith.calibration.layerwise.stages import by_input
+from lensmith.calibration.layerwise.streams import Stream
+from lensmith.calibration.samples.sample_preparation import open_samples
+from lensmith.exporters.formats.gguf.gguf_files import needs_importance
+from lensmith.exporters.formats.gguf.imatrix import Energy, read_imatrix, write_imatrix
+from lensmith.exporters.pipeline import (
+    Calibrated,
+    Options,
+    export,
+    prepare,
+)
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.synth.making import synth
 from lensmith.runtimes import load
-from lensmith.runtimes.bundle import Bundle
+from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran

@@ -13,19 +13,29 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
-from lensmith.exporters.dialects.gguf import _general, encoder_precision
-from lensmith.exporters.gguf import tensors
-from lensmith.exporters.gguf.decoder import DecoderFile, architecture
-from lensmith.exporters.gguf.delta_net import reordered
-from lensmith.exporters.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_type
-from lensmith.exporters.gguf.imatrix import Energy, by_tensor, read_imatrix, write_imatrix
-from lensmith.exporters.gguf.tensors import Floats, Tensor, mapped, whole
-from lensmith.exporters.gguf.vision import ClipVision, QwenVision
-from lensmith.exporters.gguf.vocabulary import _tokens
-from lensmith.exporters.graphs import Prefixes
+from lensmith.exporters.checkpoint.lazy_tensors import LazyTensor
+from lensmith.exporters.formats.gguf import tensors
+from lensmith.exporters.formats.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_type
+from lensmith.exporters.formats.gguf.gguf_decoder import DecoderFile, architecture
+from lensmith.exporters.formats.gguf.gguf_delta_net import reordered
+from lensmith.exporters.formats.gguf.gguf_files import _general, encoder_precision
+from lensmith.exporters.formats.gguf.gguf_vision import ClipVision, QwenVision
+from lensmith.exporters.formats.gguf.imatrix import (
+    Energy,
+    by_tensor,
+    read_imatrix,
+    write_imatrix,
+)
+from lensmith.exporters.formats.gguf.tensors import (
+    Floats,
+    Tensor,
+    mapped,
+    whole,
+)
+from lensmith.exporters.formats.gguf.vocabulary import _tokens
+from lensmith.exporters.graphs.graph_files import Prefixes
+from lensmith.exporters.graphs.rope import RopeScaling
 from lensmith.exporters.job import Job
-from lensmith.exporters.lazy_tensors import LazyTensor
-from lensmith.exporters.rope import RopeScaling
 from lensmith.exporters.spec import DecoderSpec, DeltaNetSpec, ModelSpec
 from lensmith.targets.errors import InputError
 from numpy.typing import DTypeLike, NDArray

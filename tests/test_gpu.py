@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from lensmith.runtimes import verify
-from lensmith.runtimes.cuda_executor import CudaExecutor, cuda_works
-from lensmith.runtimes.indexed import IndexedDecoder
-from lensmith.runtimes.model import Model, load
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.engines.cuda.cuda_executor import CudaExecutor, cuda_works
+from lensmith.runtimes.engines.indexed import IndexedDecoder
+from lensmith.runtimes.evidence import verification as verify
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.options import GenerationOptions
 
 from tests import ladder
 from tests.dialect_pairs import tiny_bases
@@ -102,7 +102,7 @@ def test_the_trained_model_gives_its_answers(tmp_path: Path, precision: str) -> 
 
 def test_verify_passes_on_the_gpu(tmp_path: Path) -> None:
     ladder.need_torch()
-    from lensmith.exporters.export import Options, export, prepare
+    from lensmith.exporters.pipeline import Options, export, prepare
 
     made = export(prepare(TRAINED, Options(precision="int4", target="cuda")), tmp_path / "b", golden="always")
     assert verify.verify(made.path).passed

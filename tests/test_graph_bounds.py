@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.runtimes.graph_values import _named, constant, inputs
-from lensmith.runtimes.graph_work import Values, Walk
-from lensmith.runtimes.monomials import GRID, Scale, Size, over, product, symbol, times
-from lensmith.runtimes.onnx_messages import parse_model
-from lensmith.runtimes.places import ArlowPlaces, qwen_index
+from lensmith.runtimes.graph_limits.graph_values import _named, constant, inputs
+from lensmith.runtimes.graph_limits.graph_work import Values, Walk
+from lensmith.runtimes.graph_limits.monomials import (
+    GRID,
+    Scale,
+    Size,
+    over,
+    product,
+    symbol,
+    times,
+)
+from lensmith.runtimes.graph_limits.onnx_messages import parse_model
+from lensmith.runtimes.media.places import ArlowPlaces, qwen_index
 
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")
 GRID_SIZES, SEQ, CAPACITY = (1, 8, 12), 12, 20

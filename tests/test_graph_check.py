@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.runtimes import graph_check
-from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.graph_check import check_graph
-from lensmith.runtimes.graph_values import BYTES, Refused
-from lensmith.runtimes.onnx_messages import parse_model
+from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
+from lensmith.runtimes.graph_limits import graph_check
+from lensmith.runtimes.graph_limits.graph_check import check_graph
+from lensmith.runtimes.graph_limits.graph_values import BYTES, Refused
+from lensmith.runtimes.graph_limits.onnx_messages import parse_model
 from lensmith.targets.errors import InputError
 
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")

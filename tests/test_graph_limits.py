@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lensmith.runtimes.graph_bounds import FREE_VALUES, Declared, check_bounds
-from lensmith.runtimes.graph_check import _check_product
-from lensmith.runtimes.graph_values import Refused, constant, inputs
-from lensmith.runtimes.graph_work import Values, Walk
-from lensmith.runtimes.monomials import Scale
-from lensmith.runtimes.onnx_messages import parse_model
+from lensmith.runtimes.graph_limits.graph_bounds import FREE_VALUES, Declared, check_bounds
+from lensmith.runtimes.graph_limits.graph_check import _check_product
+from lensmith.runtimes.graph_limits.graph_values import Refused, constant, inputs
+from lensmith.runtimes.graph_limits.graph_work import Values, Walk
+from lensmith.runtimes.graph_limits.monomials import Scale
+from lensmith.runtimes.graph_limits.onnx_messages import parse_model
 
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")
 TOKENS = 100

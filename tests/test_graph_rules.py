@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.runtimes.graph_values import Refused, constant
-from lensmith.runtimes.graph_work import Values, Walk
-from lensmith.runtimes.monomials import Scale
-from lensmith.runtimes.onnx_messages import parse_model
+from lensmith.runtimes.graph_limits.graph_values import Refused, constant
+from lensmith.runtimes.graph_limits.graph_work import Values, Walk
+from lensmith.runtimes.graph_limits.monomials import Scale
+from lensmith.runtimes.graph_limits.onnx_messages import parse_model
 from numpy.typing import NDArray
 
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters import heads
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.dialects.gguf import files
-from lensmith.exporters.draft_reference import DraftReference
-from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.checkpoint import heads
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.formats.gguf.gguf_files import files
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.spec import ModelSpec
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.verify import verify
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.evidence.verification import verify
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from safetensors.numpy import save_file

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.hub import is_name, located, located_adapter, repository_of
+from lensmith.exporters.checkpoint.hub import (
+    is_name,
+    located,
+    located_adapter,
+    repository_of,
+)
 from lensmith.targets.errors import InputError
 
 from tests.extras import MAIN, run_without
@@ -26,7 +31,7 @@ TEXTS = ("LICENSE", "LICENCE.md")
 ASK = """
 import json, sys
 from pathlib import Path
-from lensmith.exporters.hub import located, located_adapter
+from lensmith.exporters.checkpoint.hub import located, located_adapter
 from lensmith.targets.errors import InputError
 for name, revision in json.loads(sys.argv[1]):
     try:
@@ -113,7 +118,7 @@ def test_export_records_repository_and_commit(hub: Hub, tmp_path: Path) -> None:
     hub.asked.clear()
     env = environment(hub, tmp_path / "cache")
     options = ["--adapter", "tiny/lora", "--hub-revision", "v1", "--golden", "never", "--json"]
-    command = [sys.executable, "-m", "lensmith.exporters.cli", "export", "tiny/open", "-o", "bundle", *options]
+    command = [sys.executable, "-m", "lensmith.cli", "export", "tiny/open", "-o", "bundle", *options]
     ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     source = json.loads((tmp_path / "bundle" / "lensmith.json").read_text())["source"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lensmith.exporters.export import Options, prepare
+from lensmith.exporters.pipeline import Options, prepare
 from lensmith.runtimes import load
-from lensmith.runtimes.sampling import SamplingOptions
+from lensmith.runtimes.generation.sampling import SamplingOptions
 from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target
 from PIL import Image

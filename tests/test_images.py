@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.images import (
+from lensmith.runtimes.media.images import (
     ImageLimits,
     ImageSpec,
     check_aspect,
@@ -27,8 +27,8 @@ from lensmith.runtimes.images import (
     smart_resize,
     three,
 )
-from lensmith.runtimes.pixels import image_spec
-from lensmith.runtimes.resize import axis_weights, resize_bicubic
+from lensmith.runtimes.media.pixels import image_spec
+from lensmith.runtimes.media.resize import axis_weights, resize_bicubic
 from lensmith.targets.errors import InputError
 from PIL import Image
 

@@ -7,8 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.indexed import Arrays, IndexedDecoder, IndexedVision, Shape, sized
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.engines.indexed import (
+    Arrays,
+    IndexedDecoder,
+    IndexedVision,
+    Shape,
+    sized,
+)
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 

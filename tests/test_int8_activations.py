@@ -10,17 +10,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from lensmith.calibration.rounding import through_8_bits
-from lensmith.exporters.activation_roles import choose_roles
-from lensmith.exporters.calibrate import export_calibrated, float_model
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.layerwise.activations import LIMIT, feature_errors, within
-from lensmith.exporters.layerwise.calibrate import seen_by
-from lensmith.exporters.layerwise.candidates import nearest
-from lensmith.exporters.layerwise.samples import Picture, keys_of
-from lensmith.exporters.mixed_precision import schemes_of
-from lensmith.runtimes.engine import ImageFeatures
+from lensmith.calibration.activation_roles import choose_roles
+from lensmith.calibration.calibrated_export import export_calibrated, float_model
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.calibration.layerwise.activations import LIMIT, feature_errors, within
+from lensmith.calibration.layerwise.candidates import nearest
+from lensmith.calibration.layerwise.layer_pass import seen_by
+from lensmith.calibration.layerwise.prepared_samples import Picture, keys_of
+from lensmith.calibration.mixed_precision import schemes_of
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage.rounding import through_8_bits
+from lensmith.runtimes.engines.contract import ImageFeatures
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters import weights
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.files import hash_file
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage import weights
+from lensmith.runtimes.storage.files import hash_file
 
 # Slows the export down after the vision encoder, and says so.
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it deaf to this signal
-from lensmith.exporters import lowering, weights
+from lensmith.exporters.formats import lowering
+from lensmith.exporters.storage import weights
 write_graph, write_tensor = lowering._write_graph, weights._write_tensor
 
 def graph(job, graph, *rest):
@@ -33,7 +34,7 @@ def tensor(*arguments):
     return hashes
 
 lowering._write_graph = graph
-from lensmith.exporters.cli import main
+from lensmith.cli import main
 main(sys.argv[1:])
 """
 
@@ -50,7 +51,7 @@ def start(checkpoint: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def finish(checkpoint: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "lensmith.exporters.cli", "export", str(checkpoint), "-o", str(out),
+    command = [sys.executable, "-m", "lensmith.cli", "export", str(checkpoint), "-o", str(out),
                "--golden", "never"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.journal import Journal
+from lensmith.runtimes.bundle.journal import Journal
 
 
 @pytest.fixture

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lensmith.exporters.layerwise.head import Predictions
-from lensmith.exporters.layerwise.judge import Judgement, _judgement, _positions, worse_groups
-from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT, Sample
-from lensmith.exporters.layerwise.shares import Shares
-from lensmith.exporters.layerwise.trial import GROUPS
+from lensmith.calibration.layerwise.head import Predictions
+from lensmith.calibration.layerwise.judge import (
+    Judgement,
+    _judgement,
+    _positions,
+    worse_groups,
+)
+from lensmith.calibration.layerwise.prepared_samples import (
+    ANSWER,
+    BEHIND,
+    IMAGE,
+    TEXT,
+    Sample,
+)
+from lensmith.calibration.layerwise.shares import Shares
+from lensmith.calibration.layerwise.trial import GROUPS
 
 INTS = np.int64
 

@@ -13,7 +13,7 @@ import pytest
 import hatch_build
 
 ROOT = Path(__file__).parents[1]
-KERNELS = "runtimes/kernels/kernels.so"
+KERNELS = "runtimes/engines/kernels/kernels.so"
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ def test_library_is_current_while_no_source_is_newer(tmp_path: Path, monkeypatch
     assert not hatch_build.is_current()
 
 
-@pytest.mark.parametrize("changed", ["runtimes/kernels/panel.c", "runtimes/kernels/chunk.h", "hatch_build.py"])
+@pytest.mark.parametrize(
+    "changed", ["runtimes/engines/kernels/panel.c", "runtimes/engines/kernels/chunk.h", "hatch_build.py"]
+)
 def test_make_compiles_what_changed(changed: str, tmp_path: Path) -> None:
     if shutil.which("make") is None:
         pytest.skip("there is no make")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.files import hash_file
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.storage.files import hash_file
 from onnx import numpy_helper
 
 from tests.extras import MAIN

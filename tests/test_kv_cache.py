@@ -13,25 +13,36 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.kv_scales import LEVELS, channel_scales, kv_scales, magnitudes, rotary_magnitudes
-from lensmith.exporters.blocks import Cache
-from lensmith.exporters.calibrate import float_model, with_cache_scales
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.dialects.ort import OPSETS, OrtDialect
-from lensmith.exporters.export import Options, _key, export, prepare
-from lensmith.exporters.graphs import IR_VERSIONS
-from lensmith.exporters.kv_cache import KvScales, Scales
-from lensmith.exporters.layerwise.caches import cache_scales
-from lensmith.exporters.layerwise.calibrate import seen_by
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.sample_preparation import open_samples
+from lensmith.calibration.calibrated_export import float_model, with_cache_scales
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.calibration.layerwise.caches import cache_scales
+from lensmith.calibration.layerwise.layer_pass import seen_by
+from lensmith.calibration.samples.sample_preparation import open_samples
+from lensmith.calibration.solvers.kv_scales import (
+    LEVELS,
+    channel_scales,
+    kv_scales,
+    magnitudes,
+    rotary_magnitudes,
+)
+from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
+from lensmith.exporters.graphs.blocks import Cache
+from lensmith.exporters.graphs.graph_files import IR_VERSIONS
+from lensmith.exporters.graphs.kv_cache import KvScales, Scales
+from lensmith.exporters.pipeline import (
+    Options,
+    _key,
+    export,
+    prepare,
+)
+from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes import user_message
-from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.model import Model, load
-from lensmith.runtimes.positions import text_positions
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.verify import verify
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from onnxscript import GraphBuilder

@@ -8,19 +8,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.graphs import Graph
-from lensmith.exporters.layerwise import calibrate
-from lensmith.exporters.layerwise.calibrate import Calibration, Plan, gather
-from lensmith.exporters.layerwise.candidates import stored, unchanged
-from lensmith.exporters.layerwise.judge import _Race
-from lensmith.exporters.layerwise.quantizer import Matrices, Recipe, quantize_group
-from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT, draft_values, keys_of
-from lensmith.exporters.layerwise.shares import Shares
-from lensmith.exporters.layerwise.stages import Stages, cut
-from lensmith.exporters.layerwise.store import Store
-from lensmith.exporters.layerwise.streams import Stream, Values
-from lensmith.exporters.scheme import UNQUANTIZED
-from lensmith.runtimes.replay import relative_error
+from lensmith.calibration.layerwise import layer_pass as calibrate
+from lensmith.calibration.layerwise.candidates import stored, unchanged
+from lensmith.calibration.layerwise.judge import _Race
+from lensmith.calibration.layerwise.layer_pass import Calibration, Plan, gather
+from lensmith.calibration.layerwise.prepared_samples import (
+    ANSWER,
+    BEHIND,
+    IMAGE,
+    TEXT,
+    draft_values,
+    keys_of,
+)
+from lensmith.calibration.layerwise.shares import Shares
+from lensmith.calibration.layerwise.stage_quantizer import Matrices, Recipe, quantize_group
+from lensmith.calibration.layerwise.stages import Stages, cut
+from lensmith.calibration.layerwise.store import Store
+from lensmith.calibration.layerwise.streams import Stream, Values
+from lensmith.exporters.graphs.graph_files import Graph
+from lensmith.exporters.storage.scheme import UNQUANTIZED
+from lensmith.runtimes.evidence.replay import relative_error
 
 from tests.layered import FAMILIES, Bench, walk, whole_float
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.rounding import dequantize, quantize
-from lensmith.exporters.layerwise import streams
-from lensmith.exporters.layerwise.head import Predictions, head_blocks, predict
-from lensmith.exporters.layerwise.streams import table_rows
+from lensmith.calibration.layerwise import streams
+from lensmith.calibration.layerwise.head import Predictions, head_blocks, predict
+from lensmith.calibration.layerwise.streams import table_rows
+from lensmith.exporters.storage.rounding import dequantize, quantize
 from numpy.typing import NDArray
 
 from tests.layered import Bench

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lensmith.exporters.layerwise.calibrate import _existing
-from lensmith.exporters.layerwise.quantizer import _divide_producers
-from lensmith.exporters.layerwise.smoothing import Smoothing, smoothings
-from lensmith.exporters.layerwise.store import Calibrated, Store
+from lensmith.calibration.layerwise.layer_pass import _existing
+from lensmith.calibration.layerwise.smoothed_pairs import Smoothing, smoothings
+from lensmith.calibration.layerwise.stage_quantizer import _divide_producers
+from lensmith.calibration.layerwise.store import Calibrated, Store
 from lensmith.exporters.spec import DecoderSpec
-from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.evidence.replay import relative_error
 
 from tests.layered import FAMILIES, Bench, Floats, whole_float
 

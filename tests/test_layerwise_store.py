@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.rounding import Groups, dequantize, quantize
-from lensmith.exporters.blocks import Matrix, Source, offset
-from lensmith.exporters.layerwise.outcomes import Outcome, OutcomeJournal
-from lensmith.exporters.layerwise.store import Calibrated, Store
-from lensmith.exporters.safetensors_files import read_header
-from lensmith.exporters.scheme import Scheme
+from lensmith.calibration.layerwise.matrix_outcomes import Outcome, OutcomeJournal
+from lensmith.calibration.layerwise.store import Calibrated, Store
+from lensmith.exporters.checkpoint.safetensors_files import read_header
+from lensmith.exporters.graphs.blocks import Matrix, Source, offset
+from lensmith.exporters.storage.rounding import Groups, dequantize, quantize
+from lensmith.exporters.storage.scheme import Scheme
 from numpy.typing import NDArray
 from onnxscript import nn
 from safetensors.numpy import save_file

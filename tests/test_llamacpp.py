@@ -13,18 +13,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes import Model, user_message
-from lensmith.runtimes.bundle import Bundle, open_bundle
-from lensmith.runtimes.images import ImageSpec, open_image, preprocess
-from lensmith.runtimes.llamacpp.check import check_decoder, check_vision
-from lensmith.runtimes.llamacpp.vision import to_frames
-from lensmith.runtimes.model import load
-from lensmith.runtimes.positions import text_positions
-from lensmith.runtimes.replay import divergence, relative_error
-from lensmith.runtimes.resize import resize_bicubic
-from lensmith.runtimes.traces import log_sum
-from lensmith.runtimes.verify import verify
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
+from lensmith.runtimes.engines.llamacpp.gguf_check import check_decoder, check_vision
+from lensmith.runtimes.engines.llamacpp.llama_vision import to_frames
+from lensmith.runtimes.evidence.replay import divergence, relative_error
+from lensmith.runtimes.evidence.traces import log_sum
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.model import load
+from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
+from lensmith.runtimes.media.resize import resize_bicubic
+from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -157,7 +157,7 @@ def test_commands(bundles: dict[str, Bundle], cli: Callable[..., Ran]) -> None:
 
 
 def test_comparisons_name_the_engine(bundles: dict[str, Bundle]) -> None:
-    from lensmith.exporters.runners import BundleRunner
+    from lensmith.exporters.comparing.runners import BundleRunner
 
     assert BundleRunner(bundles["qwen3_vl"].path, threads=1).engine.startswith("llama.cpp of llama-cpp-python 0.")
 
@@ -165,7 +165,7 @@ def test_comparisons_name_the_engine(bundles: dict[str, Bundle]) -> None:
 def test_the_extra_is_named(bundles: dict[str, Bundle]) -> None:
     ran = run_without(
         ("llama_cpp",),
-        "from lensmith.exporters.cli import main; main(sys.argv[1:])",
+        "from lensmith.cli import main; main(sys.argv[1:])",
         "run",
         bundles["qwen3_vl"].path,
         "Hi",
@@ -253,10 +253,10 @@ def test_changed_files_are_refused_by_their_hash(bundles: dict[str, Bundle], tmp
 FUZZ = """
 import random, sys
 from pathlib import Path
-from lensmith.runtimes.model import load
+from lensmith.runtimes.generation.model import load
 from lensmith.targets.errors import LensmithError
 from tests.test_llamacpp import flipped, resealed
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle.opening import open_bundle
 bundle, out, name, picture = open_bundle(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 answered = refused = 0
 for data in flipped(bundle.file(name), random.Random(name), 40):

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.reference import Reference
-from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.images import open_image
-from lensmith.runtimes.model import load
-from lensmith.runtimes.pixels import preprocess
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import user_message
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import load
+from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.pixels import preprocess
+from lensmith.runtimes.prompt.requests import user_message
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 
-from lensmith.runtimes.llamacpp.vision import LlamaVision
+from lensmith.runtimes.engines.llamacpp.llama_vision import LlamaVision
 
 from tests.llamacpp_trace import Node, traced
 from tests.llava import with_moved_positions

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.synth import synth
-from lensmith.runtimes.verify import verify
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.evidence.verification import verify
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 

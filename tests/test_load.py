@@ -15,11 +15,18 @@ import lensmith
 import numpy as np
 import pytest
 from lensmith import runtimes
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.synth import synth
-from lensmith.runtimes import Encoder, ImageLimits, InputError, Model, VideoLimits, load
-from lensmith.runtimes.backends import Wishes, check_wishes
-from lensmith.runtimes.bundle import Bundle
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes import (
+    Encoder,
+    ImageLimits,
+    InputError,
+    Model,
+    VideoLimits,
+    load,
+)
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.backends import Wishes, check_wishes
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,7 +98,7 @@ def test_wishes_for_clips(wish: dict[str, Any], encoder_bundle: Path) -> None:
 def test_times_of_an_encoder_are_those_of_its_parts(encoder_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, ticks = load(encoder_bundle, threads=1), iter([10.0, 10.25, 10.75])
     assert isinstance(encoder, Encoder)
-    monkeypatch.setattr("lensmith.runtimes.encoder.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr("lensmith.runtimes.generation.encoder.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     made = encoder.image(np.zeros((64, 64, 3), np.uint8))
     assert (made.image_ms, made.vision_ms) == (250, 500)
     assert len(made) == len(made.features) != len(made.grid)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.reference import Reference
-from lensmith.exporters.safetensors_files import read_header
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.checkpoint.safetensors_files import read_header
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.spec import ModelSpec
-from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file

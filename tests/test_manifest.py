@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.runtimes.bundle import MANIFEST, check_manifest, open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle.opening import MANIFEST, check_manifest, open_bundle
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes import Model, load, user_message
-from lensmith.runtimes import media as media_module
-from lensmith.runtimes.engine import ImageFeatures
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.media import media_encoder as media_module
 from PIL import Image
 
 from tests.ladder import random_image

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.export import Options, prepare
-from lensmith.runtimes.messages import as_messages, find_images, find_media
-from lensmith.runtimes.model import prompt_spec
-from lensmith.runtimes.prompt import PromptBuilder
-from lensmith.runtimes.template import ChatTemplate
-from lensmith.runtimes.tokenizer_check import open_tokenizer
-from lensmith.runtimes.variables import checked_variables
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.generation.model import prompt_spec
+from lensmith.runtimes.prompt.messages import as_messages, find_images, find_media
+from lensmith.runtimes.prompt.prompt_builder import PromptBuilder
+from lensmith.runtimes.prompt.template import ChatTemplate
+from lensmith.runtimes.prompt.tokenizer_check import open_tokenizer
+from lensmith.runtimes.prompt.variables import checked_variables
 from lensmith.targets.errors import InputError
 from PIL import Image
 

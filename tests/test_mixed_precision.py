@@ -8,15 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.blocks import Matrix
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.layerwise.candidates import nearest
-from lensmith.exporters.layerwise.judge import judge
-from lensmith.exporters.layerwise.sensitivity import BITS, Sensitivity, mixed_schemes, options_of, stored, unit_of
-from lensmith.exporters.mixed_precision import bundle_bytes, decoder_names, sensitivities
-from lensmith.exporters.scheme import UNQUANTIZED, Scheme
-from lensmith.exporters.weights import stored_bytes
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.calibration.layerwise.candidates import nearest
+from lensmith.calibration.layerwise.judge import judge
+from lensmith.calibration.layerwise.sensitivity import (
+    BITS,
+    Sensitivity,
+    mixed_schemes,
+    options_of,
+    stored,
+    unit_of,
+)
+from lensmith.calibration.mixed_precision import bundle_bytes, decoder_names, sensitivities
+from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.exporters.storage.scheme import UNQUANTIZED, Scheme
+from lensmith.exporters.storage.weights import stored_bytes
+from lensmith.runtimes.bundle.opening import open_bundle
 
 from tests.extras import Ran
 from tests.layered import Bench, make_bench, write_samples

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lensmith.calibration.inputs import Inputs
-from lensmith.calibration.moments import Means, Moments
+from lensmith.calibration.solvers.inputs import Inputs
+from lensmith.calibration.solvers.moments import Means, Moments
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.mtp import DraftHead
-from lensmith.runtimes.prompt import Prompt
-from lensmith.runtimes.requests import EncodedImage, Request
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.generation.drafting import DraftHead
+from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.requests import EncodedImage, Request
 from numpy.typing import NDArray
 
 VOCAB = 100

@@ -11,10 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.names import canonical_names
-from lensmith.exporters.reference import Reference
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.checkpoint.names import canonical_names
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 

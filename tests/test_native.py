@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.golden import Golden
+from lensmith.exporters.evidence.golden import Golden
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage.packing import around_eight, pack_low_first, pack_planes
 from lensmith.runtimes import user_message
-from lensmith.runtimes.model import load
-from lensmith.runtimes.native import LIBRARY, SWITCH, available_kernels, wanted_kernels
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.verify import verify
+from lensmith.runtimes.engines.native import (
+    LIBRARY,
+    SWITCH,
+    available_kernels,
+    wanted_kernels,
+)
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.model import load
 from numpy.typing import NDArray
 from PIL import Image
 

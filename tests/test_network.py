@@ -103,7 +103,7 @@ def test_commands_need_no_network(tiny_bundle: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", ["lensmith.runtimes", "lensmith.exporters", "lensmith.exporters.cli"])
+@pytest.mark.parametrize("module", ["lensmith.runtimes", "lensmith.exporters", "lensmith.calibration", "lensmith.cli"])
 @pytest.mark.parametrize(
     ("given", "left"),
     [(None, "1"), ("", "1"), ("1", "1"), ("true", "true"), ("0", "0"), ("false", "false"), ("off", "off")],

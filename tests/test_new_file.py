@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.runtimes.new_file import check_new_file, new_file, write_text
+from lensmith.runtimes.storage.new_file import check_new_file, new_file, write_text
 from lensmith.targets.errors import InputError
 
 
@@ -36,7 +36,7 @@ def test_links_and_devices_stay(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     write_text(os.devnull, "gone")
     assert not Path(os.devnull).is_file()
-    code = "import sys; from lensmith.runtimes.new_file import write_text; write_text('/dev/stdout', 'shown')"
+    code = "import sys; from lensmith.runtimes.storage.new_file import write_text; write_text('/dev/stdout', 'shown')"
     if Path("/dev/stdout").exists():
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"shown"
 
@@ -68,7 +68,7 @@ def test_compare_refuses_before_it_measures(
     cli: Callable[..., Any], tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("lensmith.exporters.compare.compare", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("lensmith.exporters.comparing.comparison.compare", lambda *_: pytest.fail("measured"))
     for option in ("--json", "--html"):
         (tmp_path / "file").touch()
         ran = cli("compare", tiny_bundle, "--against", tiny_checkpoint, option, tmp_path / "file" / "out")

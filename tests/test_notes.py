@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lensmith.exporters.export import Calibrated, Options, prepare
 from lensmith.exporters.notes import notes
+from lensmith.exporters.pipeline import Calibrated, Options, prepare
 
 from tests.extras import Ran
 

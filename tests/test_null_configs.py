@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.reference import import_torch
+from lensmith.exporters.evidence.reference import import_torch
+from lensmith.exporters.families.family import FAMILIES
 from lensmith.targets.errors import InputError
 
 pytest.importorskip("torch", reason="needs lensmith[torch]")

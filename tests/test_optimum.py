@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle.opening import open_bundle
 
 pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed (extra dev)")
 REGISTER = Path(__file__).parents[1] / "exporters" / "optimum_register.py"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.options import CHOOSING, GenerationOptions, with_options
-from lensmith.runtimes.sampling import SamplingOptions
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.generation.options import CHOOSING, GenerationOptions, with_options
+from lensmith.runtimes.generation.sampling import SamplingOptions
 from lensmith.targets.errors import InputError
 from PIL import Image
 

@@ -7,16 +7,30 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from lensmith.exporters import contender, outcomes
-from lensmith.exporters.cases import Case
-from lensmith.exporters.compare import CompareOptions
-from lensmith.exporters.contender import Job, _compare_with_trace, _distributions, _times, _write_trace
-from lensmith.exporters.outcomes import _agreement, _contender, _notes, _perplexity, _scores, _workload
-from lensmith.exporters.runners import Runner
-from lensmith.runtimes.prompt import Prompt
-from lensmith.runtimes.records import HISTOGRAM_EDGES
-from lensmith.runtimes.requests import Request
-from lensmith.runtimes.timings import Timings
+from lensmith.exporters.comparing import contender
+from lensmith.exporters.comparing import tensor_outcomes as outcomes
+from lensmith.exporters.comparing.cases import Case
+from lensmith.exporters.comparing.comparison import CompareOptions
+from lensmith.exporters.comparing.contender import (
+    Job,
+    _compare_with_trace,
+    _distributions,
+    _times,
+    _write_trace,
+)
+from lensmith.exporters.comparing.runners import Runner
+from lensmith.exporters.comparing.tensor_outcomes import (
+    _agreement,
+    _contender,
+    _notes,
+    _perplexity,
+    _scores,
+    _workload,
+)
+from lensmith.exporters.reports.records import HISTOGRAM_EDGES
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 from PIL import Image
 

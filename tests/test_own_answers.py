@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.calibrate import calibrate, export_calibrated
-from lensmith.exporters.cases import Case
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.layerwise.samples import ANSWER
-from lensmith.exporters.sample_preparation import Samples, open_samples, prompts_of
+from lensmith.calibration.calibrated_export import calibrate, export_calibrated
+from lensmith.calibration.layerwise.prepared_samples import ANSWER
+from lensmith.calibration.samples.sample_preparation import Samples, open_samples, prompts_of
+from lensmith.exporters.comparing.cases import Case
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
 from lensmith.runtimes import load
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.calibration_evidence import OwnAnswers, read_evidence
-from lensmith.runtimes.positions import rotary_positions
+from lensmith.runtimes.bundle.calibration_evidence import OwnAnswers, read_evidence
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.prompt.positions import rotary_positions
 
 from tests.extras import Ran
 from tests.layered import chosen

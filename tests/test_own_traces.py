@@ -9,17 +9,18 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from lensmith.exporters import golden, golden_sizes, own_traces
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.proof import prove_weights
-from lensmith.runtimes import verify as verifying
-from lensmith.runtimes.built import read_built
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.loading import load
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.traces import OWN, read_traces
-from lensmith.runtimes.verify import verify
+from lensmith.exporters.evidence import golden, own_traces
+from lensmith.exporters.evidence.proof import prove_weights
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning import golden_sizes
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.evidence import verification as verifying
+from lensmith.runtimes.evidence.built import read_built
+from lensmith.runtimes.evidence.traces import OWN, read_traces
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.loading import load
+from lensmith.runtimes.generation.model import Model
 from lensmith.targets.errors import CheckFailed
 
 from tests.arlow import CHECKPOINT

@@ -12,22 +12,26 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.layouts.ggml import ggml_blocks, ggml_type
-from lensmith.calibration.layouts.onnx_blocks import LinearBlocks, linear_blocks
-from lensmith.calibration.packing import around_eight, pack_low_first, pack_planes, unpack_low_first, unpack_planes
-from lensmith.calibration.rounding import Groups, dequantize
-from lensmith.exporters.blocks import Matrix, Table, Value
-from lensmith.exporters.dialects.functions import add_functions
-from lensmith.exporters.dialects.ort import OPSETS, OrtDialect
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.graphs import IR_VERSIONS
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.scheme import CHANNEL, Scheme, make_policy
+from lensmith.exporters.formats.functions import add_functions
+from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
+from lensmith.exporters.graphs.blocks import Matrix, Table, Value
+from lensmith.exporters.graphs.graph_files import IR_VERSIONS
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.storage.packing import (
+    around_eight,
+    pack_low_first,
+    pack_planes,
+    unpack_low_first,
+    unpack_planes,
+)
+from lensmith.exporters.storage.rounding import Groups, dequantize
+from lensmith.exporters.storage.scheme import CHANNEL, Scheme, make_policy
 from lensmith.runtimes import user_message
-from lensmith.runtimes.model import load
-from lensmith.runtimes.replay import relative_error
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import load
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 from onnxscript import GraphBuilder, nn
 
 from tests.ladder import TRAINED
@@ -176,70 +180,6 @@ def test_low_first_is_the_layout_of_the_stock_kernels(bits: int, group: int, sym
                                bits=bits, block_size=group, accuracy_level=1)  # fmt: skip
     stored["values"] = stored["values"].reshape(9, 2, -1)
     np.testing.assert_array_equal(run(product, np.eye(2 * group, dtype=np.float32), stored).T, dequantize(groups))
-
-
-def dequantize_linear(blocks: LinearBlocks, dtype: type[np.floating[Any]]) -> Array:
-    """ONNX Runtime's DequantizeLinear with scales, and so weights, of a type."""
-    kind, scale = getattr(TensorProto, blocks.dtype), helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    stored = [helper.make_tensor("values", kind, blocks.shape, blocks.values.tobytes(), raw=True)]
-    scales = blocks.scales.astype(dtype)
-    stored.append(helper.make_tensor("scales", scale, scales.shape, scales.tobytes(), raw=True))
-    if blocks.zero_points is not None:
-        stored.append(helper.make_tensor("points", kind, scales.shape, blocks.zero_points.tobytes(), raw=True))
-    node = helper.make_node("DequantizeLinear", [tensor.name for tensor in stored], ["y"], axis=blocks.axis,
-                            block_size=blocks.block_size)  # fmt: skip
-    output = helper.make_tensor_value_info("y", scale, blocks.shape)
-    graph = helper.make_graph([node], "g", [], [output], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=IR_VERSIONS[OPSETS[""]])
-    made = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: Array = made.run(None, {})[0]
-    return found
-
-
-@FEW
-@given(st.sampled_from([4, 8]), st.sampled_from([16, 32, 64, 128]), st.booleans(), st.booleans(), st.integers(1, 9),
-       st.integers(0, 2**32 - 1))  # fmt: skip
-def test_dequantize_linear_gives_the_weights(
-    bits: int, group: int, symmetric: bool, columns_first: bool, rows: int, seed: int
-) -> None:
-    groups = draw_groups(rows, 3 * group, group, bits, symmetric, seed)
-    blocks = linear_blocks(groups, columns_first=columns_first)
-    expected = dequantize(groups).T if columns_first else dequantize(groups)
-    np.testing.assert_array_equal(dequantize_linear(blocks, np.float32), expected)
-    np.testing.assert_array_equal(dequantize_linear(blocks, np.float16), expected.astype(np.float16))
-
-
-@FEW
-@given(st.sampled_from([(4, "Q4_0"), (8, "Q8_0")]), st.sampled_from([32, 64, 128]), st.integers(0, 2**32 - 1))
-def test_ggml_gives_the_weights(kind: tuple[int, str], group: int, seed: int) -> None:
-    gguf = pytest.importorskip("gguf")
-    groups = draw_groups(7, 2 * group, group, kind[0], True, seed)
-    assert ggml_type(groups) == kind[1]
-    found = gguf.quants.dequantize(ggml_blocks(groups), gguf.GGMLQuantizationType[kind[1]])
-    np.testing.assert_array_equal(found, dequantize(groups))
-
-
-@FEW
-@given(st.sampled_from([32, 128]), st.integers(0, 2**32 - 1))
-def test_ggml_minimum_in_place_of_a_zero_point(group: int, seed: int) -> None:
-    gguf = pytest.importorskip("gguf")
-    groups = draw_groups(7, 2 * group, group, 4, False, seed)
-    found = gguf.quants.dequantize(ggml_blocks(groups), gguf.GGMLQuantizationType.Q4_1)
-    assert groups.zero_points is not None
-    scales, points = (part.repeat(group, axis=1).astype(np.float32) for part in (groups.scales, groups.zero_points))
-    minima = (-points * scales).astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(found, groups.values * scales + minima)
-    # Half a step of float16 in the minimum, and two roundings of float32 in a value of up to twice its size.
-    assert np.all(np.abs(found - dequantize(groups)) <= np.abs(minima) * (2**-11 + 2**-21) + 3e-8)
-
-
-def test_layouts_refuse_what_a_consumer_lacks() -> None:
-    with pytest.raises(ValueError, match="3 bits"):
-        linear_blocks(draw_groups(2, 64, 32, 3, True))
-    with pytest.raises(ValueError, match="asymmetric groups of 32 values of 8 bits"):
-        ggml_blocks(draw_groups(2, 64, 32, 8, False))
-    with pytest.raises(ValueError, match="symmetric groups of 16 values"):
-        ggml_blocks(draw_groups(2, 64, 16, 4, True))
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("int3", 3), ("int2", 2)])

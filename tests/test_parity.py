@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, prepare
-from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import user_message
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError
 from PIL import Image
 

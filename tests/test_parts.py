@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import safetensors
-from lensmith.exporters.export import Options, export, prepare
+from lensmith.exporters.pipeline import Options, export, prepare
 
 from tests.extras import Ran
 

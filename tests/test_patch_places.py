@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from lensmith.runtimes.places import ArlowPlaces, block_order, qwen_index
+from lensmith.runtimes.media.places import ArlowPlaces, block_order, qwen_index
 
 
 def test_patches_of_a_block_lie_side_by_side() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import picture_formats
-from lensmith.runtimes.images import ImageLimits, open_image
+from lensmith.runtimes.media import picture_formats
+from lensmith.runtimes.media.images import ImageLimits, open_image
 from lensmith.targets.errors import InputError
 from PIL import Image
 

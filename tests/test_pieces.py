@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.gguf.vocabulary import scores
-from lensmith.exporters.tokenizer_files import SourceTokenizer
+from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
+from lensmith.exporters.formats.gguf.vocabulary import scores
+from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes import load
-from lensmith.runtimes.llamacpp.library import llama
-from lensmith.runtimes.streaming import TextStream
-from lensmith.runtimes.tokenizer_check import make_tokenizer
+from lensmith.runtimes.engines.llamacpp.library import llama
+from lensmith.runtimes.generation.streaming import TextStream
+from lensmith.runtimes.prompt.tokenizer_check import make_tokenizer
 from lensmith.targets.errors import InputError
 from PIL import Image
 from tokenizers import Tokenizer

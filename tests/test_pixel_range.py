@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.images import ImageSpec, open_image, preprocess
-from lensmith.runtimes.model import load
+from lensmith.runtimes.generation.model import load
+from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
 from lensmith.targets.errors import InputError
 from PIL import Image
 

@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
-from lensmith.exporters.export import Options, export, find_family, prepare
-from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.tokenizer_files import SourceTokenizer
-from lensmith.runtimes.images import ImageSpec
-from lensmith.runtimes.template import ChatTemplate
-from lensmith.runtimes.video import VideoSpec
+from lensmith.exporters.checkpoint.folder import Checkpoint, open_checkpoint
+from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
+from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.pipeline import (
+    Options,
+    export,
+    find_family,
+    prepare,
+)
+from lensmith.runtimes.media.images import ImageSpec
+from lensmith.runtimes.media.video import VideoSpec
+from lensmith.runtimes.prompt.template import ChatTemplate
 from lensmith.targets.errors import InputError
 
 from tests import hf

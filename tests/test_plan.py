@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.runtimes.model import DEFAULT_CONTEXT
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.runtimes.generation.model import DEFAULT_CONTEXT
 
 from tests import arlow
 
@@ -35,7 +35,7 @@ def test_states_have_the_type_of_activations(options: Options, cache: int, convo
 
 @pytest.mark.parametrize("context", [None, 64, 100_000])
 def test_memory_is_that_of_the_context_by_default(context: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lensmith.exporters import plan as module
+    from lensmith.exporters.planning import planned_bundle as module
 
     job = prepare(TINY / "qwen3_vl", Options(context=context if context == 64 else None))
     if context == 100_000:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lensmith.exporters import golden_sizes
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.synth import synth
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning import golden_sizes
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.synth.making import synth
 
 TINY = Path(__file__).parent / "tiny_vlm"
 BUILDS = {

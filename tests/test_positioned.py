@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.positioned import PositionedFile
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage.positioned import PositionedFile
 
 
 @pytest.fixture(params=["posix", "windows"])

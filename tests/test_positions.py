@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.positions import PositionSpec, mrope_positions, rotary_positions, text_positions
+from lensmith.runtimes.prompt.positions import (
+    PositionSpec,
+    mrope_positions,
+    rotary_positions,
+    text_positions,
+)
 from lensmith.targets.errors import InputError
 
 from tests import hf

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.prefill import SAVING_TOKENS, chunks, shared, worth_saving
+from lensmith.runtimes.generation.prefill import (
+    SAVING_TOKENS,
+    chunks,
+    shared,
+    worth_saving,
+)
 
 
 @pytest.mark.parametrize(

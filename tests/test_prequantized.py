@@ -13,21 +13,26 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.calibration.packing import unpack_low_first
-from lensmith.calibration.rounding import Groups, dequantize
-from lensmith.exporters import weights
-from lensmith.exporters.blocks import Matrix
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.prequantized.gptq import _zero_points
-from lensmith.exporters.prequantized.integers import IntegerTensor
-from lensmith.exporters.prequantized.kept import kept_rows, own_groups
-from lensmith.exporters.reference import Reference
-from lensmith.exporters.safetensors_files import read_header
-from lensmith.exporters.scheme import Scheme
-from lensmith.exporters.source_weights import open_weights
-from lensmith.runtimes.bundle import Bundle
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.checkpoint.prequantized.gptq_layout import _zero_points
+from lensmith.exporters.checkpoint.prequantized.integers import IntegerTensor
+from lensmith.exporters.checkpoint.prequantized.kept import kept_rows, own_groups
+from lensmith.exporters.checkpoint.safetensors_files import read_header
+from lensmith.exporters.checkpoint.source_weights import open_weights
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.formats.tensorrt.tensorrt_weights import QdqMatrix
+from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
+from lensmith.exporters.storage import weights
+from lensmith.exporters.storage.packing import unpack_low_first
+from lensmith.exporters.storage.rounding import Groups, dequantize
+from lensmith.exporters.storage.scheme import Scheme
+from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from safetensors import safe_open

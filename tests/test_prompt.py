@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.images import ImageSpec, open_image, preprocess_images
-from lensmith.runtimes.messages import find_images
-from lensmith.runtimes.prompt import (
+from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess_images
+from lensmith.runtimes.prompt.messages import find_images
+from lensmith.runtimes.prompt.prompt_builder import (
     PromptBuilder,
     PromptSpec,
     check_context,
     image_tokens,
     open_prompt,
 )
-from lensmith.runtimes.template import ChatTemplate
-from lensmith.runtimes.tokenizer_check import open_tokenizer
+from lensmith.runtimes.prompt.template import ChatTemplate
+from lensmith.runtimes.prompt.tokenizer_check import open_tokenizer
 from lensmith.targets.errors import InputError
 from PIL import Image
 from tokenizers import Tokenizer

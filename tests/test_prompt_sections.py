@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.llava_sections import _check_processor, _limits
-from lensmith.exporters.prompts import check_patches, pixel_limits, prompt_section
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
+from lensmith.exporters.families.llava_sections import _check_processor, _limits
+from lensmith.exporters.families.prompts import check_patches, pixel_limits, prompt_section
+from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.spec import ClipSpec, ModelSpec
-from lensmith.exporters.tokenizer_files import SourceTokenizer
-from lensmith.runtimes.images import ImageSpec
+from lensmith.runtimes.media.images import ImageSpec
 from lensmith.targets.errors import InputError
 
 TINY = Path(__file__).parent / "tiny_vlm"

@@ -13,28 +13,40 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from lensmith.calibration.kv_scales import kv_scales
-from lensmith.exporters import decoder, golden, rope, written_weights
-from lensmith.exporters.blocks import Cache, Matrix, Source
-from lensmith.exporters.dialects import gguf as gguf_files
-from lensmith.exporters.dialects import ort
-from lensmith.exporters.export import Job, Options, export, prepare
-from lensmith.exporters.float_twin import float_job
-from lensmith.exporters.gguf import tensors as gguf_tensors
-from lensmith.exporters.gguf.written_tensors import check_files
-from lensmith.exporters.golden_media import CLIP, sources
+from lensmith.calibration.solvers.kv_scales import kv_scales
+from lensmith.exporters.checkpoint.lazy_tensors import ComputedTensor, LazyTensor
+from lensmith.exporters.evidence import golden, written_weights
+from lensmith.exporters.evidence.float_twin import float_job
+from lensmith.exporters.evidence.golden_media import CLIP, sources
+from lensmith.exporters.evidence.proof import LEAST, exactness
+from lensmith.exporters.formats.gguf import gguf_files
+from lensmith.exporters.formats.gguf import tensors as gguf_tensors
+from lensmith.exporters.formats.gguf.written_tensors import check_files
+from lensmith.exporters.formats.onnx import ort
+from lensmith.exporters.graphs import decoder, rope
+from lensmith.exporters.graphs.blocks import Cache, Matrix, Source
+from lensmith.exporters.graphs.kv_cache import KvCache, KvScales
 from lensmith.exporters.job import Calibrated
-from lensmith.exporters.kv_cache import KvCache, KvScales
-from lensmith.exporters.lazy_tensors import ComputedTensor, LazyTensor
-from lensmith.exporters.proof import LEAST, exactness
-from lensmith.exporters.scheme import Scheme
+from lensmith.exporters.pipeline import (
+    Job,
+    Options,
+    export,
+    prepare,
+)
 from lensmith.exporters.spec import ModelSpec
+from lensmith.exporters.storage.scheme import Scheme
 from lensmith.runtimes import Model, user_message
-from lensmith.runtimes.bundle import Bundle, open_bundle
-from lensmith.runtimes.loading import load
-from lensmith.runtimes.replay import EXACT, LLAMA_CPP, Exactness, Row, judged
-from lensmith.runtimes.traces import Traces, read_traces
-from lensmith.runtimes.verify import verify
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
+from lensmith.runtimes.evidence.replay import (
+    EXACT,
+    LLAMA_CPP,
+    Exactness,
+    Row,
+    judged,
+)
+from lensmith.runtimes.evidence.traces import Traces, read_traces
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.generation.loading import load
 from lensmith.targets.errors import CheckFailed, InputError
 
 from tests import ladder

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.packing import pack_low_first, unpack_low_first
-from lensmith.calibration.rounding import dequantize, quantize
-from lensmith.exporters.blocks import Matrix
-from lensmith.exporters.scheme import Scheme, largest_group, make_policy
+from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.storage.packing import pack_low_first, unpack_low_first
+from lensmith.exporters.storage.rounding import dequantize, quantize
+from lensmith.exporters.storage.scheme import Scheme, largest_group, make_policy
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.draft_reference import DraftReference
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.models.qwen_configs import PREFIXES
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.runners import continued
-from lensmith.exporters.sizes import components
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.positions import text_positions
-from lensmith.runtimes.prompt import Prompt
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import Request, user_message
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.comparing.runners import continued
+from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.families.qwen_configs import PREFIXES
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.storage.sizes import components
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.prompt.positions import text_positions
+from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.requests import Request, user_message
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 

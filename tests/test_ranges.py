@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from lensmith.runtimes import ranges
-from lensmith.runtimes.manifest import (
+from lensmith.runtimes.bundle import ranges
+from lensmith.runtimes.bundle.manifest import (
     FrameVideos,
     GoldenEntry,
     Limits,

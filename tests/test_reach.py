@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lensmith.runtimes.reach import check_reaches
-from lensmith.runtimes.template import ChatTemplate
+from lensmith.runtimes.prompt.reach import check_reaches
+from lensmith.runtimes.prompt.template import ChatTemplate
 from lensmith.targets.errors import InputError
 
 EACH = "{% for m in messages %}"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.reference import Reference
-from lensmith.runtimes.replay import relative_error
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 
@@ -25,8 +25,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 def test_it_is_what_transformers_generates(pair: Pair) -> None:
     """From pixels, by transformers' own loop: the same tokens as from features, step by step."""
-    from lensmith.runtimes.images import ImageSpec, open_image, preprocess_images
-    from lensmith.runtimes.messages import find_images
+    from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess_images
+    from lensmith.runtimes.prompt.messages import find_images
 
     messages, torch, model = CONVERSATIONS["two turns"], pair.reference.torch, pair.reference.model
     request = pair.theirs(messages)

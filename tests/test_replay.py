@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.outputs import Fed, Output
-from lensmith.runtimes.replay import (
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.evidence.outputs import Fed, Output
+from lensmith.runtimes.evidence.replay import (
     EXACT,
     TIE,
     AgainstPyTorch,
@@ -20,8 +20,15 @@ from lensmith.runtimes.replay import (
     relative_error,
     summarize,
 )
-from lensmith.runtimes.traces import TOP, CaseTrace, ImageTrace, Traces, log_sum, tops_of
-from lensmith.runtimes.verify import VerifyReport, _condense, is_exact
+from lensmith.runtimes.evidence.traces import (
+    TOP,
+    CaseTrace,
+    ImageTrace,
+    Traces,
+    log_sum,
+    tops_of,
+)
+from lensmith.runtimes.evidence.verification import VerifyReport, _condense, is_exact
 
 VOCAB, STEPS = 40, 3
 

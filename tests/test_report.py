@@ -8,8 +8,8 @@ import re
 import sys
 
 import pytest
-from lensmith.runtimes.intervals import mcnemar, paired_difference, wilson
-from lensmith.runtimes.records import (
+from lensmith.exporters.reports.intervals import mcnemar, paired_difference, wilson
+from lensmith.exporters.reports.records import (
     HISTOGRAM_EDGES,
     Agreement,
     Component,
@@ -19,8 +19,8 @@ from lensmith.runtimes.records import (
     TaskScore,
     Workload,
 )
-from lensmith.runtimes.report import html, table
-from lensmith.runtimes.sections import headline, sections
+from lensmith.exporters.reports.report import html, table
+from lensmith.exporters.reports.sections import headline, sections
 from lensmith.targets.errors import InputError, MissingExtra
 from rich.console import Console
 

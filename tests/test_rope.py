@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.decoder import mrope_source
-from lensmith.exporters.models import FAMILIES
-from lensmith.exporters.models.configs import Config
-from lensmith.exporters.models.text_decoders import describe_text
-from lensmith.exporters.rope import NO_SCALING, RopeScaling, inverse_frequencies
+from lensmith.exporters.families.configs import Config
+from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.families.text_decoders import describe_text
+from lensmith.exporters.graphs.decoder import mrope_source
+from lensmith.exporters.graphs.rope import NO_SCALING, RopeScaling, inverse_frequencies
 from lensmith.exporters.spec import ModelSpec, VisionSpec
 from lensmith.targets.errors import InputError
 

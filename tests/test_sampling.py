@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.sampling import Sampler, SamplingOptions, distribution, penalize
+from lensmith.runtimes.generation.sampling import (
+    Sampler,
+    SamplingOptions,
+    distribution,
+    penalize,
+)
 from lensmith.targets.errors import InputError
 
 from tests import hf

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from lensmith.exporters.scheme import CHANNEL, GATES, UNQUANTIZED, Scheme, make_policy
+from lensmith.exporters.storage.scheme import (
+    CHANNEL,
+    GATES,
+    UNQUANTIZED,
+    Scheme,
+    make_policy,
+)
 from lensmith.targets.errors import InputError
 
 ROLES = ("decoder", "table", "vision.qkv", "merger.fc1", "deepstack.fc2", "linear_attention")

@@ -9,15 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import frames, images, media
-from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.frames import VideoLimits
-from lensmith.runtimes.images import Grid, ImageLimits, ImageSpec, Patches
-from lensmith.runtimes.media import MediaEncoder
-from lensmith.runtimes.requests import EncodedImage
-from lensmith.runtimes.seen import MOST_SOURCES, Seen, SeenSources
-from lensmith.runtimes.timings import Timings
-from lensmith.runtimes.video import VideoSpec
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media import frames, images
+from lensmith.runtimes.media import media_encoder as media
+from lensmith.runtimes.media.frames import VideoLimits
+from lensmith.runtimes.media.images import (
+    Grid,
+    ImageLimits,
+    ImageSpec,
+    Patches,
+)
+from lensmith.runtimes.media.media_encoder import MediaEncoder
+from lensmith.runtimes.media.seen import MOST_SOURCES, Seen, SeenSources
+from lensmith.runtimes.media.video import VideoSpec
+from lensmith.runtimes.prompt.requests import EncodedImage
 from PIL import Image
 
 SPEC = ImageSpec(min_pixels=1024, max_pixels=64_000)
@@ -39,8 +45,8 @@ class Counted:
             self.clips += 1
             return opened(*arguments)
 
-        monkeypatch.setattr("lensmith.runtimes.media.decode_image", counted_decode)
-        monkeypatch.setattr("lensmith.runtimes.media.open_clip", counted_clip)
+        monkeypatch.setattr("lensmith.runtimes.media.media_encoder.decode_image", counted_decode)
+        monkeypatch.setattr("lensmith.runtimes.media.media_encoder.open_clip", counted_clip)
         self.media = MediaEncoder(self.vision, SPEC, VideoSpec(SPEC), ImageLimits(), VideoLimits())
 
     def vision(self, patches: Patches, grid: Grid) -> ImageFeatures:

@@ -13,21 +13,34 @@ import gguf
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import golden, proof, self_replay
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.golden import CONVERSATIONS
-from lensmith.exporters.golden_media import FILES, sources
-from lensmith.exporters.nudging import FLOAT_NOISE, HALF_NOISE, NOISE, noise_of, nudged, nudged_norms
-from lensmith.exporters.own_traces import _asked, _cut
-from lensmith.exporters.self_replay import Way, replayed, with_meant
-from lensmith.runtimes.arithmetic import arithmetic
-from lensmith.runtimes.built import OVERALL, ROW, Built, Run, Spread
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.native import wanted_kernels
-from lensmith.runtimes.outputs import Output
-from lensmith.runtimes.replay import EXACT, LLAMA_CPP, Row
-from lensmith.runtimes.traces import Traces
+from lensmith.exporters.evidence import golden, proof, self_replay
+from lensmith.exporters.evidence.golden import CONVERSATIONS
+from lensmith.exporters.evidence.golden_media import FILES, sources
+from lensmith.exporters.evidence.nudging import (
+    FLOAT_NOISE,
+    HALF_NOISE,
+    NOISE,
+    noise_of,
+    nudged,
+    nudged_norms,
+)
+from lensmith.exporters.evidence.own_traces import _asked, _cut
+from lensmith.exporters.evidence.self_replay import Way, replayed, with_meant
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.arithmetic import arithmetic
+from lensmith.runtimes.engines.native import wanted_kernels
+from lensmith.runtimes.evidence.built import (
+    OVERALL,
+    ROW,
+    Built,
+    Run,
+    Spread,
+)
+from lensmith.runtimes.evidence.outputs import Output
+from lensmith.runtimes.evidence.replay import EXACT, LLAMA_CPP, Row
+from lensmith.runtimes.evidence.traces import Traces
+from lensmith.runtimes.generation.model import Model
 from lensmith.targets.errors import CheckFailed
 
 TINY = Path(__file__).parent / "tiny_vlm"

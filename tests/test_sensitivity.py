@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from lensmith.exporters.layerwise.sensitivity import Sensitivity, mixed_schemes, options_of, unit_of
-from lensmith.exporters.scheme import Scheme
+from lensmith.calibration.layerwise.sensitivity import (
+    Sensitivity,
+    mixed_schemes,
+    options_of,
+    unit_of,
+)
+from lensmith.exporters.storage.scheme import Scheme
 from lensmith.targets.errors import InputError
 
 # The layer's divergence at 4 bits is 1 nat, three quarters of it by its first matrix; 8 bits leave a hundredth of each.

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from lensmith.exporters.layerwise.calibrate import Calibration, Plan
-from lensmith.exporters.layerwise.candidates import nearest
-from lensmith.exporters.layerwise.judge import judge
-from lensmith.exporters.layerwise.quantizer import RECIPES
-from lensmith.exporters.layerwise.shelf import Room, Shelf
-from lensmith.exporters.layerwise.store import Store
+from lensmith.calibration.layerwise.candidates import nearest
+from lensmith.calibration.layerwise.judge import judge
+from lensmith.calibration.layerwise.layer_pass import Calibration, Plan
+from lensmith.calibration.layerwise.shelf import Room, Shelf
+from lensmith.calibration.layerwise.stage_quantizer import RECIPES
+from lensmith.calibration.layerwise.store import Store
 
 from tests.layered import Bench
 

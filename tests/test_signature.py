@@ -10,12 +10,17 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import lensmith.runtimes.bundle
+import lensmith.runtimes.bundle.opening
 import pytest
 from lensmith.runtimes import load
-from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.loading import open_loaded
-from lensmith.runtimes.signature import PASSWORD, SIGNATURE, make_keys, sign
+from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
+from lensmith.runtimes.bundle.signature import (
+    PASSWORD,
+    SIGNATURE,
+    make_keys,
+    sign,
+)
+from lensmith.runtimes.generation.loading import open_loaded
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran
@@ -76,7 +81,7 @@ def test_any_changed_byte_is_noticed(signed: Path, keys: tuple[Path, Path]) -> N
 
 
 def test_large_files_are_compared_whole(signed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lensmith.runtimes.bundle.HASHED_BYTES", 10)
+    monkeypatch.setattr("lensmith.runtimes.bundle.opening.HASHED_BYTES", 10)
     path = signed / "decoder.data"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     open_bundle(signed)
@@ -195,7 +200,7 @@ def test_a_bundle_that_is_opened_again_is_checked_as_before(
     signed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a forked process does: all hashes are compared, also those behind the beginning of a large file."""
-    monkeypatch.setattr(lensmith.runtimes.bundle, "HASHED_BYTES", 1000)
+    monkeypatch.setattr(lensmith.runtimes.bundle.opening, "HASHED_BYTES", 1000)
     trusted, plain = open_bundle(signed, trusted_keys=[keys[1]]), open_bundle(signed)
     assert trusted.again().manifest == trusted.manifest
     with open(signed / "decoder.data", "r+b") as file:

@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.frames import open_clip
-from lensmith.runtimes.images import ImageLimits, ImageSpec, open_image, preprocess
+from lensmith.runtimes.media.frames import open_clip
+from lensmith.runtimes.media.images import (
+    ImageLimits,
+    ImageSpec,
+    open_image,
+    preprocess,
+)
 from lensmith.targets.errors import InputError
 from PIL import Image
 

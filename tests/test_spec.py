@@ -7,9 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.kv_cache import FLOAT_CACHE, KvCache, make_kv_cache
-from lensmith.exporters.spec import ClipSpec, DecoderSpec, DeltaNetSpec, ModelSpec, VisionSpec
-from lensmith.exporters.states import all_states, kv_states
+from lensmith.exporters.graphs.kv_cache import FLOAT_CACHE, KvCache, make_kv_cache
+from lensmith.exporters.graphs.state_names import all_states, kv_states
+from lensmith.exporters.spec import (
+    ClipSpec,
+    DecoderSpec,
+    DeltaNetSpec,
+    ModelSpec,
+    VisionSpec,
+)
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.cases import read_tasks
-from lensmith.runtimes.files import read_json
-from lensmith.runtimes.frames import open_clip
-from lensmith.runtimes.images import open_image
-from lensmith.runtimes.reading import MOST_STREAMED, read_limited, read_utf8
+from lensmith.exporters.comparing.cases import read_tasks
+from lensmith.runtimes.media.frames import open_clip
+from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.storage.files import read_json
+from lensmith.runtimes.storage.reading import MOST_STREAMED, read_limited, read_utf8
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -129,7 +129,7 @@ def test_a_silent_writer_is_waited_for_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, waited: str
 ) -> None:
     """It has less than a second to begin, and then as long as a network may take to go on."""
-    monkeypatch.setattr("lensmith.runtimes.reading.SILENT_S", 0.2)
+    monkeypatch.setattr("lensmith.runtimes.storage.reading.SILENT_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
     writer = os.open(tmp_path / "pipe", os.O_RDWR)  # so that opening waits for nobody
     os.write(writer, begun)
@@ -142,7 +142,7 @@ def test_a_program_behind_a_pipe_may_begin_late(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As `--image <(curl …)` gives its output: under a name of the descriptor alone; the wait is announced."""
-    monkeypatch.setattr("lensmith.runtimes.reading.BEGINNING_S", 0.1)
+    monkeypatch.setattr("lensmith.runtimes.storage.reading.BEGINNING_S", 0.1)
     reader, writer = os.pipe()
     content = io.BytesIO()
     Image.new("RGB", (64, 48)).save(content, "PNG")

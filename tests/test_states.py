@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lensmith.runtimes.states import States
+from lensmith.runtimes.engines.states import States
 
 
 class Numbers(States):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes import load
-from lensmith.runtimes.conversation import Conversation
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.positions import text_positions
-from lensmith.runtimes.requests import Request
+from lensmith.runtimes.generation.conversation import Conversation
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.prompt.positions import text_positions
+from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 
 Step = Callable[[Conversation, Request], Any]

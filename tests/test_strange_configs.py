@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.models import FAMILIES
+from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.pipeline import Options, prepare
 from lensmith.targets.errors import InputError
 
 TINY = Path(__file__).parent / "tiny_vlm"

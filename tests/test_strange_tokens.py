@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.export import Options, prepare
+from lensmith.exporters.pipeline import Options, prepare
 from lensmith.targets.errors import InputError
 
 from tests.test_strange_configs import TINY, linked

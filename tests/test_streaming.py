@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.streaming import ByteSpelling, PieceSpelling, TextStream, byte_alphabet
+from lensmith.runtimes.generation.streaming import (
+    ByteSpelling,
+    PieceSpelling,
+    TextStream,
+    byte_alphabet,
+)
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer, decoders, models
 

@@ -13,13 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters import synth as module
-from lensmith.exporters.checkpoint import Checkpoint, open_checkpoint
-from lensmith.exporters.synth import ARCHITECTURES, small_files, synth
-from lensmith.exporters.synth_layouts import SynthTensor
-from lensmith.exporters.synth_tokenizer import byte_alphabet, vocabulary
-from lensmith.exporters.synth_weights import _row_scales, blocks, encode, file_order, header_of
-from lensmith.runtimes.files import hash_file
+from lensmith.exporters.checkpoint.folder import Checkpoint, open_checkpoint
+from lensmith.exporters.synth import making as module
+from lensmith.exporters.synth.making import ARCHITECTURES, small_files, synth
+from lensmith.exporters.synth.synth_layouts import SynthTensor
+from lensmith.exporters.synth.synth_tokenizer import byte_alphabet, vocabulary
+from lensmith.exporters.synth.synth_weights import (
+    _row_scales,
+    blocks,
+    encode,
+    file_order,
+    header_of,
+)
+from lensmith.runtimes.storage.files import hash_file
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer, pre_tokenizers
 
@@ -89,7 +95,7 @@ def test_tiny_of_each_architecture_loads_in_transformers(name: str, tmp_path: Pa
 def test_large_checkpoints_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = open_checkpoint(synth("vqwen3-4b", tmp_path / "whole", tiny=True))
     assert not list(whole.path.glob("*.index.json"))
-    monkeypatch.setattr("lensmith.exporters.synth_weights.SHARD_BYTES", 4_000_000)
+    monkeypatch.setattr("lensmith.exporters.synth.synth_weights.SHARD_BYTES", 4_000_000)
     seen: list[int] = []
     sharded = open_checkpoint(
         synth("vqwen3-4b", tmp_path / "sharded", tiny=True, progress=lambda done, total: seen.extend((done, total)))
@@ -204,7 +210,7 @@ def test_narrow_matrices_are_as_strong_as_wide_ones(columns: int) -> None:
 
 
 def test_blocks_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lensmith.exporters.synth_weights.BLOCK", 1000)
+    monkeypatch.setattr("lensmith.exporters.synth.synth_weights.BLOCK", 1000)
     tensor = SynthTensor("x", (70, 30), "residual")
     parts = [make() for make in blocks(tensor, 0)]
     assert [part.shape for part in parts] == [(33, 30), (33, 30), (4, 30)]

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.cpu import cpu_features, warn_if_lacking
+from lensmith.runtimes.process.cpu import cpu_features, warn_if_lacking
 from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target, target_names
 

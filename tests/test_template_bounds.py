@@ -6,7 +6,12 @@ import resource
 import time
 
 import pytest
-from lensmith.runtimes.template import MAX_MESSAGE_CHARS, MAX_OUTPUT_CHARS, MAX_SOURCE_CHARS, ChatTemplate
+from lensmith.runtimes.prompt.template import (
+    MAX_MESSAGE_CHARS,
+    MAX_OUTPUT_CHARS,
+    MAX_SOURCE_CHARS,
+    ChatTemplate,
+)
 from lensmith.targets.errors import InputError
 
 CPU_SECONDS = 10  # a budget of 5 on the clock, and what one operation may take behind it

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from jinja2.exceptions import SecurityError
-from lensmith.runtimes.template_costs import (
+from lensmith.runtimes.prompt.template_costs import (
     FILTERS,
     MAX_VALUE,
     MAX_WORK,

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes.indexed import IndexedDecoder
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.verify import verify
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.engines.indexed import IndexedDecoder
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.evidence.verification import verify
 
 from tests import arlow, ladder
 from tests.dialect_pairs import dequantize_weights, dialect_pair, float32_activations, tiny_bases
@@ -95,7 +95,7 @@ def test_states_without_a_copy_are_not_reused(hybrid: Pair) -> None:
 
 def test_multi_token_prediction(hybrid: Pair) -> None:
     """Logits and hidden states over a prompt with images, in chunks."""
-    from lensmith.exporters.draft_reference import DraftReference
+    from lensmith.exporters.evidence.draft_reference import DraftReference
 
     from tests.mtp_reference import assert_drafts
 

@@ -13,21 +13,27 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters.blocks import Linear, sources
-from lensmith.exporters.dialects.tensorrt import TensorRTDialect
-from lensmith.exporters.dialects.tensorrt_weights import QdqMatrix
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.graph_ports import F32, I64, add_input, add_output
-from lensmith.exporters.graphs import Graph, _builder, _graph
-from lensmith.exporters.scheme import Scheme
-from lensmith.exporters.trt import engines, worker
-from lensmith.exporters.trt.engines import run
-from lensmith.exporters.trt.kernels import KERNEL
-from lensmith.exporters.trt.profiles import profiles
-from lensmith.exporters.trt.spelled_out import spell_out
-from lensmith.exporters.trt.worker import Request
-from lensmith.exporters.weights import _refer
-from lensmith.runtimes.bundle import Bundle, open_bundle
+from lensmith.exporters.formats.tensorrt import engine_files as engines
+from lensmith.exporters.formats.tensorrt import engine_worker as worker
+from lensmith.exporters.formats.tensorrt.engine_files import run
+from lensmith.exporters.formats.tensorrt.engine_worker import Request
+from lensmith.exporters.formats.tensorrt.kernels import KERNEL
+from lensmith.exporters.formats.tensorrt.profiles import profiles
+from lensmith.exporters.formats.tensorrt.spelled_out import spell_out
+from lensmith.exporters.formats.tensorrt.tensorrt_dialect import TensorRTDialect
+from lensmith.exporters.formats.tensorrt.tensorrt_weights import QdqMatrix
+from lensmith.exporters.graphs.blocks import Linear, sources
+from lensmith.exporters.graphs.graph_files import Graph, _builder, _graph
+from lensmith.exporters.graphs.graph_ports import (
+    F32,
+    I64,
+    add_input,
+    add_output,
+)
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage.scheme import Scheme
+from lensmith.exporters.storage.weights import _refer
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
 from lensmith.targets.errors import LensmithError
 from lensmith.targets.profile import load_target
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.trt import engines, worker
-from lensmith.exporters.trt.kernels import read_kernels
-from lensmith.exporters.trt.worker import Request
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.exporters.formats.tensorrt import engine_files as engines
+from lensmith.exporters.formats.tensorrt import engine_worker as worker
+from lensmith.exporters.formats.tensorrt.engine_worker import Request
+from lensmith.exporters.formats.tensorrt.kernels import read_kernels
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.targets.profile import load_target
 
 from tests.extras import Ran

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.plan import make_plan
-from lensmith.exporters.scheme import CHANNEL
-from lensmith.exporters.trt import limits
-from lensmith.runtimes.tensorrt_library import load_library
+from lensmith.exporters.formats.tensorrt import limits
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
+from lensmith.exporters.storage.scheme import CHANNEL
+from lensmith.runtimes.engines.tensorrt.tensorrt_library import load_library
 from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target
 

@@ -11,16 +11,22 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.trt.finish import build, with_profiles
-from lensmith.runtimes import backends, tensorrt_plugin
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.device_executor import Place
-from lensmith.runtimes.engine import session
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.tensorrt_plugin import PluginExecutor, plugin_devices, plugin_options, run_options
+from lensmith.exporters.formats.tensorrt.finish import build, with_profiles
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines import backends
+from lensmith.runtimes.engines.contract import session
+from lensmith.runtimes.engines.device_executor import Place
+from lensmith.runtimes.engines.tensorrt import tensorrt_plugin
+from lensmith.runtimes.engines.tensorrt.tensorrt_plugin import (
+    PluginExecutor,
+    plugin_devices,
+    plugin_options,
+    run_options,
+)
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.targets.errors import InputError, MissingExtra
 
 from tests import ladder

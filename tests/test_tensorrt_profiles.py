@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.trt.finish import build, with_profiles
-from lensmith.exporters.trt.profiles import LOGITS, profiles
-from lensmith.exporters.trt.spelled_out import spell_out
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.bundle_writer import BundleWriter
+from lensmith.exporters.formats.tensorrt.finish import build, with_profiles
+from lensmith.exporters.formats.tensorrt.profiles import LOGITS, profiles
+from lensmith.exporters.formats.tensorrt.spelled_out import spell_out
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.bundle_writer import BundleWriter
+from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.targets.errors import InputError
 
 from tests import ladder

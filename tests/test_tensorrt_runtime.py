@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.trt.profiles import profiles
-from lensmith.runtimes import tensorrt
-from lensmith.runtimes.bundle import Bundle, open_bundle
-from lensmith.runtimes.cuda import Cuda
-from lensmith.runtimes.model import Model
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.replay import relative_error
+from lensmith.exporters.formats.tensorrt.profiles import profiles
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
+from lensmith.runtimes.engines.cuda.cuda import Cuda
+from lensmith.runtimes.engines.tensorrt import tensorrt_executor as tensorrt
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model
+from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.targets.errors import InputError, LensmithError, MissingExtra
 
 from tests import fake_gpu, ladder

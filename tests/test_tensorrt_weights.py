@@ -8,9 +8,15 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.calibration.rounding import quantize
-from lensmith.exporters.dialects.tensorrt_weights import FLOAT8, INT8, Byte, QdqMatrix, round_rows
-from lensmith.exporters.scheme import Scheme, make_policy
+from lensmith.exporters.formats.tensorrt.tensorrt_weights import (
+    FLOAT8,
+    INT8,
+    Byte,
+    QdqMatrix,
+    round_rows,
+)
+from lensmith.exporters.storage.rounding import quantize
+from lensmith.exporters.storage.scheme import Scheme, make_policy
 from numpy.typing import NDArray
 from onnxscript import GraphBuilder
 from safetensors.numpy import load_file

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.builtin.kinds import BuiltinSamples, Ways
-from lensmith.exporters.calibrate import export_calibrated
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.calibration_samples import case_key
-from lensmith.exporters.checkpoint import open_checkpoint
-from lensmith.exporters.constants import of_modules
-from lensmith.exporters.draft_reference import DraftReference
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.reference import Reference, import_torch
-from lensmith.runtimes.frames import VideoLimits
-from lensmith.runtimes.images import ImageLimits
-from lensmith.runtimes.llamacpp.header import read_gguf
-from lensmith.runtimes.model import load
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.replay import relative_error
+from lensmith.calibration.calibrated_export import export_calibrated
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.calibration.samples.builtin.kinds import BuiltinSamples, Ways
+from lensmith.calibration.samples.calibration_samples import case_key
+from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.evidence.constants import of_modules
+from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.evidence.reference import Reference, import_torch
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.engines.llamacpp.header import read_gguf
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import load
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.media.frames import VideoLimits
+from lensmith.runtimes.media.images import ImageLimits
 from lensmith.targets.errors import InputError
 from safetensors.numpy import save_file
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.golden import CONVERSATIONS
-from lensmith.exporters.golden_media import FILES, sources
-from lensmith.exporters.lowering import find_lowering
-from lensmith.exporters.their_inputs import TheirInputs
-from lensmith.runtimes.images import open_image
-from lensmith.runtimes.pixels import image_spec, preprocess
+from lensmith.exporters.evidence.golden import CONVERSATIONS
+from lensmith.exporters.evidence.golden_media import FILES, sources
+from lensmith.exporters.evidence.their_inputs import TheirInputs
+from lensmith.exporters.formats.lowering import find_lowering
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.pixels import image_spec, preprocess
 from lensmith.targets.errors import CheckFailed
 
 from tests import hf

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.llamacpp.header import Header
-from lensmith.runtimes.llamacpp.token_list import check_tokens
+from lensmith.runtimes.engines.llamacpp.header import Header
+from lensmith.runtimes.engines.llamacpp.token_list import check_tokens
 from lensmith.targets.errors import InputError
 
 BPE: dict[str, Any] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lensmith.runtimes import tokenizer_check
-from lensmith.runtimes.tokenizer_check import make_tokenizer, panics_told
+from lensmith.runtimes.prompt import tokenizer_check
+from lensmith.runtimes.prompt.tokenizer_check import make_tokenizer, panics_told
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
 

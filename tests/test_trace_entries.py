@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.array_files import read_arrays
-from lensmith.runtimes.built import RECORD, SAMPLES, Built, Spread, read_built, write_built
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.traces import (
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.evidence.built import (
+    RECORD,
+    SAMPLES,
+    Built,
+    Spread,
+    read_built,
+    write_built,
+)
+from lensmith.runtimes.evidence.traces import (
     ARRAYS,
     CASES,
     CaseTrace,
@@ -25,6 +31,7 @@ from lensmith.runtimes.traces import (
     tops_of,
     write_traces,
 )
+from lensmith.runtimes.storage.array_files import read_arrays
 from lensmith.targets.errors import InputError
 
 from tests.manifests import DAMAGES, DELETE, damaged, fields

@@ -8,18 +8,35 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.calibration.methods import METHODS
-from lensmith.calibration.moments import Means, Moments
-from lensmith.calibration.rounding import quantize
-from lensmith.exporters.layerwise import quantizer, trial
-from lensmith.exporters.layerwise.judge import Judgement
-from lensmith.exporters.layerwise.quantizer import RECIPES, Matrices, _climb, quantize_group, quantize_table
-from lensmith.exporters.layerwise.samples import ANSWER, BEHIND, IMAGE, TEXT
-from lensmith.exporters.layerwise.store import Store
-from lensmith.exporters.layerwise.streams import Stream
-from lensmith.exporters.layerwise.trial import GROUPS, Trial, Unseen, no_worse
-from lensmith.exporters.layerwise.verdict import NEAREST, SEARCHED, choose
-from lensmith.exporters.scheme import Scheme
+from lensmith.calibration.layerwise import stage_quantizer as quantizer
+from lensmith.calibration.layerwise import trial
+from lensmith.calibration.layerwise.judge import Judgement
+from lensmith.calibration.layerwise.prepared_samples import (
+    ANSWER,
+    BEHIND,
+    IMAGE,
+    TEXT,
+)
+from lensmith.calibration.layerwise.stage_quantizer import (
+    RECIPES,
+    Matrices,
+    _climb,
+    quantize_group,
+    quantize_table,
+)
+from lensmith.calibration.layerwise.store import Store
+from lensmith.calibration.layerwise.streams import Stream
+from lensmith.calibration.layerwise.trial import (
+    GROUPS,
+    Trial,
+    Unseen,
+    no_worse,
+)
+from lensmith.calibration.layerwise.verdict import NEAREST, SEARCHED, choose
+from lensmith.calibration.solvers.methods import METHODS
+from lensmith.calibration.solvers.moments import Means, Moments
+from lensmith.exporters.storage.rounding import quantize
+from lensmith.exporters.storage.scheme import Scheme
 from numpy.typing import NDArray
 
 from tests.test_layerwise_store import lazy

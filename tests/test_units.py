@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from lensmith.runtimes.timings import Timings
-from lensmith.runtimes.units import duration, megabytes, milliseconds, nats, percent, points, times
+from lensmith.exporters.reports.units import (
+    duration,
+    megabytes,
+    milliseconds,
+    nats,
+    percent,
+    points,
+    times,
+)
+from lensmith.runtimes.generation.timings import Timings
 
 
 @pytest.mark.parametrize(

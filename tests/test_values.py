@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.options import GenerationOptions, with_options
-from lensmith.runtimes.sampling import SamplingOptions
-from lensmith.runtimes.values import finite, number, only, shown, truth, whole
+from lensmith.runtimes.generation.options import GenerationOptions, with_options
+from lensmith.runtimes.generation.sampling import SamplingOptions
+from lensmith.runtimes.values import (
+    finite,
+    number,
+    only,
+    shown,
+    truth,
+    whole,
+)
 from lensmith.targets.errors import InputError
 
 # A check, what it takes, and what it does not.

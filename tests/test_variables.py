@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.template import ChatTemplate
-from lensmith.runtimes.variables import checked_variables
+from lensmith.runtimes.prompt.template import ChatTemplate
+from lensmith.runtimes.prompt.variables import checked_variables
 from lensmith.targets.errors import InputError
 
 READS = ChatTemplate("{{ x }}{{ tools }}{{ documents }}{{ enable_thinking }}{{ add_generation_prompt }}")

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters import golden as module
-from lensmith.exporters.blocks import Matrix
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.golden import Golden
-from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.files import dump_json
-from lensmith.runtimes.traces import ARRAYS, CASES, read_traces
-from lensmith.runtimes.verify import verify
+from lensmith.exporters.evidence import golden as module
+from lensmith.exporters.evidence.golden import Golden
+from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
+from lensmith.runtimes.evidence.traces import ARRAYS, CASES, read_traces
+from lensmith.runtimes.evidence.verification import verify
+from lensmith.runtimes.storage.files import dump_json
 from lensmith.targets.errors import CheckFailed, InputError, MissingExtra
 
 from tests import ladder
@@ -155,7 +155,7 @@ def test_verify_needs_no_pytorch(exact: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'transformers', 'torchvision', 'onnx', 'onnx_ir', 'onnxscript', 'safetensors'):\n"
         "    sys.modules[name] = None\n"
-        "from lensmith.runtimes.verify import verify\n"
+        "from lensmith.runtimes.evidence.verification import verify\n"
         f"report = verify({str(exact)!r})\n"
         "assert report.passed, report.summary()\n"
     )

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.runtimes import verify as module
-from lensmith.runtimes.arithmetic import arithmetic, processor
-from lensmith.runtimes.built import (
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
+from lensmith.runtimes.engines.arithmetic import arithmetic, processor
+from lensmith.runtimes.engines.native import wanted_kernels
+from lensmith.runtimes.evidence import verification as module
+from lensmith.runtimes.evidence.built import (
     FLOOR,
     OVERALL,
     RECORD,
@@ -29,12 +31,10 @@ from lensmith.runtimes.built import (
     sample,
     spread,
 )
-from lensmith.runtimes.bundle import MANIFEST, open_bundle
-from lensmith.runtimes.files import dump_json
-from lensmith.runtimes.native import wanted_kernels
-from lensmith.runtimes.outputs import Output
-from lensmith.runtimes.replay import Row
-from lensmith.runtimes.verify import VerifyReport, verify
+from lensmith.runtimes.evidence.outputs import Output
+from lensmith.runtimes.evidence.replay import Row
+from lensmith.runtimes.evidence.verification import VerifyReport, verify
+from lensmith.runtimes.storage.files import dump_json
 from lensmith.targets.errors import InputError
 
 from tests import ladder

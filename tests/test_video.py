@@ -12,13 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from lensmith.runtimes.frames import VideoLimits
-from lensmith.runtimes.images import ImageLimits, ImageSpec
-from lensmith.runtimes.media import MediaEncoder, Medium
-from lensmith.runtimes.positions import PositionSpec, mrope_positions
-from lensmith.runtimes.prompt import Prompt, PromptBuilder, PromptSpec, VideoLayout, open_prompt
-from lensmith.runtimes.timings import Timings
-from lensmith.runtimes.video import (
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media.frames import VideoLimits
+from lensmith.runtimes.media.images import ImageLimits, ImageSpec
+from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium
+from lensmith.runtimes.media.video import (
     VideoSpec,
     frame_seconds,
     patch_seconds,
@@ -27,6 +25,14 @@ from lensmith.runtimes.video import (
     video_patches,
     video_size,
     video_spec,
+)
+from lensmith.runtimes.prompt.positions import PositionSpec, mrope_positions
+from lensmith.runtimes.prompt.prompt_builder import (
+    Prompt,
+    PromptBuilder,
+    PromptSpec,
+    VideoLayout,
+    open_prompt,
 )
 from lensmith.targets.errors import InputError
 from PIL import Image

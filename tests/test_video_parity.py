@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engine import ImageFeatures
-from lensmith.runtimes.media import CACHED_TOKENS
-from lensmith.runtimes.model import Model, load
-from lensmith.runtimes.options import GenerationOptions
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import user_message
-from lensmith.runtimes.timings import Timings
+from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media.media_encoder import CACHED_TOKENS
+from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -184,7 +184,7 @@ def test_memory_follows_one_frame(pair: Pair, encodings: list[int]) -> None:
 
 def test_old_features_are_dropped(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CACHED_TOKENS > 0
-    monkeypatch.setattr("lensmith.runtimes.media.CACHED_TOKENS", 20)
+    monkeypatch.setattr("lensmith.runtimes.media.media_encoder.CACHED_TOKENS", 20)
     media = pair.model.media
     media.forget()
     pair.model.prepare([user_message("?", videos=[SEVEN])])

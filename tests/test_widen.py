@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lensmith.exporters.cases import Case
-from lensmith.exporters.export import Options, prepare
-from lensmith.exporters.sample_preparation import prompts_of
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import EncodedImage, make_request, user_message
+from lensmith.calibration.samples.sample_preparation import prompts_of
+from lensmith.exporters.comparing.cases import Case
+from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.prompt.requests import EncodedImage, make_request, user_message
 
 TINY = Path(__file__).parent / "tiny_vlm"
 PICTURE = str(TINY / "heldout_long" / "images" / "0001.png")
@@ -19,7 +19,7 @@ SUMMATION = 2e-5
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "llava"])
 def test_wide_models_compute_what_the_trained_ones_do(name: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs lensmith[torch]")
-    from lensmith.exporters.reference import Reference
+    from lensmith.exporters.evidence.reference import Reference
 
     from tests.tiny_vlm.widen import widen
 

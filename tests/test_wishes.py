@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.crops import CropSpec
-from lensmith.runtimes.frames import Clip, VideoLimits
-from lensmith.runtimes.images import ImageLimits, ImageSpec
-from lensmith.runtimes.media import MediaEncoder, Medium, sample_clip
-from lensmith.runtimes.pixels import PixelSpec
-from lensmith.runtimes.sizing import grown, shrunk
-from lensmith.runtimes.timings import Timings
-from lensmith.runtimes.video import VideoSpec
-from lensmith.runtimes.wishes import check_limits, frame_range, image_wishes, wished_size
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media.crops import CropSpec
+from lensmith.runtimes.media.frames import Clip, VideoLimits
+from lensmith.runtimes.media.images import ImageLimits, ImageSpec
+from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium, sample_clip
+from lensmith.runtimes.media.pixels import PixelSpec
+from lensmith.runtimes.media.sizing import grown, shrunk
+from lensmith.runtimes.media.video import VideoSpec
+from lensmith.runtimes.media.wishes import (
+    check_limits,
+    frame_range,
+    image_wishes,
+    wished_size,
+)
 from lensmith.targets.errors import InputError
 from PIL import Image
 

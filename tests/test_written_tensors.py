@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
-from lensmith.exporters.gguf.written_tensors import _check, limit
+from lensmith.exporters.formats.gguf.written_tensors import _check, limit
 from lensmith.targets.errors import CheckFailed
 from numpy.typing import NDArray
 

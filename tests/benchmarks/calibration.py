@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lensmith.exporters.calibrate import _judge, _quantize, float_model
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.cases import read_tasks
-from lensmith.exporters.export import Job, Options, prepare
-from lensmith.exporters.layerwise.candidates import Candidate, nearest, stored
-from lensmith.exporters.layerwise.judge import Judgement, judge
-from lensmith.exporters.layerwise.model import FloatModel
-from lensmith.exporters.layerwise.samples import Sample
-from lensmith.exporters.layerwise.verdict import NEAREST, choose
-from lensmith.exporters.mixed_precision import schemes_of
-from lensmith.exporters.sample_preparation import look_through, open_samples, prompts_of
+from lensmith.calibration.calibrated_export import _judge, _quantize, float_model
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.calibration.layerwise.candidates import Candidate, nearest, stored
+from lensmith.calibration.layerwise.float_model import FloatModel
+from lensmith.calibration.layerwise.judge import Judgement, judge
+from lensmith.calibration.layerwise.prepared_samples import Sample
+from lensmith.calibration.layerwise.verdict import NEAREST, choose
+from lensmith.calibration.mixed_precision import schemes_of
+from lensmith.calibration.samples.sample_preparation import look_through, open_samples, prompts_of
+from lensmith.exporters.comparing.cases import read_tasks
+from lensmith.exporters.pipeline import Job, Options, prepare
 from rich.console import Console
 from rich.table import Table
 

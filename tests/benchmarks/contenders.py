@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lensmith.exporters.cases import benchmark_image
-from lensmith.exporters.compare import _run
-from lensmith.exporters.contender import Job
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.pixels import image_spec
-from lensmith.runtimes.timings import Timings
+from lensmith.exporters.comparing.cases import benchmark_image
+from lensmith.exporters.comparing.comparison import _run
+from lensmith.exporters.comparing.contender import Job
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media.pixels import image_spec
 from rich.console import Console
 from rich.table import Table
 

@@ -25,18 +25,18 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lensmith.exporters import golden
-from lensmith.exporters.calibrate import export_calibrated
-from lensmith.exporters.calibration_options import CalibrationOptions
-from lensmith.exporters.cases import Case, read_tasks
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.golden_media import CLIP, sources
-from lensmith.exporters.scheme import CHANNEL
-from lensmith.runtimes import verify as verifying
-from lensmith.runtimes.backends import usable_device
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.loading import load
-from lensmith.runtimes.traces import Traces, read_traces
+from lensmith.calibration.calibrated_export import export_calibrated
+from lensmith.calibration.calibration_options import CalibrationOptions
+from lensmith.exporters.comparing.cases import Case, read_tasks
+from lensmith.exporters.evidence import golden
+from lensmith.exporters.evidence.golden_media import CLIP, sources
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage.scheme import CHANNEL
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.backends import usable_device
+from lensmith.runtimes.evidence import verification as verifying
+from lensmith.runtimes.evidence.traces import Traces, read_traces
+from lensmith.runtimes.generation.loading import load
 from lensmith.targets.errors import LensmithError
 
 TINY = Path(__file__).parents[1] / "tiny_vlm"

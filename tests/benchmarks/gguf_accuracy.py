@@ -21,18 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lensmith.exporters.calibrate import float_model
-from lensmith.exporters.cases import Case, read_samples
-from lensmith.exporters.export import Calibrated, Job, Options, export, prepare
-from lensmith.exporters.gguf.file_types import FILE_TYPES
-from lensmith.exporters.gguf.imatrix import Energy
-from lensmith.exporters.gguf.importance import gather
-from lensmith.exporters.layerwise.samples import KINDS, Picture, Sample
-from lensmith.exporters.sample_preparation import prompts_of
+from lensmith.calibration.calibrated_export import float_model
+from lensmith.calibration.importance import gather
+from lensmith.calibration.layerwise.prepared_samples import KINDS, Picture, Sample
+from lensmith.calibration.samples.sample_preparation import prompts_of
+from lensmith.exporters.comparing.cases import Case, read_samples
+from lensmith.exporters.formats.gguf.file_types import FILE_TYPES
+from lensmith.exporters.formats.gguf.imatrix import Energy
+from lensmith.exporters.pipeline import (
+    Calibrated,
+    Job,
+    Options,
+    export,
+    prepare,
+)
 from lensmith.runtimes import Model
-from lensmith.runtimes.bundle import Bundle
-from lensmith.runtimes.engine import Floats, ImageFeatures
-from lensmith.runtimes.model import load
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.generation.model import load
 from lensmith.targets.errors import InputError
 from rich.console import Console
 from rich.table import Table

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from lensmith.exporters.cases import Case, read_tasks
-from lensmith.exporters.distributions import compare_with, log_softmax
-from lensmith.exporters.export import Options, export, prepare
-from lensmith.exporters.runners import BundleRunner, PyTorchRunner, text_mask
-from lensmith.exporters.synth import synth
-from lensmith.runtimes.engine import Floats
-from lensmith.runtimes.replay import relative_error
-from lensmith.runtimes.requests import Request
+from lensmith.exporters.comparing.cases import Case, read_tasks
+from lensmith.exporters.comparing.distributions import compare_with, log_softmax
+from lensmith.exporters.comparing.runners import BundleRunner, PyTorchRunner, text_mask
+from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.engines.contract import Floats
+from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.prompt.requests import Request
 from rich.console import Console
 from rich.table import Table
 

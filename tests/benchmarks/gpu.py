@@ -33,7 +33,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 def lensmith(args: argparse.Namespace) -> dict[str, Any]:
     from lensmith.runtimes import GenerationOptions
-    from lensmith.runtimes.model import load
+    from lensmith.runtimes.generation.model import load
 
     started = time.perf_counter()
     model = load(args.bundle, context=args.context)
@@ -67,11 +67,11 @@ def _gpu_bytes() -> int:
 
 def _torch_inputs(args: argparse.Namespace, torch: Any, model: Any) -> dict[str, Any]:
     """Token ids and patches as the bundle makes them."""
-    from lensmith.runtimes.bundle import open_bundle
-    from lensmith.runtimes.model import prompt_spec
-    from lensmith.runtimes.pixels import image_spec, preprocess
-    from lensmith.runtimes.prompt import open_prompt
-    from lensmith.runtimes.requests import user_message
+    from lensmith.runtimes.bundle.opening import open_bundle
+    from lensmith.runtimes.generation.model import prompt_spec
+    from lensmith.runtimes.media.pixels import image_spec, preprocess
+    from lensmith.runtimes.prompt.prompt_builder import open_prompt
+    from lensmith.runtimes.prompt.requests import user_message
 
     bundle = open_bundle(args.bundle)
     image = picture(*args.size)

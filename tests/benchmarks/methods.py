@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from lensmith.calibration.grid import Grid
-from lensmith.calibration.inputs import Inputs
-from lensmith.calibration.measure import output_error
-from lensmith.calibration.methods import METHODS
-from lensmith.calibration.rounding import Floats, dequantize
-from lensmith.calibration.smoothing import search_scales
-from lensmith.exporters.scheme import largest_group
+from lensmith.calibration.solvers.inputs import Inputs
+from lensmith.calibration.solvers.levels import Grid
+from lensmith.calibration.solvers.methods import METHODS
+from lensmith.calibration.solvers.output_error import output_error
+from lensmith.calibration.solvers.smoothing import search_scales
+from lensmith.exporters.storage.rounding import Floats, dequantize
+from lensmith.exporters.storage.scheme import largest_group
 from onnxruntime.quantization.neural_compressor import weight_only
 from rich.console import Console
 from rich.table import Table

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from lensmith.runtimes import GenerationOptions, Model, user_message
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle.opening import open_bundle
 from rich.console import Console
 from rich.table import Table
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.runtimes import GenerationOptions, Model, user_message
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.engine import VisionEncoder
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.engines.contract import VisionEncoder
 from rich.console import Console
 from rich.table import Table
 

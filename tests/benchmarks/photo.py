@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from lensmith.runtimes import Model
-from lensmith.runtimes.bundle import open_bundle
+from lensmith.runtimes.bundle.opening import open_bundle
 from PIL import Image
 from rich.console import Console
 from rich.table import Table

@@ -12,11 +12,11 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from lensmith.exporters.cases import Case, read_samples
+from lensmith.exporters.comparing.cases import Case, read_samples
 from lensmith.runtimes import Model
-from lensmith.runtimes.bundle import open_bundle
-from lensmith.runtimes.llamacpp.vision import LlamaVision
-from lensmith.runtimes.pixels import image_spec
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.engines.llamacpp.llama_vision import LlamaVision
+from lensmith.runtimes.media.pixels import image_spec
 from rich.console import Console
 from rich.table import Table
 

@@ -110,8 +110,8 @@ def spread(originals: Mapping[str, list[Path]], media: Path, cases: int, first: 
 
 def make_originals(folder: Path) -> dict[str, list[Path]]:
     """Bundles and checkpoints of small models of each family, made where they are missing."""
-    from lensmith.exporters.export import Options, export, prepare
-    from lensmith.exporters.synth import synth
+    from lensmith.exporters.pipeline import Options, export, prepare
+    from lensmith.exporters.synth.making import synth
 
     dialects = (
         ("arlow", "arlow-vision", Options(precision="int8")),

@@ -1,4 +1,4 @@
-/* Calls the operators of runtimes/kernels without ONNX Runtime, so that sanitizers see every byte that they touch.
+/* Calls the operators of runtimes/engines/kernels without ONNX Runtime, so that sanitizers see every byte that they touch.
  *
  * Reads cases from stdin and answers each on stdout, in the words of tests/fuzz/driver.py. Every tensor ends where its
  * pages end and the next page cannot be read, which also catches the masked loads that sanitizers do not see; what is

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lensmith.runtimes.bundle import MANIFEST
-from lensmith.runtimes.files import hash_file
+from lensmith.runtimes.bundle.opening import MANIFEST
+from lensmith.runtimes.storage.files import hash_file
 
 from tests.manifests import DAMAGES, DELETE, damaged, fields
 from tests.test_template_bounds import BOMBS, MESSAGES

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lensmith.exporters.cli.app import run
+from lensmith.cli.app import run
 
 from tests.fuzz.mutations import damage, mutate_bytes, restore
 

@@ -1,0 +1,49 @@
+"""What the manifest says of a calibration; `runtimes/bundle/calibration_evidence.py` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..exporters.storage.scheme import Scheme
+from .layerwise.activations import Activations
+from .layerwise.matrix_outcomes import Outcome
+from .layerwise.sensitivity import Sensitivity
+from .layerwise.verdict import NEAREST, Verdict
+
+
+def record(
+    made: Verdict,
+    samples: Mapping[str, Any],
+    schemes: Mapping[str, Scheme],
+    found: Mapping[str, Sensitivity],
+    activations: Activations | None,
+) -> dict[str, Any]:
+    """The evidence as plain values."""
+    judged = {name: made.judged[name] for name in ("float", NEAREST, "encoder") if name in made.judged}
+    if made.store is not None:
+        judged["calibrated"] = made.judged[made.method]
+    evidence = {
+        "method": made.method,
+        "samples": samples,
+        "matrices": [_row(outcome, schemes[outcome.name]) for outcome in made.store.journal.outcomes]
+        if made.store
+        else [],
+        "sensitivity": {unit: value.kl for unit, value in found.items()},
+        "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
+        "tried": made.tried,
+        "kept": made.kept,
+    }
+    return evidence if activations is None else {**evidence, "activations": _short(asdict(activations))}
+
+
+def _row(outcome: Outcome, scheme: Scheme) -> dict[str, Any]:
+    return {**_short(asdict(outcome)), "bits": scheme.bits, "group_size": scheme.group_size}
+
+
+def _short(values: Any) -> Any:
+    """Figures with the digits that mean something: there are many, and the manifest travels with each bundle."""
+    if isinstance(values, dict):
+        return {key: _short(value) for key, value in values.items()}
+    return float(f"{values:.4g}") if isinstance(values, float) else values

@@ -1,1 +1,0 @@
-"""Bytes of quantized weights as engines other than ONNX Runtime's CPU kernels read them."""

@@ -1,0 +1,270 @@
+"""Commands that look: inspect, verify, compare, targets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..targets.errors import CheckFailed, InputError
+from .shared import (
+    AS_JSON,
+    DEVICE,
+    KEYS,
+    Once,
+    console,
+    count,
+    pairs,
+    print_json,
+    size,
+    table,
+)
+
+if TYPE_CHECKING:
+    from ..runtimes.bundle.calibration_evidence import CalibrationEvidence
+    from ..runtimes.bundle.opening import Bundle
+    from ..runtimes.evidence.verification import VerifyReport
+
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+
+
+@click.command(cls=Once)
+@BUNDLE
+@click.option("--tensors", is_flag=True, help="List each tensor with how it is stored and why.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write how the bundle was calibrated as one page with plots.",
+)
+@AS_JSON
+def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> None:
+    """Show what BUNDLE is: identity, sizes, precision, inputs and outputs, limits, evidence."""
+    from ..runtimes.bundle.calibration_evidence import read_evidence
+    from ..runtimes.bundle.opening import open_bundle
+    from ..runtimes.engines.native import wanted_kernels
+
+    opened = open_bundle(bundle)
+    calibration = read_evidence(opened.manifest)
+    if page is not None:
+        _write_page(opened, calibration, page)
+    if as_json:
+        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.manifest})
+    else:
+        _print_parts(opened, calibration, tensors=tensors)
+    if page is not None:
+        click.echo(page, err=as_json)
+
+
+def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, tensors: bool) -> None:
+    screen = console()
+    for part in (_identity, _architecture, _sizes, _precision, _ports, _engines, _limits, _evidence):
+        shown = part(opened)
+        if shown is not None:
+            screen.print(shown)
+            screen.print()
+    if calibration is not None:
+        from ..exporters.reports.report import calibration_table
+
+        screen.print(calibration_table(calibration))
+        screen.print()
+    if tensors:
+        screen.print(_tensors(opened))
+
+
+def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: Path) -> None:
+    from ..exporters.reports.report import calibration_html
+    from ..runtimes.storage.new_file import write_text
+
+    if calibration is None:
+        raise InputError(f"{opened.path} was not calibrated, so there is nothing for {page} to show; "
+                         "export it with --calibrate descent")  # fmt: skip
+    made = calibration_html(
+        calibration,
+        model=opened.manifest["source"]["name"],
+        precision=opened.manifest.get("options", {}).get("precision", "weights"),
+    )
+    write_text(page, made)
+
+
+@click.command(cls=Once)
+@BUNDLE
+@DEVICE
+@KEYS
+@AS_JSON
+def verify(bundle: Path, device: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
+    """Check each byte of BUNDLE and replay PyTorch's recorded answers. Exit code 1 when something differs."""
+    from ..runtimes.evidence.verification import verify as replay
+
+    report = replay(bundle, device=device, trusted_keys=keys or None)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        console().print(_verification(report))
+    if not report.passed:
+        raise CheckFailed(f"{report.summary()}; export the bundle again or report this device")
+    if not as_json:
+        click.echo(f"passed: {report.summary()}")
+
+
+@click.command(cls=Once)
+@AS_JSON
+def targets(as_json: bool) -> None:
+    """List the devices that `lensmith export --target` knows."""
+    from ..targets.profile import load_target, target_names
+
+    profiles = [asdict(load_target(name)) for name in target_names()]
+    if as_json:
+        print_json(profiles)
+        return
+    rows = [
+        [row["name"], row["dialect"], row["prefill_chunk"], ", ".join(row["lacks"]), row["description"]]
+        for row in profiles
+    ]
+    console().print(table("Targets", ["name", "dialect", ">prefill chunk", "lacks", "description"], rows))
+
+
+COMMANDS = (verify, inspect, targets)
+
+
+def _verification(report: VerifyReport) -> Any:
+    rows = [
+        (row.case, row.output, row.figure, f"{row.value:.3g}", "" if row.limit is None else f"{row.limit:.3g}",
+         "" if row.passed else "FAILED")
+        for row in report.rows
+    ]  # fmt: skip
+    return table(f"Against {report.reference}", ["case", "output", "figure", ">value", ">limit", ""], rows)
+
+
+def _identity(bundle: Bundle) -> Any:
+    from ..runtimes.engines.native import wanted_kernels
+
+    manifest, source = bundle.manifest, bundle.manifest["source"]
+    return pairs("Bundle", {
+        "path": bundle.path,
+        "family": manifest["family"],
+        "made from": ", ".join(_origin(source)),
+        "licence": source["license"] or "not stated",
+        "parameters": f"{source.get('parameters', 0):,}",
+        "target": manifest["target"],
+        "options": ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items()),
+        "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
+    })  # fmt: skip
+
+
+def _origin(source: Mapping[str, Any]) -> Iterator[str]:
+    """The checkpoint's name, and how its weights came about."""
+    yield source["name"]
+    if hub := source.get("hub"):
+        yield f"commit {hub['commit']}"
+    if quantized := source.get("quantization"):
+        yield f"quantized by {quantized['method']}"
+    if adapter := source.get("adapter"):
+        place = source.get("adapter_hub") or {"repository": adapter["name"]}
+        yield f"with the adapter {' commit '.join(place.values())} merged into it"
+
+
+def _architecture(bundle: Bundle) -> Any:
+    """Layers, widths, heads and parameters of each part."""
+    names = ("layers", "linear_layers", "hidden", "heads", "kv_heads", "vocab", "parameters")
+    rows = [
+        (name.replace("_", " "), *("" if (found := part.get(key)) is None else f"{found:,}" for key in names))
+        for name, part in bundle.manifest.get("parts", {}).items()
+    ]
+    return table("Parts", ["part", *(f">{name.replace('_', ' ')}" for name in names)], rows)
+
+
+def _sizes(bundle: Bundle) -> Any:
+    from .making import component_sizes
+
+    files = {name: int(record["size"]) for name, record in bundle.manifest["files"].items()}
+    rows = [*component_sizes(files), ("all", "", size(sum(files.values())))]
+    return table("Sizes", ["component", "files", ">size"], rows)
+
+
+def _precision(bundle: Bundle) -> Any:
+    """How many tensors are stored in each way, and what they take."""
+    rows: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for entry in bundle.manifest["precision"].values():
+        zero_points = entry["bits"] <= 8 and not entry["symmetric"]
+        row = rows[entry["bits"], entry["group_size"] or "", "yes" if zero_points else "", entry["reason"]]
+        for index, value in enumerate((1, entry.get("parameters", 0), entry.get("bytes", 0))):
+            row[index] += value
+    ordered = sorted(rows.items(), key=lambda item: -item[1][2])
+    shown = [(*kind, tensors, count(parameters), size(nbytes), reason)
+             for (*kind, reason), (tensors, parameters, nbytes) in ordered]  # fmt: skip
+    columns = [">bits", ">group", "zero points", ">tensors", ">parameters", ">on disk", "reason"]
+    return table("Precision", columns, shown)
+
+
+def _tensors(bundle: Bundle) -> Any:
+    rows = [(name, entry["bits"], entry["group_size"] or "", count(entry.get("parameters", 0)), entry["reason"])
+            for name, entry in bundle.manifest["precision"].items()]  # fmt: skip
+    return table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows)
+
+
+def _ports(bundle: Bundle) -> Any:
+    """Inputs and outputs of the graphs; those of the KV cache as one row of their pattern."""
+    rows: list[tuple[Any, ...]] = []
+    for graph, entry in bundle.manifest["graphs"].items():
+        for kind in ("inputs", "outputs"):
+            shown: dict[str, tuple[Any, ...]] = {}
+            for name, port in entry[kind].items():
+                pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+                shape = ", ".join(map(str, port["shape"]))
+                shown[pattern] = (graph, kind[:-1], pattern, port["dtype"], f"[{shape}]")
+            rows += shown.values()
+    return table("Graphs", ["graph", "", "name", "type", "shape"], rows)
+
+
+def _engines(bundle: Bundle) -> Any:
+    """What was built for GPUs; None for a bundle without engines."""
+    made = {name: graph["engine"] for name, graph in bundle.manifest["graphs"].items() if "engine" in graph}
+    if not made:
+        return None
+    rows = []
+    for graph, engine in made.items():
+        kernels = engine.get("kernels") or {}
+        counts = [kernels.get(key, "not known") for key in ("kernels", "fused")]
+        alone = len(kernels["written_out"]) if kernels else "not known"
+        recorded = {True: "yes", False: "no", None: "not known"}[kernels.get("recordable")]
+        layers = ", ".join(f"{count} {kind}" for kind, count in engine["layers"].items())
+        chips = ", ".join(engine["capabilities"])
+        rows.append((graph, f"{engine['flavour']} {engine['version']}", chips, layers, *counts, alone, recorded))
+    columns = ["graph", "built by", "compute capabilities", "layers", ">kernels", ">widen packed weights",
+               ">weights written out", "CUDA graphs"]  # fmt: skip
+    return table("Engines", columns, rows)
+
+
+def _limits(bundle: Bundle) -> Any:
+    video = bundle.manifest.get("video", {})
+    of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
+    limits = {**bundle.manifest["limits"], **of_video}
+    ends = _ends(bundle.manifest.get("prompt", {}))
+    return pairs("Limits", {**{name.replace("_", " "): value for name, value in limits.items()}, **ends})
+
+
+def _ends(prompt: Mapping[str, Any]) -> dict[str, str]:
+    """What ends an answer, by token, and which files say so."""
+    return {f"answers end at {token}": ", ".join(places) for token, places in prompt.get("end_tokens", {}).items()}
+
+
+def _evidence(bundle: Bundle) -> Any:
+    """All that was recorded but calibration, which has tables of its own."""
+    recorded = {name: value for name, value in bundle.manifest["evidence"].items() if name != "calibration"}
+    return pairs("Evidence", dict(_flat(recorded)) or {"none": "nothing else was recorded"})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested figures as one level of names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}: ")
+        else:
+            yield prefix + name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,213 @@
+"""A bundle against its checkpoint in PyTorch: speed, memory, size and accuracy, each contender in its own process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...runtimes.bundle.calibration_evidence import read_evidence
+from ...runtimes.bundle.opening import Bundle, open_bundle
+from ...runtimes.generation.loading import answers
+from ...runtimes.generation.model import DEFAULT_CONTEXT
+from ...runtimes.media.no_images import NoImages
+from ...runtimes.media.pixels import image_spec
+from ...runtimes.storage.files import read_json, write_json
+from ...targets.errors import (
+    InputError,
+    LensmithError,
+    MissingExtra,
+    closest,
+)
+from ..checkpoint.folder import Checkpoint, open_checkpoint
+from ..checkpoint.lora.settings import CONFIG
+from ..checkpoint.prequantized.declared import FILES
+from ..evidence.reference import DTYPES
+from ..pipeline import find_family
+from ..reports.records import Report
+from .cases import (
+    benchmark_image,
+    builtin_cases,
+    read_tasks,
+    spread_over_tasks,
+)
+from .contender import Job
+from .machine import available_cores
+from .tensor_outcomes import Result, assemble, precision_name
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+TRACED_CASES = 32  # cases that distributions are compared on; each trace takes vocab x text tokens x 4 bytes of disk
+SETTINGS = ("config.json", CONFIG, *FILES)  # that weights depend on
+MIN_ROOM = 256  # tokens of the context kept for the text around the timed image
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to measure."""
+
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of PyTorch; float32, or else the first, is the reference
+    threads: int | None = None  # of every contender; None: one for each core
+    repeats: int = 3
+    tasks: Path | None = None  # JSONL of {"task", "images": [paths relative to it], "prompt", "answer"}
+    limit: int | None = None  # samples of each task
+    image: Path | None = None  # to time; None: a generated photo
+    prompt: str = "Describe this image."
+    decode_steps: int = 32
+    command: str = ""  # the command line, for the report
+
+    def __post_init__(self) -> None:
+        for dtype in self.dtypes:
+            if dtype not in DTYPES:
+                raise InputError(f"PyTorch cannot be compared in {dtype!r}; {closest(dtype, DTYPES)}")
+        if not self.dtypes or len(set(self.dtypes)) != len(self.dtypes):
+            raise InputError(f"the dtypes to compare are {list(self.dtypes)}; expected different ones of {DTYPES}")
+        for name in ("threads", "repeats", "limit", "decode_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name.replace('_', ' ')} is {value}; expected at least 1")
+
+    @property
+    def reference(self) -> str:
+        """The dtype that accuracy is measured against."""
+        return "float32" if "float32" in self.dtypes else self.dtypes[0]
+
+
+def compare(
+    bundle_path: str | Path,
+    checkpoint_path: str | Path,
+    options: CompareOptions | None = None,
+    progress: Progress = lambda *_: None,
+    *,
+    adapter: str | Path | None = None,
+) -> Report:
+    """Measure all contenders one after another; an `adapter` belongs to the checkpoint.
+
+    Raises InputError for unusable inputs, MissingExtra without PyTorch, and LensmithError when a contender fails.
+    """
+    options = options or CompareOptions()
+    bundle, checkpoint = open_bundle(bundle_path), open_checkpoint(checkpoint_path, adapter)
+    if not answers(bundle):
+        raise InputError(f"{bundle.path} has no decoder, so there are no answers to compare; lensmith verify says how "
+                         "far its features are from PyTorch's")  # fmt: skip
+    find_family(checkpoint)
+    _require_torch()
+    _require_source(bundle, checkpoint)
+    calibration = read_evidence(bundle.manifest)  # before what takes long
+    with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
+        jobs = _jobs(bundle, checkpoint, options, Path(folder))
+        results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
+        samples = _samples(jobs[0], options)
+        return assemble(
+            bundle, checkpoint, jobs, results, samples=samples, command=options.command, calibration=calibration
+        )
+
+
+def _require_torch() -> None:
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        raise MissingExtra("comparing with PyTorch", "torch")
+
+
+def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    """The weights and the configuration must be those of the export, by hash; other files may have changed."""
+    recorded, found = bundle.manifest["source"]["files"], checkpoint.source_files()
+    for name in sorted(recorded.keys() | found.keys()):
+        if (name in SETTINGS or name.endswith(".safetensors")) and recorded.get(name) != found.get(name):
+            raise InputError(
+                f"{bundle.path} was not exported from {checkpoint.path}: {name} differs from the manifest's; "
+                "compare with the checkpoint, and the adapter, of the export, or export again"
+            )
+
+
+def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Job]:
+    """One job for each contender, the reference first, since the others read its traces, and the bundle last."""
+    blind = isinstance(image_spec(bundle.manifest), NoImages)
+    if blind and options.image:
+        raise InputError(f"{bundle.path} takes no images; leave out the image to time")
+    cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
+    cases = [case for case in cases if options.tasks or not (blind and case.images)]
+    shared: dict[str, Any] = {
+        "bundle": str(bundle.path.resolve()),
+        "checkpoint": str(checkpoint.path.resolve()),
+        "adapter": str(checkpoint.adapter.resolve()) if checkpoint.adapter else None,
+        "threads": options.threads or available_cores(),
+        "repeats": options.repeats,
+        "image": "" if blind else str((options.image or _photo(bundle, options, folder)).resolve()),
+        "prompt": options.prompt,
+        "decode_steps": options.decode_steps,
+        "cases": tuple(replace(case, images=tuple(str(Path(i).resolve()) for i in case.images)) for case in cases),
+        "traced": tuple(spread_over_tasks(cases, TRACED_CASES)),
+        "traces": str(folder),
+    }
+    asked = options.tasks is not None
+    jobs = []
+    for dtype in sorted(options.dtypes, key=lambda dtype: dtype != options.reference):
+        first = dtype == options.reference
+        jobs.append(Job(f"PyTorch {dtype}", dtype=dtype, is_reference=first, answers=first and asked, **shared))
+    name = f"lensmith {precision_name(bundle)}"
+    return [*jobs, Job(name, dtype=None, is_reference=False, answers=asked, **shared)]
+
+
+def _photo(bundle: Bundle, options: CompareOptions, folder: Path) -> Path:
+    limits = bundle.manifest["limits"]
+    room = min(limits["context"], DEFAULT_CONTEXT) - options.decode_steps - MIN_ROOM
+    return benchmark_image(folder, limits, image_spec(bundle.manifest).factor, room)
+
+
+def _run(job: Job, folder: Path, progress: Progress) -> Result:
+    """Run one contender in a new process and give its result."""
+    folder.mkdir()
+    write_json(folder / "job.json", asdict(job))
+    command = [sys.executable, "-P", "-m", "lensmith.exporters.comparing.contender", str(folder / "job.json")]
+    with open(folder / "stderr", "w+b") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment())
+        try:
+            for stage, done, total in _progress_lines(process):
+                progress(f"{job.name}: {stage}", done, total)
+        finally:
+            process.kill()  # it has ended unless this one was interrupted
+            code = process.wait()
+    result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
+    if code or "error" in result:
+        raise _failure(job.name, code, result, (folder / "stderr").read_text(encoding="utf-8", errors="replace"))
+    return result
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def _progress_lines(process: subprocess.Popen[str]) -> Iterator[tuple[str, int, int]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            stage, done, total = json.loads(line)
+        except (ValueError, TypeError):
+            continue  # a library printed to the process's own stdout
+        yield stage, done, total
+    process.wait()
+
+
+def _failure(name: str, code: int, result: Result, errors: str) -> LensmithError:
+    if "error" in result:
+        kind = InputError if code == InputError.exit_code else LensmithError
+        return kind(f"{name}: {result['error']}")
+    if code == -9:
+        return LensmithError(f"{name} was killed by the system, most likely for want of memory; "
+                             "close other programs, or compare fewer dtypes")  # fmt: skip
+    last = errors.strip().splitlines()[-1:] or ["it printed nothing"]
+    return LensmithError(f"{name} ended with exit code {code}: {last[0][:500]}")
+
+
+def _samples(job: Job, options: CompareOptions) -> str:
+    traced = len(job.traced)
+    if options.tasks is None:
+        return f"{traced} built-in questions with generated images, answered by {job.name}"
+    return f"{traced} samples of {options.tasks.name} with its answers"

@@ -1,0 +1,199 @@
+"""What a finished bundle gives by itself, kept for `lensmith verify` where PyTorch takes no part in an export.
+
+A picture as it is and a short conversation about one of few tokens go through the bundle as it is loaded on a device,
+in one model and little time. How far noise carries is measured on what is small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...runtimes.bundle.bundle_writer import BundleWriter
+from ...runtimes.engines.arithmetic import arithmetic
+from ...runtimes.engines.backends import usable_device
+from ...runtimes.engines.contract import Floats, ImageFeatures
+from ...runtimes.evidence.built import (
+    RECORD,
+    SAMPLES,
+    Built,
+    Run,
+    settings_of,
+    spread,
+    write_built,
+)
+from ...runtimes.evidence.outputs import (
+    Fed,
+    Output,
+    outputs,
+    with_sources,
+)
+from ...runtimes.evidence.traces import (
+    OWN,
+    CaseTrace,
+    ImageTrace,
+    Traces,
+    tops_of,
+)
+from ...runtimes.generation.encoder import Encoder
+from ...runtimes.generation.loading import open_loaded
+from ...runtimes.generation.model import Model
+from ...runtimes.media.images import Grid, ImageSpec, Patches
+from ...runtimes.media.media_encoder import Vision
+from ...runtimes.media.no_images import NoImages
+from ...runtimes.media.pixels import image_spec
+from ...runtimes.prompt.messages import find_media
+from ...targets.errors import InputError
+from .golden_media import FILES, sources
+from .nudging import noise_of, nudged_vision
+from .self_replay import Way, replayed
+
+STEPS = 4  # tokens behind the prompt
+LARGEST = 4_000_000_000  # bytes of a bundle that is loaded for this, as a machine that builds it may be a small one
+FEW = 16  # tokens of the picture that is asked about, where a model takes any size
+
+
+def own_pictures(sections: Mapping[str, Any]) -> dict[str, int | None]:
+    """The files of a bundle's own traces and how many pixels each may have; `sections` are of the manifest.
+
+    None is the bundle's own limit. The conversation is about the first.
+    """
+    spec = image_spec(sections)
+    if isinstance(spec, NoImages):
+        return {}
+    if not isinstance(spec, ImageSpec) or "encoder" in sections:
+        return {FILES[0]: None}
+    return {FILES[0]: min(FEW * spec.factor**2, spec.max_pixels), FILES[1]: None}
+
+
+def within(messages: list[dict[str, Any]], pictures: Mapping[str, int | None]) -> list[dict[str, Any]]:
+    """A conversation with the limits of its pictures."""
+    limits = {name: {"max_pixels": most} for name, most in pictures.items() if most is not None}
+    return [
+        {**message, "content": [{**block, **limits.get(block.get("image"), {})} for block in message["content"]]}
+        for message in messages
+    ]
+
+
+def record_own(conversations: Mapping[str, Any], writer: BundleWriter, manifest: Mapping[str, Any]) -> Traces:
+    """Load the bundle in `writer`, and add its traces and the record of their bits and of their spread.
+
+    `conversations` are by name, and asked up to the first short one that the bundle takes. Raises InputError for a
+    bundle that is too large to be loaded on the side, or has no room for any, and MissingExtra without its engine.
+    """
+    bundle = writer.preview(manifest)
+    size = sum(bundle.file(name).stat().st_size for name in writer.names)
+    if size > LARGEST:
+        raise InputError(f"its graphs have {size / 1e9:.1f} GB, and are not loaded beside the export")
+    pictures, files = own_pictures(manifest), sources()
+    for name in pictures:
+        writer.add(name).write_bytes(files[name])
+    wishes: dict[str, Any] = {"device": usable_device(bundle.manifest)}
+    model = open_loaded(writer.preview(manifest), **wishes)
+    vision = _seen_by(model, _once(model.vision))
+    images = tuple(_cut(model, name, most) for name, most in pictures.items())
+    asked = _asked(model, pictures, conversations) if isinstance(model, Model) else ()
+    blank = Traces(OWN, images, asked)
+    kept = _Kept(blank)
+    base = Run(kept.noted(outputs(model, blank, vision)))
+    built = Built(
+        {line: base.digests for line in [arithmetic(bundle, **wishes)] if line is not None},
+        base.samples,
+        spread(base, [Run(_nudged(model, blank, noise_of(bundle)))]),
+        settings_of(writer.preview(manifest)),
+    )
+    write_built(built, writer.add(RECORD), writer.add(SAMPLES))
+    return kept.traces()
+
+
+def _cut(model: Model | Encoder, name: str, max_pixels: int | None) -> ImageTrace:
+    """A picture whose features are not known yet."""
+    media, nothing = model if isinstance(model, Encoder) else model.media, np.zeros((0, 0), np.float32)
+    patches, grid = media.cut(model.bundle.file(name), max_pixels=max_pixels)
+    return ImageTrace(name, grid, hashlib.sha256(patches.data).hexdigest(), ImageFeatures(nothing), max_pixels)
+
+
+def _asked(model: Model, pictures: Mapping[str, int | None], conversations: Mapping[str, Any]) -> tuple[CaseTrace, ...]:
+    """Conversations, the last of them short, with some words of their own prompts as answers, without logits yet."""
+    limit = int(model.bundle.manifest["limits"]["context"])
+    files = {name: model.bundle.file(name) for name in pictures}
+    nothing: Floats = np.zeros((1, 1), np.float32)
+    cases: list[CaseTrace] = []
+    for name, about in conversations.items():
+        messages = within(about, pictures)
+        with suppress(InputError):  # of a prompt that is too long
+            request = model.prepare([with_sources(message, files) for message in messages])
+            ids = [int(token) for token in request.prompt.ids]
+            if len(ids) + STEPS <= limit:
+                cases.append(CaseTrace(name, messages, ids, nothing[0], ids[:STEPS], tops_of(nothing)))
+                if all(len(image.features) <= FEW for image in request.images):
+                    return (*cases,)
+    raise InputError(f"a context of {limit} tokens holds none of its short conversations")
+
+
+def _nudged(model: Model | Encoder, traces: Traces, noise: float) -> Iterator[Fed | Output]:
+    """What is small once more with noise in the pixels, which goes on into the decoder; in its norms without any."""
+    small = replace(traces, images=traces.images[:1], cases=traces.cases[-1:])
+    if any(not find_media(case.messages, "image") for case in small.cases):
+        yield from replayed(model.bundle, small, Way(noise=noise))
+        return
+    if isinstance(model, Model):
+        model.forget()
+    yield from outputs(model, small, _seen_by(model, _once(nudged_vision(model.vision, noise))))
+
+
+def _seen_by(model: Model | Encoder, vision: Vision) -> Vision:
+    """An encoder that conversations use, too."""
+    if isinstance(model, Model):
+        model.media.vision = vision
+    return vision
+
+
+def _once(vision: Vision) -> Vision:
+    """An encoder that computes each picture once, alone and in the conversation."""
+    known: dict[bytes, ImageFeatures] = {}
+
+    def encode(patches: Patches, grid: Grid) -> ImageFeatures:
+        key = hashlib.sha256(patches.data).digest()
+        if key not in known:
+            known[key] = vision(patches, grid)
+        return known[key]
+
+    return encode
+
+
+class _Kept:
+    """Fills in what was not known."""
+
+    def __init__(self, blank: Traces) -> None:
+        self._blank, self._features = blank, dict[str, Floats]()
+        self._taps, self._logits = defaultdict[str, list[Floats]](list), defaultdict[str, list[Floats]](list)
+
+    def noted(self, made: Iterator[Fed | Output]) -> Iterator[Fed | Output]:
+        for output in made:
+            if isinstance(output, Output) and output.kind != "draft_logits":
+                self._keep(output, output.values.copy())
+            yield output
+
+    def _keep(self, output: Output, values: Floats) -> None:
+        if output.kind == "image_features":
+            self._features[output.case] = values
+        else:
+            (self._logits if output.kind == "logits" else self._taps)[output.case].append(values)
+
+    def traces(self) -> Traces:
+        images = tuple(replace(image, features=self._made(image.file)) for image in self._blank.images)
+        logits = {name: np.stack(steps) for name, steps in self._logits.items()}
+        cases = tuple(
+            replace(case, logits=logits[case.name][0], tops=tops_of(logits[case.name])) for case in self._blank.cases
+        )
+        return Traces(self._blank.reference, images, cases)
+
+    def _made(self, file: str) -> ImageFeatures:
+        return ImageFeatures(self._features[file], np.stack(self._taps[file]) if file in self._taps else None)

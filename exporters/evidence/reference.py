@@ -1,0 +1,289 @@
+"""The checkpoint itself in PyTorch, through transformers: what every compiled model is measured against."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
+from ...runtimes.prompt.requests import Request
+from ...targets.errors import InputError, MissingExtra, closest
+from ..checkpoint.folder import Checkpoint, open_checkpoint
+from ..checkpoint.processor_files import TEXT_ONLY
+
+DTYPES = ("float32", "bfloat16")
+OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
+ONE_SIZE = ("llava",)  # families whose images all have one size, and positions that do not depend on images
+OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
+
+
+@dataclass(frozen=True)
+class GreedyRun:
+    """Tokens chosen greedily, the logits each was chosen from, and the time of each phase."""
+
+    ids: list[int]
+    logits: Floats  # [tokens, vocab]
+    prefill_ms: float
+    step_ms: tuple[float, ...]  # of each decode step behind the prefill
+
+
+class Reference:
+    """A checkpoint in PyTorch on the CPU, fed with the patches, grids and token ids of lensmith's own runtime.
+
+    Positions and the merging of features of images and videos stay transformers' own. `last_ms` is the time of the
+    latest call of `vision`, `start` or `step`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: str = "float32",
+        *,
+        threads: int | None = None,
+        adapter: str | Path | None = None,
+    ) -> None:
+        """Load all weights. Raises MissingExtra without PyTorch, and InputError for weights that do not fit.
+
+        `threads` None means as many as PyTorch uses. Weights that are no floats in their files, or that an adapter
+        changes, are those that lensmith makes of them: neither libraries of quantized formats nor peft are needed.
+        """
+        if dtype not in DTYPES:
+            raise InputError(f"the reference cannot run in {dtype!r}; {closest(dtype, DTYPES)}")
+        self.torch, transformers = import_torch()
+        self.threads = threads or self.torch.get_num_threads()
+        self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
+        self.dtype = getattr(self.torch, dtype)
+        self.checkpoint = open_checkpoint(path, adapter)
+        self.model = _load(transformers, self.checkpoint, self.dtype)
+        self.one_size = self.model.config.model_type in ONE_SIZE
+        self.last_ms = 0.0
+        self._cache: Any = None
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The end tokens that transformers' own generation would use."""
+        found = self.model.generation_config.eos_token_id
+        return frozenset(found if isinstance(found, list) else [] if found is None else [found])
+
+    def vision(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
+        """Features of one image or video: patches [patches, patch_dim] and their grid (frames, height, width).
+
+        Models for images of one size take their pixels [1, 3, height, width] and no grid.
+        """
+        torch = self.torch
+        grids = () if self.one_size else (torch.tensor([grid]),)
+        with self.running():
+            out = self.model.model.get_image_features(torch.from_numpy(patches), *grids, return_dict=True)
+        taps = [_numpy(tap[0]) for tap in getattr(out, "deepstack_features", None) or ()]
+        return ImageFeatures(_numpy(out.pooler_output[0]), np.stack(taps) if taps else None)
+
+    def logits(self, request: Request, num_logits: int | None = None) -> Floats:
+        """Logits [num_logits, vocab] of the last positions of a prompt, of all of them unless told."""
+        logits = self.start(request, 0 if num_logits is None else num_logits)
+        self._cache = None
+        return logits
+
+    def start(self, request: Request, num_logits: int = 1) -> Floats:
+        """Run a whole prompt into a new cache: logits [num_logits, vocab] of its last positions, 0 meaning all."""
+        self._cache = self._new_cache()
+        self.model.model.rope_deltas = None  # transformers would reuse those of an earlier prompt
+        ids = self.torch.from_numpy(request.prompt.ids)[None]
+        return self._forward(ids, logits_to_keep=num_logits, **self.image_inputs(ids, request))
+
+    def step(self, token: int) -> Floats:
+        """Append one token to the cache: logits [1, vocab] of what follows."""
+        return self._forward(self.torch.tensor([[token]]))
+
+    def greedy(
+        self, request: Request, steps: int, *, ignore_eos: bool = False, ends: Collection[int] | None = None
+    ) -> GreedyRun:
+        """Choose the likeliest token up to `steps` times; stops behind an end token unless these are ignored.
+
+        `ends` are the end tokens; None: those of transformers.
+        """
+        ends = () if ignore_eos else self.eos_token_ids if ends is None else ends
+        ids: list[int] = []
+        logits, times = [self.start(request)], [self.last_ms]
+        for _ in range(steps):
+            ids.append(int(logits[-1][-1].argmax()))
+            if len(ids) == steps or ids[-1] in ends:
+                break
+            logits.append(self.step(ids[-1]))
+            times.append(self.last_ms)
+        self._cache = None
+        return GreedyRun(ids, np.concatenate(logits), times[0], tuple(times[1:]))
+
+    def recurrent_states(self) -> dict[str, Floats]:
+        """Those of linear attention layers behind the latest `start` or `step`, by the names that bundles use."""
+        states: dict[str, Floats] = {}
+        for index, layer in enumerate(self._cache.layers):
+            if hasattr(layer, "recurrent_states"):
+                inputs = layer.conv_states[0][..., 1:]  # no step reads the oldest
+                states[f"past.{index}.conv"] = _numpy(inputs).copy()
+                states[f"past.{index}.recurrent"] = _numpy(layer.recurrent_states[0]).copy()
+        return states
+
+    def _new_cache(self) -> Any:
+        config = self.model.config.get_text_config()
+        return importlib.import_module("transformers").DynamicCache(config=config)
+
+    def image_inputs(self, ids: Any, request: Request) -> dict[str, Any]:
+        """Features that are ready instead of pixels, and what transformers computes the positions from."""
+        if not request.images:
+            return {}
+        if self.one_size:
+            features = [image.features for image in request.images]
+            return {"mm_encoder_outputs": {"image": self._as_encoder_output(features)}}
+        config, torch = self.model.config, self.torch
+        video_token_id = getattr(config, "video_token_id", -1)
+        types = (ids == config.image_token_id).int() + 2 * (ids == video_token_id).int()
+        inputs: dict[str, Any] = {"mm_encoder_outputs": {}, "mm_token_type_ids": types}
+        for kind, of_video in (("image", False), ("video", True)):
+            chosen = request.prompt.of_video == of_video
+            if chosen.any():
+                features = [image.features for image in compress(request.images, chosen)]
+                inputs["mm_encoder_outputs"][kind] = self._as_encoder_output(features)
+                # Temporal patches of a video one by one, which is how get_rope_index counts them.
+                inputs[f"{kind}_grid_thw"] = torch.from_numpy(request.prompt.grids[chosen])
+        return inputs
+
+    def _as_encoder_output(self, images: list[ImageFeatures]) -> SimpleNamespace:
+        """The features in the shape of `get_image_features`; deepstack by tap, then by image."""
+
+        def tensor(array: Floats) -> Any:
+            return self.torch.from_numpy(np.ascontiguousarray(array)).to(self.dtype)
+
+        taps = 0 if images[0].deepstack is None else len(images[0].deepstack)
+        deepstack = [[tensor(i.deepstack[tap]) for i in images if i.deepstack is not None] for tap in range(taps)]
+        return SimpleNamespace(pooler_output=[tensor(i.features) for i in images], deepstack_features=deepstack)
+
+    def _forward(self, ids: Ints, *, logits_to_keep: int = 1, **inputs: Any) -> Floats:
+        with self.running():
+            out = self.model(input_ids=ids, past_key_values=self._cache, logits_to_keep=logits_to_keep, **inputs)
+        return _numpy(out.logits[0])
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        others = self.torch.get_num_threads()  # the setting belongs to the whole process
+        self.torch.set_num_threads(self.threads)
+        started = time.perf_counter()
+        try:
+            with self.torch.inference_mode():
+                yield
+            self.last_ms = 1000 * (time.perf_counter() - started)
+        finally:
+            self.torch.set_num_threads(others)
+
+
+def import_torch() -> tuple[Any, Any]:
+    """PyTorch and transformers; MissingExtra when either is not installed or transformers is too old."""
+    feature = "running the checkpoint in PyTorch"
+    try:
+        torch = importlib.import_module("torch")
+        _import_torchvision(torch)
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingExtra(feature, "torch") from error
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST_TRANSFORMERS:
+        raise MissingExtra(f"{feature} (with transformers {transformers.__version__})", "torch")
+    return torch, transformers
+
+
+_schemas: list[Any] = []  # torch forgets a schema with the library object that defined it
+
+
+def _import_torchvision(torch: Any) -> None:
+    """Import torchvision, if it is there, so that transformers can.
+
+    PyPI's torchvision is built for CUDA. Next to a torch without it, the operators do not load and the import fails for
+    want of two schemas, which are all that transformers needs.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in OPERATORS:
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _schemas.append(library)
+        importlib.import_module("torchvision")
+
+
+def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
+    """The model on the CPU, ready to run; a tensor that transformers would have to invent is an InputError."""
+    transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
+    path, options = checkpoint.path, {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True,
+                                      "ignore_mismatched_sizes": True}  # fmt: skip
+    try:
+        if checkpoint.changes:
+            model, info = _from_tensors(transformers, checkpoint, dtype, options)
+        else:
+            text = checkpoint.config.get("model_type") in TEXT_ONLY
+            auto = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+            names = _renames(checkpoint)
+            model, info = auto.from_pretrained(path, local_files_only=True, key_mapping=names, **options)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
+        raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info.get(kind):
+            example = sorted(map(str, info[kind]))[0]
+            raise InputError(f"{path} does not fit its config.json: {example} is among transformers' {kind}")
+    return model.eval()
+
+
+def empty_model(checkpoint: Checkpoint, _: Any = None) -> Any:
+    """The modules of a checkpoint without weights, in no time and memory."""
+    torch, transformers = import_torch()
+    config = _config(transformers, checkpoint)
+    with torch.device("meta"):
+        return _kind(transformers, config).from_config(config)
+
+
+def _kind(transformers: Any, config: Any) -> Any:
+    text = config.model_type in TEXT_ONLY
+    return transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+
+
+def _config(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """The configuration as of float weights, whatever the files hold."""
+    config = transformers.AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    return config
+
+
+def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """A model of floats from a checkpoint whose files hold something else, and what transformers says of loading it."""
+    torch, config = importlib.import_module("torch"), _config(transformers, checkpoint)
+    tensors = {name: torch.from_numpy(tensor.numpy()).to(dtype) for name, tensor in checkpoint.tensors.items()}
+    mappings = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind = mappings[config.model_type not in TEXT_ONLY][type(config)]
+    model, info = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
+    if (checkpoint.path / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    return model, info
+
+
+def _renames(checkpoint: Checkpoint) -> dict[str, str]:
+    """Patterns of the names that transformers would not understand by itself, each with what it means."""
+    return {f"^{re.escape(old)}$": new for new, old in checkpoint.stored_names.items() if old != new}
+
+
+def _numpy(tensor: Any) -> Floats:
+    array: Floats = tensor.float().numpy()
+    return array

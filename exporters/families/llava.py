@@ -1,0 +1,107 @@
+"""LLaVA: a CLIP tower, a projector and a text decoder; its configuration, its weight names and its two graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..checkpoint.folder import Checkpoint
+from ..graphs.blocks import Dialect
+from ..graphs.graph_files import (
+    Graph,
+    Prefixes,
+    build_clip,
+    build_decoder,
+)
+from ..spec import ClipSpec, ModelSpec
+from ..storage.scheme import Policy
+from .configs import Config
+from .text_decoders import describe_text
+
+MODEL_TYPE = "llava"
+PREFIXES = Prefixes(
+    vision="model.vision_tower", text="model.language_model", head="lm_head", projector="model.multi_modal_projector"
+)
+CLIP_DEFAULTS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+                 "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
+                 "layer_norm_eps": 1e-5}  # fmt: skip
+TOWER_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", "silu", "swish")
+PROJECTOR_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish")
+
+
+def describe(values: dict[str, Any]) -> ModelSpec:
+    """Turn a Hugging Face config of model_type llava into a ModelSpec; InputError for what is not supported."""
+    config = Config(values, MODEL_TYPE)
+    text = config.section("text_config")
+    # transformers ties them when either of the two places says so.
+    tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+    decoder = describe_text(replace(text, values={**text.values, "tie_word_embeddings": tied}), "llama")
+    token = config.get("image_token_index", config.get("image_token_id", 32000))
+    return ModelSpec(MODEL_TYPE, _vision(config, decoder.hidden), decoder, int(token))
+
+
+def _vision(config: Config, out_hidden: int) -> ClipSpec:
+    section = config.section("vision_config")
+    section.only("model_type", "clip_vision_model")
+    vision = Config({**CLIP_DEFAULTS, **section.values}, MODEL_TYPE)
+    depth = vision.need("num_hidden_layers")
+    return ClipSpec(
+        hidden=vision.need("hidden_size"),
+        heads=vision.need("num_attention_heads"),
+        intermediate=vision.need("intermediate_size"),
+        activation=vision.activation("hidden_act", *TOWER_ACTIVATIONS),
+        channels=vision.need("num_channels"),
+        image_size=vision.need("image_size"),
+        patch_size=vision.need("patch_size"),
+        norm_eps=vision.need("layer_norm_eps"),
+        depth=depth,
+        feature_depths=_feature_depths(_feature_layers(config), depth),
+        keep_class=config.only("vision_feature_select_strategy", "default", "full") == "full",
+        out_hidden=out_hidden,
+        projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
+        projector_bias=bool(config.get("multimodal_projector_bias", True)),
+    )
+
+
+def _feature_layers(config: Config) -> int | list[int]:
+    found = config.get("vision_feature_layer", -2)
+    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
+        config.only("vision_feature_layer", -2)
+    return found if isinstance(found, int) else list(found)
+
+
+def _feature_depths(layers: int | list[int], depth: int) -> tuple[int, ...]:
+    """Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last."""
+    given = [layers] if isinstance(layers, int) else layers
+    return tuple(index if index >= 0 else depth + 1 + index for index in given)
+
+
+def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+    """The graphs of the family in the order they are written."""
+    return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_clip, build_decoder))
+
+
+def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
+    """Source tensors that no graph uses, each with its reason."""
+    reasons = {name: _reason(name, spec) for name in checkpoint.tensors}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _reason(name: str, spec: ModelSpec) -> str:
+    vision = spec.vision
+    assert isinstance(vision, ClipSpec)
+    inner = name.removeprefix(f"{PREFIXES.vision}.")
+    if name == f"{PREFIXES.head}.weight" and spec.decoder.tied:
+        return "tied to the embedding table"
+    if name.endswith("rotary_emb.inv_freq"):
+        return "rotary frequencies are computed from the configuration"
+    if inner == name:
+        return ""
+    if inner.startswith("post_layernorm."):
+        return "image features are taken in front of the last norm"
+    if inner == "embeddings.position_ids":
+        return "positions are counted"
+    unused = {f"encoder.layers.{layer}" for layer in range(vision.used_depth, vision.depth)}
+    if ".".join(inner.split(".")[:3]) in unused:
+        return f"image features are taken behind layer {vision.used_depth} of {vision.depth}"
+    return ""

@@ -1,0 +1,58 @@
+"""What the Qwen families read from config.json in the same way; every refused value is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..checkpoint.folder import Checkpoint
+from ..graphs.graph_files import Prefixes
+from ..spec import DecoderSpec, ModelSpec, VisionSpec
+from .configs import Config
+
+PREFIXES = Prefixes(vision="model.visual", text="model.language_model", head="lm_head")
+
+
+def describe(
+    config: Config, vision: Callable[[Config], VisionSpec], decoder: Callable[[Config, bool], DecoderSpec]
+) -> ModelSpec:
+    """A whole config.json, with what a family makes of its sections; `decoder` is told whether its table is tied."""
+    return ModelSpec(
+        family=config.model_type,
+        vision=vision(config.section("vision_config")),
+        decoder=decoder(config.section("text_config"), config.only("tie_word_embeddings", False, True)),
+        image_token_id=int(config.need("image_token_id")),
+        video_token_id=int(config.need("video_token_id")),
+    )
+
+
+def vision(config: Config) -> VisionSpec:
+    """The vision section of Qwen3-VL and Qwen3.5."""
+    rope = config.rope()
+    rope.only("rope_type", "default", "axial")
+    return VisionSpec(
+        depth=config.need("depth"),
+        hidden=config.need("hidden_size"),
+        heads=config.need("num_heads"),
+        intermediate=config.need("intermediate_size"),
+        activation=config.activation("hidden_act", "gelu_pytorch_tanh", "gelu"),
+        channels=config.get("in_channels", 3),
+        patch_size=config.need("patch_size"),
+        temporal_patch_size=config.need("temporal_patch_size"),
+        merge_size=config.need("spatial_merge_size"),
+        positions=config.need("num_position_embeddings"),
+        out_hidden=config.need("out_hidden_size"),
+        deepstack_layers=tuple(config.get("deepstack_visual_indexes", ())),
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        norm_eps=1e-6,  # a constant of the architecture, not a config value
+    )
+
+
+def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
+    """Source tensors that no graph uses, each with its reason."""
+    unused = {}
+    if spec.decoder.tied and f"{PREFIXES.head}.weight" in checkpoint.tensors:
+        unused[f"{PREFIXES.head}.weight"] = "tied to the embedding table"
+    for name in checkpoint.tensors:
+        if name.endswith("rotary_emb.inv_freq"):
+            unused[name] = "rotary frequencies are computed from the configuration"
+    return unused

@@ -1,0 +1,316 @@
+"""From a checkpoint to the two GGUF files of llama.cpp: `model.gguf` and, for the vision encoder, `mmproj.gguf`."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import yaml
+from gguf import GGMLQuantizationType as Type
+
+from ....runtimes.bundle.bundle_writer import BundleWriter
+from ....runtimes.engines.llamacpp.header import TensorEntry, read_gguf
+from ....runtimes.engines.llamacpp.library import llama
+from ....targets.errors import InputError
+from ...checkpoint.hub import repository_of
+from ...spec import ClipSpec, ModelSpec
+from . import vocabulary
+from .file_types import MMPROJ_NUMBERS, file_type
+from .gguf_decoder import DecoderFile
+from .gguf_vision import vision_file
+from .imatrix import by_tensor, write_imatrix
+from .llama_quantizer import (
+    Outlook,
+    check_type,
+    foresee,
+    quantize,
+)
+from .tensors import Tensor
+from .writer import add, write, write_outline
+
+if TYPE_CHECKING:
+    from ....targets.profile import TargetProfile
+    from ...graphs.graph_files import Graph
+    from ...job import Job, Options
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
+LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundle
+ENCODER = "vision_encoder"
+TOOLS = ("gguf",)
+
+
+@dataclass(frozen=True)
+class File:
+    """One of the two files, before it is written."""
+
+    graph: str  # what it is in the manifest: "decoder" or "vision_encoder"
+    name: str
+    architecture: str
+    stored: Type
+    tensors: tuple[Tensor, ...]
+    metadata: dict[str, Any]
+    quantizer: bool = False  # whether llama.cpp's makes it; what it chooses for each tensor is in its outlook
+
+
+def refuse(options: Options, _: TargetProfile) -> None:
+    """An InputError for wishes that llama.cpp's files have no place for."""
+    if options.target is not None:
+        raise InputError(f"GGUF files are the same for every device; leave out --target {options.target}")
+    if options.kv_cache != "float":
+        raise InputError(f"--kv-cache {options.kv_cache} is no part of GGUF files; their runtime chooses: leave it out")
+
+
+def check(job: Job) -> None:
+    """Describe both files and drop them again; InputError for what llama.cpp has no place for."""
+    described = files(job)
+    vocabulary.check(job.tokenizer)
+    wishes = tensor_types(job.options.tensor_types)
+    if any(file.quantizer for file in described):
+        llama()  # raises MissingExtra
+        _check_patterns(wishes, next(file for file in described if file.quantizer))
+    elif job.options.tensor_types:
+        raise InputError(
+            f"precision {job.options.precision} is written without llama.cpp's quantizer, which alone knows "
+            "--tensor-type; use one like q4_k_m"
+        )
+
+
+def _check_patterns(wishes: Mapping[str, str], file: File) -> None:
+    """InputError for a pattern that is none, or finds no matrix; llama.cpp searches names for it, too."""
+    matrices = [tensor.name for tensor in file.tensors if tensor.type(Type.F16) == Type.F16]
+    for pattern in wishes:
+        try:
+            found = any(re.search(pattern, name) for name in matrices)
+        except re.error as error:
+            raise InputError(f"the tensor type's pattern {pattern!r} is no regular expression ({error})") from error
+        if not found:
+            raise InputError(
+                f"the tensor type's pattern {pattern!r} finds none of the {len(matrices)} matrices of {file.name}, "
+                f"whose names are like {matrices[0]}; see `lensmith inspect --tensors` of a bundle for all"
+            )
+
+
+def outlook(job: Job, file: File) -> Outlook:
+    """What llama.cpp's quantizer will make of a file of a job; it must be one that it makes."""
+    number, overrides = file_type(job.options.precision).number, tensor_types(job.options.tensor_types)
+    columns = {tensor.name: tensor.shape[1] for tensor in file.tensors if tensor.type(Type.F16) == Type.F16}
+    with tempfile.TemporaryDirectory() as folder:
+        outline, kept = Path(folder) / file.name, _without_loss(job, file)
+        write_outline(outline, file.architecture, file.tensors, kept, lambda writer: add(writer, file.metadata))
+        found = foresee(outline, number, columns={}, overrides=overrides)
+        if not (found.needs_importance or job.calibrated.importance):
+            return found
+        return replace(found, types=foresee(outline, number, columns=columns, overrides=overrides).types)
+
+
+def ready(job: Job) -> None:
+    """InputError, before anything is written, for a file type that llama.cpp makes with importance alone."""
+    if job.calibrated.importance or not needs_importance(job):
+        return
+    raise InputError(
+        f"precision {job.options.precision} needs to know which columns of this model matter: add --calibrate imatrix"
+    )
+
+
+def needs_importance(job: Job) -> bool:
+    """Whether llama.cpp refuses the file type for this model unless it is told the importance of columns."""
+    return any(outlook(job, file).needs_importance for file in files(job) if file.quantizer)
+
+
+def files(job: Job) -> tuple[File, ...]:
+    """The files of a job, one without images; InputError for what llama.cpp has no place for."""
+    spec = job.spec
+    if not isinstance(spec, ModelSpec):
+        raise InputError(
+            f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; "
+            "export it with --format onnx"
+        )
+    kind, prefixes = file_type(job.options.precision), job.family.prefixes
+    sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
+    decoder = DecoderFile(spec, prefixes)
+    model = {**decoder.metadata(), "general.type": "model", "general.file_type": kind.number}
+    written = File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model],
+                   tuple(decoder.tensors(sources)), model, quantizer=kind.quantizer)  # fmt: skip
+    if spec.vision is None:
+        return (written,)
+    vision = vision_file(spec, prefixes, job.sections)
+    encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
+    return File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder), written
+
+
+def write_files(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
+    """Write both files, each a stage of its own; holds a block of rows of one tensor in memory."""
+    for file in files(job):
+        with writer.stage(f"{file.graph}-{key}", [file.name]) as done:
+            if not done and file.quantizer:
+                _write_quantized(job, file, writer, progress)
+            elif not done:
+                _write_file(job, file, writer.add(file.name), file.stored, progress)
+    if job.calibrated.importance:
+        model = next(file for file in files(job) if file.name == MODEL)
+        energies = by_tensor(job.calibrated.importance, model.tensors)
+        write_imatrix(writer.add(IMATRIX), energies, [str(job.calibrated.evidence["samples"]["source"])])
+
+
+def _write_file(job: Job, file: File, path: Path, stored: Type, progress: Progress) -> None:
+    fill = functools.partial(_fill, job=job, file=file)
+    write(path, file.architecture, file.tensors, stored, fill, _counter(file, progress))
+
+
+def write_plain(job: Job, folder: Path) -> None:
+    """Write both files of a job in floats into any folder."""
+    for file in files(job):
+        _write_file(job, file, folder / file.name, file.stored, lambda *_: None)
+
+
+def _write_quantized(job: Job, file: File, writer: BundleWriter, progress: Progress) -> None:
+    """Write a file without loss, let llama.cpp quantize it, and remove it."""
+    lossless = writer.partial / LOSSLESS
+    try:
+        _write_file(job, file, lossless, _without_loss(job, file), progress)
+        quantize(
+            lossless,
+            writer.add(file.name),
+            file_type(job.options.precision).number,
+            energies=by_tensor(job.calibrated.importance, file.tensors),
+            overrides=tensor_types(job.options.tensor_types),
+        )
+    finally:
+        lossless.unlink(missing_ok=True)
+
+
+def _without_loss(job: Job, file: File) -> Type:
+    """The smallest float type that holds what the checkpoint has."""
+    kinds = {job.checkpoint.tensors[t.sources[0]].dtype for t in file.tensors if t.type(Type.F16) == Type.F16}
+    return {"F16": Type.F16, "BF16": Type.BF16}.get(kinds.pop(), Type.F32) if len(kinds) == 1 else Type.F32
+
+
+def tensor_types(wishes: Iterable[str]) -> dict[str, str]:
+    """Types by pattern, of PATTERN=TYPE; InputError for anything else."""
+    found = {}
+    for wish in wishes:
+        pattern, equals, kind = wish.rpartition("=")
+        if not pattern or not equals:
+            raise InputError(f"the tensor type {wish!r} is not PATTERN=TYPE, such as 'ffn_down=q6_k'")
+        check_type(kind)
+        if pattern in found:
+            raise InputError(f"the tensor type's pattern {pattern!r} is given twice; leave one of them out")
+        found[pattern] = kind
+    return found
+
+
+def _counter(file: File, progress: Progress) -> Callable[[int], None]:
+    total, done = sum(prod(tensor.shape) for tensor in file.tensors), 0
+
+    def advance(elements: int) -> None:
+        nonlocal done
+        done += elements
+        progress(file.graph, done, total)
+
+    return advance
+
+
+def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
+    _general(writer, job)
+    add(writer, file.metadata)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if file.name == MODEL:
+        assert isinstance(job.spec, ModelSpec)
+        vocabulary.add_vocabulary(
+            writer, job.tokenizer, job.spec.decoder.vocab, job.sections["prompt"]["eos_token_ids"]
+        )
+
+
+def _general(writer: gguf.GGUFWriter, job: Job) -> None:
+    """Name, licence, base model and sampling defaults, as the checkpoint's README.md and configurations say."""
+    parameters, shared, experts, count = writer.get_total_parameter_count()
+    folder, hub = job.checkpoint.path.resolve(), repository_of(job.checkpoint.path)
+    name = None if hub is None else hub["repository"].rpartition("/")[2]
+    try:
+        metadata = gguf.Metadata.load(None, folder, name, parameters)
+    except (yaml.YAMLError, UnicodeDecodeError):  # of a README.md that is written for people alone
+        metadata = gguf.Metadata(license=job.checkpoint.license)
+    metadata.name = metadata.name or name or folder.name
+    penalty = job.checkpoint.generation_config.get("repetition_penalty")  # in its own word, which gguf 0.19 misses
+    metadata.sampling_penalty_repeat = metadata.sampling_penalty_repeat or penalty
+    metadata.size_label = metadata.size_label or gguf.size_label(parameters, shared, experts, count)
+    metadata.set_gguf_meta_model(writer)
+
+
+def signatures(job: Job) -> dict[str, Any]:
+    """The files as the manifest lists graphs, with what goes in and comes out."""
+    spec = job.spec
+    assert isinstance(spec, ModelSpec)
+    axes: list[int | str] = [] if spec.decoder.mrope_section is None else [3]
+    ids, positions = ["batch", "sequence"], [*axes, "batch", "sequence"]
+    decoder = {"input_ids": _port("INT64", ids), "position_ids": _port("INT64", positions)}
+    logits = {"logits": _port("FLOAT", ["batch", "num_logits", spec.decoder.vocab])}
+    features = {"image_features": _port("FLOAT", ["image_tokens", spec.decoder.hidden])}
+    encoder = "mmproj" if encoder_graphs(job) else ENCODER
+    encoders = {} if spec.vision is None else {encoder: {"file": MMPROJ, "inputs": {}, "outputs": features}}
+    return encoders | {"decoder": {"file": MODEL, "inputs": decoder | features, "outputs": logits}}
+
+
+def encoder_graphs(job: Job) -> tuple[Graph, ...]:
+    """Vision encoders that a bundle has as ONNX besides, since llama.cpp computes something else.
+
+    Its graph of CLIP towers lays the class token behind the patches while positions and the choice of rows take it for
+    the first: every patch gets the position of its neighbour, and the model sees the class token in place of a patch
+    (https://github.com/ggml-org/llama.cpp/issues/25814). The mmproj file is as it should be, for builds without it.
+    """
+    assert isinstance(job.spec, ModelSpec)
+    return tuple(g for g in job.graphs if g.name == ENCODER) if isinstance(job.spec.vision, ClipSpec) else ()
+
+
+def encoder_precision(precision: str) -> str:
+    """Of such an encoder."""
+    return {"f32": "fp32", "f16": "fp16", "bf16": "fp16"}.get(precision, "int8")
+
+
+def _port(dtype: str, shape: list[Any]) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape}
+
+
+def stored(job: Job, file: File) -> Iterator[tuple[str, int, int]]:
+    """How each tensor of a file is stored, its values and its bytes."""
+    plain = _without_loss(job, file) if file.quantizer else file.stored
+    chosen = outlook(job, file).types if file.quantizer else {}
+    for tensor in file.tensors:
+        kind, size = chosen.get(tensor.name, tensor.type(plain)), prod(tensor.shape)
+        block, nbytes = gguf.GGML_QUANT_SIZES[kind]
+        yield kind.name, size, size // block * nbytes
+
+
+BITS = {"F32": 32, "F16": 16, "BF16": 16}  # of what is no integer in blocks
+
+
+def precision(job: Job, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How each source tensor is stored in the files of a folder, by its name in the checkpoint."""
+    for file in files(job):
+        entries = read_gguf(folder / file.name).tensors
+        stored: dict[str, list[Tensor]] = {}
+        for tensor in file.tensors:
+            stored.setdefault(tensor.sources[0], []).append(tensor)
+        for name, tensors in stored.items():
+            yield name, _entry(job, name, {tensor.name: entries[tensor.name] for tensor in tensors})
+
+
+def _entry(job: Job, name: str, stored: Mapping[str, TensorEntry]) -> dict[str, Any]:
+    kind = Type(next(iter(stored.values())).kind)
+    block = gguf.GGML_QUANT_SIZES[kind][0]
+    return {
+        "bits": BITS.get(kind.name, gguf.GGML_QUANT_SIZES[kind][1] * 8 // block),
+        "group_size": 0 if block == 1 else block,
+        "symmetric": True,
+        "reason": f"{kind.name} as {', '.join(stored)}",
+        "parameters": job.checkpoint.tensors[name].size,
+        "bytes": sum(entry.nbytes for entry in stored.values()),
+    }

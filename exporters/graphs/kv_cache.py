@@ -1,0 +1,88 @@
+"""How a decoder keeps keys and values: in float32, or in 8 bits with a scale for each channel of each head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...targets.errors import InputError, closest
+from ..spec import DecoderSpec
+
+KINDS = ("float", "int8")
+Scales = tuple[NDArray[np.float32], NDArray[np.float32]]  # of keys and of values, [kv_heads, head_dim] each
+KvScales = Mapping[int, Scales]  # by decoder layer, see `channel_scales` in calibration/solvers/kv_scales.py
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """`kind` is one of KINDS; int8 needs the scales of all attention layers before a bundle can be written.
+
+    Keys count behind their rotation. A draft head keeps its one layer in float32. One attention operator of ONNX
+    Runtime 1.31 with 16 heads of 128 on 8 for keys, on one thread: behind 4000 tokens one more takes 0.6 of the time
+    that it takes with float32, but 512 new ones take 2.8 times as long, and in an empty cache 3.9 times.
+    """
+
+    kind: str = "float"
+    scales: KvScales = field(default_factory=dict)
+
+    @property
+    def quantized(self) -> bool:
+        return self.kind == "int8"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the scales are those of a calibration."""
+        return not self.quantized or bool(self.scales)
+
+    def of(self, layer: int, spec: DecoderSpec) -> Scales | None:
+        """The scales of a layer; ones where none were given, which serve a plan; None where there are none."""
+        if not self.quantized or layer in spec.linear_layers:
+            return None
+        if not self.scales:
+            ones = np.ones((spec.kv_heads, spec.head_dim), np.float32)
+            return ones, ones
+        return self.scales[layer]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the scales."""
+        digest = hashlib.sha256()
+        for layer in sorted(self.scales):
+            for scales in self.scales[layer]:
+                digest.update(scales.tobytes())
+        return digest.hexdigest()
+
+
+FLOAT_CACHE = KvCache()
+
+
+def make_kv_cache(kind: str, scales: KvScales | None, spec: DecoderSpec | None) -> KvCache:
+    """The cache of a decoder; `spec` None for models without one.
+
+    Raises InputError for an unknown kind and for int8 without a decoder, ValueError for scales that do not fit.
+    """
+    if kind not in KINDS:
+        raise InputError(f"unknown KV cache {kind!r}; {closest(kind, KINDS)}")
+    if kind == "float":
+        return FLOAT_CACHE
+    if spec is None:
+        raise InputError("a vision encoder alone has no KV cache; leave --kv-cache out")
+    if scales is None:
+        return KvCache(kind)
+    expected = [layer for layer in range(spec.layers) if layer not in spec.linear_layers]
+    if sorted(scales) != expected:
+        raise ValueError(f"scales are for the layers {sorted(scales)}; attention layers are {expected}")
+    return KvCache(kind, {layer: _checked(layer, scales[layer], spec) for layer in expected})
+
+
+def _checked(layer: int, pair: Scales, spec: DecoderSpec) -> Scales:
+    shape = (spec.kv_heads, spec.head_dim)
+    for scales in pair:
+        if scales.shape != shape or not (np.isfinite(scales) & (scales > 0)).all():
+            raise ValueError(f"the scales of layer {layer} are not positive numbers [kv_heads, head_dim] = {shape}")
+    keys, values = (np.ascontiguousarray(scales, np.float32) for scales in pair)
+    return keys, values

@@ -1,0 +1,120 @@
+"""What golden traces will take in a bundle, before there are any: so that plans agree with what is built."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from math import prod
+
+from ...runtimes.evidence.built import SAMPLED
+from ...runtimes.evidence.outputs import with_sources
+from ...runtimes.evidence.traces import DRAFTED, TOP
+from ...runtimes.generation.model import prompt_spec
+from ...runtimes.generation.timings import Timings
+from ...runtimes.media.clips import clip_spec, plan_clip
+from ...runtimes.media.frames import VideoLimits
+from ...runtimes.media.images import Grid, ImageLimits
+from ...runtimes.media.media_encoder import MediaEncoder, layout_of
+from ...runtimes.media.no_images import refuse
+from ...runtimes.media.pixels import image_grid, image_spec
+from ...runtimes.media.video import (
+    sample_frames,
+    video_grid,
+    video_size,
+    video_spec,
+)
+from ...runtimes.prompt.prompt_builder import Prompt, PromptBuilder
+from ...targets.errors import InputError
+from ..evidence.golden import (
+    AUTO_BYTES,
+    STEPS,
+    conversations,
+    takes,
+)
+from ..evidence.golden_media import (
+    CLIP_FRAMES,
+    CLIP_MS,
+    CLIP_SIZE,
+    FILES,
+    SIZES,
+    sources,
+)
+from ..evidence.own_traces import FEW, own_pictures, within
+from ..evidence.own_traces import STEPS as OWN_STEPS
+from ..formats.lowering import find_lowering
+from ..job import Job
+from ..spec import ModelSpec
+
+ENTRY = 300  # bytes around each array of an .npz file: its header, and its name twice
+# Of the two JSON files, measured: for each conversation of STEPS tokens, for each token of its prompt, for an encoder.
+JSON_CASE, JSON_TOKEN, JSON_ENCODER = 5_700, 14, 11_000
+
+
+def golden_bytes(job: Job) -> int:
+    """Bytes of the folder `golden/` that `--golden auto` makes here, from PyTorch or from the bundle itself."""
+    here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
+    if find_lowering(job.options.format).no_replay(job) is not None:
+        return 0
+    return (here and _trace_bytes(job, own=False)) or _trace_bytes(job, own=True)
+
+
+def _trace_bytes(job: Job, *, own: bool) -> int:
+    """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
+    vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
+    limits = own_pictures(job.sections) if own else dict.fromkeys(sources())
+    files = {name: sources()[name] for name in limits if takes(name, job.sections)}
+    answers = _answers(job, files, limits, own=own) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
+    if vision is None or not answers:
+        return answers
+    grids = list(_grids(job, limits))[: len(files)]
+    outputs, tokens = 1 + len(vision.deepstack_layers), sum(prod(grid) // vision.merge_size**2 for grid in grids)
+    features = outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
+    return sum(map(len, files.values())) + features + answers
+
+
+def _grids(job: Job, limits: Mapping[str, int | None]) -> Iterator[Grid]:
+    """Of the built-in pictures, some with limits in pixels, and, where there is a place for it, of the clip."""
+    spec = image_spec(job.sections)
+    for name, (width, height) in zip(FILES, SIZES, strict=True):
+        yield image_grid(height, width, spec.with_pixels(max_pixels=limits.get(name)))
+    (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
+    if not isinstance(job.spec, ModelSpec):
+        clip = clip_spec(job.sections["video"])
+        yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
+    elif (video := video_spec(job.sections)) is not None:
+        frames = len(sample_frames(CLIP_FRAMES, rate, video))
+        yield video_grid(frames, video_size(frames, height, width, video), video)
+
+
+def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None], *, own: bool) -> int:
+    """Of logits, of samples of them at each step, and of the files that describe all; 0 where none fits.
+
+    A bundle's `own` traces have the last short conversation, and longer ones behind it.
+    """
+    assert isinstance(job.spec, ModelSpec)
+    count = OWN_STEPS if own else STEPS
+    try:
+        prompts = [prompt for prompt in _prompts(job, files, limits) if len(prompt) + count <= job.spec.context]
+    except InputError:  # of a template that takes no such conversation
+        return 0
+    if own:
+        short = [place for place, prompt in enumerate(prompts) if prompt.media_tokens()[0] <= FEW]
+        prompts = prompts[short[-1] :] if short else []
+    vocab = job.spec.decoder.vocab
+    sampled = vocab // -(-vocab // SAMPLED)
+    drafting = job.spec.decoder.mtp and job.options.format != "gguf"
+    drafts = DRAFTED * (12 * TOP + 8 + 4 * sampled + ENTRY) + 3 * ENTRY if drafting else 0
+    steps = count * (12 * TOP + 8 + 4 * sampled + ENTRY + JSON_CASE // STEPS) + drafts
+    return len(prompts) * (4 * vocab + steps) + JSON_TOKEN * sum(map(len, prompts))
+
+
+def _prompts(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None]) -> Iterator[Prompt]:
+    """Of each built-in conversation."""
+    specs = image_spec(job.sections), video_spec(job.sections)
+    media = MediaEncoder(refuse, *specs, ImageLimits(), VideoLimits())
+    prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(job.sections))
+    for about in conversations(files).values():
+        messages = within(about, limits)
+        given = [with_sources(message, files) for message in messages]
+        images, videos = media.open(given, Timings())
+        yield prompts.build(messages, [image.grid for image in images], [layout_of(video) for video in videos])

@@ -1,0 +1,205 @@
+"""What a comparison recorded: figures as frozen dataclasses that go to JSON and back unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import msgspec
+
+from ...runtimes.bundle.calibration_evidence import CalibrationEvidence
+from ...runtimes.storage.files import dump_json
+from ...targets.errors import InputError
+from .intervals import paired_difference, wilson
+
+FORMAT = "lensmith-report-1"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated measurements of one figure."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Median, least and greatest of at least one value."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Speed and memory of one way to run the model, measured in a process of its own."""
+
+    name: str  # "lensmith int4", "PyTorch bfloat16"
+    engine: str  # libraries with their versions
+    is_bundle: bool
+    load_ms: float  # from the files to ready, without imports
+    image_ms: Spread  # decoding, resizing and cutting the image
+    vision_ms: Spread
+    prefill_ms: Spread
+    decode_tokens_per_s: Spread
+    peak_memory_bytes: int  # of the whole process, up to the end of the speed measurement
+
+    @property
+    def first_token_ms(self) -> float:
+        """From the question to the first token, of medians."""
+        return self.image_ms.median + self.vision_ms.median + self.prefill_ms.median
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What was timed."""
+
+    image: str
+    width: int
+    height: int
+    prompt: str
+    prompt_tokens: int  # image tokens among them
+    image_tokens: int
+    decode_steps: int
+    repeats: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """Bytes of one part of the model, in the checkpoint and in the bundle."""
+
+    name: str
+    source_bytes: int
+    bundle_bytes: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a contender's next-token distributions differ from the reference's, over some positions."""
+
+    contender: str
+    where: str  # "answers" or "prompts"
+    positions: int
+    kl_mean: float  # nats
+    kl_median: float
+    kl_p99: float
+    kl_max: float
+    top1: float  # share of positions with the same likeliest token
+    histogram: tuple[int, ...]  # positions by KL, between the edges of HISTOGRAM_EDGES
+
+
+HISTOGRAM_EDGES = tuple(10 ** (k / 2) for k in range(-16, 3))  # nats; the outer bins take what lies beyond
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Exact matches of greedy answers in one task, on the same samples."""
+
+    task: str
+    samples: int
+    both: int  # samples that both answered right
+    only_reference: int
+    only_bundle: int
+
+    @property
+    def reference_accuracy(self) -> float:
+        return (self.both + self.only_reference) / self.samples
+
+    @property
+    def bundle_accuracy(self) -> float:
+        return (self.both + self.only_bundle) / self.samples
+
+    @property
+    def reference_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        return wilson(self.both + self.only_reference, self.samples)
+
+    @property
+    def bundle_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        return wilson(self.both + self.only_bundle, self.samples)
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """Bundle minus reference, and its paired 95 % interval."""
+        low, high = paired_difference(self.both, self.only_reference, self.only_bundle, self.samples)
+        return self.bundle_accuracy - self.reference_accuracy, low, high
+
+
+@dataclass(frozen=True)
+class Report:
+    """One comparison of a bundle with its checkpoint."""
+
+    model: str
+    family: str
+    precision: str
+    parameters: int
+    bundle_bytes: int
+    source_bytes: int
+    contenders: tuple[Contender, ...]  # the bundle first
+    workload: Workload
+    components: tuple[Component, ...]
+    reference: str  # the contender that accuracy is measured against
+    agreement: tuple[Agreement, ...]
+    perplexity: dict[str, float]  # of the reference answers, teacher-forced, by contender
+    tasks: tuple[TaskScore, ...]  # empty without a tasks file
+    samples: str  # what the distributions and answers were measured on
+    environment: dict[str, str]  # CPU, system, versions
+    command: str
+    notes: tuple[str, ...] = ()
+    calibration: CalibrationEvidence | None = None  # of a bundle that was calibrated
+
+    @property
+    def bundle(self) -> Contender:
+        """The compiled model."""
+        return self.contenders[0]
+
+    @property
+    def rivals(self) -> tuple[Contender, ...]:
+        """The PyTorch runs."""
+        return self.contenders[1:]
+
+    @property
+    def total(self) -> TaskScore | None:
+        """All tasks together; None without a tasks file."""
+        if not self.tasks:
+            return None
+        fields = ("samples", "both", "only_reference", "only_bundle")
+        return TaskScore("all tasks", **{f: sum(getattr(task, f) for task in self.tasks) for f in fields})
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How many times the bundle is better than the better of the PyTorch runs, figure by figure."""
+        bundle, rivals = self.bundle, self.rivals
+
+        def less(figure: Callable[[Contender], float]) -> float:
+            return min(map(figure, rivals)) / max(figure(bundle), 1e-9)
+
+        return {
+            "size": self.source_bytes / self.bundle_bytes,
+            "load": less(lambda c: c.load_ms),
+            "vision": less(lambda c: c.vision_ms.median),
+            "prefill": less(lambda c: c.prefill_ms.median),
+            "first_token": less(lambda c: c.first_token_ms),
+            "decode": bundle.decode_tokens_per_s.median / max(c.decode_tokens_per_s.median for c in rivals),
+            "memory": less(lambda c: c.peak_memory_bytes),
+        }
+
+    def to_json(self) -> str:
+        """The report as JSON text, with the ratios for those who read it without this class."""
+        return dump_json({"format": FORMAT, "ratios": self.ratios, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read `to_json`'s text; InputError for anything else."""
+        try:
+            data = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise ValueError("another format")
+            data.pop("ratios")
+            return msgspec.convert(data, cls)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None

@@ -1,0 +1,208 @@
+"""From source tensors to the data file of a graph: layout first, then bytes in a stream of small blocks of rows."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...runtimes.bundle.journal import Journal
+from ...runtimes.storage.files import disk_full_is_input
+from ...targets.errors import InputError, closest
+from ..checkpoint.folder import Checkpoint
+from ..checkpoint.lazy_tensors import LazyTensor
+from ..checkpoint.prequantized.kept import kept_rows
+from ..graphs.blocks import Source
+from ..graphs.graph_files import Graph
+from .positioned import PositionedFile
+
+PAGE = 4096  # large tensors start on a page, so that engines can map them
+BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near the size of a core's cache
+THREADS = 2  # numpy releases the interpreter lock in the heavy steps; the bytes do not depend on the number
+
+Progress = Callable[[int], None]
+Parts = Callable[[Source, LazyTensor], list[NDArray[Any]] | None]  # a tensor that is not packed from its rows
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source tensor, its description and the offsets of its parts in the data file."""
+
+    tensor: LazyTensor
+    source: Source
+    offsets: tuple[int, ...]
+
+
+def check_names(checkpoint: Checkpoint, used: Iterable[Source], dropped: dict[str, str]) -> None:
+    """Every needed tensor is there in the right shape, and every tensor is used or dropped with a reason."""
+    needed = {source.name: source for source in used}
+    for name, source in needed.items():
+        _check_shape(checkpoint.tensor(name), source)
+    unknown = sorted(set(checkpoint.tensors) - set(needed) - set(dropped))
+    if unknown:
+        hint, stored = closest(unknown[0], needed), checkpoint.stored_names[unknown[0]]
+        raise InputError(
+            f"{checkpoint.path} has {len(unknown)} tensors that this architecture does not use, such as "
+            f"{stored!r} ({hint or 'no similar name is used'}); remove them or check the model_type"
+        )
+
+
+def _check_shape(tensor: LazyTensor, source: Source) -> None:
+    if source.matrix is not None:
+        expected: tuple[int, ...] = (source.matrix.rows, source.matrix.columns)
+        found: tuple[int, ...] = (tensor.shape[0], prod(tensor.shape[1:])) if tensor.shape else ()
+    else:
+        expected, found = _type(source.parameters[0])[1], tensor.shape
+    if found != expected:
+        raise InputError(
+            f"tensor {tensor.name!r} has shape {list(tensor.shape)}; config.json implies {list(expected)}: "
+            "the weights and the configuration do not belong together"
+        )
+
+
+def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job], int]:
+    """Lay out the initializers of a graph in one data file and point the graph at it: jobs and the file's size.
+
+    What it borrows from another graph is pointed at the data file of that one.
+    """
+    if graph.lender is not None:
+        _borrow(graph, graph.lender, checkpoint)
+    jobs, end = [], 0
+    for source in graph.sources:
+        offsets = []
+        for parameter in source.parameters:
+            start = _aligned(end, stored_bytes(parameter))
+            _refer(parameter, data_name, start)
+            offsets.append(start)
+            end = start + stored_bytes(parameter)
+        if source.alias is not None:
+            _refer(source.alias, data_name, offsets[0])
+        jobs.append(Job(checkpoint.tensor(source.name), source, tuple(offsets)))
+    return jobs, end
+
+
+def _borrow(graph: Graph, lender: Graph, checkpoint: Checkpoint) -> None:
+    plan(lender, checkpoint, f"{lender.name}.data")
+    lent = {source.name: source for source in lender.sources}
+    for source in graph.borrowed:
+        other = lent[source.name]
+        pairs = [*zip(source.parameters, other.parameters, strict=True), (source.alias, other.alias)]
+        for mine, theirs in pairs:
+            if mine is not None and theirs is not None:
+                mine.const_value = theirs.const_value
+
+
+def _aligned(end: int, nbytes: int) -> int:
+    align = PAGE if nbytes >= PAGE else 64
+    return -(-end // align) * align
+
+
+def _refer(parameter: ir.Value, data_name: str, offset: int) -> None:
+    dtype, shape = _type(parameter)
+    parameter.const_value = ir.ExternalTensor(
+        data_name, offset, stored_bytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
+    )
+
+
+def stored_bytes(parameter: ir.Value) -> int:
+    """Bytes of a parameter in the data file."""
+    dtype, shape = _type(parameter)
+    return int(prod(shape) * dtype.itemsize)
+
+
+def _type(parameter: ir.Value) -> tuple[ir.DataType, tuple[int, ...]]:
+    assert parameter.dtype is not None
+    assert parameter.shape is not None
+    return parameter.dtype, tuple(parameter.shape.numpy())
+
+
+def write(
+    jobs: list[Job],
+    size: int,
+    path: Path,
+    journal: Journal,
+    progress: Progress = lambda _: None,
+    parts: Parts = lambda *_: None,
+) -> None:
+    """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError.
+
+    Tensors that are in the journal, and in the file as they were written, are not written again. Tensors that `parts`
+    gives are written as they are.
+    """
+    resumed = bool(journal.finished) and path.is_file() and path.stat().st_size == size
+    with disk_full_is_input(path.parent), open(path, "r+b" if resumed else "wb") as file:
+        if not resumed:
+            journal.restart()
+        if size and hasattr(os, "posix_fallocate"):  # macOS has none
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
+        with ThreadPoolExecutor(THREADS) as pool:
+            shared = PositionedFile(file.fileno())
+            running = [pool.submit(_write_once, job, shared, journal, progress, parts) for job in jobs]
+            try:
+                for future in running:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _write_once(job: Job, file: PositionedFile, journal: Journal, progress: Progress, parts: Parts) -> None:
+    hashes = journal.finished.get(job.tensor.name)
+    if hashes is not None and hashes == _hashes(job, file):
+        progress(job.tensor.size)
+    else:
+        journal.record(job.tensor.name, _write_tensor(job, file, progress, parts))
+
+
+def _hashes(job: Job, file: PositionedFile) -> list[str]:
+    """The SHA-256 of each part of a tensor as the file holds it."""
+    found = []
+    for parameter, offset in zip(job.source.parameters, job.offsets, strict=True):
+        digest, end = hashlib.sha256(), offset + stored_bytes(parameter)
+        for start in range(offset, end, 4 * BLOCK_ELEMENTS):
+            digest.update(file.read(min(4 * BLOCK_ELEMENTS, end - start), start))
+        found.append(digest.hexdigest())
+    return found
+
+
+def _write_tensor(job: Job, file: PositionedFile, progress: Progress, parts: Parts) -> list[str]:
+    """Write the parts of a tensor; their SHA-256."""
+    offsets, digests = list(job.offsets), [hashlib.sha256() for _ in job.offsets]
+    for rows, packed in _packed(job, parts):
+        for index, part in enumerate(packed):
+            data = part.tobytes()
+            file.write(data, offsets[index])
+            digests[index].update(data)
+            offsets[index] += len(data)
+        progress(rows)
+    return [digest.hexdigest() for digest in digests]
+
+
+def _packed(job: Job, parts: Parts) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+    """The stored form of a tensor in blocks of rows, each with its number of elements; calibrated ones come whole."""
+    ready = parts(job.source, job.tensor)
+    if ready is not None:
+        yield job.tensor.size, ready
+        return
+    shape = job.tensor.shape or (1,)
+    step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
+    stored = kept_rows(job.source.matrix, job.tensor) or functools.partial(_rounded_rows, job)
+    for start in range(0, shape[0], step):
+        stop = min(start + step, shape[0])
+        yield (stop - start) * prod(shape[1:]), stored(start, stop)
+
+
+def _rounded_rows(job: Job, start: int, stop: int) -> list[NDArray[Any]]:
+    try:
+        return job.source.pack(job.tensor.rows(start, stop))
+    except ValueError as error:
+        raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error

@@ -1,0 +1,131 @@
+"""A decoder on llama.cpp with the interface of the ONNX Runtime one: tokens and image features in, logits out.
+
+llama.cpp takes token ids or embeddings in a batch, never both, so a step is cut where text and image tokens meet.
+Image features go in as embeddings, DeepStack's behind them, each with its own rotary positions; nothing of llama.cpp's
+tokenizer or of its image handling is in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ....targets.errors import InputError, LensmithError
+from ..contract import Floats, ImageFeatures, Ints
+from ..decoding import Decoder, Wanted
+from .library import LlamaModel, compute, llama
+from .llama_states import LlamaStates
+
+F32, F16 = 0, 1  # ggml_type
+AXES = 4  # llama.cpp's M-RoPE has a fourth axis, which these models do not use
+CONTEXT_STEP = 256  # llama.cpp rounds contexts up to it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a decoder computes."""
+
+    capacity: int  # tokens
+    batch: int  # most tokens at once
+    threads: int | None = None
+    exact: bool = False  # float32 KV cache, and attention without the approximations of flash attention
+
+
+class LlamaDecoder(Decoder[LlamaStates]):
+    """A language model, of which each conversation has a context with states that llama.cpp keeps."""
+
+    def __init__(self, model: LlamaModel, settings: Settings, *, image_token_id: int, mrope: bool) -> None:
+        super().__init__()
+        self.model, self.settings, self.mrope = model, settings, mrope
+        self.image_token_id, self.capacity, self.batch = image_token_id, settings.capacity, settings.batch
+        self.hidden, self.vocab, self.recurrent = model.hidden, model.vocab, model.recurrent
+        self.taps = model.input_width // model.hidden - 1
+
+    def open_states(self) -> LlamaStates:
+        """A context of its own. Raises InputError where llama.cpp has no memory for it."""
+        return LlamaStates(self.model, _context_options(self.settings, self.model), self.capacity)
+
+    def _compute(
+        self, states: LlamaStates, ids: Ints, positions: Ints, images: ImageFeatures | None, wanted: Wanted
+    ) -> Floats:
+        if wanted.num_hidden_states:
+            raise InputError("llama.cpp gives no hidden states; draft tokens need a bundle of --format onnx")
+        first, used = len(ids) - wanted.num_logits, 0
+        parts = [np.zeros((0, self.vocab), np.float32)]
+        for begin, end, of_image in self._segments(ids):
+            rows = None
+            if of_image:
+                rows, used = self._embeddings(images, used, end - begin), used + end - begin
+            parts.append(self._decode(states, ids[begin:end], rows, positions[:, begin:end], max(0, first - begin)))
+        states.note(positions[0])
+        return np.concatenate(parts)
+
+    def _segments(self, ids: Ints) -> Iterator[tuple[int, int, bool]]:
+        """Begin and end of runs of text tokens or image tokens, none longer than a batch."""
+        of_image = ids == self.image_token_id
+        turns = np.flatnonzero(np.diff(of_image)) + 1
+        for begin, end in pairwise([0, *map(int, turns), len(ids)]):
+            for start in range(begin, end, self.batch):
+                yield start, min(start + self.batch, end), bool(of_image[begin])
+
+    def _embeddings(self, images: ImageFeatures | None, begin: int, count: int) -> Floats:
+        """Rows [count, hidden * (1 + taps)] of the image tokens from `begin` on."""
+        if images is None or len(images) < begin + count:
+            raise InputError(f"the step has more image tokens than features ({0 if images is None else len(images)})")
+        part = images[begin : begin + count]
+        taps = [] if part.deepstack is None else list(part.deepstack)
+        return np.ascontiguousarray(np.concatenate([part.features, *taps], axis=1), dtype=np.float32)
+
+    def _decode(self, states: LlamaStates, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> Floats:
+        """One batch; logits of its tokens from `first` on."""
+        count, library = len(ids), llama()
+        wanted = np.zeros(count, np.int8)
+        wanted[first:] = 1
+        # The batch has addresses alone: what lies there must have a name until it was computed.
+        tokens, sequence_counts = ids.astype(np.int32), np.ones(count, np.int32)
+        places = self._places(positions, of_image=rows is not None)
+        sequences = (ctypes.POINTER(ctypes.c_int32) * (count + 1))(
+            *[ctypes.pointer(ctypes.c_int32(0))] * count, ctypes.POINTER(ctypes.c_int32)()
+        )
+        batch = library.llama_batch(
+            n_tokens=count,
+            token=None if rows is not None else _pointer(tokens, ctypes.c_int32),
+            embd=None if rows is None else _pointer(rows, ctypes.c_float),
+            pos=_pointer(places, ctypes.c_int32),
+            n_seq_id=_pointer(sequence_counts, ctypes.c_int32),
+            seq_id=sequences,
+            logits=_pointer(wanted, ctypes.c_int8),
+        )
+        if code := compute(library.llama_decode, states.context, batch):
+            raise LensmithError(f"llama.cpp could not compute {count} tokens behind {states.length} (code {code})")
+        found = [library.llama_get_logits_ith(states.context, index) for index in range(first, count)]
+        arrays = [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in found]
+        return np.stack(arrays).astype(np.float32, copy=True) if arrays else np.zeros((0, self.vocab), np.float32)
+
+    def _places(self, positions: Ints, *, of_image: bool) -> Any:
+        """Positions as llama.cpp takes them: one for each token of text, time, height and width one behind another."""
+        rows = positions if of_image and self.mrope else positions[:1]
+        padded = np.zeros((AXES if len(rows) > 1 else 1, positions.shape[1]), np.int32)
+        padded[: len(rows)] = rows
+        return padded.reshape(-1)
+
+
+def _context_options(settings: Settings, model: LlamaModel) -> Any:
+    options = llama().llama_context_default_params()
+    options.n_ctx = -(-settings.capacity // CONTEXT_STEP) * CONTEXT_STEP
+    options.n_batch = options.n_ubatch = min(settings.batch, options.n_ctx)
+    options.n_threads = options.n_threads_batch = model.threads(settings.threads)
+    options.offload_kqv = options.op_offload = False
+    options.no_perf = True
+    options.type_k = options.type_v = F32 if settings.exact else F16
+    options.flash_attn_type = 0 if settings.exact else -1  # off, or as llama.cpp chooses
+    return options
+
+
+def _pointer(array: Any, kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))

@@ -1,0 +1,183 @@
+"""Decoders of the ort dialect on ONNX Runtime: steps in place, over buffers that are bound once for a conversation."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..contract import (
+    Floats,
+    ImageFeatures,
+    Ints,
+    session,
+)
+from ..decoding import Decoder, Wanted
+from ..refusals import refusal_is_input
+from ..states import CACHE, RECURRENT, States
+
+CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros that take memory page by page when touched; numpy's own would take 2 MB at a time from the system.
+
+    The memory is private: a forked process writes into its own.
+    """
+    memory = mmap.mmap(-1, prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+@dataclass
+class Step:
+    """Bound inputs and outputs of steps with the same number of tokens, logits and image tokens."""
+
+    binding: Any
+    arrays: dict[str, NDArray[Any]]
+    logits: Floats
+    hidden_states: Floats | None  # [1, positions, hidden]
+
+
+class BoundStates(States):
+    """Buffers that are past and present at once, so that each step writes in place.
+
+    A KV cache is [1, kv_heads, capacity, head_dim], float32 or int8. Its memory is touched only as far as tokens reach,
+    so a large capacity costs address space alone.
+    """
+
+    def __init__(self, inputs: Iterable[Any], capacity: int) -> None:
+        self._recurrent: dict[str, Floats] = {}
+        self._caches: dict[str, NDArray[Any]] = {}
+        for value in inputs:
+            if value.name.startswith(CACHE):
+                shape = (1, value.shape[1], capacity, value.shape[3])
+                self._caches[value.name] = _lazy_zeros(shape, CACHE_TYPES[value.type])
+            elif value.name.startswith(RECURRENT):
+                self._recurrent[value.name] = np.zeros((1, *value.shape[1:]), np.float32)
+        arrays = {**self._caches, **self._recurrent}
+        self._buffers = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        self.single: Step | None = None  # for one token, used again and again
+        super().__init__(recurrent=bool(self._recurrent))
+
+    def bind(self, binding: Any) -> None:
+        """Bind all buffers to the inputs and outputs of a step."""
+        for name, buffer in self._buffers.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(name.replace(CACHE, "present.").replace(RECURRENT, "present."), buffer)
+
+    def copies(self) -> dict[str, Floats]:
+        """Copies of the recurrent states by the names of their inputs."""
+        return {name: state.copy() for name, state in self._recurrent.items()}
+
+    def cached(self, length: int) -> dict[int, tuple[NDArray[Any], NDArray[Any]]]:
+        """Views of the keys and values [kv_heads, length, head_dim] of the first tokens, by layer."""
+        first = {name: cache[0, :, :length] for name, cache in self._caches.items()}
+        layers = sorted({int(name.split(".")[1]) for name in first})
+        return {layer: (first[f"{CACHE}{layer}.key"], first[f"{CACHE}{layer}.value"]) for layer in layers}
+
+    def _copy(self) -> dict[str, Floats]:
+        return self.copies()
+
+    def _restore(self, length: int) -> None:
+        copies = self._saved.get(length, {})
+        for name, state in self._recurrent.items():
+            state[:] = copies.get(name, 0)
+
+
+class OnnxDecoder(Decoder[BoundStates]):
+    """A graph of the ort dialect on the CPU."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        capacity: int,
+        threads: int | None = None,
+        profile: bool = False,
+        native: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.path, self.session = path, session(path, threads, profile=profile, native=native)
+        self.capacity = capacity
+        self._inputs = {value.name: value for value in self.session.get_inputs()}
+        self._outputs = [value.name for value in self.session.get_outputs()]
+        self.hidden = int(self._inputs["image_features"].shape[1])
+        self.axes = tuple(self._inputs["position_ids"].shape[:-2])  # (3,) with M-RoPE, else ()
+        self.vocab = int(self.session.get_outputs()[0].shape[2])
+        deepstack = self._inputs.get("deepstack_features")
+        self.taps = 0 if deepstack is None else int(deepstack.shape[0])
+        self.recurrent = any(name.startswith(RECURRENT) for name in self._inputs)
+
+    def open_states(self) -> BoundStates:
+        """Buffers of a new conversation."""
+        return BoundStates(self._inputs.values(), self.capacity)
+
+    def _compute(
+        self, states: BoundStates, ids: Ints, positions: Ints, images: ImageFeatures | None, wanted: Wanted
+    ) -> Floats:
+        step = self._step(states, len(ids), images, wanted)
+        step.arrays["input_ids"][0] = ids
+        step.arrays["position_ids"][:] = positions[:, None] if self.axes else positions[:1]
+        step.arrays["past_lengths"][0] = states.length
+        if wanted.hidden_states is not None:
+            step.arrays["hidden_states"][0] = wanted.hidden_states
+        with refusal_is_input(self.path):
+            self.session.run_with_iobinding(step.binding)
+        if step.hidden_states is not None:
+            states.hidden_states = step.hidden_states[0]
+        logits: Floats = step.logits[0]
+        return logits
+
+    def _step(self, states: BoundStates, tokens: int, images: ImageFeatures | None, wanted: Wanted) -> Step:
+        num_hidden = max(wanted.num_logits, wanted.num_hidden_states)
+        if tokens == num_hidden == wanted.num_logits == 1 and images is None:
+            states.single = states.single or self._bind(states, 1, 1, 1, None)
+            return states.single
+        return self._bind(states, tokens, wanted.num_logits, num_hidden, images)
+
+    def _bind(
+        self, states: BoundStates, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None
+    ) -> Step:
+        arrays = self._arrays(tokens, num_logits, num_hidden, images)
+        binding = self.session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        made = {
+            "logits": np.empty((1, num_logits, self.vocab), np.float32),
+            "hidden_states": np.empty((1, num_hidden, self.hidden), np.float32),
+            "draft_hidden_states": np.empty((1, num_logits, self.hidden), np.float32),
+        }
+        made = {name: array for name, array in made.items() if name in self._outputs}
+        for name, array in made.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        states.bind(binding)
+        return Step(binding, arrays, made.pop("logits"), next(iter(made.values()), None))
+
+    def _arrays(
+        self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None
+    ) -> dict[str, NDArray[Any]]:
+        """Inputs that the graph has, but for the states."""
+        images = images or ImageFeatures(
+            np.zeros((0, self.hidden), np.float32), np.zeros((self.taps, 0, self.hidden), np.float32)
+        )
+        arrays: dict[str, NDArray[Any]] = {
+            "input_ids": np.zeros((1, tokens), np.int64),
+            "position_ids": np.zeros((*self.axes, 1, tokens), np.int64),
+            "past_lengths": np.zeros(1, np.int32),
+            "num_logits": np.array([num_logits], np.int64),
+            "num_hidden_states": np.array([num_hidden], np.int64),
+            "hidden_states": np.zeros((1, tokens, self.hidden), np.float32),
+            "image_features": images.features,
+        }
+        if images.deepstack is not None and self.taps:
+            arrays["deepstack_features"] = np.ascontiguousarray(images.deepstack)
+        return {name: array for name, array in arrays.items() if name in self._inputs}

@@ -1,0 +1,65 @@
+"""Multi-token prediction: a small head that guesses tokens ahead from the decoder's hidden states."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engines.contract import Floats, ImageFeatures, Ints
+from ..engines.decoding import Decoder
+from ..engines.states import States
+from ..prompt.positions import text_positions
+from ..prompt.requests import Request
+
+
+class DraftHead:
+    """The graph `mtp` of a bundle with a KV cache of its own, for the one conversation that it follows.
+
+    An entry of its cache stands for the decoder's hidden state of a token and the token behind that with its position,
+    from which it predicts the one behind both. What it guesses is never certain, the decoder says what is right: so
+    entries may be missing where a prompt goes on from an earlier one.
+    """
+
+    def __init__(self, graph: Decoder[States]) -> None:
+        self.graph, self.states = graph, graph.open_states()
+
+    def follow(self, ids: Ints, request: Request, end: int, hidden_states: Floats) -> None:
+        """Append what the decoder has just read of a prompt: ids [seq] of all of it as the decoder takes them.
+
+        `hidden_states` [tokens, hidden] are those of the tokens in front of `end`. The last of a prompt has no token
+        behind it yet.
+        """
+        begin = end - len(hidden_states)
+        inside = slice(begin + 1, min(end + 1, len(ids)))
+        if ids[inside].size:
+            images = request.features_between(inside.start, inside.stop)
+            known = hidden_states[: inside.stop - inside.start]
+            self.append(ids[inside], request.positions[:, inside], known, images, num_logits=0)
+
+    def append(
+        self,
+        ids: Ints,
+        positions: Ints,
+        hidden_states: Floats,
+        images: ImageFeatures | None = None,
+        *,
+        num_logits: int = 1,
+    ) -> Floats:
+        """Append tokens [seq] at positions [3, seq], each with the hidden state [seq, hidden] of the token before it.
+
+        Returns logits [num_logits, vocab] of what follows the last of them. Raises InputError behind the capacity.
+        """
+        return self.graph.run(self.states, ids, positions, images, num_logits=num_logits, hidden_states=hidden_states)
+
+    def draft(self, ids: Ints, position: int, hidden_states: Floats, count: int) -> list[int]:
+        """Append text tokens [seq] from `position` on, as `append` does, and guess the `count` tokens behind them.
+
+        The guesses do not stay in the cache.
+        """
+        logits = self.append(ids, text_positions(len(ids), position), hidden_states)
+        length, drafts = self.states.length, [int(logits[-1].argmax())]
+        for behind in range(len(ids), len(ids) + count - 1):
+            last = np.array(drafts[-1:], np.int64)
+            logits = self.append(last, text_positions(1, position + behind), self.states.hidden_states)
+            drafts.append(int(logits[-1].argmax()))
+        self.states.rewind(length)
+        return drafts

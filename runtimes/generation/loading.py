@@ -1,0 +1,65 @@
+"""From a bundle to the object that runs it: a model where it has a decoder, an encoder where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ...targets.errors import InputError
+from ..bundle.opening import Bundle, open_bundle
+from ..bundle.signature import Key
+from ..media.frames import VideoLimits
+from ..media.images import ImageLimits
+from .conversation_pool import CONVERSATIONS
+from .encoder import Encoder
+from .model import Model
+
+OF_MODELS = {"max_video_pixels": None, "video_limits": None, "conversations": CONVERSATIONS}  # and their defaults
+
+
+def load(
+    path: str | Path,
+    *,
+    trusted_keys: Iterable[Key] | None = None,
+    threads: int | None = None,
+    context: int | None = None,
+    device: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    max_video_pixels: int | None = None,
+    image_limits: ImageLimits | None = None,
+    video_limits: VideoLimits | None = None,
+    conversations: int = CONVERSATIONS,
+    native: bool | None = None,
+    profile: bool = False,
+) -> Model | Encoder:
+    """Load a bundle folder: a Model that answers, or an Encoder where there is no decoder.
+
+    `threads` None means one for each core; `context` is in tokens, for an encoder in patches of one image; `min_pixels`
+    and `max_pixels` are areas of images, `max_video_pixels` of all frames of a video; `device` "cpu" or "cuda";
+    `conversations` how many answers are open at most; `native` whether lensmith's own kernels compute; `profile` writes
+    ONNX Runtime's profiles. Raises InputError for what is no bundle, for options that it cannot obey and, with
+    `trusted_keys` as of `open_bundle`, for what none of these signed.
+    """
+    bundle = open_bundle(path, trusted_keys=trusted_keys)
+    return open_loaded(
+        bundle, threads=threads, context=context, device=device, min_pixels=min_pixels, max_pixels=max_pixels,
+        max_video_pixels=max_video_pixels, image_limits=image_limits, video_limits=video_limits,
+        conversations=conversations, native=native, profile=profile,
+    )  # fmt: skip
+
+
+def open_loaded(bundle: Bundle, **options: Any) -> Model | Encoder:
+    """As `load`, of a bundle that is open already."""
+    if answers(bundle):
+        return Model(bundle, **options)
+    for name, usual in OF_MODELS.items():
+        if options.pop(name, usual) != usual:
+            raise InputError(f"{name} has no effect on the bundle {bundle.path}, which has no decoder; leave it out")
+    return Encoder(bundle, **options)
+
+
+def answers(bundle: Bundle) -> bool:
+    """Whether a bundle has a decoder, so that it can be asked."""
+    return "decoder" in bundle.manifest["graphs"]

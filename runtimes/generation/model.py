@@ -1,0 +1,334 @@
+"""A loaded bundle: images, videos, prompts and the two graphs behind one object that answers conversations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...targets.errors import InputError
+from ..bundle.opening import Bundle, open_bundle
+from ..engines.backends import (
+    Wishes,
+    check_wishes,
+    made_of,
+    open_decoder,
+    remade_on_cpu,
+)
+from ..engines.contract import Floats
+from ..engines.decoding import Decoder
+from ..engines.native import wanted_kernels
+from ..engines.opened_engines import open_engines
+from ..media.frames import VideoLimits, VideoSource, check_limit_objects
+from ..media.images import ImageLimits
+from ..media.media_encoder import MediaEncoder, Vision, layout_of
+from ..media.no_images import NoImages
+from ..media.pixels import image_spec
+from ..media.sources import ImageSource
+from ..media.video import video_spec
+from ..media.wishes import MEDIA_LIMITS
+from ..process.cpu import warn_if_lacking
+from ..process.forks import OfOneProcess, PerProcess
+from ..prompt.messages import SAMPLING as FRAMES
+from ..prompt.messages import Messages
+from ..prompt.positions import PositionSpec, text_positions
+from ..prompt.prompt_builder import (
+    PromptBuilder,
+    PromptSpec,
+    check_context,
+    open_prompt,
+)
+from ..prompt.requests import Request, assemble, question_message
+from ..prompt.variables import checked_variables
+from ..values import only, whole
+from .answer import Answer, Progress
+from .conversation import Conversation
+from .conversation_pool import CONVERSATIONS, ConversationPool
+from .drafting import DraftHead
+from .options import OPTIONS, GenerationOptions, with_options
+from .prefill import shared
+from .sampling import Sampler, SamplingOptions
+from .streaming import TextStream
+from .timings import Timings
+
+NO_TOKENS = dict.fromkeys(
+    ("image_token", "video_token", "vision_start_token", "vision_end_token")
+)  # that a model may lack
+KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, "images", "videos", "options", "continue_final_message")
+DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What the answers of a model share in one process."""
+
+    vision: Vision
+    decoder: Decoder[Any]
+    media: MediaEncoder
+    conversations: ConversationPool
+
+
+class Model(OfOneProcess):
+    """A bundle loaded for answering, several questions at once too: see `Answer`.
+
+    At most `conversations` answers are open at a time, each with a KV cache of its own. Threads wait for one another; a
+    thread that would have to wait for itself gets an InputError. A process that is forked later opens engines of its
+    own on the CPU, when it is first asked; a model on a GPU must be loaded there.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        max_video_pixels: int | None = None,
+        image_limits: ImageLimits | None = None,
+        video_limits: VideoLimits | None = None,
+        profile: bool = False,
+        native: bool | None = None,
+        device: str | None = None,
+        conversations: int = CONVERSATIONS,
+    ) -> None:
+        manifest = bundle.manifest
+        if "decoder" not in manifest["graphs"]:
+            raise InputError(
+                f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
+            )
+        warn_if_lacking(manifest["options"].get("cpu_features", ()))
+        self.bundle, self.manifest = bundle, manifest
+        self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
+        self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
+        self.positions = position_spec(manifest, self.prompts)
+        self.video_spec = video_spec(manifest, max_video_pixels)
+        self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
+        capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
+        self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
+        self._wishes = Wishes(capacity, threads, profile, native, device)
+        check_wishes(bundle, self._wishes)
+        check_limit_objects(image_limits, video_limits)
+        if isinstance(self.image_spec, NoImages) and (image_limits or video_limits):
+            raise InputError(
+                "image_limits and video_limits have no effect on a model that takes text alone; leave them out"
+            )
+        media = partial(
+            MediaEncoder,
+            image_spec=self.image_spec,
+            video_spec=self.video_spec,
+            image_limits=image_limits or ImageLimits(),
+            video_limits=video_limits or VideoLimits(frame=image_limits or ImageLimits()),
+            threads=threads,
+        )
+        make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
+                       conversations=whole("conversations", conversations, 1, 1024))  # fmt: skip
+        self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
+
+    @property
+    def vision(self) -> Any:
+        """The vision encoder of the engine: patches and their grid to ImageFeatures."""
+        return self._engines.get().vision
+
+    @property
+    def decoder(self) -> Any:
+        """The Decoder of the engine: weights, over which each conversation has its states."""
+        return self._engines.get().decoder
+
+    @property
+    def media(self) -> MediaEncoder:
+        """Opens, cuts and encodes images and videos."""
+        return self._engines.get().media
+
+    @property
+    def conversations(self) -> ConversationPool:
+        """Where each answer takes its conversation from."""
+        return self._engines.get().conversations
+
+    def default_options(self, **changes: Any) -> GenerationOptions:
+        """The sampling that the checkpoint's generation_config asks for, with changes by name of any option."""
+        config = self.manifest["generation"]
+        base = GenerationOptions(sampling=SamplingOptions.from_generation_config(config))
+        only(changes, (*OPTIONS, "sampling"), "GenerationOptions")
+        return with_options(base, changes, config)
+
+    def ask(
+        self,
+        question: str | None = None,
+        images: Iterable[ImageSource] = (),
+        options: GenerationOptions | None = None,
+        *,
+        videos: Iterable[VideoSource] = (),
+        **chosen: Any,
+    ) -> Answer:
+        """Answer one question about images (what `open_image` takes) and videos (what `open_clip` takes).
+
+        `chosen` are as of `generate`, and wishes for the videos: fps, num_frames, nframes, video_start, ...
+        """
+        wishes = {name: chosen.pop(name) for name in FRAMES if name in chosen}
+        return self.generate([question_message(question, images, videos, **wishes)], options, **chosen)
+
+    def generate(self, messages: Messages, options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+        """Answer a conversation in the chat format, or a question alone.
+
+        Greedily, unless asked otherwise by `options` or directly by name: `chosen` are the fields of GenerationOptions
+        and SamplingOptions (max_new_tokens, stop, temperature, seed, ...), which count over `options`; min_pixels,
+        max_pixels and max_video_pixels for this call; continue_final_message; and the variables of the chat template
+        (tools, enable_thinking, ...). The prompt is processed when the first piece is asked for. Raises InputError for
+        unusable images or messages, prompts over the context, and for whatever would not be obeyed.
+        """
+        progress = Progress(Timings())
+        given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
+        generation = with_options(
+            GenerationOptions() if options is None else options, given, self.manifest["generation"]
+        )
+        request = self.prepare(messages, progress.timings, **chosen)
+        return Answer(self._pieces(request, generation, progress), progress)
+
+    def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
+        """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
+        timings = timings or Timings()
+        limits = {name: chosen.pop(name) for name in MEDIA_LIMITS if name in chosen}
+        variables = checked_variables(chosen, self.prompts.template, KEYWORDS)
+        images, videos = self.media.open(messages, timings, limits)
+        grids, layouts = [image.grid for image in images], [layout_of(video) for video in videos]
+        build = partial(self.prompts.build, messages, grids, layouts, **variables)
+        prompt = build()
+        check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
+        request = assemble(prompt, self.positions, *self.media.encode(images, videos, timings))
+        if self.decoder.recurrent:
+            turns = build(add_generation_prompt=False)
+            request = replace(request, turn_end=shared(turns.ids, prompt.ids))
+        self.media.trim(request.images)
+        timings.prompt_tokens = len(prompt)
+        timings.image_tokens, timings.video_tokens = prompt.media_tokens()
+        return request
+
+    def conversation(self, request: Request | None = None) -> AbstractContextManager[Conversation]:
+        """A conversation for steps of one's own, while the context is entered; raises InputError as an answer does.
+
+        It is the one that goes on furthest in the prompt of a request, or without one the latest.
+        """
+        return self.conversations.take(request)
+
+    def prefill(
+        self,
+        request: Request,
+        *,
+        num_logits: int = 1,
+        chunk: int | None = None,
+        reuse: bool = True,
+        head: DraftHead | None = None,
+    ) -> Floats:
+        """Run a prompt through the decoder, see `Conversation.prefill`; the next answer goes on from what is shared."""
+        with self.conversation(request) as conversation:
+            logits = conversation.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
+            return logits.copy()
+
+    def open_draft_head(self) -> DraftHead:
+        """A multi-token-prediction head for one conversation; InputError when the bundle has none."""
+        return DraftHead(self._drafts.get())
+
+    @cached_property
+    def _drafts(self) -> PerProcess[Decoder[Any]]:
+        wishes = replace(self._wishes, profile=False)
+        make = partial(open_decoder, name="mtp", wishes=wishes)
+        return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
+
+    def forget(self) -> None:
+        """Drop what earlier prompts left: the content of idle KV caches and the features of images."""
+        self.conversations.forget()
+        self.media.forget()
+
+    def _pieces(self, request: Request, options: GenerationOptions, progress: Progress) -> Generator[str, None, None]:
+        """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
+        stream = TextStream(self.prompts.tokenizer, options.stop)
+        with progress.ending(), self.conversation(request) as conversation:
+            started = time.perf_counter()
+            with closing(self._tokens(conversation, request, options, progress)) as tokens:
+                for token in tokens:
+                    piece = stream.push(token)
+                    progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
+                    if piece:
+                        yield piece
+                    if stream.stopped:
+                        progress.finish("stop")
+                        return
+        if rest := stream.finish():
+            yield rest
+
+    def _tokens(
+        self, conversation: Conversation, request: Request, options: GenerationOptions, progress: Progress
+    ) -> Generator[int, None, None]:
+        """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
+        sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
+        started = time.perf_counter()
+        timings.reused_tokens = conversation.start(request)
+        logits = conversation.prefill(request)
+        history = np.empty(min(length + options.max_new_tokens, self.decoder.capacity + 1), np.int64)
+        history[:length] = request.prompt.ids
+        for index in range(options.max_new_tokens):
+            token = sampler(logits[-1], history[: length + index])
+            if index == 0:
+                timings.prefill_ms = 1000 * (time.perf_counter() - started)
+            timings.new_tokens += 1
+            progress.ids.append(token)
+            history[length + index] = token
+            if token in self.eos_token_ids and not options.ignore_eos:
+                progress.finish("eos")
+                return
+            yield token
+            if index + 1 == options.max_new_tokens:
+                progress.finish("length")
+                return
+            if conversation.length == conversation.decoder.capacity:
+                progress.finish("context")
+                return
+            if progress.closed:
+                progress.finish("closed")
+                return
+            positions = text_positions(1, request.next_position + index)
+            logits = conversation.run(history[length + index : length + index + 1], positions)
+
+
+def _open(
+    bundle: Bundle,
+    *,
+    wishes: Wishes,
+    media: Callable[[Vision], MediaEncoder],
+    prompts: PromptBuilder,
+    conversations: int,
+) -> Engines:
+    vision, decoder = open_engines(bundle, wishes)
+    make = partial(Conversation, decoder, prompts, int(bundle.manifest["options"]["prefill_chunk"]))
+    return Engines(vision, decoder, media(vision), ConversationPool(make, conversations))
+
+
+def load(path: str | Path, **options: Any) -> Model:
+    """Load a bundle folder; `options` as of Model: threads, context, limits of pixels and of files."""
+    return Model(open_bundle(path), **options)
+
+
+def prompt_spec(manifest: Mapping[str, Any]) -> PromptSpec:
+    """The special tokens and end tokens of a manifest."""
+    section = manifest["prompt"]
+    return PromptSpec(
+        **(NO_TOKENS | section["tokens"]),
+        eos_token_ids=tuple(section["eos_token_ids"]),
+        merge_size=section["merge_size"],
+        token_ids=section["token_ids"],
+        bos_token=section.get("bos_token"),
+        template_kwargs=section.get("template_kwargs", {}),
+    )
+
+
+def position_spec(manifest: Mapping[str, Any], prompts: PromptBuilder) -> PositionSpec:
+    """How the decoder of a manifest counts positions, by the shape of its input."""
+    axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"]) - 1  # [3, batch, seq] or [batch, seq]
+    return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=axes == 2)

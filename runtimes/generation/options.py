@@ -1,0 +1,62 @@
+"""Options of one answer: when it ends and how tokens are chosen, as an object or given directly by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from ...targets.errors import InputError
+from ..values import shown, truth, whole
+from .sampling import SamplingOptions
+
+MOST_NEW_TOKENS = 1 << 24
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """When to stop, and how to choose tokens. Raises InputError for values out of range."""
+
+    max_new_tokens: int = 512
+    stop: Sequence[str] = ()  # texts that end the answer, which is cut in front of them
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    ignore_eos: bool = False  # for measurements of a fixed length
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
+            raise InputError(f"stop is {shown(self.stop)}; expected a list of strings that are not empty")
+        if not isinstance(self.sampling, SamplingOptions):
+            raise InputError(f"sampling is a {type(self.sampling).__name__}; expected SamplingOptions")
+        object.__setattr__(self, "max_new_tokens", whole("max_new_tokens", self.max_new_tokens, 1, MOST_NEW_TOKENS))
+        object.__setattr__(self, "ignore_eos", truth("ignore_eos", self.ignore_eos))
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+
+ENDING = ("max_new_tokens", "stop", "ignore_eos")
+CHOOSING = tuple(option.name for option in fields(SamplingOptions))
+OPTIONS = (*ENDING, *CHOOSING)
+
+
+def with_options(
+    base: GenerationOptions, given: Mapping[str, Any], generation_config: Mapping[str, Any]
+) -> GenerationOptions:
+    """`base` with the options in `given`, which count over its own; None stands for an option that is not given.
+
+    Where these ask for sampling and `base` is greedy, the others of sampling are the checkpoint's. Raises InputError
+    for values out of range, and for those that contradict one another.
+    """
+    if not isinstance(base, GenerationOptions):
+        raise InputError(f"options are a {type(base).__name__}; expected GenerationOptions, or give them by name")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    sampling = {name: value for name, value in chosen.items() if name in CHOOSING}
+    changed = replace(base, **{name: value for name, value in chosen.items() if name not in CHOOSING})
+    return replace(changed, sampling=_sampling(changed.sampling, sampling, generation_config))
+
+
+def _sampling(base: SamplingOptions, given: Mapping[str, Any], generation_config: Mapping[str, Any]) -> SamplingOptions:
+    asked = SamplingOptions(**{name: value for name, value in given.items() if name != "seed"})
+    kept = {} if base.repetition_penalty == 1.0 else {"repetition_penalty": base.repetition_penalty}
+    if asked.do_sample or (base.do_sample and not {"do_sample", "temperature"} & set(given)):
+        usual = base if base.do_sample else SamplingOptions.from_generation_config(generation_config, do_sample=True)
+        return SamplingOptions(**{**asdict(usual), **kept, **given, "do_sample": True})
+    return SamplingOptions(**{**kept, **given}) if given else base

@@ -1,0 +1,322 @@
+"""Images into patches, to the bit as the Hugging Face processor of the Qwen models (Qwen2VLImageProcessor).
+
+A file is read as `transformers.image_utils.load_image` does (upright by its EXIF orientation, then RGB); an image
+object is taken as the processor takes it (transparency onto white, EXIF ignored).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from ...targets.errors import InputError
+from ..process.cores import spread
+from ..storage.reading import read_limited
+from ..values import whole
+from .picture_formats import decoded, identify
+from .resize import THREAD_PIXELS, UInt8, resize_bicubic
+from .sizing import grown, rounded, shrunk
+from .sources import ImageSource, opened_source
+
+Patches: TypeAlias = npt.NDArray[np.float32]
+Grid: TypeAlias = tuple[int, int, int]
+
+LARGEST = 1 << 53  # of whole numbers that JSON has exactly
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Of Qwen2VLImageProcessor.
+DEFAULTS: Mapping[str, Any] = {
+    "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+    "size": {"shortest_edge": 3136, "longest_edge": 1003520}, "rescale_factor": 1 / 255,
+}  # fmt: skip
+LIMITS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))  # an older key, and where `size` has it
+EDGES = "an object with shortest_edge and longest_edge, areas in pixels"
+MAX_ASPECT_RATIO = 200  # smart_resize refuses more
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may cost before it is decoded: pixels by its header, bytes of the file.
+
+    The pixels by default are those that Pillow takes, and so transformers: 179 million.
+    """
+
+    max_decoded_pixels: int = 2 * 89_478_485
+    max_file_bytes: int = 1 << 28
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            whole(f"image limit {field.name}", getattr(self, field.name), 1)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How images become patches: sizes in pixels, `min_pixels` and `max_pixels` as areas in pixels."""
+
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    min_pixels: int = 65_536
+    max_pixels: int = 16_777_216
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    rescale_factor: float = 1 / 255
+    allowed_pixels: tuple[int, int] | None = None  # the range that `with_pixels` may choose from
+    exact_size: tuple[int, int] | None = None  # height and width in place of what the range gives
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            whole = type(value) is int and 0 < value < LARGEST
+            _require(whole, f"image {name} is {str(value)[:100]}; expected a positive integer")
+        _require(
+            self.min_pixels <= self.max_pixels,
+            f"image min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}; exchange or widen them",
+        )
+        _require(len(self.mean) == 3 and len(self.std) == 3, "image mean and std need three values each, for RGB")
+        _require(
+            all(map(is_number, (*self.mean, *self.std, self.rescale_factor)))
+            and all(self.std)
+            and self.rescale_factor > 0,
+            "image mean, std and rescale_factor must be finite numbers, std not zero",
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ImageSpec:
+        """Read a preprocessor_config.json, what it leaves out as Qwen2VLImageProcessor has it.
+
+        Raises InputError for steps that this runtime does not do, and for values of the wrong kind.
+        """
+        for step in ("do_resize", "do_rescale", "do_normalize"):
+            _require(config.get(step, True) is True, f"preprocessor_config has {step} off; expected all steps on")
+        convert, resample = config.get("do_convert_rgb", True), config.get("resample", 3)
+        _require(convert in (True, None), f"preprocessor_config has do_convert_rgb {convert!r}; expected true")
+        _require(resample == 3, f"preprocessor_config resample is {resample!r}; expected 3 (bicubic)")
+        values = {**DEFAULTS, **config}
+        size = values["size"] if values["size"] is not None else DEFAULTS["size"]
+        _require(isinstance(size, Mapping), f"preprocessor_config size is {size!r}; expected {EDGES}")
+        pixels = {name: _either(config.get(name), size.get(edge)) for name, edge in LIMITS}
+        _require(None not in pixels.values(), f"preprocessor_config size is {dict(size)}; expected {EDGES}")
+        return cls(
+            **{name: values[name] for name in ("patch_size", "temporal_patch_size", "merge_size")},
+            **pixels,
+            mean=three("image_mean", values["image_mean"]),
+            std=three("image_std", values["image_std"]),
+            rescale_factor=values["rescale_factor"],
+        )
+
+    def with_pixels(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageSpec:
+        """The same spec with another pixel range; raises InputError outside the range the bundle was built for.
+
+        One end alone moves the other where it lies beyond.
+        """
+        low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        chosen = {name: whole(name, value, 1) for name, value in given.items() if value is not None}
+        least = chosen.get("min_pixels", min(self.min_pixels, chosen.get("max_pixels", high)))
+        most = chosen.get("max_pixels", max(self.max_pixels, least))
+        for name, value in (("min_pixels", least), ("max_pixels", most)):
+            _require(
+                low <= value <= high,
+                f"{name} {value} is outside the {low} to {high} pixels that this bundle was "
+                "built for; choose a value in that range or build another bundle",
+            )
+        return dataclasses.replace(self, min_pixels=least, max_pixels=most, allowed_pixels=(low, high))
+
+    @property
+    def factor(self) -> int:
+        """Pixels along each side of one image token."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def normalization(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What to take from bytes, and to divide them by, of each colour: HF fuses rescaling into it, in float32."""
+        scale = np.float32(1.0 / self.rescale_factor)
+        return np.asarray(self.mean, np.float32) * scale, np.asarray(self.std, np.float32) * scale
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.float32]:
+        """The normalized value of each byte [3, 256]."""
+        mean, std = (values[:, None] for values in self.normalization)
+        return np.asarray((np.arange(256, dtype=np.float32) - mean) / std, np.float32)
+
+
+def three(key: str, value: Any) -> tuple[float, float, float]:
+    """A value for each colour; one number stands for all. InputError for anything else."""
+    values = (value,) * 3 if is_number(value) else value
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(is_number, values)):
+        raise InputError(f"preprocessor_config has {key} {str(value)[:100]}; expected three finite numbers, for RGB")
+    return values[0], values[1], values[2]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number within float32's range."""
+    return type(value) in (int, float) and abs(value) < 1e38  # false for NaN
+
+
+def _either(value: Any, other: Any) -> Any:
+    return other if value is None else value
+
+
+def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
+    """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
+    limits = limits or ImageLimits()
+    return decode_image(*read_image(source, limits), limits)
+
+
+def read_image(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes | Image.Image]:
+    """A name for messages, and the bytes of a file or an image object; InputError if unusable."""
+    opened = opened_source(source, "an image", limits.max_file_bytes)
+    if isinstance(opened, Image.Image):
+        return "the image", opened
+    return read_bytes(opened, limits)
+
+
+def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -> Image.Image:
+    """What `read_image` gives as RGB; InputError if unusable."""
+    if isinstance(content, Image.Image):
+        check_header(content, name, limits)
+        return decoded(name, lambda: onto_white(content.copy()))
+    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
+    image = decoded(name, lambda: identify(content))
+    check_header(image, name, limits)
+    whole = decoded(name, lambda: onto_white(_upright(image)))
+    check_header(whole, name, limits)  # icons and others find out their size only now
+    return whole
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded picture in RGB, turned as its EXIF data say; the same object where there is nothing to do."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
+    """The size (height, width) HF resizes to: multiples of `spec.factor`, area in the spec's range where possible."""
+    check_aspect(height, width)
+    if spec.exact_size is not None:
+        return spec.exact_size
+    factor = spec.factor
+    size = rounded(height, width, factor)
+    if prod(size) > spec.max_pixels:
+        return shrunk(height, width, factor, spec.max_pixels)
+    if prod(size) < spec.min_pixels:
+        return grown(height, width, factor, spec.min_pixels)
+    return size
+
+
+def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[Patches, Grid]:
+    """Patches [grid_t*grid_h*grid_w, 3*temporal*patch*patch] and the grid (t, h, w) of an RGB image, as HF makes them.
+
+    The order of patches is that of the 2-by-2 (merge_size) blocks; raises InputError for sides that HF refuses.
+    """
+    height, width = smart_resize(image.height, image.width, spec)
+    return patchify([resize_bicubic(planes_of(image), height, width)], spec)
+
+
+def preprocess_images(images: Iterable[Image.Image], spec: ImageSpec) -> tuple[Patches, npt.NDArray[np.int64]]:
+    """Patches of several images one after the other [patches, values] and their grids [images, 3]."""
+    parts = [preprocess(image, spec) for image in images]
+    values = 3 * spec.temporal_patch_size * spec.patch_size**2
+    grids = np.array([grid for _, grid in parts], np.int64).reshape(-1, 3)
+    return np.concatenate([np.empty((0, values), np.float32), *(patches for patches, _ in parts)]), grids
+
+
+def planes_of(image: Image.Image) -> UInt8:
+    """The pixels of an image in RGB as planes [3, h, w]."""
+    image, planes = _rgb(image), np.empty((3, image.height, image.width), np.uint8)
+    for plane, band in zip(planes, "RGB", strict=True):
+        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", band), np.uint8)
+    return planes
+
+
+def patchify(frames: Sequence[UInt8], spec: ImageSpec) -> tuple[Patches, Grid]:
+    """Normalize and cut frames [3, h, w], whose sides are multiples of `spec.factor`, into one layer of patches.
+
+    These are the frames of a temporal patch, or a still image, which fills every time step. One row of blocks after the
+    other, so that all but the result stays in the cache, in as many threads as the caller may use.
+    """
+    patch, (_, height, width) = spec.patch_size, frames[0].shape
+    grid_h, grid_w = height // patch, width // patch
+    out = np.empty((grid_h * grid_w, 3, spec.temporal_patch_size, patch * patch), np.float32)
+    of_block_row = out.reshape(grid_h // spec.merge_size, -1, *out.shape[1:])
+    mean, std = spec.normalization
+
+    def cut(part: slice) -> None:
+        for row, patches in enumerate(of_block_row[part], part.start):
+            for step, planes in enumerate(frames):
+                steps = slice(step, None if len(frames) == 1 else step + 1)
+                for channel, plane in enumerate(planes):
+                    band = plane[row * spec.factor : (row + 1) * spec.factor]
+                    values = in_patch_order(band, spec).astype(np.float32)
+                    values -= mean[channel]
+                    values /= std[channel]
+                    patches[:, channel, steps] = values[:, None]
+
+    spread(cut, len(of_block_row), THREAD_PIXELS // (3 * spec.factor * width))
+    return out.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+
+
+def in_patch_order(plane: UInt8, spec: ImageSpec) -> UInt8:
+    """One channel [h, w] cut into patches [patches, patch*patch], in the order of the merged blocks."""
+    patch, merge = spec.patch_size, spec.merge_size
+    grid_h, grid_w = plane.shape[0] // patch, plane.shape[1] // patch
+    blocks = plane.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch)
+    return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, patch * patch)
+
+
+def check_aspect(height: int, width: int) -> None:
+    """Raise InputError for an image with an empty side, or one side more than 200 times the other."""
+    _require(height > 0 and width > 0, f"the image is {width} x {height} pixels; expected sides of at least 1 pixel")
+    _require(
+        max(height, width) / min(height, width) <= MAX_ASPECT_RATIO,
+        f"the image is {width} x {height} pixels; one side may be at most {MAX_ASPECT_RATIO} times the other, crop it",
+    )
+
+
+def read_bytes(source: Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
+    """A name for messages, and the bytes."""
+    if isinstance(source, bytes):
+        return "the image data", source
+    return str(source)[:200], read_limited(source, limits.max_file_bytes, "the path of an image file")
+
+
+def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
+    pixels = image.width * image.height
+    _require(
+        pixels <= limits.max_decoded_pixels,
+        f"{name} is {image.width} x {image.height} pixels, "
+        f"more than the limit of {limits.max_decoded_pixels}; scale it down first, or raise the limit: "
+        f"--max-image-megapixels {-(-pixels // 1_000_000)} (in Python: ImageLimits)",
+    )
+    check_aspect(image.height, image.width)
+
+
+def onto_white(image: Image.Image) -> Image.Image:
+    """HF's convert_to_rgb: transparency is composed onto white, any other mode is Pillow's conversion.
+
+    An image in RGB without transparency is given back as it is.
+    """
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return _rgb(image)
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)

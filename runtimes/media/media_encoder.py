@@ -1,0 +1,259 @@
+"""Images and videos through the vision encoder, with the features of the latest kept for later turns.
+
+Videos are encoded one temporal patch at a time: attention in the encoder stays within a temporal patch (transformers
+gives it `cu_seqlens` of one frame each), so this is exact, and memory follows one frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from ...targets.errors import InputError
+from ..engines.contract import ImageFeatures
+from ..generation.timings import Timings
+from ..process.cores import at_most
+from ..process.forks import computing
+from ..prompt.messages import Messages, find_media
+from ..prompt.prompt_builder import VideoLayout
+from ..prompt.requests import EncodedImage, EncodedVideo
+from ..values import finite, whole
+from .frames import Clip, VideoLimits, open_clip
+from .images import (
+    Grid,
+    ImageLimits,
+    Patches,
+    decode_image,
+    read_image,
+)
+from .no_images import NoImages, refuse
+from .pixels import PixelSpec, image_grid, preprocess
+from .seen import (
+    Identity,
+    Seen,
+    SeenSources,
+    identify_video,
+)
+from .video import (
+    UNKNOWN_RATE,
+    Indices,
+    VideoSpec,
+    frame_seconds,
+    patch_seconds,
+    sample_frames,
+    video_grid,
+    video_patches,
+)
+from .wishes import (
+    check_limits,
+    frame_range,
+    image_wishes,
+    video_wishes,
+    wished_size,
+)
+
+CACHED_TOKENS = 8192  # of the latest images and frames, so that a later turn does not encode them again
+
+
+Vision: TypeAlias = Callable[[Patches, Grid], ImageFeatures]  # a VisionEncoder, or PyTorch
+
+
+@dataclass(frozen=True)
+class Medium:
+    """An image or a video that is opened but not cut into patches yet."""
+
+    grid: Grid  # of the image, or of each temporal patch of the video
+    patches: Callable[[], Iterator[Patches]]
+    layout: VideoLayout | None = None  # of a video
+    identity: Identity | None = None  # of the source, known without decoding it
+
+
+class MediaEncoder:
+    """Opens, cuts and encodes images and videos; the same pixels are encoded once while they are among the latest."""
+
+    def __init__(
+        self,
+        vision: Vision,
+        image_spec: PixelSpec,
+        video_spec: VideoSpec | None,
+        image_limits: ImageLimits,
+        video_limits: VideoLimits,
+        threads: int | None = None,
+    ) -> None:
+        """`video_spec` None: the model takes no videos. `threads` bound what decodes and resizes, None to the cores."""
+        self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
+        self.image_limits, self.video_limits, self.threads = image_limits, video_limits, threads
+        self._lock = threading.Lock()  # of the features, and of the engine, which encodes one image at a time
+        self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self._seen = SeenSources()
+
+    def open(
+        self, messages: Messages, timings: Timings, limits: Mapping[str, Any] | None = None
+    ) -> tuple[list[Medium], list[Medium]]:
+        """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded.
+
+        `limits` are those of MEDIA_LIMITS, for media whose parts have none of their own.
+        """
+        started, limits = time.perf_counter(), limits or {}
+        pictures, clips = find_media(messages, "image"), find_media(messages, "video")
+        if isinstance(self.image_spec, NoImages) and (given := [name for name in limits if limits[name] is not None]):
+            raise InputError(f"{given[0]} has no effect on a model that takes no images; leave it out")
+        check_limits(limits, images=len(pictures), videos=len(clips))
+        with at_most(self.threads):
+            images = [self._open_image(source, part, limits) for source, part in pictures]
+            videos = [self._open_video(source, part, limits) for source, part in clips]
+        timings.image_ms += 1000 * (time.perf_counter() - started)
+        return images, videos
+
+    def encode(
+        self, images: Sequence[Medium], videos: Sequence[Medium], timings: Timings
+    ) -> tuple[list[EncodedImage], list[EncodedVideo]]:
+        """Features of images, and of all temporal patches of videos."""
+        with at_most(self.threads):
+            encoded = [image for medium in images for image in self._encode(medium, timings)]
+            return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
+
+    def cut(self, source: Any, *, video: bool = False, max_pixels: int | None = None) -> tuple[Patches, Grid]:
+        """All patches of an image or a video and their grid (t, h, w), without encoding them.
+
+        `max_pixels` is for an image, in place of the bundle's own limit.
+        """
+        with at_most(self.threads):
+            if not video:
+                medium = self._open_image(source, {}, {"max_pixels": max_pixels})
+                return next(medium.patches()), medium.grid
+            medium = self._open_video(source, {}, {})
+            return np.concatenate(list(medium.patches())), layout_of(medium).grid
+
+    def trim(self, used: Sequence[EncodedImage]) -> None:
+        """Drop the oldest features over the limit, but none of those that the latest conversation uses."""
+        keys = {image.key for image in used}
+        with self._lock:
+            excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
+            while excess > 0 and next(iter(self._features)) not in keys:
+                excess -= len(self._features.popitem(last=False)[1].features)
+
+    def forget(self) -> None:
+        """Drop all features."""
+        with self._lock:
+            self._features.clear()
+        self._seen.clear()
+
+    def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
+        """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
+        if isinstance(self.image_spec, NoImages):
+            refuse()
+        spec, limits = image_wishes(self.image_spec, part, wishes), self.image_limits
+        name, content = read_image(source, limits)
+        if isinstance(content, Image.Image):
+            content = decode_image(name, content, limits)  # a copy, since the caller may draw on
+            identity: Identity = (content.size, hashlib.sha256(content.tobytes()).digest(), spec)
+        else:
+            identity = (hashlib.sha256(content).digest(), spec)
+        if (seen := self._seen.get(identity)) is not None:
+            pixels = partial(decode_image, name, content, limits)
+            return Medium(seen.grid, lambda: iter([preprocess(pixels(), spec)[0]]), identity=identity)
+        image = content if isinstance(content, Image.Image) else decode_image(name, content, limits)
+        grid = image_grid(image.height, image.width, spec)
+        return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
+
+    def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
+        if isinstance(self.image_spec, NoImages):
+            refuse()
+        if self.video_spec is None:
+            raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
+                             "video_preprocessor_config.json")  # fmt: skip
+        spec = video_wishes(self.video_spec, part, limits)
+        source, identity = identify_video(source, part, spec, self.video_limits)
+        if (seen := self._seen.get(identity)) is not None:
+            again = partial(self._open_clip, source, part, spec, identity)
+            return Medium(seen.grid, lambda: again().patches(), seen.layout, identity)
+        return self._open_clip(source, part, spec, identity)
+
+    def _open_clip(self, source: Any, part: Mapping[str, Any], spec: VideoSpec, identity: Identity | None) -> Medium:
+        clip = open_clip(source, self.video_limits)
+        indices, seconds = sample_clip(clip, part, spec)
+        width, height = clip.size()
+        size = wished_size(len(indices), height, width, spec, part)
+        grid = video_grid(len(indices), size, spec)
+        patches = partial(video_patches, size=size, spec=spec.patches)
+        return Medium((1, *grid[1:]), lambda: patches(clip.frames(indices)), VideoLayout(grid, seconds), identity)
+
+    def _at_hand(self, medium: Medium) -> tuple[EncodedImage, ...] | None:
+        """The features of a source that was encoded before, if all are still kept."""
+        seen = self._seen.get(medium.identity)
+        with self._lock:
+            if seen is None or not all(key in self._features for key in seen.keys):
+                return None
+            for key in seen.keys:
+                self._features.move_to_end(key)
+            return tuple(self._features[key] for key in seen.keys)
+
+    def _encode(self, medium: Medium, timings: Timings) -> tuple[EncodedImage, ...]:
+        if (kept := self._at_hand(medium)) is not None:
+            return kept
+        encoded = []
+        started = time.perf_counter()
+        for patches in medium.patches():
+            key = hashlib.sha256(patches.data).digest() + bytes(str(medium.grid), "ascii")
+            prepared = time.perf_counter()
+            with self._lock, computing():
+                if key not in self._features:
+                    self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
+                self._features.move_to_end(key)
+                encoded.append(self._features[key])
+            timings.image_ms += 1000 * (prepared - started)
+            started = time.perf_counter()
+            timings.vision_ms += 1000 * (started - prepared)
+        self._seen.add(medium.identity, Seen(medium.grid, medium.layout, tuple(image.key for image in encoded)))
+        return tuple(encoded)
+
+
+def layout_of(medium: Medium) -> VideoLayout:
+    """The layout of a medium that is a video."""
+    assert medium.layout is not None
+    return medium.layout
+
+
+def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:
+    """Indices of the frames to take, and the seconds of each temporal patch.
+
+    A part of type video may wish for `fps` within `min_frames` and `max_frames`, for `num_frames` or, as qwen-vl-utils
+    writes it, for an even `nframes`; name the `frame_rate` of the video; and begin and end at `video_start` and
+    `video_end`, in seconds. A list of frames is taken whole without a wish, as HF does with `do_sample_frames=False`.
+    """
+    step = spec.patches.temporal_patch_size
+    fps, given_rate = (finite(f"{key} of a video", part[key]) if key in part else None for key in ("fps", "frame_rate"))
+    known_rate = given_rate or clip.rate
+    first, total = frame_range(clip.total, known_rate, clip.times if given_rate is None else None, part)
+    num_frames = _wished_frames(part, total, step)
+    bounds = [key for key in ("min_frames", "max_frames") if key in part]
+    if bounds and (num_frames is not None or (clip.chosen and fps is None)):
+        raise InputError(f"{bounds[0]} of a video has no effect without fps; give fps with it, or leave it out")
+    if clip.chosen and fps is None and num_frames is None:
+        num_frames = total
+    rate = known_rate or UNKNOWN_RATE
+    indices = sample_frames(total, rate, spec, fps=fps, num_frames=num_frames) + first
+    if clip.times is not None and given_rate is None:
+        return indices, patch_seconds([clip.times[index] for index in indices], step)
+    return indices, frame_seconds(indices, rate, step)
+
+
+def _wished_frames(part: Mapping[str, Any], total: int, step: int) -> int | None:
+    """How many frames a part asks for by number."""
+    given = {key: whole(f"{key} of a video", part[key], 1) for key in ("num_frames", "nframes") if key in part}
+    if len(given) > 1:
+        raise InputError("a video is asked for num_frames and for nframes; give one of the two")
+    if (wanted := given.get("nframes")) is not None and (wanted % step or wanted > total):
+        raise InputError(f"nframes of a video is {wanted}; expected a multiple of {step} up to its {total} frames "
+                         "(num_frames takes any number)")  # fmt: skip
+    return next(iter(given.values()), None)

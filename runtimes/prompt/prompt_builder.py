@@ -1,0 +1,211 @@
+"""Conversations into token ids, as the Hugging Face processor makes them: template, tokenizer, placeholders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from ...targets.errors import InputError
+from ..storage.reading import read_utf8
+from .messages import Messages, as_messages
+from .positions import NO_TOKEN, Grids
+from .reach import Chat, check_reaches
+from .template import MOST_SOURCE_BYTES, ChatTemplate
+from .tokenizer_check import open_tokenizer, panics_told
+from .variables import checked_variables
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """The special tokens of a model by name, its end tokens by id, and what its template gets besides the messages."""
+
+    image_token: str | None = "<|image_pad|>"  # None: the model takes no images
+    video_token: str | None = "<|video_pad|>"
+    vision_start_token: str | None = "<|vision_start|>"
+    vision_end_token: str | None = "<|vision_end|>"
+    eos_token_ids: tuple[int, ...] = ()
+    merge_size: int = 2
+    token_ids: Mapping[str, int] = field(default_factory=dict)  # ids the model expects, by token, checked on opening
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    bos_token: str | None = None  # the tokenizer adds its special tokens unless the text begins with this one
+
+    def __post_init__(self) -> None:
+        if self.merge_size < 1:
+            raise InputError(f"prompt merge_size is {self.merge_size}; expected at least 1")
+        if any(not isinstance(token, int) or token < 0 for token in self.eos_token_ids):
+            raise InputError(f"prompt eos_token_ids are {self.eos_token_ids}; expected token ids of at least 0")
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The names that the tokenizer must know."""
+        named = (self.image_token, self.video_token, self.vision_start_token, self.vision_end_token)
+        return tuple(name for name in named if name is not None)
+
+
+@dataclass(frozen=True)
+class VideoLayout:
+    """The grid (t, h, w) of a video in patches, and the seconds of each of its t temporal patches."""
+
+    grid: tuple[int, int, int]
+    seconds: tuple[float, ...]
+
+    def frame_grids(self) -> list[tuple[int, int, int]]:
+        """One grid for each temporal patch, since each has tokens of its own in the prompt."""
+        return [(1, *self.grid[1:])] * self.grid[0]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids [seq], and where the tokens of each image and each temporal patch of a video are, in their order."""
+
+    ids: Ids
+    image_spans: npt.NDArray[np.int64]  # [images, (start, end)]
+    grids: npt.NDArray[np.int64]  # [images, (t, h, w)]
+    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def media_tokens(self) -> tuple[int, int]:
+        """How many tokens are of images, and how many of videos."""
+        lengths = self.image_spans[:, 1] - self.image_spans[:, 0]
+        return int(lengths[~self.of_video].sum()), int(lengths[self.of_video].sum())
+
+
+class PromptBuilder:
+    """The tokenizer and the chat template of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str, spec: PromptSpec) -> None:
+        """Raises InputError for a special token the tokenizer lacks or numbers differently, and a broken template."""
+        self.tokenizer, self.spec = tokenizer, spec
+        self.template = ChatTemplate(template)
+        for name in (*spec.special_tokens, *spec.token_ids):
+            found = _token_id(tokenizer, name)
+            if (expected := spec.token_ids.get(name, found)) != found:
+                raise InputError(f"the tokenizer numbers {name!r} {found}, the model expects {expected}; "
+                                 "use the tokenizer.json of the same model")  # fmt: skip
+        self.image_token_id = _token_id(tokenizer, spec.image_token) if spec.image_token else NO_TOKEN
+        self.video_token_id = _token_id(tokenizer, spec.video_token) if spec.video_token else None
+
+    def render(
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation; `variables` (tools, enable_thinking, add_vision_id, ...) go to the template.
+
+        It ends with the beginning of an answer, unless `continue_final_message` lets it end within the last message: in
+        its content, or in the field of that name. Raises InputError for what would not reach the text.
+        """
+        if not isinstance(continue_final_message, bool | str) or not isinstance(add_generation_prompt, bool | None):
+            raise InputError(f"continue_final_message is {continue_final_message!r} and add_generation_prompt "
+                             f"{add_generation_prompt!r}; expected true or false")  # fmt: skip
+        chat = as_messages(messages)
+        given = {**self.spec.template_kwargs, **checked_variables(variables, self.template)}
+        continued = "content" if continue_final_message is True else continue_final_message or None
+        if continued is not None and add_generation_prompt:
+            raise InputError("continue_final_message goes on with the last message and add_generation_prompt begins a "
+                             "new one; leave one of them out")  # fmt: skip
+        given["add_generation_prompt"] = continued is None if add_generation_prompt is None else add_generation_prompt
+
+        def render(chat: Chat) -> str:
+            return self.template.render(chat, continued=continued, **given)
+
+        text = render(chat)
+        check_reaches(chat, text, render, lambda: self.template.words.keys)
+        return text
+
+    def encode(self, text: str, grids: Grids = (), videos: Sequence[VideoLayout] = ()) -> Prompt:
+        """Token ids of rendered `text`, each image placeholder repeated for its grid (t, h, w), counted in patches.
+
+        A video's placeholder becomes `<0.3 seconds>` and a placeholder between start and end for each temporal patch
+        first. Raises InputError when placeholders and images or videos differ in number.
+        """
+        ids = self._ids(self._with_frames(text, videos))
+        video_token = -1 if self.video_token_id is None else self.video_token_id
+        places = np.flatnonzero((ids == self.image_token_id) | (ids == video_token))
+        of_video = ids[places] == video_token
+        self._check_number("image", int((~of_video).sum()), len(grids))
+        ordered = np.zeros((len(places), 3), np.int64)
+        ordered[~of_video] = np.asarray(grids, np.int64).reshape(-1, 3)
+        frames = [grid for video in videos for grid in video.frame_grids()]
+        ordered[of_video] = np.asarray(frames, np.int64).reshape(-1, 3)
+        lengths = ordered.prod(axis=1) // self.spec.merge_size**2
+        repeats = np.ones(len(ids), np.int64)
+        repeats[places] = lengths
+        starts = places + np.cumsum(lengths - 1) - (lengths - 1)
+        return Prompt(np.repeat(ids, repeats), np.stack([starts, starts + lengths], axis=1), ordered, of_video)
+
+    def for_decoder(self, ids: Ids) -> Ids:
+        """Token ids as the decoder's graph takes them: with image placeholders in place of those of videos.
+
+        The graph puts features in the place of one placeholder. They replace its embedding, so it may be either.
+        """
+        return ids if self.video_token_id is None else np.where(ids == self.video_token_id, self.image_token_id, ids)
+
+    def _ids(self, text: str) -> Ids:
+        """Token ids of a text, as ProcessorMixin.apply_chat_template has them."""
+        begins = self.spec.bos_token is not None and text.startswith(self.spec.bos_token)
+        with panics_told("the tokenizer fails on this text"):
+            return np.array(self.tokenizer.encode(text, add_special_tokens=not begins).ids, np.int64)
+
+    def _with_frames(self, text: str, videos: Sequence[VideoLayout]) -> str:
+        """`text` with a timestamp and a placeholder for each temporal patch, as transformers 5 writes them.
+
+        The start and end that the template puts around a video stay; transformers 4.57 left them out.
+        """
+        spec = self.spec
+        before, *parts = text.split(spec.video_token) if spec.video_token else [text]
+        self._check_number("video", len(parts), len(videos))
+        frame = f"{spec.vision_start_token or ''}{spec.video_token}{spec.vision_end_token or ''}"
+        filled = ("".join(f"<{second:.1f} seconds>{frame}" for second in video.seconds) for video in videos)
+        return before + "".join(frames + part for frames, part in zip(filled, parts, strict=True))
+
+    def _check_number(self, kind: str, placeholders: int, given: int) -> None:
+        if placeholders != given:
+            token = {"image": self.spec.image_token, "video": self.spec.video_token}[kind]
+            raise InputError(f"the prompt has {placeholders} {kind} placeholders for {given} {kind}s; give one {kind} "
+                             f"for each {kind} block, and keep {token} out of the text")  # fmt: skip
+
+    def build(
+        self, messages: Messages, grids: Grids = (), videos: Sequence[VideoLayout] = (), **variables: Any
+    ) -> Prompt:
+        """`render`, then `encode`: `grids` in the order of the images, `videos` in that of the videos."""
+        return self.encode(self.render(messages, **variables), grids, videos)
+
+
+def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
+    """Read `tokenizer.json` and `chat_template.jinja` of a folder; raises InputError if either is missing or broken."""
+    template = read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "the chat template of a whole bundle")
+    return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template, spec)
+
+
+def image_tokens(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int) -> int:
+    """How many tokens an image with this grid (t, h, w) of patches takes in the prompt."""
+    time, height, width = (int(size) for size in grid)
+    return time * height * width // merge_size**2
+
+
+def _token_id(tokenizer: Tokenizer, name: str) -> int:
+    found = tokenizer.token_to_id(name)
+    if found is None:
+        raise InputError(f"the tokenizer has no token {name!r}; use the tokenizer.json of the same model")
+    return found
+
+
+def check_context(n_tokens: int, limit: int) -> None:
+    """Raise InputError when a prompt of `n_tokens` leaves no room for an answer in a context of `limit` tokens."""
+    if n_tokens >= limit:
+        raise InputError(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
+                         "shorten the conversation, or use smaller images or fewer frames")  # fmt: skip

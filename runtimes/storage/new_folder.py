@@ -1,0 +1,111 @@
+"""A folder that appears whole or not at all: what it may replace, where it is prepared, how it gets its name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ...targets.errors import InputError
+from .files import sync_folder
+
+PARTIAL, CALIBRATION = "partial", "calibration"  # folders beside it while it is made
+REPLACED, READY = "replaced", "ready"  # inside of one that cannot be exchanged: what goes, and what comes
+
+
+def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, force: bool = False) -> Path:
+    """The real path of a folder to make; InputError unless it is new or empty, or of the `kind` and to be replaced."""
+    if not str(out):
+        raise InputError(f"the name of the new {kind} is empty; expected the path of a folder")
+    real = Path(os.path.realpath(out))
+    if real.is_dir():
+        _recover(real)
+    if not real.exists() or (real.is_dir() and not _content(real)):
+        return real
+    if not real.is_dir() or not is_kind(real):
+        raise InputError(f"{out} exists and is not a {kind}; choose another folder, or remove it first.")
+    if not force:
+        raise InputError(f"{out} is a {kind} already; replace it with --force (in Python: force=True), or choose "
+                         "another folder.")  # fmt: skip
+    return real
+
+
+def workplace(out: Path, purpose: str) -> Path:
+    """Where a real path is prepared: a hidden sibling, or a hidden folder inside of one that cannot be exchanged."""
+    return out / _hidden("", purpose) if _stays(out) else out.with_name(_hidden(out.name, purpose))
+
+
+def put_in_place(new: Path, final: Path, *, last: str) -> None:
+    """Give `new` the name `final`, whose old content goes: atomic where Linux can exchange two names.
+
+    A folder that cannot be exchanged is emptied and filled, the file `last` at the end. What stops that in the middle
+    leaves all of both in it, and `check_out` makes one of them whole again.
+    """
+    if new.parent == final:
+        _fill(new, final, last)
+    elif final.exists() and _exchange(new, final):
+        shutil.rmtree(new, ignore_errors=True)  # now the old content
+    else:
+        if final.exists():
+            shutil.rmtree(final)
+        new.replace(final)
+    sync_folder(final.parent)
+
+
+def _hidden(name: str, purpose: str) -> str:
+    return f".{name}.{purpose}" if name else f".{purpose}"
+
+
+def _content(folder: Path) -> set[str]:
+    """What is in a folder, but for what an interrupted run left."""
+    return set(os.listdir(folder)) - {_hidden("", purpose) for purpose in (PARTIAL, CALIBRATION, REPLACED, READY)}
+
+
+def _stays(folder: Path) -> bool:
+    """Whether a folder must not be moved: a disk of its own is mounted there, or this process or its shell is in it."""
+    return folder.is_dir() and (os.path.ismount(folder) or Path.cwd().is_relative_to(folder))
+
+
+def _fill(new: Path, final: Path, last: str) -> None:
+    replaced = final / _hidden("", REPLACED)
+    replaced.mkdir()
+    _move(final, replaced, sorted(_content(final), key=lambda name: name != last))  # without it, the rest is nothing
+    new.rename(final / _hidden("", READY))  # from here on forward, before that back
+    _complete(final, last)
+
+
+def _complete(final: Path, last: str) -> None:
+    ready = final / _hidden("", READY)
+    _move(ready, final, sorted(os.listdir(ready), key=lambda name: name == last))
+    ready.rmdir()
+    sync_folder(final)
+    shutil.rmtree(final / _hidden("", REPLACED))
+
+
+def _recover(final: Path) -> None:
+    """Bring to an end, or undo, what was stopped in the middle of `_fill`."""
+    replaced, ready, new = (final / _hidden("", purpose) for purpose in (REPLACED, READY, PARTIAL))
+    if ready.is_dir():
+        _complete(final, "")
+    elif replaced.is_dir() and new.is_dir():
+        _move(replaced, final, os.listdir(replaced))
+        replaced.rmdir()
+    elif replaced.is_dir():
+        shutil.rmtree(replaced)
+
+
+def _move(source: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (source / name).rename(target / name)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; whether the system could (renameat2 of Linux, with RENAME_EXCHANGE)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here = -100  # AT_FDCWD
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), 2) == 0)
