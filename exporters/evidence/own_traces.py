@@ -1,7 +1,7 @@
 """What a finished bundle gives by itself, kept for `lensmith verify` where PyTorch takes no part in an export.
 
 A picture as it is and a short conversation about one of few tokens go through the bundle as it is loaded on a device,
-in one model and little time. How far noise carries is measured on what is small.
+in little time. How far noise carries is measured on what is small.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
+from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.arithmetic import arithmetic
 from ...runtimes.engines.backends import usable_device
 from ...runtimes.engines.contract import Floats, ImageFeatures
@@ -48,12 +49,13 @@ from ...runtimes.media.images import Grid, ImageSpec, Patches
 from ...runtimes.media.media_encoder import Vision
 from ...runtimes.media.no_images import NoImages
 from ...runtimes.media.pixels import image_spec
-from ...runtimes.prompt.messages import find_media
 from ...targets.errors import InputError
 from .golden_media import FILES, sources
-from .nudging import noise_of, nudged_vision
+from .nudging import NOISE, noise_of
 from .self_replay import Way, replayed
 
+# Of few tokens few activations lie near a half, and other kernels turn more of them over than the usual noise does.
+OWN_NOISE = 2.0**-14
 STEPS = 4  # tokens behind the prompt
 LARGEST = 4_000_000_000  # bytes of a bundle that is loaded for this, as a machine that builds it may be a small one
 FEW = 16  # tokens of the picture that is asked about, where a model takes any size
@@ -94,22 +96,37 @@ def record_own(conversations: Mapping[str, Any], writer: BundleWriter, manifest:
     pictures, files = own_pictures(manifest), sources()
     for name in pictures:
         writer.add(name).write_bytes(files[name])
-    wishes: dict[str, Any] = {"device": usable_device(bundle.manifest)}
-    model = open_loaded(writer.preview(manifest), **wishes)
-    vision = _seen_by(model, _once(model.vision))
-    images = tuple(_cut(model, name, most) for name, most in pictures.items())
-    asked = _asked(model, pictures, conversations) if isinstance(model, Model) else ()
-    blank = Traces(OWN, images, asked)
-    kept = _Kept(blank)
-    base = Run(kept.noted(outputs(model, blank, vision)))
+    bundle = writer.preview(manifest)
+    wishes: dict[str, Any] = {"device": usable_device(manifest)}
+    traces, base = _recorded(open_loaded(bundle, **wishes), pictures, conversations)
+    small = replace(traces, images=traces.images[:1], cases=traces.cases[-1:])  # what is soon computed once more
     built = Built(
         {line: base.digests for line in [arithmetic(bundle, **wishes)] if line is not None},
         base.samples,
-        spread(base, [Run(_nudged(model, blank, noise_of(bundle)))]),
-        settings_of(writer.preview(manifest)),
+        spread(base, [Run(replayed(bundle, small, Way(noise=own_noise(bundle))))]),
+        settings_of(bundle),
     )
     write_built(built, writer.add(RECORD), writer.add(SAMPLES))
-    return kept.traces()
+    return traces
+
+
+def own_noise(bundle: Bundle) -> float:
+    """How much noise a bundle gets here: more than usual where activations are rounded to integers."""
+    usual = noise_of(bundle)
+    return OWN_NOISE if usual == NOISE else usual
+
+
+def _recorded(
+    model: Model | Encoder, pictures: Mapping[str, int | None], conversations: Mapping[str, Any]
+) -> tuple[Traces, Run]:
+    """What a loaded bundle gives, each picture encoded once."""
+    vision = _once(model.vision)
+    if isinstance(model, Model):
+        model.media.vision = vision  # for conversations
+    images = tuple(_cut(model, name, most) for name, most in pictures.items())
+    kept = _Kept(Traces(OWN, images, _asked(model, pictures, conversations) if isinstance(model, Model) else ()))
+    base = Run(kept.noted(outputs(model, kept.blank, vision)))
+    return kept.traces(), base
 
 
 def _cut(model: Model | Encoder, name: str, max_pixels: int | None) -> ImageTrace:
@@ -137,24 +154,6 @@ def _asked(model: Model, pictures: Mapping[str, int | None], conversations: Mapp
     raise InputError(f"a context of {limit} tokens holds none of its short conversations")
 
 
-def _nudged(model: Model | Encoder, traces: Traces, noise: float) -> Iterator[Fed | Output]:
-    """What is small once more with noise in the pixels, which goes on into the decoder; in its norms without any."""
-    small = replace(traces, images=traces.images[:1], cases=traces.cases[-1:])
-    if any(not find_media(case.messages, "image") for case in small.cases):
-        yield from replayed(model.bundle, small, Way(noise=noise))
-        return
-    if isinstance(model, Model):
-        model.forget()
-    yield from outputs(model, small, _seen_by(model, _once(nudged_vision(model.vision, noise))))
-
-
-def _seen_by(model: Model | Encoder, vision: Vision) -> Vision:
-    """An encoder that conversations use, too."""
-    if isinstance(model, Model):
-        model.media.vision = vision
-    return vision
-
-
 def _once(vision: Vision) -> Vision:
     """An encoder that computes each picture once, alone and in the conversation."""
     known: dict[bytes, ImageFeatures] = {}
@@ -172,7 +171,7 @@ class _Kept:
     """Fills in what was not known."""
 
     def __init__(self, blank: Traces) -> None:
-        self._blank, self._features = blank, dict[str, Floats]()
+        self.blank, self._features = blank, dict[str, Floats]()
         self._taps, self._logits = defaultdict[str, list[Floats]](list), defaultdict[str, list[Floats]](list)
 
     def noted(self, made: Iterator[Fed | Output]) -> Iterator[Fed | Output]:
@@ -188,12 +187,12 @@ class _Kept:
             (self._logits if output.kind == "logits" else self._taps)[output.case].append(values)
 
     def traces(self) -> Traces:
-        images = tuple(replace(image, features=self._made(image.file)) for image in self._blank.images)
+        images = tuple(replace(image, features=self._made(image.file)) for image in self.blank.images)
         logits = {name: np.stack(steps) for name, steps in self._logits.items()}
         cases = tuple(
-            replace(case, logits=logits[case.name][0], tops=tops_of(logits[case.name])) for case in self._blank.cases
+            replace(case, logits=logits[case.name][0], tops=tops_of(logits[case.name])) for case in self.blank.cases
         )
-        return Traces(self._blank.reference, images, cases)
+        return Traces(self.blank.reference, images, cases)
 
     def _made(self, file: str) -> ImageFeatures:
         return ImageFeatures(self._features[file], np.stack(self._taps[file]) if file in self._taps else None)
