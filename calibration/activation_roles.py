@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..exporters.job import Job
+from ..exporters.progress import Steps
 from ..exporters.storage.scheme import Scheme
 from .layerwise.activations import Activations, measure
 from .layerwise.float_model import FloatModel
 from .layerwise.prepared_samples import Picture
 from .mixed_precision import schemes_of, with_policy
 
-Progress = Callable[[int, int], None]
 Offered = Mapping[str, Mapping[str, Scheme]]  # by role: the schemes of its matrices with int8 activations
 
 
@@ -25,9 +25,7 @@ class Roles:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose_roles(
-    model: FloatModel, job: Job, pictures: Sequence[Picture], progress: Progress = lambda *_: None
-) -> Roles:
+def choose_roles(model: FloatModel, job: Job, pictures: Sequence[Picture], progress: Steps = lambda *_: None) -> Roles:
     """Measure the roles that the target offers on pictures, and keep those within the limit."""
     plain = _schemes(job, ())
     found = {role: _rounded(_schemes(job, (role,))) for role in job.policy.int8_roles}

@@ -6,20 +6,18 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..exporters.evidence.golden import Golden
 from ..exporters.formats.gguf.file_types import file_type
 from ..exporters.formats.onnx.ort import OrtDialect
 from ..exporters.graphs.kv_cache import KvScales, make_kv_cache
 from ..exporters.job import Calibrated, Job
-from ..exporters.pipeline import export
+from ..exporters.pipeline import Integers
+from ..exporters.progress import Progress
 from ..exporters.spec import ModelSpec
 from ..exporters.storage.scheme import UNQUANTIZED, Scheme, make_policy
-from ..runtimes.bundle.bundle_writer import check_new_bundle
-from ..runtimes.bundle.opening import Bundle
 from ..runtimes.storage.files import disk_full_is_input
 from ..runtimes.storage.new_folder import CALIBRATION, workplace
 from ..targets.errors import InputError, LensmithError, closest
@@ -54,7 +52,6 @@ from .mixed_precision import (
 )
 from .samples.sample_preparation import Samples, look_through, open_samples
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 IMPORTANCE = "imatrix"  # the method of GGUF files
 AUTO = "auto"
 METHODS = {AUTO: "descent", **{name: name for name in RECIPES}}  # names on the command line
@@ -69,11 +66,11 @@ def check(job: Job, options: CalibrationOptions) -> None:
     """Raises InputError for what cannot be calibrated, before anything is written."""
     if options.only_samples and options.samples is None:
         raise InputError("--only-samples leaves built-in samples out, and no others are given; add --samples")
-    if not isinstance(job.spec, ModelSpec):
+    if job.spec.decoder is None:
         raise InputError(
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
         )
-    if job.options.format == "gguf":
+    if job.lowering.calibration == IMPORTANCE:
         _check_importance(job, options)
         return
     if options.method not in METHODS:
@@ -183,23 +180,19 @@ def _fitted(
                      "raise --max-kl or use --precision fp16")  # fmt: skip
 
 
-def export_calibrated(
-    job: Job,
-    options: CalibrationOptions,
-    out: str | Path,
-    progress: Progress = lambda *_: None,
-    *,
-    golden: Golden = "auto",
-    force: bool = False,
-) -> Bundle:
-    """Calibrate a prepared job and write its bundle, as `export` does. An interrupted run continues when run again."""
-    scratch = workplace(check_new_bundle(out, force=force), CALIBRATION)
-    with disk_full_is_input(scratch), _cleared(scratch):
-        prepared = with_importance if job.options.format == "gguf" else calibrate
-        calibrated = prepared(job, options, scratch, progress)
-    bundle = export(calibrated, out, progress, golden=golden, force=force)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return bundle
+def calibrated(options: CalibrationOptions) -> Integers:
+    """Chooses the integers of an export on samples. An interrupted export continues when run again."""
+
+    @contextlib.contextmanager
+    def integers(job: Job, out: Path, progress: Progress) -> Iterator[Job]:
+        scratch = workplace(out, CALIBRATION)
+        choose = with_importance if job.lowering.calibration == IMPORTANCE else calibrate
+        with disk_full_is_input(scratch), _cleared(scratch):
+            chosen = choose(job, options, scratch, progress)
+        yield chosen
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    return integers
 
 
 @contextlib.contextmanager
@@ -234,7 +227,6 @@ def float_model(job: Job, threads: int | None, spilled: Path | None = None) -> F
 
 def with_cache_scales(job: Job, scales: KvScales) -> Job:
     """A job whose int8 KV cache has these scales."""
-    assert isinstance(job.spec, ModelSpec)
     kv_cache = make_kv_cache(job.options.kv_cache, scales, job.spec.decoder)
     return with_policy(job, replace(job.policy, kv_cache=kv_cache))
 

@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exporters.formats.gguf.imatrix import Energy
+from ..exporters.progress import Steps
 from .layerwise.float_model import FloatModel, drafts_of
 from .layerwise.layer_pass import seen_by
 from .layerwise.prepared_samples import Picture, Sample
 from .layerwise.stages import Stages, by_input
 from .layerwise.streams import Stream
 
-Progress = Callable[[int, int], None]
-
 
 def gather(
-    model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Progress = lambda *_: None
+    model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str, Picture], progress: Steps = lambda *_: None
 ) -> dict[str, Energy]:
     """Sums of squares of the inputs of all matrices of the decoder over all tokens, by source tensor.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ..exporters.formats.lowering import find_lowering
 from ..exporters.graphs.graph_files import Graph
 from ..exporters.job import Job
+from ..exporters.planning.planned_bundle import make_plan
+from ..exporters.progress import Progress
 from ..exporters.storage import weights
 from ..exporters.storage.scheme import Policy, Scheme
 from ..targets.errors import InputError
@@ -22,7 +23,6 @@ from .layerwise.sensitivity import (
     options_of,
 )
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 EVIDENCE_BYTES = 700  # of the manifest, for each matrix
 
 
@@ -88,8 +88,6 @@ def _bytes(job: Job, name: str) -> int:
 
 def bundle_bytes(job: Job) -> int:
     """Bytes of the bundle of a job, as its plan says, but for golden traces."""
-    from ..exporters.planning.planned_bundle import make_plan  # the plan imports the export
-
     plan = make_plan(job)
     return plan.bundle_bytes - plan.golden_bytes
 
@@ -106,7 +104,7 @@ def with_schemes(job: Job, schemes: Mapping[str, Scheme]) -> Job:
 
 def with_policy(job: Job, policy: Policy) -> Job:
     """A job with its graphs described anew for a policy."""
-    dialect = find_lowering(job.options.format).dialect(job.target, job.options.precision, job.spec)
+    dialect = job.lowering.dialect(job.target, job.options.precision, job.spec)
     graphs = job.family.graphs(job.spec, policy, dialect, dialect.opsets)
     return replace(job, policy=policy, graphs=graphs)
 

@@ -1,39 +1,20 @@
-"""Commands that answer: run and chat. They need the base packages only."""
+"""What run and chat share: options of loading and sampling, and answers as they come."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from ..targets.errors import InputError
-from .shared import (
-    AS_JSON,
-    DEVICE,
-    KEYS,
-    THREADS,
-    AboveZero,
-    Once,
-    console,
-    named,
-    options,
-    pairs,
-    print_json,
-)
-from .streams import read_text
-from .template_options import TEMPLATE, template_variables, tool_calls
+from .option_types import DEVICE, THREADS, AboveZero, options
 
 if TYPE_CHECKING:
     from ..runtimes.bundle.opening import Bundle
     from ..runtimes.generation.answer import Answer
     from ..runtimes.generation.model import Model
     from ..runtimes.generation.options import GenerationOptions
-    from ..runtimes.generation.timings import Timings
     from ..runtimes.media.images import ImageLimits
 
 
@@ -62,6 +43,8 @@ LOADING = options(
     THREADS,
     DEVICE,
 )
+
+
 SAMPLING = options(
     click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Default: 512."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
@@ -78,110 +61,21 @@ SAMPLING = options(
     click.option("--repetition-penalty", type=float, metavar="X"),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
 )
+
+
 VIDEO = options(
     click.option("--fps", type=float, metavar="X", help="Frames taken of each second of a video."),
     click.option("--frames", "num_frames", type=click.IntRange(2), metavar="N", help="Frames taken of each video."),
 )
+
+
 SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
-ENCODING = ("bundle", "question", "images", "videos", "fps", "num_frames", "out", "keys", "as_json", "min_pixels",
-            "max_pixels", "image_limits", "context", "threads", "device")  # fmt: skip
+
+
 LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "image_limits", "context", "threads", "device")
+
+
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
-
-
-@click.command(cls=Once)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("question", required=False)
-@click.option("--image", "images", multiple=True, metavar="FILE", help="An image for the question. Repeatable.")
-@click.option("--video", "videos", multiple=True, metavar="FILE", help="A video or animated image. Repeatable.")
-@VIDEO
-@click.option("-o", "--out", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Where to write features (.npz), of a bundle without a decoder.")  # fmt: skip
-@SYSTEM
-@TEMPLATE
-@SAMPLING
-@LOADING
-@KEYS
-@click.option("--timings", is_flag=True, help="Print where the time went, on stderr.")
-@AS_JSON
-def run(
-    bundle: Path,
-    question: str | None,
-    images: tuple[str, ...],
-    videos: tuple[str, ...],
-    fps: float | None,
-    num_frames: int | None,
-    out: Path | None,
-    system: str | None,
-    keys: tuple[Path, ...],
-    timings: bool,
-    as_json: bool,
-    **chosen: Any,
-) -> None:
-    """Answer QUESTION with BUNDLE, word by word. The question "-" is read from standard input.
-
-    A bundle of a vision encoder alone takes no QUESTION: it writes the features of images and videos to a file.
-    """
-    from ..runtimes.bundle.opening import open_bundle
-    from ..runtimes.generation.loading import answers
-    from ..runtimes.prompt.requests import question_message
-    from .encode import encode
-
-    opened = open_bundle(bundle, trusted_keys=keys or None)
-    if not answers(opened):
-        if question is not None:
-            raise InputError(f"{bundle} has no decoder and takes no question; expected --image FILE -o FEATURES.npz")
-        check_encoding(bundle)
-        loading = {name: chosen[name] for name in LOAD_NAMES}
-        encode(opened, images, out, videos=videos, fps=fps, num_frames=num_frames, as_json=as_json, **loading)
-        return
-    if question is None or out is not None:
-        raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
-    variables = template_variables(chosen)
-    media = {"--image": images, "--video": videos}
-    unread = [name for name, of in LIMITS_OF.items() if chosen[name] is not None and not any(media[o] for o in of)]
-    model, generation = open_model(opened, chosen, variables)
-    if unread:
-        option = next(each for each in click.get_current_context().command.params if each.name == unread[0])
-        raise InputError(f"{named(option)} has no effect without {' or '.join(LIMITS_OF[unread[0]])}; leave it out")
-    question = read_text() if question == "-" else question
-    message = question_message(question, images, videos, fps=fps, num_frames=num_frames)
-    answer = model.generate([*system_messages(system), message], generation, **variables)
-    if as_json:
-        text = answer.read()
-        calls = {"tool_calls": tool_calls(text)} if "tools" in variables else {}
-        print_json({"text": text, **calls, **_figures(answer)})
-    else:
-        stream(answer)
-    if timings:
-        console(stderr=True).print(pairs("Timings", _readable(answer.timings)))
-
-
-@click.command(cls=Once)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@VIDEO
-@SYSTEM
-@TEMPLATE
-@SAMPLING
-@LOADING
-@KEYS
-def chat(
-    bundle: Path, system: str | None, fps: float | None, num_frames: int | None, keys: tuple[Path, ...], **chosen: Any
-) -> None:
-    """Talk with BUNDLE; /help lists what can be typed. Ctrl-C stops an answer, Ctrl-D ends."""
-    from ..runtimes.bundle.opening import open_bundle
-    from .talk import Talk
-
-    if fps is not None and num_frames is not None:
-        raise InputError("--fps and --frames both say how many frames are taken; leave one of them out")
-    variables = template_variables(chosen)
-    model, generation = open_model(open_bundle(bundle, trusted_keys=keys or None), chosen, variables)
-    Talk(model, generation, system, {"fps": fps, "num_frames": num_frames}, variables).loop()
-
-
-COMMANDS = (run, chat)
-LIMITS_OF = {"min_pixels": ("--image",), "max_pixels": ("--image",), "max_video_pixels": ("--video",),
-             "image_limits": ("--image", "--video")}  # fmt: skip
 
 
 def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, Any]) -> tuple[Model, GenerationOptions]:
@@ -197,15 +91,6 @@ def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, A
     return model, model.default_options(**chosen)
 
 
-def check_encoding(bundle: Path) -> None:
-    """Raise InputError for an option on the command line that has no effect on a bundle without a decoder."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-        if given and parameter.name not in ENCODING:
-            raise InputError(f"{named(parameter)} has no effect on {bundle}, which has no decoder; leave it out")
-
-
 def system_messages(system: str | None) -> list[dict[str, Any]]:
     """The messages at the head of a conversation."""
     return [] if system is None else [{"role": "system", "content": system}]
@@ -218,21 +103,3 @@ def stream(answer: Answer) -> None:
         click.echo(piece.translate(clean), nl=False)
         sys.stdout.flush()
     click.echo()
-
-
-def _figures(answer: Answer) -> dict[str, Any]:
-    timings = answer.timings
-    derived = {"first_token_ms": timings.first_token_ms, "tokens_per_s": timings.tokens_per_s}
-    figures = {name: round(value, 3) for name, value in {**asdict(timings), **derived}.items()}
-    return {"finish_reason": answer.finish_reason, "ids": answer.ids, "timings": figures}
-
-
-def _readable(timings: Timings) -> dict[str, str]:
-    return {
-        "images and videos": f"{timings.image_ms:.0f} ms",
-        "vision encoder": f"{timings.vision_ms:.0f} ms for {timings.image_tokens} image tokens"
-        + (f" and {timings.video_tokens} video tokens" if timings.video_tokens else ""),
-        "prompt": f"{timings.prefill_ms:.0f} ms for {timings.prompt_tokens} tokens, {timings.reused_tokens} reused",
-        "first token": f"{timings.first_token_ms:.0f} ms",
-        "answer": f"{timings.decode_ms:.0f} ms for {timings.new_tokens} tokens, {timings.tokens_per_s:.1f} tokens/s",
-    }

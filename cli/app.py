@@ -20,26 +20,19 @@ from collections.abc import Iterator, Sequence
 import click
 
 from ..targets.errors import LensmithError
-from . import (
-    answering as answer,
-)
-from . import (
-    build as engines,
-)
-from . import (
-    compare as measure,
-)
-from . import (
-    looking as check,
-)
-from . import (
-    making as build,
-)
-from . import (
-    sign as trust,
-)
-from .shared import PRINTED, print_json
+from .build import build
+from .chat import chat
+from .compare import compare
+from .export import export
+from .inspect import inspect
+from .plan import plan
+from .run import run as ask
+from .screen import PRINTED, print_json
+from .sign import keygen, sign
 from .streams import close_streams, open_streams, unicode
+from .synth import synth
+from .targets import targets
+from .verify import verify
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 REPORT = "please report it with the command and what LENSMITH_DEBUG=1 prints"
@@ -52,9 +45,8 @@ def lensmith() -> None:
     """Compile vision-language models into small, exact, provable bundles, and run them without PyTorch."""
 
 
-for group in (build, engines, answer, measure, check, trust):
-    for command in group.COMMANDS:
-        lensmith.add_command(command)
+for command in (plan, export, synth, build, ask, chat, compare, verify, inspect, targets, keygen, sign):
+    lensmith.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

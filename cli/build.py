@@ -7,17 +7,10 @@ from pathlib import Path
 
 import click
 
-from .making import component_sizes
-from .shared import (
-    AS_JSON,
-    FORCE,
-    NEW_FOLDER,
-    Once,
-    console,
-    print_json,
-    stages,
-    table,
-)
+from .long_work import stages
+from .option_types import AS_JSON, FORCE, NEW_FOLDER, Once
+from .screen import console, print_json, table
+from .storage_tables import component_sizes
 
 
 @click.command(cls=Once)
@@ -32,13 +25,10 @@ def build(bundle: Path, out: Path | None, force: bool, as_json: bool) -> None:
     started = time.perf_counter()
     with stages() as progress:
         made = finish(bundle, out, progress, force=force)
-    files = {name: int(record["size"]) for name, record in made.manifest["files"].items()}
+    files = {name: int(record["size"]) for name, record in made.content["files"].items()}
     result = {"bundle": str(made.path), "files": files, "seconds": round(time.perf_counter() - started, 1)}
     if as_json:
         print_json(result)
         return
     console().print(table("Bundle", ["component", "files", ">size"], component_sizes(files)))
     click.echo(made.path)
-
-
-COMMANDS = (build,)

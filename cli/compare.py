@@ -10,13 +10,9 @@ from typing import Any
 import click
 
 from ..targets.errors import InputError
-from .shared import (
-    THREADS,
-    Once,
-    console,
-    needs,
-    stages,
-)
+from .long_work import needs, stages
+from .option_types import THREADS, Once
+from .screen import console
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -88,6 +84,3 @@ def _write(report: Any, page: Path | None, data: str | None) -> None:
         with needs("report", "a report with plots"):
             write_text(page, html(report))
         click.echo(page, err=data == "-")
-
-
-COMMANDS = (compare,)

@@ -12,7 +12,7 @@ from ..runtimes.bundle.opening import Bundle
 from ..runtimes.generation.encoder import Encoder, Features, save_features
 from ..runtimes.storage.new_file import check_new_file
 from ..targets.errors import InputError
-from .shared import console, print_json, table
+from .screen import console, print_json, table
 
 COLUMNS = ["file", "grid", "features", "deepstack", ">image ms", ">vision ms"]
 

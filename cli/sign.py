@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .shared import Once
+from .option_types import Once
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -32,6 +32,3 @@ def sign(bundle: Path, key: Path) -> None:
 
     opened = open_bundle(bundle, check="sha256")
     click.echo(write_signature(opened.path, key))
-
-
-COMMANDS = (keygen, sign)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from ..targets.errors import InputError
-from .shared import options
+from .option_types import options
 
 MOST_BYTES = 1 << 24
 TOOL_LIST = 'a JSON list of tools, as OpenAI writes them: [{"type": "function", "function": {"name": ...}}]'

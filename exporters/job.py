@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..targets.profile import TargetProfile
 from .checkpoint.folder import Checkpoint
 from .checkpoint.tokenizer_files import SourceTokenizer
-from .families.family import Family, Sections, Spec
+from .families.family import Family, Sections
 from .graphs.graph_files import Graph
+from .spec import Spec
 from .storage import weights
 from .storage.scheme import Policy
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
+if TYPE_CHECKING:
+    from .formats.lowering import Lowering
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Job:
     asked: Options
     options: Settled
     target: TargetProfile
+    lowering: Lowering  # the row of the format
     policy: Policy
     graphs: tuple[Graph, ...]
     tokenizer: SourceTokenizer  # never opened of an encoder alone

@@ -7,7 +7,7 @@ from typing import Any
 
 from .graphs.graph_files import Graph
 from .job import Job
-from .spec import ClipSpec, DecoderSpec, ModelSpec
+from .spec import DecoderSpec
 
 
 def parts(job: Job) -> dict[str, dict[str, Any]]:
@@ -21,12 +21,11 @@ def _parameters(job: Job, graph: Graph) -> int:
 
 def _shape(job: Job, graph: Graph) -> Mapping[str, int]:
     """Counts of the spec; a draft head is one layer like those of the decoder."""
-    if isinstance(job.spec, ModelSpec) and graph.name != "vision_encoder":
+    if job.spec.decoder is not None and graph.name != "vision_encoder":
         return _decoder(job.spec.decoder) | ({"layers": 1, "linear_layers": 0} if graph.name == "mtp" else {})
-    vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
+    vision = job.spec.vision
     assert vision is not None
-    layers = vision.used_depth if isinstance(vision, ClipSpec) else vision.depth
-    return {"layers": layers, "hidden": vision.hidden, "heads": vision.heads}
+    return {"layers": vision.used_depth, "hidden": vision.hidden, "heads": vision.heads}
 
 
 def _decoder(spec: DecoderSpec) -> dict[str, int]:

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from ..targets.errors import InputError
 from .graphs.rope import NO_SCALING, RopeScaling
 
 NO_TOKEN = -1  # no prompt has it
+
+
+class Tower(Protocol):
+    """What is asked of any vision encoder outside of its family."""
+
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def merge_size(self) -> int: ...  # patches a side of one image token
+    @property
+    def out_hidden(self) -> int: ...
+    @property
+    def deepstack_layers(self) -> tuple[int, ...]: ...
+    @property
+    def used_depth(self) -> int: ...  # layers that the features depend on
+    @property
+    def biased(self) -> bool: ...  # attention adds a bias for each pair of patches
+
+
+class Spec(Protocol):
+    """What is asked of any model outside of its family: an encoder alone has no decoder, a model of text no tower."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def vision(self) -> Tower | None: ...
+    @property
+    def decoder(self) -> DecoderSpec | None: ...
+    @property
+    def context(self) -> int: ...  # most tokens, or most patches of an encoder alone
+    @property
+    def revision(self) -> str | None: ...  # of the class that computes it, where a family has several
+
+    def limited(self, context: int | None) -> Self: ...
+    def revised(self, revision: str | None) -> Self: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +74,16 @@ class PatchTransformer:
     @property
     def merged_hidden(self) -> int:
         return self.hidden * self.merge_size**2
+
+    @property
+    def used_depth(self) -> int:
+        """Layers that the features depend on: all."""
+        return self.depth
+
+    @property
+    def biased(self) -> bool:
+        """Whether attention adds a bias for each pair of patches."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -135,6 +183,11 @@ class ClipSpec:
         return max(self.feature_depths)
 
     @property
+    def biased(self) -> bool:
+        """Whether attention adds a bias for each pair of patches."""
+        return False
+
+    @property
     def image_tokens(self) -> int:
         """Of each image."""
         return self.side**2 + int(self.keep_class)
@@ -193,6 +246,11 @@ class ModelSpec:
     video_token_id: int | None = None
 
     @property
+    def revision(self) -> None:
+        """None: the family has no revisions."""
+        return None
+
+    @property
     def taps(self) -> int:
         """Layers of the vision encoder whose states the decoder takes besides the image features."""
         return 0 if self.vision is None else len(self.vision.deepstack_layers)
@@ -207,14 +265,14 @@ class ModelSpec:
         """Most tokens of prompt and answer."""
         return self.decoder.context
 
-    def limited(self, context: int | None) -> ModelSpec:
+    def limited(self, context: int | None) -> Self:
         """With a shorter context; InputError for more tokens than the model was made for."""
         context = self.context if context is None else context
         if not 0 < context <= self.context:
             raise InputError(f"context {context} is outside the model's range of 1 to {self.context} tokens")
         return replace(self, decoder=replace(self.decoder, context=context))
 
-    def revised(self, revision: str | None) -> ModelSpec:
+    def revised(self, revision: str | None) -> Self:
         """Itself: the family has no revisions. InputError for a wish."""
         if revision is not None:
             raise InputError(f"{self.family} has no revisions; leave out --revision {revision}")

@@ -81,7 +81,7 @@ def compiled(source: Path, out: Path, **options: Any) -> tuple[Job, Encoder]:
     """Exported in float32 unless told, without golden traces, and loaded."""
     job = prepare(source, Options(**{"precision": "fp32", **options}))
     bundle = export(job, out, golden="never")
-    return job, Encoder(bundle, threads=1, device=usable_device(bundle.manifest))
+    return job, Encoder(bundle, threads=1, device=usable_device(bundle.content))
 
 
 def run(encoder: Encoder, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:

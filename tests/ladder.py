@@ -108,7 +108,7 @@ def compile_pair(source: Path, out: Path, **options: Any) -> Pair:
     """Export a checkpoint, by default in float32."""
     job = prepare(source, Options(**{"precision": "fp32", **options}))
     bundle = export(job, out, golden="never")
-    return Pair(job, Model(bundle, threads=1, device=usable_device(bundle.manifest)))
+    return Pair(job, Model(bundle, threads=1, device=usable_device(bundle.content)))
 
 
 def need_torch() -> None:

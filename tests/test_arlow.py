@@ -120,7 +120,7 @@ def test_variants(name: str, tmp_path: Path) -> None:
 
 def test_the_revision_is_recorded(bundles: Bundles) -> None:
     for revision, order in (("A", "windows"), ("B", "raster")):
-        manifest = bundles["", revision].manifest
+        manifest = bundles["", revision].bundle.content
         assert manifest["encoder"]["revision"] == manifest["options"]["revision"] == revision
         assert manifest["encoder"]["patch_order"] == order
     assert prepare(CHECKPOINT, Options()).spec == describe(arlow.config_of("wide")).revised("B")

@@ -63,7 +63,7 @@ def change(bundle: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 def test_round_trip(bundle: Path) -> None:
     opened: Bundle = open_bundle(bundle, check="sha256")
     files = {name: hash_file(bundle / name) for name in ("decoder.onnx", "golden/0.json")}
-    assert opened.manifest == CONTENT | {"format_version": 1, "files": files}
+    assert opened.content == CONTENT | {"format_version": 1, "files": files}
     assert opened.file("golden/0.json").read_text() == "{}"
     with pytest.raises(InputError, match="is not a graph that lensmith runs: it is no ONNX model"):
         opened.graph("vision_encoder")
@@ -277,7 +277,7 @@ def test_an_interrupted_build_resumes(bundle: Path, caplog: pytest.LogCaptureFix
     staged(bundle, ("v1", "d1"), built)
     assert built == ["vision", "decoder", "decoder"]
     opened = open_bundle(bundle, check="sha256")
-    assert sorted(opened.manifest["files"]) == ["decoder.onnx", "vision/a.data", "vision/a.onnx"]
+    assert sorted(opened.content["files"]) == ["decoder.onnx", "vision/a.data", "vision/a.onnx"]
     assert opened.file("decoder.onnx").read_text() == "d1"
     assert entries(bundle.parent) == ["out"]
     assert entries(bundle) == ["decoder.onnx", MANIFEST, "vision"]
@@ -509,7 +509,7 @@ def test_manifest_not_json(bundle: Path) -> None:
 def test_a_bad_manifest_is_not_written(bundle: Path) -> None:
     with pytest.raises(InputError, match="image: expected `object`, got `null`"):
         attempt(bundle, lambda writer: writer.add("decoder.onnx").touch(), CONTENT | {"image": None})
-    assert check_manifest(open_bundle(bundle).manifest, "here")
+    assert check_manifest(open_bundle(bundle).content, "here")
 
 
 def test_hash_files(tmp_path: Path) -> None:

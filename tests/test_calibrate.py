@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.calibration import calibrated_export as exporting
-from lensmith.calibration.calibrated_export import calibrate, export_calibrated, float_model
+from lensmith.calibration.calibrated_export import calibrate, calibrated, float_model
 from lensmith.calibration.layerwise.candidates import Candidate, nearest, stored
 from lensmith.calibration.layerwise.judge import Judgement, judge
 from lensmith.calibration.layerwise.prepared_samples import ANSWER, draft_values
@@ -62,7 +62,7 @@ class Made:
 
     @property
     def evidence(self) -> Any:
-        return open_bundle(self.bundle).manifest["evidence"]["calibration"]
+        return open_bundle(self.bundle).content["evidence"]["calibration"]
 
     @property
     def candidate(self) -> Candidate:
@@ -267,7 +267,7 @@ def test_better_than_nearest_in_other_families(name: str, tmp_path: Path) -> Non
 
 
 def test_the_manifest_says_what_was_done(trained: Made) -> None:
-    evidence, manifest = trained.evidence, open_bundle(trained.bundle).manifest
+    evidence, manifest = trained.evidence, open_bundle(trained.bundle).content
     assert (evidence["method"], evidence["tried"], evidence["kept"]) == ("descent", {"descent": []}, True)
     about, samples = evidence["samples"], trained.bench.samples
     assert (about["source"], about["sha256"], about["seed"]) == ("tasks.jsonl", samples.chosen.sha256, 0)
@@ -313,7 +313,7 @@ def job_and_options(request: pytest.FixtureRequest, benches: Callable[[str], Ben
 def test_the_same_bytes_again_and_behind_an_interruption(job_and_options: Any, tmp_path: Path) -> None:
     """What was finished is not calibrated again, and nothing of the work stays behind."""
     job, options = job_and_options
-    first = export_calibrated(job, options, tmp_path / "first", golden="never").path
+    first = export(job, tmp_path / "first", golden="never", integers=calibrated(options)).path
     for stop in (3, 7, 11):
 
         def progress(stage: str, done: int, total: int, stop: int = stop) -> None:
@@ -321,12 +321,12 @@ def test_the_same_bytes_again_and_behind_an_interruption(job_and_options: Any, t
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            export_calibrated(job, options, tmp_path / "second", progress, golden="never")
+            export(job, tmp_path / "second", progress, golden="never", integers=calibrated(options))
         assert not (tmp_path / "second").exists()
-    second = export_calibrated(job, options, tmp_path / "second", golden="never").path
+    second = export(job, tmp_path / "second", golden="never", integers=calibrated(options)).path
     assert content(second) == content(first)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "samples", "second"]
-    evidence = [open_bundle(path).manifest["evidence"]["calibration"] for path in (first, second)]
+    evidence = [open_bundle(path).content["evidence"]["calibration"] for path in (first, second)]
     for key in ("matrices", "judgement", "samples"):
         assert evidence[0][key] == evidence[1][key]
 
@@ -353,7 +353,7 @@ def test_what_is_worse_than_nearest_is_not_kept(
     assert ran.code == 0, ran.err
     assert "mse was worse than rounding to nearest on own kinds and" in " ".join(ran.out.split())
     assert "rounding is kept" in " ".join(ran.out.split())
-    manifest = open_bundle(tmp_path / "bad").manifest
+    manifest = open_bundle(tmp_path / "bad").content
     evidence = manifest["evidence"]["calibration"]
     assert evidence["kept"] is False
     assert "own kinds" in evidence["tried"]["mse"]
@@ -403,7 +403,7 @@ def test_searched_scales_take_the_place_of_a_method_that_is_worse_somewhere(
     assert (evidence["method"], evidence["kept"]) == ("mse", True)
     assert {row["method"] for row in evidence["matrices"]} <= {"mse", "rtn"}
     bundle = export(weak, tmp_path / "bundle", golden="never")
-    low = [row["reason"] for row in bundle.manifest["precision"].values() if row["bits"] == 3]
+    low = [row["reason"] for row in bundle.content["precision"].values() if row["bits"] == 3]
     assert low
     assert set(low) <= {f"{reason.partition(', ')[0]}, {word}" for reason in low for word in WORDS.values()}
     assert not [reason for reason in low if reason.endswith(WORDS["descent"])]

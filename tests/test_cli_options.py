@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lensmith.cli.app import lensmith
-from lensmith.cli.shared import Once
+from lensmith.cli.option_types import Once
 from lensmith.cli.talk import Talk
 from lensmith.cli.template_options import read_variables, tool_calls
 from lensmith.exporters.pipeline import Options, export, prepare

@@ -13,6 +13,7 @@ import pytest
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.cli.app import lensmith
 from lensmith.exporters.comparing.comparison import CompareOptions
+from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options
 from lensmith.runtimes.media.images import ImageLimits
 
@@ -91,7 +92,7 @@ class Work:
             "exporters.pipeline.prepare": self.prepare,
             "exporters.planning.planned_bundle.make_plan": lambda _: SimpleNamespace(to_json=dict),
             "exporters.pipeline.export": self.export,
-            "calibration.calibrated_export.export_calibrated": self.export_calibrated,
+            "calibration.calibrated_export.calibrated": self.calibrated,
             "exporters.comparing.comparison.compare": self.compare,
             "exporters.synth.making.synth": self.synth,
             "exporters.formats.tensorrt.finish.build": self.build,
@@ -111,23 +112,25 @@ class Work:
         self.chosen |= {"revision": revision} if name == "tiny/open" else {"adapter": name}
         return CHECKPOINT
 
-    def prepare(self, path: Path, options: Options, *, adapter: Path | None) -> None:
+    def prepare(self, path: Path, options: Options, *, adapter: Path | None) -> SimpleNamespace:
         assert path == CHECKPOINT
         assert (adapter is not None) == ("adapter" in self.chosen)
         given = {**vars(options), "revision of Arlow": options.revision}
         del given["revision"]
         self.note({name: value for name, value in given.items() if value != getattr(Options(), name, None)})
+        return SimpleNamespace(lowering=find_lowering(options.format))
 
-    def export(self, _: object, out: Path, progress: object, *, golden: str, force: bool) -> NoReturn:
+    def export(
+        self, _: object, out: Path, progress: object, *, golden: str, force: bool, integers: object = None
+    ) -> NoReturn:
+        assert (integers is self) == ("calibrated" in self.chosen)
         self.chosen |= {} if golden == "auto" else {"golden": golden}
         self.chosen |= {"force": True} if force else {}
         raise Begun
 
-    def export_calibrated(
-        self, job: object, options: CalibrationOptions, *place: Any, golden: str, force: bool
-    ) -> None:
+    def calibrated(self, options: CalibrationOptions) -> Work:
         self.note({**vars(options), "calibrated": True}, CalibrationOptions())
-        self.export(job, *place, golden=golden, force=force)
+        return self
 
     def compare(
         self, _: Path, path: Path, options: CompareOptions, progress: object, *, adapter: Path | None

@@ -175,7 +175,7 @@ def test_json_of_a_failed_comparison(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_json_has_no_word_for_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    from lensmith.cli.shared import print_json
+    from lensmith.cli.screen import print_json
 
     print_json({"a": [float("nan"), 1.5], "b": (float("-inf"), "é")})
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None, "é"]}

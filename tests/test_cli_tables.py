@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from lensmith.cli import looking as check
-from lensmith.cli import making as build
-from lensmith.cli.making import component_sizes
-from lensmith.cli.shared import size
+from lensmith.cli import inspect, verify
+from lensmith.cli.calibration_tables import print_calibration
+from lensmith.cli.screen import size
+from lensmith.cli.storage_tables import component_sizes
 from rich.table import Table
 
 Cells = list[tuple[str, ...]]
@@ -27,7 +27,7 @@ def named(table: Table) -> dict[str, str]:
 
 
 def bundle(**manifest: Any) -> Any:
-    return SimpleNamespace(path=Path("here"), manifest=manifest)
+    return SimpleNamespace(path=Path("here"), content=manifest)
 
 
 def stored(bits: int, group: int, *, symmetric: bool, parameters: int, nbytes: int, reason: str = "") -> dict[str, Any]:
@@ -37,7 +37,7 @@ def stored(bits: int, group: int, *, symmetric: bool, parameters: int, nbytes: i
 
 def test_tensors_stored_alike_count_together() -> None:
     """The largest first; floats have no zero points."""
-    shown = cells(check._precision(bundle(precision={
+    shown = cells(inspect._precision(bundle(precision={
         "a": stored(32, 0, symmetric=False, parameters=10, nbytes=40),
         "b": stored(4, 32, symmetric=False, parameters=1000, nbytes=600),
         "c": stored(4, 32, symmetric=False, parameters=3000, nbytes=1900),
@@ -51,7 +51,7 @@ def test_tensors_stored_alike_count_together() -> None:
 
 
 def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
-    shown = named(check._limits(bundle(
+    shown = named(inspect._limits(bundle(
         limits={"context": 5, "max_pixels": 6}, video={"max_pixels": 7, "max_frames": 8, "max_tokens": 9, "fps": 1},
         prompt={"end_tokens": {"3": ["config.json", "the chat template"]}},
     )))  # fmt: skip
@@ -61,28 +61,28 @@ def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
 
 def test_evidence_but_calibration() -> None:
     evidence = {"golden": {"recorded": True, "graphs": {"vision_encoder": [1, 2]}}, "calibration": {"x": 1}}
-    shown = named(check._evidence(bundle(evidence=evidence)))
+    shown = named(inspect._evidence(bundle(evidence=evidence)))
     assert shown == {"golden: recorded": "True", "golden: graphs: vision encoder": "1, 2"}
-    assert cells(check._evidence(bundle(evidence={}))) == [("none", "nothing else was recorded")]
+    assert cells(inspect._evidence(bundle(evidence={}))) == [("none", "nothing else was recorded")]
 
 
 def test_where_a_bundle_comes_from() -> None:
     plain = {"name": "n", "license": None}
     whole = {"name": "n", "license": "mit", "parameters": 12_000, "hub": {"commit": "c0"},
              "quantization": {"method": "awq"}, "adapter": {"name": "folder"}}  # fmt: skip
-    assert list(check._origin(plain)) == ["n"]
-    assert list(check._origin(whole)) == [
+    assert list(inspect._origin(plain)) == ["n"]
+    assert list(inspect._origin(whole)) == [
         "n",
         "commit c0",
         "quantized by awq",
         "with the adapter folder merged into it",
     ]
     known = {**whole, "adapter_hub": {"repository": "tiny/lora", "commit": "c1"}}
-    assert list(check._origin(known))[-1] == "with the adapter tiny/lora commit c1 merged into it"
+    assert list(inspect._origin(known))[-1] == "with the adapter tiny/lora commit c1 merged into it"
     for source, licence in ((plain, "not stated"), (whole, "mit")):
         made = bundle(source=source, family="f", target="t", tools={"onnx": "1"}, options={"format": "onnx"})
-        assert named(check._identity(made))["licence"] == licence
-    assert named(check._identity(made))["parameters"] == "12,000"
+        assert named(inspect._identity(made))["licence"] == licence
+    assert named(inspect._identity(made))["parameters"] == "12,000"
 
 
 def test_what_was_built_for_gpus() -> None:
@@ -91,17 +91,17 @@ def test_what_was_built_for_gpus() -> None:
     graphs = {"decoder": {"engine": {**plain, "kernels": known}}, "mtp": {"engine": plain}, "vision_encoder": {},
               "other": {"engine": {**plain, "kernels": {**known, "recordable": False}}}}  # fmt: skip
     head = ("rtx 1.2", "8.9, 12.0", "3 MatMul, 1 Add")
-    assert cells(cast(Table, check._engines(bundle(graphs=graphs)))) == [
+    assert cells(cast(Table, inspect._engines(bundle(graphs=graphs)))) == [
         ("decoder", *head, "7", "2", "2", "yes"), ("mtp", *head, *["not known"] * 4),
         ("other", *head, "7", "2", "2", "no"),
     ]  # fmt: skip
-    assert check._engines(bundle(graphs={"decoder": {}})) is None
+    assert inspect._engines(bundle(graphs={"decoder": {}})) is None
 
 
 def test_verdicts_row_by_row() -> None:
     rows = [SimpleNamespace(case="c", output="o", figure="f", value=0.12345, limit=limit, passed=passed)
             for limit, passed in ((0.2, True), (0.1, False), (None, True))]  # fmt: skip
-    shown = cells(check._verification(cast(Any, SimpleNamespace(reference="r", rows=rows))))
+    shown = cells(verify._verification(cast(Any, SimpleNamespace(reference="r", rows=rows))))
     assert [row[3:] for row in shown] == [("0.123", "0.2", ""), ("0.123", "0.1", "FAILED"), ("0.123", "", "")]
 
 
@@ -129,7 +129,7 @@ def test_how_calibrated_weights_did(kept: bool, capsys: pytest.CaptureFixture[st
 
     made = {"judgement": {"float": judged(0.0), "nearest": judged(0.25), "calibrated": judged(0.5)}, "method": "gptq",
             "tried": {"descent": ["own"], "gptq": []}, "kept": kept, "samples": {}}  # fmt: skip
-    build._print_calibration(made)
+    print_calibration(made)
     said = capsys.readouterr().out
     lines = {line.split("  ")[0].strip(): line.split() for line in reversed(said.splitlines())}
     assert lines["gptq"][1:] == ["0.5000", "0.5000", "62.5%", "2.500", "75.0%", "25.0%"]

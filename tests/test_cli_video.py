@@ -82,7 +82,7 @@ def test_unusable_videos(cli: Cli, tiny_bundle: Path, clip: Path, options: tuple
 
 def test_a_model_without_videos(cli: Cli, clip: Path, tmp_path: Path) -> None:
     bundle = export(prepare(Path(__file__).parent / "tiny_vlm" / "llava", Options()), tmp_path / "b", golden="never")
-    assert "video" not in bundle.manifest
+    assert "video" not in bundle.content
     ran = cli("run", bundle.path, "What moves?", "--video", clip)
     assert ran.code == 2
     assert "takes no videos" in ran.err

@@ -21,7 +21,7 @@ from lensmith.exporters.comparing.cases import (
     spread_over_tasks,
 )
 from lensmith.exporters.comparing.comparison import CompareOptions, compare
-from lensmith.exporters.comparing.contender import SPARE_TOKENS, Job, _answers
+from lensmith.exporters.comparing.contender import SPARE_TOKENS, Assignment, _answers
 from lensmith.exporters.comparing.distributions import compare_with, log_softmax, losses
 from lensmith.exporters.comparing.runners import (
     BundleRunner,
@@ -136,7 +136,7 @@ def runner(bundle: Bundle) -> BundleRunner:
 
 def test_wrong_answers_count_as_wrong(runner: BundleRunner) -> None:
     cases = (Case("read", (), "?", "lion"), Case("read", (), "?", "crow"))
-    job = Job("x", "b", "c", None, 1, 1, "i", "p", 1, cases, (), "t", False, True)
+    job = Assignment("x", "b", "c", None, 1, 1, "i", "p", 1, cases, (), "t", False, True)
     parrot = Parrot(runner.tokenizer, " lion\n")
     said = _answers(job, cast(Runner, parrot))
     (score,) = _scores(cases, ["lion", "crow"], said)
@@ -188,18 +188,18 @@ def test_bundle_process_imports_no_heavy_library() -> None:
 
 
 @pytest.fixture
-def job(bundle: Bundle, checkpoint: Path, tasks: Path, tmp_path: Path) -> Job:
+def job(bundle: Bundle, checkpoint: Path, tasks: Path, tmp_path: Path) -> Assignment:
     options = CompareOptions(threads=1, repeats=1, tasks=tasks, image=tasks.parent / "a.png", decode_steps=1)
     return comparing._jobs(bundle, open_checkpoint(checkpoint), options, tmp_path)[-1]
 
 
-def test_unusable_input_of_a_contender_is_told(job: Job, tmp_path: Path) -> None:
+def test_unusable_input_of_a_contender_is_told(job: Assignment, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, bundle=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"lensmith fp32: .*nowhere is not a bundle"):
         comparing._run(broken, tmp_path / "run", lambda *_: None)
 
 
-def test_crash_of_a_contender_is_told(job: Job, tmp_path: Path) -> None:
+def test_crash_of_a_contender_is_told(job: Assignment, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, decode_steps=cast(int, "three"))
     with pytest.raises(LensmithError, match="lensmith fp32 ended with exit code 1: TypeError"):
         comparing._run(broken, tmp_path / "run", lambda *_: None)
@@ -216,7 +216,7 @@ def test_killed_contender_points_at_memory() -> None:
     assert "memory" in str(comparing._failure("PyTorch float32", -9, {}, ""))
 
 
-def test_bundle_of_another_checkpoint_is_refused(job: Job, tmp_path: Path) -> None:
+def test_bundle_of_another_checkpoint_is_refused(job: Assignment, tmp_path: Path) -> None:
     np.savez(
         tmp_path / "0.npz", prompt=np.array([1]), answer=np.array([1]), log_probabilities=np.zeros((1, 4), np.float32)
     )

@@ -19,7 +19,7 @@ from lensmith.exporters.families.configs import (
     some,
     whole,
 )
-from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.spec import (
     ClipSpec,
     DecoderSpec,

@@ -16,7 +16,6 @@ from lensmith.exporters.evidence.constants import check_constants, of_modules
 from lensmith.exporters.evidence.reference import import_torch
 from lensmith.exporters.formats.gguf import gguf_decoder, gguf_vision
 from lensmith.exporters.formats.gguf import gguf_files as gguf
-from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.formats.onnx.ort import OrtDialect
 from lensmith.exporters.formats.tensorrt.tensorrt_dialect import TensorRTDialect
 from lensmith.exporters.graphs import decoder, rope, vit
@@ -43,10 +42,9 @@ def check(path: Path, folder: Path, **options: Any) -> None:
     job = prepare(path, Options(**options))
     if options.get("format") == "gguf":
         gguf.write_plain(job, folder)
-    files = [folder / entry["file"] for entry in find_lowering(job.options.format).signatures(job).values()]
-    for graph in find_lowering(job.options.format).graphs(job):
-        weights.plan(graph, job.checkpoint, f"{graph.name}.data")
-        ir.save(graph.model, folder / f"{graph.name}.onnx")
+    files = [folder / entry["file"] for entry in job.lowering.signatures(job).values()]
+    for graph in job.lowering.graphs(job):
+        ir.save(weights.with_data(graph, job.checkpoint), folder / f"{graph.name}.onnx")
     check_constants(files, modules(job), "it")
 
 

@@ -23,7 +23,7 @@ from lensmith.exporters.comparing.cases import (
     spread_over_tasks,
 )
 from lensmith.exporters.comparing.comparison import CompareOptions
-from lensmith.exporters.comparing.contender import Job, run
+from lensmith.exporters.comparing.contender import Assignment, run
 from lensmith.exporters.comparing.runners import BundleRunner, PyTorchRunner
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.bundle.opening import Bundle
@@ -146,7 +146,9 @@ def test_contenders_load_what_their_job_says(bundle: Bundle, monkeypatch: pytest
     monkeypatch.setattr(runners, "Reference", load)
     monkeypatch.setattr(runners, "Model", load)
     monkeypatch.setattr(runners, "import_torch", lambda: None)
-    shared = Job("x", str(bundle.path), "there", "bfloat16", 3, 1, "", "?", 1, (), (), "", False, False, "changes")
+    shared = Assignment(
+        "x", str(bundle.path), "there", "bfloat16", 3, 1, "", "?", 1, (), (), "", False, False, "changes"
+    )
     for job in (shared, replace(shared, dtype=None)):
         with pytest.raises(Stop):
             run(job)
@@ -172,7 +174,7 @@ def test_memory_is_that_of_the_timed_answers(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(contender, "_runner", lambda _: side)
     monkeypatch.setattr(contender, "_progress", lambda *_: None)
     monkeypatch.setattr(contender, "peak_memory_bytes", note("memory", 9))
-    job = Job("x", "b", "c", None, 1, 2, "", "?", 1, (Case("t", (), "?", "a"),), (), "", False, True)
+    job = Assignment("x", "b", "c", None, 1, 2, "", "?", 1, (Case("t", (), "?", "a"),), (), "", False, True)
     assert run(job)["answers"] == ["said"]
     assert done == ["time"] * 3 + ["memory", "prepare"]
     assert run(replace(job, answers=False))["answers"] == []
@@ -200,7 +202,7 @@ def test_jobs_hold_what_was_chosen(bundle: Bundle, cases: tuple[Case, ...], tmp_
     for job in jobs:
         assert {name: getattr(job, name) for name in shared} == shared
     write_json(tmp_path / "job.json", asdict(jobs[0]))
-    assert Job.read(tmp_path / "job.json") == jobs[0]
+    assert Assignment.read(tmp_path / "job.json") == jobs[0]
 
 
 def test_jobs_where_nothing_was_chosen(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +212,7 @@ def test_jobs_where_nothing_was_chosen(bundle: Bundle, tmp_path: Path, monkeypat
     assert [job.answers for job in jobs] == [False] * 3
     assert {job.threads for job in jobs} == {5}
     assert [case.prompt for case in jobs[0].cases] == [question for _, question in QUESTIONS]
-    blind = replace(bundle, manifest={**bundle.manifest, "image": {"kind": "none"}})
+    blind = replace(bundle, content={**bundle.content, "image": {"kind": "none"}})
     jobs = comparing._jobs(blind, checkpoint, CompareOptions(), tmp_path)
     assert jobs[0].image == ""
     assert [case.prompt for case in jobs[0].cases] == [question for images, question in QUESTIONS if not images]
@@ -222,8 +224,8 @@ def test_jobs_where_nothing_was_chosen(bundle: Bundle, tmp_path: Path, monkeypat
 def test_the_timed_photo_leaves_room(context: int, room: int, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(comparing, "benchmark_image", lambda *given: asked.append(given))
-    limits = {**bundle.manifest["limits"], "context": context}
-    comparing._photo(replace(bundle, manifest={**bundle.manifest, "limits": limits}), CompareOptions(), Path("f"))
+    limits = {**bundle.content["limits"], "context": context}
+    comparing._photo(replace(bundle, content={**bundle.content, "limits": limits}), CompareOptions(), Path("f"))
     assert asked == [(Path("f"), limits, 16, room)]
 
 
@@ -263,7 +265,7 @@ def test_what_weights_depend_on_is_that_of_the_export(name: str, refused: bool) 
     """Changed, new or gone."""
     kept = {"config.json": 1, "model.safetensors": 2, "README.md": 3}
     for recorded, found in ((kept, {**kept, name: 9}), ({**kept, name: 9}, kept)):
-        sides = (SimpleNamespace(path="b", manifest={"source": {"files": recorded}}),
+        sides = (SimpleNamespace(path="b", content={"source": {"files": recorded}}),
                  SimpleNamespace(path="c", source_files=lambda found=found: found))  # fmt: skip
         if refused:
             with pytest.raises(InputError, match=f"b was not exported from c: {name} differs"):

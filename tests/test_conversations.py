@@ -432,7 +432,8 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
 
 def test_what_a_manifest_says_of_prompts(plain: Model) -> None:
     """Each in its own place; what is left out is nothing."""
-    section = {**plain.manifest["prompt"], "eos_token_ids": [3, 4], "bos_token": "<s>", "template_kwargs": {"a": 1}}
+    prompt = plain.bundle.content["prompt"]
+    section = {**prompt, "eos_token_ids": [3, 4], "bos_token": "<s>", "template_kwargs": {"a": 1}}
     spec = prompt_spec({"prompt": section})
     assert (spec.eos_token_ids, spec.bos_token, spec.template_kwargs) == ((3, 4), "<s>", {"a": 1})
     assert (spec.token_ids, spec.merge_size) == (section["token_ids"], section["merge_size"])

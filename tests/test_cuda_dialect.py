@@ -72,7 +72,7 @@ class Family(Ladder):
 
     def test_it_is_the_dialect(self, pair: Pair) -> None:
         """The others would say nothing of it if another dialect ran."""
-        graphs = pair.model.manifest["graphs"]
+        graphs = pair.model.bundle.content["graphs"]
         assert {graph["dialect"] for graph in graphs.values()} == {"cuda"}
         assert {"logit_positions", "seqlens_k", "total_sequence_length"} <= graphs["decoder"]["inputs"].keys()
         assert isinstance(pair.model.decoder, IndexedDecoder)
@@ -162,7 +162,7 @@ def test_golden_traces(name: str, tmp_path: Path) -> None:
     ladder.need_torch()
     job = prepare(TRAINED.parent / name, Options(precision="fp16", target="cuda"))
     bundle = export(job, tmp_path / "b", golden="always")
-    assert bundle.manifest["evidence"]["golden"]["recorded"]
+    assert bundle.content["evidence"]["golden"]["recorded"]
     assert verify(bundle, device="cpu").passed
 
 

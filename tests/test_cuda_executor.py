@@ -167,7 +167,7 @@ def test_without_cuda_the_extra_is_named(bundles: dict[str, Path], monkeypatch: 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingExtra, match=r"lensmith\[gpu\]"):
         load(bundles["qwen3-vl-2b"])
-    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
+    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).content) == "cpu"
 
 
 def both(name: str) -> str:
@@ -187,7 +187,7 @@ def test_two_packages_of_onnxruntime_are_noticed(
     with pytest.raises(InputError, match=words) as caught:
         load(bundles["qwen3-vl-2b"])
     assert "pip uninstall -y onnxruntime onnxruntime-gpu, then: pip install 'onnxruntime-gpu[" in str(caught.value)
-    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
+    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).content) == "cpu"
     assert "installed together" in caplog.text
     caplog.clear()
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -226,6 +226,6 @@ def test_plans_count_states_in_16_bits(tmp_path: Path) -> None:
 def test_bfloat16_says_that_it_needs_its_gpu(tiny_checkpoint: Path, tmp_path: Path) -> None:
     job = prepare(tiny_checkpoint, Options(target="cuda-bf16"))
     bundle = export(job, tmp_path / "b", golden="auto")
-    assert not bundle.manifest["evidence"]["golden"]["recorded"]
+    assert not bundle.content["evidence"]["golden"]["recorded"]
     with pytest.raises(InputError):
         load(bundle.path, device="cpu")

@@ -12,11 +12,11 @@ from unittest.mock import Mock
 import numpy as np
 import onnx_ir as ir
 import pytest
+from lensmith.exporters.bundle_manifest import key_of
 from lensmith.exporters.checkpoint import tokenizer_files
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.pipeline import (
     Options,
-    _key,
     export,
     prepare,
 )
@@ -50,27 +50,28 @@ def test_tensors_lie_behind_each_other_and_large_ones_on_pages(family: str) -> N
     job = prepare(Path(__file__).parent / "tiny_vlm" / family, Options())
     places: dict[str, tuple[str, int]] = {}
     for graph in job.graphs:
-        jobs, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
+        jobs, size = weights.layout(graph, job.checkpoint)
+        model = weights.with_data(graph, job.checkpoint)
         end = 0
         for each in jobs:
             for parameter, offset in zip(each.source.parameters, each.offsets, strict=True):
                 nbytes = weights.stored_bytes(parameter)
                 assert offset % (4096 if nbytes >= 4096 else 64) == 0
                 assert end <= offset < end + 4096
-                assert place(parameter) == (f"{graph.name}.data", offset)
+                assert place(model, parameter) == (f"{graph.name}.data", offset)
                 end = offset + nbytes
-            places[each.source.name] = place(each.source.parameters[0])
+            places[each.source.name] = place(model, each.source.parameters[0])
             if each.source.alias is not None:
-                assert place(each.source.alias) == places[each.source.name]
+                assert place(model, each.source.alias) == places[each.source.name]
         assert size == end
         for source in graph.borrowed:
-            assert place(source.parameters[0]) == places[source.name] == ("decoder.data", places[source.name][1])
+            assert place(model, source.parameters[0]) == places[source.name] == ("decoder.data", places[source.name][1])
     assert any(graph.borrowed for graph in job.graphs) == (family == "qwen3_5")
 
 
-def place(parameter: ir.Value) -> tuple[str, int]:
+def place(model: ir.Model, parameter: ir.Value) -> tuple[str, int]:
     """The data file of a parameter, and where it begins there."""
-    stored = parameter.const_value
+    stored = model.graph.initializers[str(parameter.name)].const_value
     assert isinstance(stored, ir.ExternalTensor)
     return str(stored.location), int(stored.offset or 0)
 
@@ -79,25 +80,25 @@ def test_what_graphs_depend_on_is_in_their_key(tmp_path: Path, monkeypatch: pyte
     """So that what an interrupted export has finished is used again by the same one alone."""
     folder = shutil.copytree(Path(__file__).parent / "tiny_vlm" / "qwen3_vl", tmp_path / "source")
     job = prepare(folder, Options())
-    keys = [_key(job), _key(prepare(folder, Options(context=64))), _key(prepare(folder, Options(group_size=32)))]
-    keys.append(_key(replace(job, calibrated=replace(job.calibrated, key="samples"))))
-    keys.append(_key(replace(job, policy=replace(job.policy, int8_roles=("vision.fc1",)))))
-    keys.append(_key(replace(job, checkpoint=replace(job.checkpoint, config={**job.checkpoint.config, "x": 1}))))
+    keys = [key_of(job), key_of(prepare(folder, Options(context=64))), key_of(prepare(folder, Options(group_size=32)))]
+    keys.append(key_of(replace(job, calibrated=replace(job.calibrated, key="samples"))))
+    keys.append(key_of(replace(job, policy=replace(job.policy, int8_roles=("vision.fc1",)))))
+    keys.append(key_of(replace(job, checkpoint=replace(job.checkpoint, config={**job.checkpoint.config, "x": 1}))))
     stat = (folder / "model.safetensors").stat()
     os.utime(folder / "model.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
-    keys.append(_key(job))
+    keys.append(key_of(job))
     with open(folder / "tokenizer_config.json", "a") as file:
         file.write(" ")
-    keys.append(_key(job))
+    keys.append(key_of(job))
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0")
-    keys.append(_key(job))
+    keys.append(key_of(job))
     assert len(set(keys)) == len(keys)
-    assert _key(job) == keys[-1]
+    assert key_of(job) == keys[-1]
 
 
 def test_same_inputs_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     one, two = built(checkpoint, tmp_path / "one"), built(checkpoint, tmp_path / "two")
-    assert one.manifest == two.manifest
+    assert one.content == two.content
     files = sorted(p.name for p in one.path.iterdir())
     assert files == sorted(p.name for p in two.path.iterdir())
     assert all((one.path / name).read_bytes() == (two.path / name).read_bytes() for name in files)
@@ -133,7 +134,7 @@ def test_shards_and_float32_give_the_same_weights(checkpoint: Path, tmp_path: Pa
     one = built(checkpoint, tmp_path / "one", precision=precision)
     two = built(tmp_path / "sharded", tmp_path / "two", precision=precision)
     for name in ("vision_encoder.data", "decoder.data"):
-        assert one.manifest["files"][name] == two.manifest["files"][name]
+        assert one.content["files"][name] == two.content["files"][name]
 
 
 def test_float16_weights_are_read(checkpoint: Path, tmp_path: Path) -> None:
@@ -144,12 +145,12 @@ def test_float16_weights_are_read(checkpoint: Path, tmp_path: Path) -> None:
     assert wide.keys() == halves.keys()
     save_file({name: v.astype(np.float32) for name, v in halves.items()}, tmp_path / "wide" / "model.safetensors")
     one, two = (built(tmp_path / name, tmp_path / f"{name}.bundle", precision="fp32") for name in ("half", "wide"))
-    assert one.manifest["files"]["decoder.data"] == two.manifest["files"]["decoder.data"]
+    assert one.content["files"]["decoder.data"] == two.content["files"]["decoder.data"]
 
 
 def test_every_tensor_has_a_scheme_with_a_reason(checkpoint: Path, tmp_path: Path) -> None:
     bundle = built(checkpoint, tmp_path / "bundle")
-    precision = bundle.manifest["precision"]
+    precision = bundle.content["precision"]
     assert set(precision) == set(open_checkpoint(checkpoint).tensors)
     assert all(entry["reason"] for entry in precision.values())
     assert precision["model.language_model.layers.0.mlp.up_proj.weight"]["bits"] == 4

@@ -100,7 +100,7 @@ def test_foreign_samples_end_in_a_warning_and_in_rounding_to_nearest(
     ran = cli(*common, "-o", tmp_path / "foreign", "--calibrate", "auto", "--samples", rows, "--answer-tokens", 4)
     assert ran.code == 0, ran.err
     assert "set.jsonl is foreign to the model, and weights are rounded to nearest" in " ".join(ran.out.split())
-    manifest = open_bundle(tmp_path / "foreign").manifest
+    manifest = open_bundle(tmp_path / "foreign").content
     evidence = manifest["evidence"]["calibration"]
     assert (evidence["kept"], evidence["matrices"], evidence["tried"]) == (False, [], {})
     assert set(evidence["judgement"]) == {"float", "nearest"}

@@ -108,9 +108,9 @@ def test_every_tensor_is_stored_in_its_type(precision: str, tmp_path: Path) -> N
             expected = gguf.quants.dequantize(gguf.quants.quantize(one.data, other.tensor_type), other.tensor_type)
             np.testing.assert_array_equal(gguf.quants.dequantize(other.data, other.tensor_type), expected)
     plan = make_plan(prepare(path, Options(format="gguf", precision=precision)))
-    weights = sum(record["bytes"] for record in stored.manifest["precision"].values())
+    weights = sum(record["bytes"] for record in stored.content["precision"].values())
     assert weights == sum(row.disk_bytes for row in plan.storage)
-    total = sum(record["size"] for record in stored.manifest["files"].values())
+    total = sum(record["size"] for record in stored.content["files"].values())
     assert plan.bundle_bytes - plan.golden_bytes == pytest.approx(
         total, rel=0.02
     )  # metadata and the manifest are estimates
@@ -126,8 +126,8 @@ def test_pixel_limits_are_those_of_the_bundle(tiny_checkpoint: Path) -> None:
 
 def test_same_inputs_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     one, two = (built(tiny_checkpoint, tmp_path / name) for name in ("one", "two"))
-    assert one.manifest == two.manifest
-    assert open_bundle(one.path, check="sha256").manifest["files"].keys() >= {"model.gguf", "mmproj.gguf"}
+    assert one.content == two.content
+    assert open_bundle(one.path, check="sha256").content["files"].keys() >= {"model.gguf", "mmproj.gguf"}
 
 
 def test_norms_of_float16_checkpoints_are_not_rounded(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_float32_files_answer_as_pytorch_does(bundle: Bundle) -> None:
-    figures = bundle.manifest["evidence"]["golden"]["figures"]
+    figures = bundle.content["evidence"]["golden"]["figures"]
     assert figures["image_features_error"] < FEATURES
     assert max(value for name, value in figures.items() if name.endswith("logits_error")) < LOGITS
     assert max(value for name, value in figures.items() if name.endswith("_kl")) < KL
@@ -96,7 +96,7 @@ def test_the_files_hold_the_checkpoint(bundle: Bundle) -> None:
 def test_other_file_types_answer(precision: str, tmp_path: Path, cli: Callable[..., Ran]) -> None:
     job = prepare(TINY / "llava", Options(format="gguf", precision=precision))
     made = export(job, tmp_path / "bundle", golden="never")
-    total = sum(record["size"] for record in made.manifest["files"].values())
+    total = sum(record["size"] for record in made.content["files"].values())
     assert bundle_bytes(job) == pytest.approx(total, rel=0.01)
     ran = cli("run", made.path, "What is this?", "--image", PICTURE)
     assert ran.code == 0, ran.err

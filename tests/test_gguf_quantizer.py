@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from lensmith.calibration.calibrated_export import export_calibrated, float_model
+from lensmith.calibration.calibrated_export import calibrated, float_model
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.calibration.importance import gather as gather_energies
 from lensmith.calibration.layerwise.layer_pass import gather, seen_by
@@ -50,7 +50,7 @@ def nemotron(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def important(nemotron: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     job = prepare(nemotron, Options(format="gguf", precision="q4_k_m"))
-    return export_calibrated(job, SAMPLES, tmp_path_factory.mktemp("imatrix") / "bundle", golden="never")
+    return export(job, tmp_path_factory.mktemp("imatrix") / "bundle", golden="never", integers=calibrated(SAMPLES))
 
 
 def kinds(bundle: Bundle) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_the_quantizer_makes_the_language_model(precision: str, nemotron: Path, 
     bundle = export(prepare(nemotron, Options(format="gguf", precision=precision)), tmp_path / "b", golden="never")
     wanted = {"q4_k_m": "Q4_K", "q4_0": "Q4_0"}[precision]
     assert kinds(bundle)["blk.0.ffn_gate.weight"] == wanted
-    assert bundle.manifest["precision"]["model.language_model.layers.0.mlp.gate_proj.weight"]["bits"] == 4
+    assert bundle.content["precision"]["model.language_model.layers.0.mlp.gate_proj.weight"]["bits"] == 4
     assert not list(bundle.path.glob(".*"))
     assert load(bundle.path, threads=1).ask("Hi", [PICTURE]).read() is not None
 

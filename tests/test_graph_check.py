@@ -335,5 +335,5 @@ KINDS = ("qwen3-vl-2b", "tarn-2b", "vqwen3-4b", "arlow-vision", "tensorrt", "plu
 @pytest.mark.parametrize("kind", KINDS)
 def test_graphs_of_every_kind_pass(made: Callable[[str], Path], kind: str) -> None:
     opened = open_bundle(made(kind))
-    for name in opened.manifest["graphs"]:
+    for name in opened.content["graphs"]:
         assert opened.graph(name).suffix == ".onnx"

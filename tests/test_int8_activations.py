@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from lensmith.calibration.activation_roles import choose_roles
-from lensmith.calibration.calibrated_export import export_calibrated, float_model
+from lensmith.calibration.calibrated_export import calibrated, float_model
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.calibration.layerwise.activations import LIMIT, feature_errors, within
 from lensmith.calibration.layerwise.candidates import nearest
@@ -125,15 +125,15 @@ def test_a_trained_encoder_bears_all_roles_and_with_an_outlier_all_but_one(tmp_p
     ):
         job = prepare(path, Options())
         chosen = CalibrationOptions(method="mse", samples=samples, limit=6, threads=1, answer_tokens=0)
-        bundle = export_calibrated(job, chosen, tmp_path / path.name / "bundle", golden="never")
-        measured = bundle.manifest["evidence"]["calibration"]["activations"]
+        bundle = export(job, tmp_path / path.name / "bundle", golden="never", integers=calibrated(chosen))
+        measured = bundle.content["evidence"]["calibration"]["activations"]
         assert set(measured["roles"]) == kept
         assert set(measured["added"]) == offered
         assert sum(measured["added"][role] for role in kept) <= LIMIT
         assert measured["error"] == pytest.approx(
             measured["weights_error"] + sum(measured["added"][role] for role in kept), rel=0.3
         )
-        rows = {n: r for n, r in bundle.manifest["precision"].items() if ".blocks." in n and "attn.qkv.weight" in n}
+        rows = {n: r for n, r in bundle.content["precision"].items() if ".blocks." in n and "attn.qkv.weight" in n}
         for row in rows.values():
             assert row["int8_activations"] == ("vision.qkv" in kept)
             assert ("no int8 activations" in row["reason"]) == ("vision.qkv" not in kept)

@@ -18,9 +18,9 @@ from lensmith.runtimes.storage.files import hash_file
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it deaf to this signal
-from lensmith.exporters.formats import lowering
+from lensmith.exporters.formats.onnx import onnx_files
 from lensmith.exporters.storage import weights
-write_graph, write_tensor = lowering._write_graph, weights._write_tensor
+write_graph, write_tensor = onnx_files._write_graph, weights._write_tensor
 
 def graph(job, graph, *rest):
     if graph.name == "decoder":
@@ -33,7 +33,7 @@ def tensor(*arguments):
     time.sleep(0.5)
     return hashes
 
-lowering._write_graph = graph
+onnx_files._write_graph = graph
 from lensmith.cli import main
 main(sys.argv[1:])
 """
@@ -89,11 +89,11 @@ class Counted:
         self.stop_after, self.write = stop_after, weights._write_tensor
         monkeypatch.setattr(weights, "_write_tensor", self)
 
-    def __call__(self, job: weights.Job, *rest: Any) -> list[str]:
+    def __call__(self, placed: weights.Placed, *rest: Any) -> list[str]:
         if len(self.names) == self.stop_after:
             raise KeyboardInterrupt
-        self.names.append(job.tensor.name)
-        return self.write(job, *rest)
+        self.names.append(placed.tensor.name)
+        return self.write(placed, *rest)
 
 
 @pytest.mark.parametrize("damage", [None, "data", "journal"])

@@ -25,13 +25,13 @@ from lensmith.calibration.solvers.kv_scales import (
     magnitudes,
     rotary_magnitudes,
 )
+from lensmith.exporters.bundle_manifest import key_of
 from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
 from lensmith.exporters.graphs.blocks import Cache
 from lensmith.exporters.graphs.graph_files import IR_VERSIONS
 from lensmith.exporters.graphs.kv_cache import KvScales, Scales
 from lensmith.exporters.pipeline import (
     Options,
-    _key,
     export,
     prepare,
 )
@@ -297,7 +297,7 @@ def test_an_export_without_scales_is_refused(tmp_path: Path) -> None:
 
 
 def test_scales_that_do_not_fit_are_refused(pair: tuple[Model, Model, KvScales]) -> None:
-    source, scales = ROOT / pair[0].bundle.manifest["source"]["name"], dict(pair[2])
+    source, scales = ROOT / pair[0].bundle.content["source"]["name"], dict(pair[2])
     layer, (keys, kept) = next(iter(scales.items()))
     for wrong in (keys[:, 1:], -keys, keys * np.nan):
         with pytest.raises(ValueError, match=f"layer {layer}"):
@@ -310,16 +310,16 @@ def test_scales_that_do_not_fit_are_refused(pair: tuple[Model, Model, KvScales])
 
 def test_other_scales_are_other_bytes(pair: tuple[Model, Model, KvScales]) -> None:
     """An interrupted export does not go on with a graph that has the scales of another calibration."""
-    source = ROOT / pair[0].bundle.manifest["source"]["name"]
+    source = ROOT / pair[0].bundle.content["source"]["name"]
     wider = {layer: (keys * 2, kept) for layer, (keys, kept) in pair[2].items()}
-    keys = {_key(prepare(source, ROUNDED, kv_scales=scales)) for scales in (pair[2], wider)}
+    keys = {key_of(prepare(source, ROUNDED, kv_scales=scales)) for scales in (pair[2], wider)}
     assert len(keys) == 2
 
 
 def test_calibration_sees_the_caches_of_the_runtime(pair: tuple[Model, Model, KvScales], tmp_path: Path) -> None:
     """Layer by layer over samples, as an export does it: the same scales as from the caches of a float32 bundle."""
     plain = pair[0]
-    job = prepare(ROOT / plain.bundle.manifest["source"]["name"], ROUNDED)
+    job = prepare(ROOT / plain.bundle.content["source"]["name"], ROUNDED)
     samples = open_samples(job, CalibrationOptions(limit=4, answer_tokens=0), tmp_path)
     model = float_model(job, 1)
     features = seen_by(model, samples.calibrated, samples.pictures)
@@ -342,7 +342,7 @@ def test_calibration_sees_the_caches_of_the_runtime(pair: tuple[Model, Model, Kv
 
 def test_evidence_holds(pair: tuple[Model, Model, KvScales], tmp_path: Path) -> None:
     need_torch()
-    source = ROOT / pair[0].bundle.manifest["source"]["name"]
+    source = ROOT / pair[0].bundle.content["source"]["name"]
     bundle = export(prepare(source, ROUNDED, kv_scales=pair[2]), tmp_path / "bundle", golden="always")
     report = verify(bundle)
     assert report.passed

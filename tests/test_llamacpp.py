@@ -59,7 +59,7 @@ def built(name: str, out: Path, precision: str) -> Bundle:
 
 def figures(bundle: Bundle, ending: str) -> list[float]:
     """The worst of each figure of the golden traces whose name has this ending."""
-    found = bundle.manifest["evidence"]["golden"]["figures"]
+    found = bundle.content["evidence"]["golden"]["figures"]
     return [value for name, value in found.items() if name.partition("[")[0].endswith(ending)]
 
 

@@ -114,7 +114,7 @@ def test_all_names_give_the_same_bundle(base: Path, tmp_path: Path) -> None:
         bundle = export(prepare(source, Options()), folder / "bundle", golden="never")
         data = [bundle.file(f"{graph}.data").read_bytes() for graph in ("vision_encoder", "decoder")]
         hashes.add(hashlib.sha256(b"".join(data)).hexdigest())
-        assert set(bundle.manifest["precision"]) | set(bundle.manifest["source"]["dropped"]) == set(
+        assert set(bundle.content["precision"]) | set(bundle.content["source"]["dropped"]) == set(
             open_checkpoint(source).tensors
         )
     assert len(hashes) == 1

@@ -178,7 +178,7 @@ def test_adapter_of_a_quantized_base(tmp_path: Path) -> None:
     ours, theirs = (open_checkpoint(base / copy, folder).tensors[DOWN].numpy() for copy in ("stored", "floats"))
     assert np.array_equal(ours, theirs)
     job = prepare(base / "stored", Options(), adapter=folder)
-    reasons = export(job, tmp_path / "bundle", golden="never").manifest["precision"]
+    reasons = export(job, tmp_path / "bundle", golden="never").content["precision"]
     assert reasons[DOWN]["reason"].endswith("rounded to nearest")
     assert reasons[DOWN.replace("layers.1", "layers.2")]["reason"].endswith("own integers of 4 bits")
 
@@ -206,7 +206,7 @@ def test_export_with_evidence(cli: Callable[..., Ran], tmp_path: Path) -> None:
 def test_another_adapter_is_another_export(tmp_path: Path) -> None:
     bundles = [export(prepare(BASE, Options(), adapter=adapter(tmp_path / name, down(), lora_alpha=alpha)),
                       tmp_path / f"bundle-{name}", golden="never") for name, alpha in (("a", 4), ("b", 5))]  # fmt: skip
-    files = [bundle.manifest["files"]["decoder.data"] for bundle in bundles]
+    files = [bundle.content["files"]["decoder.data"] for bundle in bundles]
     assert files[0] != files[1]
 
 

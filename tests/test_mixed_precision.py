@@ -129,7 +129,7 @@ def run(cli: Cli, path: Path, out: Path, *arguments: object) -> dict[str, Any]:
     samples = write_samples(out.parent / "samples", 8)
     ran = cli("export", path, "-o", out, "--samples", samples, "--calibrate", "mse", "--golden", "never", *arguments)
     assert ran.code == 0, ran.err
-    manifest: dict[str, Any] = open_bundle(out).manifest
+    manifest: dict[str, Any] = open_bundle(out).content
     return manifest
 
 
@@ -203,7 +203,7 @@ def test_the_floor_is_measured_and_named(cli: Cli, benches: Callable[[str], Benc
     assert_one_sentence(ran, f"{floor:.2g}"[:3], "raise --max-kl")
     assert "8 bits in groups of 32" in ran.err
     assert cli(*arguments, "-o", tmp_path / "enough", "--max-kl", floor * 1.05).code == 0
-    rows = open_bundle(tmp_path / "enough").manifest["precision"]
+    rows = open_bundle(tmp_path / "enough").content["precision"]
     assert {rows[source.name]["bits"] for source in bench.model.tables} == {8}
 
 

@@ -78,7 +78,7 @@ def test_pytorch_gets_the_same_weights(family: str, variant: str, tmp_path: Path
 def test_names_do_not_change_a_bundle(family: str, tmp_path: Path) -> None:
     sources = TINY / family, renamed(family, tmp_path / "renamed", VARIANTS["without model."])
     bundles = [export(prepare(s, Options()), tmp_path / f"{i}", golden="never") for i, s in enumerate(sources)]
-    one, other = ({name: record["sha256"] for name, record in b.manifest["files"].items()} for b in bundles)
+    one, other = ({name: record["sha256"] for name, record in b.content["files"].items()} for b in bundles)
     assert one == other
 
 

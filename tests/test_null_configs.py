@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lensmith.exporters.evidence.reference import import_torch
-from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.families.families import FAMILIES
 from lensmith.targets.errors import InputError
 
 pytest.importorskip("torch", reason="needs lensmith[torch]")

@@ -11,7 +11,7 @@ import pytest
 from lensmith.runtimes.bundle.opening import open_bundle
 
 pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed (extra dev)")
-REGISTER = Path(__file__).parents[1] / "exporters" / "optimum_register.py"
+REGISTER = Path(__file__).parents[1] / "cli" / "optimum_register.py"
 RUN = """
 import importlib.util, sys
 from optimum.commands import optimum_cli
@@ -42,7 +42,7 @@ def test_the_ways_to_name_checkpoint_and_output(tiny_checkpoint: Path, tmp_path:
     }
     ran = optimum(*ways[order])
     assert ran.returncode == 0, ran.stderr
-    options = open_bundle(out, check="sha256").manifest["options"]
+    options = open_bundle(out, check="sha256").content["options"]
     if order == "everywhere":
         assert (options["group_size"], options["symmetric"]) == (32, False)
         assert json.loads(ran.stdout)["bundle"] == str(out)

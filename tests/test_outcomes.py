@@ -12,7 +12,7 @@ from lensmith.exporters.comparing import tensor_outcomes as outcomes
 from lensmith.exporters.comparing.cases import Case
 from lensmith.exporters.comparing.comparison import CompareOptions
 from lensmith.exporters.comparing.contender import (
-    Job,
+    Assignment,
     _compare_with_trace,
     _distributions,
     _times,
@@ -35,10 +35,10 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 
-def job(name: str = "lensmith int4", **values: Any) -> Job:
+def job(name: str = "lensmith int4", **values: Any) -> Assignment:
     chosen: dict[str, Any] = {"dtype": None, "threads": 2, "repeats": 3, "image": "", "decode_steps": 5, "cases": (),
                               "traced": (), "traces": "", "is_reference": False, "answers": False}  # fmt: skip
-    return Job(name, bundle="b", checkpoint="c", prompt="What?", **{**chosen, **values})
+    return Assignment(name, bundle="b", checkpoint="c", prompt="What?", **{**chosen, **values})
 
 
 def timing(**values: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.calibrated_export import calibrate, export_calibrated
+from lensmith.calibration.calibrated_export import calibrate, calibrated
 from lensmith.calibration.layerwise.prepared_samples import ANSWER
 from lensmith.calibration.samples.sample_preparation import Samples, open_samples, prompts_of
 from lensmith.exporters.comparing.cases import Case
@@ -139,8 +139,8 @@ def test_an_interrupted_run_goes_on_with_the_same_answers(tmp_path: Path) -> Non
 def test_the_manifest_says_what_the_model_answered(tmp_path: Path) -> None:
     """Answers of its own are no right answers, but what is calibrated and judged on."""
     job, options = prepare(TINY / "qwen3_vl", Options()), chosen(bare(tmp_path / "set"), 6, answer_tokens=20)
-    bundle = export_calibrated(job, replace(options, method="mse"), tmp_path / "bundle", golden="never")
-    evidence = read_evidence(bundle.manifest)
+    bundle = export(job, tmp_path / "bundle", golden="never", integers=calibrated(replace(options, method="mse")))
+    evidence = read_evidence(bundle.content)
     assert evidence is not None
     samples = open_samples(job, options, tmp_path / "scratch")
     own = (*samples.calibrated, *samples.held_out, *samples.foreign)
@@ -151,7 +151,7 @@ def test_the_manifest_says_what_the_model_answered(tmp_path: Path) -> None:
     assert not judged.accuracy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "scratch", "set"]
     quiet = calibrate(job, replace(options, method="mse", answer_tokens=0), tmp_path / "quiet", lambda *_: None)
-    assert quiet.calibrated.evidence["matrices"] != bundle.manifest["evidence"]["calibration"]["matrices"]
+    assert quiet.calibrated.evidence["matrices"] != bundle.content["evidence"]["calibration"]["matrices"]
     assert "own_answers" not in quiet.calibrated.evidence["samples"]
 
 
@@ -160,7 +160,7 @@ def test_options_of_answers_on_the_command_line(cli: Cli, tmp_path: Path) -> Non
     ran = cli("export", TINY / "llava", "-o", tmp_path / "bundle", *chosen, "--answer-temperature", 0.5,
               "--golden", "never")  # fmt: skip
     assert ran.code == 0, ran.err
-    said = open_bundle(tmp_path / "bundle").manifest["evidence"]["calibration"]["samples"]["own_answers"]
+    said = open_bundle(tmp_path / "bundle").content["evidence"]["calibration"]["samples"]["own_answers"]
     assert said["by"] == "the model at 8 bits, at temperature 0.5, 5 tokens at most"
     assert said["samples"] == 10
     assert 10 <= said["tokens"] <= 50

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.evidence import golden, own_traces
 from lensmith.exporters.evidence.proof import prove_weights
-from lensmith.exporters.evidence.self_replay import Way
+from lensmith.exporters.evidence.self_replay import Way, replayed
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning import golden_sizes
 from lensmith.exporters.planning.planned_bundle import make_plan
@@ -67,7 +67,7 @@ def test_fresh_bundles_pass_here_and_elsewhere(
     assert report.summary().startswith("bundle agrees with itself as it was built: ")
     assert report.reference == OWN
     opened = open_bundle(bundle)
-    assert {*read_built(opened).spread} == {*opened.manifest["graphs"]}
+    assert {*read_built(opened).spread} == {*opened.content["graphs"]}
     assert all(0 < value.overall <= value.row < 0.1 for value in read_built(opened).spread.values())
     monkeypatch.setattr(verifying, "arithmetic", lambda *_, **how: None)
     for native in (None, False):
@@ -132,7 +132,6 @@ def test_long_pictures_are_asked_about_and_noise_is_that_of_words(
     monkeypatch.setattr(own_traces, "FEW", 8)
     monkeypatch.setattr(golden_sizes, "FEW", 8)
     asked = dict[str, int]()
-    replayed = own_traces.replayed
 
     def noted(bundle: Bundle, traces: Traces, way: Way) -> Any:
         asked.update({case.name: len(traces.images) for case in traces.cases})
@@ -164,8 +163,8 @@ def test_pictures_have_no_more_pixels_than_a_bundle_takes(tmp_path: Path) -> Non
 def test_large_bundles_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_traces, "LARGEST", 1000)
     bundle = open_bundle(build(TINY / "llava", tmp_path / "bundle"))
-    assert not bundle.manifest["evidence"]["golden"]["recorded"]
-    assert "are not loaded beside the export" in bundle.manifest["evidence"]["golden"]["reason"]
+    assert not bundle.content["evidence"]["golden"]["recorded"]
+    assert "are not loaded beside the export" in bundle.content["evidence"]["golden"]["reason"]
     assert not (bundle.path / "golden").exists()
 
 

@@ -30,7 +30,7 @@ def test_parts_are_those_of_the_checkpoint(model: str, format: str, tmp_path: Pa
     precision = {"onnx": "int4", "gguf": "f16"}[format]
     bundle = export(prepare(TINY / model, Options(format=format, precision=precision)), tmp_path / "b", golden="never")
     config: dict[str, Any] = json.loads((TINY / model / "config.json").read_text())
-    text, vision, found = config["text_config"], config["vision_config"], bundle.manifest["parts"]
+    text, vision, found = config["text_config"], config["vision_config"], bundle.content["parts"]
     decoder = found["decoder"]
     for ours, theirs in {"layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads",
                          "kv_heads": "num_key_value_heads", "vocab": "vocab_size"}.items():  # fmt: skip
@@ -48,6 +48,6 @@ def test_parts_are_those_of_the_checkpoint(model: str, format: str, tmp_path: Pa
     towers = [name for name in sizes if "vision_tower" in name]
     unused = {name for name in towers if any(part in name for part in behind)}
     used = sum(size for name, size in sizes.items() if name not in unused)
-    assert sum(part["parameters"] for part in found.values()) == used == bundle.manifest["source"]["parameters"]
+    assert sum(part["parameters"] for part in found.values()) == used == bundle.content["source"]["parameters"]
     shown = cli("inspect", bundle.path).out
     assert f"{decoder['parameters']:,}" in shown

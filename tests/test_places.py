@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from lensmith.exporters.checkpoint.folder import Checkpoint, open_checkpoint
 from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
-from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.families.families import FAMILIES, find_family
 from lensmith.exporters.pipeline import (
     Options,
     export,
-    find_family,
     prepare,
 )
 from lensmith.runtimes.media.images import ImageSpec

@@ -252,7 +252,7 @@ def test_zero_points_of_0_are_stored_around_the_end(bits: int) -> None:
 @pytest.mark.parametrize("name", ["fp8 ragged blocks", "LLM.int8()"])
 def test_bundles_are_those_of_the_floats(name: str, copies: Copies, tmp_path: Path) -> None:
     options = Options(precision="fp16")
-    files = [export(prepare(copies(name) / copy, options), tmp_path / copy, golden="never").manifest["files"]
+    files = [export(prepare(copies(name) / copy, options), tmp_path / copy, golden="never").content["files"]
              for copy in ("stored", "floats")]  # fmt: skip
     assert files[0]["decoder.data"] == files[1]["decoder.data"]
 
@@ -261,9 +261,9 @@ def stored_groups(job: Job, bundle: Bundle) -> Iterator[tuple[str, Groups]]:
     """The integers of the decoder's matrices, by name, as its data file has them."""
     graph = next(graph for graph in job.graphs if graph.name == "decoder")
     data = np.fromfile(bundle.file("decoder.data"), np.uint8)
-    for planned in weights.plan(graph, job.checkpoint, "decoder.data")[0]:
+    for planned in weights.layout(graph, job.checkpoint)[0]:
         matrix, name = planned.source.matrix, planned.source.name
-        if matrix is None or "own integers" not in bundle.manifest["precision"][name]["reason"]:
+        if matrix is None or "own integers" not in bundle.content["precision"][name]["reason"]:
             continue
         parts = [data[at : at + weights.stored_bytes(parameter)].reshape(matrix.rows, -1)
                  for parameter, at in zip(planned.source.parameters, planned.offsets, strict=True)]  # fmt: skip
@@ -309,9 +309,9 @@ def test_what_is_rounded_again_says_why(variant: Variant, options: dict[str, Any
     folder = quantized_copy(TINY / "qwen3_vl", tmp_path, variant, lambda name: "layers.0.mlp" in name)
     plain, made = (export(prepare(folder / copy, Options(**options)), tmp_path / f"{copy}-bundle", golden="never")
                    for copy in ("floats", "stored"))  # fmt: skip
-    entry = made.manifest["precision"]["model.language_model.layers.0.mlp.down_proj.weight"]
+    entry = made.content["precision"]["model.language_model.layers.0.mlp.down_proj.weight"]
     assert entry["reason"].endswith(reason)
-    assert made.manifest["files"]["decoder.data"] == plain.manifest["files"]["decoder.data"]
+    assert made.content["files"]["decoder.data"] == plain.content["files"]["decoder.data"]
 
 
 @pytest.mark.parametrize(
@@ -388,8 +388,8 @@ def test_evidence_and_manifest_of_a_quantized_checkpoint(
     bundle = export(
         prepare(copies("fp8 blocks") / "stored", Options(precision="fp32")), tmp_path / "b", golden="always"
     )
-    assert bundle.manifest["evidence"]["golden"]["recorded"]
-    assert bundle.manifest["source"]["quantization"] == {
+    assert bundle.content["evidence"]["golden"]["recorded"]
+    assert bundle.content["source"]["quantization"] == {
         "method": "fp8", "declared_in": "config.json (quantization_config)", "unused": []
     }  # fmt: skip
     assert "stored, quantized by fp8" in cli("inspect", bundle.path).out

@@ -320,7 +320,7 @@ def test_an_existing_bundle_stays(recorded: Recorded, tmp_path: Path, monkeypatc
     broken(monkeypatch, job)
     with pytest.raises(CheckFailed):
         export(job, out, golden="always", force=True)
-    assert open_bundle(out, check="sha256").manifest == before.manifest
+    assert open_bundle(out, check="sha256").content == before.content
     assert [*tmp_path.iterdir()] == [out]
 
 
@@ -428,7 +428,7 @@ def test_bundles_that_run_elsewhere_are_proven_too(
     options: dict[str, Any] = {"format": "tensorrt", "target": "jetson-thor", "precision": "int4"}
     bundle = build(recorded, tmp_path / "bundle", "llava", **options)
     assert not (bundle.path / "golden").exists()
-    assert bundle.manifest["evidence"]["golden"]["proven"] == recorded("llava").reference
+    assert bundle.content["evidence"]["golden"]["proven"] == recorded("llava").reference
     with pytest.raises(InputError, match="lensmith build, then compare"):
         verify(bundle)
     with pytest.raises(InputError, match=f"no engines yet.*lensmith build {bundle.path}"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.exporters.families.configs import Config
-from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.families.text_decoders import describe_text
 from lensmith.exporters.graphs.decoder import mrope_source
 from lensmith.exporters.graphs.rope import NO_SCALING, RopeScaling, inverse_frequencies

@@ -76,7 +76,7 @@ def test_limits_are_of_each_graph_and_its_noise(form: str, monkeypatch: pytest.M
         yield Output("case", "logits", 0, np.array([0, 2 + 1e-4 * bool(way.noise)], np.float32))
         yield Output("case", "image_features", 0, np.array([0, 2], np.float32))
 
-    twin: Any = SimpleNamespace(manifest={"options": {"format": form}, "graphs": {"decoder": {}, "vision_encoder": {}}})
+    twin: Any = SimpleNamespace(content={"options": {"format": form}, "graphs": {"decoder": {}, "vision_encoder": {}}})
     traces: Any = None
     monkeypatch.setattr(proof, "replayed", outputs)
     limits = proof._limits(twin, traces, Run(outputs(0, 0, Way())))
@@ -123,7 +123,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = export(prepare(TINY / "llava", Options(precision="fp32")), out, golden="never")
     (out / "golden").mkdir()
     (out / FILES[0]).write_bytes(sources()[FILES[0]])
-    return Bundle(made.path, {**made.manifest, "files": {**made.manifest["files"], FILES[0]: {}}})
+    return Bundle(made.path, {**made.content, "files": {**made.content["files"], FILES[0]: {}}})
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_noise_goes_up_and_down_and_keeps_the_type() -> None:
 
 def manifest(bits: int, dialect: str | None = None) -> Any:
     graph = {"dialect": dialect} if dialect else {}
-    return SimpleNamespace(manifest={"graphs": {"decoder": graph}, "options": {}, "precision": {"x": {"bits": bits}}})
+    return SimpleNamespace(content={"graphs": {"decoder": graph}, "options": {}, "precision": {"x": {"bits": bits}}})
 
 
 def test_noise_is_as_large_as_activations_need() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.families.family import FAMILIES
+from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.targets.errors import InputError
 

@@ -44,7 +44,7 @@ class Family(Ladder):
 
     def test_it_is_the_dialect(self, pair: Pair) -> None:
         """The others would say nothing of it if another dialect ran."""
-        graphs = pair.model.manifest["graphs"]
+        graphs = pair.model.bundle.content["graphs"]
         assert {graph["dialect"] for graph in graphs.values()} == {"tensorrt"}
         assert "logit_positions" in graphs["decoder"]["inputs"]
         assert isinstance(pair.model.decoder, IndexedDecoder)

@@ -32,7 +32,7 @@ from lensmith.exporters.graphs.graph_ports import (
 )
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.storage.scheme import Scheme
-from lensmith.exporters.storage.weights import _refer
+from lensmith.exporters.storage.weights import in_file
 from lensmith.runtimes.bundle.opening import Bundle, open_bundle
 from lensmith.targets.errors import LensmithError
 from lensmith.targets.profile import load_target
@@ -59,15 +59,15 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_the_bundle_holds_engines_alone(bundle: Bundle) -> None:
-    suffixes = {Path(name).suffix for name in bundle.manifest["files"]}
+    suffixes = {Path(name).suffix for name in bundle.content["files"]}
     assert ".engine" in suffixes
     assert not suffixes & {".onnx", ".data"}
-    assert {graph["file"] for graph in bundle.manifest["graphs"].values()} <= set(bundle.manifest["files"])
-    assert bundle.manifest["evidence"]["golden"]["reason"] == "engines run on their GPU alone"
+    assert {graph["file"] for graph in bundle.content["graphs"].values()} <= set(bundle.content["files"])
+    assert bundle.content["evidence"]["golden"]["reason"] == "engines run on their GPU alone"
 
 
 def test_inputs_and_outputs_are_those_of_the_graphs(bundle: Bundle) -> None:
-    for entry in bundle.manifest["graphs"].values():
+    for entry in bundle.content["graphs"].values():
         for side in ("inputs", "outputs"):
             expected = {name: {"dtype": TYPES[port["dtype"]], "shape": [n if isinstance(n, int) else -1
                         for n in port["shape"]]} for name, port in entry[side].items()}  # fmt: skip
@@ -75,12 +75,12 @@ def test_inputs_and_outputs_are_those_of_the_graphs(bundle: Bundle) -> None:
 
 
 def test_what_was_built_is_recorded(bundle: Bundle) -> None:
-    for entry in bundle.manifest["graphs"].values():
+    for entry in bundle.content["graphs"].values():
         engine = entry["engine"]
         assert engine["capabilities"] == ["8.6", "8.9", "12.0"]
         assert engine["version"] == trt.__version__
         assert engine["warnings"] == []
-        assert engine["sha256"] == bundle.manifest["files"][entry["file"]]["sha256"]
+        assert engine["sha256"] == bundle.content["files"][entry["file"]]["sha256"]
         assert engine["layers"]["BF16"] > 0
         assert engine["layers"].keys() & {"INT4", "INT8"}
         for shapes in engine["profiles"]:
@@ -90,19 +90,19 @@ def test_what_was_built_is_recorded(bundle: Bundle) -> None:
 def test_the_engine_is_for_all_chips_and_its_weights_stay_packed(bundle: Bundle) -> None:
     if not trt.__version__.startswith(INSPECTED):
         pytest.skip(f"the text of engines is known for {INSPECTED}")
-    for entry in bundle.manifest["graphs"].values():
+    for entry in bundle.content["graphs"].values():
         kernels = entry["engine"]["kernels"]
         assert kernels["capabilities"] == ["8.6", "8.9", "12.0"]
         assert kernels["written_out"] == []
         assert kernels["kernels"] > kernels["fused"] > 0
-    recordable = {name: entry["engine"]["kernels"]["recordable"] for name, entry in bundle.manifest["graphs"].items()}
-    linear = bundle.manifest["family"] == "qwen3_5"
+    recordable = {name: entry["engine"]["kernels"]["recordable"] for name, entry in bundle.content["graphs"].items()}
+    linear = bundle.content["family"] == "qwen3_5"
     assert recordable == {**dict.fromkeys(recordable, True), **({"decoder": False} if linear else {})}
 
 
 def test_caches_are_written_where_they_lie(bundle: Bundle) -> None:
     """In the text of the engine past and present of a cache are one tensor."""
-    graphs = bundle.manifest["graphs"]
+    graphs = bundle.content["graphs"]
     if "decoder" not in graphs or not trt.__version__.startswith(INSPECTED):
         pytest.skip("no cache")
     text = bundle.file(graphs["decoder"]["file"]).read_bytes()
@@ -119,7 +119,7 @@ def test_two_layers_of_attention_beside_a_scan(tmp_path: Path) -> None:
     source = ladder.variant(ladder.tiny(tmp_path / "tiny", "tarn-2b"), tmp_path / "source", {"text_config": text})
     options = Options(format="tensorrt", target="rtx-40", group_size=32, context=512)
     made = export(prepare(source, options), tmp_path / "bundle", golden="never")
-    assert made.manifest["graphs"]["decoder"]["engine"]["warnings"] == []
+    assert made.content["graphs"]["decoder"]["engine"]["warnings"] == []
 
 
 def test_the_same_graph_gives_the_same_record(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_same_graph_gives_the_same_record(tmp_path: Path) -> None:
     source = ladder.tiny(tmp_path / "source")
     options = Options(format="tensorrt", target="rtx-40", group_size=32, context=512)
     made = [export(prepare(source, options), tmp_path / name, golden="never") for name in ("one", "two")]
-    records = [bundle.manifest["graphs"]["decoder"]["engine"] for bundle in made]
+    records = [bundle.content["graphs"]["decoder"]["engine"] for bundle in made]
     assert {**records[0], "sha256": ""} == {**records[1], "sha256": ""}
 
 
@@ -135,7 +135,7 @@ def test_the_same_graph_gives_the_same_record(tmp_path: Path) -> None:
 def test_chips_with_engines_of_their_own(target: str, precision: str, kind: str, tmp_path: Path) -> None:
     options = Options(format="tensorrt", target=target, precision=precision, group_size=32, context=512)
     made = export(prepare(ladder.tiny(tmp_path / "source"), options), tmp_path / "bundle", golden="never")
-    for entry in made.manifest["graphs"].values():
+    for entry in made.content["graphs"].values():
         assert entry["engine"]["capabilities"] == list(load_target(target).gpu.capabilities)  # type: ignore[union-attr]
         assert entry["engine"]["layers"][kind] > 5
         assert entry["engine"]["kernels"]["written_out"] == []
@@ -147,7 +147,7 @@ def test_floats_of_8_bits(target: str, tmp_path: Path) -> None:
     source = ladder.tiny(tmp_path / "source", "tarn-2b")
     options = Options(format="tensorrt", target=target, precision="fp8", context=512)
     made = export(prepare(source, options), tmp_path / "bundle", golden="never")
-    for entry in made.manifest["graphs"].values():
+    for entry in made.content["graphs"].values():
         assert entry["engine"]["layers"]["FP8"] > 5
         assert not entry["engine"]["layers"].keys() & {"INT8", "INT4"}
         assert entry["engine"]["kernels"]["written_out"] == []
@@ -167,13 +167,13 @@ def test_building_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Ca
     options = Options(format="tensorrt", target="rtx-40", group_size=32, context=512)
     source = ladder.tiny(tmp_path / "source")
     made = export(prepare(source, options), tmp_path / "bundle", golden="never")
-    assert "decoder.onnx" in made.manifest["files"]
+    assert "decoder.onnx" in made.content["files"]
     ran = cli("build", made.path, "--json")
     assert ran.code == 0, ran.err
     finished = open_bundle(made.path, check="sha256")
-    assert json.loads(ran.out)["files"].keys() == finished.manifest["files"].keys()
-    assert "decoder.engine" in finished.manifest["files"]
-    assert "decoder.onnx" not in finished.manifest["files"]
+    assert json.loads(ran.out)["files"].keys() == finished.content["files"].keys()
+    assert "decoder.engine" in finished.content["files"]
+    assert "decoder.onnx" not in finished.content["files"]
     again = cli("build", made.path)
     assert again.code == 2
     assert "has its engines" in again.err
@@ -219,8 +219,8 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def request_of(graphs: Bundle, out: Path, path: Path | None = None) -> Request:
     """To build the decoder for one chip."""
-    entry = graphs.manifest["graphs"]["decoder"]
-    shapes = profiles("decoder", entry["inputs"], graphs.manifest)
+    entry = graphs.content["graphs"]["decoder"]
+    shapes = profiles("decoder", entry["inputs"], graphs.content)
     return Request("tensorrt_rtx", str(path or graphs.graph("decoder")), str(out), shapes, ["8.9"])
 
 
@@ -337,7 +337,7 @@ def build_graph(graph: Graph, folder: Path, port: str, sizes: list[int]) -> dict
             shape = (ROWS,) if matrix is None else (matrix.rows, matrix.columns)
             parts = source.pack(draw.standard_normal(shape).astype(np.float32))
             for parameter, part in zip(source.parameters, parts, strict=True):
-                _refer(parameter, "product.data", file.tell())
+                parameter.const_value = in_file(parameter, "product.data", file.tell())
                 file.write(part.tobytes())
     ir.save(graph.model, folder / "product.onnx")
     shapes = [{port: [[1, seq, *sizes] for seq in lengths]} for lengths in ((1, 256, 512), (1, 1, 1))]

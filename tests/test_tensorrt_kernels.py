@@ -91,17 +91,17 @@ def shown(tiny_bundle: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(engines, "profiles", lambda *_: [])
     monkeypatch.setattr(engines, "load_library", lambda flavour: Library())
     with caplog.at_level(logging.WARNING), BundleWriter(engine.parent / "bundle") as writer:
-        graphs = engines.build_engines(opened.manifest, opened.path, writer, gpu, "key", lambda *_: None)
+        graphs = engines.build_engines(opened.content, opened.path, writer, gpu, "key", lambda *_: None)
         for name in ("tokenizer.json", "chat_template.jinja"):
             shutil.copy(opened.path / name, writer.add(name))
-        options = {**opened.manifest["options"], "format": "tensorrt"}
+        options = {**opened.content["options"], "format": "tensorrt"}
         for graph in graphs.values():
             sizes = {
                 name: [[n if isinstance(n, int) else 1 for n in port["shape"]]] * 3
                 for name, port in graph["inputs"].items()
             }
             graph |= {"dialect": "tensorrt", "engine": {**graph["engine"], "profiles": [sizes]}}
-        writer.close({**opened.manifest, "graphs": graphs, "options": options})
+        writer.close({**opened.content, "graphs": graphs, "options": options})
     assert caplog.text.count("writes out the weights of 2 layers") == len(graphs)
     return engine.parent / "bundle"
 

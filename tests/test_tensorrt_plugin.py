@@ -57,7 +57,7 @@ def test_states_stay_where_they_are(plain: Bundle, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tensorrt_plugin, "run_options", profile)
     monkeypatch.setattr(backends, "PluginExecutor", lambda path, profiles: PluginExecutor(path, profiles, HERE))
     graphs, plugin = (Model(Bundle(plain.path, manifest), threads=1)
-                      for manifest in (plain.manifest, with_profiles(plain.manifest)))  # fmt: skip
+                      for manifest in (plain.content, with_profiles(plain.content)))  # fmt: skip
     assert isinstance(plugin.decoder.executor, PluginExecutor)
     assert not isinstance(graphs.decoder.executor, PluginExecutor)
     options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
@@ -75,7 +75,7 @@ def test_states_stay_where_they_are(plain: Bundle, monkeypatch: pytest.MonkeyPat
 
 def test_caches_are_one_buffer(plain: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_plugin, "plugin_session", lambda path, profiles: session(path, 1, native=False))
-    entry = with_profiles(plain.manifest)["graphs"]["decoder"]
+    entry = with_profiles(plain.content)["graphs"]["decoder"]
     executor = PluginExecutor(plain.graph("decoder"), entry["plugin"]["profiles"], HERE)
     caches = [name for name in executor.inputs if name.startswith("past_key_values.")]
     assert caches
@@ -165,10 +165,10 @@ def test_the_bundle_has_graphs_and_profiles(tmp_path: Path) -> None:
     source = ladder.tiny(tmp_path / "source")
     job = prepare(source, Options(format="tensorrt", target="rtx-plugin", group_size=32, context=CONTEXT))
     made = export(job, tmp_path / "bundle", golden="auto")
-    for name, entry in made.manifest["graphs"].items():
+    for name, entry in made.content["graphs"].items():
         assert entry["file"] == f"{name}.onnx"
         assert {key for shapes in entry["plugin"]["profiles"] for key in shapes} == entry["inputs"].keys()
-    assert not made.manifest["evidence"]["golden"]["recorded"]
+    assert not made.content["evidence"]["golden"]["recorded"]
     with pytest.raises(InputError, match="needs no engines"):
         build(made.path)
     if not importlib.util.find_spec(tensorrt_plugin.PACKAGE):

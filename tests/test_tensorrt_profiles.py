@@ -39,7 +39,7 @@ def test_profiles_follow_the_limits() -> None:
 
 def test_the_writer_leaves_out_what_became_something_else(tmp_path: Path, tiny_bundle: Path) -> None:
     opened = open_bundle(tiny_bundle)
-    kept = opened.manifest["files"]
+    kept = opened.content["files"]
     with BundleWriter(tmp_path / "out") as writer:
         with writer.stage("key", ["a", "b"]):
             for name in ("a", "b"):
@@ -47,8 +47,8 @@ def test_the_writer_leaves_out_what_became_something_else(tmp_path: Path, tiny_b
         for name in kept:
             shutil.copy(opened.file(name), writer.add(name))
         writer.leave_out(["b"])
-        writer.close(opened.manifest)
-    assert open_bundle(tmp_path / "out").manifest["files"].keys() == {"a", *kept}
+        writer.close(opened.content)
+    assert open_bundle(tmp_path / "out").content["files"].keys() == {"a", *kept}
     assert not (tmp_path / "out" / "b").exists()
 
 

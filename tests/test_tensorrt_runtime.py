@@ -111,7 +111,7 @@ def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Pat
 
 def test_an_engine_that_cannot_be_recorded(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     bundle = with_fake_engines(plain, tmp_path / "engines")
-    bundle.manifest["graphs"]["decoder"]["engine"]["kernels"] = {"recordable": False}
+    bundle.content["graphs"]["decoder"]["engine"]["kernels"] = {"recordable": False}
     model = Model(bundle, threads=1)
     assert [bound._context.recorded for bound in model.decoder.executor._contexts] == [None, None]
 
@@ -144,13 +144,13 @@ def test_sizes_beyond_the_profiles_are_named() -> None:
 def test_what_is_beyond_an_engine_is_refused(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     """More tokens than the cache holds, longer chunks and larger images than the profiles take."""
     model = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
-    chunk = int(plain.manifest["options"]["prefill_chunk"])
+    chunk = int(plain.content["options"]["prefill_chunk"])
     for tokens, message in ((CONTEXT + 1, f"needs {CONTEXT + 1} tokens but the context holds {CONTEXT}"),
                             (chunk + 1, rf"input_ids from \[1, 1\] to \[1, {chunk}\]")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             latest(model).run(np.zeros(tokens, np.int64), np.zeros((3, tokens), np.int64))
     assert latest(model).length == 0
-    if "merge_size" in plain.manifest["prompt"]:
+    if "merge_size" in plain.content["prompt"]:
         most = model.vision.executor.profiles[0]["pixel_values"][2]
         patches = np.zeros((most[0] + 4, most[1]), np.float32)
         with pytest.raises(InputError, match="smaller images"):

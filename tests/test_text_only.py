@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.calibration.calibrated_export import export_calibrated
+from lensmith.calibration.calibrated_export import calibrated
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.calibration.samples.builtin.kinds import BuiltinSamples, Ways
 from lensmith.calibration.samples.calibration_samples import case_key
@@ -152,7 +152,7 @@ def test_gguf_has_one_file(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     source = text_model(tmp_path / "source", plain)
     bundle = export(prepare(source, Options(format="gguf", precision="f32")), tmp_path / "bundle", golden="never")
-    assert [name for name in bundle.manifest["files"] if name.endswith(".gguf")] == ["model.gguf"]
+    assert [name for name in bundle.content["files"] if name.endswith(".gguf")] == ["model.gguf"]
     whole = export(prepare(BASE, Options(format="gguf", precision="f32")), tmp_path / "whole", golden="never")
     one, other = (read_gguf(b.file("model.gguf")).tensors for b in (bundle, whole))
     assert {name: entry.shape for name, entry in one.items()} == {name: entry.shape for name, entry in other.items()}
@@ -206,8 +206,8 @@ def test_text_samples_calibrate(pair: ladder.Pair, tmp_path: Path, method: str) 
     options = CalibrationOptions(method=method, samples=tmp_path / "samples.jsonl", limit=4, only_samples=True,
                                  threads=1, **limits)  # fmt: skip
     job = prepare(pair.job.checkpoint.path, Options(**wishes))
-    bundle = export_calibrated(job, options, tmp_path / "bundle", golden="never")
-    made = bundle.manifest["evidence"]["calibration"]
+    bundle = export(job, tmp_path / "bundle", golden="never", integers=calibrated(options))
+    made = bundle.content["evidence"]["calibration"]
     assert (made["samples"]["pictures"], made["samples"]["image_tokens"]) == (0, 0)
     if method != "imatrix":
         judged = made["judgement"]
@@ -228,5 +228,10 @@ def test_samples_with_pictures_are_refused(pair: ladder.Pair, tmp_path: Path) ->
     (tmp_path / "samples.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     options = CalibrationOptions(method="mse", samples=tmp_path / "samples.jsonl", limit=4)
     with pytest.raises(InputError, match="takes text alone, no images"):
-        export_calibrated(prepare(pair.job.checkpoint.path, Options()), options, tmp_path / "bundle", golden="never")
+        export(
+            prepare(pair.job.checkpoint.path, Options()),
+            tmp_path / "bundle",
+            golden="never",
+            integers=calibrated(options),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]

@@ -106,7 +106,7 @@ def test_drafts_are_of_so_many_steps(array: int, bundle: Bundle) -> None:
 @pytest.mark.parametrize(("lost", "graph"), [("cases", "decoder"), ("images", "vision_encoder")])
 def test_each_graph_has_traces(lost: str, graph: str, bundle: Bundle) -> None:
     """A verdict on nothing would be good."""
-    bundle.manifest["graphs"]["vision_encoder"] = {}
+    bundle.content["graphs"]["vision_encoder"] = {}
     assert not refusal(read_traces, bundle)
     whole = json.loads((bundle.path / CASES).read_text())
     (bundle.path / CASES).write_text(json.dumps({**whole, lost: []}))
@@ -152,7 +152,7 @@ def test_values_that_do_not_go_with_the_arrays_or_the_bundle(case: str, bundle: 
 
 
 def test_conversations_need_a_decoder(bundle: Bundle) -> None:
-    bundle.manifest["graphs"] = {"vision_encoder": {}}
+    bundle.content["graphs"] = {"vision_encoder": {}}
     with pytest.raises(InputError, match="has no decoder"):
         read_traces(bundle)
 

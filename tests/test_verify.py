@@ -77,7 +77,7 @@ def test_a_fresh_bundle_passes(exact: Path) -> None:
 
 
 def test_the_manifest_has_the_figures_of_the_first_replay(exact: Path) -> None:
-    evidence = open_bundle(exact).manifest["evidence"]["golden"]
+    evidence = open_bundle(exact).content["evidence"]["golden"]
     assert evidence["recorded"]
     assert evidence["cases"] == ["text only", "one image", "three images", "two turns", "image and video"]
     figures = evidence["figures"]
@@ -165,7 +165,7 @@ def test_verify_needs_no_pytorch(exact: Path) -> None:
 def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(out: str, golden: Golden, *, own: bool = False, **options: Any) -> str:
         bundle = build(source, tmp_path / out, golden, **options)
-        evidence = open_bundle(bundle).manifest["evidence"]["golden"]
+        evidence = open_bundle(bundle).content["evidence"]["golden"]
         assert evidence["graphs"] == "nothing was compared"
         assert ("rows of each tensor" in evidence["weights"]) == (golden == "auto")
         assert (bundle / "golden").exists() == evidence["recorded"] == own

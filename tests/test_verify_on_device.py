@@ -219,8 +219,8 @@ def test_gpus_promise_no_bits(int4: Path) -> None:
     bundle = open_bundle(int4)
     entries: list[dict[str, Any]] = [{"dialect": "cuda"}, {"file": "decoder.engine"}, {"plugin": {}}]
     for entry in entries:
-        graph = {**bundle.manifest["graphs"]["decoder"], **entry}
-        made = type(bundle)(bundle.path, {**bundle.manifest, "graphs": {"decoder": graph}})
+        graph = {**bundle.content["graphs"]["decoder"], **entry}
+        made = type(bundle)(bundle.path, {**bundle.content, "graphs": {"decoder": graph}})
         assert arithmetic(made) is None
         assert (arithmetic(made, device="cpu") is None) == ("dialect" not in entry)
 

@@ -211,7 +211,7 @@ def test_a_smaller_area_takes_fewer_tokens(pair: Pair) -> None:
 def test_an_older_bundle_refuses_videos(pair: Pair) -> None:
     """One without the section: images go on, a video ends in one sentence."""
     bundle = pair.model.bundle
-    manifest = {name: section for name, section in bundle.manifest.items() if name != "video"}
+    manifest = {name: section for name, section in bundle.content.items() if name != "video"}
     model = Model(type(bundle)(bundle.path, manifest), threads=1)
     model.prepare([user_message("What?", IMAGES[3:4])])
     with pytest.raises(InputError, match="takes no videos") as caught:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...exporters.progress import Steps
 from ...exporters.storage.scheme import Scheme
 from .candidates import Candidate, nearest, unchanged
 from .float_model import FloatModel
 from .prepared_samples import Picture
 from .streams import Values, relative_error
 
-Progress = Callable[[int, int], None]  # stages done, of how many
 PICTURES = 8  # that are looked at
 # Of the features' relative mean square error, what all roles together may add. On the trained models each 1e-4 costs
 # 0.0003 nats at image tokens at most, so the limit is a tenth of what the best calibrated int4 weights cost (0.014).
@@ -37,7 +37,7 @@ def measure(
     plain: Mapping[str, Scheme],
     offered: Mapping[str, Mapping[str, Scheme]],
     pictures: Sequence[Picture],
-    progress: Progress = lambda *_: None,
+    progress: Steps = lambda *_: None,
 ) -> Activations:
     """Choose among roles with the schemes of their matrices; `plain` are all schemes without rounded activations."""
     candidates = {role: nearest(model, {**plain, **schemes}) for role, schemes in offered.items()}
@@ -63,7 +63,7 @@ def feature_errors(
     model: FloatModel,
     candidates: Mapping[str, Candidate],
     pictures: Sequence[Picture],
-    progress: Progress = lambda *_: None,
+    progress: Steps = lambda *_: None,
 ) -> dict[str, float]:
     """The relative mean square error of the features of all pictures, of the worst output, for each candidate."""
     race = {"": unchanged(model), **candidates}

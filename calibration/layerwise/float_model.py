@@ -32,7 +32,6 @@ from .streams import (
 
 Floats = NDArray[np.float32]
 Tables = Callable[[Source, NDArray[np.int64]], Floats]  # rows of a table by id
-Progress = Callable[[int, int], None]  # stages done, of how many
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...exporters.progress import Steps
 from ...runtimes.engines.contract import ImageFeatures
 from .candidates import Candidate, unchanged
 from .float_model import FloatModel, drafts_of, features_of
@@ -32,7 +33,6 @@ from .trial import GROUPS
 
 NEGLIGIBLE = 1e-4  # nats: below, differences of a few answers are noise, and change none of them
 ROWS = 8192  # positions that are compared in all; more tell no more
-Progress = Callable[[int, int], None]
 Rows = NDArray[np.int64]  # positions of a sample
 
 
@@ -75,7 +75,7 @@ def judge(
     samples: Sequence[Sample],
     pictures: Mapping[str, Picture],
     candidates: Mapping[str, Candidate],
-    progress: Progress = lambda *_: None,
+    progress: Steps = lambda *_: None,
 ) -> dict[str, Judgement]:
     """The judgement of each candidate, and of the float32 model itself under "float"."""
     race = _Race(model, {"float": unchanged(model), **candidates}, progress)
@@ -95,7 +95,7 @@ def judge(
 class _Race:
     """Candidates side by side through the stages, the float32 model first."""
 
-    def __init__(self, model: FloatModel, candidates: Mapping[str, Candidate], progress: Progress) -> None:
+    def __init__(self, model: FloatModel, candidates: Mapping[str, Candidate], progress: Steps) -> None:
         self.model, self.candidates, self.progress = model, candidates, progress
         self.done, self.total = 0, model.stage_count
 

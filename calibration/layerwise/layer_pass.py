@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...exporters.progress import Steps
 from ...exporters.storage.scheme import Scheme
 from ...runtimes.engines.contract import ImageFeatures
 from ..solvers.moments import Means, Moments
@@ -35,7 +36,6 @@ from .store import Store
 from .streams import Floats, Runner, Stream
 from .trial import Trial, Unseen
 
-Progress = Callable[[int, int], None]
 HEAD_SAMPLES = 16  # that the output head is quantized with, which needs a pass of its own
 HEAD_JUDGED = 8  # that it is judged on
 PATCHES = 32  # places of a picture that methods may be compared on
@@ -71,7 +71,7 @@ class Calibration:
         self,
         samples: Sequence[Sample],
         pictures: Mapping[str, Picture],
-        progress: Progress,
+        progress: Steps,
         judged: Sequence[Sample] = (),
     ) -> list[Outcome]:
         """Calibrate the vision encoder, the token table, the decoder and a draft head.
@@ -97,7 +97,7 @@ class Calibration:
         return self.store.journal.outcomes
 
     def _walk(
-        self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, judged: Sequence[Sample], progress: Progress
+        self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, judged: Sequence[Sample], progress: Steps
     ) -> None:
         """A pass over tokens of these kinds, of which the last are those of judged samples."""
         first = len(kinds) - len(judged)
@@ -129,7 +129,7 @@ class Calibration:
             for store, table in zip((self.searched, self.store), made, strict=True):
                 store.put(source.name, table)
 
-    def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, trial: Trial, progress: Progress) -> None:
+    def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, trial: Trial, progress: Steps) -> None:
         candidate, weights = stored(self.model, self.plan.schemes, self.store), self.plan.shares.weights(kinds)
         tables = (self.model.rows, candidate.tables)
         named = {str(index): (stream, tables[index]) for index, stream in enumerate(streams)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...exporters.graphs.blocks import Source
+from ...exporters.progress import Steps
 from ...exporters.storage.rounding import dequantize, quantize
 from ...exporters.storage.scheme import Scheme, largest_group
 from ...targets.errors import InputError
@@ -28,7 +29,6 @@ from .streams import (
     table_blocks,
 )
 
-Progress = Callable[[int, int], None]
 BITS, MIXED_GROUPS = (2, 3, 4, 8), (32, 64, 128)  # that mixed precision chooses from
 SAMPLES, ROWS = 8, 24  # how many samples, and positions of each, the sensitivity of a layer is measured on
 TABLE_STEP = 16  # of the rows of a table, one in so many is looked at
@@ -68,7 +68,7 @@ class Sensitivities:
         self.errors: dict[str, tuple[float, ...]] = {}
         self.energies: dict[str, float] = {}
 
-    def measure(self, start: Sequence[Values], samples: Sequence[Sample], progress: Progress) -> dict[str, Sensitivity]:
+    def measure(self, start: Sequence[Values], samples: Sequence[Sample], progress: Steps) -> dict[str, Sensitivity]:
         """All units with their sensitivities; `start` are the decoder's inputs for the samples."""
         plain = self.model.stream(start)
         tables = [source for source in self.model.tables if source.name in self.schemes]

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from ...exporters.pipeline import (
     export,
     prepare,
 )
+from ...exporters.progress import Steps
 from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.engines.contract import Ints
 from ...runtimes.generation.model import Model
 from .calibration_samples import case_key
 
-Progress = Callable[[int, int], None]
 PRECISION = "int8"
 TARGET = "cpu-any"  # whose activations are never rounded as a whole
 
@@ -78,7 +78,7 @@ def own_answers(
     *,
     context: int,
     threads: int | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Steps = lambda *_: None,
 ) -> Mapping[str, Ints]:
     """The model's answers to cases without one, by `case_key`: token ids, with an end token where it came to one.
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ...exporters.formats.lowering import signature
+from ...exporters.formats.onnx.onnx_files import signature
 from ...exporters.job import Job
-from ...exporters.pipeline import chat_template
+from ...exporters.progress import Progress
+from ...exporters.prompt_files import chat_template
 from ...runtimes.media.no_images import NoImages
 from ...runtimes.prompt.requests import user_message
 from ...targets.errors import InputError
@@ -39,7 +40,6 @@ from .calibration_samples import (
 from .own_answers import Wording, own_answers
 from .sample_variety import monotony
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 log = logging.getLogger(__name__)
 
 

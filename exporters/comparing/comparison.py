@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from ..checkpoint.folder import Checkpoint, open_checkpoint
 from ..checkpoint.lora.settings import CONFIG
 from ..checkpoint.prequantized.declared import FILES
 from ..evidence.reference import DTYPES
-from ..pipeline import find_family
+from ..families.families import find_family
+from ..progress import Progress
 from ..reports.records import Report
 from .cases import (
     benchmark_image,
@@ -38,11 +39,10 @@ from .cases import (
     read_tasks,
     spread_over_tasks,
 )
-from .contender import Job
+from .contender import Assignment
 from .machine import available_cores
 from .tensor_outcomes import Result, assemble, precision_name
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 TRACED_CASES = 32  # cases that distributions are compared on; each trace takes vocab x text tokens x 4 bytes of disk
 SETTINGS = ("config.json", CONFIG, *FILES)  # that weights depend on
 MIN_ROOM = 256  # tokens of the context kept for the text around the timed image
@@ -99,7 +99,7 @@ def compare(
     find_family(checkpoint)
     _require_torch()
     _require_source(bundle, checkpoint)
-    calibration = read_evidence(bundle.manifest)  # before what takes long
+    calibration = read_evidence(bundle.content)  # before what takes long
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
         jobs = _jobs(bundle, checkpoint, options, Path(folder))
         results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
@@ -116,7 +116,7 @@ def _require_torch() -> None:
 
 def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
     """The weights and the configuration must be those of the export, by hash; other files may have changed."""
-    recorded, found = bundle.manifest["source"]["files"], checkpoint.source_files()
+    recorded, found = bundle.content["source"]["files"], checkpoint.source_files()
     for name in sorted(recorded.keys() | found.keys()):
         if (name in SETTINGS or name.endswith(".safetensors")) and recorded.get(name) != found.get(name):
             raise InputError(
@@ -125,9 +125,9 @@ def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
             )
 
 
-def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Job]:
+def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Assignment]:
     """One job for each contender, the reference first, since the others read its traces, and the bundle last."""
-    blind = isinstance(image_spec(bundle.manifest), NoImages)
+    blind = isinstance(image_spec(bundle.content), NoImages)
     if blind and options.image:
         raise InputError(f"{bundle.path} takes no images; leave out the image to time")
     cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
@@ -149,18 +149,18 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
     jobs = []
     for dtype in sorted(options.dtypes, key=lambda dtype: dtype != options.reference):
         first = dtype == options.reference
-        jobs.append(Job(f"PyTorch {dtype}", dtype=dtype, is_reference=first, answers=first and asked, **shared))
+        jobs.append(Assignment(f"PyTorch {dtype}", dtype=dtype, is_reference=first, answers=first and asked, **shared))
     name = f"lensmith {precision_name(bundle)}"
-    return [*jobs, Job(name, dtype=None, is_reference=False, answers=asked, **shared)]
+    return [*jobs, Assignment(name, dtype=None, is_reference=False, answers=asked, **shared)]
 
 
 def _photo(bundle: Bundle, options: CompareOptions, folder: Path) -> Path:
-    limits = bundle.manifest["limits"]
+    limits = bundle.content["limits"]
     room = min(limits["context"], DEFAULT_CONTEXT) - options.decode_steps - MIN_ROOM
-    return benchmark_image(folder, limits, image_spec(bundle.manifest).factor, room)
+    return benchmark_image(folder, limits, image_spec(bundle.content).factor, room)
 
 
-def _run(job: Job, folder: Path, progress: Progress) -> Result:
+def _run(job: Assignment, folder: Path, progress: Progress) -> Result:
     """Run one contender in a new process and give its result."""
     folder.mkdir()
     write_json(folder / "job.json", asdict(job))
@@ -206,7 +206,7 @@ def _failure(name: str, code: int, result: Result, errors: str) -> LensmithError
     return LensmithError(f"{name} ended with exit code {code}: {last[0][:500]}")
 
 
-def _samples(job: Job, options: CompareOptions) -> str:
+def _samples(job: Assignment, options: CompareOptions) -> str:
     traced = len(job.traced)
     if options.tasks is None:
         return f"{traced} built-in questions with generated images, answered by {job.name}"

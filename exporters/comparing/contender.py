@@ -36,7 +36,7 @@ SPARE_TOKENS = 8  # that an answer may be longer than the right one
 
 
 @dataclass(frozen=True)
-class Job:
+class Assignment:
     """What one contender has to do."""
 
     name: str
@@ -56,7 +56,7 @@ class Job:
     adapter: str | None = None  # that is merged into the checkpoint
 
     @classmethod
-    def read(cls, path: Path) -> Job:
+    def read(cls, path: Path) -> Assignment:
         """Read what `write_json(path, asdict(job))` wrote."""
         data = read_json(path)
         cases = tuple(
@@ -65,7 +65,7 @@ class Job:
         return cls(**{**data, "cases": cases, "traced": tuple(data["traced"])})
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Assignment) -> dict[str, Any]:
     """All measurements of a job: speed first, so that its memory is not that of the measurements behind it."""
     runner = _runner(job)
     timings = _times(job, runner)
@@ -80,13 +80,13 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _runner(job: Job) -> Runner:
+def _runner(job: Assignment) -> Runner:
     if job.dtype is None:
         return BundleRunner(job.bundle, threads=job.threads)
     return PyTorchRunner(job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads, adapter=job.adapter)
 
 
-def _times(job: Job, runner: Runner) -> list[Timings]:
+def _times(job: Assignment, runner: Runner) -> list[Timings]:
     timings = []
     for index in range(job.repeats + 1):
         _progress("speed", index, job.repeats + 1)
@@ -94,7 +94,7 @@ def _times(job: Job, runner: Runner) -> list[Timings]:
     return timings[1:]  # the first one is for warming up
 
 
-def _distributions(job: Job, runner: Runner) -> list[dict[str, Any]]:
+def _distributions(job: Assignment, runner: Runner) -> list[dict[str, Any]]:
     rows = []
     for done, index in enumerate(job.traced):
         _progress("distributions", done, len(job.traced))
@@ -149,7 +149,7 @@ def _compare_with_trace(path: Path, runner: Runner, request: Request) -> dict[st
     }
 
 
-def _answers(job: Job, runner: Runner) -> list[str]:
+def _answers(job: Assignment, runner: Runner) -> list[str]:
     texts = []
     for done, case in enumerate(job.cases):
         if done % 8 == 0:
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str]) -> int:
     result: dict[str, Any]
     try:
         with redirect_stdout(sys.stderr):  # what libraries print is no progress
-            result, code = run(Job.read(path)), 0
+            result, code = run(Assignment.read(path)), 0
     except LensmithError as error:
         result, code = {"error": str(error)}, error.exit_code
     write_json(path.with_name("result.json"), result)

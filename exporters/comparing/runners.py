@@ -62,7 +62,7 @@ class BundleRunner:
         self.load_ms = _since(started)
         self.engine = engine_name(self.model)
         self.tokenizer = self.model.prompts.tokenizer
-        self.eos_token_ids = tuple(self.model.manifest["prompt"]["eos_token_ids"])
+        self.eos_token_ids = tuple(self.model.bundle.content["prompt"]["eos_token_ids"])
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         self.model.forget()
@@ -110,7 +110,7 @@ class BundleRunner:
 
 def engine_name(model: Model) -> str:
     """The libraries that compute a bundle, with their versions."""
-    if model.manifest["options"].get("format") == "gguf":
+    if model.bundle.content["options"].get("format") == "gguf":
         return f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}"
     return " + ".join((f"ONNX Runtime {onnxruntime.__version__}", *model.kernels))
 
@@ -131,13 +131,13 @@ class PyTorchRunner:
         bundle = open_bundle(bundle_path)
         started = time.perf_counter()
         self.model = Reference(checkpoint, dtype, threads=threads, adapter=adapter)
-        self.prompts = open_prompt(bundle.path, prompt_spec(bundle.manifest))
+        self.prompts = open_prompt(bundle.path, prompt_spec(bundle.content))
         self.load_ms = _since(started)
         self.engine = self.model.name
-        self.images = image_spec(bundle.manifest)
-        self.positions = position_spec(bundle.manifest, self.prompts)
+        self.images = image_spec(bundle.content)
+        self.positions = position_spec(bundle.content, self.prompts)
         self.tokenizer = self.prompts.tokenizer
-        self.eos_token_ids = tuple(bundle.manifest["prompt"]["eos_token_ids"])
+        self.eos_token_ids = tuple(bundle.content["prompt"]["eos_token_ids"])
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         timings = Timings()

@@ -13,7 +13,7 @@ from PIL import Image
 from ...runtimes.bundle.calibration_evidence import CalibrationEvidence
 from ...runtimes.bundle.opening import Bundle
 from ..checkpoint.folder import Checkpoint
-from ..pipeline import find_family
+from ..families.families import find_family
 from ..reports.records import (
     HISTOGRAM_EDGES,
     Agreement,
@@ -25,7 +25,7 @@ from ..reports.records import (
 )
 from ..storage.sizes import components
 from .cases import Case
-from .contender import Job
+from .contender import Assignment
 from .machine import available_cores, environment, load_average
 
 Result = dict[str, Any]  # of one contender's process
@@ -33,13 +33,13 @@ Result = dict[str, Any]  # of one contender's process
 
 def precision_name(bundle: Bundle) -> str:
     """What a bundle was exported as ("int4")."""
-    return str(bundle.manifest.get("options", {}).get("precision", "bundle"))
+    return str(bundle.content.get("options", {}).get("precision", "bundle"))
 
 
 def assemble(
     bundle: Bundle,
     checkpoint: Checkpoint,
-    jobs: Sequence[Job],
+    jobs: Sequence[Assignment],
     results: Sequence[Result],
     *,
     samples: str,
@@ -50,7 +50,7 @@ def assemble(
     family = find_family(checkpoint)
     parts = components(bundle, checkpoint, family.prefixes)
     contenders = [_contender(job, result) for job, result in zip(jobs, results, strict=True)]
-    manifest = bundle.manifest
+    manifest = bundle.content
     return Report(
         model=str(manifest["source"]["name"]),
         family=str(manifest["family"]),
@@ -73,7 +73,7 @@ def assemble(
     )
 
 
-def _contender(job: Job, result: Result) -> Contender:
+def _contender(job: Assignment, result: Result) -> Contender:
     rows = result["timings"]
 
     def spread(name: str) -> Spread:
@@ -86,7 +86,7 @@ def _contender(job: Job, result: Result) -> Contender:
     )  # fmt: skip
 
 
-def _workload(job: Job, result: Result) -> Workload:
+def _workload(job: Assignment, result: Result) -> Workload:
     width, height = 0, 0
     if job.image:
         with Image.open(job.image) as image:
@@ -98,7 +98,7 @@ def _workload(job: Job, result: Result) -> Workload:
     )  # fmt: skip
 
 
-def _agreement(jobs: Sequence[Job], results: Sequence[Result]) -> Iterator[Agreement]:
+def _agreement(jobs: Sequence[Assignment], results: Sequence[Result]) -> Iterator[Agreement]:
     for job, result in zip(jobs[1:], results[1:], strict=True):
         for where in ("answers", "prompts"):
             kl = [value for row in result["distributions"] for value in row[where]["kl"]]
@@ -132,7 +132,7 @@ def _scores(cases: Sequence[Case], reference: Sequence[str], bundle: Sequence[st
         )
 
 
-def _notes(jobs: Sequence[Job]) -> Iterator[str]:
+def _notes(jobs: Sequence[Assignment]) -> Iterator[str]:
     yield "All contenders get the same token ids and the same patches, cut by lensmith's image processing."
     if (busy := load_average()) > 0.5 * available_cores() + jobs[0].threads:
         yield f"Other programs were running (load average {busy:.1f}): the times are longer than on an idle machine."

@@ -41,6 +41,7 @@ from ...runtimes.prompt.requests import Request, make_request, user_message
 from ...targets.errors import CheckFailed, InputError, MissingExtra
 from ..checkpoint.folder import Checkpoint
 from ..formats.elsewhere import Elsewhere
+from ..progress import Progress
 from ..spec import ModelSpec
 from .draft_reference import DraftReference
 from .golden_media import CLIP, FILES, sources
@@ -51,7 +52,6 @@ from .their_inputs import TheirInputs
 
 S_contra = TypeVar("S_contra", contravariant=True)
 Golden = Literal["auto", "always", "never"]
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 STEPS = 32  # tokens of each answer
 AUTO_BYTES = 2_000_000_000  # of float32 weights; more would take away the low memory of an export

@@ -35,10 +35,10 @@ FLOAT_NOISE, LEAST_NOISE = 2.0**-20, 2.0**-22
 
 def noise_of(bundle: Bundle) -> float:
     """How much noise a bundle gets, which must not vanish where values become float16."""
-    halves = any(graph.get("dialect") == CUDA for graph in bundle.manifest["graphs"].values())
+    halves = any(graph.get("dialect") == CUDA for graph in bundle.content["graphs"].values())
     if halves:
         return HALF_NOISE
-    return FLOAT_NOISE if rounds_no_activations(bundle.manifest) else NOISE
+    return FLOAT_NOISE if rounds_no_activations(bundle.content) else NOISE
 
 
 def nudged(values: NDArray[Any], noise: float) -> NDArray[Any]:
@@ -79,7 +79,7 @@ def _vectors(bundle: Bundle) -> Iterator[NDArray[Any]]:
     path = bundle.graph(DECODER)
     if path.suffix == GGUF:
         for name in (DECODER, ENCODER):
-            entry = bundle.manifest["graphs"].get(name, {"file": ""})
+            entry = bundle.content["graphs"].get(name, {"file": ""})
             if entry["file"].endswith(GGUF):
                 yield from _vectors_of(bundle.graph(name))
         return

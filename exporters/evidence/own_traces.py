@@ -138,7 +138,7 @@ def _cut(model: Model | Encoder, name: str, max_pixels: int | None) -> ImageTrac
 
 def _asked(model: Model, pictures: Mapping[str, int | None], conversations: Mapping[str, Any]) -> tuple[CaseTrace, ...]:
     """Conversations, the last of them short, with some words of their own prompts as answers, without logits yet."""
-    limit = int(model.bundle.manifest["limits"]["context"])
+    limit = int(model.bundle.content["limits"]["context"])
     files = {name: model.bundle.file(name) for name in pictures}
     nothing: Floats = np.zeros((1, 1), np.float32)
     cases: list[CaseTrace] = []

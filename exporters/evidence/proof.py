@@ -18,7 +18,6 @@ from ...runtimes.evidence.built import Run, spread
 from ...runtimes.evidence.outputs import Fed, Output
 from ...runtimes.evidence.replay import (
     EXACT,
-    LLAMA_CPP,
     AgainstPyTorch,
     Exactness,
     Row,
@@ -27,8 +26,6 @@ from ...runtimes.evidence.replay import (
 from ...runtimes.evidence.traces import Traces
 from ...runtimes.evidence.verification import is_exact
 from ...targets.errors import CheckFailed
-from ..formats.gguf import gguf_files as gguf
-from ..formats.gguf.written_tensors import check_files, check_samples
 from ..formats.lowering import find_lowering
 from ..job import Job
 from .constants import check_constants, of_modules
@@ -55,12 +52,11 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
         check_written(job, floats, writer.partial)
         return None
     with written(floats, writer, manifest) as twin:
-        if job.options.format == "gguf":
-            _prove_graphs(twin, traces, name)
-            check_files(writer.partial / FOLDER, writer.partial)
+        _prove_graphs(twin, traces, name)
+        if job.lowering.check_twin is not None:
+            job.lowering.check_twin(writer.partial / FOLDER, writer.partial)
             check_written(job, floats, writer.partial)
             return None
-        _prove_graphs(twin, traces, name)
         check_written(job, floats, writer.partial, writer.partial / FOLDER)
         if job.policy.kv_cache.quantized:
             check_scales(job.policy.kv_cache.scales, writer.partial)
@@ -73,16 +69,13 @@ def prove_weights(job: Job, folder: Path) -> None:
 
     Raises CheckFailed as `prove` does.
     """
-    if job.options.format == "gguf":
-        for file in gguf.files(job):
-            check_samples(file.tensors, folder / file.name)
+    job.lowering.check_sample(job, folder)
     check_written(job, float_job(job), folder, every=SAMPLE)
 
 
 def _prove_constants(job: Job, folder: Path) -> None:
-    torch, lowering = import_torch()[0], find_lowering(job.options.format)
-    expected = of_modules(job.family.modules(job.checkpoint, job.spec), torch)
-    files = (str(entry["file"]) for entry in lowering.signatures(job).values())
+    expected = of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0])
+    files = (str(entry["file"]) for entry in job.lowering.signatures(job).values())
     check_constants([folder / file for file in files], expected, str(job.checkpoint.path))
 
 
@@ -105,8 +98,9 @@ def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:
 
 def _limits(twin: Bundle, traces: Traces, base: Run) -> dict[str, Exactness]:
     """By graph: how far float graphs may be from PyTorch, which follows from how far the least noise grows in them."""
-    if twin.manifest["options"].get("format") == "gguf":
-        return dict.fromkeys(twin.manifest["graphs"], LLAMA_CPP)
+    known = find_lowering(twin.content["options"]["format"]).exactness
+    if known is not None:
+        return dict.fromkeys(twin.content["graphs"], known)
     noisy = Run(replayed(twin, traces, Way(noise=LEAST_NOISE)))
     return {graph: exactness(found.row) for graph, found in spread(base, [noisy]).items()}
 

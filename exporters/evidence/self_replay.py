@@ -37,7 +37,7 @@ class Way:
 
     def options(self, bundle: Bundle) -> dict[str, Any]:
         """Those of `load`."""
-        return {"native": self.native, "device": usable_device(bundle.manifest)}
+        return {"native": self.native, "device": usable_device(bundle.content)}
 
 
 def self_replay(bundle: Bundle, traces: Traces) -> tuple[list[Row], Built]:

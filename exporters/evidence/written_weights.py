@@ -18,7 +18,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...targets.errors import CheckFailed
-from ..formats.lowering import find_lowering
 from ..graphs.blocks import Source
 from ..graphs.graph_files import Graph
 from ..job import Job
@@ -41,7 +40,7 @@ def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None,
     that the rounded ones stand for. Without a twin, one block of rows in `every` is enough, and both ends.
     """
     plain = {graph.name: graph for graph in floats.graphs}
-    for graph in find_lowering(job.options.format).graphs(job):
+    for graph in job.lowering.graphs(job):
         files = StoredGraph(graph, folder)
         copies = None if twin is None else StoredGraph(plain[graph.name], twin, "r+")
         wanted = {source.name: source for source in plain[graph.name].sources}

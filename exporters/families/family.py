@@ -1,4 +1,4 @@
-"""The model families that lensmith compiles: one row for each model_type of a Hugging Face config."""
+"""What a family of models must say about itself."""
 
 from __future__ import annotations
 
@@ -8,28 +8,14 @@ from typing import Any, Generic, TypeVar
 
 from ..checkpoint.folder import Checkpoint
 from ..checkpoint.tokenizer_files import SourceTokenizer
-from ..evidence.golden import Recorder, record
-from ..evidence.reference import empty_model
+from ..evidence.golden import Recorder
 from ..graphs.blocks import Dialect
 from ..graphs.graph_files import Graph, Prefixes
-from ..spec import ModelSpec
+from ..spec import Spec
 from ..storage.scheme import Policy
-from . import (
-    llava,
-    llava_sections,
-    prompts,
-    qwen3_5,
-    qwen3_vl,
-    qwen_configs,
-)
-from .arlow import description as arlow
-from .arlow import processors
-from .arlow import traces_of_arlow as arlow_golden
-from .arlow.arlow_spec import ArlowSpec
 
 Sections = dict[str, dict[str, Any]]  # of the manifest, by name
-Spec = ModelSpec | ArlowSpec
-S = TypeVar("S", ModelSpec, ArlowSpec)
+S = TypeVar("S", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -39,65 +25,10 @@ class Family(Generic[S]):
     name: str
     describe: Callable[[dict[str, Any]], S]
     prefixes: Prefixes
+    depths: Callable[[S], Mapping[str, int]]  # layers that must be there, by what the names of their tensors begin with
     graphs: Callable[[S, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
     dropped: Callable[[Checkpoint, S], dict[str, str]]  # unused tensors with their reasons
     sections: Callable[[Checkpoint, SourceTokenizer, S, int | None], Sections]  # the last: largest image area in pixels
     record: Recorder[S]  # of golden traces
     modules: Callable[[Checkpoint, S], Any]  # in PyTorch, without weights
     fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack
-
-
-FAMILIES: Mapping[str, Family[Any]] = {
-    qwen3_vl.MODEL_TYPE: Family(
-        qwen3_vl.MODEL_TYPE,
-        qwen3_vl.describe,
-        qwen_configs.PREFIXES,
-        qwen3_vl.graphs,
-        qwen_configs.dropped,
-        prompts.sections,
-        record,
-        empty_model,
-    ),
-    qwen3_5.MODEL_TYPE: Family(
-        qwen3_5.MODEL_TYPE,
-        qwen3_5.describe,
-        qwen_configs.PREFIXES,
-        qwen3_5.graphs,
-        qwen3_5.dropped,
-        prompts.sections,
-        record,
-        empty_model,
-        qwen3_5.fit,
-    ),
-    qwen3_5.TEXT_MODEL_TYPE: Family(
-        qwen3_5.TEXT_MODEL_TYPE,
-        qwen3_5.describe_text,
-        qwen3_5.TEXT_PREFIXES,
-        qwen3_5.text_graphs,
-        qwen3_5.text_dropped,
-        prompts.text_sections,
-        record,
-        empty_model,
-        qwen3_5.fit,
-    ),
-    llava.MODEL_TYPE: Family(
-        llava.MODEL_TYPE,
-        llava.describe,
-        llava.PREFIXES,
-        llava.graphs,
-        llava.dropped,
-        llava_sections.sections,
-        record,
-        empty_model,
-    ),
-    arlow.MODEL_TYPE: Family(
-        arlow.MODEL_TYPE,
-        arlow.describe,
-        arlow.PREFIXES,
-        arlow.graphs,
-        arlow.dropped,
-        processors.sections,
-        arlow_golden.record,
-        arlow_golden.modules,
-    ),
-}

@@ -81,6 +81,13 @@ def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
     return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_clip, build_decoder))
 
 
+def depths(spec: ModelSpec) -> dict[str, int]:
+    """Layers by what the names of their tensors begin with."""
+    assert spec.vision is not None
+    layers = f"{PREFIXES.vision}.encoder.layers."
+    return {f"{PREFIXES.text}.layers.": spec.decoder.layers, layers: spec.vision.used_depth}
+
+
 def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason."""
     reasons = {name: _reason(name, spec) for name in checkpoint.tensors}

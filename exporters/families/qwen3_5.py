@@ -130,6 +130,11 @@ def text_graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[
     )
 
 
+def text_depths(spec: ModelSpec) -> dict[str, int]:
+    """Layers by what the names of their tensors begin with."""
+    return {f"{TEXT_PREFIXES.text}.layers.": spec.decoder.layers}
+
+
 def text_dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
     """The same for a model without images; the files may hold the vision encoder that goes with it."""
     of_vision = (name for name in checkpoint.tensors if name.startswith(f"{PREFIXES.vision}."))

@@ -47,6 +47,12 @@ def vision(config: Config) -> VisionSpec:
     )
 
 
+def depths(spec: ModelSpec) -> dict[str, int]:
+    """Layers by what the names of their tensors begin with."""
+    assert spec.vision is not None
+    return {f"{PREFIXES.text}.layers.": spec.decoder.layers, f"{PREFIXES.vision}.blocks.": spec.vision.used_depth}
+
+
 def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason."""
     unused = {}

@@ -41,9 +41,7 @@ from ..evidence.golden_media import (
 )
 from ..evidence.own_traces import FEW, own_pictures, within
 from ..evidence.own_traces import STEPS as OWN_STEPS
-from ..formats.lowering import find_lowering
 from ..job import Job
-from ..spec import ModelSpec
 
 ENTRY = 300  # bytes around each array of an .npz file: its header, and its name twice
 # Of the two JSON files, measured: for each conversation of STEPS tokens, for each token of its prompt, for an encoder.
@@ -53,17 +51,17 @@ JSON_CASE, JSON_TOKEN, JSON_ENCODER = 5_700, 14, 11_000
 def golden_bytes(job: Job) -> int:
     """Bytes of the folder `golden/` that `--golden auto` makes here, from PyTorch or from the bundle itself."""
     here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
-    if find_lowering(job.options.format).no_replay(job) is not None:
+    if job.lowering.no_replay(job) is not None:
         return 0
     return (here and _trace_bytes(job, own=False)) or _trace_bytes(job, own=True)
 
 
 def _trace_bytes(job: Job, *, own: bool) -> int:
     """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
-    vision = job.spec.vision if isinstance(job.spec, ModelSpec) else job.spec
+    vision = job.spec.vision
     limits = own_pictures(job.sections) if own else dict.fromkeys(sources())
     files = {name: sources()[name] for name in limits if takes(name, job.sections)}
-    answers = _answers(job, files, limits, own=own) if isinstance(job.spec, ModelSpec) else JSON_ENCODER
+    answers = _answers(job, files, limits, own=own) if job.spec.decoder is not None else JSON_ENCODER
     if vision is None or not answers:
         return answers
     grids = list(_grids(job, limits))[: len(files)]
@@ -78,7 +76,7 @@ def _grids(job: Job, limits: Mapping[str, int | None]) -> Iterator[Grid]:
     for name, (width, height) in zip(FILES, SIZES, strict=True):
         yield image_grid(height, width, spec.with_pixels(max_pixels=limits.get(name)))
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
-    if not isinstance(job.spec, ModelSpec):
+    if job.spec.decoder is None:
         clip = clip_spec(job.sections["video"])
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
     elif (video := video_spec(job.sections)) is not None:
@@ -91,7 +89,7 @@ def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | No
 
     A bundle's `own` traces have the last short conversation, and longer ones behind it.
     """
-    assert isinstance(job.spec, ModelSpec)
+    assert job.spec.decoder is not None
     count = OWN_STEPS if own else STEPS
     try:
         prompts = [prompt for prompt in _prompts(job, files, limits) if len(prompt) + count <= job.spec.context]
@@ -102,7 +100,7 @@ def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | No
         prompts = prompts[short[-1] :] if short else []
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
-    drafting = job.spec.decoder.mtp and job.options.format != "gguf"
+    drafting = job.spec.decoder.mtp and job.lowering.drafts
     drafts = DRAFTED * (12 * TOP + 8 + 4 * sampled + ENTRY) + 3 * ENTRY if drafting else 0
     steps = count * (12 * TOP + 8 + 4 * sampled + ENTRY + JSON_CASE // STEPS) + drafts
     return len(prompts) * (4 * vocab + steps) + JSON_TOKEN * sum(map(len, prompts))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -14,16 +13,13 @@ from ...runtimes.generation.model import DEFAULT_CONTEXT
 from ...runtimes.media.no_images import NoImages
 from ...runtimes.media.pixels import image_grid, image_spec
 from ...runtimes.prompt.prompt_builder import image_tokens as count_tokens
-from ..families.family import Spec
-from ..formats.gguf import gguf_files as gguf
-from ..formats.lowering import find_lowering
 from ..formats.onnx.ort import SCORES
 from ..graphs.blocks import Source
 from ..graphs.graph_files import Graph
 from ..graphs.state_names import State, all_states
 from ..job import Job
 from ..notes import notes
-from ..spec import ModelSpec
+from ..spec import Spec
 from ..storage import weights
 from .golden_sizes import golden_bytes
 
@@ -31,7 +27,6 @@ IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (192
 BASE_MEMORY_BYTES = 190_000_000  # the interpreter, the libraries and the graphs; measured on Linux
 BLOCK_COPIES = 8  # arrays of a block's size that are alive while it is quantized; measured
 MANIFEST_TENSOR_BYTES = 250  # of lensmith.json for each tensor
-GGUF_FILES = tuple(Path(name).stem for name in (gguf.MODEL, gguf.MMPROJ))
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,9 @@ class Plan:
 def make_plan(job: Job) -> Plan:
     """The figures of a prepared job; nothing is read or written."""
     storage = tuple(_storage(job))
-    weight_bytes = sum(_graph_bytes(job, graph) for graph in find_lowering(job.options.format).graphs(job))
-    weight_bytes += sum(row.disk_bytes for row in storage if row.component in GGUF_FILES)
+    graphs = job.lowering.graphs(job)
+    weight_bytes = sum(_graph_bytes(job, graph) for graph in graphs)
+    weight_bytes += sum(row.disk_bytes for row in storage if row.component not in {graph.name for graph in graphs})
     states, context, traces = _states(job), job.spec.context, golden_bytes(job)
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
@@ -108,7 +104,7 @@ def make_plan(job: Job) -> Plan:
 
 def _states(job: Job) -> list[State]:
     """What the decoder keeps from token to token, in the type of its activations; an encoder keeps nothing."""
-    if not isinstance(job.spec, ModelSpec):
+    if job.spec.decoder is None:
         return []
     states = list(all_states(job.spec.decoder, job.policy.kv_cache))
     if not job.target.halves or job.options.precision == "fp32":
@@ -118,10 +114,10 @@ def _states(job: Job) -> list[State]:
 
 def _attention_bytes(spec: Spec, tokens: dict[str, int]) -> dict[str, int]:
     """Of a bias for each pair of patches, built with one copy, and of the scores of a few queries at a time."""
-    if isinstance(spec, ModelSpec):
+    if spec.decoder is not None or spec.vision is None:
         return {}
-    squares = {pixels: 4 * (count * spec.merge_size**2) ** 2 for pixels, count in tokens.items()}
-    biases = 0 if spec.locality is None else 2
+    squares = {pixels: 4 * (count * spec.vision.merge_size**2) ** 2 for pixels, count in tokens.items()}
+    biases = 2 if spec.vision.biased else 0
     return {pixels: biases * square + 4 * SCORES for pixels, square in squares.items()}
 
 
@@ -139,8 +135,8 @@ def image_tokens(job: Job) -> dict[str, int]:
 
 def _graph_bytes(job: Job, graph: Graph) -> int:
     """Bytes of the two files of a graph."""
-    _, size = weights.plan(graph, job.checkpoint, f"{graph.name}.data")
-    return size + int(ir.to_proto(graph.model).ByteSize())
+    _, size = weights.layout(graph, job.checkpoint)
+    return size + int(ir.to_proto(weights.with_data(graph, job.checkpoint)).ByteSize())
 
 
 def _small_bytes(job: Job) -> int:
@@ -148,14 +144,13 @@ def _small_bytes(job: Job) -> int:
     texts = (job.checkpoint.chat_template, job.checkpoint.license_text)
     tensors = sum(len(graph.sources) for graph in job.graphs)
     small = sum(len(text.encode()) for text in texts if text) + tensors * MANIFEST_TENSOR_BYTES
-    return small + (job.checkpoint.tokenizer_path.stat().st_size if isinstance(job.spec, ModelSpec) else 0)
+    return small + (job.checkpoint.tokenizer_path.stat().st_size if job.spec.decoder is not None else 0)
 
 
 def _storage(job: Job) -> Iterable[Storage]:
     """One row for each way in which tensors of a part are stored, the largest first."""
-    parts = {graph.name: _stored(job, graph) for graph in find_lowering(job.options.format).graphs(job)}
-    if job.options.format == "gguf":
-        parts |= {Path(file.name).stem: gguf.stored(job, file) for file in gguf.files(job)}
+    graphs = {graph.name: _stored(job, graph) for graph in job.lowering.graphs(job)}
+    parts: dict[str, Iterable[tuple[str, int, int]]] = {**graphs, **job.lowering.files(job)}
     for part, found in parts.items():
         tensors, parameters, disk = Counter[str](), Counter[str](), Counter[str]()
         for kind, size, nbytes in found:

@@ -48,13 +48,13 @@ def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:
 def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
     sizes: Counter[str] = Counter()
     seen: set[tuple[str, int]] = set()
-    for graph, entry in bundle.manifest["graphs"].items():
+    for graph, entry in bundle.content["graphs"].items():
         if entry["file"].endswith(GGUF):
             sizes += _gguf(bundle.file(entry["file"]))
             continue
         for name, shape, nbytes in _stored(bundle, graph, seen):
             sizes[_component(name, graph == "vision_encoder", len(shape))] += nbytes
-    files = bundle.manifest["files"]
+    files = bundle.content["files"]
     data = sum(record["size"] for name, record in files.items() if name.endswith((".data", GGUF)))
     graphs = sum(record["size"] for name, record in files.items() if name.endswith(".onnx"))
     padding = data - sum(sizes.values())

@@ -23,28 +23,34 @@ from ..checkpoint.lazy_tensors import LazyTensor
 from ..checkpoint.prequantized.kept import kept_rows
 from ..graphs.blocks import Source
 from ..graphs.graph_files import Graph
+from ..progress import Advance
 from .positioned import PositionedFile
 
 PAGE = 4096  # large tensors start on a page, so that engines can map them
 BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near the size of a core's cache
 THREADS = 2  # numpy releases the interpreter lock in the heavy steps; the bytes do not depend on the number
 
-Progress = Callable[[int], None]
 Parts = Callable[[Source, LazyTensor], list[NDArray[Any]] | None]  # a tensor that is not packed from its rows
 
 
 @dataclass(frozen=True)
-class Job:
+class Placed:
     """One source tensor, its description and the offsets of its parts in the data file."""
 
     tensor: LazyTensor
     source: Source
     offsets: tuple[int, ...]
 
+    def pairs(self, source: Source) -> Iterator[tuple[ir.Value, int]]:
+        """The parameters of a description of this tensor, which may be another graph's, each with its offset."""
+        yield from zip(source.parameters, self.offsets, strict=True)
+        if source.alias is not None:
+            yield source.alias, self.offsets[0]
 
-def check_names(checkpoint: Checkpoint, used: Iterable[Source], dropped: dict[str, str]) -> None:
+
+def check_names(checkpoint: Checkpoint, graphs: Iterable[Graph], dropped: dict[str, str]) -> None:
     """Every needed tensor is there in the right shape, and every tensor is used or dropped with a reason."""
-    needed = {source.name: source for source in used}
+    needed = {source.name: source for graph in graphs for source in graph.sources}
     for name, source in needed.items():
         _check_shape(checkpoint.tensor(name), source)
     unknown = sorted(set(checkpoint.tensors) - set(needed) - set(dropped))
@@ -69,48 +75,53 @@ def _check_shape(tensor: LazyTensor, source: Source) -> None:
         )
 
 
-def plan(graph: Graph, checkpoint: Checkpoint, data_name: str) -> tuple[list[Job], int]:
-    """Lay out the initializers of a graph in one data file and point the graph at it: jobs and the file's size.
-
-    What it borrows from another graph is pointed at the data file of that one.
-    """
-    if graph.lender is not None:
-        _borrow(graph, graph.lender, checkpoint)
-    jobs, end = [], 0
+def layout(graph: Graph, checkpoint: Checkpoint) -> tuple[list[Placed], int]:
+    """Where the source tensors of a graph lie in its data file, and the size of that file."""
+    placed, end = [], 0
     for source in graph.sources:
         offsets = []
         for parameter in source.parameters:
             start = _aligned(end, stored_bytes(parameter))
-            _refer(parameter, data_name, start)
             offsets.append(start)
             end = start + stored_bytes(parameter)
-        if source.alias is not None:
-            _refer(source.alias, data_name, offsets[0])
-        jobs.append(Job(checkpoint.tensor(source.name), source, tuple(offsets)))
-    return jobs, end
+        placed.append(Placed(checkpoint.tensor(source.name), source, tuple(offsets)))
+    return placed, end
 
 
-def _borrow(graph: Graph, lender: Graph, checkpoint: Checkpoint) -> None:
-    plan(lender, checkpoint, f"{lender.name}.data")
-    lent = {source.name: source for source in lender.sources}
-    for source in graph.borrowed:
-        other = lent[source.name]
-        pairs = [*zip(source.parameters, other.parameters, strict=True), (source.alias, other.alias)]
-        for mine, theirs in pairs:
-            if mine is not None and theirs is not None:
-                mine.const_value = theirs.const_value
+def with_data(graph: Graph, checkpoint: Checkpoint) -> ir.Model:
+    """A copy of a graph whose initializers lie in its data file; what it borrows lies in that of another graph."""
+    model = graph.model.clone()
+    initializers = model.graph.initializers
+    for file, pairs in _files(graph, checkpoint).items():
+        for parameter, offset in pairs:
+            if str(parameter.name) in initializers:  # a view of the same bytes is none where no node looks rows up
+                initializers[str(parameter.name)].const_value = in_file(parameter, file, offset)
+    return model
+
+
+def in_file(parameter: ir.Value, file: str, offset: int) -> ir.ExternalTensor:
+    """The values of a parameter, which lie in a data file."""
+    dtype, shape = _type(parameter)
+    return ir.ExternalTensor(
+        file, offset, stored_bytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
+    )
+
+
+def _files(graph: Graph, checkpoint: Checkpoint) -> dict[str, list[tuple[ir.Value, int]]]:
+    """The initializers of a graph with their offsets, by data file."""
+    own, _ = layout(graph, checkpoint)
+    files = {f"{graph.name}.data": [pair for placed in own for pair in placed.pairs(placed.source)]}
+    if graph.lender is not None:
+        lent = {placed.source.name: placed for placed in layout(graph.lender, checkpoint)[0]}
+        files[f"{graph.lender.name}.data"] = [
+            pair for source in graph.borrowed for pair in lent[source.name].pairs(source)
+        ]
+    return files
 
 
 def _aligned(end: int, nbytes: int) -> int:
     align = PAGE if nbytes >= PAGE else 64
     return -(-end // align) * align
-
-
-def _refer(parameter: ir.Value, data_name: str, offset: int) -> None:
-    dtype, shape = _type(parameter)
-    parameter.const_value = ir.ExternalTensor(
-        data_name, offset, stored_bytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
-    )
 
 
 def stored_bytes(parameter: ir.Value) -> int:
@@ -126,11 +137,11 @@ def _type(parameter: ir.Value) -> tuple[ir.DataType, tuple[int, ...]]:
 
 
 def write(
-    jobs: list[Job],
+    tensors: list[Placed],
     size: int,
     path: Path,
     journal: Journal,
-    progress: Progress = lambda _: None,
+    progress: Advance = lambda _: None,
     parts: Parts = lambda *_: None,
 ) -> None:
     """Write the data file. Holds one block of rows for each thread in memory; a full disk is an InputError.
@@ -146,7 +157,7 @@ def write(
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after minutes
         with ThreadPoolExecutor(THREADS) as pool:
             shared = PositionedFile(file.fileno())
-            running = [pool.submit(_write_once, job, shared, journal, progress, parts) for job in jobs]
+            running = [pool.submit(_write_once, each, shared, journal, progress, parts) for each in tensors]
             try:
                 for future in running:
                     future.result()
@@ -155,18 +166,18 @@ def write(
                 raise
 
 
-def _write_once(job: Job, file: PositionedFile, journal: Journal, progress: Progress, parts: Parts) -> None:
-    hashes = journal.finished.get(job.tensor.name)
-    if hashes is not None and hashes == _hashes(job, file):
-        progress(job.tensor.size)
+def _write_once(placed: Placed, file: PositionedFile, journal: Journal, progress: Advance, parts: Parts) -> None:
+    hashes = journal.finished.get(placed.tensor.name)
+    if hashes is not None and hashes == _hashes(placed, file):
+        progress(placed.tensor.size)
     else:
-        journal.record(job.tensor.name, _write_tensor(job, file, progress, parts))
+        journal.record(placed.tensor.name, _write_tensor(placed, file, progress, parts))
 
 
-def _hashes(job: Job, file: PositionedFile) -> list[str]:
+def _hashes(placed: Placed, file: PositionedFile) -> list[str]:
     """The SHA-256 of each part of a tensor as the file holds it."""
     found = []
-    for parameter, offset in zip(job.source.parameters, job.offsets, strict=True):
+    for parameter, offset in zip(placed.source.parameters, placed.offsets, strict=True):
         digest, end = hashlib.sha256(), offset + stored_bytes(parameter)
         for start in range(offset, end, 4 * BLOCK_ELEMENTS):
             digest.update(file.read(min(4 * BLOCK_ELEMENTS, end - start), start))
@@ -174,10 +185,10 @@ def _hashes(job: Job, file: PositionedFile) -> list[str]:
     return found
 
 
-def _write_tensor(job: Job, file: PositionedFile, progress: Progress, parts: Parts) -> list[str]:
+def _write_tensor(placed: Placed, file: PositionedFile, progress: Advance, parts: Parts) -> list[str]:
     """Write the parts of a tensor; their SHA-256."""
-    offsets, digests = list(job.offsets), [hashlib.sha256() for _ in job.offsets]
-    for rows, packed in _packed(job, parts):
+    offsets, digests = list(placed.offsets), [hashlib.sha256() for _ in placed.offsets]
+    for rows, packed in _packed(placed, parts):
         for index, part in enumerate(packed):
             data = part.tobytes()
             file.write(data, offsets[index])
@@ -187,22 +198,22 @@ def _write_tensor(job: Job, file: PositionedFile, progress: Progress, parts: Par
     return [digest.hexdigest() for digest in digests]
 
 
-def _packed(job: Job, parts: Parts) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+def _packed(placed: Placed, parts: Parts) -> Iterator[tuple[int, list[NDArray[Any]]]]:
     """The stored form of a tensor in blocks of rows, each with its number of elements; calibrated ones come whole."""
-    ready = parts(job.source, job.tensor)
+    ready = parts(placed.source, placed.tensor)
     if ready is not None:
-        yield job.tensor.size, ready
+        yield placed.tensor.size, ready
         return
-    shape = job.tensor.shape or (1,)
+    shape = placed.tensor.shape or (1,)
     step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
-    stored = kept_rows(job.source.matrix, job.tensor) or functools.partial(_rounded_rows, job)
+    stored = kept_rows(placed.source.matrix, placed.tensor) or functools.partial(_rounded_rows, placed)
     for start in range(0, shape[0], step):
         stop = min(start + step, shape[0])
         yield (stop - start) * prod(shape[1:]), stored(start, stop)
 
 
-def _rounded_rows(job: Job, start: int, stop: int) -> list[NDArray[Any]]:
+def _rounded_rows(placed: Placed, start: int, stop: int) -> list[NDArray[Any]]:
     try:
-        return job.source.pack(job.tensor.rows(start, stop))
+        return placed.source.pack(placed.tensor.rows(start, stop))
     except ValueError as error:
-        raise InputError(f"tensor {job.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error
+        raise InputError(f"tensor {placed.tensor.name!r} cannot be stored: {error}; use --precision fp32") from error

@@ -19,6 +19,7 @@ from ...runtimes.storage.new_folder import (
     workplace,
 )
 from ...targets.errors import InputError, closest
+from ..progress import Steps
 from .synth_layouts import (
     SynthTensor,
     arlow_tensors,
@@ -27,7 +28,7 @@ from .synth_layouts import (
     qwen3_vl_tensors,
 )
 from .synth_tokenizer import fill_tokenizer
-from .synth_weights import Progress, write_checkpoint
+from .synth_weights import write_checkpoint
 
 CONFIGS = Path(__file__).parent / "synth_configs"
 TINY_VOCAB = 2048  # ordinary tokens; the special ones follow
@@ -99,7 +100,7 @@ def synth(
     *,
     tiny: bool = False,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
     force: bool = False,
 ) -> Path:
     """Write a checkpoint of random weights to the new folder `out` and return it.

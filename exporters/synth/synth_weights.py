@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..progress import Steps
 from .synth_layouts import ITEM_BYTES, SynthTensor
 
-Progress = Callable[[int, int], None]
 Values = NDArray[np.float32]
 
 BLOCK = 2**20  # elements made at a time: 4 MB of float32, which stays in the cache
@@ -161,7 +161,7 @@ def shards(tensors: Iterable[SynthTensor], limit: int) -> dict[str, list[SynthTe
     return dict(zip(names if len(parts) > 1 else ["model.safetensors"], parts, strict=True))
 
 
-def write_checkpoint(folder: Path, tensors: Iterable[SynthTensor], seed: int, progress: Progress) -> None:
+def write_checkpoint(folder: Path, tensors: Iterable[SynthTensor], seed: int, progress: Steps) -> None:
     """Write the weights into a folder: one file, or shards of 5 GB with an index."""
     files = shards(tensors, SHARD_BYTES)
     total, done = sum(tensor.nbytes for part in files.values() for tensor in part), 0
@@ -174,7 +174,7 @@ def write_checkpoint(folder: Path, tensors: Iterable[SynthTensor], seed: int, pr
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def write_weights(path: Path, tensors: Iterable[SynthTensor], seed: int, progress: Progress) -> None:
+def write_weights(path: Path, tensors: Iterable[SynthTensor], seed: int, progress: Steps) -> None:
     """Write one safetensors file; threads make blocks ahead, and memory holds a few blocks only."""
     ordered = file_order(tensors)
     done, total = 0, sum(tensor.nbytes for tensor in ordered)

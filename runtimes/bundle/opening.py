@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,21 +26,20 @@ from ..storage.files import (
 )
 from ..values import shown, whole
 from .agreement import Disagreement, check_agreement
-from .manifest import FORMAT_VERSION
+from .manifest import FORMAT_VERSION, Manifest
 from .manifest import MANIFEST as MANIFEST
-from .manifest import Manifest as TypedManifest
 from .signature import Key, check_signature
 
 HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
 MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
 OWN_FILES = re.compile(r"chat_template\.jinja|tokenizer\.json|golden/.*|[^/]*\.(onnx|data|engine|gguf)")
 
-Manifest = dict[str, Any]
+Content = dict[str, Any]  # of a manifest, as its file has it
 Mark = tuple[int, ...]  # of a file: where it lies, its size, and when it was changed
 Check = Literal["size", "sha256"]
 
 
-def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
+def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Content:
     """The manifest as it is; an InputError names the first field that is missing, of a wrong type or out of range."""
     version = manifest.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
@@ -48,12 +48,17 @@ def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Manifest:
             "upgrade it: pip install --upgrade lensmith."
         )
     try:
-        check_agreement(msgspec.convert(_with_kinds(manifest), TypedManifest))
+        check_agreement(typed(manifest))
     except msgspec.ValidationError as error:
         raise _damaged(where, _in_words(str(error))) from None
     except Disagreement as error:
         raise _damaged(where, str(error)) from None
     return dict(manifest)
+
+
+def typed(content: Mapping[str, Any]) -> Manifest:
+    """The record of a manifest's content; msgspec's ValidationError where they do not fit."""
+    return msgspec.convert(_with_kinds(content), Manifest)
 
 
 def _with_kinds(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +102,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_manifest(path: Path, data: bytes) -> Manifest:
+def read_manifest(path: Path, data: bytes) -> Content:
     """The manifest that is the content of a file; InputError where it is not one."""
     try:
         manifest = msgspec.json.decode(data)  # refuses NaN, infinity and halves of surrogates, which json reads
@@ -126,14 +131,19 @@ class Bundle:
     """An opened and checked bundle; `marks` tell whether a file is still the one that was checked."""
 
     path: Path
-    manifest: Manifest
+    content: Content  # of the manifest
     check: Check = "size"
     marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the manifest says."""
+        return typed(self.content)
 
     def again(self) -> Bundle:
         """The same bundle opened and checked once more; an InputError where it was replaced by another one."""
         opened = open_bundle(self.path, check=self.check)
-        if opened.manifest != self.manifest:
+        if opened.content != self.content:
             raise InputError(f"the bundle {self.path} was replaced since it was loaded; load it again")
         return opened
 
@@ -145,19 +155,19 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         """The path of a file of the manifest; an InputError for any other name."""
-        files = self.manifest["files"]
+        files = self.content["files"]
         if name not in files:
             raise InputError(f"the bundle {self.path} has no file {name!r}; {closest(name, files) or 'export again.'}")
         return self.path / str(name)
 
     def graph(self, name: str) -> Path:
         """The checked file of a graph ("decoder"); an InputError when the bundle has none, or a strange one."""
-        graphs = self.manifest["graphs"]
+        graphs = self.content["graphs"]
         if name not in graphs:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
         path = self.file(graphs[name]["file"])
         if path.suffix == ".onnx":
-            check_graph(path, name, self.manifest)
+            check_graph(path, name, self.content)
         return path
 
     def context(self, wanted: int | None, unit: str, usual: int | None = None) -> int:
@@ -165,7 +175,7 @@ class Bundle:
 
         An InputError for more than the bundle's limit.
         """
-        limit = int(self.manifest["limits"]["context"])
+        limit = int(self.content["limits"]["context"])
         if wanted is not None and not 0 < (wanted := whole(f"the context in {unit}", wanted, 1)) <= limit:
             raise InputError(f"context {wanted} is outside the bundle's limit of 1 to {limit} {unit}")
         return wanted or min(limit, usual or limit)

@@ -30,14 +30,14 @@ def arithmetic(
     cpu = processor()
     if cpu is None or on_gpu(bundle, device):
         return None
-    engine = _llama_cpp() if bundle.manifest["options"].get("format") == "gguf" else f"onnxruntime {ort.__version__}"
+    engine = _llama_cpp() if bundle.content["options"].get("format") == "gguf" else f"onnxruntime {ort.__version__}"
     kernels = f"kernels {_digest([LIBRARY])}" if wanted_kernels(native) else "no kernels of lensmith"
     return f"{engine}, {kernels}, {cpu}, {threads or os.cpu_count()} threads"
 
 
 def on_gpu(bundle: Bundle, device: str | None) -> bool:
     """Whether some graph of a bundle is computed on a GPU."""
-    graphs = bundle.manifest["graphs"].values()
+    graphs = bundle.content["graphs"].values()
     engines = any("plugin" in graph or str(graph["file"]).endswith(ENGINE) for graph in graphs)
     return engines or (device != CPU and any(graph.get("dialect") == CUDA for graph in graphs))
 

@@ -53,7 +53,7 @@ def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
     if dialect(bundle, "vision_encoder") == ORT:
         return VisionEncoder(bundle.graph("vision_encoder"), **wishes.on_cpu())
     executor = _executor(bundle, "vision_encoder", wishes)
-    return IndexedVision(executor, _index(bundle), by_frame="encoder" not in bundle.manifest)
+    return IndexedVision(executor, _index(bundle), by_frame="encoder" not in bundle.content)
 
 
 def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder[Any]:
@@ -66,8 +66,8 @@ def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder[Any]:
 
 def remade_on_cpu(bundle: Bundle, wishes: Wishes, make: Callable[[Bundle], T]) -> Callable[[], T] | None:
     """How a forked process opens the engines of a bundle again: with the same files. None for those on a GPU."""
-    graphs = bundle.manifest["graphs"].values()
-    if any("engine" in graph or "plugin" in graph for graph in graphs) or _on_cuda(bundle.manifest, wishes):
+    graphs = bundle.content["graphs"].values()
+    if any("engine" in graph or "plugin" in graph for graph in graphs) or _on_cuda(bundle.content, wishes):
         return None
     lasting = replace(bundle, path=Path(os.path.abspath(bundle.path)))
     return lambda: made_of(lasting.again(), make)
@@ -97,9 +97,9 @@ def check_device(bundle: Bundle, device: str | None) -> None:
     """Raises InputError for an unknown device, and for CUDA where the bundle is not for it."""
     if device not in (None, *DEVICES):
         raise InputError(f"unknown device {device!r}; expected one of {', '.join(DEVICES)}")
-    if device == CUDA and not _for_cuda(bundle.manifest):
+    if device == CUDA and not _for_cuda(bundle.content):
         raise InputError(
-            f"the bundle {bundle.path} is for the target {bundle.manifest['target']}, not for CUDA; "
+            f"the bundle {bundle.path} is for the target {bundle.content['target']}, not for CUDA; "
             "export it with --target cuda"
         )
 
@@ -111,8 +111,8 @@ def check_wishes(bundle: Bundle, wishes: Wishes) -> None:
         whole("threads", wishes.threads, 1, max(MOST_THREADS, os.cpu_count() or 1))
     truth("profile", wishes.profile)
     truth("native", bool(wishes.native) if wishes.native is None else wishes.native)
-    graphs = bundle.manifest["graphs"]
-    llama = bundle.manifest["options"].get("format") == "gguf"
+    graphs = bundle.content["graphs"]
+    llama = bundle.content["options"].get("format") == "gguf"
     fixed = any("engine" in graph or "plugin" in graph for graph in graphs.values())
     own = not llama and all(dialect(bundle, name) == ORT for name in graphs)
     unread = {
@@ -127,11 +127,11 @@ def check_wishes(bundle: Bundle, wishes: Wishes) -> None:
 
 def dialect(bundle: Bundle, name: str) -> str:
     """The dialect of a graph."""
-    return str(bundle.manifest["graphs"].get(name, {}).get("dialect", ORT))
+    return str(bundle.content["graphs"].get(name, {}).get("dialect", ORT))
 
 
 def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor[Any]:
-    path, entry = bundle.graph(name), bundle.manifest["graphs"][name]
+    path, entry = bundle.graph(name), bundle.content["graphs"][name]
     if path.suffix == ENGINE:
         return TensorRTExecutor(path, entry)
     if "plugin" in entry:
@@ -151,7 +151,7 @@ def _executor(bundle: Bundle, name: str, wishes: Wishes) -> Executor[Any]:
 
 def _index(bundle: Bundle) -> Callable[[Grid], dict[str, NDArray[Any]]]:
     """The index inputs of the vision encoder for a grid."""
-    manifest = bundle.manifest
+    manifest = bundle.content
     if "encoder" in manifest:
         return ArlowPlaces.from_manifest(manifest)
     merge = int(manifest["prompt"]["merge_size"])

@@ -23,7 +23,7 @@ ENCODER = "vision_encoder"
 
 def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     """The vision encoder and the decoder of a bundle; InputError for a format that this lensmith does not know."""
-    name = bundle.manifest["options"].get("format", "onnx")
+    name = bundle.content["options"].get("format", "onnx")
     if name not in ENGINES:
         raise InputError(
             f"the bundle {bundle.path} has the format {name!r}; {closest(name, ENGINES)} Upgrade lensmith."
@@ -32,7 +32,7 @@ def open_engines(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
 
 
 def _graphs(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
-    vision = open_vision(bundle, wishes) if ENCODER in bundle.manifest["graphs"] else refuse
+    vision = open_vision(bundle, wishes) if ENCODER in bundle.content["graphs"] else refuse
     return vision, open_decoder(bundle, "decoder", wishes)
 
 
@@ -41,7 +41,7 @@ def _gguf(bundle: Bundle, wishes: Wishes) -> tuple[Any, Any]:
     from .llamacpp.llama_decoder import LlamaDecoder, Settings
 
     check_device(bundle, wishes.device)
-    manifest = bundle.manifest
+    manifest = bundle.content
     exact = manifest["options"]["precision"] == "f32"
     settings = Settings(wishes.capacity, int(manifest["options"]["prefill_chunk"]), wishes.threads, exact)
     model = LlamaModel(bundle.graph("decoder"))
@@ -59,8 +59,8 @@ def _gguf_vision(bundle: Bundle, model: Any, wishes: Wishes, *, exact: bool) -> 
     path = bundle.graph(ENCODER)
     if path.suffix == ".onnx":
         return VisionEncoder(path, **wishes.on_cpu())
-    most = int(bundle.manifest["limits"]["max_image_tokens"])
-    spec = image_spec(bundle.manifest)
+    most = int(bundle.content["limits"]["max_image_tokens"])
+    spec = image_spec(bundle.content)
     return LlamaVision(path, model, spec, most_tokens=most, threads=wishes.threads, exact=exact)
 
 

@@ -94,7 +94,7 @@ def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:
     yield Fed(case.name, "token ids", "token_ids_differ", same)
     if not same:
         return  # logits of another prompt say nothing
-    head = model.open_draft_head() if DRAFT_HEAD in model.bundle.manifest["graphs"] else None
+    head = model.open_draft_head() if DRAFT_HEAD in model.bundle.content["graphs"] else None
     with model.conversation(request) as conversation:
         yield Output(case.name, "logits", 0, conversation.prefill(request, head=head)[-1])
         for step, token in enumerate(case.answer[:-1], start=1):
@@ -111,7 +111,7 @@ def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:
 
 def prepare(model: Model, case: CaseTrace) -> Request:
     """Run all turns but the last, so that the last one reuses the cache, as in a real conversation."""
-    files = {name: model.bundle.file(name) for name in model.bundle.manifest["files"]}
+    files = {name: model.bundle.file(name) for name in model.bundle.content["files"]}
     messages = [with_sources(message, files) for message in case.messages]
     turns = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
     for end in turns[:-1]:

@@ -112,8 +112,8 @@ def write_traces(traces: Traces, cases: Path, arrays: Path) -> None:
 
 def read_traces(bundle: Bundle) -> Traces:
     """The golden traces of a bundle; InputError when there are none, or when they cannot be read."""
-    if CASES not in bundle.manifest["files"] or ARRAYS not in bundle.manifest["files"]:
-        golden = bundle.manifest["evidence"].get("golden") or {}
+    if CASES not in bundle.content["files"] or ARRAYS not in bundle.content["files"]:
+        golden = bundle.content["evidence"].get("golden") or {}
         raise InputError(
             f"the bundle {bundle.path} has no golden traces ({golden.get('reason', 'none were recorded')})"
             f"{'' if golden.get('proven') else ', so that its graphs were never compared with PyTorch'}; "
@@ -121,10 +121,10 @@ def read_traces(bundle: Bundle) -> Traces:
         )
     try:
         entry = read_entry(bundle.file(CASES), TracesEntry)
-        _check(entry, bundle.manifest)
+        _check(entry, bundle.content)
         arrays = read_arrays(bundle.file(ARRAYS))
         images = tuple(_image(image, arrays) for image in entry.images)
-        return Traces(entry.reference, images, tuple(_case(case, arrays, bundle.manifest) for case in entry.cases))
+        return Traces(entry.reference, images, tuple(_case(case, arrays, bundle.content) for case in entry.cases))
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"the golden traces of {bundle.path} cannot be read ({briefly(error)}); export it again"

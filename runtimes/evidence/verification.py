@@ -88,11 +88,11 @@ def verify(
     )
     traces, built = read_traces(opened), read_built(opened)
     longest = max((len(case.token_ids) + len(case.answer) for case in traces.cases), default=1)
-    room = {"context": min(longest, opened.manifest["limits"]["context"])} if answers(opened) else {}
+    room = {"context": min(longest, opened.content["limits"]["context"])} if answers(opened) else {}
     wishes: dict[str, Any] = {"threads": threads, "device": device, "native": native}
     model = open_loaded(opened, **wishes, **room)
     against = AgainstPyTorch(traces), AgainstBuilt(built, arithmetic(opened, **wishes))
-    exact = is_exact(opened.manifest)
+    exact = is_exact(opened.content)
     limits = EXACT if exact else None
     rows = list(against[1].settings(opened))
     rows += [judged(row, limits) if judge is against[0] else row

@@ -90,11 +90,11 @@ class Encoder(OfOneProcess):
         device: str | None = None,
     ) -> None:
         """`context`: most patches of one image or clip; the bias of attention takes 4 bytes for each pair of them."""
-        manifest = bundle.manifest
+        manifest = bundle.content
         if "decoder" in manifest["graphs"]:
             raise InputError(f"the bundle {bundle.path} answers questions; load it as a model")
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest = bundle, manifest
+        self.bundle, self.manifest = bundle, bundle.manifest
         self.image_limits = image_limits or ImageLimits()
         spec = image_spec(manifest)
         assert isinstance(spec, ImageSpec)

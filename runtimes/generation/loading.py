@@ -62,4 +62,4 @@ def open_loaded(bundle: Bundle, **options: Any) -> Model | Encoder:
 
 def answers(bundle: Bundle) -> bool:
     """Whether a bundle has a decoder, so that it can be asked."""
-    return "decoder" in bundle.manifest["graphs"]
+    return "decoder" in bundle.content["graphs"]

@@ -98,13 +98,13 @@ class Model(OfOneProcess):
         device: str | None = None,
         conversations: int = CONVERSATIONS,
     ) -> None:
-        manifest = bundle.manifest
+        manifest = bundle.content
         if "decoder" not in manifest["graphs"]:
             raise InputError(
                 f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
             )
         warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest = bundle, manifest
+        self.bundle, self.manifest = bundle, bundle.manifest
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = position_spec(manifest, self.prompts)
@@ -153,7 +153,7 @@ class Model(OfOneProcess):
 
     def default_options(self, **changes: Any) -> GenerationOptions:
         """The sampling that the checkpoint's generation_config asks for, with changes by name of any option."""
-        config = self.manifest["generation"]
+        config = self.bundle.content["generation"]
         base = GenerationOptions(sampling=SamplingOptions.from_generation_config(config))
         only(changes, (*OPTIONS, "sampling"), "GenerationOptions")
         return with_options(base, changes, config)
@@ -186,7 +186,7 @@ class Model(OfOneProcess):
         progress = Progress(Timings())
         given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
         generation = with_options(
-            GenerationOptions() if options is None else options, given, self.manifest["generation"]
+            GenerationOptions() if options is None else options, given, self.bundle.content["generation"]
         )
         request = self.prepare(messages, progress.timings, **chosen)
         return Answer(self._pieces(request, generation, progress), progress)
@@ -306,7 +306,7 @@ def _open(
     conversations: int,
 ) -> Engines:
     vision, decoder = open_engines(bundle, wishes)
-    make = partial(Conversation, decoder, prompts, int(bundle.manifest["options"]["prefill_chunk"]))
+    make = partial(Conversation, decoder, prompts, int(bundle.content["options"]["prefill_chunk"]))
     return Engines(vision, decoder, media(vision), ConversationPool(make, conversations))
 
 

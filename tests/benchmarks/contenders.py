@@ -17,7 +17,7 @@ from typing import Any
 
 from lensmith.exporters.comparing.cases import benchmark_image
 from lensmith.exporters.comparing.comparison import _run
-from lensmith.exporters.comparing.contender import Job
+from lensmith.exporters.comparing.contender import Assignment
 from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.pixels import image_spec
@@ -29,12 +29,12 @@ ROOM = 4096  # most image tokens
 COLUMNS = ("size GB", "load s", "peak GB", "first token s", "vision s", "prefill s", "decode tokens/s")
 
 
-def jobs(args: argparse.Namespace, image: Path) -> Iterator[Job]:
+def jobs(args: argparse.Namespace, image: Path) -> Iterator[Assignment]:
     """One for each bundle, then PyTorch in each dtype."""
     contenders = [(path.name, path, None) for path in args.bundles]
     contenders += [(f"PyTorch {dtype}", args.bundles[0], dtype) for dtype in args.dtypes]
     for name, bundle, dtype in contenders:
-        yield Job(
+        yield Assignment(
             name=name, bundle=str(bundle.resolve()), checkpoint=str(args.checkpoint.resolve()), dtype=dtype,
             threads=args.threads, repeats=args.repeats, image=str(image), prompt="Describe this image.",
             decode_steps=STEPS, cases=(), traced=(), traces="", is_reference=False, answers=False,
@@ -64,7 +64,7 @@ def main() -> None:
     table, first = Table(box=None), list[float]()
     for column in ("contender", *COLUMNS, "prompt tokens", "engine"):
         table.add_column(column)
-    manifest = open_bundle(args.bundles[0]).manifest
+    manifest = open_bundle(args.bundles[0]).content
     with tempfile.TemporaryDirectory() as folder:
         image = benchmark_image(Path(folder), manifest["limits"], image_spec(manifest).factor, ROOM)
         for index, job in enumerate(jobs(args, image)):

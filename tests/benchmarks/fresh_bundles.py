@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lensmith.calibration.calibrated_export import export_calibrated
+from lensmith.calibration import calibrated_export
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.exporters.comparing.cases import Case, read_tasks
 from lensmith.exporters.evidence import golden
@@ -153,7 +153,9 @@ def exported(name: str, chosen: Set, traces: Any, out: Path) -> Bundle:
     job = replace(job, family=replace(job.family, record=record))
     if chosen.calibration is None:
         return export(job, out, golden="always")
-    return export_calibrated(job, CalibrationOptions(**chosen.calibration), out, golden="always")
+    return export(
+        job, out, golden="always", integers=calibrated_export.calibrated(CalibrationOptions(**chosen.calibration))
+    )
 
 
 @contextmanager
@@ -169,14 +171,14 @@ def verified(bundle: Bundle, way: Way) -> tuple[str, float]:
     """The sentence of a failure, if there is one, and the largest share of a limit that was used up."""
     with unknown(way.elsewhere):
         report = verifying.verify(
-            bundle.path, native=way.native, threads=way.threads, device=usable_device(bundle.manifest)
+            bundle.path, native=way.native, threads=way.threads, device=usable_device(bundle.content)
         )
     shares = [row.value / row.limit for row in report.rows if row.figure.endswith("_change") and row.limit]
     return ("" if report.passed else report.summary()), max(shares, default=0.0)
 
 
 def right(bundle: Bundle, questions: list[Case]) -> int:
-    model = load(bundle.path, device=usable_device(bundle.manifest))
+    model = load(bundle.path, device=usable_device(bundle.content))
     return sum(
         "".join(model.ask(case.prompt, list(case.images), max_new_tokens=TOKENS)).strip() == case.answer
         for case in questions
@@ -187,8 +189,8 @@ def row_of(name: str, chosen: Set, traces: Any, out: Path, questions: list[Case]
     started = time.process_time()
     bundle = exported(name, chosen, traces, out)
     yield "export, s of CPU", round(time.process_time() - started, 1)
-    if not bundle.manifest["evidence"]["golden"]["recorded"]:
-        yield "proven", bundle.manifest["evidence"]["golden"].get("proven", "NOT PROVEN")
+    if not bundle.content["evidence"]["golden"]["recorded"]:
+        yield "proven", bundle.content["evidence"]["golden"].get("proven", "NOT PROVEN")
         return
     for way, how in WAYS.items():
         failure, share = verified(bundle, how)

@@ -75,8 +75,8 @@ def _torch_inputs(args: argparse.Namespace, torch: Any, model: Any) -> dict[str,
 
     bundle = open_bundle(args.bundle)
     image = picture(*args.size)
-    patches, grid = preprocess(image, image_spec(bundle.manifest))
-    prompts = open_prompt(bundle.path, prompt_spec(bundle.manifest))
+    patches, grid = preprocess(image, image_spec(bundle.content))
+    prompts = open_prompt(bundle.path, prompt_spec(bundle.content))
     ids = torch.from_numpy(prompts.build([user_message(QUESTION, [image])], [grid], []).ids)[None].cuda()
     return {
         "input_ids": ids,

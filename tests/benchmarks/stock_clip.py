@@ -41,9 +41,9 @@ def main() -> None:
         if case.images and len(cases[case.task]) < given.limit:
             cases[case.task].append(case)
     model = Model(open_bundle(given.bundle), threads=1)
-    most = int(model.manifest["limits"]["max_image_tokens"])
+    most = int(model.bundle.content["limits"]["max_image_tokens"])
     right = {"lensmith": ask(model, cases)}
-    weights, spec = model.decoder.model, image_spec(model.manifest)
+    weights, spec = model.decoder.model, image_spec(model.bundle.content)
     path = model.bundle.graph("mmproj")
     model.media.vision = LlamaVision(path, weights, spec, most_tokens=most, threads=1, exact=False)
     right["llama.cpp"] = ask(model, cases)

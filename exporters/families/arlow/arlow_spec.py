@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from ....targets.errors import InputError
 from ...spec import PatchTransformer, require
@@ -68,6 +68,21 @@ class ArlowSpec(PatchTransformer):
                  f"three counts with the sum {self.head_dim}")  # fmt: skip
 
     @property
+    def vision(self) -> Self:
+        """The encoder itself."""
+        return self
+
+    @property
+    def decoder(self) -> None:
+        """None: it is an encoder alone."""
+        return None
+
+    @property
+    def biased(self) -> bool:
+        """Whether attention adds a bias for each pair of patches."""
+        return self.locality is not None
+
+    @property
     def conventions(self) -> Conventions:
         """What the revision decides."""
         return REVISIONS[self.revision]
@@ -80,11 +95,11 @@ class ArlowSpec(PatchTransformer):
         axis = index % 3
         return axis if axis and index < 3 * self.mrope_sections[axis] else 0
 
-    def revised(self, revision: str | None) -> ArlowSpec:
+    def revised(self, revision: str | None) -> Self:
         """The same encoder as another revision of the class computes it; InputError for an unknown one."""
         return self if revision is None else replace(self, revision=revision)
 
-    def limited(self, context: int | None) -> ArlowSpec:
+    def limited(self, context: int | None) -> Self:
         """With another largest number of patches; InputError for none at all."""
         if context is not None and context < self.merge_size**2:
             raise InputError(f"context {context} holds no image; expected at least {self.merge_size**2} patches")

@@ -60,6 +60,11 @@ def graphs(spec: ArlowSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
     return (encoder_graph(ArlowEncoder(dialect, spec, policy), spec, "", opsets, places),)
 
 
+def depths(spec: ArlowSpec) -> dict[str, int]:
+    """Layers by what the names of their tensors begin with."""
+    return {"blocks.": spec.depth}
+
+
 def dropped(checkpoint: Checkpoint, spec: ArlowSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason: those of features that the configuration has off."""
     unused = {}

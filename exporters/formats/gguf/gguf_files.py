@@ -20,6 +20,7 @@ from ....runtimes.engines.llamacpp.header import TensorEntry, read_gguf
 from ....runtimes.engines.llamacpp.library import llama
 from ....targets.errors import InputError
 from ...checkpoint.hub import repository_of
+from ...progress import Progress
 from ...spec import ClipSpec, ModelSpec
 from . import vocabulary
 from .file_types import MMPROJ_NUMBERS, file_type
@@ -34,14 +35,19 @@ from .llama_quantizer import (
 )
 from .tensors import Tensor
 from .writer import add, write, write_outline
+from .written_tensors import check_samples
 
 if TYPE_CHECKING:
     from ....targets.profile import TargetProfile
     from ...graphs.graph_files import Graph
     from ...job import Job, Options
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
+# What it costs: README, "llama.cpp".
+CLASS_TOKEN = (
+    "stock llama.cpp confuses CLIP's class token with a patch (ggml-org/llama.cpp#25814) and answers fewer questions "
+    "about pictures from mmproj.gguf than it should: use `lensmith run` until that is fixed"
+)
 LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundle
 ENCODER = "vision_encoder"
 TOOLS = ("gguf",)
@@ -277,6 +283,29 @@ def encoder_precision(precision: str) -> str:
 
 def _port(dtype: str, shape: list[Any]) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape}
+
+
+def notes(job: Job) -> Iterator[str]:
+    """What a user should know before the files are built."""
+    if encoder_graphs(job):
+        yield CLASS_TOKEN
+
+
+def decoder_bits(job: Job) -> float:
+    """Bits of a weight of the decoder's matrices, with those of their scales."""
+    block, nbytes = gguf.GGML_QUANT_SIZES[Type[file_type(job.options.precision).model]]
+    return 8 * nbytes / block
+
+
+def check_sample(job: Job, folder: Path) -> None:
+    """Raises CheckFailed for files in a folder whose tensors are not the checkpoint's."""
+    for file in files(job):
+        check_samples(file.tensors, folder / file.name)
+
+
+def planned(job: Job) -> dict[str, Iterator[tuple[str, int, int]]]:
+    """How the tensors of each file will be stored, by the file's name without its end."""
+    return {Path(file.name).stem: stored(job, file) for file in files(job)}
 
 
 def stored(job: Job, file: File) -> Iterator[tuple[str, int, int]]:

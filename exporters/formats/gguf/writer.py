@@ -11,9 +11,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from ....runtimes.storage.files import disk_full_is_input, require_space
+from ...progress import Advance
 from .tensors import Tensor
 
-Progress = Callable[[int], None]  # elements
 Fill = Callable[[gguf.GGUFWriter], None]  # adds metadata
 
 
@@ -23,7 +23,7 @@ def write(
     tensors: Sequence[Tensor],
     stored: Type,
     fill: Fill,
-    progress: Progress = lambda _: None,
+    progress: Advance = lambda _: None,
 ) -> None:
     """Write a GGUF file with tensors in a type. Holds one block of rows in memory; a full disk is an InputError."""
     require_space(path.parent, sum(tensor.nbytes(stored) for tensor in tensors))
@@ -67,7 +67,7 @@ def _write_header(writer: gguf.GGUFWriter) -> BinaryIO:
     return file
 
 
-def _write(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type, progress: Progress) -> None:
+def _write(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type, progress: Advance) -> None:
     file = _write_header(writer)
     for tensor in tensors:
         start = file.tell()

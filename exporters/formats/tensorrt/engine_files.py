@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from ....runtimes.bundle.bundle_writer import BundleWriter
 from ....runtimes.engines.tensorrt.tensorrt_library import load_library
 from ....targets.errors import LensmithError
 from ....targets.profile import GpuTarget
+from ...progress import Progress
 from .engine_worker import Request
 from .profiles import profiles
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 WORKER = "lensmith.exporters.formats.tensorrt.engine_worker"
 MEASURED = ("seconds", "peak_memory_bytes")  # not in the manifest: the same inputs give the same bytes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from ....runtimes.bundle.opening import Bundle, open_bundle
 from ....runtimes.storage.files import dump_json
 from ....targets.errors import InputError
 from ....targets.profile import GpuTarget, load_target
+from ...progress import Progress
 from .engine_files import build_engines
 from .profiles import profiles
 
-Progress = Callable[[str, int, int], None]
 GRAPH_FILES = (".onnx", ".data")
 
 
@@ -60,7 +60,7 @@ def build(
     where TensorRT is not installed.
     """
     bundle = open_bundle(path, check="sha256")
-    gpu, manifest = _gpu(bundle), bundle.manifest
+    gpu, manifest = _gpu(bundle), bundle.content
     for name in manifest["graphs"]:
         bundle.graph(name)  # nothing strange reaches TensorRT
     with BundleWriter(Path(out or path), force or out is None) as writer:
@@ -73,14 +73,14 @@ def build(
 
 
 def _gpu(bundle: Bundle) -> GpuTarget:
-    graphs = bundle.manifest["graphs"].values()
+    graphs = bundle.content["graphs"].values()
     if any(graph.get("dialect") != "tensorrt" for graph in graphs):
         raise InputError(f"the bundle {bundle.path} is not for TensorRT; export it with --format tensorrt")
     if any(graph["file"].endswith(".engine") for graph in graphs):
         raise InputError(f"the bundle {bundle.path} has its engines; export it again to build others")
-    gpu = load_target(bundle.manifest["target"]).gpu
+    gpu = load_target(bundle.content["target"]).gpu
     if gpu is None:
-        raise InputError(f"the target {bundle.manifest['target']!r} of {bundle.path} has no GPU; export it again")
+        raise InputError(f"the target {bundle.content['target']!r} of {bundle.path} has no GPU; export it again")
     if not gpu.has_engines:
         raise InputError(f"the bundle {bundle.path} needs no engines: its graphs are compiled when they are loaded")
     return gpu

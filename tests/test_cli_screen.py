@@ -11,30 +11,14 @@ from typing import Any
 
 import click
 import pytest
-from lensmith.cli.looking import (
-    _ends,
-    _flat,
-    _origin,
-    _precision,
-)
-from lensmith.cli.making import (
-    _print_calibration,
-    _proof,
-    component_sizes,
-    default_method,
-)
-from lensmith.cli.shared import (
-    AboveZero,
-    cell,
-    console,
-    count,
-    finite,
-    needs,
-    parse_size,
-    peak_memory_bytes,
-    print_json,
-    size,
-)
+from lensmith.cli.calibration_tables import print_calibration
+from lensmith.cli.export import _proof
+from lensmith.cli.inspect import _ends, _flat, _origin, _precision
+from lensmith.cli.long_work import needs, peak_memory_bytes
+from lensmith.cli.option_types import AboveZero, parse_size
+from lensmith.cli.screen import cell, console, count, finite, print_json, size
+from lensmith.cli.storage_tables import component_sizes
+from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.targets.errors import (
     CheckFailed,
@@ -168,7 +152,7 @@ def test_what_an_export_says_of_its_calibration(kept: bool, capsys: pytest.Captu
     judgement = {"float": judged(0, (1, 1), accuracy), "nearest": judged(0.5, (0.9, 0.5), accuracy),
                  "calibrated": judged(0.25, (1, 0.6), {"read": 0.25, "count": 0.5})}  # fmt: skip
     tried = {"descent": ["answers"], **({} if kept else {"gptq": ["own kinds"]})}
-    _print_calibration({"judgement": judgement, "method": "gptq", "kept": kept, "tried": tried})
+    print_calibration({"judgement": judgement, "method": "gptq", "kept": kept, "tried": tried})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     nearest = next(line for line in lines if line[:3] == ["rounded", "to", "nearest"])
     assert nearest[3:] == ["0.5000", "1.0000", "80.0%", "3.250", "75.0%", "87.5%"]
@@ -185,10 +169,14 @@ def test_what_an_export_says_of_its_calibration(kept: bool, capsys: pytest.Captu
 
 def test_an_importance_matrix_says_what_it_saw(capsys: pytest.CaptureFixture[str]) -> None:
     samples = {"calibrated": 8, "source": "built-in", "image_tokens": 640, "text_tokens": 99}
-    _print_calibration({"samples": samples, "matrices": 20})
+    print_calibration({"samples": samples, "matrices": 20})
     printed = capsys.readouterr().out
     assert all(words in printed for words in ("8 of built-in", "640 of images, 99 of text", "20"))
-    assert [default_method(name) for name in ("onnx", "gguf", "tensorrt")] == ["descent", "imatrix", "descent"]
+    assert [find_lowering(name).calibration for name in ("onnx", "gguf", "tensorrt")] == [
+        "descent",
+        "imatrix",
+        "descent",
+    ]
 
 
 def bundle(**manifest: Any) -> Bundle:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 
 import click
 from lensmith.cli import main
-from lensmith.cli.making import export
+from lensmith.cli.export import export
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 

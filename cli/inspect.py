@@ -1,35 +1,21 @@
-"""Commands that look: inspect, verify, compare, targets."""
+"""`lensmith inspect`: what a bundle is."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..targets.errors import CheckFailed, InputError
-from .shared import (
-    AS_JSON,
-    DEVICE,
-    KEYS,
-    Once,
-    console,
-    count,
-    pairs,
-    print_json,
-    size,
-    table,
-)
+from ..targets.errors import InputError
+from .option_types import AS_JSON, BUNDLE, Once
+from .screen import console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ..runtimes.bundle.calibration_evidence import CalibrationEvidence
     from ..runtimes.bundle.opening import Bundle
-    from ..runtimes.evidence.verification import VerifyReport
-
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 @click.command(cls=Once)
@@ -50,11 +36,11 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
     from ..runtimes.engines.native import wanted_kernels
 
     opened = open_bundle(bundle)
-    calibration = read_evidence(opened.manifest)
+    calibration = read_evidence(opened.content)
     if page is not None:
         _write_page(opened, calibration, page)
     if as_json:
-        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.manifest})
+        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.content})
     else:
         _print_parts(opened, calibration, tensors=tensors)
     if page is not None:
@@ -86,65 +72,16 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
                          "export it with --calibrate descent")  # fmt: skip
     made = calibration_html(
         calibration,
-        model=opened.manifest["source"]["name"],
-        precision=opened.manifest.get("options", {}).get("precision", "weights"),
+        model=opened.content["source"]["name"],
+        precision=opened.content.get("options", {}).get("precision", "weights"),
     )
     write_text(page, made)
-
-
-@click.command(cls=Once)
-@BUNDLE
-@DEVICE
-@KEYS
-@AS_JSON
-def verify(bundle: Path, device: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
-    """Check each byte of BUNDLE and replay PyTorch's recorded answers. Exit code 1 when something differs."""
-    from ..runtimes.evidence.verification import verify as replay
-
-    report = replay(bundle, device=device, trusted_keys=keys or None)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        console().print(_verification(report))
-    if not report.passed:
-        raise CheckFailed(f"{report.summary()}; export the bundle again or report this device")
-    if not as_json:
-        click.echo(f"passed: {report.summary()}")
-
-
-@click.command(cls=Once)
-@AS_JSON
-def targets(as_json: bool) -> None:
-    """List the devices that `lensmith export --target` knows."""
-    from ..targets.profile import load_target, target_names
-
-    profiles = [asdict(load_target(name)) for name in target_names()]
-    if as_json:
-        print_json(profiles)
-        return
-    rows = [
-        [row["name"], row["dialect"], row["prefill_chunk"], ", ".join(row["lacks"]), row["description"]]
-        for row in profiles
-    ]
-    console().print(table("Targets", ["name", "dialect", ">prefill chunk", "lacks", "description"], rows))
-
-
-COMMANDS = (verify, inspect, targets)
-
-
-def _verification(report: VerifyReport) -> Any:
-    rows = [
-        (row.case, row.output, row.figure, f"{row.value:.3g}", "" if row.limit is None else f"{row.limit:.3g}",
-         "" if row.passed else "FAILED")
-        for row in report.rows
-    ]  # fmt: skip
-    return table(f"Against {report.reference}", ["case", "output", "figure", ">value", ">limit", ""], rows)
 
 
 def _identity(bundle: Bundle) -> Any:
     from ..runtimes.engines.native import wanted_kernels
 
-    manifest, source = bundle.manifest, bundle.manifest["source"]
+    manifest, source = bundle.content, bundle.content["source"]
     return pairs("Bundle", {
         "path": bundle.path,
         "family": manifest["family"],
@@ -175,15 +112,15 @@ def _architecture(bundle: Bundle) -> Any:
     names = ("layers", "linear_layers", "hidden", "heads", "kv_heads", "vocab", "parameters")
     rows = [
         (name.replace("_", " "), *("" if (found := part.get(key)) is None else f"{found:,}" for key in names))
-        for name, part in bundle.manifest.get("parts", {}).items()
+        for name, part in bundle.content.get("parts", {}).items()
     ]
     return table("Parts", ["part", *(f">{name.replace('_', ' ')}" for name in names)], rows)
 
 
 def _sizes(bundle: Bundle) -> Any:
-    from .making import component_sizes
+    from .storage_tables import component_sizes
 
-    files = {name: int(record["size"]) for name, record in bundle.manifest["files"].items()}
+    files = {name: int(record["size"]) for name, record in bundle.content["files"].items()}
     rows = [*component_sizes(files), ("all", "", size(sum(files.values())))]
     return table("Sizes", ["component", "files", ">size"], rows)
 
@@ -191,7 +128,7 @@ def _sizes(bundle: Bundle) -> Any:
 def _precision(bundle: Bundle) -> Any:
     """How many tensors are stored in each way, and what they take."""
     rows: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for entry in bundle.manifest["precision"].values():
+    for entry in bundle.content["precision"].values():
         zero_points = entry["bits"] <= 8 and not entry["symmetric"]
         row = rows[entry["bits"], entry["group_size"] or "", "yes" if zero_points else "", entry["reason"]]
         for index, value in enumerate((1, entry.get("parameters", 0), entry.get("bytes", 0))):
@@ -205,14 +142,14 @@ def _precision(bundle: Bundle) -> Any:
 
 def _tensors(bundle: Bundle) -> Any:
     rows = [(name, entry["bits"], entry["group_size"] or "", count(entry.get("parameters", 0)), entry["reason"])
-            for name, entry in bundle.manifest["precision"].items()]  # fmt: skip
+            for name, entry in bundle.content["precision"].items()]  # fmt: skip
     return table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows)
 
 
 def _ports(bundle: Bundle) -> Any:
     """Inputs and outputs of the graphs; those of the KV cache as one row of their pattern."""
     rows: list[tuple[Any, ...]] = []
-    for graph, entry in bundle.manifest["graphs"].items():
+    for graph, entry in bundle.content["graphs"].items():
         for kind in ("inputs", "outputs"):
             shown: dict[str, tuple[Any, ...]] = {}
             for name, port in entry[kind].items():
@@ -225,7 +162,7 @@ def _ports(bundle: Bundle) -> Any:
 
 def _engines(bundle: Bundle) -> Any:
     """What was built for GPUs; None for a bundle without engines."""
-    made = {name: graph["engine"] for name, graph in bundle.manifest["graphs"].items() if "engine" in graph}
+    made = {name: graph["engine"] for name, graph in bundle.content["graphs"].items() if "engine" in graph}
     if not made:
         return None
     rows = []
@@ -243,10 +180,10 @@ def _engines(bundle: Bundle) -> Any:
 
 
 def _limits(bundle: Bundle) -> Any:
-    video = bundle.manifest.get("video", {})
+    video = bundle.content.get("video", {})
     of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
-    limits = {**bundle.manifest["limits"], **of_video}
-    ends = _ends(bundle.manifest.get("prompt", {}))
+    limits = {**bundle.content["limits"], **of_video}
+    ends = _ends(bundle.content.get("prompt", {}))
     return pairs("Limits", {**{name.replace("_", " "): value for name, value in limits.items()}, **ends})
 
 
@@ -257,7 +194,7 @@ def _ends(prompt: Mapping[str, Any]) -> dict[str, str]:
 
 def _evidence(bundle: Bundle) -> Any:
     """All that was recorded but calibration, which has tables of its own."""
-    recorded = {name: value for name, value in bundle.manifest["evidence"].items() if name != "calibration"}
+    recorded = {name: value for name, value in bundle.content["evidence"].items() if name != "calibration"}
     return pairs("Evidence", dict(_flat(recorded)) or {"none": "nothing else was recorded"})
 
 

@@ -1,0 +1,26 @@
+"""`lensmith synth`: a checkpoint of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .long_work import needs, stages
+from .option_types import FORCE, NEW_FOLDER, Once
+
+
+@click.command(cls=Once)
+@click.argument("name")
+@click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new folder.")
+@click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@FORCE
+def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
+    """Write a checkpoint of random weights in the architecture NAME, to measure size, memory and speed."""
+    with needs("export", "lensmith synth"):
+        from ..exporters.synth.making import synth as write
+    with stages() as progress:
+        folder = write(name, out, tiny=tiny, seed=seed, force=force,
+                       progress=lambda done, total: progress("weights", done, total))  # fmt: skip
+    click.echo(folder)
