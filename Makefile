@@ -1,9 +1,13 @@
-# make test   everything that must pass before a change goes in
-# make demo   the main job on a small trained model: export, ask, verify, compare with PyTorch
-# make clean  remove what these made
+# make test         everything that must pass before a change goes in
+# make demo         the main job on a small trained model: export, ask, verify, compare with PyTorch
+# make docs         the documentation as pages in build/site, strictly
+# make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own
+# make clean        remove what these made
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST = .venv-oldest
+CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 MODEL = tests/tiny_vlm/qwen3_vl
 HELDOUT = tests/tiny_vlm/heldout
@@ -13,20 +17,26 @@ LIMIT ?= 50
 JOBS ?= 2
 KERNELS = runtimes/engines/kernels/kernels.so
 
-.PHONY: setup test lint demo clean
+INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
+
+.PHONY: setup test test-oldest lint demo docs clean
+
+# Two stamps: what the demo needs, and what the tests need beside it. llama.cpp comes as source and takes minutes.
+$(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[export,report]' torch transformers
+	$(INSTALL) --no-deps torchvision  # lends its image functions alone; its wheel asks for another build of torch
+	touch $@
+
+$(VENV)/ready: $(VENV)/demo-ready
+	$(INSTALL) -e '.[export,report,video,hub,sign,dev,docs]'
+	$(INSTALL) llama-cpp-python || echo 'llama.cpp was not built: tests of it are skipped'
+	touch $@
 
 setup: $(VENV)/ready
 
-# torchvision only lends its image functions, and its published wheel asks for another build of torch: no dependencies.
-$(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,video,hub,sign,dev]' torch transformers
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision
-	-$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'  # built from source: tests of it skip without
-	touch $@
-
 # Installing compiles them too. Without a compiler, or on another system, there are none and their tests skip.
-$(KERNELS): $(wildcard runtimes/engines/kernels/*.[ch]) hatch_build.py | setup
+$(KERNELS): $(wildcard runtimes/engines/kernels/*.[ch]) hatch_build.py | $(VENV)/demo-ready
 	$(BIN)/python hatch_build.py --where-possible
 
 lint: setup
@@ -34,10 +44,18 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# -rs: what was skipped, and why.
 test: lint $(KERNELS)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs
 
-demo: setup $(KERNELS)
+test-oldest:
+	$(MAKE) $(OLDEST)/ready VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
+	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+
+demo: $(VENV)/demo-ready $(KERNELS)
 	$(BIN)/lensmith export $(MODEL) -o $(BUNDLE) --precision int4 --golden always --force
 	$(BIN)/lensmith run $(BUNDLE) "What word is written?" --image $(IMAGE) --timings
 	$(BIN)/lensmith verify $(BUNDLE)
@@ -46,4 +64,4 @@ demo: setup $(KERNELS)
 	@echo build/report.html
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(OLDEST)

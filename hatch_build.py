@@ -1,6 +1,7 @@
 """Compiles the kernels when lensmith is installed or built, where there is a C compiler; without one it goes on.
 
-An editable install gets the library in place, a wheel gets it inside and is then one for this platform.
+An editable install gets the library in place, a wheel gets it inside and is then one for this platform. An editable
+install also needs the links in .src/lensmith, which are made where git could not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path(__file__).parent / "runtimes" / "engines" / "kernels"
 LIBRARY = FOLDER / "kernels.so"
+PACKAGE = Path(__file__).parent / ".src" / "lensmith"
+LINKED = ("calibration", "cli", "exporters", "runtimes", "targets")
 FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=default"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2"]
 INT8 = [*WIDE, "-mavx512vnni", "-mf16c"]
@@ -70,6 +73,29 @@ def compile_library(target: Path = LIBRARY) -> str:
     return ""
 
 
+def make_links(package: Path = PACKAGE) -> str:
+    """Makes the links through which an editable install finds the folders; returns why it cannot, or nothing.
+
+    With core.symlinks=false, as on Windows, git writes each as a small file that holds the path.
+    """
+    for name in LINKED:
+        link, target = package / name, Path("../..") / name
+        if link.is_dir() and link.samefile(package / target):
+            continue
+        if link.is_dir() or (link.is_file() and link.read_bytes().strip() != target.as_posix().encode()):
+            return f"{link} must be a link to {target.as_posix()}, but something else is there: remove it and try again"
+        try:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target, target_is_directory=True)
+        except OSError as error:
+            link.write_text(target.as_posix())  # as git left it
+            return (
+                f"{link} must be a link to {target.as_posix()}, and none can be made here ({error.strerror}): clone "
+                "with `git -c core.symlinks=true clone` where links are allowed (on Windows in developer mode)"
+            )
+    return ""
+
+
 def _compiler() -> list[str]:
     return shlex.split(os.environ.get("CC", "cc"))
 
@@ -95,10 +121,13 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
-        if version != "editable":  # which has the whole package through the links in .src, and nothing may hide that
-            package = Path(__file__).parent / ".src" / "lensmith"
+        if version == "editable":  # has the whole package through the links in .src, and nothing may hide that
+            unlinked = make_links()
+            if unlinked:
+                self.app.abort(unlinked)
+        else:
             for name in ("__init__.py", "py.typed"):
-                build_data["force_include"][str(package / name)] = f"lensmith/{name}"
+                build_data["force_include"][str(PACKAGE / name)] = f"lensmith/{name}"
         reason = compile_library()
         if reason:
             LIBRARY.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from .layerwise.caches import cache_scales
 from .layerwise.candidates import nearest, stored
 from .layerwise.float_model import FloatModel
 from .layerwise.judge import Judgement, judge
-from .layerwise.layer_pass import Calibration, Plan
+from .layerwise.layer_pass import Calibration, PassPlan
 from .layerwise.prepared_samples import keys_of
 from .layerwise.sensitivity import Sensitivity
 from .layerwise.shelf import Room
@@ -240,7 +240,7 @@ def _quantize(
     schemes, method = schemes_of(job.graphs), METHODS[options.method]
     folders = {name: scratch / f"weights-{_key(job, schemes, samples, name, method)}" for name in (method, SEARCHED)}
     stores = {name: Store(folder) for name, folder in folders.items()}
-    plan = Plan(schemes, RECIPES[method])
+    plan = PassPlan(schemes, RECIPES[method])
     calibration = Calibration(model, plan, stores[method], stores[SEARCHED], job.family.prefixes.text)
     calibration.run(
         samples.calibrated,

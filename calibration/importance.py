@@ -17,7 +17,7 @@ from .layerwise.float_model import FloatModel, drafts_of
 from .layerwise.layer_pass import seen_by
 from .layerwise.prepared_samples import Picture, Sample
 from .layerwise.stages import Stages, by_input
-from .layerwise.streams import Stream
+from .layerwise.streams import SampleStream
 
 
 def gather(
@@ -39,7 +39,9 @@ def gather(
     return found
 
 
-def _walk(model: FloatModel, stages: Stages, stream: Stream, progress: Callable[[int], None]) -> dict[str, Energy]:
+def _walk(
+    model: FloatModel, stages: Stages, stream: SampleStream, progress: Callable[[int], None]
+) -> dict[str, Energy]:
     """Take a stream through the stages of a graph, and the energy of each of their matrices on the way."""
     found: dict[str, Energy] = {}
     for done, runner in enumerate(model.runners(stages, {"float": (stream, model.rows)}), start=1):
@@ -51,7 +53,7 @@ def _walk(model: FloatModel, stages: Stages, stream: Stream, progress: Callable[
     return found
 
 
-def _energy(stream: Stream, value: str, columns: int) -> Energy:
+def _energy(stream: SampleStream, value: str, columns: int) -> Energy:
     sums, count = np.zeros(columns), 0
     for sample in stream.samples:
         rows: NDArray[np.float32] = sample[value].reshape(-1, columns)

@@ -29,7 +29,7 @@ from .plan import plan
 from .run import run as ask
 from .screen import PRINTED, print_json
 from .sign import keygen, sign
-from .streams import close_streams, open_streams, unicode
+from .standard_streams import close_streams, open_streams, unicode
 from .synth import synth
 from .targets import targets
 from .verify import verify

@@ -13,7 +13,7 @@ from ..targets.errors import InputError
 from .answering import LOAD_NAMES, LOADING, SAMPLING, SYSTEM, VIDEO, open_model, stream, system_messages
 from .option_types import AS_JSON, KEYS, Once, named
 from .screen import console, pairs, print_json
-from .streams import read_text
+from .standard_streams import read_text
 from .template_options import TEMPLATE, template_variables, tool_calls
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ..runtimes.generation.options import GenerationOptions
 from ..runtimes.prompt.requests import user_message
 from ..targets.errors import InputError, LensmithError, closest
 from .answering import stream, system_messages
-from .streams import read_line, unicode
+from .standard_streams import read_line, unicode
 from .template_options import tool_calls
 
 HELP = """/image FILE   add an image to the next message; several are possible

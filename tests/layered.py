@@ -19,7 +19,7 @@ from lensmith.calibration.layerwise.float_model import FloatModel, features_of
 from lensmith.calibration.layerwise.layer_pass import seen_by
 from lensmith.calibration.layerwise.prepared_samples import Sample
 from lensmith.calibration.layerwise.store import Store
-from lensmith.calibration.layerwise.streams import Stream, Values
+from lensmith.calibration.layerwise.streams import SampleStream, Values
 from lensmith.calibration.mixed_precision import schemes_of
 from lensmith.calibration.samples.sample_preparation import Samples, open_samples
 from lensmith.exporters.pipeline import (
@@ -198,10 +198,10 @@ def walk(bench: Bench, samples: tuple[Sample, ...], candidate: Candidate | None 
     """Hidden states [seq, hidden] before the head, stage by stage from pixels on."""
     model, candidate = bench.model, candidate or unchanged(bench.model)
     keys = sorted({key for sample in samples for key in sample.pictures})
-    seen = Stream(model.pictures([bench.samples.pictures[key] for key in keys]))
+    seen = SampleStream(model.pictures([bench.samples.pictures[key] for key in keys]))
     for runner in model.runners(model.vision_stages, {"it": (seen, candidate.tables)}):
         candidate.advance(seen, runner)
-    stream = Stream(model.questions(samples, features_of(seen, keys)))
+    stream = SampleStream(model.questions(samples, features_of(seen, keys)))
     for runner in model.runners(model.decoder_stages, {"it": (stream, candidate.tables)}):
         candidate.advance(stream, runner)
     return [values[model.last][0] for values in stream.samples]

@@ -52,7 +52,7 @@ TESTS: dict[str, str] = {
     "cli/build.py": "tests/test_cli_passes.py",
     "cli/compare.py": "tests/test_cli_passes.py tests/test_cli.py -k 'arrives or compare'",
     "cli/option_types.py": "tests/test_cli_screen.py",
-    "cli/streams.py": "tests/test_cli_streams.py",
+    "cli/standard_streams.py": "tests/test_cli_streams.py",
     "cli/talk.py": "tests/test_cli_options.py tests/test_cli.py",
     "cli/template_options.py": "tests/test_cli_options.py",
     "exporters/comparing/comparison.py": "tests/test_contenders.py tests/test_compare.py tests/test_outcomes.py",

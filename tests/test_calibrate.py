@@ -19,7 +19,7 @@ from lensmith.calibration.layerwise.prepared_samples import ANSWER, draft_values
 from lensmith.calibration.layerwise.prepared_samples import KINDS as PARTS
 from lensmith.calibration.layerwise.stages import cut
 from lensmith.calibration.layerwise.store import Store
-from lensmith.calibration.layerwise.streams import Stream
+from lensmith.calibration.layerwise.streams import SampleStream
 from lensmith.calibration.layerwise.trial import GROUPS, Trial
 from lensmith.calibration.layerwise.verdict import NEAREST, SEARCHED, Verdict
 from lensmith.calibration.samples.sample_preparation import open_samples
@@ -165,7 +165,7 @@ def test_the_draft_head_is_calibrated(benches: Callable[[str], Bench], tmp_path:
     starts = bench.model.questions(samples, whole.features(bench))
     for sample, start in zip(samples, starts, strict=True):
         inputs = draft_values(sample, start, whole("decoder", start)["hidden_states"], mtp)
-        stream = Stream([inputs])
+        stream = SampleStream([inputs])
         for runner in bench.model.runners(stages, {"it": (stream, candidate.tables)}):
             candidate.advance(stream, runner)
         ours = stream.samples[0][stages.head.input] @ made.head().T

@@ -13,7 +13,7 @@ from lensmith.calibration.solvers.cholesky import cholesky, damped_cholesky, sol
 from lensmith.calibration.solvers.descent import DescentOptions, descent
 from lensmith.calibration.solvers.gptq import GptqOptions, feedback, gptq
 from lensmith.calibration.solvers.inputs import Inputs
-from lensmith.calibration.solvers.levels import Grid, Levels
+from lensmith.calibration.solvers.levels import IntegerGrid, Levels
 from lensmith.calibration.solvers.methods import METHODS
 from lensmith.calibration.solvers.output_error import output_error, row_energies
 from lensmith.calibration.solvers.search import fit, search
@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from tests.layers import make_inputs, make_weight, moments
 
 COLUMNS = 256
-GRIDS = [Grid(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (32, 64, 128, COLUMNS)
+GRIDS = [IntegerGrid(bits, group, symmetric) for bits in (2, 3, 4, 8) for group in (32, 64, 128, COLUMNS)
          for symmetric in (True, False)]  # fmt: skip
 grids = st.sampled_from(GRIDS)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def name(grid: Grid) -> str:
+def name(grid: IntegerGrid) -> str:
     return f"{grid.bits}-bits-{grid.group_size}-{'sym' if grid.symmetric else 'asym'}"
 
 
@@ -45,7 +45,7 @@ def group_errors(weight: NDArray[np.float32], made: Groups, importance: NDArray[
 
 
 def textbook_gptq(
-    weight: NDArray[np.float32], second: NDArray[np.float32], grid: Grid, damping: float, *, static: bool
+    weight: NDArray[np.float32], second: NDArray[np.float32], grid: IntegerGrid, damping: float, *, static: bool
 ) -> NDArray[np.int64]:
     """GPTQ as its paper has it, in float64: the inverse, its upper Cholesky factor U, and after each column k
     W[:, k:] -= (W_k - Q_k) / U_kk * U[k, k:]. The scales are fitted as ours are, which this does not check."""
@@ -74,7 +74,7 @@ def textbook_gptq(
 
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
-def test_gptq_is_the_textbooks(grid: Grid, static: bool) -> None:
+def test_gptq_is_the_textbooks(grid: IntegerGrid, static: bool) -> None:
     weight, inputs = make_weight(24, COLUMNS), statistics(0)
     made = gptq(weight, inputs, grid, options=GptqOptions(damping=0.01, static_groups=static))
     expected = textbook_gptq(weight, inputs.second, grid, 0.01, static=static)
@@ -84,7 +84,7 @@ def test_gptq_is_the_textbooks(grid: Grid, static: bool) -> None:
 
 
 def textbook_descent(
-    weight: NDArray[np.float32], second: NDArray[np.float32], grid: Grid, made: Groups
+    weight: NDArray[np.float32], second: NDArray[np.float32], grid: IntegerGrid, made: Groups
 ) -> list[NDArray[np.float64]]:
     """One sweep over `made` in float64, with the gradient of the error written out at every step.
 
@@ -119,7 +119,7 @@ def textbook_descent(
 
 
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid.bits < 8], ids=name)
-def test_descent_is_the_textbooks(grid: Grid) -> None:
+def test_descent_is_the_textbooks(grid: IntegerGrid) -> None:
     weight, inputs = make_weight(24, COLUMNS), statistics(5)
     start = descent(weight, inputs, grid, options=DescentOptions(damping=0, sweeps=0))
     values, scales, zeros = textbook_descent(weight, inputs.second, grid, start)
@@ -132,8 +132,8 @@ def test_descent_is_the_textbooks(grid: Grid) -> None:
     assert np.any(start.values != values)
 
 
-@pytest.mark.parametrize("grid", [Grid(3, 64), Grid(3, 64, False), Grid(2, 32, False)], ids=name)
-def test_descent_from_levels_that_lie_beside_the_weights(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("grid", [IntegerGrid(3, 64), IntegerGrid(3, 64, False), IntegerGrid(2, 32, False)], ids=name)
+def test_descent_from_levels_that_lie_beside_the_weights(grid: IntegerGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """Integers saturate at the top: zero points must move, and those of symmetric grids must not."""
     weight, inputs = make_weight(24, COLUMNS), statistics(8)
     start = quantize(weight, bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
@@ -150,7 +150,7 @@ def test_descent_from_levels_that_lie_beside_the_weights(grid: Grid, monkeypatch
 
 
 def test_descent_damps_by_a_part_of_the_mean_energy() -> None:
-    weight, inputs, grid = make_weight(8, COLUMNS), statistics(6), Grid(3, 64)
+    weight, inputs, grid = make_weight(8, COLUMNS), statistics(6), IntegerGrid(3, 64)
     more = inputs.second + np.float32(0.5) * np.diagonal(inputs.second).mean() * np.eye(COLUMNS, dtype=np.float32)
     damped = textbook_descent(weight, more, grid, descent(weight, inputs, grid, options=DescentOptions(sweeps=0)))
     made = descent(weight, inputs, grid, options=DescentOptions(damping=0.5, sweeps=1))
@@ -172,10 +172,10 @@ def test_a_prior_is_energy_that_every_input_has_besides(method: str) -> None:
     share = 0.003 + float(np.median(plain.energy) / plain.energy.mean())
     options = {"gptq": GptqOptions(share), "descent": DescentOptions(GptqOptions(share), share)}[method]
     run = {"gptq": gptq, "descent": descent}[method]
-    made = METHODS[method](weight, Inputs(plain.second, plain.magnitude, 1.0), Grid(3, 32))
-    np.testing.assert_array_equal(made.values, run(weight, plain, Grid(3, 32), options=options).values)  # type: ignore[operator]
+    made = METHODS[method](weight, Inputs(plain.second, plain.magnitude, 1.0), IntegerGrid(3, 32))
+    np.testing.assert_array_equal(made.values, run(weight, plain, IntegerGrid(3, 32), options=options).values)  # type: ignore[operator]
     np.testing.assert_array_equal(plain.second, moments(x).second)
-    assert (made.values != METHODS[method](weight, plain, Grid(3, 32)).values).any()
+    assert (made.values != METHODS[method](weight, plain, IntegerGrid(3, 32)).values).any()
 
 
 @pytest.mark.parametrize("method", ["gptq", "descent"])
@@ -187,7 +187,7 @@ def test_a_prior_keeps_weights_that_few_data_would_move(method: str) -> None:
     held_out = moments(make_inputs(4096, 128)[1])
 
     def error(seen: Inputs, measured: NDArray[np.float32], prior: float, method: str = method) -> float:
-        made = METHODS[method](weight, Inputs(seen.second, seen.magnitude, prior), Grid(3, 32))
+        made = METHODS[method](weight, Inputs(seen.second, seen.magnitude, prior), IntegerGrid(3, 32))
         return output_error(weight, made, measured)
 
     assert error(few, foreign, 1.0) < 0.9 * error(few, foreign, 0.0)
@@ -196,7 +196,7 @@ def test_a_prior_keeps_weights_that_few_data_would_move(method: str) -> None:
 
 def test_descent_ends_when_it_has_settled() -> None:
     """Sweep by sweep it stops where fewer integers move than `settled` says, and not before."""
-    weight, inputs, grid = make_weight(8, COLUMNS), statistics(7), Grid(3, 64)
+    weight, inputs, grid = make_weight(8, COLUMNS), statistics(7), IntegerGrid(3, 64)
     sweeps = [descent(weight, inputs, grid, options=DescentOptions(sweeps=n, settled=0)) for n in range(9)]
     moved = [float(np.mean(one.values != other.values)) for one, other in pairwise(sweeps)]
     assert moved[0] > 0.01 > moved[3]
@@ -208,7 +208,7 @@ def test_descent_ends_when_it_has_settled() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(seeds, grids)
-def test_searched_scales_are_never_worse_than_min_max(seed: int, grid: Grid) -> None:
+def test_searched_scales_are_never_worse_than_min_max(seed: int, grid: IntegerGrid) -> None:
     weight, inputs = make_weight(6, COLUMNS, seed), statistics(seed, 64)
     plain = quantize(weight, bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
     before = group_errors(weight, plain, inputs.importance)
@@ -218,7 +218,7 @@ def test_searched_scales_are_never_worse_than_min_max(seed: int, grid: Grid) -> 
 
 @settings(deadline=None, max_examples=25)
 @given(seeds, grids)
-def test_descent_never_rises(seed: int, grid: Grid) -> None:
+def test_descent_never_rises(seed: int, grid: IntegerGrid) -> None:
     weight, inputs = make_weight(6, COLUMNS, seed), statistics(seed, 300)
     sweeps = [descent(weight, inputs, grid, options=DescentOptions(damping=0, sweeps=n, settled=0)) for n in range(4)]
     errors = [row_energies((dequantize(made) - weight), inputs.second) for made in sweeps]
@@ -228,7 +228,7 @@ def test_descent_never_rises(seed: int, grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
-def test_methods_rank_as_they_promise(grid: Grid) -> None:
+def test_methods_rank_as_they_promise(grid: IntegerGrid) -> None:
     weight, inputs = make_weight(64, COLUMNS), statistics(3, 1024)
     errors = [output_error(weight, METHODS[key](weight, inputs, grid), inputs.second)
               for key in ("rtn", "mse", "gptq", "descent")]  # fmt: skip
@@ -240,7 +240,7 @@ def test_methods_rank_as_they_promise(grid: Grid) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
-def test_groups_are_well_formed(method: str, grid: Grid) -> None:
+def test_groups_are_well_formed(method: str, grid: IntegerGrid) -> None:
     weight = make_weight(5, COLUMNS)
     made = METHODS[method](weight, statistics(0, 64), grid)
     groups = COLUMNS // grid.group_size
@@ -259,7 +259,7 @@ def test_groups_are_well_formed(method: str, grid: Grid) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("grid", GRIDS, ids=name)
-def test_edges(method: str, grid: Grid) -> None:
+def test_edges(method: str, grid: IntegerGrid) -> None:
     """Rows of zeros and constants, columns that calibration never saw, one column a million times the others."""
     weight = make_weight(6, COLUMNS)
     weight[0] = 0
@@ -281,7 +281,7 @@ def test_edges(method: str, grid: Grid) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_without_any_energy_the_weights_count_alike(method: str) -> None:
     weight = make_weight(4, 64)
-    grid = Grid(4, 32)
+    grid = IntegerGrid(4, 32)
     inputs = Inputs(np.zeros((64, 64), np.float32), np.zeros(64, np.float32))
     made = METHODS[method](weight, inputs, grid)
     nearest = search(weight, Inputs(np.eye(64, dtype=np.float32), np.ones(64, np.float32)), grid)
@@ -296,7 +296,7 @@ def test_weights_without_a_scale_are_refused(method: str, value: float) -> None:
     weight = make_weight(4, 64)
     weight[3, 3] = value
     with pytest.raises(ValueError, match="float16 scale"):
-        METHODS[method](weight, statistics(0, 64, 64), Grid(4, 32))
+        METHODS[method](weight, statistics(0, 64, 64), IntegerGrid(4, 32))
 
 
 def test_feedback_factors_the_moments() -> None:
@@ -338,12 +338,12 @@ def test_indefinite_moments_get_a_factor() -> None:
 @pytest.mark.parametrize(("bits", "size"), [(5, 32), (4, 0)])
 def test_unknown_grids_are_refused(bits: int, size: int) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Grid(bits, size)
+        IntegerGrid(bits, size)
 
 
 def test_groups_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="do not divide 64"):
-        search(make_weight(2, 64), statistics(0, 64, 64), Grid(4, 48))
+        search(make_weight(2, 64), statistics(0, 64, 64), IntegerGrid(4, 48))
 
 
 def test_statistics_are_checked() -> None:
@@ -364,7 +364,7 @@ def test_output_error_is_that_of_the_outputs() -> None:
 
 @settings(deadline=None)
 @given(seeds, grids, st.floats(1e-3, 1e3))
-def test_round_to_nearest_errs_by_a_step_at_most(seed: int, grid: Grid, size: float) -> None:
+def test_round_to_nearest_errs_by_a_step_at_most(seed: int, grid: IntegerGrid, size: float) -> None:
     weight = make_weight(4, COLUMNS, seed) * np.float32(size)
     made = METHODS["rtn"](weight, statistics(0, 8), grid)
     step = np.abs(made.scales.astype(np.float64)).repeat(grid.group_size, axis=1)

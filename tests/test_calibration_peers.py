@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lensmith.calibration.solvers.gptq import GptqOptions, gptq
-from lensmith.calibration.solvers.levels import Grid
+from lensmith.calibration.solvers.levels import IntegerGrid
 from lensmith.calibration.solvers.methods import METHODS
 from lensmith.calibration.solvers.output_error import output_error
 from lensmith.exporters.storage.rounding import Floats, dequantize, quantize
@@ -18,10 +18,12 @@ from onnxruntime.quantization.neural_compressor import weight_only
 from tests.layers import make_inputs, make_weight, moments
 
 COLUMNS = 256
-GRIDS = [Grid(bits, group, symmetric) for bits in (2, 3, 4) for group in (32, 128) for symmetric in (True, False)]
+GRIDS = [
+    IntegerGrid(bits, group, symmetric) for bits in (2, 3, 4) for group in (32, 128) for symmetric in (True, False)
+]
 
 
-def papers_gptq(weight: Floats, second: Floats, grid: Grid) -> Floats:
+def papers_gptq(weight: Floats, second: Floats, grid: IntegerGrid) -> Floats:
     """GPTQ with 1 % damping, columns as they come, min-max scales of each group as it begins; in float64."""
     columns = weight.shape[1]
     damped = second + 0.01 * np.eye(columns) * np.diagonal(second).mean()
@@ -39,7 +41,7 @@ def papers_gptq(weight: Floats, second: Floats, grid: Grid) -> Floats:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.bits}-{grid.group_size}-{grid.symmetric}")
-def test_gptq_is_better_than_its_peers(grid: Grid) -> None:
+def test_gptq_is_better_than_its_peers(grid: IntegerGrid) -> None:
     weight = make_weight(48, COLUMNS)
     x, held_out = make_inputs(1024, COLUMNS)
     inputs, others = moments(x), moments(held_out)

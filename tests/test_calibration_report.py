@@ -26,14 +26,14 @@ from lensmith.exporters.reports.report import (
     html,
     table,
 )
-from lensmith.exporters.reports.sections import Section
+from lensmith.exporters.reports.sections import ReportSection
 from lensmith.exporters.reports.svg import STYLE, WIDTH
 from lensmith.runtimes.bundle.calibration_evidence import (
     CALIBRATED,
     NEAREST,
     CalibrationEvidence,
     Judged,
-    Place,
+    MatrixPlace,
     drifts,
     place,
     read_evidence,
@@ -65,11 +65,11 @@ def found(layers: int = 36, **chosen: Any) -> CalibrationEvidence:
     return evidence
 
 
-def named(evidence: CalibrationEvidence) -> dict[str, Section]:
+def named(evidence: CalibrationEvidence) -> dict[str, ReportSection]:
     return {section.name: section for section in sections(evidence)}
 
 
-def rows_of(section: Section) -> dict[str, tuple[str, ...]]:
+def rows_of(section: ReportSection) -> dict[str, tuple[str, ...]]:
     return {row[0]: row[1:] for row in section.rows}
 
 
@@ -139,17 +139,17 @@ def test_tables_are_stored_as_the_manifest_says() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("model.language_model.layers.11.self_attn.q_proj.weight", Place("decoder", 11, "self_attn.q_proj")),
-        ("model.layers.3.mlp.down_proj.weight", Place("decoder", 3, "mlp.down_proj")),
-        ("model.visual.blocks.0.attn.qkv.weight", Place("vision encoder", 0, "attn.qkv")),
-        ("vision_tower.vision_model.encoder.layers.9.mlp.fc1.weight", Place("vision encoder", 9, "mlp.fc1")),
-        ("model.visual.deepstack_merger_list.2.linear_fc1.weight", Place("DeepStack mergers", 2, "linear_fc1")),
-        ("mtp.layers.0.mlp.up_proj.weight", Place("draft head", 0, "mlp.up_proj")),
+        ("model.language_model.layers.11.self_attn.q_proj.weight", MatrixPlace("decoder", 11, "self_attn.q_proj")),
+        ("model.layers.3.mlp.down_proj.weight", MatrixPlace("decoder", 3, "mlp.down_proj")),
+        ("model.visual.blocks.0.attn.qkv.weight", MatrixPlace("vision encoder", 0, "attn.qkv")),
+        ("vision_tower.vision_model.encoder.layers.9.mlp.fc1.weight", MatrixPlace("vision encoder", 9, "mlp.fc1")),
+        ("model.visual.deepstack_merger_list.2.linear_fc1.weight", MatrixPlace("DeepStack mergers", 2, "linear_fc1")),
+        ("mtp.layers.0.mlp.up_proj.weight", MatrixPlace("draft head", 0, "mlp.up_proj")),
         ("model.visual.merger.linear_fc1.weight", None),
         ("lm_head.weight", None),
     ],
 )
-def test_places_of_matrices(name: str, expected: Place | None) -> None:
+def test_places_of_matrices(name: str, expected: MatrixPlace | None) -> None:
     assert place(name) == expected
 
 

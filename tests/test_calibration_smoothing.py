@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lensmith.calibration.solvers.levels import Grid
+from lensmith.calibration.solvers.levels import IntegerGrid
 from lensmith.calibration.solvers.methods import METHODS
 from lensmith.calibration.solvers.retarget import Drift
 from lensmith.calibration.solvers.smoothing import ROWS, search_scales
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from tests.layers import make_inputs, make_weight, moments
 
 COLUMNS = 128
-GRIDS = [Grid(bits, group, symmetric) for bits in (2, 3, 4) for group in (32, COLUMNS) for symmetric in (True, False)]
+GRIDS = [
+    IntegerGrid(bits, group, symmetric) for bits in (2, 3, 4) for group in (32, COLUMNS) for symmetric in (True, False)
+]
 
 
 def textbook_awq(
-    weights: list[NDArray[np.float32]], x: NDArray[np.float32], grid: Grid
+    weights: list[NDArray[np.float32]], x: NDArray[np.float32], grid: IntegerGrid
 ) -> tuple[NDArray[np.float64], list[float]]:
     """The search of AWQ's paper on the samples themselves, and the error of each ratio."""
     scales, errors = [], []
@@ -37,7 +39,7 @@ def textbook_awq(
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.bits}-{grid.group_size}-{grid.symmetric}")
-def test_awq_is_the_textbooks(grid: Grid) -> None:
+def test_awq_is_the_textbooks(grid: IntegerGrid) -> None:
     weights = [make_weight(40, COLUMNS, 1), make_weight(24, COLUMNS, 2) * 30]
     x = make_inputs(300, COLUMNS)[0]
     scale, without, achieved = search_scales(weights, moments(x), METHODS["rtn"], grid)
@@ -53,7 +55,7 @@ def test_no_scale_is_better_than_a_worse_one() -> None:
     x = np.random.default_rng(0).standard_normal((256, COLUMNS)).astype(np.float32)
     weight = np.random.default_rng(0).integers(-8, 8, (8, COLUMNS)).astype(np.float32)
     weight[:, ::32] = -8  # exact in every group as it is: any scale spoils it
-    scale, without, achieved = search_scales([weight], moments(x), METHODS["rtn"], Grid(4, 32))
+    scale, without, achieved = search_scales([weight], moments(x), METHODS["rtn"], IntegerGrid(4, 32))
     np.testing.assert_array_equal(scale, 1)
     assert without == achieved == 0
 
@@ -61,8 +63,8 @@ def test_no_scale_is_better_than_a_worse_one() -> None:
 def test_many_rows_are_searched_on_a_part_and_measured_whole() -> None:
     weight = make_weight(3 * ROWS, COLUMNS)
     inputs = moments(make_inputs(300, COLUMNS)[0])
-    scale, without, achieved = search_scales([weight], inputs, METHODS["rtn"], Grid(3, 64))
-    whole = [search_scales([part], inputs, METHODS["rtn"], Grid(3, 64)) for part in np.split(weight, 6)]
+    scale, without, achieved = search_scales([weight], inputs, METHODS["rtn"], IntegerGrid(3, 64))
+    whole = [search_scales([part], inputs, METHODS["rtn"], IntegerGrid(3, 64)) for part in np.split(weight, 6)]
     assert min(error for _, _, error in whole) <= achieved <= max(error for _, _, error in whole)
     assert achieved < without
     assert scale.shape == (COLUMNS,)
@@ -71,7 +73,9 @@ def test_many_rows_are_searched_on_a_part_and_measured_whole() -> None:
 def test_tied_inputs_share_a_scale() -> None:
     inputs = moments(make_inputs(300, COLUMNS)[0])
     tied = np.tile(np.arange(32), 4)  # four query heads of one kv head
-    scale, without, achieved = search_scales([make_weight(32, COLUMNS)], inputs, METHODS["rtn"], Grid(3, 32), tied=tied)
+    scale, without, achieved = search_scales(
+        [make_weight(32, COLUMNS)], inputs, METHODS["rtn"], IntegerGrid(3, 32), tied=tied
+    )
     np.testing.assert_array_equal(scale, np.tile(scale[:32], 4))
     assert len(np.unique(scale)) > 1
     assert achieved < without
@@ -80,10 +84,10 @@ def test_tied_inputs_share_a_scale() -> None:
 def test_dead_inputs_keep_their_weights() -> None:
     x = make_inputs(300, COLUMNS)[0]
     x[:, :40] = 0
-    scale, without, achieved = search_scales([make_weight(32, COLUMNS)], moments(x), METHODS["mse"], Grid(3, 64))
+    scale, without, achieved = search_scales([make_weight(32, COLUMNS)], moments(x), METHODS["mse"], IntegerGrid(3, 64))
     np.testing.assert_array_equal(scale[:40], 1)
     assert achieved <= without
-    silent, none, same = search_scales([make_weight(32, COLUMNS)], moments(x * 0), METHODS["rtn"], Grid(3, 64))
+    silent, none, same = search_scales([make_weight(32, COLUMNS)], moments(x * 0), METHODS["rtn"], IntegerGrid(3, 64))
     np.testing.assert_array_equal(silent, 1)
     assert none == same == 0
 

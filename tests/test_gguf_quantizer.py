@@ -17,7 +17,7 @@ from lensmith.calibration.importance import gather as gather_energies
 from lensmith.calibration.layerwise.layer_pass import gather, seen_by
 from lensmith.calibration.layerwise.prepared_samples import IMAGE
 from lensmith.calibration.layerwise.stages import by_input
-from lensmith.calibration.layerwise.streams import Stream
+from lensmith.calibration.layerwise.streams import SampleStream
 from lensmith.calibration.samples.sample_preparation import open_samples
 from lensmith.exporters.formats.gguf.gguf_files import needs_importance
 from lensmith.exporters.formats.gguf.imatrix import Energy, read_imatrix, write_imatrix
@@ -82,7 +82,7 @@ def test_importance_is_that_of_all_tokens_with_images(important: Bundle, nemotro
     assert any((sample.kinds == IMAGE).any() for sample in samples.calibrated)
     count = sum(len(sample.ids) for sample in samples.calibrated)
     even = [np.ones(len(sample.ids), np.float32) for sample in samples.calibrated]
-    stream = Stream(model.questions(samples.calibrated, seen_by(model, samples.calibrated, samples.pictures)))
+    stream = SampleStream(model.questions(samples.calibrated, seen_by(model, samples.calibrated, samples.pictures)))
     found = read_imatrix(important.file("imatrix.gguf"))
     expected: dict[str, Any] = {}
     for runner in model.runners(model.decoder_stages, {"float": (stream, model.rows)}):

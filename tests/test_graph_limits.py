@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lensmith.runtimes.graph_limits.graph_bounds import FREE_VALUES, Declared, check_bounds
+from lensmith.runtimes.graph_limits.graph_bounds import FREE_VALUES, DeclaredGraph, check_bounds
 from lensmith.runtimes.graph_limits.graph_check import _check_product
 from lensmith.runtimes.graph_limits.graph_values import Refused, constant, inputs
 from lensmith.runtimes.graph_limits.graph_work import Values, Walk
@@ -184,7 +184,7 @@ RESULTS: dict[str, tuple[list[Node], dict[str, list[int]], str]] = {
 def test_results_that_are_taken_and_refused(case: str) -> None:
     nodes, constants, refusal = RESULTS[case]
     made = graph(nodes, constants)
-    declared = Declared(TOKENS, TOKENS)
+    declared = DeclaredGraph(TOKENS, TOKENS)
     if not refusal:
         check_bounds(made, [], declared, 0)
         return

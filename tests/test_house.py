@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -123,32 +124,89 @@ def test_wheel_holds_nothing_else(wheel: set[str]) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
 
 
-def readme_commands() -> list[list[str]]:
-    """Every command line in the README's shell blocks, without comments and continuation."""
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line.removeprefix("$ "), comments=True))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHELL = re.compile(r"```(?:bash|sh|console)\n(.*?)```", re.S)
+INLINE = re.compile(r"`((?:lensmith|make|python|pytest) [^`]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+IN_REPOSITORY = re.compile(r"`((?:exporters|runtimes|calibration|targets|tests|cli|docs|examples|\.ci)/[\w./-]*)`")
 
 
-def test_readme_commands_exist() -> None:
+def commands_of(page: Path) -> list[list[str]]:
+    """Every command line in a page's shell blocks, without comments and continuation, and those within its text."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "".join(SHELL.findall(text)).replace("\\\n", " ").splitlines()
+    within = [" ".join(found.split()) for found in INLINE.findall(text)]
+    lines = [line.removeprefix("$ ").partition(" && ")[0] for line in (*blocks, *within)]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_commands_of_pages_exist(page: Path) -> None:
     from lensmith.cli.app import lensmith
 
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    seen = 0
-    for words in readme_commands():
+    for words in commands_of(page):
+        words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.M), words
-        if words[0] != "lensmith":
+        if words[0] in ("python", "pytest"):
+            files = [word for word in words if word.startswith("tests/") and word.endswith(".py") and "<" not in word]
+            assert all((ROOT / name).is_file() for name in files), words
+            if len(files) == 1 and "benchmarks" in files[0]:
+                known = (ROOT / files[0]).read_text(encoding="utf-8")
+                assert all(f'"{word}"' in known for word in words if word.startswith("--")), words
+        if words[0] == "lensmith":
+            options = {option for parameter in lensmith.commands[words[1]].params for option in parameter.opts}
+            assert {word.split("=")[0] for word in words[2:] if word.startswith("-")} <= options, words
+
+
+def test_pages_name_every_command() -> None:
+    from lensmith.cli.app import lensmith
+
+    named = {words[1] for page in PAGES for words in commands_of(page) if words[0] == "lensmith"}
+    assert named == set(lensmith.commands)
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in LINK.findall(text):
+        if re.match(r"[a-z]+://", link):
             continue
-        seen += 1
-        options = {option for parameter in lensmith.commands[words[1]].params for option in parameter.opts}
-        assert {word.split("=")[0] for word in words[2:] if word.startswith("-")} <= options, words
-    assert seen >= 5
+        name, _, fragment = link.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.is_file(), link
+        assert not fragment or fragment in anchors(file), link
+    for name in IN_REPOSITORY.findall(text):
+        assert (ROOT / name).exists(), name
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert ["make", "test"] in readme_commands()
+    assert ["make", "test"] in commands_of(ROOT / "README.md")
+
+
+def test_the_workflow_runs_the_same() -> None:
+    """The command of .ci on each Python that the package names, and the pages."""
+    flow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    named = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert f"python: {json.dumps(named)}" in flow
+    assert "run: .ci/run" in flow
+    assert "mkdocs build --strict" in flow
 
 
 def test_no_machine_and_no_unfinished_word() -> None:

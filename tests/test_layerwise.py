@@ -11,7 +11,7 @@ import pytest
 from lensmith.calibration.layerwise import layer_pass as calibrate
 from lensmith.calibration.layerwise.candidates import stored, unchanged
 from lensmith.calibration.layerwise.judge import _Race
-from lensmith.calibration.layerwise.layer_pass import Calibration, Plan, gather
+from lensmith.calibration.layerwise.layer_pass import Calibration, PassPlan, gather
 from lensmith.calibration.layerwise.prepared_samples import (
     ANSWER,
     BEHIND,
@@ -24,7 +24,7 @@ from lensmith.calibration.layerwise.shares import Shares
 from lensmith.calibration.layerwise.stage_quantizer import Matrices, Recipe, quantize_group
 from lensmith.calibration.layerwise.stages import Stages, cut
 from lensmith.calibration.layerwise.store import Store
-from lensmith.calibration.layerwise.streams import Stream, Values
+from lensmith.calibration.layerwise.streams import SampleStream, Values
 from lensmith.exporters.graphs.graph_files import Graph
 from lensmith.exporters.storage.scheme import UNQUANTIZED
 from lensmith.runtimes.evidence.replay import relative_error
@@ -49,7 +49,7 @@ def names(graph: Graph) -> set[str]:
 
 
 def pass_through(bench: Bench, stages: Stages, start: list[Values]) -> list[Values]:
-    stream = Stream(start)
+    stream = SampleStream(start)
     for runner in bench.model.runners(stages, {"it": (stream, bench.model.rows)}):
         stream.advance(runner)
     return [*stream.samples]
@@ -109,7 +109,7 @@ def test_every_matrix_is_in_one_product_or_look_up(bench: Bench) -> None:
 @all_families
 def test_values_live_as_long_as_they_are_needed(bench: Bench) -> None:
     """Whatever is left behind a stage is read later or is a result, and what is read later is there."""
-    stages, stream = bench.model.decoder_stages, Stream(bench.questions())
+    stages, stream = bench.model.decoder_stages, SampleStream(bench.questions())
     reads = [set(stage.inputs) | {found.ids for found in stage.lookups} for stage in stages.stages]
     results = {bench.model.last} | ({"hidden_states"} if bench.model.mtp else set())
     given = set(stream.samples[0])
@@ -133,18 +133,18 @@ def test_statistics_are_means_over_weighted_tokens(monkeypatch: pytest.MonkeyPat
     w = np.concatenate(weights).astype(np.float64)
     for together in (1, calibrate.TOGETHER):
         monkeypatch.setattr(calibrate, "TOGETHER", together)
-        made = gather([Stream(plain), Stream(other)], "x", 6, weights)
+        made = gather([SampleStream(plain), SampleStream(other)], "x", 6, weights)
         np.testing.assert_allclose(made.second, (seen.T * w) @ seen / w.sum(), rtol=1e-5, atol=1e-6)
         assert made.cross is not None
         np.testing.assert_allclose(made.cross, (x.T * w) @ seen / w.sum(), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(made.magnitude, w @ np.abs(x) / w.sum(), rtol=1e-6)
-    assert gather([Stream(plain)], "x", 6, weights).cross is None
+    assert gather([SampleStream(plain)], "x", 6, weights).cross is None
 
 
 def test_one_weight_stands_for_all_tokens_of_a_sample() -> None:
     """As of pictures, whose stages differ in how many tokens they make of one."""
     x = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
-    streams = [Stream([{"x": x[:4]}, {"x": x[4:]}])]
+    streams = [SampleStream([{"x": x[:4]}, {"x": x[4:]}])]
     made = gather(streams, "x", 3, Shares().weights([np.full(1, IMAGE, np.int8)] * 2))
     np.testing.assert_allclose(made.second, x.T @ x / 40, rtol=1e-5)
 
@@ -179,7 +179,7 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     recipe = Recipe("rtn", quantized_inputs=True)
     assert model.vision is not None
     schemes = {n: s if vision or n not in names(model.vision) else UNQUANTIZED for n, s in bench.schemes.items()}
-    outcomes = Calibration(model, Plan(schemes, recipe), store, other, bench.prefix).run(
+    outcomes = Calibration(model, PassPlan(schemes, recipe), store, other, bench.prefix).run(
         samples.calibrated, samples.pictures, lambda *_: None
     )
     tables = {model.head.name, *(found.source.name for s in model.decoder_stages.stages for found in s.lookups)}
@@ -188,7 +188,7 @@ def test_later_layers_see_what_the_quantized_ones_in_front_give(
     assert {name for name in schemes if store.get(name) is not None} == low
     race = _Race(model, {"float": unchanged(model), "made": stored(model, schemes, store)}, lambda *_: None)
     features = race.see(keys_of(samples.calibrated), samples.pictures)
-    streams = {name: Stream(model.questions(samples.calibrated, found)) for name, found in features.items()}
+    streams = {name: SampleStream(model.questions(samples.calibrated, found)) for name, found in features.items()}
     named = {name: (stream, race.candidates[name].tables) for name, stream in streams.items()}
     checked, weights = set(), Shares().weights([sample.kinds for sample in samples.calibrated])
     for runner in model.runners(model.decoder_stages, named):

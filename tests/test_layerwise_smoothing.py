@@ -10,7 +10,7 @@ import pytest
 from lensmith.calibration.layerwise.layer_pass import _existing
 from lensmith.calibration.layerwise.smoothed_pairs import Smoothing, smoothings
 from lensmith.calibration.layerwise.stage_quantizer import _divide_producers
-from lensmith.calibration.layerwise.store import Calibrated, Store
+from lensmith.calibration.layerwise.store import CalibratedTensor, Store
 from lensmith.exporters.spec import DecoderSpec
 from lensmith.runtimes.evidence.replay import relative_error
 
@@ -40,7 +40,7 @@ def fold(bench: Bench, store: Store) -> None:
         columns = bench.model.checkpoint.tensor(smoothing.consumers[0]).shape[1]
         factors = draw_factors(smoothing, columns, draw)
         for name in smoothing.consumers:
-            store.put(name, Calibrated(columns=factors))
+            store.put(name, CalibratedTensor(columns=factors))
         _divide_producers(smoothing, factors, store)
 
 
@@ -71,7 +71,7 @@ def test_a_tensor_that_is_left_out_of_folding_shows(bench: Bench, ending: str, t
     for name in bench.model.checkpoint.tensors:
         if name.startswith(bench.prefix) and name.endswith(ending):
             assert store.get(name) is not None
-            store.put(name, Calibrated())
+            store.put(name, CalibratedTensor())
     samples = bench.samples.calibrated[:1]
     plain = whole_float(bench, tmp_path / "plain").logits(bench, samples)
     assert relative_error(whole_float(bench, tmp_path / "wrong", store).logits(bench, samples)[0], plain[0]) > 0.01

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensmith.calibration.layerwise.matrix_outcomes import Outcome, OutcomeJournal
-from lensmith.calibration.layerwise.store import Calibrated, Store
+from lensmith.calibration.layerwise.store import CalibratedTensor, Store
 from lensmith.exporters.checkpoint.safetensors_files import read_header
 from lensmith.exporters.graphs.blocks import Matrix, Source, offset
 from lensmith.exporters.storage.rounding import Groups, dequantize, quantize
@@ -28,7 +28,7 @@ def make(bits: int, *, symmetric: bool, rows: int = 6, columns: int = 64, group:
     return quantize(weight, bits=bits, group_size=group, symmetric=symmetric)
 
 
-def assert_same(found: Calibrated | None, expected: Calibrated) -> None:
+def assert_same(found: CalibratedTensor | None, expected: CalibratedTensor) -> None:
     assert found is not None
     for key in ("columns", "rows"):
         np.testing.assert_array_equal(getattr(found, key), getattr(expected, key))
@@ -54,7 +54,7 @@ def test_what_is_put_is_got(tmp_path_factory: pytest.TempPathFactory, data: st.D
     values = draw.integers(0, 2**bits, (rows, groups * size), np.uint8)
     made = Groups(values, draw.normal(size=(rows, groups)).astype(np.float16), zeros, bits)
     factors = [draw.normal(size=n).astype(np.float32) if data.draw(st.booleans()) else None for n in (size, rows)]
-    store, expected = Store(tmp_path_factory.mktemp("store")), Calibrated(made, *factors)
+    store, expected = Store(tmp_path_factory.mktemp("store")), CalibratedTensor(made, *factors)
     store.put("a.weight", expected)
     assert_same(store.get("a.weight"), expected)
     assert store.get("b.weight") is None
@@ -64,7 +64,7 @@ def test_effective_weights_are_without_the_factors() -> None:
     draw = np.random.default_rng(0)
     weight = draw.normal(size=(6, 64)).astype(np.float32)
     columns, rows = (np.exp2(draw.uniform(-2, 2, n)).astype(np.float32) for n in (64, 6))
-    made = Calibrated(quantize(weight * columns, bits=8, group_size=32, symmetric=True), columns, rows)
+    made = CalibratedTensor(quantize(weight * columns, bits=8, group_size=32, symmetric=True), columns, rows)
     # Half a step of 8 bits of the largest product, divided by factors of 1/4 and above.
     assert np.abs(made.effective() - weight).max() < 4 * np.abs(weight * columns).max() / 255
     assert made.divided is not None
@@ -75,8 +75,8 @@ def test_divided_rows_stand_for_the_same_weights(tmp_path: Path) -> None:
     store, made = Store(tmp_path), make(4, symmetric=False)
     rows = np.random.default_rng(1).uniform(0.5, 2, 6).astype(np.float32)
     columns = np.full(64, 2, np.float32)
-    before = Calibrated(made, columns).effective()
-    store.put("v.weight", Calibrated(made, columns))
+    before = CalibratedTensor(made, columns).effective()
+    store.put("v.weight", CalibratedTensor(made, columns))
     for _ in range(2):  # an interrupted calibration may divide again
         store.divide_rows("v.weight", rows)
         after = store.get("v.weight")
@@ -87,7 +87,7 @@ def test_divided_rows_stand_for_the_same_weights(tmp_path: Path) -> None:
         np.testing.assert_allclose(after.effective(), before, rtol=1.01 * 2**-11)
         np.testing.assert_allclose(dequantize(after.divided) * rows[:, None], dequantize(made), rtol=1.01 * 2**-11)
         store.divide_rows("norm.weight", rows)  # one that was not calibrated
-        assert_same(store.get("norm.weight"), Calibrated(rows=rows))
+        assert_same(store.get("norm.weight"), CalibratedTensor(rows=rows))
 
 
 def test_an_interrupted_write_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,22 +101,22 @@ def test_an_interrupted_write_is_not_seen(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez", stop)
         with pytest.raises(KeyboardInterrupt):
-            store.put("a.weight", Calibrated(old))
+            store.put("a.weight", CalibratedTensor(old))
     assert store.get("a.weight") is None
-    store.put("a.weight", Calibrated(old))
+    store.put("a.weight", CalibratedTensor(old))
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez", stop)
         with pytest.raises(KeyboardInterrupt):
-            store.put("a.weight", Calibrated(new))
-    assert_same(store.get("a.weight"), Calibrated(old))
-    store.put("a.weight", Calibrated(new))
-    assert_same(Store(tmp_path).get("a.weight"), Calibrated(new))
+            store.put("a.weight", CalibratedTensor(new))
+    assert_same(store.get("a.weight"), CalibratedTensor(old))
+    store.put("a.weight", CalibratedTensor(new))
+    assert_same(Store(tmp_path).get("a.weight"), CalibratedTensor(new))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flip"])
 def test_a_damaged_file_is_never_taken_for_weights(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
-    store.put("a.weight", Calibrated(make(4, symmetric=False, rows=64)))
+    store.put("a.weight", CalibratedTensor(make(4, symmetric=False, rows=64)))
     path = next(tmp_path.iterdir())
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -138,7 +138,7 @@ def test_parts_are_the_stored_form(tmp_path: Path, bits: int, symmetric: bool) -
     source, store = Source("a.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
     tensor = lazy(tmp_path, "a.weight", weight)
     assert store.parts(source, tensor) is None
-    store.put("a.weight", Calibrated(quantize(weight, bits=bits, group_size=32, symmetric=symmetric)))
+    store.put("a.weight", CalibratedTensor(quantize(weight, bits=bits, group_size=32, symmetric=symmetric)))
     for found, expected in zip(store.parts(source, tensor) or [], matrix.pack(weight), strict=True):
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == expected.dtype
@@ -150,7 +150,7 @@ def test_parts_of_a_matrix_that_is_not_quantized(tmp_path: Path, bits: int) -> N
     weight, columns, rows = (draw.uniform(0.5, 2, shape).astype(np.float32) for shape in ((8, 64), 64, 8))
     matrix = Matrix(8, 64, Scheme(bits))
     source, store = Source("a.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
-    store.put("a.weight", Calibrated(columns=columns, rows=rows))
+    store.put("a.weight", CalibratedTensor(columns=columns, rows=rows))
     (found,) = store.parts(source, lazy(tmp_path, "a.weight", weight)) or []
     assert found.dtype == (np.float16 if bits == 16 else np.float32)
     # Of 16 bits the weight is rounded before and behind the factors.
@@ -174,7 +174,7 @@ def test_parts_of_a_divided_matrix(tmp_path: Path) -> None:
     rows, made = np.linspace(0.5, 2, 6, dtype=np.float32), make(4, symmetric=True)
     matrix = Matrix(6, 64, Scheme(4, 32))
     source, store = Source("v.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
-    store.put("v.weight", Calibrated(made))
+    store.put("v.weight", CalibratedTensor(made))
     store.divide_rows("v.weight", rows)
     values, scales = store.parts(source, lazy(tmp_path, "v.weight", np.zeros((6, 64), np.float32))) or []
     np.testing.assert_array_equal(values, matrix.store(made)[0])

@@ -12,10 +12,10 @@ from lensmith.exporters.reports.intervals import mcnemar, paired_difference, wil
 from lensmith.exporters.reports.records import (
     HISTOGRAM_EDGES,
     Agreement,
-    Component,
+    ComponentSize,
     Contender,
+    Repeated,
     Report,
-    Spread,
     TaskScore,
     Workload,
 )
@@ -27,8 +27,8 @@ from rich.console import Console
 HOSTILE = '<script>alert("$x_1$")</script> & [red]co'
 
 
-def spread(value: float) -> Spread:
-    return Spread.of([value, 0.9 * value, 1.2 * value])
+def spread(value: float) -> Repeated:
+    return Repeated.of([value, 0.9 * value, 1.2 * value])
 
 
 def contender(name: str, *, speed: float, is_bundle: bool = False) -> Contender:
@@ -57,8 +57,8 @@ def make_report(name: str = "some model") -> Report:
         contenders=(contender(ours, speed=4.0, is_bundle=True), *(contender(other, speed=1.0) for other in others)),
         workload=Workload("photo.jpg", 896, 672, name, 611, 588, 32, 3, 2),
         components=(
-            Component("Decoder matrices", 9_000_000, 2_700_000),
-            Component("Vision encoder", 2_000_000, 1_000_000),
+            ComponentSize("Decoder matrices", 9_000_000, 2_700_000),
+            ComponentSize("Vision encoder", 2_000_000, 1_000_000),
         ),
         reference=others[0],
         agreement=tuple(agreement(who, where, kl) for where in ("answers", "prompts") for who, kl in compared),
@@ -116,7 +116,7 @@ def test_scores_are_of_what_each_answered_right() -> None:
 
 
 def test_repeated_measurements_are_their_median_and_ends() -> None:
-    assert Spread.of([5.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=5.0)
+    assert Repeated.of([5.0, 1.0, 2.0]) == Repeated(median=2.0, low=1.0, high=5.0)
 
 
 def test_json_round_trip() -> None:

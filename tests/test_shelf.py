@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from lensmith.calibration.layerwise.candidates import nearest
 from lensmith.calibration.layerwise.judge import judge
-from lensmith.calibration.layerwise.layer_pass import Calibration, Plan
+from lensmith.calibration.layerwise.layer_pass import Calibration, PassPlan
 from lensmith.calibration.layerwise.shelf import Room, Shelf
 from lensmith.calibration.layerwise.stage_quantizer import RECIPES
 from lensmith.calibration.layerwise.store import Store
@@ -54,7 +54,7 @@ def test_calibration_and_judgement_are_the_same_without_room(benches: Callable[[
     for name, room in (("room", Room(None)), ("none", Room(tmp_path / "values", 0))):
         model, store, searched = replace(bench.model, room=room), Store(tmp_path / name), Store(tmp_path / f"{name}-2")
         samples = bench.samples
-        plan = Plan(bench.schemes, RECIPES["gptq"])
+        plan = PassPlan(bench.schemes, RECIPES["gptq"])
         calibration = Calibration(model, plan, store, searched, bench.prefix)
         calibration.run(samples.calibrated, samples.pictures, lambda *_: None, samples.held_out)
         found = judge(model, samples.held_out, samples.pictures, {"it": nearest(model, bench.schemes)})

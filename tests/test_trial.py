@@ -25,7 +25,7 @@ from lensmith.calibration.layerwise.stage_quantizer import (
     quantize_table,
 )
 from lensmith.calibration.layerwise.store import Store
-from lensmith.calibration.layerwise.streams import Stream
+from lensmith.calibration.layerwise.streams import SampleStream
 from lensmith.calibration.layerwise.trial import (
     GROUPS,
     Trial,
@@ -45,9 +45,9 @@ Floats = NDArray[np.float32]
 SCHEME = Scheme(3, 32, symmetric=False)
 
 
-def streamed(lengths: list[int]) -> Stream:
+def streamed(lengths: list[int]) -> SampleStream:
     """Samples whose values say where they are: sample, position."""
-    return Stream([{"x": np.array([[[i, p] for p in range(n)]], np.float32)} for i, n in enumerate(lengths)])
+    return SampleStream([{"x": np.array([[[i, p] for p in range(n)]], np.float32)} for i, n in enumerate(lengths)])
 
 
 def test_places_are_those_of_groups_and_kinds_of_tokens() -> None:

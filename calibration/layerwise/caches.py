@@ -12,7 +12,7 @@ from .float_model import FloatModel
 from .layer_pass import seen_by
 from .prepared_samples import Picture, Sample
 from .stages import Stage
-from .streams import Stream
+from .streams import SampleStream
 
 SAMPLES = 32  # of text and images; they take a pass through the decoder of their own
 
@@ -24,7 +24,7 @@ def cache_scales(model: FloatModel, samples: Sequence[Sample], pictures: Mapping
     return kv_scales(_caches(model, stream), model.spec.decoder.rotated)
 
 
-def _caches(model: FloatModel, stream: Stream) -> Iterator[CacheSample]:
+def _caches(model: FloatModel, stream: SampleStream) -> Iterator[CacheSample]:
     """The keys and values of one layer and sample at a time."""
     stages = replace(model.decoder_stages, stages=tuple(_with_present(stage) for stage in model.decoder_stages.stages))
     for runner in model.runners(stages, {"float": (stream, model.rows)}):

@@ -17,8 +17,8 @@ from .store import Store
 from .streams import (
     Effective,
     Floats,
-    Runner,
-    Stream,
+    SampleStream,
+    StageRunner,
     table_blocks,
 )
 
@@ -27,12 +27,12 @@ from .streams import (
 class Candidate:
     """What each matrix, the rows of the token table and the output head become, and whose inputs are rounded."""
 
-    matrices: Callable[[Runner], Effective]
+    matrices: Callable[[StageRunner], Effective]
     tables: Tables
     head: Callable[[Source], Groups | None]
     rounded: frozenset[str] = frozenset()  # names of matrices whose inputs are rounded to 8 bits
 
-    def advance(self, stream: Stream, runner: Runner) -> None:
+    def advance(self, stream: SampleStream, runner: StageRunner) -> None:
         """Take a stream through one stage."""
         stream.advance(runner, self.matrices(runner), self.rounded)
 
@@ -46,7 +46,7 @@ def stored(model: FloatModel, schemes: Mapping[str, Scheme], store: Store) -> Ca
     """The model with the weights of a store; quantized matrices that are not there are rounded to nearest."""
     rest = nearest(model, schemes)
 
-    def matrices(runner: Runner) -> Effective:
+    def matrices(runner: StageRunner) -> Effective:
         others = rest.matrices(runner)
 
         def effective(product: Product) -> Floats | None:
@@ -69,7 +69,7 @@ def stored(model: FloatModel, schemes: Mapping[str, Scheme], store: Store) -> Ca
 def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
     """The model with every matrix rounded to nearest in its scheme."""
 
-    def matrices(runner: Runner) -> Effective:
+    def matrices(runner: StageRunner) -> Effective:
         def effective(product: Product) -> Floats | None:
             scheme = schemes[product.source.name]
             if scheme.bits == 16:  # no integers where the inputs do not divide into groups

@@ -24,8 +24,8 @@ from .prepared_samples import (
 from .shelf import Room
 from .stages import Stages, cut
 from .streams import (
-    Runner,
-    Stream,
+    SampleStream,
+    StageRunner,
     Values,
     table_rows,
 )
@@ -87,9 +87,9 @@ class FloatModel:
         assert self.decoder_stages.head is not None
         return self.decoder_stages.head.input
 
-    def stream(self, samples: Sequence[Values]) -> Stream:
+    def stream(self, samples: Sequence[Values]) -> SampleStream:
         """Samples on their way through the stages of a graph."""
-        return Stream(samples, self.room)
+        return SampleStream(samples, self.room)
 
     def pictures(self, pictures: Sequence[Picture]) -> list[Values]:
         """Values to start the vision encoder with."""
@@ -103,16 +103,18 @@ class FloatModel:
         """Rows of a table as the checkpoint has them."""
         return table_rows(self.checkpoint, source, ids)
 
-    def runners(self, stages: Stages, streams: Mapping[str, tuple[Stream, Tables]]) -> Iterator[Runner]:
+    def runners(self, stages: Stages, streams: Mapping[str, tuple[SampleStream, Tables]]) -> Iterator[StageRunner]:
         """One stage after the other, each with its lookups done; the caller advances the streams."""
         for stage in stages.stages:
             for stream, tables in streams.values():
                 stream.look_up(stage, tables)
             first = next(iter(streams.values()))[0].samples[0]
-            yield Runner(stage, self.checkpoint, first, self.threads)
+            yield StageRunner(stage, self.checkpoint, first, self.threads)
 
 
-def drafts_of(model: FloatModel, samples: Sequence[Sample], starts: Sequence[Values], stream: Stream) -> list[Values]:
+def drafts_of(
+    model: FloatModel, samples: Sequence[Sample], starts: Sequence[Values], stream: SampleStream
+) -> list[Values]:
     """Values to start the draft head with, from those that the decoder started with and what came of them."""
     assert model.mtp is not None
     return [
@@ -121,7 +123,7 @@ def drafts_of(model: FloatModel, samples: Sequence[Sample], starts: Sequence[Val
     ]
 
 
-def features_of(stream: Stream, keys: Sequence[str]) -> dict[str, ImageFeatures]:
+def features_of(stream: SampleStream, keys: Sequence[str]) -> dict[str, ImageFeatures]:
     """The outputs of a vision encoder by the keys of its pictures."""
     return {
         key: ImageFeatures(values["image_features"], values.get("deepstack_features"))

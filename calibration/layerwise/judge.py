@@ -24,8 +24,8 @@ from .prepared_samples import (
 from .stages import Stages, by_input
 from .streams import (
     Floats,
-    Runner,
-    Stream,
+    SampleStream,
+    StageRunner,
     Values,
     relative_error,
 )
@@ -108,7 +108,7 @@ class _Race:
             self.walk(self.model.vision_stages, streams)
         return {name: features_of(stream, keys) for name, stream in streams.items()}
 
-    def walk(self, stages: Stages, streams: Mapping[str, Stream]) -> dict[str, dict[str, float]]:
+    def walk(self, stages: Stages, streams: Mapping[str, SampleStream]) -> dict[str, dict[str, float]]:
         """Take all streams through; how far each is off at the input of each matrix, see `Judgement.drift`."""
         named = {name: (stream, self.candidates[name].tables) for name, stream in streams.items()}
         drifts: dict[str, dict[str, float]] = {name: {} for name in streams}
@@ -123,7 +123,7 @@ class _Race:
 
 
 def _predictions(
-    race: _Race, streams: Mapping[str, Stream], stages: Stages, samples: Sequence[Sample], rows: Sequence[Rows]
+    race: _Race, streams: Mapping[str, SampleStream], stages: Stages, samples: Sequence[Sample], rows: Sequence[Rows]
 ) -> dict[str, Predictions]:
     """What each candidate expects behind some positions, from the inputs of the head that its stream came to.
 
@@ -146,7 +146,7 @@ def _drafts(
     race: _Race,
     samples: Sequence[Sample],
     starts: Mapping[str, Sequence[Values]],
-    streams: Mapping[str, Stream],
+    streams: Mapping[str, SampleStream],
     rows: Sequence[Rows],
     chosen: Mapping[str, Predictions],
 ) -> Iterator[tuple[str, Drafts]]:
@@ -163,7 +163,7 @@ def _drafts(
         yield name, Drafts(float(same[counted].mean()), float(accepted[counted].mean()), int(counted.sum()))
 
 
-def _drift(runner: Runner, plain: Stream, other: Stream) -> dict[str, float]:
+def _drift(runner: StageRunner, plain: SampleStream, other: SampleStream) -> dict[str, float]:
     found: dict[str, float] = {}
     for value, products in by_input(runner.stage):
         error = relative_error((a[value], b[value]) for a, b in zip(plain.samples, other.samples, strict=True))

@@ -33,7 +33,7 @@ from .stage_quantizer import (
 )
 from .stages import Product, Stages, by_input
 from .store import Store
-from .streams import Floats, Runner, Stream
+from .streams import Floats, SampleStream, StageRunner
 from .trial import Trial, Unseen
 
 HEAD_SAMPLES = 16  # that the output head is quantized with, which needs a pass of its own
@@ -45,7 +45,7 @@ TOGETHER = 1024
 
 
 @dataclass(frozen=True)
-class Plan:
+class PassPlan:
     """What to do: the schemes of all matrices by name, a recipe, and how much each part of the samples counts."""
 
     schemes: Mapping[str, Scheme]
@@ -60,7 +60,7 @@ class Calibration:
     an interrupted run has put into the store is not quantized again. A second store gets what a search of scales makes.
     """
 
-    def __init__(self, model: FloatModel, plan: Plan, store: Store, searched: Store, text_prefix: str) -> None:
+    def __init__(self, model: FloatModel, plan: PassPlan, store: Store, searched: Store, text_prefix: str) -> None:
         self.model, self.plan, self.store, self.searched = model, plan, store, searched
         found = (_existing(smoothing, model) for smoothing in smoothings(model.spec.decoder, text_prefix))
         self.smoothings = {name: smoothing for smoothing in found for name in smoothing.consumers}
@@ -97,7 +97,7 @@ class Calibration:
         return self.store.journal.outcomes
 
     def _walk(
-        self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, judged: Sequence[Sample], progress: Steps
+        self, stages: Stages, streams: Sequence[SampleStream], kinds: Kinds, judged: Sequence[Sample], progress: Steps
     ) -> None:
         """A pass over tokens of these kinds, of which the last are those of judged samples."""
         first = len(kinds) - len(judged)
@@ -129,7 +129,9 @@ class Calibration:
             for store, table in zip((self.searched, self.store), made, strict=True):
                 store.put(source.name, table)
 
-    def _pass(self, stages: Stages, streams: Sequence[Stream], kinds: Kinds, trial: Trial, progress: Steps) -> None:
+    def _pass(
+        self, stages: Stages, streams: Sequence[SampleStream], kinds: Kinds, trial: Trial, progress: Steps
+    ) -> None:
         candidate, weights = stored(self.model, self.plan.schemes, self.store), self.plan.shares.weights(kinds)
         tables = (self.model.rows, candidate.tables)
         named = {str(index): (stream, tables[index]) for index, stream in enumerate(streams)}
@@ -146,7 +148,7 @@ class Calibration:
             self.done += 1
             progress(self.done, self.total)
 
-    def _quantize(self, runner: Runner, products: Sequence[Product], means: Means, unseen: Unseen) -> None:
+    def _quantize(self, runner: StageRunner, products: Sequence[Product], means: Means, unseen: Unseen) -> None:
         weights = {product.source.name: runner.original(product) for product in products}
         matrices = Matrices(weights, self.plan.schemes, means, unseen)
         smoothing = self.smoothings.get(products[0].source.name)
@@ -172,7 +174,7 @@ def seen_by(model: FloatModel, samples: Sequence[Sample], pictures: Mapping[str,
     return features_of(stream, keys)
 
 
-def gather(streams: Sequence[Stream], value: str, columns: int, weights: Sequence[Floats]) -> Means:
+def gather(streams: Sequence[SampleStream], value: str, columns: int, weights: Sequence[Floats]) -> Means:
     """Means of a value over all samples, whose tokens have these weights; one weight stands for all of a sample."""
     moments = Moments(columns, len(streams) > 1)
     for rows, weight in _batches(streams, value, columns, weights):
@@ -181,7 +183,7 @@ def gather(streams: Sequence[Stream], value: str, columns: int, weights: Sequenc
 
 
 def _batches(
-    streams: Sequence[Stream], value: str, columns: int, weights: Sequence[Floats]
+    streams: Sequence[SampleStream], value: str, columns: int, weights: Sequence[Floats]
 ) -> Iterator[tuple[list[Floats], Floats]]:
     """Tokens of some samples together, TOGETHER of them or more: of each stream, and their weights."""
     rows: list[list[Floats]] = [[] for _ in streams]

@@ -23,8 +23,8 @@ from .stages import Product
 from .streams import (
     Effective,
     Floats,
-    Runner,
-    Stream,
+    SampleStream,
+    StageRunner,
     Values,
     table_blocks,
 )
@@ -73,7 +73,9 @@ class Sensitivities:
         plain = self.model.stream(start)
         tables = [source for source in self.model.tables if source.name in self.schemes]
         streams = {source.name: self.model.stream(start) for source in tables}
-        named: dict[str, tuple[Stream, Tables]] = {name: (s, self._rounded_rows(name)) for name, s in streams.items()}
+        named: dict[str, tuple[SampleStream, Tables]] = {
+            name: (s, self._rounded_rows(name)) for name, s in streams.items()
+        }
         named = {"": (plain, self.model.rows), **named}
         stages = self.model.decoder_stages
         for source in tables:
@@ -89,7 +91,7 @@ class Sensitivities:
             progress(done + 1, len(stages.stages))
         return dict(self._results(plain, streams, samples))
 
-    def _note(self, runner: Runner, plain: Stream) -> None:
+    def _note(self, runner: StageRunner, plain: SampleStream) -> None:
         for product in runner.stage.products:
             name, scheme = product.source.name, self.schemes.get(product.source.name)
             if scheme is None:
@@ -111,7 +113,7 @@ class Sensitivities:
             total += float(np.square(some).sum(dtype=np.float64))
         self.errors[source.name], self.energies[source.name] = tuple((lost / max(total, 1e-30)).tolist()), total
 
-    def _rounded(self, runner: Runner, unit: str) -> Effective:
+    def _rounded(self, runner: StageRunner, unit: str) -> Effective:
         def effective(product: Product) -> Floats | None:
             scheme = self.schemes.get(product.source.name)
             if scheme is None or unit_of(product.source.name) != unit:
@@ -131,13 +133,13 @@ class Sensitivities:
         return rows
 
     def _results(
-        self, plain: Stream, streams: Mapping[str, Stream], samples: Sequence[Sample]
+        self, plain: SampleStream, streams: Mapping[str, SampleStream], samples: Sequence[Sample]
     ) -> Iterator[tuple[str, Sensitivity]]:
         rows = [np.linspace(0, len(s.ids) - 2, min(ROWS, len(s.ids) - 1)).astype(np.int64) for s in samples]
         following = np.concatenate([sample.ids[chosen + 1] for sample, chosen in zip(samples, rows, strict=True)])
         head, last = self.model.head, self.model.last
 
-        def hidden(stream: Stream) -> Floats:
+        def hidden(stream: SampleStream) -> Floats:
             return np.concatenate([v[last][0][chosen] for v, chosen in zip(stream.samples, rows, strict=True)])
 
         for unit, stream in streams.items():
@@ -201,7 +203,7 @@ def stored(shape: tuple[int, int], scheme: Scheme) -> int:
     return prod(shape) * scheme.bits // 8 + 2 * groups + zeros
 
 
-def _energy(stream: Stream, product: Product) -> Floats:
+def _energy(stream: SampleStream, product: Product) -> Floats:
     columns = product.matrix.columns
     rows = [sample[product.input].reshape(-1, columns) for sample in stream.samples]
     total = sum((np.square(x).sum(0, dtype=np.float64) for x in rows), np.zeros(columns))

@@ -13,7 +13,7 @@ from ...exporters.checkpoint.lazy_tensors import LazyTensor
 from ...exporters.storage.rounding import Groups
 from ...exporters.storage.scheme import Scheme
 from ..solvers.inputs import Inputs
-from ..solvers.levels import Grid
+from ..solvers.levels import IntegerGrid
 from ..solvers.methods import METHODS
 from ..solvers.moments import Means
 from ..solvers.output_error import output_error
@@ -22,7 +22,7 @@ from ..solvers.smoothing import search_scales
 from .candidates import joined, rows_of, some_rows
 from .matrix_outcomes import Outcome
 from .smoothed_pairs import Smoothing
-from .store import Calibrated, Store
+from .store import CalibratedTensor, Store
 from .trial import Errors, Unseen, no_worse
 
 Floats = NDArray[np.float32]
@@ -59,9 +59,9 @@ RECIPES = {
 }
 
 
-def grid_of(scheme: Scheme) -> Grid:
+def grid_of(scheme: Scheme) -> IntegerGrid:
     """The integers of a scheme."""
-    return Grid(scheme.bits, scheme.group_size, scheme.symmetric)
+    return IntegerGrid(scheme.bits, scheme.group_size, scheme.symmetric)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Matrices:
         low = {name: self.schemes[name].bits < 8 for name in self.quantized}
         return {name: drift.retarget(rows) if low[name] else rows for name, rows in self.quantized.items()}
 
-    def errors(self, made: Mapping[str, Calibrated]) -> Errors:
+    def errors(self, made: Mapping[str, CalibratedTensor]) -> Errors:
         """How far the outputs are off on unseen inputs."""
         return self.unseen.errors(self.quantized, {name: own.effective() for name, own in made.items()})
 
@@ -102,7 +102,7 @@ class Rounded:
     """What became of matrices that share an input, by which method, and the factors of smoothing."""
 
     method: str
-    made: Mapping[str, Calibrated]
+    made: Mapping[str, CalibratedTensor]
     factor: Floats | None = None
 
 
@@ -129,9 +129,9 @@ def quantize_group(matrices: Matrices, smoothing: Smoothing | None, recipe: Reci
 
 def _rounded(
     matrices: Matrices, targets: Mapping[str, Floats], method: str, factor: Floats | None = None
-) -> dict[str, Calibrated]:
+) -> dict[str, CalibratedTensor]:
     """All matrices by one method: rows are independent, and those of one grid share most of the work."""
-    alike: dict[Grid, list[str]] = {}
+    alike: dict[IntegerGrid, list[str]] = {}
     for name in targets:
         alike.setdefault(grid_of(matrices.schemes[name]), []).append(name)
     made = {}
@@ -142,7 +142,7 @@ def _rounded(
         groups = METHODS[method if grid.bits < 8 else "rtn"](target, known, grid)  # 8 bits lose nothing to search for
         ends = np.cumsum([len(targets[name]) for name in names]).tolist()
         for name, end in zip(names, ends, strict=True):
-            made[name] = Calibrated(rows_of(groups, slice(end - len(targets[name]), end)), columns=factor)
+            made[name] = CalibratedTensor(rows_of(groups, slice(end - len(targets[name]), end)), columns=factor)
     return made
 
 
@@ -157,9 +157,9 @@ def outcomes(matrices: Matrices, rounded: Rounded, nearest: Rounded) -> Iterator
         yield Outcome(name, errors[0], errors[1], spread, rounded.method)
 
 
-def _some(made: Calibrated, rows: slice) -> Floats:
+def _some(made: CalibratedTensor, rows: slice) -> Floats:
     assert made.groups is not None
-    return Calibrated(rows_of(made.groups, rows), columns=made.columns).effective()
+    return CalibratedTensor(rows_of(made.groups, rows), columns=made.columns).effective()
 
 
 def put(store: Store, matrices: Matrices, smoothing: Smoothing | None, rounded: Rounded) -> None:
@@ -169,7 +169,7 @@ def put(store: Store, matrices: Matrices, smoothing: Smoothing | None, rounded: 
     if smoothing is None or rounded.factor is None:
         return
     for name in matrices.weights.keys() - matrices.quantized.keys():
-        store.put(name, Calibrated(columns=rounded.factor))
+        store.put(name, CalibratedTensor(columns=rounded.factor))
     _divide_producers(smoothing, rounded.factor, store)
 
 
@@ -198,7 +198,7 @@ def _factor(
 
 def quantize_table(
     tensor: LazyTensor, scheme: Scheme, inputs: Inputs | None, method: str, unseen: Unseen
-) -> tuple[Calibrated, Calibrated]:
+) -> tuple[CalibratedTensor, CalibratedTensor]:
     """A table of tokens in blocks of rows: with searched scales, and by a method; `inputs` are those of the output
     head, if it is one. Of a block, too, what is worse on unseen inputs is not taken.
 
@@ -216,7 +216,7 @@ def quantize_table(
         made = [METHODS[name](rows, known, grid_of(scheme)) for name in ladder]
         blocks[0].append(made[_climb(rows, made[:2], unseen)])
         blocks[1].append(made[_climb(rows, made, unseen)])
-    searched, best = (Calibrated(joined(part)) for part in blocks)
+    searched, best = (CalibratedTensor(joined(part)) for part in blocks)
     return searched, best
 
 

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibratedTensor:
     """What calibration made of a tensor: its integers, if it is quantized, and the factors of smoothing.
 
     The stored weights are the checkpoint's times `columns` and divided by `rows`; what was multiplied here is divided
@@ -59,7 +59,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self.journal = OutcomeJournal(folder / "outcomes.jsonl")
 
-    def put(self, name: str, made: Calibrated) -> None:
+    def put(self, name: str, made: CalibratedTensor) -> None:
         """Write a tensor, in one step."""
         arrays: dict[str, Any] = {key: a for key in ("columns", "rows") if (a := getattr(made, key)) is not None}
         if made.groups is not None:
@@ -69,17 +69,17 @@ class Store:
             np.savez(file, **arrays)
         path.with_suffix(".new").replace(path)
 
-    def get(self, name: str) -> Calibrated | None:
+    def get(self, name: str) -> CalibratedTensor | None:
         """Read a tensor; None for one that was not calibrated."""
         if not self._path(name).is_file():
             return None
         with np.load(self._path(name), allow_pickle=False) as arrays:
             groups = _groups(arrays) if "values" in arrays else None
-            return Calibrated(groups, *(arrays.get(key) for key in ("columns", "rows")))
+            return CalibratedTensor(groups, *(arrays.get(key) for key in ("columns", "rows")))
 
     def divide_rows(self, name: str, rows: Floats) -> None:
         """Divide the rows of a tensor by factors, whether it was calibrated before or not; again changes nothing."""
-        self.put(name, replace(self.get(name) or Calibrated(), rows=rows))
+        self.put(name, replace(self.get(name) or CalibratedTensor(), rows=rows))
 
     def parts(self, source: Source, tensor: LazyTensor) -> list[NDArray[Any]] | None:
         """The stored form of a tensor for the data file; None for one that was not calibrated."""
@@ -100,7 +100,7 @@ class Store:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz"
 
 
-def _scaled(parts: list[NDArray[Any]], made: Calibrated) -> Iterator[NDArray[Any]]:
+def _scaled(parts: list[NDArray[Any]], made: CalibratedTensor) -> Iterator[NDArray[Any]]:
     for part in parts:
         values = part.astype(np.float32)
         if made.columns is not None:

@@ -25,7 +25,7 @@ Effective = Callable[[Product], Floats | None]  # what a matrix is taken for; No
 TABLE_ROWS = 4096  # of a table in memory at a time
 
 
-class Runner:
+class StageRunner:
     """A stage as a session of ONNX Runtime in float32. Weights are inputs: others need no other session."""
 
     def __init__(self, stage: Stage, checkpoint: Checkpoint, like: Values, threads: int) -> None:
@@ -71,7 +71,7 @@ class Runner:
             del values[name]
 
 
-class Stream:
+class SampleStream:
     """All samples on their way through the stages."""
 
     def __init__(self, samples: Sequence[Values], room: Room | None = None) -> None:
@@ -88,7 +88,9 @@ class Stream:
                 sample[wanted.output] = rows[places[start : start + own.size]].reshape(*own.shape, -1)
                 start += own.size
 
-    def advance(self, runner: Runner, effective: Effective = lambda _: None, rounded: Collection[str] = ()) -> None:
+    def advance(
+        self, runner: StageRunner, effective: Effective = lambda _: None, rounded: Collection[str] = ()
+    ) -> None:
         """Take all samples through one stage; `rounded` are the matrices whose inputs are rounded to 8 bits."""
         weights = runner.feeds(effective)
         for sample in self.samples:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .prepared_samples import ANSWER, KINDS
 from .shares import Kinds
-from .streams import Floats, Stream
+from .streams import Floats, SampleStream
 
 GROUPS = ("own kinds", "foreign kinds", "answers")  # of positions; what is kept is no worse than rounding on each
 ROWS = 64  # inputs of each group and kind of token that are looked at
@@ -24,7 +24,7 @@ class Cell:
     group: str
     places: Mapping[int, NDArray[np.float64]]
 
-    def rows(self, stream: Stream, value: str, columns: int) -> Floats:
+    def rows(self, stream: SampleStream, value: str, columns: int) -> Floats:
         """float32 [rows, columns], of a value."""
         found = []
         for index, places in self.places.items():
@@ -44,7 +44,7 @@ class Trial:
         """Of samples whose places in the streams begin at `first`."""
         return Trial(tuple(_cells(kinds, foreign, first)))
 
-    def see(self, streams: Sequence[Stream], value: str, columns: int) -> Unseen:
+    def see(self, streams: Sequence[SampleStream], value: str, columns: int) -> Unseen:
         """A value of the float32 model (the first stream) and behind the layers quantized so far (the last one)."""
         plain, other = streams[0], streams[-1]
         return Unseen(

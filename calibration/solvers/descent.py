@@ -15,7 +15,7 @@ from ...exporters.storage.rounding import Floats, Groups
 from .gptq import GptqOptions, gptq_levels
 from .inputs import Inputs
 from .levels import (
-    Grid,
+    IntegerGrid,
     Levels,
     cuts,
     in_float16,
@@ -33,11 +33,11 @@ class DescentOptions:
     settled: float = 1e-3
 
 
-def descent(weight: Floats, inputs: Inputs, grid: Grid, *, options: DescentOptions | None = None) -> Groups:
+def descent(weight: Floats, inputs: Inputs, grid: IntegerGrid, *, options: DescentOptions | None = None) -> Groups:
     """Quantize float32 [rows, columns] by descent from GPTQ's result."""
     options = options or DescentOptions()
     levels = gptq_levels(weight, inputs, grid, options.start)
-    run = _Run(weight, _damped(inputs.second, options.damping + inputs.damping), levels, grid)
+    run = _Descent(weight, _damped(inputs.second, options.damping + inputs.damping), levels, grid)
     for _ in range(options.sweeps):
         if run.sweep() <= options.settled:
             break
@@ -50,10 +50,10 @@ def _damped(second: Floats, damping: float) -> Floats:
     return moments
 
 
-class _Run:
+class _Descent:
     """The state of a descent; errors float32 [columns, rows] always equal weight minus levels."""
 
-    def __init__(self, weight: Floats, second: Floats, levels: Levels, grid: Grid) -> None:
+    def __init__(self, weight: Floats, second: Floats, levels: Levels, grid: IntegerGrid) -> None:
         self.second, self.levels, self.grid = second, levels, grid
         size = grid.group_size
         restored = levels.values.reshape(-1, size, len(weight)) - levels.zeros[:, None]

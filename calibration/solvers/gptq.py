@@ -17,7 +17,7 @@ from ...exporters.storage.rounding import Floats, Groups
 from .cholesky import damped_cholesky
 from .inputs import Inputs
 from .levels import (
-    Grid,
+    IntegerGrid,
     Levels,
     cuts,
     inverses,
@@ -39,18 +39,18 @@ class GptqOptions:
     static_groups: bool = True
 
 
-def gptq(weight: Floats, inputs: Inputs, grid: Grid, *, options: GptqOptions | None = None) -> Groups:
+def gptq(weight: Floats, inputs: Inputs, grid: IntegerGrid, *, options: GptqOptions | None = None) -> Groups:
     """Quantize float32 [rows, columns] so that the outputs on the calibration inputs change little."""
     options = options or GptqOptions()
     return gptq_levels(weight, inputs, grid, options).groups(grid)
 
 
-def gptq_levels(weight: Floats, inputs: Inputs, grid: Grid, options: GptqOptions) -> Levels:
+def gptq_levels(weight: Floats, inputs: Inputs, grid: IntegerGrid, options: GptqOptions) -> Levels:
     """As `gptq`, in the form that further searches go on from."""
     columns = weight.shape[1]
     order: Order = np.argsort(-inputs.energy, kind="stable") if options.static_groups else np.arange(columns)
     upper, innovation = feedback(inputs.second, order, options.damping + inputs.damping)
-    run = _Run(weight, order, upper, grid)
+    run = _Pass(weight, order, upper, grid)
     if options.static_groups:
         run.levels.scales, run.levels.zeros = _transposed(fit(weight, innovation, grid))
         run.round(slice(0, columns))
@@ -83,10 +83,10 @@ def _transposed(pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(pair[0].T), np.ascontiguousarray(pair[1].T)
 
 
-class _Run:
+class _Pass:
     """One pass over the columns: weights, errors [columns, rows] in the order of the pass, levels in their own."""
 
-    def __init__(self, weight: Floats, order: Order, feedback: Floats, grid: Grid) -> None:
+    def __init__(self, weight: Floats, order: Order, feedback: Floats, grid: IntegerGrid) -> None:
         rows, columns = weight.shape
         groups = grid.groups(columns)
         self.grid, self.order, self.feedback = grid, order, feedback

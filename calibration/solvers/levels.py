@@ -15,7 +15,7 @@ BLOCK = 128  # columns that are worked on together: wide enough for BLAS, small 
 
 
 @dataclass(frozen=True)
-class Grid:
+class IntegerGrid:
     """Unsigned integers of `bits`; `group_size` inputs share a scale (all columns: one scale for each row).
 
     Symmetric grids have the zero point 2^(bits - 1), others one of their own for each group.
@@ -59,7 +59,7 @@ class Levels:
     scales: Floats
     zeros: Floats
 
-    def groups(self, grid: Grid) -> Groups:
+    def groups(self, grid: IntegerGrid) -> Groups:
         """The same as Groups."""
         zeros = np.ascontiguousarray(self.zeros.T).astype(np.uint8)
         return Groups(

@@ -8,13 +8,13 @@ from ...exporters.storage.rounding import Floats, Groups, quantize
 from .descent import descent
 from .gptq import gptq
 from .inputs import Inputs
-from .levels import Grid
+from .levels import IntegerGrid
 from .search import search
 
-Method = Callable[[Floats, Inputs, Grid], Groups]  # weight float32 [rows, columns]
+Method = Callable[[Floats, Inputs, IntegerGrid], Groups]  # weight float32 [rows, columns]
 
 
-def round_to_nearest(weight: Floats, inputs: Inputs, grid: Grid) -> Groups:
+def round_to_nearest(weight: Floats, inputs: Inputs, grid: IntegerGrid) -> Groups:
     """Scales from the smallest and largest weight of each group; the inputs are not looked at."""
     return quantize(weight, bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
 

@@ -9,7 +9,7 @@ import numpy as np
 from ...exporters.storage.rounding import Floats, Groups, quantize
 from .inputs import Inputs
 from .levels import (
-    Grid,
+    IntegerGrid,
     cuts,
     in_float16,
     inverses,
@@ -21,7 +21,7 @@ SHRINK = tuple(np.linspace(1.0, 0.1, 12).tolist())
 CHUNK = 1 << 16  # weights that are searched together: they and their temporaries fit the second-level cache
 
 
-def search(weight: Floats, inputs: Inputs, grid: Grid) -> Groups:
+def search(weight: Floats, inputs: Inputs, grid: IntegerGrid) -> Groups:
     """Round float32 [rows, columns] to nearest with searched scales. In each group never worse than min-max."""
     scales, zeros = fit(weight, inputs.importance, grid)
     values = np.empty(weight.shape, np.uint8)
@@ -33,7 +33,7 @@ def search(weight: Floats, inputs: Inputs, grid: Grid) -> Groups:
     return Groups(values, scales.astype(np.float16), stored, grid.bits)
 
 
-def fit(weight: Floats, importance: Floats, grid: Grid) -> tuple[Floats, Floats]:
+def fit(weight: Floats, importance: Floats, grid: IntegerGrid) -> tuple[Floats, Floats]:
     """Scales and zero points, float32 [rows, groups], of weights [rows, columns] with importances [columns].
 
     Each candidate rounds the group, refits the scale to its integers by least squares, and rounds again; min-max is
@@ -48,7 +48,7 @@ def fit(weight: Floats, importance: Floats, grid: Grid) -> tuple[Floats, Floats]
     return np.concatenate([scales for scales, _ in parts]), np.concatenate([zeros for _, zeros in parts])
 
 
-def _fit(block: Floats, importance: Floats, grid: Grid) -> tuple[Floats, Floats]:
+def _fit(block: Floats, importance: Floats, grid: IntegerGrid) -> tuple[Floats, Floats]:
     scales, zeros = _min_max(block, grid)
     best = _error(block, scales, zeros, importance, grid)
     for tried, offsets in _candidates(block, grid):
@@ -60,13 +60,13 @@ def _fit(block: Floats, importance: Floats, grid: Grid) -> tuple[Floats, Floats]
     return scales, zeros
 
 
-def _min_max(block: Floats, grid: Grid) -> tuple[Floats, Floats]:
+def _min_max(block: Floats, grid: IntegerGrid) -> tuple[Floats, Floats]:
     made = quantize(block.reshape(len(block), -1), bits=grid.bits, group_size=grid.group_size, symmetric=grid.symmetric)
     zeros = np.full(made.scales.shape, grid.middle) if made.zero_points is None else made.zero_points
     return made.scales.astype(np.float32), zeros.astype(np.float32)
 
 
-def _candidates(block: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
+def _candidates(block: Floats, grid: IntegerGrid) -> Iterator[tuple[Floats, Floats]]:
     """Scales with their zero points: shrunk ranges around the middle of either sign, as its levels are lopsided, and
     where zero points are free also shrunk ranges from low to high."""
     low, high = np.minimum(block.min(axis=-1), 0), np.maximum(block.max(axis=-1), 0)
@@ -81,7 +81,9 @@ def _candidates(block: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
             yield scales, np.clip(np.rint(-low * factor * inverses(scales)), 0, grid.top)
 
 
-def _refit(block: Floats, scales: Floats, zeros: Floats, importance: Floats, grid: Grid) -> tuple[Floats, Floats]:
+def _refit(
+    block: Floats, scales: Floats, zeros: Floats, importance: Floats, grid: IntegerGrid
+) -> tuple[Floats, Floats]:
     """The least-squares scale, and zero point where it is free, of the integers that `scales` rounds to."""
     steps = _round(block, scales, zeros, grid)
     if not grid.symmetric:
@@ -93,7 +95,7 @@ def _refit(block: Floats, scales: Floats, zeros: Floats, importance: Floats, gri
     return in_float16(np.divide(along, across, out=scales.copy(), where=across > 0)), zeros
 
 
-def _regressed_zeros(block: Floats, levels: Floats, zeros: Floats, importance: Floats, grid: Grid) -> Floats:
+def _regressed_zeros(block: Floats, levels: Floats, zeros: Floats, importance: Floats, grid: IntegerGrid) -> Floats:
     """Where the weighted regression line of the weights on their integers crosses zero, to the nearest integer."""
     share = importance / importance.sum(axis=-1, keepdims=True)
     weighted = levels * share
@@ -105,14 +107,14 @@ def _regressed_zeros(block: Floats, levels: Floats, zeros: Floats, importance: F
     return wanted
 
 
-def _round(block: Floats, scales: Floats, zeros: Floats, grid: Grid) -> Floats:
+def _round(block: Floats, scales: Floats, zeros: Floats, grid: IntegerGrid) -> Floats:
     levels = block * inverses(scales)[..., None]
     levels += zeros[..., None]
     np.rint(levels, out=levels)
     return np.clip(levels, 0, grid.top, out=levels)
 
 
-def _error(block: Floats, scales: Floats, zeros: Floats, importance: Floats, grid: Grid) -> Floats:
+def _error(block: Floats, scales: Floats, zeros: Floats, importance: Floats, grid: IntegerGrid) -> Floats:
     lost = _round(block, scales, zeros, grid)
     lost -= zeros[..., None]
     lost *= scales[..., None]

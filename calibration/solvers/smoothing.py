@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...exporters.storage.rounding import Floats, Groups, dequantize
 from .inputs import Inputs
-from .levels import Grid
+from .levels import IntegerGrid
 from .output_error import output_error
 
 RATIOS = tuple(step / 20 for step in range(20))
@@ -19,8 +19,8 @@ ROWS = 512  # of each consumer that the ratios are tried on; the best is then me
 def search_scales(
     consumers: Sequence[Floats],
     inputs: Inputs,
-    method: Callable[[Floats, Inputs, Grid], Groups],
-    grid: Grid,
+    method: Callable[[Floats, Inputs, IntegerGrid], Groups],
+    grid: IntegerGrid,
     *,
     tied: NDArray[np.int64] | None = None,
 ) -> tuple[Floats, float, float]:
@@ -43,8 +43,8 @@ def search_scales(
 def scaled_error(
     consumers: Sequence[Floats],
     inputs: Inputs,
-    method: Callable[[Floats, Inputs, Grid], Groups],
-    grid: Grid,
+    method: Callable[[Floats, Inputs, IntegerGrid], Groups],
+    grid: IntegerGrid,
     scale: Floats,
 ) -> float:
     """The sum over consumers of the relative output error of Q(W scale) / scale."""

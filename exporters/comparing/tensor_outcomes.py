@@ -18,8 +18,8 @@ from ..reports.records import (
     HISTOGRAM_EDGES,
     Agreement,
     Contender,
+    Repeated,
     Report,
-    Spread,
     TaskScore,
     Workload,
 )
@@ -76,13 +76,13 @@ def assemble(
 def _contender(job: Assignment, result: Result) -> Contender:
     rows = result["timings"]
 
-    def spread(name: str) -> Spread:
-        return Spread.of([row[name] for row in rows])
+    def spread(name: str) -> Repeated:
+        return Repeated.of([row[name] for row in rows])
 
     speeds = [1000 * (row["new_tokens"] - 1) / row["decode_ms"] for row in rows]
     return Contender(
         job.name, result["engine"], job.dtype is None, result["load_ms"], spread("image_ms"), spread("vision_ms"),
-        spread("prefill_ms"), Spread.of(speeds), result["peak_memory_bytes"],
+        spread("prefill_ms"), Repeated.of(speeds), result["peak_memory_bytes"],
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 import time
@@ -11,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,18 @@ class GreedyRun:
     logits: Floats  # [tokens, vocab]
     prefill_ms: float
     step_ms: tuple[float, ...]  # of each decode step behind the prefill
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What transformers reads of the output of a vision encoder."""
+
+    pooler_output: list[Any]  # of each image [tokens, hidden]
+    deepstack_features: list[list[Any]]  # by tap, then by image
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values, which transformers 5.24 asks for in order."""
+        return self.pooler_output, self.deepstack_features
 
 
 class Reference:
@@ -69,6 +81,8 @@ class Reference:
         self.one_size = self.model.config.model_type in ONE_SIZE
         self.last_ms = 0.0
         self._cache: Any = None
+        renamed = "cache" in inspect.signature(self.model.forward).parameters  # by transformers 5.24
+        self._cache_name = "cache" if renamed else "past_key_values"
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -158,19 +172,19 @@ class Reference:
                 inputs[f"{kind}_grid_thw"] = torch.from_numpy(request.prompt.grids[chosen])
         return inputs
 
-    def _as_encoder_output(self, images: list[ImageFeatures]) -> SimpleNamespace:
-        """The features in the shape of `get_image_features`; deepstack by tap, then by image."""
+    def _as_encoder_output(self, images: list[ImageFeatures]) -> EncoderOutput:
+        """The features of images, in the shape of `get_image_features`."""
 
         def tensor(array: Floats) -> Any:
             return self.torch.from_numpy(np.ascontiguousarray(array)).to(self.dtype)
 
         taps = 0 if images[0].deepstack is None else len(images[0].deepstack)
         deepstack = [[tensor(i.deepstack[tap]) for i in images if i.deepstack is not None] for tap in range(taps)]
-        return SimpleNamespace(pooler_output=[tensor(i.features) for i in images], deepstack_features=deepstack)
+        return EncoderOutput([tensor(i.features) for i in images], deepstack)
 
     def _forward(self, ids: Ints, *, logits_to_keep: int = 1, **inputs: Any) -> Floats:
         with self.running():
-            out = self.model(input_ids=ids, past_key_values=self._cache, logits_to_keep=logits_to_keep, **inputs)
+            out = self.model(input_ids=ids, **{self._cache_name: self._cache}, logits_to_keep=logits_to_keep, **inputs)
         return _numpy(out.logits[0])
 
     @contextmanager

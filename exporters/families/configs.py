@@ -13,49 +13,53 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu"
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueKind:
     """What a value may be, and how messages say so."""
 
     words: str
     fits: Callable[[Any], bool]
 
 
-def whole(least: int, most: int) -> Kind:
+def whole(least: int, most: int) -> ValueKind:
     """A whole number in a range, both ends included."""
-    return Kind(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
+    return ValueKind(
+        f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most
+    )
 
 
-def number(above: float, most: float) -> Kind:
+def number(above: float, most: float) -> ValueKind:
     """A number in a range without its lower end."""
-    return Kind(f"a number above {above:g}, up to {most:g}", lambda value: _is_number(value) and above < value <= most)
+    return ValueKind(
+        f"a number above {above:g}, up to {most:g}", lambda value: _is_number(value) and above < value <= most
+    )
 
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def some(kind: Kind, most: int) -> Kind:
+def some(kind: ValueKind, most: int) -> ValueKind:
     """A list of values of one kind."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, list | tuple) and len(value) <= most and all(map(kind.fits, value))
 
-    return Kind(f"a list of up to {most}, each {kind.words}", fits)
+    return ValueKind(f"a list of up to {most}, each {kind.words}", fits)
 
 
-def either(one: Kind, other: Kind) -> Kind:
+def either(one: ValueKind, other: ValueKind) -> ValueKind:
     """A value of one of two kinds."""
-    return Kind(f"{one.words}, or {other.words}", lambda value: one.fits(value) or other.fits(value))
+    return ValueKind(f"{one.words}, or {other.words}", lambda value: one.fits(value) or other.fits(value))
 
 
-FLAG = Kind("true or false", lambda value: type(value) is bool)
-TEXT = Kind("a short text", lambda value: isinstance(value, str) and len(value) < 100)
-OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+FLAG = ValueKind("true or false", lambda value: type(value) is bool)
+TEXT = ValueKind("a short text", lambda value: isinstance(value, str) and len(value) < 100)
+OBJECT = ValueKind("an object", lambda value: isinstance(value, dict))
 SIZE, LAYERS, HEADS, TOKEN = whole(1, 1 << 20), whole(1, 1024), whole(1, 1 << 14), whole(0, 1 << 24)
 DEPTH, PIXELS, POSITIVE = whole(-1024, 1024), whole(1, 4096), number(0, 1e18)
 
 # Of every value that lensmith reads, in whichever part of config.json it stands.
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, ValueKind] = {
     "model_type": TEXT, "text_config": OBJECT, "vision_config": OBJECT, "tie_word_embeddings": FLAG,
     "image_token_id": TOKEN, "image_token_index": TOKEN, "video_token_id": TOKEN,
     "hidden_size": SIZE, "intermediate_size": SIZE, "out_hidden_size": SIZE, "vocab_size": whole(1, 1 << 24),

@@ -27,7 +27,7 @@ from ...runtimes.bundle.calibration_evidence import (
     unit_name,
 )
 from .calibration_summary import less
-from .sections import Row, Section
+from .sections import ReportSection, Row
 from .units import (
     duration,
     nats,
@@ -76,7 +76,7 @@ COLUMNS = {  # of candidates; ENCODER is judged where the divergence is limited
 }  # fmt: skip
 
 
-def sections(evidence: CalibrationEvidence) -> Iterator[Section]:
+def sections(evidence: CalibrationEvidence) -> Iterator[ReportSection]:
     """All subjects that the evidence has figures of, in the order of the page."""
     for made in (_judgement, _drift, _bits, _outliers, _sensitivity, _activations, _samples):
         section = made(evidence)
@@ -84,7 +84,7 @@ def sections(evidence: CalibrationEvidence) -> Iterator[Section]:
             yield section
 
 
-def _judgement(evidence: CalibrationEvidence) -> Section:
+def _judgement(evidence: CalibrationEvidence) -> ReportSection:
     names = [name for name in COLUMNS if name in (*CANDIDATES, *evidence.judgement)]
     judged = [evidence.judged(name) for name in names]
     counts = next((j.positions for j in judged if j.positions), {})
@@ -94,7 +94,7 @@ def _judgement(evidence: CalibrationEvidence) -> Section:
         "which a token of an answer comes."
     )
     head = ("", *(COLUMNS[name].replace("{method}", evidence.method) for name in names), "change")
-    return Section("judgement", "Held-out samples", lead, head, tuple(_judged_rows(judged)))
+    return ReportSection("judgement", "Held-out samples", lead, head, tuple(_judged_rows(judged)))
 
 
 def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
@@ -133,14 +133,16 @@ def _change(nearest: float | None, calibrated: float | None, change: Callable[[f
     return NONE if nearest is None or calibrated is None else change(nearest, calibrated)
 
 
-def _drift(evidence: CalibrationEvidence) -> Section:
+def _drift(evidence: CalibrationEvidence) -> ReportSection:
     rows = drifts(evidence)
     lead = (
         "Relative mean square error of what enters the decoder's matrices on held-out samples, which all layers in "
         "front add up to: the geometric mean of each layer's inputs as a line, their range as a band."
     )
     head = ("layer", "rounded to nearest", "calibrated", "change")
-    return Section("drift", "Error along the depth", lead, head, tuple(map(_drift_row, rows)), _drift_alt(rows), True)
+    return ReportSection(
+        "drift", "Error along the depth", lead, head, tuple(map(_drift_row, rows)), _drift_alt(rows), True
+    )
 
 
 def _drift_row(row: LayerDrift) -> Row:
@@ -157,7 +159,7 @@ def _drift_alt(rows: Sequence[LayerDrift]) -> str:
     return f"Lines of the error of the inputs of decoder layers {rows[0].layer} to {rows[-1].layer}: {', '.join(told)}"
 
 
-def _bits(evidence: CalibrationEvidence) -> Section:
+def _bits(evidence: CalibrationEvidence) -> ReportSection:
     """How many matrices of each part are stored in each way."""
     counts: Counter[tuple[int, int, str]] = Counter()
     for matrix in evidence.matrices:
@@ -171,7 +173,7 @@ def _bits(evidence: CalibrationEvidence) -> Section:
     ]
     lead = "How each matrix is stored, by layer and kind. Hue stands for bits; smaller groups are stronger in shade."
     alt = f"Heat map of bits by layer and kind of matrix: {'; '.join(_counted(row, parts) for row in rows)}"
-    return Section("bits", "Bits by layer", lead, ("matrices", *parts), tuple(rows), alt)
+    return ReportSection("bits", "Bits by layer", lead, ("matrices", *parts), tuple(rows), alt)
 
 
 def _counted(row: Row, parts: Sequence[str]) -> str:
@@ -184,7 +186,7 @@ def _part(matrix: CalibratedMatrix) -> str:
     return where.stack if where else OUTSIDE
 
 
-def _outliers(evidence: CalibrationEvidence) -> Section:
+def _outliers(evidence: CalibrationEvidence) -> ReportSection:
     """The inputs with the largest channels; matrices that share an input are one row."""
     found = {row.name: row for row in evidence.matrices if row.outliers}
     inputs = [
@@ -197,7 +199,7 @@ def _outliers(evidence: CalibrationEvidence) -> Section:
         f"calibration samples: all inputs as dots, the largest of each layer as a line, and the {len(rows)} largest."
     )
     alt = f"Lines of the largest outlier by layer; the most is {rows[0][1]} at {rows[0][0]}" if rows else ""
-    return Section("outliers", "Outlier channels", lead, ("input of", "largest over median", "bits"), rows, alt)
+    return ReportSection("outliers", "Outlier channels", lead, ("input of", "largest over median", "bits"), rows, alt)
 
 
 def _outlier_row(rows: Sequence[CalibratedMatrix]) -> Row:
@@ -218,7 +220,7 @@ def _inputs_of(names: Sequence[str]) -> str:
     return f"{places[0].stack}, layer {places[0].layer}: {', '.join(kinds)}"
 
 
-def _sensitivity(evidence: CalibrationEvidence) -> Section:
+def _sensitivity(evidence: CalibrationEvidence) -> ReportSection:
     found = sensitivities(evidence)
     total = sum(found.values()) or 1.0
     bits = _bits_by_unit(evidence)
@@ -230,7 +232,7 @@ def _sensitivity(evidence: CalibrationEvidence) -> Section:
     head = ("layer", "KL", "share", "bits it got")
     most = max(found, key=found.__getitem__, default="")
     alt = f"Bars of the sensitivity of {len(found)} layers; the most sensitive is {_layer(most)}"
-    return Section("sensitivity", "Sensitivity by layer", lead, head, rows, alt, True)
+    return ReportSection("sensitivity", "Sensitivity by layer", lead, head, rows, alt, True)
 
 
 def _layer(name: str) -> str:
@@ -249,7 +251,7 @@ def _bits_by_unit(evidence: CalibrationEvidence) -> dict[str, str]:
     }
 
 
-def _activations(evidence: CalibrationEvidence) -> Section:
+def _activations(evidence: CalibrationEvidence) -> ReportSection:
     made = evidence.activations
     added = {} if made is None else made.added
     kept = () if made is None else made.roles
@@ -259,10 +261,12 @@ def _activations(evidence: CalibrationEvidence) -> Section:
         f"as one tensor, on a few calibration pictures; all that are kept may add {made.limit:.1e}. Weights in 8 bits "
         f"alone make {made.weights_error:.1e}, what was chosen {made.error:.1e}."
     )  # fmt: skip
-    return Section("activations", "Activations of the vision encoder", lead, ("inputs of", "error", "kept in"), rows)
+    return ReportSection(
+        "activations", "Activations of the vision encoder", lead, ("inputs of", "error", "kept in"), rows
+    )
 
 
-def _samples(evidence: CalibrationEvidence) -> Section:
+def _samples(evidence: CalibrationEvidence) -> ReportSection:
     made = evidence.samples
     pairs = {
         "samples": made.source,
@@ -285,7 +289,9 @@ def _samples(evidence: CalibrationEvidence) -> Section:
         else "weights rounded to nearest" + (", which were better on the held-out samples" if evidence.tried else ""),
     }  # fmt: skip
     rows = tuple((name, str(value)) for name, value in pairs.items() if value is not None)
-    return Section("samples", "What was sampled", "Held-out samples are judged and never calibrated on.", (), rows)
+    return ReportSection(
+        "samples", "What was sampled", "Held-out samples are judged and never calibrated on.", (), rows
+    )
 
 
 def _counts(made: Sampled) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from .records import (
     HISTOGRAM_EDGES,
+    Repeated,
     Report,
-    Spread,
     TaskScore,
 )
 from .svg import (
@@ -80,7 +80,7 @@ def _memory(figure: Any, report: Report) -> None:
 
 
 def _contender_bars(
-    figure: Any, report: Report, values: Sequence[float], spreads: Sequence[Spread] | None = None
+    figure: Any, report: Report, values: Sequence[float], spreads: Sequence[Repeated] | None = None
 ) -> Any:
     figure.set_figwidth(HALF)
     axes = _bars(figure, [contender.name for contender in report.contenders], head=0.5)

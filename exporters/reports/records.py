@@ -19,7 +19,7 @@ FORMAT = "lensmith-report-1"
 
 
 @dataclass(frozen=True)
-class Spread:
+class Repeated:
     """Repeated measurements of one figure."""
 
     median: float
@@ -27,7 +27,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
+    def of(cls, values: list[float]) -> Repeated:
         """Median, least and greatest of at least one value."""
         return cls(median(values), min(values), max(values))
 
@@ -40,10 +40,10 @@ class Contender:
     engine: str  # libraries with their versions
     is_bundle: bool
     load_ms: float  # from the files to ready, without imports
-    image_ms: Spread  # decoding, resizing and cutting the image
-    vision_ms: Spread
-    prefill_ms: Spread
-    decode_tokens_per_s: Spread
+    image_ms: Repeated  # decoding, resizing and cutting the image
+    vision_ms: Repeated
+    prefill_ms: Repeated
+    decode_tokens_per_s: Repeated
     peak_memory_bytes: int  # of the whole process, up to the end of the speed measurement
 
     @property
@@ -68,7 +68,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Component:
+class ComponentSize:
     """Bytes of one part of the model, in the checkpoint and in the bundle."""
 
     name: str
@@ -141,7 +141,7 @@ class Report:
     source_bytes: int
     contenders: tuple[Contender, ...]  # the bundle first
     workload: Workload
-    components: tuple[Component, ...]
+    components: tuple[ComponentSize, ...]
     reference: str  # the contender that accuracy is measured against
     agreement: tuple[Agreement, ...]
     perplexity: dict[str, float]  # of the reference answers, teacher-forced, by contender

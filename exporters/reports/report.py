@@ -18,7 +18,7 @@ from .plots import draw
 from .records import Report
 from .sections import (
     RATIO,
-    Section,
+    ReportSection,
     headline,
     sections,
     tiles,
@@ -46,12 +46,12 @@ def calibration_table(evidence: CalibrationEvidence) -> Group:
     return Group(Text(calibration_summary.headline(evidence), style="bold"), *_tables(shown))
 
 
-def _tables(shown: Iterable[Section]) -> Iterator[RenderableType]:
+def _tables(shown: Iterable[ReportSection]) -> Iterator[RenderableType]:
     for section in shown:
         yield from (Text(), Text(section.title, style="bold"), Text(section.lead, style="dim"), _grid(section))
 
 
-def _grid(section: Section) -> Table:
+def _grid(section: ReportSection) -> Table:
     grid = Table(show_header=bool(section.head))
     for index, name in enumerate(section.head or ("", "")):
         grid.add_column(Text(name), justify="right" if index and section.head else "left", overflow="fold")
@@ -92,7 +92,7 @@ def calibration_html(evidence: CalibrationEvidence, *, model: str, precision: st
     )
 
 
-def _calibration(evidence: CalibrationEvidence) -> Iterator[Section]:
+def _calibration(evidence: CalibrationEvidence) -> Iterator[ReportSection]:
     """The sections of a calibration on a page about more, whose first one begins with what was gained."""
     for index, made in enumerate(calibration_sections.sections(evidence)):
         if index:

@@ -9,8 +9,8 @@ from .intervals import mcnemar
 from .records import (
     Agreement,
     Contender,
+    Repeated,
     Report,
-    Spread,
     TaskScore,
 )
 from .units import (
@@ -28,7 +28,7 @@ Row = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """One subject: what it shows, and its table, whose first column names the row."""
 
     name: str
@@ -107,7 +107,7 @@ def _ratio_tile(report: Report, name: str, better: str, worse: str, detail: str)
     return Tile(times(max(ratio, 1 / ratio)), better if ratio >= 1 else worse, detail, ratio < 1)
 
 
-def sections(report: Report) -> Iterator[Section]:
+def sections(report: Report) -> Iterator[ReportSection]:
     """All subjects in the order of the page."""
     yield _sizes(report)
     yield _first_token(report)
@@ -120,7 +120,7 @@ def sections(report: Report) -> Iterator[Section]:
     yield _perplexity(report)
 
 
-def _sizes(report: Report) -> Section:
+def _sizes(report: Report) -> ReportSection:
     parts = [(part.name, part.source_bytes, part.bundle_bytes) for part in report.components]
     parts.append(("total", report.source_bytes, report.bundle_bytes))
     rows = [
@@ -128,10 +128,10 @@ def _sizes(report: Report) -> Section:
         for name, source, bundle in parts
     ]
     head = ("part", "checkpoint", "bundle", "ratio")
-    return Section("sizes", "Size", "Bytes of all files, by part of the model.", head, tuple(rows))
+    return ReportSection("sizes", "Size", "Bytes of all files, by part of the model.", head, tuple(rows))
 
 
-def _first_token(report: Report) -> Section:
+def _first_token(report: Report) -> ReportSection:
     work = report.workload
     lead = (
         f"{work.width} \N{MULTIPLICATION SIGN} {work.height} image: {work.image_tokens} of {work.prompt_tokens} prompt "
@@ -141,7 +141,7 @@ def _first_token(report: Report) -> Section:
     rows = [_first_token_row(contender) for contender in report.contenders]
     ratios = (RATIO, *_ratios(report, "load"), "", *_ratios(report, "vision", "prefill", "first_token"))
     head = ("", "load", "image processing", "vision encoder", "prefill", "first token")
-    return Section("first_token", "Time to first token", lead, head, (*rows, ratios))
+    return ReportSection("first_token", "Time to first token", lead, head, (*rows, ratios))
 
 
 def _first_token_row(contender: Contender) -> Row:
@@ -149,26 +149,26 @@ def _first_token_row(contender: Contender) -> Row:
     return contender.name, f"{contender.load_ms:.0f}", *phases, f"{contender.first_token_ms:.0f}"
 
 
-def _decode(report: Report) -> Section:
+def _decode(report: Report) -> ReportSection:
     rows = [(contender.name, _range(contender.decode_tokens_per_s)) for contender in report.contenders]
     lead = f"{report.workload.decode_steps} greedy tokens behind that prompt."
-    return Section("decode", "Decoding", lead, ("", "tokens/s"), (*rows, (RATIO, *_ratios(report, "decode"))))
+    return ReportSection("decode", "Decoding", lead, ("", "tokens/s"), (*rows, (RATIO, *_ratios(report, "decode"))))
 
 
-def _memories(report: Report) -> Section:
+def _memories(report: Report) -> ReportSection:
     rows = [(contender.name, megabytes(contender.peak_memory_bytes)) for contender in report.contenders]
     lead = "Most resident memory of each process, libraries included."
-    return Section("memory", "Peak memory", lead, ("", "peak"), (*rows, (RATIO, *_ratios(report, "memory"))))
+    return ReportSection("memory", "Peak memory", lead, ("", "peak"), (*rows, (RATIO, *_ratios(report, "memory"))))
 
 
-def _tasks(report: Report, total: TaskScore) -> Section:
+def _tasks(report: Report, total: TaskScore) -> ReportSection:
     p = mcnemar(total.only_reference, total.only_bundle)
     lead = (
         "Exact matches of greedy answers on the same samples, with Wilson's 95 % intervals; the interval of the "
         f"difference is paired (Newcombe). McNemar's exact test over all tasks: p = {p:.2g}."
     )
     head = ("task", "samples", report.bundle.name, report.reference, "difference, points", "95 % interval")
-    return Section("tasks", "Accuracy by task", lead, head, tuple(map(_task_row, (total, *report.tasks))))
+    return ReportSection("tasks", "Accuracy by task", lead, head, tuple(map(_task_row, (total, *report.tasks))))
 
 
 def _task_row(score: TaskScore) -> Row:
@@ -178,12 +178,12 @@ def _task_row(score: TaskScore) -> Row:
     return score.task, str(score.samples), bundle, reference, difference, f"{low} to {high}"
 
 
-def _distributions(report: Report) -> Section:
+def _distributions(report: Report) -> ReportSection:
     order = [contender.name for contender in report.contenders]
     rows = sorted(report.agreement, key=lambda row: (row.where, order.index(row.contender)))
     lead = f"KL divergence from {report.reference} in nats, on {report.samples}."
     head = ("", "positions", "mean KL", "median", "99 %", "same top token")
-    return Section("kl", "Distributions", lead, head, tuple(map(_agreement_row, rows)))
+    return ReportSection("kl", "Distributions", lead, head, tuple(map(_agreement_row, rows)))
 
 
 def _agreement_row(row: Agreement) -> Row:
@@ -191,17 +191,17 @@ def _agreement_row(row: Agreement) -> Row:
     return f"{row.contender}, {WHERE[row.where]}", str(row.positions), *figures, percent(row.top1)
 
 
-def _perplexity(report: Report) -> Section:
+def _perplexity(report: Report) -> ReportSection:
     rows = [(contender.name, f"{report.perplexity[contender.name]:.4g}") for contender in report.contenders]
     lead = "Of the reference answers, given token by token."
-    return Section("perplexity", "Perplexity", lead, ("", "perplexity"), tuple(rows))
+    return ReportSection("perplexity", "Perplexity", lead, ("", "perplexity"), tuple(rows))
 
 
 def _ratios(report: Report, *names: str) -> Row:
     return tuple(times(report.ratios[name]) for name in names)
 
 
-def _range(spread: Spread) -> str:
+def _range(spread: Repeated) -> str:
     median, low, high = (f"{v:.0f}" if v >= 100 else f"{v:.1f}" for v in (spread.median, spread.low, spread.high))
     return f"{median} ({low} to {high})"
 

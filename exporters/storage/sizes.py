@@ -13,7 +13,7 @@ from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.llamacpp.header import read_gguf
 from ..checkpoint.folder import Checkpoint
 from ..graphs.graph_files import Prefixes
-from ..reports.records import Component
+from ..reports.records import ComponentSize
 
 COMPONENTS = (
     "Decoder matrices",
@@ -29,10 +29,10 @@ GGUF = ".gguf"
 MATRICES, TABLE, VISION, MERGER, NORMS, FILES, TRACES, GRAPHS = COMPONENTS
 
 
-def components(bundle: Bundle, checkpoint: Checkpoint, prefixes: Prefixes) -> tuple[Component, ...]:
+def components(bundle: Bundle, checkpoint: Checkpoint, prefixes: Prefixes) -> tuple[ComponentSize, ...]:
     """Bytes by part; the sums are those of all files of the bundle and of the checkpoint."""
     compiled, source = Counter(dict(_bundle(bundle))), _checkpoint(checkpoint, prefixes)
-    return tuple(Component(name, source[name], compiled[name]) for name in COMPONENTS)
+    return tuple(ComponentSize(name, source[name], compiled[name]) for name in COMPONENTS)
 
 
 def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:

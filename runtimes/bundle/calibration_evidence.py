@@ -165,7 +165,7 @@ def _others(manifest: Mapping[str, Any], known: Collection[str]) -> Iterator[dic
 
 
 @dataclass(frozen=True)
-class Place:
+class MatrixPlace:
     """Where a matrix is: the stack of layers, the index of the layer, and which of its matrices it is."""
 
     stack: str
@@ -173,13 +173,13 @@ class Place:
     kind: str  # "self_attn.q_proj"
 
 
-def place(name: str) -> Place | None:
+def place(name: str) -> MatrixPlace | None:
     """The place of a tensor by its name in the checkpoint; None for one outside of layers."""
     found = INDEXED.match(name)
     if found is None:
         return None
     stack = next((title for part, title in STACKS.items() if part in found[1]), DECODER)
-    return Place(stack, int(found[2]), found[3])
+    return MatrixPlace(stack, int(found[2]), found[3])
 
 
 def by_layer(names: Iterable[str]) -> dict[str, dict[int, list[str]]]:

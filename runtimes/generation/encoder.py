@@ -58,12 +58,16 @@ from ..storage.new_file import new_file
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder makes of one image or clip."""
+    """What the encoder makes of one image or clip.
+
+    `grid` is (frames, height, width) in patches, `features` float32 [tokens, hidden], `deepstack` float32
+    [taps, tokens, hidden] or None; `image_ms` milliseconds of decoding, resizing and cutting, `vision_ms` of encoding.
+    """
 
     grid: Grid  # frames, height and width in patches
     features: Floats  # [tokens, hidden]
     deepstack: Floats | None  # [taps, tokens, hidden]
-    image_ms: float  # decoding, resizing and cutting
+    image_ms: float
     vision_ms: float
 
     def __len__(self) -> int:
@@ -196,7 +200,11 @@ def load_encoder(path: str | Path, **options: Any) -> Encoder:
 
 
 def save_features(path: str | Path, items: Sequence[Features]) -> None:
-    """Write features as .npz: for item 0 features_0 [tokens, hidden], grid_0 [3] and, if any, deepstack_0."""
+    """Write features as .npz: for item 0 features_0 [tokens, hidden], grid_0 [3] and, if any, deepstack_0.
+
+    DeepStack features are [taps, tokens, hidden]; all floats are float32, grids int64.
+    A file that is there is replaced.
+    """
     arrays: dict[str, Any] = {}
     for index, item in enumerate(items):
         arrays[f"features_{index}"] = item.features

@@ -36,11 +36,20 @@ def load(
 ) -> Model | Encoder:
     """Load a bundle folder: a Model that answers, or an Encoder where there is no decoder.
 
-    `threads` None means one for each core; `context` is in tokens, for an encoder in patches of one image; `min_pixels`
-    and `max_pixels` are areas of images, `max_video_pixels` of all frames of a video; `device` "cpu" or "cuda";
-    `conversations` how many answers are open at most; `native` whether lensmith's own kernels compute; `profile` writes
-    ONNX Runtime's profiles. Raises InputError for what is no bundle, for options that it cannot obey and, with
-    `trusted_keys` as of `open_bundle`, for what none of these signed.
+    - `trusted_keys`: public keys of Ed25519 (paths of PEM files or of 32 raw bytes, or their content); one of them must
+      have signed the bundle, and every byte of it is compared with its hash.
+    - `threads`: of computing; None means one for each core.
+    - `context`: most tokens of prompt and answer (by default 8,192 at most), of an encoder most patches of one image.
+    - `device`: "cpu" runs a bundle for CUDA without a GPU; None means what it was built for.
+    - `min_pixels`, `max_pixels`: areas that images are enlarged or shrunk to; `max_video_pixels`: of all frames of a
+      video together.
+    - `image_limits`, `video_limits`: what is refused before it is decoded.
+    - `conversations`: most answers that are open at once, 1 to 1,024.
+    - `native`: whether lensmith's own kernels compute; None means where there are some for this processor.
+    - `profile`: write ONNX Runtime's profiles into the current folder.
+
+    Raises InputError for what is no whole bundle, for options that it cannot obey, and for what none of the keys
+    signed; MissingExtra where its engine, or what checks signatures, is not installed.
     """
     bundle = open_bundle(path, trusted_keys=trusted_keys)
     return open_loaded(

@@ -167,9 +167,10 @@ class Model(OfOneProcess):
         videos: Iterable[VideoSource] = (),
         **chosen: Any,
     ) -> Answer:
-        """Answer one question about images (what `open_image` takes) and videos (what `open_clip` takes).
+        """Answer one question about images and videos, given as lists.
 
-        `chosen` are as of `generate`, and wishes for the videos: fps, num_frames, nframes, video_start, ...
+        `chosen` are as of `generate`, and wishes for the videos: fps, num_frames, nframes, video_start, ... Raises
+        InputError as `generate` does.
         """
         wishes = {name: chosen.pop(name) for name in FRAMES if name in chosen}
         return self.generate([question_message(question, images, videos, **wishes)], options, **chosen)

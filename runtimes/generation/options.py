@@ -15,7 +15,11 @@ MOST_NEW_TOKENS = 1 << 24
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """When to stop, and how to choose tokens. Raises InputError for values out of range."""
+    """When to stop, and how to choose tokens.
+
+    An answer ends behind `max_new_tokens` tokens, at an end token unless `ignore_eos` (for measurements of a fixed
+    length), or in front of the first of the texts in `stop`. Raises InputError for values out of range.
+    """
 
     max_new_tokens: int = 512
     stop: Sequence[str] = ()  # texts that end the answer, which is cut in front of them

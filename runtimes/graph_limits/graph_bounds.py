@@ -25,7 +25,7 @@ LAYERS = 256  # where a manifest does not say how many there are
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredGraph:
     """What a manifest says of a graph."""
 
     rows: int  # most tokens or patches at once
@@ -36,7 +36,7 @@ class Declared:
     kept: int = KEPT
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any], name: str) -> Declared:
+    def of(cls, manifest: Mapping[str, Any], name: str) -> DeclaredGraph:
         """What it says of the graph `name`."""
         part = manifest.get("parts", {}).get(name, {})
         kept = UNPACKED if manifest["graphs"][name].get("dialect") == "tensorrt" else KEPT
@@ -63,7 +63,7 @@ class Declared:
             cap *= STEP
 
 
-def check_bounds(graph: Any, functions: Any, declared: Declared, weight_bytes: int) -> None:
+def check_bounds(graph: Any, functions: Any, declared: DeclaredGraph, weight_bytes: int) -> None:
     """Raise Refused for a graph that takes more memory or work than the model that it is said to be."""
     made_by = {(item.domain, item.name): item for item in functions}
     weights = {tensor.name: constant(tensor) for tensor in graph.initializer}

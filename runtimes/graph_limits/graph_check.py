@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...targets.errors import InputError
-from .graph_bounds import Declared, check_bounds
+from .graph_bounds import DeclaredGraph, check_bounds
 from .graph_operators import OPERATORS, OWN
 from .graph_values import Refused
 from .onnx_messages import parse_model
@@ -42,7 +42,7 @@ def check_graph(path: Path, name: str, manifest: Mapping[str, Any]) -> None:
         weights = {_text(item.name): _check_tensor(item, path.parent, files) for item in model.graph.initializer}
         size = _files_bytes(model.graph, path.parent)
         _check_uses(model.graph, weights, size)
-        check_bounds(model.graph, model.functions, Declared.of(manifest, name), size)
+        check_bounds(model.graph, model.functions, DeclaredGraph.of(manifest, name), size)
     except (Refused, ValueError, OverflowError) as error:
         what = " ".join(str(error).split())[:500]
         raise InputError(f"{path} is not a graph that lensmith runs: {what}; export the bundle again.") from None

@@ -30,14 +30,20 @@ from .picture_formats import MARKED, decoded, identify
 from .sources import ImageSource, opened_source
 from .video import Indices
 
-VideoSource: TypeAlias = "ImageSource | Sequence[ImageSource]"  # a file, or frames
+VideoSource: TypeAlias = "ImageSource | Sequence[ImageSource]"
+"""A video: a file as those of images are given, an animated image, a list of frames of one size, or an array uint8
+[frames, height, width, 3]."""
 MAX_OPENED_BYTES = 1 << 28  # of a file that comes opened, since it is read into memory
 DEFAULT_DELAY_MS = 100  # of frames that name none, as browsers do
 
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """What a video may cost before it is decoded; `frame.max_file_bytes` holds for animated images too."""
+    """What a video may cost before it is decoded; what has more is refused with an InputError.
+
+    `max_source_frames` of the file, `max_source_pixels` in all of them together, `max_file_bytes` of the file. `frame`
+    limits single frames, and its `max_file_bytes` holds for animated images. Raises InputError for limits below 1.
+    """
 
     max_source_frames: int = 1 << 18  # more than two hours at 30 a second; all up to the last one taken are decoded
     max_source_pixels: int = 1 << 39  # of all frames: more than two hours at 1920 x 1080 and 30 a second

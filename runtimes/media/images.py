@@ -45,9 +45,10 @@ MAX_ASPECT_RATIO = 200  # smart_resize refuses more
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may cost before it is decoded: pixels by its header, bytes of the file.
+    """What an image may cost before it is decoded; what has more is refused with an InputError.
 
-    The pixels by default are those that Pillow takes, and so transformers: 179 million.
+    `max_decoded_pixels` is its width times its height by its header, by default what Pillow takes, and so transformers:
+    179 million. `max_file_bytes` is the size of the file. Raises InputError for limits below 1.
     """
 
     max_decoded_pixels: int = 2 * 89_478_485

@@ -15,10 +15,11 @@ from PIL import Image
 
 from ...targets.errors import InputError
 
-# A path, file:// URL or data: URL; the bytes of a file, or a file opened for them; pixels.
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray[Any, Any]"
 )
+"""An image: a path, `file://` or `data:` URL; the bytes of a file, or a file opened for them; one of Pillow's images;
+or an array uint8 [height, width, 3] in RGB, [height, width] in grey or [height, width, 4] with alpha."""
 _SCHEME = re.compile(r"data(?=:)|file(?=:/)|[a-z][a-z0-9+.-]+(?=://)", re.IGNORECASE)  # of a URL; `C:` is none
 _PIECE = 1 << 20
 

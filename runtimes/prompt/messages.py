@@ -12,6 +12,12 @@ from ...targets.errors import InputError, closest
 
 Message: TypeAlias = Mapping[str, Any]
 Messages: TypeAlias = "str | Sequence[Message]"
+"""A conversation: a list of `{"role": ..., "content": ...}` with "system", "user", "assistant" or "tool" as role and a
+text or a list of parts as content, or a text alone for one question. A part is `{"type": "text", "text": ...}`,
+`{"type": "image", "image": ImageSource}` (also `url`, `path`, `base64`, or OpenAI's `image_url`), or `{"type": "video",
+"video": VideoSource}`. Images may bring `min_pixels`, `max_pixels`, `resized_height` and `resized_width`, videos these
+and `total_pixels`, `fps`, `num_frames`, `nframes`, `frame_rate`, `min_frames`, `max_frames`, `video_start` and
+`video_end` (seconds)."""
 
 SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 SAMPLING = ("fps", "num_frames", "nframes", "frame_rate", "min_frames", "max_frames", "video_start", "video_end")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from lensmith.calibration.solvers.inputs import Inputs
-from lensmith.calibration.solvers.levels import Grid
+from lensmith.calibration.solvers.levels import IntegerGrid
 from lensmith.calibration.solvers.methods import METHODS
 from lensmith.calibration.solvers.output_error import output_error
 from lensmith.calibration.solvers.smoothing import search_scales
@@ -47,7 +47,7 @@ def matrices(checkpoint: Path, each: int) -> Iterator[Floats]:
             yield tensor.astype(np.float32)
 
 
-def restored(method: str, weight: Floats, inputs: Inputs, grid: Grid) -> Floats:
+def restored(method: str, weight: Floats, inputs: Inputs, grid: IntegerGrid) -> Floats:
     """The weights that a method stands for after quantization."""
     if method in PEERS:
         scheme = "sym" if grid.symmetric else "asym"
@@ -65,7 +65,7 @@ def errors(weights: list[Floats], bits: int, group: int, symmetric: bool) -> lis
     logs = []
     for seed, weight in enumerate(weights):
         columns = weight.shape[1]
-        grid = Grid(bits, (largest_group(columns, group) if group else None) or columns, symmetric)
+        grid = IntegerGrid(bits, (largest_group(columns, group) if group else None) or columns, symmetric)
         inputs, held_out = (moments(x) for x in make_inputs(2048, columns, seed))
         logs.append([np.log(output_error(weight, restored(method, weight, inputs, grid), held_out.second))
                      for method in COLUMNS])  # fmt: skip
@@ -93,7 +93,7 @@ def show_times() -> None:
         weight = random.standard_normal((rows, columns), dtype=np.float32)
         x = random.standard_normal((2048, columns), dtype=np.float32)
         inputs = moments(x + x[:, ::-1] + x[:, :1])
-        for grid in (Grid(4, 128), Grid(4, 32), Grid(4, 128, False)):
+        for grid in (IntegerGrid(4, 128), IntegerGrid(4, 32), IntegerGrid(4, 128, False)):
             cells = []
             for method in METHODS.values():
                 start = time.process_time()

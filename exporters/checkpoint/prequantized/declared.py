@@ -20,7 +20,7 @@ FILES = {  # of tools, with the method where the file does not name it
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredQuantization:
     """A quantization as it is declared: its method in small letters, the settings, and where they stand."""
 
     method: str
@@ -28,7 +28,7 @@ class Declared:
     place: str
 
 
-def find_declared(folder: Path, config: Mapping[str, Any]) -> Declared | None:
+def find_declared(folder: Path, config: Mapping[str, Any]) -> DeclaredQuantization | None:
     """The quantization of a checkpoint: of config.json, the outer one first as in transformers, or of a tool's file.
 
     None for plain floats. InputError for places of config.json that name different methods.
@@ -43,7 +43,7 @@ def find_declared(folder: Path, config: Mapping[str, Any]) -> Declared | None:
     return found[0] if found else None
 
 
-def _in_config(config: Mapping[str, Any]) -> Iterator[Declared]:
+def _in_config(config: Mapping[str, Any]) -> Iterator[DeclaredQuantization]:
     sections = {"": config, **{name: config[name] for name in SECTIONS if isinstance(config.get(name), dict)}}
     for section, values in sections.items():
         for key in KEYS:
@@ -52,14 +52,14 @@ def _in_config(config: Mapping[str, Any]) -> Iterator[Declared]:
                 yield _declared(values[key], place, "mlx" if values.get("quantization") else "")
 
 
-def _in_files(folder: Path) -> Iterator[Declared]:
+def _in_files(folder: Path) -> Iterator[DeclaredQuantization]:
     for name, method in FILES.items():
         if (folder / name).is_file():
             settings = read_json(folder / name)
             yield _declared(settings.get("quantization", settings), name, method)
 
 
-def _declared(settings: Any, place: str, method: str) -> Declared:
+def _declared(settings: Any, place: str, method: str) -> DeclaredQuantization:
     if not isinstance(settings, dict):
         raise InputError(f"{place} is a {type(settings).__name__}, expected an object; copy the file again")
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
@@ -67,4 +67,4 @@ def _declared(settings: Any, place: str, method: str) -> Declared:
     named = str(settings.get("quant_method") or method).lower()
     if not named:
         raise InputError(f"{place} names no quant_method, so nothing says how the weights are stored; copy it again")
-    return Declared(named, settings, place)
+    return DeclaredQuantization(named, settings, place)

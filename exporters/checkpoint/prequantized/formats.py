@@ -21,7 +21,7 @@ from . import (
 from . import (
     gptq_layout as gptq,
 )
-from .declared import Declared
+from .declared import DeclaredQuantization
 from .modules import Module
 
 # Scales of activations and of KV caches: lensmith computes both in its own way, so they have no use here.
@@ -73,7 +73,7 @@ REFUSED: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def check_declared(folder: Path, declared: Declared | None) -> None:
+def check_declared(folder: Path, declared: DeclaredQuantization | None) -> None:
     """InputError for a quantization that lensmith does not read, before a weight is looked at."""
     if declared is None:
         return
@@ -87,7 +87,7 @@ def check_declared(folder: Path, declared: Declared | None) -> None:
 
 
 def dequantized(
-    folder: Path, tensors: Mapping[str, StoredTensor], declared: Declared | None
+    folder: Path, tensors: Mapping[str, StoredTensor], declared: DeclaredQuantization | None
 ) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
     """The tensors of a checkpoint as floats, by name in sorted order, and those that have no use then.
 
@@ -126,7 +126,7 @@ def _modules(tensors: Mapping[str, StoredTensor], ends: tuple[str, ...]) -> dict
     return found
 
 
-def _refuse_unscaled(rest: Iterable[LazyTensor], declared: Declared, form: Format) -> None:
+def _refuse_unscaled(rest: Iterable[LazyTensor], declared: DeclaredQuantization, form: Format) -> None:
     wrong = next((t for t in rest if t.name.endswith(".weight") and t.dtype not in FLOAT_DTYPES), None)
     if wrong is not None:
         module = wrong.name.removesuffix(".weight")
