@@ -210,6 +210,7 @@ class DecoderSpec:
     norm_eps: float
     tied: bool
     context: int
+    mrope_interleaved: bool = True  # False: time turns the first frequencies, then height, then width
     qk_norm: bool = True
     qkv_bias: bool = False
     output_bias: bool = False  # of the projection behind attention
@@ -240,7 +241,7 @@ class ModelSpec:
     """Both halves of a model and the token that stands for an image feature; a model of text alone has one half."""
 
     family: str
-    vision: VisionSpec | ClipSpec | None
+    vision: Tower | None
     decoder: DecoderSpec
     image_token_id: int = NO_TOKEN
     video_token_id: int | None = None

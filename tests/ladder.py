@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from lensmith.exporters import pipeline
 from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.families.qwen3_5.qwen3_5_synth import qwen3_5_tensors
+from lensmith.exporters.families.qwen3_vl.qwen3_vl_synth import qwen3_vl_tensors
 from lensmith.exporters.pipeline import (
     Job,
     Options,
@@ -25,7 +27,7 @@ from lensmith.exporters.pipeline import (
 from lensmith.exporters.storage.rounding import dequantize, quantize
 from lensmith.exporters.storage.scheme import Scheme
 from lensmith.exporters.synth.making import synth
-from lensmith.exporters.synth.synth_layouts import SynthTensor, qwen3_5_tensors, qwen3_vl_tensors
+from lensmith.exporters.synth.synth_layouts import SynthTensor
 from lensmith.exporters.synth.synth_weights import write_weights
 from lensmith.runtimes.engines.backends import usable_device
 from lensmith.runtimes.engines.contract import Floats, ImageFeatures

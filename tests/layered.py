@@ -22,6 +22,7 @@ from lensmith.calibration.layerwise.store import Store
 from lensmith.calibration.layerwise.streams import SampleStream, Values
 from lensmith.calibration.mixed_precision import schemes_of
 from lensmith.calibration.samples.sample_preparation import Samples, open_samples
+from lensmith.exporters.families.llava.llava_synth import llava_tensors
 from lensmith.exporters.pipeline import (
     Job,
     Options,
@@ -30,7 +31,7 @@ from lensmith.exporters.pipeline import (
 )
 from lensmith.exporters.storage.scheme import Scheme
 from lensmith.exporters.synth.making import synth
-from lensmith.exporters.synth.synth_layouts import SynthTensor, llava_tensors
+from lensmith.exporters.synth.synth_layouts import SynthTensor
 from lensmith.exporters.synth.synth_weights import write_weights
 from lensmith.runtimes.engines.contract import ImageFeatures
 from numpy.typing import NDArray

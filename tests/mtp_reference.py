@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.prompt.requests import Request

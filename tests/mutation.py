@@ -75,7 +75,7 @@ TESTS: dict[str, str] = {
     "exporters/pipeline.py": "tests/test_export.py tests/test_idle_options.py",
     "exporters/evidence/float_twin.py": "tests/test_proof.py",
     "exporters/formats/gguf/gguf_decoder.py": "tests/test_gguf_types.py tests/test_gguf.py",
-    "exporters/formats/gguf/gguf_delta_net.py": "tests/test_gguf_types.py tests/test_gguf.py",
+    "exporters/families/qwen3_5/delta_net_order.py": "tests/test_gguf_types.py tests/test_gguf.py",
     "exporters/formats/gguf/file_types.py": "tests/test_gguf_types.py",
     "exporters/formats/gguf/imatrix.py": "tests/test_gguf_quantizer.py tests/test_gguf_types.py",
     "calibration/importance.py": "tests/test_gguf_quantizer.py",

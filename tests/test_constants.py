@@ -14,7 +14,8 @@ import pytest
 from lensmith.exporters.evidence import constants
 from lensmith.exporters.evidence.constants import check_constants, of_modules
 from lensmith.exporters.evidence.reference import import_torch
-from lensmith.exporters.formats.gguf import gguf_decoder, gguf_vision
+from lensmith.exporters.families.llava import llava_gguf
+from lensmith.exporters.formats.gguf import gguf_decoder
 from lensmith.exporters.formats.gguf import gguf_files as gguf
 from lensmith.exporters.formats.onnx.ort import OrtDialect
 from lensmith.exporters.formats.tensorrt.tensorrt_dialect import TensorRTDialect
@@ -49,7 +50,7 @@ def check(path: Path, folder: Path, **options: Any) -> None:
 
 
 def modules(job: Job) -> Any:
-    return of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0])
+    return of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0], job.family.prefixes)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def norm(dialect: type, kind: str, which: int) -> Break:
 
 def metadata(module: Any, key: str, change: Callable[[Any], Any]) -> Break:
     def apply(patch: pytest.MonkeyPatch) -> None:
-        for name in ("_common", "_rotary"):
+        for name in ("_common", "_rotary", "common_metadata"):
             real = getattr(module, name, dict)
 
             def changed(*about: Any, real: Any = real) -> Any:
@@ -115,7 +116,7 @@ def vision_base(patch: pytest.MonkeyPatch) -> None:
 def last_axis(patch: pytest.MonkeyPatch) -> None:
     """The axis that the slowest frequency follows."""
     real = decoder.mrope_source
-    patch.setattr(decoder, "mrope_source", lambda section: [*real(section)[:-1], (real(section)[-1] + 1) % 3])
+    patch.setattr(decoder, "mrope_source", lambda section, **_: [*real(section)[:-1], (real(section)[-1] + 1) % 3])
 
 
 WRONG: dict[str, tuple[str, str, Break, str]] = {
@@ -128,7 +129,7 @@ WRONG: dict[str, tuple[str, str, Break, str]] = {
     "vision base": ("qwen3_vl", "onnx", vision_base, "pair 1 of the heads of the vision_encoder"),
     "axis": ("qwen3_vl", "onnx", last_axis, "pair 15 of the heads of the decoder"),
     "gguf norm": ("qwen3_5", "gguf", metadata(gguf_decoder, "rms_epsilon", lambda e: 1.3 * e), "decoder is 1.3"),
-    "gguf image": ("llava", "gguf", metadata(gguf_vision, "norm_epsilon", lambda e: 1.3 * e), "vision_encoder is 1.29"),
+    "gguf image": ("llava", "gguf", metadata(llava_gguf, "norm_epsilon", lambda e: 1.3 * e), "vision_encoder is 1.29"),
     "gguf base": ("qwen3_5", "gguf", metadata(gguf_decoder, "freq_base", lambda b: 1.001 * b), "pair 1 of the heads"),
     "gguf sections": (
         "qwen3_vl", "gguf", metadata(gguf_decoder, "sections", lambda s: [s[0] + 1, s[1] - 1, *s[2:]]), "pair 1"

@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 import pytest
 from lensmith.exporters.checkpoint.folder import open_checkpoint
+from lensmith.exporters.families.qwen3_vl.qwen3_vl_gguf import vision_file
 from lensmith.exporters.formats.gguf.file_types import FILE_TYPES
-from lensmith.exporters.formats.gguf.gguf_vision import vision_file
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.synth.making import synth

@@ -14,12 +14,14 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
 from lensmith.exporters.checkpoint.lazy_tensors import LazyTensor
+from lensmith.exporters.families.llava.llava_gguf import ClipVision, decoder_file
+from lensmith.exporters.families.qwen3_5 import qwen3_5_gguf
+from lensmith.exporters.families.qwen3_5.delta_net_order import reordered
+from lensmith.exporters.families.qwen3_vl import qwen3_vl_gguf
+from lensmith.exporters.families.qwen3_vl.qwen3_vl_gguf import QwenVision
 from lensmith.exporters.formats.gguf import tensors
 from lensmith.exporters.formats.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_type
-from lensmith.exporters.formats.gguf.gguf_decoder import DecoderFile, architecture
-from lensmith.exporters.formats.gguf.gguf_delta_net import reordered
 from lensmith.exporters.formats.gguf.gguf_files import _general, encoder_precision
-from lensmith.exporters.formats.gguf.gguf_vision import ClipVision, QwenVision
 from lensmith.exporters.formats.gguf.imatrix import (
     Energy,
     by_tensor,
@@ -214,7 +216,7 @@ def test_what_files_say_of_an_encoder() -> None:
 
 TEXT = replace(DECODER, mrope_section=None)
 ARCHITECTURES: list[tuple[DecoderSpec, str | None]] = [
-    (DECODER, "qwen3vl"), (TEXT, "qwen3"), (HYBRID, "qwen35"), (replace(DECODER, output_gate=True), "qwen35"),
+    (TEXT, "qwen3"),
     (replace(TEXT, qkv_bias=True), None), (replace(TEXT, qk_norm=False), "llama"),
     (replace(TEXT, rope_scaling=RopeScaling("linear", 2.0)), None),
 ]  # fmt: skip
@@ -225,15 +227,15 @@ def test_decoders_with_a_place(decoder: DecoderSpec, name: str | None) -> None:
     model = ModelSpec("llava", None, decoder)
     if name is None:
         with pytest.raises(InputError, match="has biases or scaled rotary positions"):
-            architecture(model)
+            decoder_file(model, NOWHERE)
     else:
-        assert gguf.MODEL_ARCH_NAMES[architecture(model)] == name
+        assert gguf.MODEL_ARCH_NAMES[decoder_file(model, NOWHERE).arch] == name
 
 
 def test_what_files_say_of_a_decoder() -> None:
     """Four layers, the last of attention, and a draft head behind them, which is one more."""
     model = ModelSpec("qwen3_5", VISION, replace(HYBRID, mtp=True))
-    found = DecoderFile(model, NOWHERE).metadata()
+    found = qwen3_5_gguf.GGUF.decoder(model, NOWHERE).metadata()
     assert {key.removeprefix("qwen35."): value for key, value in found.items()} == {
         "block_count": 5, "context_length": 4096, "embedding_length": 128, "feed_forward_length": 384,
         "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 32,
@@ -243,10 +245,11 @@ def test_what_files_say_of_a_decoder() -> None:
         "attention.recurrent_layers": [True, True, True, False, False], "full_attention_interval": 4,
         "nextn_predict_layers": 1,
     }  # fmt: skip
-    alone = DecoderFile(ModelSpec("qwen3_5", None, replace(HYBRID, linear_layers=frozenset(range(4)))), NOWHERE)
+    linear = replace(HYBRID, linear_layers=frozenset(range(4)))
+    alone = qwen3_5_gguf.TEXT_GGUF.decoder(ModelSpec("qwen3_5", None, linear), NOWHERE)
     assert alone.metadata()["qwen35.full_attention_interval"] == 5  # none of four
     assert "qwen35.nextn_predict_layers" not in alone.metadata()
-    taps = DecoderFile(ModelSpec("qwen3_vl", VISION, DECODER), NOWHERE).metadata()
+    taps = qwen3_vl_gguf.GGUF.decoder(ModelSpec("qwen3_vl", VISION, DECODER), NOWHERE).metadata()
     assert taps["qwen3vl.n_deepstack_layers"] == 2
     assert taps["qwen3vl.rope.dimension_sections"] == [6, 5, 5, 0]
     assert "qwen3vl.rope.dimension_count" not in taps

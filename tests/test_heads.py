@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.checkpoint import heads
 from lensmith.exporters.checkpoint.folder import open_checkpoint
-from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 from lensmith.exporters.formats.gguf.gguf_files import files
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.spec import ModelSpec

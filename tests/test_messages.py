@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 MODELS = {name: ROOT / "tests" / "tiny_vlm" / name for name in ("qwen3_vl", "qwen3_5", "llava")}
 TEMPLATES = {
     **{name: (folder, folder / "chat_template.jinja") for name, folder in MODELS.items()},
-    "nemotron-4b": (MODELS["qwen3_5"], ROOT / "exporters" / "synth_configs" / "nemotron-4b" / "chat_template.jinja"),
+    "nemotron-4b": (MODELS["qwen3_5"], ROOT / "exporters/synth/synth_configs/nemotron-4b/chat_template.jinja"),
 }
 READ = {
     "qwen3_vl": {"add_generation_prompt", "add_vision_id", "tools"},

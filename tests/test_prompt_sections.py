@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
-from lensmith.exporters.families.llava_sections import _check_processor, _limits
+from lensmith.exporters.families.llava.llava_sections import _check_processor, _limits
 from lensmith.exporters.families.prompts import check_patches, pixel_limits, prompt_section
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.spec import ClipSpec, ModelSpec

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.comparing.runners import continued
-from lensmith.exporters.evidence.draft_reference import DraftReference
+from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 from lensmith.exporters.families.qwen_configs import PREFIXES
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan

@@ -95,7 +95,7 @@ def test_states_without_a_copy_are_not_reused(hybrid: Pair) -> None:
 
 def test_multi_token_prediction(hybrid: Pair) -> None:
     """Logits and hidden states over a prompt with images, in chunks."""
-    from lensmith.exporters.evidence.draft_reference import DraftReference
+    from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 
     from tests.mtp_reference import assert_drafts
 

@@ -17,8 +17,8 @@ from lensmith.calibration.samples.builtin.kinds import BuiltinSamples, Ways
 from lensmith.calibration.samples.calibration_samples import case_key
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.evidence.constants import of_modules
-from lensmith.exporters.evidence.draft_reference import DraftReference
 from lensmith.exporters.evidence.reference import Reference, import_torch
+from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.llamacpp.header import read_gguf
 from lensmith.runtimes.evidence.replay import relative_error
@@ -78,7 +78,7 @@ def test_modules_without_images_are_those_of_the_decoder(tmp_path: Path) -> None
     ladder.need_torch()
     job, whole = prepare(text_model(tmp_path / "text", plain), Options()), prepare(BASE, Options())
     ours, theirs = (
-        of_modules(each.family.modules(each.checkpoint, each.spec), import_torch()[0])["decoder"]
+        of_modules(each.family.modules(each.checkpoint, each.spec), import_torch()[0], each.family.prefixes)["decoder"]
         for each in (job, whole)
     )
     assert (ours.epsilons, ours.l2) == (theirs.epsilons, theirs.l2)

@@ -36,7 +36,7 @@ def manifest(path: Path, **options: Any) -> dict[str, Any]:
 
 
 def theirs(path: Path, **options: Any) -> TheirInputs:
-    return TheirInputs(path, path.name, manifest(path, **options))
+    return TheirInputs(path, manifest(path, **options), text_only=False)
 
 
 def cut(path: Path, **options: Any) -> Any:
@@ -96,7 +96,7 @@ def test_other_pixels_are_named(what: str) -> None:
 def test_normalization_is_theirs(key: str, name: str) -> None:
     made = manifest(TINY / name)
     values = [made["image"][key][0] * 1.001, *made["image"][key][1:]]
-    checked = TheirInputs(TINY / name, name, {**made, "image": {**made["image"], key: values}})
+    checked = TheirInputs(TINY / name, {**made, "image": {**made["image"], key: values}}, text_only=False)
     with pytest.raises(CheckFailed, match=f"normalized by the {key} .*, there by"):
         checked.check_image(NAME, sources()[NAME], *cut(TINY / name))
 
@@ -126,7 +126,7 @@ def test_other_ids_are_named() -> None:
 
 def test_a_tokenizer_alone_has_ids(tmp_path: Path) -> None:
     source = text_model(tmp_path / "text", plain)
-    checked = TheirInputs(source, "qwen3_5_text", manifest(source))
+    checked = TheirInputs(source, manifest(source), text_only=True)
     messages, right = CONVERSATIONS["text only"], ids(TINY / "qwen3_5", "text only")
     checked.check_ids("text only", messages, sources(), right)
     with pytest.raises(CheckFailed, match="'text only' has"):
@@ -138,7 +138,7 @@ def test_a_processor_that_does_not_open_is_told(tmp_path: Path, caplog: pytest.L
     made = manifest(source)
     (source / "tokenizer.json").write_text("{}")
     with caplog.at_level(logging.WARNING):
-        checked = TheirInputs(source, "qwen3_vl", made)
+        checked = TheirInputs(source, made, text_only=False)
     assert "were not compared with transformers', whose processor" in caplog.text
     checked.check_image(NAME, sources()[NAME], *cut(TINY / "llava"))
     checked.check_ids("one image", CONVERSATIONS["one image"], sources(), [1])

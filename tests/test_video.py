@@ -41,7 +41,7 @@ from tests import hf
 from tests.test_positions import hf_model
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"qwen3_vl": hf.TOKENIZER, "qwen3_5": ROOT / "exporters" / "synth_configs" / "tarn-2b"}
+FOLDERS = {"qwen3_vl": hf.TOKENIZER, "qwen3_5": ROOT / "exporters" / "synth" / "synth_configs" / "tarn-2b"}
 GOLDEN = json.loads((hf.DATA / "video_hashes.json").read_text())
 TEXTS = json.loads((hf.DATA / "conversation_parts.json").read_text(encoding="utf-8"))["texts"]
 SMALL = VideoSpec(ImageSpec(min_pixels=4096, max_pixels=40_960))

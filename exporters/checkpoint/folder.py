@@ -16,6 +16,7 @@ from typing import Any
 
 from ...runtimes.storage.files import FileRecord, hash_in_background, read_json
 from ...targets.errors import InputError, closest
+from .conventions import Conventions, conventions_of
 from .layout import Layout, find_layout
 from .lazy_tensors import LazyTensor
 from .lora.adapter import open_adapter, warn_of_others
@@ -66,6 +67,11 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def conventions(self) -> Conventions:
+        """What transformers' classes for its model_type do to its files."""
+        return conventions_of(self.config.get("model_type"))
 
     @property
     def tokenizer_path(self) -> Path:
@@ -135,21 +141,21 @@ def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Chec
     weights = open_weights(folder, config)
     processor, tokenizer = layout.json(PROCESSOR), json_file(folder / TOKENIZER)
     image_file, video_file = layout.find(*IMAGE_PROCESSOR), layout.find(*VIDEO_PROCESSOR)
-    model_type = str(config.get("model_type"))
+    own = conventions_of(config.get("model_type"))
     license_file = next((p for root in layout.around for p in sorted(root.glob("LICEN[SC]E*")) if p.is_file()), None)
-    image = settings(model_type, processor, "image_processor", image_file)
+    image = settings(own, processor, "image_processor", image_file)
     found = Checkpoint(
         path=Path(path),
         model_path=folder,
         config=config,
         generation_config=json_file(folder / "generation_config.json"),
         preprocessor_config=image,
-        video_preprocessor_config=settings(model_type, processor, "video_processor", video_file, image_file),
+        video_preprocessor_config=settings(own, processor, "video_processor", video_file, image_file),
         processor_config=processor,
         tokenizer_config=tokenizer,
         processor_class=processor_class(processor, image, tokenizer),
-        special_tokens=special_tokens(model_type, tokenizer, json_file(folder / "special_tokens_map.json")),
-        chat_template=chat_template(folder, model_type, processor, tokenizer),
+        special_tokens=special_tokens(own.special_tokens, tokenizer, json_file(folder / "special_tokens_map.json")),
+        chat_template=chat_template(folder, own, processor, tokenizer),
         license=_license_name(layout),
         license_text=license_file.read_text(encoding="utf-8", errors="replace") if license_file else None,
         tensors=MappingProxyType(dict(weights.tensors)),
@@ -157,12 +163,12 @@ def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Chec
         files=_used_files(layout, weights, license_file),
         changes=weights.changes,
     )
-    found = found.renamed(canonical_names(weights.tensors, model_type))
+    found = found.renamed(canonical_names(weights.tensors, own.names))
     return found if adapter is None else _adapted(found, Path(adapter))
 
 
 def _adapted(base: Checkpoint, folder: Path) -> Checkpoint:
-    adapter = open_adapter(folder, str(base.config.get("model_type")))
+    adapter = open_adapter(folder, base.conventions.names)
     warn_of_others(folder, base.path)
     tensors = merged(base.tensors, adapter)
     return replace(

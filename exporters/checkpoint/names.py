@@ -1,13 +1,13 @@
 """The names of tensors as transformers 5 has them, whatever wrote the checkpoint.
 
 Versions of transformers, classes within a model (`AutoModel`) and wrappers of training put other words in front of the
-same tensors. One table says which; the rest of lensmith knows one name for each tensor.
+same tensors. Rules say which, those that families share here; the rest of lensmith knows one name for each tensor.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from ...targets.errors import InputError
 
@@ -22,28 +22,14 @@ MTP = (r"(?:model\.)*mtp\.", "mtp.")
 LANGUAGE = (rf"(?:model\.)*language_model\.(?:model\.)?{TEXT}", "model.language_model.")
 BARE_TEXT = (rf"(?:model\.)*{TEXT}", "model.language_model.")  # as Qwen2-VL had it
 QWEN: Rules = (HEAD, MTP, (r"(?:model\.)*visual\.", "model.visual."), LANGUAGE, BARE_TEXT)
-RULES: Mapping[str, Rules] = {
-    "qwen3_5_text": (
-        HEAD,
-        MTP,
-        (r"(?:model\.)*visual\.", "model.visual."),
-        (rf"(?:model\.)*(?:language_model\.)?(?:model\.)?{TEXT}", "model."),
-    ),
-    "qwen3_vl": QWEN,
-    "qwen3_5": QWEN,
-    "llava": (
-        HEAD,
-        (r"(?:model\.)*vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
-        (r"(?:model\.)*multi_modal_projector\.", "model.multi_modal_projector."),
-        LANGUAGE,
-        BARE_TEXT,
-    ),
-}
 
 
-def canonical_names(names: Iterable[str], model_type: str) -> dict[str, str]:
-    """The name of transformers 5 of each tensor of a checkpoint; InputError where two names mean the same tensor."""
-    rules = [(re.compile(pattern), start) for pattern, start in RULES.get(model_type, ())]
+def canonical_names(names: Iterable[str], by: Rules) -> dict[str, str]:
+    """The name of transformers 5 of each tensor of a checkpoint, by the rules of its family.
+
+    InputError where two names mean the same tensor.
+    """
+    rules = [(re.compile(pattern), start) for pattern, start in by]
     found = {name: _canonical(name, rules) for name in names}
     owner: dict[str, str] = {}
     for name, meant in found.items():

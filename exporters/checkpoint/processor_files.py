@@ -14,14 +14,13 @@ from ...runtimes.prompt.template import MOST_SOURCE_BYTES
 from ...runtimes.storage.files import read_json
 from ...runtimes.storage.reading import read_utf8
 from ...targets.errors import InputError
+from .conventions import Conventions
 from .special_tokens import is_text
 
 PROCESSOR, IMAGE, VIDEO = "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"
 TOKENIZER, JINJA, LEGACY = "tokenizer_config.json", "chat_template.jinja", "chat_template.json"
 MORE = "additional_chat_templates"
 DEFAULT = "default"
-FILES_FIRST = ("arlow",)
-TEXT_ONLY = ("qwen3_5_text",)  # types of models that have a tokenizer in place of a processor
 
 Settings = dict[str, Any]
 
@@ -31,7 +30,7 @@ def json_file(path: Path) -> Settings:
     return read_json(path) if path.is_file() else {}
 
 
-def settings(model_type: str, processor: Settings, key: str, *files: Path | None) -> Settings | None:
+def settings(own: Conventions, processor: Settings, key: str, *files: Path | None) -> Settings | None:
     """The settings of an image or a video processor: a part of processor_config.json, or the first file that is there.
 
     Encoders alone have their own file first. None where no place has them; an InputError for a part that is no object.
@@ -39,7 +38,7 @@ def settings(model_type: str, processor: Settings, key: str, *files: Path | None
     part = processor.get(key)
     if part is not None and not isinstance(part, dict):
         raise InputError(f"{PROCESSOR} has {key} {str(part)[:100]!r}; expected an object of settings")
-    if model_type in FILES_FIRST:
+    if own.files_first:
         return part if files[0] is None else read_json(files[0])
     return next((read_json(file) for file in files if file is not None), None) if part is None else part
 
@@ -50,13 +49,13 @@ def processor_class(processor: Settings, image: Settings | None, tokenizer: Sett
     return next((place["processor_class"] for place in places if place.get("processor_class") is not None), None)
 
 
-def chat_template(folder: Path, model_type: str, processor: Settings, tokenizer: Settings) -> str | None:
+def chat_template(folder: Path, own: Conventions, processor: Settings, tokenizer: Settings) -> str | None:
     """The default template of a folder, None where there is none; an InputError for places that contradict each other.
 
     tokenizer_config.json comes last: AutoProcessor would find nothing there, AutoTokenizer does.
     """
     files = _files(folder)
-    of_processor = () if model_type in TEXT_ONLY else _of_processor(folder, processor, set(files))
+    of_processor = () if own.text_only else _of_processor(folder, processor, set(files))
     for place, found in (*of_processor, (JINJA, files or None), (TOKENIZER, tokenizer.get("chat_template"))):
         if found is not None:
             return _chosen(place, found)

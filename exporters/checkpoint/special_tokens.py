@@ -8,18 +8,16 @@ from typing import Any
 from ...targets.errors import InputError
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-END = "<|endoftext|>"
-QWEN = {"eos_token": END, "unk_token": END, "pad_token": END}
-# Of the tokenizer class of a model, for keys that are left out; null stays none.
-DEFAULTS: Mapping[str, Mapping[str, str]] = {"qwen3_vl": QWEN, "qwen3_5": QWEN, "qwen3_5_text": QWEN}
 
 
-def special_tokens(model_type: str, config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens(usual: Mapping[str, str], config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
     """Of a tokenizer_config.json and a special_tokens_map.json, which only counts where the former lists no tokens.
+
+    `usual` are those of the tokenizer's class, for keys that are left out; null stays none.
 
     InputError for one that is no text, as a half of a surrogate pair is none.
     """
-    values = {**DEFAULTS.get(model_type, {}), **config}
+    values = {**usual, **config}
     if "added_tokens_decoder" not in config:
         values |= legacy
     named = values.get("extra_special_tokens")

@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 
 from ...runtimes.bundle.ranges import Token
 from ...runtimes.prompt.tokenizer_check import (
-    PATTERNS,
     Id,
     make_tokenizer,
     open_tokenizer,
@@ -24,7 +23,6 @@ from .folder import Checkpoint
 from .processor_files import json_file
 
 COMPOSED = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
-WORDS = {"qwen3_vl": PATTERNS[2], "qwen3_5": PATTERNS[3], "qwen3_5_text": PATTERNS[3]}
 OWN, GPT2, LLAMA = "Qwen2Tokenizer", "GPT2Tokenizer", "LlamaTokenizer"  # classes of transformers, without "Fast"
 AS_IT_IS = ("PreTrainedTokenizer", "TokenizersBackend")  # those that read tokenizer.json
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -103,7 +101,7 @@ def completed(checkpoint: Checkpoint, values: dict[str, Any], known: Tokenizer) 
 
 
 def _class(checkpoint: Checkpoint) -> str:
-    """The class of transformers that makes the tokenizer of a Qwen3-VL checkpoint, which may name another."""
+    """The class of transformers that makes the tokenizer of a checkpoint, which may name another."""
     name = str(checkpoint.tokenizer_config.get("tokenizer_class") or OWN).removesuffix("Fast")
     if name not in (OWN, GPT2, LLAMA, *AS_IT_IS):
         raise InputError(
@@ -115,9 +113,9 @@ def _class(checkpoint: Checkpoint) -> str:
 
 def _as_its_class(checkpoint: Checkpoint, values: dict[str, Any]) -> dict[str, Any]:
     """With what transformers' class builds anew, of which it takes vocabulary and merges alone."""
-    if checkpoint.config.get("model_type") not in WORDS:
+    if checkpoint.conventions.words is None:
         return values
-    if checkpoint.config["model_type"] == "qwen3_vl" and _class(checkpoint) != OWN:
+    if checkpoint.conventions.named_tokenizer and _class(checkpoint) != OWN:
         if _class(checkpoint) != GPT2:  # a LlamaTokenizer of bytes is read as it is, too
             return values
         prefixed = bool(checkpoint.tokenizer_config.get("add_prefix_space"))
@@ -141,7 +139,7 @@ def _flagged(token: dict[str, Any], listed: dict[int, dict[str, Any]], plain: se
 
 def _plain(checkpoint: Checkpoint) -> set[str]:
     """The special tokens that Qwen2Tokenizer adds once more, without their flags."""
-    if not _own_words(checkpoint) or checkpoint.config.get("model_type") != "qwen3_vl":
+    if not _own_words(checkpoint) or not checkpoint.conventions.named_tokenizer:
         return set()
     config = checkpoint.tokenizer_config
     more = config.get("additional_special_tokens") or []
@@ -158,15 +156,15 @@ def _plain(checkpoint: Checkpoint) -> set[str]:
 
 def _own_words(checkpoint: Checkpoint) -> bool:
     """Whether transformers' class of the tokenizer splits words in its own way, whatever tokenizer.json says."""
-    model_type = checkpoint.config.get("model_type")
-    return model_type in WORDS and (model_type != "qwen3_vl" or _class(checkpoint) == OWN)
+    own = checkpoint.conventions
+    return own.words is not None and (not own.named_tokenizer or _class(checkpoint) == OWN)
 
 
 def _check_words(checkpoint: Checkpoint, values: dict[str, Any]) -> None:
     """InputError where the class of the tokenizer would not do what tokenizer.json says."""
     if not _own_words(checkpoint):
         return
-    pattern, before = WORDS[str(checkpoint.config["model_type"])], values.get("pre_tokenizer") or {}
+    pattern, before = checkpoint.conventions.words, values.get("pre_tokenizer") or {}
     parts = [{k: v for k, v in part.items() if k != "trim_offsets"} for part in before.get("pretokenizers", [before])]
     usual = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
              {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]  # fmt: skip

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from ...runtimes.engines.llamacpp.header import read_gguf
 from ...targets.errors import CheckFailed
 from ..graphs.decoder import mrope_source
+from ..graphs.graph_files import Prefixes
 
 L2_EPSILON = 1e-6  # of queries and keys in transformers' gated delta nets, which no module and no configuration says
 IMAGE_THETA = 10_000.0  # of llama.cpp's vision encoders, whose files do not say it
 SAME = 1e-6  # relative; frequencies come from powers in float32
 FREQUENCIES = "inverse_frequencies"
-VISION = {"visual", "vision_tower", "multi_modal_projector", "blocks", "merger"}  # the last two of an encoder alone
 GGUF_GRAPHS = {"model": "decoder", "mmproj": "vision_encoder"}  # by file
 Turns = NDArray[np.float64]  # [axes of positions, pairs], radians by which one step along an axis turns each pair
 
@@ -108,9 +108,9 @@ def _series(theta: float, size: int) -> NDArray[np.float64]:
     return series
 
 
-def of_modules(model: Any, torch: Any) -> dict[str, Constants]:
+def of_modules(model: Any, torch: Any, prefixes: Prefixes) -> dict[str, Constants]:
     """What the modules of a model in PyTorch say, by graph; a draft head has those of the decoder."""
-    modules = [(_graph_of(name), module) for name, module in model.named_modules()]
+    modules = [(_graph_of(name, prefixes), module) for name, module in model.named_modules()]
     made: dict[str, Constants] = {}
     for graph in ("vision_encoder", "decoder"):
         own = [module for name, module in modules if name == graph]
@@ -121,8 +121,11 @@ def of_modules(model: Any, torch: Any) -> dict[str, Constants]:
     return {**made, "mtp": made["decoder"]}
 
 
-def _graph_of(module: str) -> str:
-    return "vision_encoder" if VISION & {*module.split(".")[:2]} else "decoder"
+def _graph_of(module: str, prefixes: Prefixes) -> str:
+    """An encoder alone has its modules at the top."""
+    parts = (prefixes.vision, prefixes.projector) if prefixes.text else (module,)
+    of_vision = any(part and f"{module}.".startswith(f"{part}.") for part in parts)
+    return "vision_encoder" if of_vision else "decoder"
 
 
 def _epsilons(module: Any) -> Iterator[float]:

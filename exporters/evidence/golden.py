@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
+from ...runtimes.engines.contract import Floats
 from ...runtimes.evidence.built import (
     RECORD,
     SAMPLES,
@@ -43,7 +44,6 @@ from ..checkpoint.folder import Checkpoint
 from ..formats.elsewhere import Elsewhere
 from ..progress import Progress
 from ..spec import ModelSpec
-from .draft_reference import DraftReference
 from .golden_media import CLIP, FILES, sources
 from .own_traces import own_pictures, record_own
 from .reference import Reference, import_torch
@@ -72,6 +72,14 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
 VIDEO_CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
     "image and video": [user_message("What moves in the video, and not in the picture?", [THIRD], [CLIP])],
 }
+
+
+class DraftHead(Protocol):
+    """A head for drafts in PyTorch."""
+
+    def guesses(self, request: Request, answer: Sequence[int], count: int) -> Floats:
+        """Logits [count, vocab] of what follows each of the first tokens of an answer's next ones."""
+        ...
 
 
 class Recorder(Protocol[S_contra]):
@@ -197,6 +205,7 @@ def record(
     *,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
+    open_head: Callable[[Reference], DraftHead] | None = None,
 ) -> Traces:
     """Run the built-in conversations through PyTorch in float32 and write them into `golden/`.
 
@@ -204,8 +213,8 @@ def record(
     out; InputError when it holds none.
     """
     reference = Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter)
-    head = DraftReference(reference) if DRAFT_HEAD in manifest["graphs"] else None
-    theirs = TheirInputs(checkpoint.path, checkpoint.config.get("model_type"), manifest)
+    head = open_head(reference) if open_head is not None and DRAFT_HEAD in manifest["graphs"] else None
+    theirs = TheirInputs(checkpoint.path, manifest, text_only=checkpoint.conventions.text_only)
     recorder = _Recorder(reference, head, theirs, writer.partial, manifest)
     files = {name: source for name, source in sources().items() if takes(name, manifest)}
     asked = conversations(files)
@@ -253,7 +262,7 @@ class _Recorder:
     def __init__(
         self,
         reference: Reference,
-        head: DraftReference | None,
+        head: DraftHead | None,
         theirs: TheirInputs,
         folder: Path,
         manifest: Mapping[str, Any],

@@ -74,7 +74,7 @@ def prove_weights(job: Job, folder: Path) -> None:
 
 
 def _prove_constants(job: Job, folder: Path) -> None:
-    expected = of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0])
+    expected = of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0], job.family.prefixes)
     files = (str(entry["file"]) for entry in job.lowering.signatures(job).values())
     check_constants([folder / file for file in files], expected, str(job.checkpoint.path))
 

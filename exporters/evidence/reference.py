@@ -20,11 +20,9 @@ from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
 from ...runtimes.prompt.requests import Request
 from ...targets.errors import InputError, MissingExtra, closest
 from ..checkpoint.folder import Checkpoint, open_checkpoint
-from ..checkpoint.processor_files import TEXT_ONLY
 
 DTYPES = ("float32", "bfloat16")
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
-ONE_SIZE = ("llava",)  # families whose images all have one size, and positions that do not depend on images
 OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
 
 
@@ -78,7 +76,7 @@ class Reference:
         self.dtype = getattr(self.torch, dtype)
         self.checkpoint = open_checkpoint(path, adapter)
         self.model = _load(transformers, self.checkpoint, self.dtype)
-        self.one_size = self.model.config.model_type in ONE_SIZE
+        self.one_size = self.checkpoint.conventions.one_size
         self.last_ms = 0.0
         self._cache: Any = None
         renamed = "cache" in inspect.signature(self.model.forward).parameters  # by transformers 5.24
@@ -246,8 +244,7 @@ def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
         if checkpoint.changes:
             model, info = _from_tensors(transformers, checkpoint, dtype, options)
         else:
-            text = checkpoint.config.get("model_type") in TEXT_ONLY
-            auto = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+            auto = _kind(transformers, checkpoint)
             names = _renames(checkpoint)
             model, info = auto.from_pretrained(path, local_files_only=True, key_mapping=names, **options)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
@@ -264,11 +261,11 @@ def empty_model(checkpoint: Checkpoint, _: Any = None) -> Any:
     torch, transformers = import_torch()
     config = _config(transformers, checkpoint)
     with torch.device("meta"):
-        return _kind(transformers, config).from_config(config)
+        return _kind(transformers, checkpoint).from_config(config)
 
 
-def _kind(transformers: Any, config: Any) -> Any:
-    text = config.model_type in TEXT_ONLY
+def _kind(transformers: Any, checkpoint: Checkpoint) -> Any:
+    text = checkpoint.conventions.text_only
     return transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
 
 
@@ -286,7 +283,7 @@ def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options
     torch, config = importlib.import_module("torch"), _config(transformers, checkpoint)
     tensors = {name: torch.from_numpy(tensor.numpy()).to(dtype) for name, tensor in checkpoint.tensors.items()}
     mappings = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    kind = mappings[config.model_type not in TEXT_ONLY][type(config)]
+    kind = mappings[not checkpoint.conventions.text_only][type(config)]
     model, info = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
     if (checkpoint.path / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)

@@ -20,7 +20,6 @@ from ...runtimes.media.crops import CropSpec
 from ...runtimes.media.images import Grid, ImageSpec, Patches
 from ...runtimes.media.pixels import PixelSpec, image_spec
 from ...targets.errors import CheckFailed
-from ..checkpoint.processor_files import TEXT_ONLY
 from .golden_media import CLIP
 from .reference import import_torch
 
@@ -33,9 +32,9 @@ PIXELS = 0.02
 class TheirInputs:
     """The processor that transformers makes of a checkpoint; where it makes none, a warning says so."""
 
-    def __init__(self, path: Path, model_type: Any, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], *, text_only: bool) -> None:
         self.name, self.spec = str(path), image_spec(manifest)
-        self.text_only, self._processor = model_type in TEXT_ONLY, None  # type: bool, Any
+        self.text_only, self._processor = text_only, None  # type: bool, Any
         try:
             self._processor = _open(path, self.spec, text_only=self.text_only, manifest=manifest)
         except Exception as error:  # anything: these are other people's classes, and what they lack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...targets.errors import InputError
@@ -105,6 +105,7 @@ class Config:
     values: dict[str, Any]
     model_type: str
     of_text: bool = False  # whether it is the decoder's section
+    kinds: Mapping[str, ValueKind] = field(default_factory=dict)  # of values that one family alone has
 
     def __post_init__(self) -> None:
         never = {*NEVER_NULL.split(), *NULL_TOO.get(self.model_type, ())}
@@ -122,11 +123,11 @@ class Config:
         """A part of this section; InputError when it is not there."""
         if self.values.get(key) is None:
             raise InputError(f"config.json has no {key}; expected the configuration of a {self.model_type} checkpoint")
-        return Config(self.get(key), self.model_type, of_text=key == "text_config")
+        return Config(self.get(key), self.model_type, key == "text_config", self.kinds)
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value, or `default` where there is none or null; InputError for a value that is not of its kind."""
-        found, kind = self.values.get(key), KINDS[key]
+        found, kind = self.values.get(key), {**KINDS, **self.kinds}[key]
         if found is not None and not kind.fits(found):
             raise InputError(f"config value {key} is {str(found)[:100]!r}; expected {kind.words}")
         return default if found is None else found

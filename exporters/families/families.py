@@ -9,79 +9,16 @@ from typing import Any
 
 from ...targets.errors import InputError
 from ..checkpoint.folder import Checkpoint
-from ..evidence.golden import record
-from ..evidence.reference import empty_model
-from . import (
-    llava,
-    llava_sections,
-    prompts,
-    qwen3_5,
-    qwen3_vl,
-    qwen_configs,
-)
-from .arlow import description as arlow
-from .arlow import processors
-from .arlow import traces_of_arlow as arlow_golden
+from .arlow import arlow
 from .family import Family
+from .llava import llava
+from .qwen2_5_vl import qwen2_5_vl
+from .qwen3_5 import qwen3_5
+from .qwen3_vl import qwen3_vl
 
 FAMILIES: Mapping[str, Family[Any]] = {
-    qwen3_vl.MODEL_TYPE: Family(
-        qwen3_vl.MODEL_TYPE,
-        qwen3_vl.describe,
-        qwen_configs.PREFIXES,
-        qwen_configs.depths,
-        qwen3_vl.graphs,
-        qwen_configs.dropped,
-        prompts.sections,
-        record,
-        empty_model,
-    ),
-    qwen3_5.MODEL_TYPE: Family(
-        qwen3_5.MODEL_TYPE,
-        qwen3_5.describe,
-        qwen_configs.PREFIXES,
-        qwen_configs.depths,
-        qwen3_5.graphs,
-        qwen3_5.dropped,
-        prompts.sections,
-        record,
-        empty_model,
-        qwen3_5.fit,
-    ),
-    qwen3_5.TEXT_MODEL_TYPE: Family(
-        qwen3_5.TEXT_MODEL_TYPE,
-        qwen3_5.describe_text,
-        qwen3_5.TEXT_PREFIXES,
-        qwen3_5.text_depths,
-        qwen3_5.text_graphs,
-        qwen3_5.text_dropped,
-        prompts.text_sections,
-        record,
-        empty_model,
-        qwen3_5.fit,
-    ),
-    llava.MODEL_TYPE: Family(
-        llava.MODEL_TYPE,
-        llava.describe,
-        llava.PREFIXES,
-        llava.depths,
-        llava.graphs,
-        llava.dropped,
-        llava_sections.sections,
-        record,
-        empty_model,
-    ),
-    arlow.MODEL_TYPE: Family(
-        arlow.MODEL_TYPE,
-        arlow.describe,
-        arlow.PREFIXES,
-        arlow.depths,
-        arlow.graphs,
-        arlow.dropped,
-        processors.sections,
-        arlow_golden.record,
-        arlow_golden.modules,
-    ),
+    family.name: family
+    for family in (qwen3_vl.FAMILY, qwen3_5.FAMILY, qwen3_5.TEXT_FAMILY, llava.FAMILY, arlow.FAMILY, qwen2_5_vl.FAMILY)
 }
 
 

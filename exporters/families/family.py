@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from ..checkpoint.conventions import Conventions
 from ..checkpoint.folder import Checkpoint
 from ..checkpoint.tokenizer_files import SourceTokenizer
-from ..evidence.golden import Recorder
+from ..evidence.golden import Recorder, record
+from ..evidence.reference import empty_model
+from ..formats.gguf.gguf_family import GgufFamily
 from ..graphs.blocks import Dialect
 from ..graphs.graph_files import Graph, Prefixes
 from ..spec import Spec
 from ..storage.scheme import Policy
+from ..synth.architecture import Architecture
 
 Sections = dict[str, dict[str, Any]]  # of the manifest, by name
 S = TypeVar("S", bound=Spec)
@@ -29,6 +33,9 @@ class Family(Generic[S]):
     graphs: Callable[[S, Policy, Dialect, dict[str, int]], tuple[Graph, ...]]  # the last: operator sets
     dropped: Callable[[Checkpoint, S], dict[str, str]]  # unused tensors with their reasons
     sections: Callable[[Checkpoint, SourceTokenizer, S, int | None], Sections]  # the last: largest image area in pixels
-    record: Recorder[S]  # of golden traces
-    modules: Callable[[Checkpoint, S], Any]  # in PyTorch, without weights
+    conventions: Conventions  # of its files
+    gguf: GgufFamily | None  # None: llama.cpp has no place for it
+    synth: Mapping[str, Architecture] = field(default_factory=dict)  # that can be drawn at random, by name
+    record: Recorder[Any] = record  # of golden traces
+    modules: Callable[[Checkpoint, S], Any] = empty_model  # in PyTorch, without weights
     fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack

@@ -39,12 +39,19 @@ def sections(
     """The sections of a model that answers: prompt, image, video where its processors take them, and limits."""
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
     check_class("processor_class", checkpoint.processor_class, (*PROCESSORS, *STILL_PROCESSORS))
-    made = {
+    made = still_sections(checkpoint, tokenizer, spec, max_pixels)
+    return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
+
+
+def still_sections(
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None
+) -> dict[str, dict[str, Any]]:
+    """The sections of a model of images and text, whatever prepares its videos: prompt, image and limits."""
+    return {
         "prompt": prompt_section(checkpoint, tokenizer.library, spec),
         "image": image_section(checkpoint, spec),
         "limits": limits_section(checkpoint, spec, max_pixels),
     }
-    return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
 
 
 def text_sections(

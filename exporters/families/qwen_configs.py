@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..checkpoint.conventions import QWEN_TOKENS, Conventions
 from ..checkpoint.folder import Checkpoint
+from ..checkpoint.names import QWEN
 from ..graphs.graph_files import Prefixes
 from ..spec import DecoderSpec, ModelSpec, VisionSpec
 from .configs import Config
 
+CONVENTIONS = Conventions(names=QWEN, special_tokens=QWEN_TOKENS)
 PREFIXES = Prefixes(vision="model.visual", text="model.language_model", head="lm_head")
 
 

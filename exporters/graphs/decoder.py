@@ -79,11 +79,14 @@ class Step:
     total: Value  # int32 scalar, the longest length
 
 
-def mrope_source(section: tuple[int, int, int]) -> list[int]:
-    """Which of the three position rows (time, height, width) turns each frequency, interleaved as Qwen3-VL does.
+def mrope_source(section: tuple[int, int, int], *, interleaved: bool = True) -> list[int]:
+    """Which of the three position rows (time, height, width) turns each frequency: one behind the other, or mixed.
 
-    Height takes every third frequency from 1 and width every third from 2, as many as their sections; time the rest.
+    Interleaved as in Qwen3-VL, height takes every third frequency from 1 and width every third from 2, as many as their
+    sections; time the rest.
     """
+    if not interleaved:
+        return [axis for axis, count in enumerate(section) for _ in range(count)]
     source = [0] * sum(section)
     for axis in (1, 2):
         for index in range(axis, min(3 * section[axis], len(source)), 3):
@@ -99,7 +102,7 @@ def token_angles(op: Op, dialect: Dialect, position_ids: Value, spec: DecoderSpe
     if spec.mrope_section is None:
         position_ids, pick = op.Unsqueeze(position_ids, [0]), inverse[None, None, None]
     else:
-        pick[mrope_source(spec.mrope_section), 0, 0, np.arange(half)] = inverse
+        pick[mrope_source(spec.mrope_section, interleaved=spec.mrope_interleaved), 0, 0, np.arange(half)] = inverse
     frequencies = op.initializer(ir.tensor(pick), name="inverse_frequencies")
     positions = op.Unsqueeze(op.Cast(position_ids, to=ir.DataType.FLOAT), [3])
     # At most one of the products of an axis is not zero, so the sum is exact.

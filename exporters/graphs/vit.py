@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +21,15 @@ from .blocks import (
     Port,
     Value,
 )
+
+
+class AxialSpec(Protocol):
+    """What 2-D rotary angles follow from."""
+
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def read_grid(op: Op, grid_thw: Value, merge: int) -> Grid:
     return Grid(frames, height, width, in_patch_order(rows, 1), in_patch_order(columns, 0))
 
 
-def patch_angles(op: Op, dialect: Dialect, grid: Grid, spec: VisionSpec) -> Angles:
+def patch_angles(op: Op, dialect: Dialect, grid: Grid, spec: AxialSpec) -> Angles:
     """2-D rotary angles of one frame: the first quarter of a head turns with the row, the second with the column."""
     quarter = spec.head_dim // 2
     inverse = 1.0 / spec.rope_theta ** (np.arange(0, quarter, 2, dtype=np.float32) / np.float32(quarter))

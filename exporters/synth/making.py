@@ -6,8 +6,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,9 @@ from ...runtimes.storage.new_folder import (
     workplace,
 )
 from ...targets.errors import InputError, closest
+from ..families.families import FAMILIES
 from ..progress import Steps
-from .synth_layouts import (
-    SynthTensor,
-    arlow_tensors,
-    llava_tensors,
-    qwen3_5_tensors,
-    qwen3_vl_tensors,
-)
+from .architecture import Architecture
 from .synth_tokenizer import fill_tokenizer
 from .synth_weights import write_checkpoint
 
@@ -42,55 +36,8 @@ Random weights (seed {{seed}}) in the architecture of {{name}}{{tiny}}, {MADE_BY
 """
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What is needed to synthesize one: a folder of configuration files, its tensors, and what `tiny` changes."""
-
-    folder: str
-    layout: Callable[[Mapping[str, Any]], Iterator[SynthTensor]]
-    tiny: Mapping[str, Mapping[str, Any]]  # by section of config.json, "" being the whole
-    dtype: str = "BF16"
-    float32: tuple[str, ...] = ()  # endings of the names of tensors that the published checkpoint keeps in float32
-    model: str = ""  # the folder inside of config.json and the weights
-
-    @property
-    def config(self) -> str:
-        """The name of the configuration among the files."""
-        return f"{self.model}/config.json".lstrip("/")
-
-    def tensors(self, files: Mapping[str, Mapping[str, Any]]) -> Iterator[SynthTensor]:
-        """The tensors with their types, from the files that `small_files` gives."""
-        for tensor in self.layout(files[self.config]):
-            yield replace(tensor, dtype="F32" if tensor.name.endswith(self.float32) else self.dtype)
-
-
-TINY_QWEN3 = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
-              "num_hidden_layers": 4}  # fmt: skip
-TINY_QWEN_VISION = {"hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "depth": 4, "out_hidden_size": 256,
-                    "deepstack_visual_indexes": [0, 1, 2]}  # fmt: skip
-TINY_QWEN3_5 = TINY_QWEN3 | {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "linear_num_key_heads": 2}
-TINY_QWEN3_5_VISION = {key: size for key, size in TINY_QWEN_VISION.items() if key != "deepstack_visual_indexes"}
-TINY_CLIP = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 4,
-             "projection_dim": 128}  # fmt: skip
-TINY_ARLOW = {"embed_dim": 128, "hidden_size": 256, "num_heads": 2, "depth": 4, "deepstack_visual_indexes": [0, 1, 2]}
-
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "qwen3-vl-2b": Architecture(
-        "qwen3-vl-2b", qwen3_vl_tensors, {"text_config": TINY_QWEN3, "vision_config": TINY_QWEN_VISION}
-    ),
-    "tarn-2b": Architecture(
-        "tarn-2b",
-        qwen3_5_tensors,
-        {"text_config": TINY_QWEN3_5 | {"linear_num_value_heads": 2}, "vision_config": TINY_QWEN3_5_VISION},
-        float32=("linear_attn.A_log", "linear_attn.norm.weight"),
-    ),
-    "nemotron-4b": Architecture(
-        "nemotron-4b",
-        qwen3_5_tensors,
-        {"text_config": TINY_QWEN3_5 | {"linear_num_value_heads": 4}, "vision_config": TINY_QWEN3_5_VISION},
-    ),
-    "vqwen3-4b": Architecture("vqwen3-4b", llava_tensors, {"text_config": TINY_QWEN3, "vision_config": TINY_CLIP}),
-    "arlow-vision": Architecture("arlow-vision", arlow_tensors, {"": TINY_ARLOW}, "F16", model="vision_encoder"),
+    name: architecture for family in FAMILIES.values() for name, architecture in family.synth.items()
 }
 
 
@@ -160,7 +107,8 @@ def _with_vocabulary(files: dict[str, dict[str, Any]], *, tiny: bool) -> dict[st
     size = TINY_VOCAB if tiny else added[0]["id"]
     if tiny:
         files = {name: renumber(data, added[0]["id"], size) for name, data in files.items()}
-        files["config.json"]["text_config"]["vocab_size"] = -(-(size + len(added)) // 64) * 64
+        config = files["config.json"]
+        config.get("text_config", config)["vocab_size"] = -(-(size + len(added)) // 64) * 64
     return files | {"tokenizer.json": fill_tokenizer(files["tokenizer.json"], size)}
 
 

@@ -45,6 +45,7 @@ from .opening import HASHED_BYTES, Bundle, check_manifest
 STAGES = "stages.json"
 
 log = logging.getLogger(__name__)
+UNKNOWN: Mapping[str, Any] = {"size": 0, "sha256": "0" * 64}  # of a file that is not complete yet
 
 
 @dataclass
@@ -136,10 +137,8 @@ class BundleWriter:
 
     def preview(self, manifest: Mapping[str, Any]) -> Bundle:
         """What was written so far as a bundle, for checks that belong into the manifest; not all files have hashes."""
-        return Bundle(
-            self.partial,
-            dict(manifest) | {"files": {name: self._records.get(name, {}) for name in sorted(self._names)}},
-        )
+        files: dict[str, Any] = {name: self._records.get(name, UNKNOWN) for name in sorted(self._names)}
+        return Bundle(self.partial, {"format_version": FORMAT_VERSION, **manifest, "files": files})
 
     def close(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, to which format_version and files are added, and give the bundle its final name."""

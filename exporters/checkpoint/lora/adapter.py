@@ -11,7 +11,7 @@ from typing import Any
 
 from ....runtimes.storage.files import read_json
 from ....targets.errors import InputError
-from ..names import PEFT, canonical_names
+from ..names import PEFT, Rules, canonical_names
 from ..safetensors_files import StoredTensor, read_header
 from .settings import (
     CONFIG,
@@ -62,7 +62,7 @@ class Adapter:
         }
 
 
-def open_adapter(path: str | Path, model_type: str) -> Adapter:
+def open_adapter(path: str | Path, rules: Rules) -> Adapter:
     """Open an adapter folder for a base of a model type; every header is checked, and no weight is read."""
     folder = Path(path)
     _check_folder(folder)
@@ -73,11 +73,11 @@ def open_adapter(path: str | Path, model_type: str) -> Adapter:
     stored = read_header(folder / WEIGHTS)
     for name, (module, part, owner) in _parts(stored):
         if part:
-            module_there = _base_name(f"{module}.weight", model_type).removesuffix(".weight")
+            module_there = _base_name(f"{module}.weight", rules).removesuffix(".weight")
             changes.setdefault(module_there, Change(module)).parts[part] = stored[name]
             owners.add(owner)
         else:
-            _add(saved, _base_name(module, model_type), stored[name])
+            _add(saved, _base_name(module, rules), stored[name])
     if len(owners) > 1:
         raise InputError(f"{folder / WEIGHTS} holds several adapters ({', '.join(sorted(owners))}); save each in a "
                          f"folder of its own, or {WITH_PEFT}")  # fmt: skip
@@ -135,8 +135,8 @@ def _parts(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, tuple[str,
             yield name, (SAVED.sub("", inner), "", "")
 
 
-def _base_name(name: str, model_type: str) -> str:
-    return canonical_names([name], model_type)[name]
+def _base_name(name: str, rules: Rules) -> str:
+    return canonical_names([name], rules)[name]
 
 
 def _add(saved: dict[str, StoredTensor], name: str, tensor: StoredTensor) -> None:

@@ -21,11 +21,9 @@ from ....runtimes.engines.llamacpp.library import llama
 from ....targets.errors import InputError
 from ...checkpoint.hub import repository_of
 from ...progress import Progress
-from ...spec import ClipSpec, ModelSpec
+from ...spec import ModelSpec
 from . import vocabulary
 from .file_types import MMPROJ_NUMBERS, file_type
-from .gguf_decoder import DecoderFile
-from .gguf_vision import vision_file
 from .imatrix import by_tensor, write_imatrix
 from .llama_quantizer import (
     Outlook,
@@ -43,11 +41,6 @@ if TYPE_CHECKING:
     from ...job import Job, Options
 
 MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
-# What it costs: README, "llama.cpp".
-CLASS_TOKEN = (
-    "stock llama.cpp confuses CLIP's class token with a patch (ggml-org/llama.cpp#25814) and answers fewer questions "
-    "about pictures from mmproj.gguf than it should: use `lensmith run` until that is fixed"
-)
 LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundle
 ENCODER = "vision_encoder"
 TOOLS = ("gguf",)
@@ -133,21 +126,23 @@ def needs_importance(job: Job) -> bool:
 
 def files(job: Job) -> tuple[File, ...]:
     """The files of a job, one without images; InputError for what llama.cpp has no place for."""
-    spec = job.spec
+    spec, made = job.spec, job.family.gguf
     if not isinstance(spec, ModelSpec):
         raise InputError(
             f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; "
             "export it with --format onnx"
         )
+    if made is None:
+        raise InputError(f"lensmith writes no GGUF files of {job.family.name} yet; export it with --format onnx")
     kind, prefixes = file_type(job.options.precision), job.family.prefixes
     sources = [job.checkpoint.tensor(name) for name in sorted({s.name for graph in job.graphs for s in graph.sources})]
-    decoder = DecoderFile(spec, prefixes)
+    decoder = made.decoder(spec, prefixes)
     model = {**decoder.metadata(), "general.type": "model", "general.file_type": kind.number}
     written = File("decoder", MODEL, gguf.MODEL_ARCH_NAMES[decoder.arch], Type[kind.model],
                    tuple(decoder.tensors(sources)), model, quantizer=kind.quantizer)  # fmt: skip
-    if spec.vision is None:
+    if made.vision is None:
         return (written,)
-    vision = vision_file(spec, prefixes, job.sections)
+    vision = made.vision(spec, prefixes, job.sections)
     encoder = {**vision.metadata(), "general.type": "mmproj", "general.file_type": MMPROJ_NUMBERS[kind.mmproj]}
     return File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder), written
 
@@ -229,7 +224,7 @@ def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
     add(writer, file.metadata)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if file.name == MODEL:
-        assert isinstance(job.spec, ModelSpec)
+        assert job.spec.decoder is not None
         vocabulary.add_vocabulary(
             writer, job.tokenizer, job.spec.decoder.vocab, job.sections["prompt"]["eos_token_ids"]
         )
@@ -254,7 +249,7 @@ def _general(writer: gguf.GGUFWriter, job: Job) -> None:
 def signatures(job: Job) -> dict[str, Any]:
     """The files as the manifest lists graphs, with what goes in and comes out."""
     spec = job.spec
-    assert isinstance(spec, ModelSpec)
+    assert spec.decoder is not None
     axes: list[int | str] = [] if spec.decoder.mrope_section is None else [3]
     ids, positions = ["batch", "sequence"], [*axes, "batch", "sequence"]
     decoder = {"input_ids": _port("INT64", ids), "position_ids": _port("INT64", positions)}
@@ -266,14 +261,9 @@ def signatures(job: Job) -> dict[str, Any]:
 
 
 def encoder_graphs(job: Job) -> tuple[Graph, ...]:
-    """Vision encoders that a bundle has as ONNX besides, since llama.cpp computes something else.
-
-    Its graph of CLIP towers lays the class token behind the patches while positions and the choice of rows take it for
-    the first: every patch gets the position of its neighbour, and the model sees the class token in place of a patch
-    (https://github.com/ggml-org/llama.cpp/issues/25814). The mmproj file is as it should be, for builds without it.
-    """
-    assert isinstance(job.spec, ModelSpec)
-    return tuple(g for g in job.graphs if g.name == ENCODER) if isinstance(job.spec.vision, ClipSpec) else ()
+    """Vision encoders that a bundle has as ONNX besides, where llama.cpp computes something else."""
+    besides = job.family.gguf is not None and job.family.gguf.encoder_besides
+    return tuple(graph for graph in job.graphs if graph.name == ENCODER and besides)
 
 
 def encoder_precision(precision: str) -> str:
@@ -287,8 +277,8 @@ def _port(dtype: str, shape: list[Any]) -> dict[str, Any]:
 
 def notes(job: Job) -> Iterator[str]:
     """What a user should know before the files are built."""
-    if encoder_graphs(job):
-        yield CLASS_TOKEN
+    if job.family.gguf is not None and job.family.gguf.note:
+        yield job.family.gguf.note
 
 
 def decoder_bits(job: Job) -> float:

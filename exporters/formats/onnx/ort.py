@@ -224,6 +224,10 @@ class OrtDialect:
         body = op.builder.subgraph(some, made[:3], made[3:], name="queries")
         return op.Loop(trips, None, op.Slice(q, [0], [0], [1]), body=body)
 
+    def masked_attention(self, op: Op, q: Value, k: Value, v: Value, heads: int, bias: Value) -> Value:
+        """Attention within short rows [batch, seq, heads * head_dim] with bias [batch, 1, seq, seq] for all heads."""
+        return op.MultiHeadAttention(q, k, v, None, None, bias, num_heads=heads, _domain=MS)
+
     def cached_attention(
         self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
     ) -> tuple[Value, Value, Value]:

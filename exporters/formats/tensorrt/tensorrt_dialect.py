@@ -113,6 +113,10 @@ class TensorRTDialect(Indexed):
         """Attention of [1, seq, heads * head_dim] with bias [1, 1, seq, seq] added to the scores of all heads."""
         return op.Attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads)
 
+    def masked_attention(self, op: Op, q: Value, k: Value, v: Value, heads: int, bias: Value) -> Value:
+        """Attention within short rows [batch, seq, heads * head_dim] with bias [batch, 1, seq, seq] for all heads."""
+        return op.Attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads)
+
     def cached_attention(
         self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
     ) -> tuple[Value, Value, Value]:

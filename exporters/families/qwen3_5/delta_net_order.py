@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...checkpoint.lazy_tensors import LazyTensor
-from ...spec import DeltaNetSpec
-from .tensors import (
+from ...formats.gguf.tensors import (
     Tensor,
     mapped,
     plain,
     whole,
 )
+from ...spec import DeltaNetSpec
 
 
 def reordered(name: str, inner: str, source: LazyTensor, net: DeltaNetSpec) -> Tensor:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..graphs.blocks import Dialect
-from ..graphs.graph_files import Graph, build_decoder, build_vision
-from ..spec import DecoderSpec, ModelSpec
-from ..storage.scheme import Policy
-from . import qwen_configs
-from .configs import Config
-from .qwen_configs import PREFIXES
+from ....runtimes.prompt.tokenizer_check import PATTERNS
+from ...graphs.blocks import Dialect
+from ...graphs.graph_files import Graph, build_decoder, build_vision
+from ...spec import DecoderSpec, ModelSpec
+from ...storage.scheme import Policy
+from .. import qwen_configs
+from ..configs import Config
+from ..family import Family
+from ..prompts import sections
+from ..qwen_configs import PREFIXES
+from .qwen3_vl_gguf import GGUF
+from .qwen3_vl_synth import SYNTH
 
 MODEL_TYPE = "qwen3_vl"
 DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128}  # of transformers' class, which writes what differs from them
@@ -50,3 +55,17 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
 def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_vision, build_decoder))
+
+
+FAMILY = Family(
+    name=MODEL_TYPE,
+    describe=describe,
+    prefixes=PREFIXES,
+    depths=qwen_configs.depths,
+    graphs=graphs,
+    dropped=qwen_configs.dropped,
+    sections=sections,
+    conventions=replace(qwen_configs.CONVENTIONS, words=PATTERNS[2], named_tokenizer=True),
+    gguf=GGUF,
+    synth=SYNTH,
+)

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ...targets.errors import InputError
-from ..checkpoint.folder import Checkpoint
-from ..graphs.blocks import Dialect
-from ..graphs.graph_files import (
+from ....runtimes.prompt.tokenizer_check import PATTERNS
+from ....targets.errors import InputError
+from ...checkpoint import names
+from ...checkpoint.folder import Checkpoint
+from ...evidence.golden import record
+from ...graphs.blocks import Dialect
+from ...graphs.graph_files import (
     Graph,
     build_decoder,
     build_mtp,
     build_vision,
 )
-from ..spec import (
+from ...spec import (
     DecoderSpec,
     DeltaNetSpec,
     ModelSpec,
     VisionSpec,
 )
-from ..storage.scheme import Policy
-from . import qwen_configs
-from .configs import Config
-from .qwen_configs import PREFIXES
+from ...storage.scheme import Policy
+from .. import qwen_configs
+from ..configs import Config
+from ..family import Family
+from ..prompts import sections, text_sections
+from ..qwen_configs import PREFIXES
+from .draft_reference import DraftReference
+from .qwen3_5_gguf import GGUF, TEXT_GGUF
+from .qwen3_5_synth import SYNTH
 
 MODEL_TYPE = "qwen3_5"
 TEXT_MODEL_TYPE = "qwen3_5_text"  # of Qwen3_5ForCausalLM, the decoder alone
 TEXT_PREFIXES = replace(PREFIXES, text="model")
+TEXT_NAMES = (
+    names.HEAD,
+    names.MTP,
+    (r"(?:model\.)*visual\.", "model.visual."),
+    (rf"(?:model\.)*(?:language_model\.)?(?:model\.)?{names.TEXT}", "model."),
+)
 LINEAR, FULL = "linear_attention", "full_attention"
 HEAD_DIM = 256  # where the configuration does not say, as in transformers' class
 INTERVAL = 4  # of full attention layers, where the configuration does not say
@@ -148,3 +163,33 @@ def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
         reason = "config.json has no multi-token prediction (mtp_num_hidden_layers)"
         unused |= {name: reason for name in checkpoint.tensors if name.startswith(f"{PREFIXES.mtp}.")}
     return unused
+
+
+CONVENTIONS = replace(qwen_configs.CONVENTIONS, words=PATTERNS[3])
+FAMILY = Family(
+    name=MODEL_TYPE,
+    describe=describe,
+    prefixes=PREFIXES,
+    depths=qwen_configs.depths,
+    graphs=graphs,
+    dropped=dropped,
+    sections=sections,
+    conventions=CONVENTIONS,
+    gguf=GGUF,
+    synth=SYNTH,
+    record=partial(record, open_head=DraftReference),
+    fit=fit,
+)
+TEXT_FAMILY = Family(
+    name=TEXT_MODEL_TYPE,
+    describe=describe_text,
+    prefixes=TEXT_PREFIXES,
+    depths=text_depths,
+    graphs=text_graphs,
+    dropped=text_dropped,
+    sections=text_sections,
+    conventions=replace(CONVENTIONS, names=TEXT_NAMES, text_only=True),
+    gguf=TEXT_GGUF,
+    record=partial(record, open_head=DraftReference),
+    fit=fit,
+)

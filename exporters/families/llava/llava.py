@@ -5,22 +5,35 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..checkpoint.folder import Checkpoint
-from ..graphs.blocks import Dialect
-from ..graphs.graph_files import (
+from ...checkpoint import names
+from ...checkpoint.conventions import Conventions
+from ...checkpoint.folder import Checkpoint
+from ...graphs.blocks import Dialect
+from ...graphs.graph_files import (
     Graph,
     Prefixes,
     build_clip,
     build_decoder,
 )
-from ..spec import ClipSpec, ModelSpec
-from ..storage.scheme import Policy
-from .configs import Config
-from .text_decoders import describe_text
+from ...spec import ClipSpec, ModelSpec
+from ...storage.scheme import Policy
+from ..configs import Config
+from ..family import Family
+from ..text_decoders import describe_text
+from .llava_gguf import GGUF
+from .llava_sections import sections
+from .llava_synth import SYNTH
 
 MODEL_TYPE = "llava"
 PREFIXES = Prefixes(
     vision="model.vision_tower", text="model.language_model", head="lm_head", projector="model.multi_modal_projector"
+)
+NAMES = (
+    names.HEAD,
+    (r"(?:model\.)*vision_tower\.(?:vision_model\.)?", "model.vision_tower."),
+    (r"(?:model\.)*multi_modal_projector\.", "model.multi_modal_projector."),
+    names.LANGUAGE,
+    names.BARE_TEXT,
 )
 CLIP_DEFAULTS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
                  "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
@@ -112,3 +125,17 @@ def _reason(name: str, spec: ModelSpec) -> str:
     if ".".join(inner.split(".")[:3]) in unused:
         return f"image features are taken behind layer {vision.used_depth} of {vision.depth}"
     return ""
+
+
+FAMILY = Family(
+    name=MODEL_TYPE,
+    describe=describe,
+    prefixes=PREFIXES,
+    depths=depths,
+    graphs=graphs,
+    dropped=dropped,
+    sections=sections,
+    conventions=Conventions(names=NAMES, one_size=True),
+    gguf=GGUF,
+    synth=SYNTH,
+)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ...runtimes.engines.contract import Floats
-from ...runtimes.prompt.requests import Request
-from ..comparing.runners import continued
-from .reference import Reference
+from ....runtimes.engines.contract import Floats
+from ....runtimes.prompt.requests import Request
+from ...comparing.runners import continued
+from ...evidence.reference import Reference
 
 PREFIX = "mtp."
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ...runtimes.media.crops import CropSpec
-from ...targets.errors import InputError
-from ..checkpoint.folder import Checkpoint
-from ..checkpoint.tokenizer_files import SourceTokenizer
-from ..spec import ClipSpec, ModelSpec
-from .prompts import check_class, prompt_section
+from ....runtimes.media.crops import CropSpec
+from ....targets.errors import InputError
+from ...checkpoint.folder import Checkpoint
+from ...checkpoint.tokenizer_files import SourceTokenizer
+from ...spec import ClipSpec, ModelSpec
+from ..prompts import check_class, prompt_section
 
 
 def sections(

@@ -1,0 +1,145 @@
+"""Qwen2.5-VL: its configuration and its two graphs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from ....runtimes.prompt.tokenizer_check import PATTERNS
+from ....targets.errors import InputError
+from ...checkpoint.folder import Checkpoint
+from ...checkpoint.tokenizer_files import SourceTokenizer
+from ...graphs.blocks import Dialect
+from ...graphs.graph_files import Graph, build_decoder, encoder_graph
+from ...spec import DecoderSpec, ModelSpec
+from ...storage.scheme import Policy
+from .. import qwen_configs
+from ..configs import DEPTH, Config, some, whole
+from ..family import Family, Sections
+from ..prompts import IMAGE_CLASSES, check_class, still_sections
+from ..qwen_configs import PREFIXES
+from .qwen2_5_vl_synth import SYNTH
+from .windowed_spec import WindowedSpec
+from .windowed_tower import WindowedEncoder
+
+MODEL_TYPE = "qwen2_5_vl"
+KINDS = {"window_size": whole(1, 1 << 20), "fullatt_block_indexes": some(whole(0, 1023), 1024),
+         "max_window_layers": DEPTH, "tokens_per_second": whole(1, 1 << 20)}  # fmt: skip
+# Of transformers' classes, which write what differs from them.
+TEXT = {"vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-5}  # fmt: skip
+VISION = {"depth": 32, "hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
+          "temporal_patch_size": 2, "spatial_merge_size": 2, "window_size": 112, "out_hidden_size": 3584,
+          "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
+
+
+log = logging.getLogger(__name__)
+
+
+def describe(values: dict[str, Any]) -> ModelSpec:
+    """Turn a Hugging Face config of model_type qwen2_5_vl into a ModelSpec; InputError for what is not supported."""
+    config = Config(values, MODEL_TYPE, kinds=KINDS)
+    # Published files have the values of the decoder at the top, beside those of the model.
+    text = config.section("text_config") if config.get("text_config") is not None else config
+    tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+    return ModelSpec(
+        family=MODEL_TYPE,
+        vision=_vision(config.section("vision_config")),
+        decoder=_decoder(Config({**TEXT, **text.values}, MODEL_TYPE, of_text=True, kinds=KINDS), tied),
+        image_token_id=int(config.get("image_token_id", 151655)),
+        video_token_id=int(config.get("video_token_id", 151656)),
+    )
+
+
+def _vision(section: Config) -> WindowedSpec:
+    config = Config({**VISION, **section.values}, MODEL_TYPE, kinds=KINDS)
+    rope = config.rope()
+    rope.only("rope_type", "default", "axial")
+    merge, patch = config.need("spatial_merge_size"), config.need("patch_size")
+    return WindowedSpec(
+        depth=config.need("depth"),
+        hidden=config.need("hidden_size"),
+        heads=config.need("num_heads"),
+        intermediate=config.need("intermediate_size"),
+        activation=config.activation("hidden_act", "silu", "gelu", "gelu_pytorch_tanh"),
+        channels=config.get("in_channels", 3),
+        patch_size=patch,
+        temporal_patch_size=config.need("temporal_patch_size"),
+        merge_size=merge,
+        out_hidden=config.need("out_hidden_size"),
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        norm_eps=1e-6,  # a constant of the architecture, not a config value
+        window=config.need("window_size") // merge // patch,
+        full_layers=frozenset(config.need("fullatt_block_indexes")),
+    )
+
+
+def _decoder(config: Config, tied: bool) -> DecoderSpec:
+    rope = config.rope()
+    rope.only("rope_type", "default", "mrope")
+    rope.only("mrope_interleaved", False)
+    config.only("use_sliding_window", False)
+    others = sorted(set(config.get("layer_types", ())) - {"full_attention"})
+    if others:
+        raise InputError(f"config value layer_types is {others[0]!r}, not supported for {MODEL_TYPE}; expected "
+                         "'full_attention'")  # fmt: skip
+    heads, hidden = config.need("num_attention_heads"), config.need("hidden_size")
+    config.only("head_dim", max(1, hidden // heads))  # no other one fits transformers' class
+    return DecoderSpec(
+        layers=config.need("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads", heads),
+        head_dim=hidden // heads,
+        intermediate=config.need("intermediate_size"),
+        vocab=config.need("vocab_size"),
+        activation=config.activation("hidden_act", "silu"),
+        rope_theta=float(rope.get("rope_theta", 1000000.0)),
+        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
+        mrope_interleaved=False,
+        norm_eps=config.need("rms_norm_eps"),
+        tied=tied,
+        context=config.need("max_position_embeddings"),
+        qk_norm=False,
+        qkv_bias=True,
+    )
+
+
+def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+    """The graphs of the family in the order they are written; InputError for dialects that do not know windows."""
+    vision = spec.vision
+    assert isinstance(vision, WindowedSpec)
+    if dialect.ports.indexed:
+        raise InputError(
+            f"{MODEL_TYPE} attends within windows, which lensmith describes for ONNX Runtime on CPUs alone; export it "
+            "with --format onnx and a target of a CPU"
+        )
+    encoder = WindowedEncoder(dialect, vision, policy)
+    return (
+        encoder_graph(encoder, vision, PREFIXES.vision, opsets, {}),
+        build_decoder(spec, policy, dialect, PREFIXES, opsets),
+    )
+
+
+def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None) -> Sections:
+    """The sections of the manifest: prompt, image and limits; a bundle takes no videos."""
+    check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
+    check_class("processor_class", checkpoint.processor_class, ("Qwen2_5_VLProcessor",))
+    log.warning("videos of %s are not supported yet: the bundle takes pictures and text", MODEL_TYPE)
+    return still_sections(checkpoint, tokenizer, spec, max_pixels)
+
+
+FAMILY = Family(
+    name=MODEL_TYPE,
+    describe=describe,
+    prefixes=PREFIXES,
+    depths=qwen_configs.depths,
+    graphs=graphs,
+    dropped=qwen_configs.dropped,
+    sections=sections,
+    conventions=replace(qwen_configs.CONVENTIONS, words=PATTERNS[2], named_tokenizer=True),
+    gguf=None,
+    synth=SYNTH,
+)
