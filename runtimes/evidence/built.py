@@ -77,10 +77,11 @@ def digest(values: Floats) -> str:
 def settings_of(bundle: Bundle) -> dict[str, str]:
     """Hashes of what a bundle computes with: its files but for the traces, and sections of the manifest.
 
-    Those of files are the manifest's own, if it has them.
+    Those of files are the manifest's own, if it has them: a file that is not complete has no size there.
     """
     listed = {name: record for name, record in bundle.content["files"].items() if not name.startswith(f"{FOLDER}/")}
-    files = {name: (record or hash_file(bundle.file(name)))["sha256"] for name, record in listed.items()}
+    known = {name: record if record["size"] else hash_file(bundle.file(name)) for name, record in listed.items()}
+    files = {name: record["sha256"] for name, record in known.items()}
     sections = {name: dump_json(bundle.content[name]).encode() for name in SECTIONS if name in bundle.content}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sections.items()}
     return {name: found[:PARTS] for name, found in {**files, **hashes}.items()}
