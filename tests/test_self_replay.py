@@ -123,7 +123,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = export(prepare(TINY / "llava", Options(precision="fp32")), out, golden="never")
     (out / "golden").mkdir()
     (out / FILES[0]).write_bytes(sources()[FILES[0]])
-    return Bundle(made.path, {**made.content, "files": {**made.content["files"], FILES[0]: {}}})
+    return Bundle(
+        made.path, {**made.content, "files": {**made.content["files"], FILES[0]: {"size": 0, "sha256": "0" * 64}}}
+    )
 
 
 @pytest.fixture(scope="module")
