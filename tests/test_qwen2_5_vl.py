@@ -18,6 +18,8 @@ from lensmith.exporters.families.qwen2_5_vl.windowed_spec import WindowedSpec
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.synth.synth_layouts import SynthTensor
 from lensmith.exporters.synth.synth_weights import write_weights
+from lensmith.runtimes.engines.llamacpp import gguf_check
+from lensmith.runtimes.engines.llamacpp.header import Header, read_gguf
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.media.pixels import preprocess
 from lensmith.runtimes.prompt.requests import user_message
@@ -220,11 +222,84 @@ def test_what_is_not_supported_is_named(name: str, base: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"target": "cuda"}, {"format": "tensorrt", "target": "rtx"}, {"format": "gguf", "precision": "f16"}],
+    [{"target": "cuda"}, {"format": "tensorrt", "target": "rtx"}],
 )
 def test_formats_without_windows_are_refused(options: dict[str, Any], base: Path) -> None:
     with pytest.raises(InputError, match=r"qwen2_5_vl.*--format onnx"):
         prepare(base, Options(**options))
+
+
+# llama.cpp takes its GELU from a table in float16, of which a decoder of random weights makes four times as much.
+FILE_FEATURES, FILE_LOGITS = 4e-3, 1.6e-2
+
+
+@pytest.mark.parametrize("name", ["published", "all layers in windows", "all layers whole"])
+def test_files_of_llama_cpp(name: str, base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
+    ladder.need_torch()
+    change = VARIANTS.get(name, lambda _: None)
+    pair = compile_pair(variant(base, tmp_path / "source", change), tmp_path / "bundle", format="gguf", precision="f32")
+    errors = pair.worst_error([random_image(*size) for size in SIZES], CONVERSATIONS["two turns"])
+    assert errors["features"] < FILE_FEATURES
+    assert errors["logits"] < FILE_LOGITS
+
+
+def test_an_export_for_llama_cpp_is_proven(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
+    ladder.need_torch()
+    bundle = export(prepare(base, Options(format="gguf", precision="q8_0")), tmp_path / "bundle", golden="always")
+    assert bundle.content["evidence"]["golden"]["recorded"]
+
+
+WITHOUT_PLACE = {
+    "windows of one token": "window_size",
+    "blocks of 3 patches": "spatial_merge_size",
+    "the first layer alone": "fullatt_block_indexes",
+    "as wide inside": "intermediate_size",
+    "another activation": "gelu",
+}
+MORE = {
+    "the first layer alone": vision(fullatt_block_indexes=[0]),
+    "as wide inside": vision(intermediate_size=128),
+    "another activation": vision(hidden_act="gelu"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_PLACE)
+def test_towers_without_a_place_in_llama_cpp_are_refused(name: str, base: Path, tmp_path: Path) -> None:
+    source = variant(base, tmp_path / "source", {**VARIANTS, **MORE}[name])
+    with pytest.raises(InputError, match=WITHOUT_PLACE[name]):
+        prepare(source, Options(format="gguf", precision="f16"))
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "no pattern": (lambda values: values.pop("clip.vision.n_wa_pattern"), "n_wa_pattern"),
+    "a mask of no layer": (lambda values: values.update({"clip.vision.n_wa_pattern": 1}), "n_wa_pattern"),
+    "a pattern below nothing": (lambda values: values.update({"clip.vision.n_wa_pattern": -1}), "n_wa_pattern"),
+    "blocks of three": (lambda values: values.update({"clip.vision.spatial_merge_size": 3}), "spatial_merge_size"),
+    "another width inside": (
+        lambda values: values.update({"clip.vision.feed_forward_length": 255}), "the tensor 'v.blk.0.ffn_down"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_encoders_of_strangers_are_checked(
+    name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, words = DAMAGES[name]
+    bundle = export(prepare(base, Options(format="gguf", precision="f16")), tmp_path / "bundle", golden="never")
+    real = read_gguf
+
+    def damaged(path: Path) -> Header:
+        header = real(path)
+        values = dict(header.metadata)
+        change(values)
+        return replace(header, metadata=values)
+
+    monkeypatch.setattr(gguf_check, "read_gguf", damaged)
+    with pytest.raises(InputError, match=words):
+        gguf_check.check_vision(bundle.file("mmproj.gguf"), 256)
 
 
 def test_videos_are_told_to_be_left_out(base: Path, pair: Pair, caplog: pytest.LogCaptureFixture) -> None:

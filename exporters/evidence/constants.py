@@ -24,6 +24,7 @@ L2_EPSILON = 1e-6  # of queries and keys in transformers' gated delta nets, whic
 IMAGE_THETA = 10_000.0  # of llama.cpp's vision encoders, whose files do not say it
 SAME = 1e-6  # relative; frequencies come from powers in float32
 FREQUENCIES = "inverse_frequencies"
+CHUNKED = ("qwen2vl",)  # architectures of llama.cpp whose axes of positions lie one behind the other
 GGUF_GRAPHS = {"model": "decoder", "mmproj": "vision_encoder"}  # by file
 Turns = NDArray[np.float64]  # [axes of positions, pairs], radians by which one step along an axis turns each pair
 
@@ -92,7 +93,8 @@ def _of_gguf(path: Path) -> Constants:
     if sections is not None:
         time, height, width = (int(section) for section in sections[:3])
         turns = np.zeros((3, size // 2))
-        turns[mrope_source((time, height, width)), np.arange(size // 2)] = series
+        source = mrope_source((time, height, width), interleaved=arch not in CHUNKED)
+        turns[source, np.arange(size // 2)] = series
     return Constants(frozenset({_float(values[f"{arch}.attention.layer_norm_rms_epsilon"])}), turns)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...targets.errors import InputError
@@ -89,13 +89,12 @@ NEVER_NULL = """
     projector_hidden_act rms_norm_eps rope_theta tie_word_embeddings use_cache use_sliding_window vision_end_token_id
     vision_feature_layer vision_feature_select_strategy vision_start_token_id
 """
-NULL_TOO = {"qwen3_vl": ("deepstack_visual_indexes",), "llava": ("model_type",)}  # by family, besides
-# Of decoders: what is refused besides, and what is not, as their class takes or ignores it; by model_type in LLaVA.
-OF_TEXT = {"llama": ({"mlp_bias"}, {"head_dim", "max_window_layers", "use_sliding_window"}),
-           "qwen2": ({"attention_dropout"}, {"attention_bias"})}  # fmt: skip
-OF_OTHER_TEXT: tuple[set[str], set[str]] = ({"attention_dropout"}, set())
-
 BESIDE_ROPE = ("rope_theta", "partial_rotary_factor")  # that older configurations have outside of the rotary parameters
+
+
+def never_null(config: Config) -> set[str]:
+    """Keys of a section for whose null there is an InputError; families have others besides, or fewer."""
+    return {*NEVER_NULL.split(), *(("attention_dropout",) if config.of_text else ())}
 
 
 @dataclass(frozen=True)
@@ -106,15 +105,10 @@ class Config:
     model_type: str
     of_text: bool = False  # whether it is the decoder's section
     kinds: Mapping[str, ValueKind] = field(default_factory=dict)  # of values that one family alone has
+    never_null: Callable[[Config], set[str]] = never_null
 
     def __post_init__(self) -> None:
-        never = {*NEVER_NULL.split(), *NULL_TOO.get(self.model_type, ())}
-        if self.model_type == "qwen3_vl" and "text_config" not in self.values:
-            never.remove("tie_word_embeddings")  # of the text alone, which nothing reads
-        if self.of_text:
-            kind = self.values.get("model_type", "llama") if self.model_type == "llava" else None
-            more, fewer = OF_TEXT.get(str(kind), OF_OTHER_TEXT)
-            never = (never | more) - fewer
+        never = self.never_null(self)
         for key in never & self.values.keys():
             if self.values[key] is None:
                 raise InputError(f"config value {key} is null, which transformers refuses; leave it out")
@@ -123,7 +117,7 @@ class Config:
         """A part of this section; InputError when it is not there."""
         if self.values.get(key) is None:
             raise InputError(f"config.json has no {key}; expected the configuration of a {self.model_type} checkpoint")
-        return Config(self.get(key), self.model_type, key == "text_config", self.kinds)
+        return replace(self, values=self.get(key), of_text=key == "text_config")
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value, or `default` where there is none or null; InputError for a value that is not of its kind."""
@@ -164,7 +158,8 @@ class Config:
             raise InputError(f"config.json has rotary parameters of {nested[:100]!r} alone, not supported for "
                              f"{self.model_type}; expected the same ones for all layers")  # fmt: skip
         beside = {key: self.get(key) for key in BESIDE_ROPE if self.get(key) is not None}
-        return Config({"rope_type": section.get("type", "default"), **beside, **section}, self.model_type)
+        values = {"rope_type": section.get("type", "default"), **beside, **section}
+        return replace(self, values=values, of_text=False)
 
     def plain_rope(self) -> Config:
         """The same for models whose frequencies nothing stretches."""

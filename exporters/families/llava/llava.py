@@ -17,7 +17,7 @@ from ...graphs.graph_files import (
 )
 from ...spec import ClipSpec, ModelSpec
 from ...storage.scheme import Policy
-from ..configs import Config
+from ..configs import Config, never_null
 from ..family import Family
 from ..text_decoders import describe_text
 from .llava_gguf import GGUF
@@ -38,13 +38,18 @@ NAMES = (
 CLIP_DEFAULTS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
                  "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
                  "layer_norm_eps": 1e-5}  # fmt: skip
+# By type of decoder: values whose null its class refuses besides, and those whose null it does not.
+TEXT_NULLS: dict[str, tuple[set[str], set[str]]] = {
+    "llama": ({"mlp_bias"}, {"attention_dropout", "head_dim", "max_window_layers", "use_sliding_window"}),
+    "qwen2": (set(), {"attention_bias"}),
+}
 TOWER_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", "silu", "swish")
 PROJECTOR_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish")
 
 
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type llava into a ModelSpec; InputError for what is not supported."""
-    config = Config(values, MODEL_TYPE)
+    config = Config(values, MODEL_TYPE, never_null=_never_null)
     text = config.section("text_config")
     # transformers ties them when either of the two places says so.
     tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
@@ -53,10 +58,19 @@ def describe(values: dict[str, Any]) -> ModelSpec:
     return ModelSpec(MODEL_TYPE, _vision(config, decoder.hidden), decoder, int(token))
 
 
+def _never_null(config: Config) -> set[str]:
+    """Of its decoders, as their own classes take or ignore a value."""
+    never = never_null(config) | {"model_type"}
+    if not config.of_text:
+        return never
+    more, fewer = TEXT_NULLS.get(str(config.values.get("model_type", "llama")), (set(), set()))
+    return (never | more) - fewer
+
+
 def _vision(config: Config, out_hidden: int) -> ClipSpec:
     section = config.section("vision_config")
     section.only("model_type", "clip_vision_model")
-    vision = Config({**CLIP_DEFAULTS, **section.values}, MODEL_TYPE)
+    vision = replace(section, values={**CLIP_DEFAULTS, **section.values})
     depth = vision.need("num_hidden_layers")
     return ClipSpec(
         hidden=vision.need("hidden_size"),

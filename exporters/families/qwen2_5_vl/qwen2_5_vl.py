@@ -19,6 +19,7 @@ from ..configs import DEPTH, Config, some, whole
 from ..family import Family, Sections
 from ..prompts import IMAGE_CLASSES, check_class, still_sections
 from ..qwen_configs import PREFIXES
+from .qwen2_5_vl_gguf import GGUF
 from .qwen2_5_vl_synth import SYNTH
 from .windowed_spec import WindowedSpec
 from .windowed_tower import WindowedEncoder
@@ -140,6 +141,6 @@ FAMILY = Family(
     dropped=qwen_configs.dropped,
     sections=sections,
     conventions=replace(qwen_configs.CONVENTIONS, words=PATTERNS[2], named_tokenizer=True),
-    gguf=None,
+    gguf=GGUF,
     synth=SYNTH,
 )

@@ -11,7 +11,7 @@ from ...graphs.graph_files import Graph, build_decoder, build_vision
 from ...spec import DecoderSpec, ModelSpec
 from ...storage.scheme import Policy
 from .. import qwen_configs
-from ..configs import Config
+from ..configs import Config, never_null
 from ..family import Family
 from ..prompts import sections
 from ..qwen_configs import PREFIXES
@@ -24,7 +24,13 @@ DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128}  # of transformers' clas
 
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type qwen3_vl into a ModelSpec; InputError for what is not supported."""
-    return qwen_configs.describe(Config(values, MODEL_TYPE), qwen_configs.vision, _decoder)
+    return qwen_configs.describe(Config(values, MODEL_TYPE, never_null=_never_null), qwen_configs.vision, _decoder)
+
+
+def _never_null(config: Config) -> set[str]:
+    """In a section `tie_word_embeddings` is one of the text alone, which nothing reads."""
+    never = never_null(config) | {"deepstack_visual_indexes"}
+    return never if "text_config" in config.values else never - {"tie_word_embeddings"}
 
 
 def _decoder(config: Config, tied: bool) -> DecoderSpec:

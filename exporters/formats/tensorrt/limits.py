@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ....runtimes.engines.states import CACHE, RECURRENT
 from ....targets.errors import InputError
 from ....targets.profile import TargetProfile, load_target, target_names
-from ...spec import ModelSpec
 from ...storage.scheme import CHANNEL, PRECISIONS
 from ...storage.weights import stored_bytes
 from ..elsewhere import COMPARE, Elsewhere
@@ -59,7 +58,7 @@ def check(job: Job) -> None:
     assert gpu is not None
     if no_replay(job) is None:  # for ONNX Runtime
         return
-    if "float32" in job.target.lacks and isinstance(job.spec, ModelSpec) and job.spec.decoder.delta_net is not None:
+    if "float32" in job.target.lacks and (decoder := job.spec.decoder) is not None and decoder.delta_net is not None:
         raise InputError(
             f"the target {job.target.name} has no products in float32, which linear attention keeps its memory in; "
             f"expected one of the targets {', '.join(_targets_with('float32'))}"

@@ -68,7 +68,27 @@ def _llava(metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
     return found
 
 
+def _qwen2_5(metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
+    width, inner, patch = sizes["embedding_length"], sizes["feed_forward_length"], sizes["patch_size"]
+    merged = MERGED * width
+    found: Shapes = {
+        "v.patch_embd.weight": (patch, patch, 3, width),
+        "v.patch_embd.weight.1": (patch, patch, 3, width),
+        "v.post_ln.weight": (width,),
+        **_linear("mm.0", merged, merged),
+        **_linear("mm.2", merged, sizes["projection_dim"]),
+    }
+    for name in (f"v.blk.{layer}" for layer in range(sizes["block_count"])):
+        found |= {f"{name}.ln1.weight": (width,), f"{name}.ln2.weight": (width,)}
+        for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
+            found |= _linear(f"{name}.{part}", width, width)
+        found |= _linear(f"{name}.ffn_gate", width, inner) | _linear(f"{name}.ffn_up", width, inner)
+        found |= _linear(f"{name}.ffn_down", inner, width)
+    return found
+
+
 PROJECTORS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, int]], Shapes]] = {
     "qwen3vl_merger": _qwen,
+    "qwen2.5vl_merger": _qwen2_5,
     "mlp": _llava,
 }

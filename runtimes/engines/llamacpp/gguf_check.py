@@ -20,7 +20,7 @@ from .token_list import check_tokens
 
 MOST = 1 << 24  # of any size; the largest in use is a vocabulary of a quarter of a million
 LONG = 1 << 31  # of a context, or an area in pixels
-DECODERS = ("qwen3", "llama", "qwen3vl", "qwen35")
+DECODERS = ("qwen3", "llama", "qwen2vl", "qwen3vl", "qwen35")
 # Sizes that must be there, by architecture; all are divided by or multiplied with.
 SIZES = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
          "attention.head_count_kv", "attention.key_length", "attention.value_length")  # fmt: skip
@@ -29,7 +29,7 @@ DELTA = ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_
 VISION = ("image_size", "patch_size", "embedding_length", "feed_forward_length", "block_count", "projection_dim",
           "attention.head_count")  # fmt: skip
 F32, F16 = 0, 1  # ggml_type
-PROJECTORS = ("qwen3vl_merger", "mlp")
+PROJECTORS = ("qwen3vl_merger", "qwen2.5vl_merger", "mlp")
 
 
 def check_decoder(path: Path) -> Header:
@@ -163,8 +163,13 @@ def _check_image(header: Header, sizes: Mapping[str, int]) -> None:
     taps = header.metadata.get("clip.vision.is_deepstack_layers")
     if taps is not None and (not isinstance(taps, np.ndarray) or len(taps) != sizes["block_count"]):
         raise damaged(header.path, f"clip.vision.is_deepstack_layers does not name {sizes['block_count']} layers")
-    if (
-        header.metadata["clip.projector_type"] == "qwen3vl_merger"
-        and _size(header, "clip.vision.spatial_merge_size") != 2
-    ):
-        raise damaged(header.path, "clip.vision.spatial_merge_size is not 2")
+    kind, merge = header.metadata["clip.projector_type"], "clip.vision.spatial_merge_size"
+    if kind == "qwen2.5vl_merger":
+        found = _value(header, "clip.vision.n_wa_pattern")  # of 1, llama.cpp ends the process: no layer has its mask
+        if type(found) is not int or found == 1 or not 0 <= found < MOST:
+            raise damaged(
+                header.path, f"clip.vision.n_wa_pattern is {str(found)[:80]!r}, expected 0 or a number above 1"
+            )
+    said = kind == "qwen3vl_merger" or merge in header.metadata  # the older one has 2 where its file does not say
+    if kind != "mlp" and said and _size(header, merge) != 2:
+        raise damaged(header.path, f"{merge} is not 2")
