@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
+from ...runtimes.bundle.manifest import Inputs
 from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.arithmetic import arithmetic
-from ...runtimes.engines.backends import usable_device
-from ...runtimes.engines.contract import Floats, ImageFeatures
+from ...runtimes.engines.contract import Floats, ImageFeatures, Vision
+from ...runtimes.engines.run_wishes import usable_device
 from ...runtimes.evidence.built import (
     RECORD,
     SAMPLES,
@@ -46,7 +47,6 @@ from ...runtimes.generation.encoder import Encoder
 from ...runtimes.generation.loading import open_loaded
 from ...runtimes.generation.model import Model
 from ...runtimes.media.images import Grid, ImageSpec, Patches
-from ...runtimes.media.media_encoder import Vision
 from ...runtimes.media.no_images import NoImages
 from ...runtimes.media.pixels import image_spec
 from ...targets.errors import InputError
@@ -61,15 +61,15 @@ LARGEST = 4_000_000_000  # bytes of a bundle that is loaded for this, as a machi
 FEW = 16  # tokens of the picture that is asked about, where a model takes any size
 
 
-def own_pictures(sections: Mapping[str, Any]) -> dict[str, int | None]:
-    """The files of a bundle's own traces and how many pixels each may have; `sections` are of the manifest.
+def own_pictures(inputs: Inputs) -> dict[str, int | None]:
+    """The files of a bundle's own traces and how many pixels each may have, None for the bundle's own limit.
 
-    None is the bundle's own limit. The conversation is about the first.
+    The conversation is about the first.
     """
-    spec = image_spec(sections)
+    spec = image_spec(inputs)
     if isinstance(spec, NoImages):
         return {}
-    if not isinstance(spec, ImageSpec) or "encoder" in sections:
+    if not isinstance(spec, ImageSpec) or inputs.role == "encoder":
         return {FILES[0]: None}
     return {FILES[0]: min(FEW * spec.factor**2, spec.max_pixels), FILES[1]: None}
 
@@ -93,11 +93,11 @@ def record_own(conversations: Mapping[str, Any], writer: BundleWriter, manifest:
     size = sum(bundle.file(name).stat().st_size for name in writer.names)
     if size > LARGEST:
         raise InputError(f"its graphs have {size / 1e9:.1f} GB, and are not loaded beside the export")
-    pictures, files = own_pictures(manifest), sources()
+    pictures, files = own_pictures(bundle.manifest), sources()
     for name in pictures:
         writer.add(name).write_bytes(files[name])
     bundle = writer.preview(manifest)
-    wishes: dict[str, Any] = {"device": usable_device(manifest)}
+    wishes: dict[str, Any] = {"device": usable_device(bundle.manifest)}
     traces, base = _recorded(open_loaded(bundle, **wishes), pictures, conversations)
     small = replace(traces, images=traces.images[:1], cases=traces.cases[-1:])  # what is soon computed once more
     built = Built(
@@ -138,7 +138,7 @@ def _cut(model: Model | Encoder, name: str, max_pixels: int | None) -> ImageTrac
 
 def _asked(model: Model, pictures: Mapping[str, int | None], conversations: Mapping[str, Any]) -> tuple[CaseTrace, ...]:
     """Conversations, the last of them short, with some words of their own prompts as answers, without logits yet."""
-    limit = int(model.bundle.content["limits"]["context"])
+    limit = model.manifest.limits.context
     files = {name: model.bundle.file(name) for name in pictures}
     nothing: Floats = np.zeros((1, 1), np.float32)
     cases: list[CaseTrace] = []

@@ -6,6 +6,8 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from math import prod
 
+from ...runtimes.bundle.checked_manifest import inputs_of
+from ...runtimes.bundle.input_sections import Clips
 from ...runtimes.evidence.built import SAMPLED
 from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.evidence.traces import DRAFTED, TOP
@@ -59,8 +61,9 @@ def golden_bytes(job: Job) -> int:
 def _trace_bytes(job: Job, *, own: bool) -> int:
     """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
     vision = job.spec.vision
-    limits = own_pictures(job.sections) if own else dict.fromkeys(sources())
-    files = {name: sources()[name] for name in limits if takes(name, job.sections)}
+    inputs = inputs_of(job.sections)
+    limits = own_pictures(inputs) if own else dict.fromkeys(sources())
+    files = {name: sources()[name] for name in limits if takes(name, inputs)}
     answers = _answers(job, files, limits, own=own) if job.spec.decoder is not None else JSON_ENCODER
     if vision is None or not answers:
         return answers
@@ -72,14 +75,16 @@ def _trace_bytes(job: Job, *, own: bool) -> int:
 
 def _grids(job: Job, limits: Mapping[str, int | None]) -> Iterator[Grid]:
     """Of the built-in pictures, some with limits in pixels, and, where there is a place for it, of the clip."""
-    spec = image_spec(job.sections)
+    inputs = inputs_of(job.sections)
+    spec = image_spec(inputs)
     for name, (width, height) in zip(FILES, SIZES, strict=True):
         yield image_grid(height, width, spec.with_pixels(max_pixels=limits.get(name)))
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if job.spec.decoder is None:
-        clip = clip_spec(job.sections["video"])
+        assert isinstance(inputs.video, Clips)
+        clip = clip_spec(inputs.video)
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
-    elif (video := video_spec(job.sections)) is not None:
+    elif (video := video_spec(inputs)) is not None:
         frames = len(sample_frames(CLIP_FRAMES, rate, video))
         yield video_grid(frames, video_size(frames, height, width, video), video)
 
@@ -108,9 +113,10 @@ def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | No
 
 def _prompts(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None]) -> Iterator[Prompt]:
     """Of each built-in conversation."""
-    specs = image_spec(job.sections), video_spec(job.sections)
+    inputs = inputs_of(job.sections)
+    specs = image_spec(inputs), video_spec(inputs)
     media = MediaEncoder(refuse, *specs, ImageLimits(), VideoLimits())
-    prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(job.sections))
+    prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(inputs))
     for about in conversations(files).values():
         messages = within(about, limits)
         given = [with_sources(message, files) for message in messages]

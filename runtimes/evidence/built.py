@@ -77,11 +77,10 @@ def digest(values: Floats) -> str:
 def settings_of(bundle: Bundle) -> dict[str, str]:
     """Hashes of what a bundle computes with: its files but for the traces, and sections of the manifest.
 
-    Those of files are the manifest's own, if it has them: a file that is not complete has no size there.
+    Those of files are the manifest's own, if it has them.
     """
-    listed = {name: record for name, record in bundle.content["files"].items() if not name.startswith(f"{FOLDER}/")}
-    known = {name: record if record["size"] else hash_file(bundle.file(name)) for name, record in listed.items()}
-    files = {name: record["sha256"] for name, record in known.items()}
+    listed = {name: entry.sha256 for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    files = {name: known or hash_file(bundle.file(name))["sha256"] for name, known in listed.items()}
     sections = {name: dump_json(bundle.content[name]).encode() for name in SECTIONS if name in bundle.content}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sections.items()}
     return {name: found[:PARTS] for name, found in {**files, **hashes}.items()}
@@ -108,11 +107,11 @@ class Run:
 
 
 def spread(base: Run, others: Iterable[Run]) -> dict[str, Spread]:
-    """How far other runs are from the first, by graph, in what they gave."""
+    """How far other runs are from the first, by graph."""
     found: dict[str, Spread] = {}
     for other in others:
         sums = Sums()
-        for name, graph in other.graphs.items():
+        for name, graph in base.graphs.items():
             sums.add(graph, other.samples[name], base.samples[name])
         found = {graph: widest(found.get(graph, Spread()), sums.spread(graph)) for graph in sums.graphs}
     return found
@@ -208,7 +207,7 @@ def write_built(built: Built, record: Path, samples: Path) -> None:
 
 def read_built(bundle: Bundle) -> Built:
     """The record of a bundle; InputError where there is none, or one that cannot be read."""
-    if not {RECORD, SAMPLES} <= bundle.content["files"].keys():
+    if not {RECORD, SAMPLES} <= bundle.manifest.files.keys():
         raise InputError(
             f"the bundle {bundle.path} is of an older lensmith, which did not record what a bundle itself gives; "
             "export it again"
