@@ -201,6 +201,8 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a layer behind the last": (vision(fullatt_block_indexes=[4]), "fullatt_block_indexes"),
     "windows in the decoder": (text(use_sliding_window=True), "use_sliding_window"),
     "some layers in windows": (text(layer_types=["sliding_attention"] * 4), "layer_types"),
+    "kinds of fewer layers": (text(layer_types=["full_attention"]), "layer_types"),
+    "a null that transformers refuses": (text(image_token_id=None), "image_token_id is null"),
     "interleaved positions": (
         text(rope_scaling={"type": "mrope", "mrope_section": [8, 12, 12], "mrope_interleaved": True}),
         "mrope_interleaved",
@@ -218,6 +220,14 @@ def test_what_is_not_supported_is_named(name: str, base: Path) -> None:
     change(config)
     with pytest.raises(InputError, match=words):
         describe(config)
+
+
+@pytest.mark.parametrize("key", ["attention_dropout", "max_window_layers", "use_sliding_window", "layer_types"])
+def test_null_is_taken_where_transformers_takes_it(key: str, base: Path) -> None:
+    config = json.loads((base / "config.json").read_text())
+    expected = describe(config)
+    assert describe({**config, key: None}) == expected
+    hf.import_transformers().AutoConfig.for_model(**{**config, key: None})  # raises where it does not
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ...graphs.graph_files import Graph, build_decoder, encoder_graph
 from ...spec import DecoderSpec, ModelSpec
 from ...storage.scheme import Policy
 from .. import qwen_configs
-from ..configs import DEPTH, Config, some, whole
+from ..configs import DEPTH, Config, never_null, some, whole
 from ..family import Family, Sections
 from ..prompts import IMAGE_CLASSES, check_class, still_sections
 from ..qwen_configs import PREFIXES
@@ -41,21 +41,27 @@ log = logging.getLogger(__name__)
 
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type qwen2_5_vl into a ModelSpec; InputError for what is not supported."""
-    config = Config(values, MODEL_TYPE, kinds=KINDS)
+    config = Config(values, MODEL_TYPE, kinds=KINDS, never_null=_never_null)
     # Published files have the values of the decoder at the top, beside those of the model.
     text = config.section("text_config") if config.get("text_config") is not None else config
     tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
     return ModelSpec(
         family=MODEL_TYPE,
         vision=_vision(config.section("vision_config")),
-        decoder=_decoder(Config({**TEXT, **text.values}, MODEL_TYPE, of_text=True, kinds=KINDS), tied),
+        decoder=_decoder(replace(text, values={**TEXT, **text.values}, of_text=True), tied),
         image_token_id=int(config.get("image_token_id", 151655)),
         video_token_id=int(config.get("video_token_id", 151656)),
     )
 
 
+def _never_null(config: Config) -> set[str]:
+    """As transformers' classes of this model have it."""
+    taken = {"attention_dropout", "max_window_layers", "use_sliding_window"}
+    return never_null(config) - taken | {"image_token_id", "video_token_id", "tokens_per_second"}
+
+
 def _vision(section: Config) -> WindowedSpec:
-    config = Config({**VISION, **section.values}, MODEL_TYPE, kinds=KINDS)
+    config = replace(section, values={**VISION, **section.values})
     rope = config.rope()
     rope.only("rope_type", "default", "axial")
     merge, patch = config.need("spatial_merge_size"), config.need("patch_size")
@@ -82,14 +88,15 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
     rope.only("rope_type", "default", "mrope")
     rope.only("mrope_interleaved", False)
     config.only("use_sliding_window", False)
-    others = sorted(set(config.get("layer_types", ())) - {"full_attention"})
-    if others:
-        raise InputError(f"config value layer_types is {others[0]!r}, not supported for {MODEL_TYPE}; expected "
-                         "'full_attention'")  # fmt: skip
+    layers = config.need("num_hidden_layers")
+    kinds = config.get("layer_types", ["full_attention"] * layers)
+    if kinds != ["full_attention"] * layers:
+        raise InputError(f"config value layer_types is {str(kinds)[:100]}, not supported for {MODEL_TYPE}; expected "
+                         f"{layers} of 'full_attention'")  # fmt: skip
     heads, hidden = config.need("num_attention_heads"), config.need("hidden_size")
     config.only("head_dim", max(1, hidden // heads))  # no other one fits transformers' class
     return DecoderSpec(
-        layers=config.need("num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=config.get("num_key_value_heads", heads),
