@@ -118,7 +118,7 @@ TESTS: dict[str, str] = {
     "calibration/mixed_precision.py": "tests/test_mixed_precision.py",
     "exporters/families/arlow/description.py": "tests/test_arlow_inputs.py tests/test_arlow.py",
     "exporters/families/configs.py": "tests/test_config_defaults.py tests/test_strange_configs.py",
-    "exporters/families/llava/llava.py": "tests/test_config_defaults.py tests/test_strange_configs.py tests/test_llava.py",
+    "exporters/families/llava/llava.py": "tests/test_config_defaults.py tests/test_strange_configs.py tests/test_llava.py",  # noqa: E501
     "exporters/families/qwen3_5/qwen3_5.py": "tests/test_config_defaults.py tests/test_strange_configs.py tests/test_qwen3_5.py",  # noqa: E501
     "exporters/families/qwen3_vl/qwen3_vl.py": "tests/test_config_defaults.py tests/test_strange_configs.py tests/test_parity.py",  # noqa: E501
     "exporters/families/qwen_configs.py": "tests/test_config_defaults.py tests/test_strange_configs.py",
