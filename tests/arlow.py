@@ -15,8 +15,8 @@ from lensmith.exporters.pipeline import (
     export,
     prepare,
 )
-from lensmith.runtimes.engines.backends import usable_device
 from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.engines.run_wishes import usable_device
 from lensmith.runtimes.generation.encoder import Encoder
 from numpy.typing import NDArray
 
@@ -81,7 +81,7 @@ def compiled(source: Path, out: Path, **options: Any) -> tuple[Job, Encoder]:
     """Exported in float32 unless told, without golden traces, and loaded."""
     job = prepare(source, Options(**{"precision": "fp32", **options}))
     bundle = export(job, out, golden="never")
-    return job, Encoder(bundle, threads=1, device=usable_device(bundle.content))
+    return job, Encoder(bundle, threads=1, device=usable_device(bundle.manifest))
 
 
 def run(encoder: Encoder, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lensmith.runtimes.generation.model import Model
+    from pathlib import Path
+
+    from lensmith.runtimes import Encoder, Model
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
           "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography")  # fmt: skip
@@ -39,6 +41,29 @@ def run_without(
     """Run `code` in a new interpreter that cannot import `names`; `settings` go to its environment."""
     command = [sys.executable, "-c", BLOCK.format(names=set(names) or "()") + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
+
+
+def load(path: str | Path, **options: Any) -> Model:
+    """A bundle that answers, loaded."""
+    from lensmith import runtimes
+
+    loaded = runtimes.load(path, **options)
+    assert isinstance(loaded, runtimes.Model)
+    return loaded
+
+
+def load_encoder(path: str | Path, **options: Any) -> Encoder:
+    """A bundle without a decoder, loaded."""
+    from lensmith import runtimes
+
+    loaded = runtimes.load(path, **options)
+    assert isinstance(loaded, runtimes.Encoder)
+    return loaded
+
+
+def inside(engine: Any) -> Any:
+    """A vision encoder or a decoder, to look into how its engine does it."""
+    return engine
 
 
 def latest(model: Model) -> Any:

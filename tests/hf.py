@@ -14,27 +14,18 @@ TOKENIZER = DATA / "tokenizer"
 
 
 def import_transformers() -> Any:
-    """transformers with a torchvision that imports next to CPU-only torch; skips the test when either is missing."""
+    """transformers, with torchvision as the product imports it; skips the test when they are missing."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("safetensors", reason="the comparison with Hugging Face needs lensmith[export]")
+    from lensmith.exporters.evidence.reference import import_torch
+    from lensmith.targets.errors import MissingExtra
+
     try:
-        import torch
-
-        _register_operators(torch)
+        _, transformers = import_torch()
         import torchvision  # type: ignore[import-untyped]  # noqa: F401
-        import transformers
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"the comparison with Hugging Face needs lensmith[torch] ({error})")
+    except (ImportError, RuntimeError, MissingExtra) as error:
+        pytest.skip(f"the comparison with Hugging Face needs lensmith[torch] and torchvision ({error})")
     return transformers
-
-
-@cache
-def _register_operators(torch: Any) -> Any:
-    """PyPI's torchvision is built for CUDA; without CUDA its import misses the schemas of these operators."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library  # the schemas live as long as this object
 
 
 @cache

@@ -29,8 +29,8 @@ from lensmith.exporters.storage.scheme import Scheme
 from lensmith.exporters.synth.making import synth
 from lensmith.exporters.synth.synth_layouts import SynthTensor
 from lensmith.exporters.synth.synth_weights import write_weights
-from lensmith.runtimes.engines.backends import usable_device
-from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures, Step
+from lensmith.runtimes.engines.run_wishes import usable_device
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
@@ -110,7 +110,7 @@ def compile_pair(source: Path, out: Path, **options: Any) -> Pair:
     """Export a checkpoint, by default in float32."""
     job = prepare(source, Options(**{"precision": "fp32", **options}))
     bundle = export(job, out, golden="never")
-    return Pair(job, Model(bundle, threads=1, device=usable_device(bundle.content)))
+    return Pair(job, Model(bundle, threads=1, device=usable_device(bundle.manifest)))
 
 
 def need_torch() -> None:
@@ -215,7 +215,7 @@ def step_logits(model: Model, messages: list[dict[str, Any]], ids: list[int]) ->
     request = model.prepare(messages)
     yield model.prefill(request, reuse=False)[-1].copy()
     for step, token in enumerate(ids[:-1]):
-        yield latest(model).run(np.array([token]), text_positions(1, request.next_position + step))[-1].copy()
+        yield latest(model).run(Step(np.array([token]), text_positions(1, request.next_position + step)))[-1].copy()
 
 
 def worst(ours: Mapping[str, Floats], theirs: Mapping[str, Floats]) -> float:
@@ -322,5 +322,5 @@ def side_by_side(model: Model, *questions: list[dict[str, Any]], tokens: int = 8
             for index, (conversation, request) in enumerate(zip(open_now, requests, strict=True)):
                 found[index].append(int(logits[index].argmax()))
                 place = text_positions(1, request.next_position + step)
-                logits[index] = conversation.run(np.array(found[index][-1:]), place)[-1]
+                logits[index] = conversation.run(Step(np.array(found[index][-1:]), place))[-1]
     return found

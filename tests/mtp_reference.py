@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
+from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.prompt.requests import Request
@@ -17,8 +18,15 @@ def assert_drafts(model: Model, reference: DraftReference, request: Request, lim
     for end in (1, 8, 70, len(request.prompt) - 1):
         span = slice(begin + 1, end + 1)
         images = request.features_between(begin + 1, end + 1)
-        ours = head.append(ids[span], request.positions[:, span], hidden[0, begin:end].numpy(), images,
-                           num_logits=end - begin)  # fmt: skip
+        ours = head.append(
+            Step(
+                ids[span],
+                request.positions[:, span],
+                images,
+                num_logits=end - begin,
+                hidden_states=hidden[0, begin:end].numpy(),
+            )
+        )
         assert relative_error(ours, logits[begin:end]) < limit
         assert relative_error(head.states.hidden_states, states[begin:end]) < limit
         begin = end

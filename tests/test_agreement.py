@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lensmith.runtimes.bundle.opening import check_manifest
+from lensmith.runtimes.bundle.checked_manifest import check_manifest
 from lensmith.targets.errors import InputError
 
 from tests.manifests import CONTENT, DELETE, damaged, port

@@ -16,13 +16,13 @@ from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.runtimes.evidence.replay import replay, summarize
 from lensmith.runtimes.evidence.traces import read_traces
 from lensmith.runtimes.evidence.verification import verify
-from lensmith.runtimes.generation.encoder import load_encoder
 from lensmith.runtimes.generation.model import Model
 from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import arlow, ladder
 from tests.arlow import CHECKPOINT
+from tests.extras import load_encoder
 from tests.forking import fork, in_threads
 
 SQUARE, WIDE = (arlow.DATA / "images" / f"{name}.png" for name in ("square", "wide"))

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes.bundle.bundle_writer import BundleWriter, check_new_bundle
+from lensmith.runtimes.bundle.checked_manifest import check_manifest
 from lensmith.runtimes.bundle.opening import (
     MANIFEST,
     Bundle,
-    check_manifest,
     open_bundle,
 )
 from lensmith.runtimes.storage import new_folder
@@ -35,6 +35,7 @@ from lensmith.runtimes.storage.files import (
 )
 from lensmith.targets.errors import InputError, LensmithError
 
+from tests.contents import content
 from tests.manifests import CONTENT
 
 
@@ -75,7 +76,7 @@ def test_round_trip(bundle: Path) -> None:
 
 
 def test_the_context_is_that_of_the_bundle_at_most() -> None:
-    bundle = Bundle(Path("b"), {"limits": {"context": 100}})
+    bundle = Bundle(Path("b"), content(limits={"context": 100}))
     asked = [bundle.context(wanted, "tokens", usual)
              for wanted, usual in ((None, None), (None, 64), (None, 200), (1, 64), (100, 64))]  # fmt: skip
     assert asked == [100, 64, 100, 1, 100]
@@ -338,7 +339,7 @@ with BundleWriter(Path(sys.argv[1]), force=True) as bundle:
 def test_kill_between_stages(bundle: Path) -> None:
     import lensmith.runtimes.bundle.opening as module
 
-    root = str(Path(module.__file__).absolute().parents[2])
+    root = str(Path(module.__file__).absolute().parents[3])
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(bundle)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}
     )

@@ -24,7 +24,8 @@ from lensmith.runtimes import (
     load,
     user_message,
 )
-from lensmith.runtimes.engines import backends
+from lensmith.runtimes.engines import engine_table
+from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.engines.onnx.onnx_decoder import _lazy_zeros
 from lensmith.runtimes.engines.onnx.onnx_executor import OnnxExecutor
 from lensmith.runtimes.generation.answer import Progress
@@ -38,7 +39,8 @@ from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 
 from tests import ladder
-from tests.extras import latest
+from tests.contents import inputs
+from tests.extras import inside, latest
 from tests.forking import SECONDS, fork, in_threads
 from tests.ladder import ANSWER, random_image
 from tests.llava import write_checkpoint
@@ -189,7 +191,7 @@ def test_steps_that_fail(model: Model, step: int, behind: bool, monkeypatch: pyt
     """In a prefill of several chunks and after it, before and behind the computation: what is left is right."""
     expected = alone(model)
     model.forget()
-    calls, compute = itertools.count(), model.decoder._compute
+    calls, compute = itertools.count(), inside(model.decoder)._compute
 
     def failing(*given: Any) -> Any:
         fails = next(calls) == step
@@ -212,7 +214,7 @@ def prefill_and_run(model: Model) -> None:
         request = model.prepare(QUESTIONS[0])
         conversation.prefill(request, chunk=40)
         for token in range(4):
-            conversation.run(np.array([token]), text_positions(1, request.next_position + token))
+            conversation.run(Step(np.array([token]), text_positions(1, request.next_position + token)))
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnx, hybrid", "cuda, hybrid", "gguf", "gguf, hybrid"])
@@ -314,7 +316,7 @@ def test_a_model_on_a_gpu_says_that_it_cannot_be_forked(
     def executor(path: Path, *, capacity: int, profile: bool) -> OnnxExecutor:
         return OnnxExecutor(path, capacity=capacity)
 
-    monkeypatch.setattr(backends, "CudaExecutor", executor)
+    monkeypatch.setattr(engine_table, "CudaExecutor", executor)
     model = open_model(bundles("cuda"), device=None)
     assert "load it in each process" in fork(lambda: ids(model, QUESTIONS[2]))()
     assert ids(model, QUESTIONS[2])
@@ -433,13 +435,12 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
 def test_what_a_manifest_says_of_prompts(plain: Model) -> None:
     """Each in its own place; what is left out is nothing."""
     prompt = plain.bundle.content["prompt"]
-    section = {**prompt, "eos_token_ids": [3, 4], "bos_token": "<s>", "template_kwargs": {"a": 1}}
-    spec = prompt_spec({"prompt": section})
-    assert (spec.eos_token_ids, spec.bos_token, spec.template_kwargs) == ((3, 4), "<s>", {"a": 1})
+    section = {**prompt, "eos_token_ids": [3, 4], "bos_token": "<s>", "template_kwargs": {"a": "b"}}
+    spec = prompt_spec(inputs(prompt=section))
+    assert (spec.eos_token_ids, spec.bos_token, spec.template_kwargs) == ((3, 4), "<s>", {"a": "b"})
     assert (spec.token_ids, spec.merge_size) == (section["token_ids"], section["merge_size"])
-    bare = prompt_spec(
-        {"prompt": {name: section[name] for name in section if name not in ("bos_token", "template_kwargs")}}
-    )
+    left = {name: section[name] for name in section if name not in ("bos_token", "template_kwargs")}
+    bare = prompt_spec(inputs(prompt=left))
     assert (bare.bos_token, bare.template_kwargs) == (None, {})
 
 
@@ -500,9 +501,9 @@ def test_what_is_computed_anew(plain: Model, monkeypatch: pytest.MonkeyPatch) ->
     """A token at least, as many as logits are wanted of, or all of them where that is asked."""
     request, run, read = text_request(list(range(20, 70))), plain.decoder.run, []
 
-    def counted(states: Any, tokens: Any, *given: Any, **wanted: Any) -> Any:
-        read.append(len(tokens))
-        return run(states, tokens, *given, **wanted)
+    def counted(states: Any, step: Step) -> Any:
+        read.append(len(step.ids))
+        return run(states, step)
 
     monkeypatch.setattr(plain.decoder, "run", counted)
     for chosen in ({}, {}, {"num_logits": 3}, {"reuse": False}):
@@ -544,7 +545,7 @@ def test_images_that_came_by_hand_are_not_used_again(plain: Model) -> None:
         conversation.prefill(request, reuse=False)
         conversation.rewind(begin)
         rest = slice(begin, None)
-        conversation.run(other.prompt.ids[rest], other.positions[:, rest], other.images[0].features)
+        conversation.run(Step(other.prompt.ids[rest], other.positions[:, rest], other.images[0].features))
         assert conversation.reusable(request) == begin
     np.testing.assert_allclose(plain.prefill(request), expected, rtol=1e-4, atol=1e-4)
 
@@ -560,7 +561,7 @@ def test_images_come_token_by_token(plain: Model) -> None:
             for first, stop in steps:
                 tokens, positions = request.prompt.ids[first:stop], request.positions[:, first:stop]
                 features, wanted = request.features_between(first, stop), 1 if stop == last else number
-                logits = conversation.run(tokens, positions, features, num_logits=wanted)
+                logits = conversation.run(Step(tokens, positions, features, num_logits=wanted))
             found.append(logits.copy())
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
 

@@ -15,13 +15,14 @@ import pytest
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.synth.making import synth
 from lensmith.runtimes import load
-from lensmith.runtimes.generation.encoder import load_encoder
 from lensmith.runtimes.media import resize, video_files
 from lensmith.runtimes.media.images import ImageSpec, patchify
 from lensmith.runtimes.media.resize import axis_weights, resize_bicubic
 from lensmith.runtimes.process.cores import allowed, at_most, spread
 from lensmith.targets.errors import InputError
 from PIL import Image
+
+from tests.extras import load_encoder
 
 ALONE = """
 import time

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.bundle.checked_manifest import inputs_of
 from lensmith.runtimes.generation.model import prompt_spec
 from lensmith.runtimes.media.crops import (
     CropSpec,
@@ -30,6 +31,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from tests import hf
+from tests.contents import inputs
 from tests.llava import edit
 from tests.test_images import MODES, noise, random_sizes
 
@@ -98,9 +100,7 @@ def test_sizes_as_numbers_and_the_manifest() -> None:
     assert (spec.shortest_edge, spec.cropped, spec.size) == (48, (40, 40), (40, 40))
     section = spec.to_manifest()
     assert section["kind"] == "crop"
-    assert image_spec({"image": section}) == spec
-    with pytest.raises(InputError, match="kind 'circle'"):
-        image_spec({"image": {**section, "kind": "circle"}})
+    assert image_spec(inputs(image=section)) == spec
 
 
 @pytest.mark.parametrize(("size", "tokens", "factor"), [((336, 336), 576, 14), ((224, 112), 32, 28), ((4, 4), 400, 1)])
@@ -152,7 +152,7 @@ def test_ids_equal_hf(seed: int, checkpoint: Path, sections: dict[str, Any]) -> 
     messages, images = random_conversation(draw)
     options: dict[str, Any] = {"tools": draw.choice([None, None, TOOLS]), "add_generation_prompt": draw.random() < 0.7}
     options |= draw.choice([{}, {"enable_thinking": False}])
-    builder, spec = open_prompt(checkpoint, prompt_spec({"prompt": sections["prompt"]})), image_spec(sections)
+    builder, spec = open_prompt(checkpoint, prompt_spec(inputs_of(sections))), image_spec(inputs_of(sections))
     assert isinstance(spec, CropSpec)
     grids = [crop(open_image(image), spec)[1] for image in find_images(messages)]
     expected = _hf_ids(checkpoint, messages, options)
@@ -194,6 +194,6 @@ def test_a_beginning_token_stands_once(own: bool, checkpoint: Path, tmp_path: Pa
     job = prepare(folder, Options())
     prompt = job.sections["prompt"]
     messages = [{"role": "user", "content": "Hello there"}]
-    ours = open_prompt(folder, prompt_spec({"prompt": prompt})).build(messages).ids.tolist()
+    ours = open_prompt(folder, prompt_spec(inputs(prompt=prompt))).build(messages).ids.tolist()
     assert ours == _hf_ids(folder, messages, {"add_generation_prompt": True})
     assert ours.count(tokenizer.token_to_id(bos)) == 1

@@ -23,6 +23,7 @@ from lensmith.runtimes.generation.options import GenerationOptions
 
 from tests import arlow, ladder
 from tests.dialect_pairs import FAMILIES, tiny_bases
+from tests.extras import inside
 from tests.ladder import CONVERSATIONS, IMAGES, TRAINED, Ladder, Pair, dequantize_weights
 from tests.mtp_reference import assert_drafts
 from tests.test_tensorrt_dialect import VARIANTS
@@ -151,7 +152,7 @@ def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:
     few = CalibrationOptions("mse", limit=4, answer_tokens=0)
     job = calibrate(prepare(bases["qwen3-vl-2b"], options), few, tmp_path / "scratch", lambda *_: None)
     model = Model(export(job, tmp_path / "b", golden="never"), device="cpu")
-    assert model.decoder.open_states().kept.read("past_key_values.0.key").dtype == np.int8
+    assert inside(model.decoder).open_states().kept.read("past_key_values.0.key").dtype == np.int8
     request = plain.prepare(CONVERSATIONS["two turns"])
     assert relative_error(model.prefill(request), plain.prefill(request)) < 5e-2
 

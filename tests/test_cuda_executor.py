@@ -12,20 +12,20 @@ import pytest
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.runtimes.bundle.opening import open_bundle
-from lensmith.runtimes.engines.backends import usable_device
-from lensmith.runtimes.engines.contract import load_session
 from lensmith.runtimes.engines.cuda import cuda_executor
 from lensmith.runtimes.engines.cuda.cuda_executor import CudaExecutor, need_cuda
 from lensmith.runtimes.engines.device_executor import Place
+from lensmith.runtimes.engines.onnx.sessions import load_session
 from lensmith.runtimes.engines.onnxruntime_packages import conflict
-from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.engines.run_wishes import usable_device
+from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError, MissingExtra
 from PIL import Image
 
 from tests import ladder
-from tests.extras import latest
+from tests.extras import inside, latest, load
 
 QUESTION = [user_message("What is it?", [Image.new("RGB", (96, 64), "red")])]
 FAMILIES = ("qwen3-vl-2b", "nemotron-4b")
@@ -83,7 +83,7 @@ def test_buffers_and_recorded_steps_give_the_same_tokens(
     bundles: dict[str, Path], host: list[tuple[str, bool]], name: str
 ) -> None:
     model, plain = load(bundles[name], context=256), load(bundles[name], context=256, device="cpu")
-    executor = model.decoder.executor
+    executor = inside(model.decoder).executor
     assert isinstance(executor, CudaExecutor)
     assert host == [("vision_encoder.onnx", False), ("decoder.onnx", True)]
     assert answer(model) == answer(plain)
@@ -151,7 +151,7 @@ def test_steps_are_not_recorded_where_that_fails(
 
     monkeypatch.setattr(cuda_executor, "cuda_session", refusing)
     model = load(bundles["qwen3-vl-2b"], context=256)
-    assert not model.decoder.executor.recorded
+    assert not inside(model.decoder).executor.recorded
     assert answer(model) == answer(load(bundles["qwen3-vl-2b"], context=256, device="cpu"))
 
 
@@ -167,7 +167,7 @@ def test_without_cuda_the_extra_is_named(bundles: dict[str, Path], monkeypatch: 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingExtra, match=r"lensmith\[gpu\]"):
         load(bundles["qwen3-vl-2b"])
-    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).content) == "cpu"
+    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
 
 
 def both(name: str) -> str:
@@ -187,7 +187,7 @@ def test_two_packages_of_onnxruntime_are_noticed(
     with pytest.raises(InputError, match=words) as caught:
         load(bundles["qwen3-vl-2b"])
     assert "pip uninstall -y onnxruntime onnxruntime-gpu, then: pip install 'onnxruntime-gpu[" in str(caught.value)
-    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).content) == "cpu"
+    assert usable_device(open_bundle(bundles["qwen3-vl-2b"]).manifest) == "cpu"
     assert "installed together" in caplog.text
     caplog.clear()
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])

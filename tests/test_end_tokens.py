@@ -12,11 +12,10 @@ import pytest
 from lensmith.exporters.formats.gguf import gguf_files as gguf
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.llamacpp.header import read_gguf
-from lensmith.runtimes.generation.model import load
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
 
-from tests.extras import Ran
+from tests.extras import Ran, load
 
 TINY = Path(__file__).parent / "tiny_vlm"
 IMAGE = TINY / "heldout" / "images" / "0001.png"

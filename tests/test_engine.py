@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from lensmith.runtimes.engines import contract as engine
 from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.engines.onnx import sessions as engine
 
 
 def features(first: int, count: int, taps: int) -> ImageFeatures:

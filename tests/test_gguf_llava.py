@@ -15,11 +15,10 @@ from lensmith.runtimes import Model
 from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.runtimes.engines.contract import Floats
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.generation.model import load
 from lensmith.runtimes.media.images import open_image
 from lensmith.runtimes.media.pixels import preprocess
 
-from tests.extras import Ran
+from tests.extras import Ran, inside, load
 from tests.llava import with_moved_positions
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
@@ -52,7 +51,7 @@ def stock_features(model: Model, path: Path) -> tuple[Floats, Floats]:
 
     patches, grid = preprocess(open_image(PICTURE), model.image_spec)
     spec = model.image_spec
-    stock = LlamaVision(path, model.decoder.model, spec, most_tokens=1000, threads=1, exact=True)
+    stock = LlamaVision(path, inside(model.decoder).model, spec, most_tokens=1000, threads=1, exact=True)
     return stock(patches, grid).features, model.vision(patches, grid).features
 
 

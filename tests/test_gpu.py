@@ -11,11 +11,12 @@ from lensmith.runtimes.engines.cuda.cuda_executor import CudaExecutor, cuda_work
 from lensmith.runtimes.engines.indexed import IndexedDecoder
 from lensmith.runtimes.evidence import verification as verify
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 
 from tests import ladder
 from tests.dialect_pairs import tiny_bases
+from tests.extras import load
 from tests.ladder import CONVERSATIONS, TRAINED, Ladder, Pair, compile_pair, step_logits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not cuda_works(), reason="needs an NVIDIA GPU and lensmith[gpu]")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lensmith.runtimes.bundle.checked_manifest import typed
 from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
 from lensmith.runtimes.graph_limits import graph_check
 from lensmith.runtimes.graph_limits.graph_check import check_graph
@@ -268,7 +269,7 @@ def changed(bundle: Path, folder: Path, edit: Callable[[Any], None]) -> tuple[Pa
     edit(model)
     (folder / "decoder.data").symlink_to(bundle / "decoder.data")
     (folder / "decoder.onnx").write_bytes(model.SerializeToString())
-    return folder / "decoder.onnx", "decoder", manifest
+    return folder / "decoder.onnx", "decoder", typed(manifest)
 
 
 @pytest.mark.parametrize("case", CASES)

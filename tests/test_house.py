@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,26 @@ def test_the_workflow_runs_the_same() -> None:
     assert f"python: {json.dumps(named)}" in flow
     assert "run: .ci/run" in flow
     assert "mkdocs build --strict" in flow
+
+
+def versions(file: str) -> dict[str, tuple[str, bool]]:
+    """Of each package of a file of constraints its version, and whether a remark says why it is no older."""
+    rows = re.findall(r"^([\w.-]+)==([\w.]+)(  # .+)?$", (ROOT / file).read_text(encoding="utf-8"), re.M)
+    return {name.lower().replace("_", "-"): (version, bool(remark)) for name, version, remark in rows}
+
+
+def test_the_oldest_versions_are_those_that_are_allowed() -> None:
+    """And the newest ones are no older."""
+    oldest, newest = versions("constraints-oldest.txt"), versions("constraints.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    installed = ("export", "torch", "gguf", "report", "video", "hub", "sign", "dev", "docs")
+    wanted = [*project["dependencies"], *(each for name in installed for each in extras[name])]
+    for requirement in wanted:
+        name, bound = re.sub(r"\[.*?\]", "", requirement).lower().replace("_", "-").split(">=")
+        least, given = ([*map(int, text.split(".")), 0, 0][:3] for text in (bound, oldest[name][0]))
+        assert given >= least if oldest[name][1] else given == least, requirement
+        assert [*map(int, newest[name][0].split("."))] >= given[: newest[name][0].count(".") + 1], requirement
 
 
 def test_no_machine_and_no_unfinished_word() -> None:

@@ -33,6 +33,7 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import hf
+from tests.contents import inputs
 
 SPEC = ImageSpec()
 GOLDEN = json.loads((hf.DATA / "image_hashes.json").read_text())
@@ -282,10 +283,10 @@ def test_the_image_section_of_a_manifest() -> None:
     """Each constant in its own place, and bounds as wide as one image token at least."""
     image = {"patch_size": 14, "temporal_patch_size": 1, "merge_size": 3, "rescale_factor": 0.5,
              "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}  # fmt: skip
-    limits = {"min_pixels": 5000, "max_pixels": 9000}
-    spec = image_spec({"image": {"kind": "patches", **image}, "limits": limits})
+    limits = {"context": 100, "min_pixels": 5000, "max_pixels": 9000}
+    spec = image_spec(inputs(image={"kind": "patches", **image}, limits=limits))
     assert spec == ImageSpec(14, 1, 3, 5000, 9000, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, (1764, 9000))
-    assert image_spec({"image": image, "limits": {**limits, "min_pixels": 1000}}) == replace(
+    assert image_spec(inputs(image=image, limits={**limits, "min_pixels": 1000})) == replace(
         spec, min_pixels=1000, allowed_pixels=(1000, 9000)
     )
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.engines.contract import Arrays, ImageFeatures, Step
 from lensmith.runtimes.engines.indexed import (
-    Arrays,
     IndexedDecoder,
     IndexedVision,
     Shape,
@@ -69,7 +68,7 @@ class Written:
 def step(decoder: IndexedDecoder[Kept], states: Any, tokens: int, **wanted: Any) -> NDArray[Any]:
     ids = np.arange(tokens)
     positions = np.stack([ids + 10, ids + 20, ids + 30])
-    return decoder.run(states, ids, positions, **wanted)
+    return decoder.run(states, Step(ids, positions, **wanted))
 
 
 def test_what_a_step_is_told() -> None:

@@ -38,16 +38,16 @@ from lensmith.exporters.pipeline import (
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes import user_message
-from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.engines.contract import ImageFeatures, Step
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.evidence.verification import verify
-from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 from onnxscript import GraphBuilder
 
-from tests.extras import latest
+from tests.extras import latest, load
 from tests.ladder import need_torch, random_image, step_logits
 
 Array = NDArray[Any]
@@ -233,7 +233,7 @@ def greedy(model: Model, messages: list[dict[str, Any]], count: int) -> list[int
     request = model.prepare(messages)
     ids = [int(model.prefill(request, reuse=False)[-1].argmax())]
     for step in range(count - 1):
-        logits = latest(model).run(np.array(ids[-1:]), text_positions(1, request.next_position + step))
+        logits = latest(model).run(Step(np.array(ids[-1:]), text_positions(1, request.next_position + step)))
         ids.append(int(logits[-1].argmax()))
     return ids
 
@@ -328,7 +328,7 @@ def test_calibration_sees_the_caches_of_the_runtime(pair: tuple[Model, Model, Kv
         for sample in samples.calibrated:
             images = ImageFeatures.join([features[key] for key in sample.pictures]) if sample.pictures else None
             latest(plain).rewind(0)
-            latest(plain).run(sample.ids, sample.positions, images)
+            latest(plain).run(Step(sample.ids, sample.positions, images))
             yield latest(plain).states.cached(latest(plain).length)
 
     expected = kv_scales(caches(), model.spec.decoder.rotated)

@@ -16,19 +16,19 @@ import pytest
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.bundle.opening import Bundle, open_bundle
+from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.engines.llamacpp.gguf_check import check_decoder, check_vision
 from lensmith.runtimes.engines.llamacpp.llama_vision import to_frames
 from lensmith.runtimes.evidence.replay import divergence, relative_error
 from lensmith.runtimes.evidence.traces import log_sum
 from lensmith.runtimes.evidence.verification import verify
-from lensmith.runtimes.generation.model import load
 from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
 from lensmith.runtimes.media.resize import resize_bicubic
 from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.targets.errors import InputError
 from PIL import Image
 
-from tests.extras import Ran, latest, run_without
+from tests.extras import Ran, latest, load, run_without
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 TINY = Path(__file__).parent / "tiny_vlm"
@@ -115,10 +115,10 @@ def test_long_batches_are_those_of_short_ones(bundle: Bundle) -> None:
     model = load(bundle.path, threads=1, context=2048)
     ids = np.tile(model.prompts.tokenizer.encode("Read all the words.").ids, 100).astype(np.int64)[:600]
     positions = text_positions(len(ids), 0)
-    whole = latest(model).run(ids, positions)
+    whole = latest(model).run(Step(ids, positions))
     model.forget()
     for begin in range(0, len(ids), 50):
-        part = latest(model).run(ids[begin : begin + 50], positions[:, begin : begin + 50])
+        part = latest(model).run(Step(ids[begin : begin + 50], positions[:, begin : begin + 50]))
     assert relative_error(whole, part) < 10 * TEXT_ERROR
 
 
@@ -253,7 +253,7 @@ def test_changed_files_are_refused_by_their_hash(bundles: dict[str, Bundle], tmp
 FUZZ = """
 import random, sys
 from pathlib import Path
-from lensmith.runtimes.generation.model import load
+from lensmith.runtimes import load
 from lensmith.targets.errors import LensmithError
 from tests.test_llamacpp import flipped, resealed
 from lensmith.runtimes.bundle.opening import open_bundle

@@ -18,10 +18,11 @@ from lensmith.exporters.evidence.reference import Reference
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.contract import Floats, ImageFeatures
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.generation.model import load
 from lensmith.runtimes.media.images import open_image
 from lensmith.runtimes.media.pixels import preprocess
 from lensmith.runtimes.prompt.requests import user_message
+
+from tests.extras import inside, load
 
 pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
 
@@ -56,7 +57,7 @@ def see(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
     spec = model.image_spec
     with traced(monkeypatch, *TABLES) as gelus:
         path = bundle.file("mmproj.gguf")
-        vision = LlamaVision(path, model.decoder.model, spec, most_tokens=1000, threads=1, exact=True)
+        vision = LlamaVision(path, inside(model.decoder).model, spec, most_tokens=1000, threads=1, exact=True)
         patches, grid = preprocess(open_image(PICTURE), spec)
         features = vision(patches, grid)
     return Seen(features, gelus, patches, grid, Reference(TINY / name, threads=1))

@@ -26,7 +26,10 @@ from lensmith.runtimes import (
     load,
 )
 from lensmith.runtimes.bundle.opening import Bundle
-from lensmith.runtimes.engines.backends import Wishes, check_wishes
+from lensmith.runtimes.engines.engine_table import Wishes
+from lensmith.runtimes.engines.run_wishes import check_wishes
+
+from tests.contents import content
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,22 +119,24 @@ def test_good_values(tiny_bundle: Path) -> None:
     assert model.ask("Hi", max_new_tokens=2, ignore_eos=True).read() is not None
 
 
+ENGINE = {"flavour": "tensorrt", "version": "0", "capabilities": [], "profiles": [{}]}
+
+
 @pytest.mark.parametrize(
     ("graph", "wishes", "words"),
     [
-        ({"format": "gguf"}, Wishes(native=True), "native=True has no effect"),
-        ({"format": "gguf"}, Wishes(profile=True), "profile=True has no effect"),
-        ({"engine": {}, "dialect": "tensorrt"}, Wishes(device="cpu"), "device='cpu' has no effect"),
-        ({"engine": {}, "dialect": "tensorrt"}, Wishes(threads=2), ""),
-        ({"plugin": {}, "dialect": "tensorrt"}, Wishes(profile=True), "profile=True has no effect"),
+        ({"file": "model.gguf"}, Wishes(native=True), "native=True has no effect"),
+        ({"file": "model.gguf"}, Wishes(profile=True), "profile=True has no effect"),
+        ({"engine": ENGINE, "dialect": "tensorrt"}, Wishes(device="cpu"), "device='cpu' has no effect"),
+        ({"engine": ENGINE, "dialect": "tensorrt"}, Wishes(threads=2), ""),
+        ({"plugin": {"profiles": [{}]}, "dialect": "tensorrt"}, Wishes(profile=True), "profile=True has no effect"),
         ({"dialect": "cuda"}, Wishes(threads=2, device="cpu"), ""),
         ({"dialect": "cuda"}, Wishes(native=True, device="cpu"), "native=True has no effect"),
-        ({"format": "gguf"}, Wishes(threads=2, native=False), ""),
+        ({"file": "model.gguf"}, Wishes(threads=2, native=False), ""),
     ],
 )
 def test_what_an_engine_cannot_obey(graph: dict[str, Any], wishes: Wishes, words: str, tmp_path: Path) -> None:
-    options = {"format": graph.pop("format", "onnx")}
-    bundle = Bundle(tmp_path, {"options": options, "graphs": {"decoder": graph}, "target": "x"})
+    bundle = Bundle(tmp_path, content({"decoder": graph}))
     if not words:
         check_wishes(bundle, wishes)
         return

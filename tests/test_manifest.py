@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from lensmith.runtimes.bundle.bundle_writer import BundleWriter
-from lensmith.runtimes.bundle.opening import MANIFEST, check_manifest, open_bundle
+from lensmith.runtimes.bundle.checked_manifest import check_manifest
+from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
 from lensmith.targets.errors import InputError
 
 from tests.extras import Ran

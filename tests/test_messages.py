@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.bundle.checked_manifest import inputs_of
 from lensmith.runtimes.generation.model import prompt_spec
 from lensmith.runtimes.prompt.messages import as_messages, find_images, find_media
 from lensmith.runtimes.prompt.prompt_builder import PromptBuilder
@@ -41,7 +42,7 @@ TOOL = {"type": "function", "function": {"name": "zoom", "parameters": {"type": 
 def builder(name: str) -> PromptBuilder:
     folder, template = TEMPLATES[name]
     job = prepare(folder, Options())
-    spec = prompt_spec({"prompt": job.sections["prompt"]})
+    spec = prompt_spec(inputs_of(job.sections))
     return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template.read_text(encoding="utf-8"), spec)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.engines.contract import ImageFeatures
+from lensmith.runtimes.engines.contract import ImageFeatures, Step
 from lensmith.runtimes.generation.drafting import DraftHead
 from lensmith.runtimes.prompt.prompt_builder import Prompt
 from lensmith.runtimes.prompt.requests import EncodedImage, Request
@@ -34,14 +34,14 @@ class Written:
     def open_states(self) -> Counted:
         return Counted()
 
-    def run(self, states: Counted, ids: NDArray[Any], positions: NDArray[Any], images: ImageFeatures | None, *,
-            num_logits: int, hidden_states: NDArray[Any]) -> NDArray[Any]:  # fmt: skip
-        self.fed.append({"length": states.length, "ids": ids.tolist(), "positions": positions.tolist(),
-                         "images": None if images is None else images.features[:, 0].tolist(),
-                         "logits": num_logits, "hidden": hidden_states[:, 0].tolist()})  # fmt: skip
-        states.length += len(ids)
-        states.hidden_states = -ids[-1:, None].astype(np.float32)
-        logits: NDArray[Any] = np.eye(VOCAB, dtype=np.float32)[ids[len(ids) - num_logits :] + 1]
+    def run(self, states: Counted, step: Step) -> NDArray[Any]:
+        assert step.hidden_states is not None
+        self.fed.append({"length": states.length, "ids": step.ids.tolist(), "positions": step.positions.tolist(),
+                         "images": None if step.images is None else step.images.features[:, 0].tolist(),
+                         "logits": step.num_logits, "hidden": step.hidden_states[:, 0].tolist()})  # fmt: skip
+        states.length += len(step.ids)
+        states.hidden_states = -step.ids[-1:, None].astype(np.float32)
+        logits: NDArray[Any] = np.eye(VOCAB, dtype=np.float32)[step.ids[len(step.ids) - step.num_logits :] + 1]
         return logits
 
 

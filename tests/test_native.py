@@ -20,10 +20,10 @@ from lensmith.runtimes.engines.native import (
 )
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.evidence.verification import verify
-from lensmith.runtimes.generation.model import load
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.extras import load
 from tests.ladder import need_torch
 from tests.native import need, session
 

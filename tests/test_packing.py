@@ -29,11 +29,11 @@ from lensmith.exporters.storage.rounding import Groups, dequantize
 from lensmith.exporters.storage.scheme import CHANNEL, Scheme, make_policy
 from lensmith.runtimes import user_message
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.generation.model import load
 from numpy.typing import NDArray
 from onnx import helper
 from onnxscript import GraphBuilder, nn
 
+from tests.extras import load
 from tests.ladder import TRAINED
 from tests.test_quantize import run
 

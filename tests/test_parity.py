@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.exporters.pipeline import Options, prepare
-from lensmith.runtimes.engines.contract import Floats, ImageFeatures
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures, Step
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.prompt.requests import user_message
@@ -17,7 +17,7 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import ladder
-from tests.extras import latest
+from tests.extras import inside, latest
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights
 
 # Errors are the largest difference relative to the largest magnitude. Both sides compute in float32, with other orders
@@ -159,14 +159,18 @@ def test_two_prompts_in_one_call(base: Path, tmp_path: Path) -> None:
             request = pair.model.prepare(messages)
             latest(pair.model).rewind(0)
             alone = latest(pair.model).run(
-                request.prompt.ids[:length], positions[:, row], request.images[0].features if request.images else None
+                Step(
+                    request.prompt.ids[:length],
+                    positions[:, row],
+                    request.images[0].features if request.images else None,
+                )
             )
             assert relative_error(both[row], alone) < LOGITS
             pair.model.forget()
 
 
 def run_batch(model: Model, ids: Any, positions: Any, images: ImageFeatures) -> Floats:
-    decoder = model.decoder
+    decoder = inside(model.decoder)
     feed = {"input_ids": ids, "position_ids": positions, "image_features": images.features}
     feed |= {"deepstack_features": images.deepstack, "num_logits": np.array([1])}
     feed["past_lengths"] = np.zeros(len(ids), np.int32)

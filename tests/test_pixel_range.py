@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.generation.model import load
 from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
 from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import hf
+from tests.extras import load
 from tests.test_images import noise
 
 SMALL = 20_000  # below the 65,536 of the checkpoint

@@ -17,6 +17,7 @@ from lensmith.exporters.families.qwen_configs import PREFIXES
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.storage.sizes import components
+from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.prompt.positions import text_positions
@@ -26,7 +27,7 @@ from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file
 
 from tests import ladder
-from tests.extras import latest
+from tests.extras import inside, latest
 from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, step_logits, worst
 from tests.mtp_reference import assert_drafts
 
@@ -87,7 +88,7 @@ def test_500_steps(pair: Pair) -> None:
         token = int(logits[-1].argmax())
         assert int(ours[-1].argmax()) == token
         logits = pair.reference.step(token)
-        ours = latest(pair.model).run(np.array([token]), text_positions(1, request.next_position + step))
+        ours = latest(pair.model).run(Step(np.array([token]), text_positions(1, request.next_position + step)))
     assert max(errors) < LOGITS
     assert worst(latest(pair.model).states.copies(), pair.reference.recurrent_states()) < STATES
     pair.model.forget()
@@ -141,7 +142,7 @@ def test_a_failed_step_leaves_nothing_to_reuse(pair: Pair, monkeypatch: pytest.M
     """States are a step ahead when the interrupt comes behind it."""
     model, request = pair.model, random_text(40)
     expected = model.prefill(request, reuse=False).copy()
-    real = model.decoder.session
+    real = inside(model.decoder).session
 
     def interrupted(binding: Any) -> None:
         real.run_with_iobinding(binding)
@@ -150,7 +151,7 @@ def test_a_failed_step_leaves_nothing_to_reuse(pair: Pair, monkeypatch: pytest.M
     session = SimpleNamespace(run_with_iobinding=interrupted, io_binding=real.io_binding)
     monkeypatch.setattr(model.decoder, "session", session)
     with pytest.raises(KeyboardInterrupt):
-        latest(model).run(np.array([3]), text_positions(1, 40))
+        latest(model).run(Step(np.array([3]), text_positions(1, 40)))
     monkeypatch.undo()
     assert latest(model).length == 0
     assert np.array_equal(model.prefill(request), expected)

@@ -7,15 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 from lensmith.runtimes.bundle import ranges
-from lensmith.runtimes.bundle.manifest import (
-    FrameVideos,
-    GoldenEntry,
-    Limits,
-    OptionEntry,
-    PatchImages,
-    PromptEntry,
-    Sampling,
-)
+from lensmith.runtimes.bundle.input_sections import FrameVideos, Limits, PatchImages, PromptEntry
+from lensmith.runtimes.bundle.manifest import GoldenEntry, OptionEntry, Sampling
 
 THIRD = [0.5, 0.5]
 # A type, values that it takes, and values that it does not.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.runtimes.bundle.manifest import Manifest
 from lensmith.runtimes.engines.contract import Floats, ImageFeatures
 from lensmith.runtimes.evidence.outputs import Fed, Output
 from lensmith.runtimes.evidence.replay import (
@@ -29,6 +30,8 @@ from lensmith.runtimes.evidence.traces import (
     tops_of,
 )
 from lensmith.runtimes.evidence.verification import VerifyReport, _condense, is_exact
+
+from tests import contents
 
 VOCAB, STEPS = 40, 3
 
@@ -251,12 +254,10 @@ def test_a_report_fails_by_any_row_and_names_the_first() -> None:
 
 
 def test_which_bundles_must_give_pytorchs_values() -> None:
-    def manifest(bits: int = 32, dialect: str = "ort", **options: Any) -> dict[str, Any]:
-        return {
-            "options": options,
-            "precision": {"w": {"bits": 32}, "v": {"bits": bits}},
-            "graphs": {"decoder": {"dialect": dialect}},
-        }
+    def manifest(bits: int = 32, dialect: str = "ort", **options: Any) -> Manifest:
+        return contents.manifest(
+            {"decoder": {"dialect": dialect}}, options=options, precision={"w": {"bits": 32}, "v": {"bits": bits}}
+        )
 
     assert is_exact(manifest())
     assert is_exact(manifest(dialect="tensorrt", format="tensorrt"))

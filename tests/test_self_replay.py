@@ -43,6 +43,8 @@ from lensmith.runtimes.evidence.traces import Traces
 from lensmith.runtimes.generation.model import Model
 from lensmith.targets.errors import CheckFailed
 
+from tests import contents
+
 TINY = Path(__file__).parent / "tiny_vlm"
 
 
@@ -76,7 +78,8 @@ def test_limits_are_of_each_graph_and_its_noise(form: str, monkeypatch: pytest.M
         yield Output("case", "logits", 0, np.array([0, 2 + 1e-4 * bool(way.noise)], np.float32))
         yield Output("case", "image_features", 0, np.array([0, 2], np.float32))
 
-    twin: Any = SimpleNamespace(content={"options": {"format": form}, "graphs": {"decoder": {}, "vision_encoder": {}}})
+    graphs: dict[str, Any] = {"decoder": {}, "vision_encoder": {}}
+    twin: Any = SimpleNamespace(manifest=contents.manifest(graphs, options={"format": form}))
     traces: Any = None
     monkeypatch.setattr(proof, "replayed", outputs)
     limits = proof._limits(twin, traces, Run(outputs(0, 0, Way())))
@@ -180,7 +183,7 @@ def test_noise_goes_up_and_down_and_keeps_the_type() -> None:
 
 def manifest(bits: int, dialect: str | None = None) -> Any:
     graph = {"dialect": dialect} if dialect else {}
-    return SimpleNamespace(content={"graphs": {"decoder": graph}, "options": {}, "precision": {"x": {"bits": bits}}})
+    return SimpleNamespace(manifest=contents.manifest({"decoder": graph}, precision={"x": {"bits": bits}}))
 
 
 def test_noise_is_as_large_as_activations_need() -> None:

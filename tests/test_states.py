@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lensmith.runtimes.engines.states import States
+from lensmith.runtimes.engines.states import EngineStates
 
 
-class Numbers(States):
+class Numbers(EngineStates):
     """A recurrent state that is the sum of its tokens."""
 
     def __init__(self, *, recurrent: bool = True) -> None:
@@ -16,7 +16,7 @@ class Numbers(States):
         self.total, self.copied, self.restored = 0, 0, list[int]()
 
     def read(self, *tokens: int, fails: bool = False) -> None:
-        with self.step(len(tokens)):
+        with self.appending(len(tokens)):
             self.total += sum(tokens)
             if fails:
                 raise RuntimeError

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes import load
+from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.generation.conversation import Conversation
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 
-Step = Callable[[Conversation, Request], Any]
+Taken = Callable[[Conversation, Request], Any]
 ONE = np.array([1])
 
 
@@ -26,13 +27,13 @@ def model(tiny_bundle: Path) -> Model:
     return loaded
 
 
-def run(ids: Any, positions: Any = None, **wanted: Any) -> Step:
+def run(ids: Any, positions: Any = None, **wanted: Any) -> Taken:
     return lambda conversation, request: conversation.run(
-        ids, text_positions(1, request.next_position) if positions is None else positions, **wanted
+        Step(ids, text_positions(1, request.next_position) if positions is None else positions, **wanted)
     )
 
 
-STEPS: dict[str, Step] = {
+STEPS: dict[str, Taken] = {
     "a token below": run(np.array([-1])),
     "a token above": run(np.array([10**6])),
     "a token that wraps": run(np.array([1 << 62])),
@@ -81,17 +82,17 @@ def test_the_last_token_of_the_vocabulary_and_of_the_context(model: Model) -> No
     request, vocab = model.prepare("How many?"), model.decoder.vocab
     with model.conversation(request) as conversation:
         conversation.prefill(request)
-        conversation.run(np.array([vocab - 1]), text_positions(1, request.next_position))
+        conversation.run(Step(np.array([vocab - 1]), text_positions(1, request.next_position)))
         with pytest.raises(InputError, match=f"from 0 to {vocab - 1}"):
-            conversation.run(np.array([vocab]), text_positions(1, request.next_position + 1))
+            conversation.run(Step(np.array([vocab]), text_positions(1, request.next_position + 1)))
         rest = model.decoder.capacity - conversation.length
         following = text_positions(rest + 1, request.next_position + 1)
         with pytest.raises(InputError, match="needs 257 tokens but the context holds 256"):
-            conversation.run(np.ones(rest + 1, np.int64), following)
-        conversation.run(np.ones(rest, np.int64), following[:, :rest])
+            conversation.run(Step(np.ones(rest + 1, np.int64), following))
+        conversation.run(Step(np.ones(rest, np.int64), following[:, :rest]))
         assert conversation.length == model.decoder.capacity == 256
         with pytest.raises(InputError, match="needs 257 tokens but the context holds 256"):
-            conversation.run(ONE, following[:, rest:])
+            conversation.run(Step(ONE, following[:, rest:]))
 
 
 @pytest.mark.parametrize("path", [None, 3, b"/tmp", ["a"]])

@@ -14,9 +14,9 @@ import pytest
 from lensmith.exporters.formats.tensorrt.finish import build, with_profiles
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.bundle.opening import Bundle
-from lensmith.runtimes.engines import backends
-from lensmith.runtimes.engines.contract import session
+from lensmith.runtimes.engines import engine_table
 from lensmith.runtimes.engines.device_executor import Place
+from lensmith.runtimes.engines.onnx.sessions import session
 from lensmith.runtimes.engines.tensorrt import tensorrt_plugin
 from lensmith.runtimes.engines.tensorrt.tensorrt_plugin import (
     PluginExecutor,
@@ -31,6 +31,7 @@ from lensmith.targets.errors import InputError, MissingExtra
 
 from tests import ladder
 from tests.dialect_pairs import CONTEXT
+from tests.extras import inside
 from tests.ladder import CONVERSATIONS, side_by_side
 
 HERE = Place(("cpu", 0), "cpu")
@@ -55,11 +56,11 @@ def test_states_stay_where_they_are(plain: Bundle, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(tensorrt_plugin, "plugin_session", lambda path, profiles: session(path, 1, native=False))
     monkeypatch.setattr(tensorrt_plugin, "run_options", profile)
-    monkeypatch.setattr(backends, "PluginExecutor", lambda path, profiles: PluginExecutor(path, profiles, HERE))
+    monkeypatch.setattr(engine_table, "PluginExecutor", lambda path, profiles: PluginExecutor(path, profiles, HERE))
     graphs, plugin = (Model(Bundle(plain.path, manifest), threads=1)
                       for manifest in (plain.content, with_profiles(plain.content)))  # fmt: skip
-    assert isinstance(plugin.decoder.executor, PluginExecutor)
-    assert not isinstance(graphs.decoder.executor, PluginExecutor)
+    assert isinstance(inside(plugin.decoder).executor, PluginExecutor)
+    assert not isinstance(inside(graphs.decoder).executor, PluginExecutor)
     options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
     turns = CONVERSATIONS["two turns"]
     for messages in (CONVERSATIONS["one image"], turns[:1], turns, CONVERSATIONS["no image"], turns):

@@ -13,6 +13,7 @@ import pytest
 from lensmith.exporters.formats.tensorrt.profiles import profiles
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.bundle.opening import Bundle, open_bundle
+from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.engines.cuda.cuda import Cuda
 from lensmith.runtimes.engines.tensorrt import tensorrt_executor as tensorrt
 from lensmith.runtimes.evidence.replay import relative_error
@@ -22,7 +23,7 @@ from lensmith.targets.errors import InputError, LensmithError, MissingExtra
 
 from tests import fake_gpu, ladder
 from tests.dialect_pairs import CONTEXT, TARGET
-from tests.extras import latest
+from tests.extras import inside, latest
 from tests.fake_gpu import HostCuda, HostTensorRT
 from tests.ladder import CONVERSATIONS, IMAGES, random_image
 
@@ -74,7 +75,7 @@ def test_engines_answer_as_their_graphs(plain: Bundle, fake: HostCuda, tmp_path:
     """Prompts, decoding, second turns and going back, over buffers whose bytes are not zero at first."""
     graphs = Model(plain, threads=1)
     engines = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
-    assert isinstance(engines.decoder.executor, tensorrt.TensorRTExecutor)
+    assert isinstance(inside(engines.decoder).executor, tensorrt.TensorRTExecutor)
     options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
     turns = CONVERSATIONS["two turns"]
     for messages in (CONVERSATIONS["one image"], turns[:1], turns, CONVERSATIONS["no image"], turns):
@@ -100,10 +101,10 @@ def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Pat
     """Their profile alone, and after the first step nothing about sizes and addresses is said again."""
     model = Model(with_fake_engines(plain, tmp_path / "engines"), threads=1)
     model.generate(CONVERSATIONS["one image"], GenerationOptions(max_new_tokens=8, ignore_eos=True)).read()
-    prompts, single = (bound._context for bound in model.decoder.executor._contexts)
+    prompts, single = (bound._context for bound in inside(model.decoder).executor._contexts)
     assert (prompts.recorded, single.recorded) == (None, "whole graph")
     assert (prompts.profile, single.profile) == (0, 1)
-    assert [context._context.recorded for context in model.vision.executor._contexts] == [None]
+    assert [context._context.recorded for context in inside(model.vision).executor._contexts] == [None]
     assert single.steps[0]
     assert len(single.steps) > 4
     assert not any(single.steps[1:])
@@ -111,9 +112,10 @@ def test_single_tokens_are_recorded(plain: Bundle, fake: HostCuda, tmp_path: Pat
 
 def test_an_engine_that_cannot_be_recorded(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
     bundle = with_fake_engines(plain, tmp_path / "engines")
-    bundle.content["graphs"]["decoder"]["engine"]["kernels"] = {"recordable": False}
+    kernels = {"capabilities": [], "kernels": 0, "fused": 0, "recordable": False, "written_out": []}
+    bundle.content["graphs"]["decoder"]["engine"]["kernels"] = kernels
     model = Model(bundle, threads=1)
-    assert [bound._context.recorded for bound in model.decoder.executor._contexts] == [None, None]
+    assert [bound._context.recorded for bound in inside(model.decoder).executor._contexts] == [None, None]
 
 
 def test_memory_is_given_back(plain: Bundle, fake: HostCuda, tmp_path: Path) -> None:
@@ -148,10 +150,10 @@ def test_what_is_beyond_an_engine_is_refused(plain: Bundle, fake: HostCuda, tmp_
     for tokens, message in ((CONTEXT + 1, f"needs {CONTEXT + 1} tokens but the context holds {CONTEXT}"),
                             (chunk + 1, rf"input_ids from \[1, 1\] to \[1, {chunk}\]")):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            latest(model).run(np.zeros(tokens, np.int64), np.zeros((3, tokens), np.int64))
+            latest(model).run(Step(np.zeros(tokens, np.int64), np.zeros((3, tokens), np.int64)))
     assert latest(model).length == 0
     if "merge_size" in plain.content["prompt"]:
-        most = model.vision.executor.profiles[0]["pixel_values"][2]
+        most = inside(model.vision).executor.profiles[0]["pixel_values"][2]
         patches = np.zeros((most[0] + 4, most[1]), np.float32)
         with pytest.raises(InputError, match="smaller images"):
             model.vision(patches, (1, 2, len(patches) // 2))

@@ -22,7 +22,6 @@ from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.llamacpp.header import read_gguf
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.generation.model import load
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.media.frames import VideoLimits
 from lensmith.runtimes.media.images import ImageLimits
@@ -30,7 +29,7 @@ from lensmith.targets.errors import InputError
 from safetensors.numpy import save_file
 
 from tests import ladder
-from tests.extras import Ran
+from tests.extras import Ran, load
 from tests.mtp_reference import assert_drafts
 from tests.prequantized import VARIANTS, quantized_copy
 

@@ -16,6 +16,7 @@ from lensmith.exporters.evidence.golden_media import FILES, sources
 from lensmith.exporters.evidence.their_inputs import TheirInputs
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options, prepare
+from lensmith.runtimes.bundle.checked_manifest import inputs_of
 from lensmith.runtimes.media.images import open_image
 from lensmith.runtimes.media.pixels import image_spec, preprocess
 from lensmith.targets.errors import CheckFailed
@@ -40,7 +41,7 @@ def theirs(path: Path, **options: Any) -> TheirInputs:
 
 
 def cut(path: Path, **options: Any) -> Any:
-    return preprocess(open_image(sources()[NAME]), image_spec(manifest(path, **options)))
+    return preprocess(open_image(sources()[NAME]), image_spec(inputs_of(manifest(path, **options))))
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava"])

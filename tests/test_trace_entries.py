@@ -34,6 +34,7 @@ from lensmith.runtimes.evidence.traces import (
 from lensmith.runtimes.storage.array_files import read_arrays
 from lensmith.targets.errors import InputError
 
+from tests.contents import content
 from tests.manifests import DAMAGES, DELETE, damaged, fields
 
 VOCAB, PICTURE = 40, "golden/a.png"
@@ -53,8 +54,8 @@ def bundle(tmp_path: Path) -> Bundle:
     (tmp_path / "golden").mkdir()
     write_traces(TRACES, tmp_path / CASES, tmp_path / ARRAYS)
     write_built(BUILT, tmp_path / RECORD, tmp_path / SAMPLES)
-    manifest = {"files": dict.fromkeys(NAMES), "graphs": {"decoder": {"outputs": OUTPUTS}}, "limits": {"context": 5}}
-    return Bundle(tmp_path, manifest)
+    files: dict[str, Any] = {name: {} for name in NAMES}
+    return Bundle(tmp_path, content({"decoder": {"outputs": OUTPUTS}}, files=files, limits={"context": 5}))
 
 
 def refusal(read: Callable[[Bundle], object], bundle: Bundle) -> str:
@@ -106,7 +107,7 @@ def test_drafts_are_of_so_many_steps(array: int, bundle: Bundle) -> None:
 @pytest.mark.parametrize(("lost", "graph"), [("cases", "decoder"), ("images", "vision_encoder")])
 def test_each_graph_has_traces(lost: str, graph: str, bundle: Bundle) -> None:
     """A verdict on nothing would be good."""
-    bundle.content["graphs"]["vision_encoder"] = {}
+    bundle.content["graphs"] |= content({"vision_encoder": {}})["graphs"]
     assert not refusal(read_traces, bundle)
     whole = json.loads((bundle.path / CASES).read_text())
     (bundle.path / CASES).write_text(json.dumps({**whole, lost: []}))
@@ -152,7 +153,7 @@ def test_values_that_do_not_go_with_the_arrays_or_the_bundle(case: str, bundle: 
 
 
 def test_conversations_need_a_decoder(bundle: Bundle) -> None:
-    bundle.content["graphs"] = {"vision_encoder": {}}
+    bundle.content["graphs"] = content({"vision_encoder": {}})["graphs"]
     with pytest.raises(InputError, match="has no decoder"):
         read_traces(bundle)
 

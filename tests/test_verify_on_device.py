@@ -215,9 +215,12 @@ def test_what_the_same_kernels_are(int4: Path, monkeypatch: pytest.MonkeyPatch) 
     assert arithmetic(bundle, device="cuda") == arithmetic(bundle)  # this one has no graphs for it
 
 
+ENGINE = {"flavour": "tensorrt", "version": "0", "capabilities": [], "profiles": [{}]}
+
+
 def test_gpus_promise_no_bits(int4: Path) -> None:
     bundle = open_bundle(int4)
-    entries: list[dict[str, Any]] = [{"dialect": "cuda"}, {"file": "decoder.engine"}, {"plugin": {}}]
+    entries: list[dict[str, Any]] = [{"dialect": "cuda"}, {"engine": ENGINE}, {"plugin": {"profiles": [{}]}}]
     for entry in entries:
         graph = {**bundle.content["graphs"]["decoder"], **entry}
         made = type(bundle)(bundle.path, {**bundle.content, "graphs": {"decoder": graph}})

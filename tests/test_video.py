@@ -38,6 +38,7 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import hf
+from tests.contents import inputs
 from tests.test_positions import hf_model
 
 ROOT = Path(__file__).parents[1]
@@ -320,9 +321,9 @@ def test_config_of_the_processor() -> None:
     config = json.loads((hf.TOKENIZER / "video_preprocessor_config.json").read_text())
     spec = VideoSpec.from_config(config)
     assert (spec.patches.min_pixels, spec.patches.max_pixels, spec.max_tokens) == (4096, 25_165_824, 12_288)
-    assert video_spec({"video": video_constants(spec)}) == spec
+    assert video_spec(inputs(video=video_constants(spec))) == spec
     assert VideoSpec.from_config({**config, "fps": 1, "max_frames": 9, "num_frames": None}).max_frames == 9
-    small = video_spec({"video": video_constants(spec)}, 100_000)
+    small = video_spec(inputs(video=video_constants(spec)), 100_000)
     assert small is not None
     assert small.patches.max_pixels == 100_000
     for bad in ({"do_sample_frames": False}, {"num_frames": 8}, {"fps": 0}, {"min_frames": 900}, {"do_resize": False},
@@ -332,8 +333,8 @@ def test_config_of_the_processor() -> None:
             VideoSpec.from_config({**config, **bad})
     assert VideoSpec.from_config({**config, "min_pixels": 8192, "max_pixels": 9000}) == spec  # the class ignores them
     with pytest.raises(InputError, match="no videos"):
-        video_spec({}, 100_000)
-    assert video_spec({}) is None
+        video_spec(inputs(), 100_000)
+    assert video_spec(inputs()) is None
 
 
 def test_defaults_are_those_of_the_class() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lensmith.runtimes.engines.contract import ImageFeatures
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.generation.model import Model, load
+from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.media_encoder import CACHED_TOKENS
@@ -20,7 +20,7 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests import ladder
-from tests.extras import latest
+from tests.extras import latest, load
 from tests.ladder import ANSWER, IMAGES, Pair, compile_pair
 
 # As in test_parity.py: both sides compute in float32 with other orders of summation. Measured here: features 2e-6,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from ...exporters.graphs.graph_files import Graph
 from ...exporters.graphs.kv_cache import FLOAT_CACHE
 from ...exporters.graphs.state_names import CAPACITY, State, all_states
 from ...exporters.spec import ModelSpec
+from ...runtimes.bundle.manifest import Inputs
 from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
 from ...runtimes.generation.model import position_spec, prompt_spec
 from ...runtimes.media.images import open_image
@@ -76,12 +76,12 @@ def keys_of(samples: Sequence[Sample]) -> list[str]:
 class SampleBuilder:
     """Makes samples with a checkpoint's own template, tokenizer and image processing."""
 
-    def __init__(self, sections: Mapping[str, Any], template: str, tokenizer: Tokenizer) -> None:
-        self.prompts = PromptBuilder(tokenizer, template, prompt_spec(sections))
-        self.images = image_spec(sections)
-        self.positions = position_spec(sections, self.prompts)
-        self.end = int(sections["prompt"]["eos_token_ids"][0])
-        self.context = int(sections["limits"]["context"])
+    def __init__(self, inputs: Inputs, template: str, tokenizer: Tokenizer) -> None:
+        self.prompts = PromptBuilder(tokenizer, template, prompt_spec(inputs))
+        self.images = image_spec(inputs)
+        self.positions = position_spec(inputs, self.prompts)
+        self.end = inputs.asked().eos_token_ids[0]
+        self.context = inputs.limits.context
         self.pictures: dict[str, Picture] = {}
 
     def build(self, case: Case) -> Sample:

@@ -18,6 +18,7 @@ from ...exporters.formats.onnx.onnx_files import signature
 from ...exporters.job import Job
 from ...exporters.progress import Progress
 from ...exporters.prompt_files import chat_template
+from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.media.no_images import NoImages
 from ...runtimes.prompt.requests import user_message
 from ...targets.errors import InputError
@@ -131,7 +132,7 @@ def _ways(builder: SampleBuilder) -> Ways:
 def prompts_of(job: Job) -> SampleBuilder:
     """What makes samples of questions, as the bundle of a job would."""
     manifest = {**job.sections, "graphs": {graph.name: signature(graph) for graph in job.graphs}}
-    return SampleBuilder(manifest, chat_template(job.checkpoint), job.tokenizer.library)
+    return SampleBuilder(inputs_of(manifest), chat_template(job.checkpoint), job.tokenizer.library)
 
 
 def look_through(model: FloatModel, samples: Samples, consequence: str) -> Samples:

@@ -17,7 +17,6 @@ from ...runtimes.bundle.calibration_evidence import read_evidence
 from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.generation.loading import answers
 from ...runtimes.generation.model import DEFAULT_CONTEXT
-from ...runtimes.media.no_images import NoImages
 from ...runtimes.media.pixels import image_spec
 from ...runtimes.storage.files import read_json, write_json
 from ...targets.errors import (
@@ -127,7 +126,7 @@ def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folder: Path) -> list[Assignment]:
     """One job for each contender, the reference first, since the others read its traces, and the bundle last."""
-    blind = isinstance(image_spec(bundle.content), NoImages)
+    blind = not bundle.manifest.takes_images
     if blind and options.image:
         raise InputError(f"{bundle.path} takes no images; leave out the image to time")
     cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
@@ -156,8 +155,8 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
 
 def _photo(bundle: Bundle, options: CompareOptions, folder: Path) -> Path:
     limits = bundle.content["limits"]
-    room = min(limits["context"], DEFAULT_CONTEXT) - options.decode_steps - MIN_ROOM
-    return benchmark_image(folder, limits, image_spec(bundle.content).factor, room)
+    room = min(bundle.manifest.limits.context, DEFAULT_CONTEXT) - options.decode_steps - MIN_ROOM
+    return benchmark_image(folder, limits, image_spec(bundle.manifest).factor, room)
 
 
 def _run(job: Assignment, folder: Path, progress: Progress) -> Result:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ...runtimes.bundle.opening import open_bundle
-from ...runtimes.engines.contract import Floats, Ints
+from ...runtimes.engines.contract import Floats, Ints, Step
 from ...runtimes.generation.model import Model, position_spec, prompt_spec
 from ...runtimes.generation.options import GenerationOptions
 from ...runtimes.generation.timings import Timings
@@ -62,7 +62,7 @@ class BundleRunner:
         self.load_ms = _since(started)
         self.engine = engine_name(self.model)
         self.tokenizer = self.model.prompts.tokenizer
-        self.eos_token_ids = tuple(self.model.bundle.content["prompt"]["eos_token_ids"])
+        self.eos_token_ids = tuple(self.model.manifest.asked().eos_token_ids)
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         self.model.forget()
@@ -82,11 +82,11 @@ class BundleRunner:
         with self.model.conversation() as conversation:
             for index, (first, last) in enumerate(spans):
                 if begin < first:
-                    text = conversation.run(ids[begin:first], rows[:, begin:first], num_logits=first - begin)
+                    text = conversation.run(Step(ids[begin:first], rows[:, begin:first], num_logits=first - begin))
                     parts.append(text.copy())
                 if first < last:
                     features = request.images[index].features
-                    conversation.run(ids[first:last], rows[:, first:last], features, num_logits=0)
+                    conversation.run(Step(ids[first:last], rows[:, first:last], features, num_logits=0))
                 begin = last
         rank = np.cumsum(text_mask(request)) - 1
         chosen: Floats = np.concatenate(parts)[rank[positions]]
@@ -104,13 +104,13 @@ class BundleRunner:
                 ids.append(token)
                 if index + 1 < tokens:
                     positions = text_positions(1, request.next_position + index)
-                    logits = conversation.run(np.array([token], np.int64), positions)
+                    logits = conversation.run(Step(np.array([token], np.int64), positions))
         return ids
 
 
 def engine_name(model: Model) -> str:
     """The libraries that compute a bundle, with their versions."""
-    if model.bundle.content["options"].get("format") == "gguf":
+    if model.manifest.options.format == "gguf":
         return f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}"
     return " + ".join((f"ONNX Runtime {onnxruntime.__version__}", *model.kernels))
 
@@ -131,13 +131,13 @@ class PyTorchRunner:
         bundle = open_bundle(bundle_path)
         started = time.perf_counter()
         self.model = Reference(checkpoint, dtype, threads=threads, adapter=adapter)
-        self.prompts = open_prompt(bundle.path, prompt_spec(bundle.content))
+        self.prompts = open_prompt(bundle.path, prompt_spec(bundle.manifest))
         self.load_ms = _since(started)
         self.engine = self.model.name
-        self.images = image_spec(bundle.content)
-        self.positions = position_spec(bundle.content, self.prompts)
+        self.images = image_spec(bundle.manifest)
+        self.positions = position_spec(bundle.manifest, self.prompts)
         self.tokenizer = self.prompts.tokenizer
-        self.eos_token_ids = tuple(bundle.content["prompt"]["eos_token_ids"])
+        self.eos_token_ids = tuple(bundle.manifest.asked().eos_token_ids)
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         timings = Timings()

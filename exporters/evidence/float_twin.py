@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ...runtimes.bundle.bundle_writer import UNKNOWN, BundleWriter
+from ...runtimes.bundle.bundle_writer import BundleWriter
 from ...runtimes.bundle.opening import Bundle
 from ..job import Calibrated, Job
 from ..storage.scheme import make_policy
@@ -45,5 +45,5 @@ def _manifest(floats: Job, writer: BundleWriter, manifest: Mapping[str, Any]) ->
         for name, entry in floats.lowering.signatures(floats).items()
     }
     options = {**manifest["options"], "precision": floats.options.precision, "kv_cache": "float"}
-    files: dict[str, Any] = dict.fromkeys((*writer.names, *(entry["file"] for entry in graphs.values())), UNKNOWN)
+    files: dict[str, Any] = {name: {} for name in (*writer.names, *(entry["file"] for entry in graphs.values()))}
     return {**writer.preview(manifest).content, "graphs": graphs, "precision": {}, "options": options, "files": files}

@@ -6,10 +6,12 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
+from ...runtimes.bundle.checked_manifest import inputs_of
+from ...runtimes.bundle.manifest import DRAFT_HEAD, Inputs
+from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.contract import Floats
 from ...runtimes.evidence.built import (
     RECORD,
@@ -17,7 +19,7 @@ from ...runtimes.evidence.built import (
     Run,
     write_built,
 )
-from ...runtimes.evidence.outputs import DRAFT_HEAD, with_sources
+from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.evidence.replay import Row, summarize
 from ...runtimes.evidence.traces import (
     ARRAYS,
@@ -141,7 +143,7 @@ def _where(elsewhere: Elsewhere | None) -> dict[str, Any]:
 
 def _own(writer: BundleWriter, manifest: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """Traces of the bundle itself, so that a device can be told from the machine of the build."""
-    files = [FIRST] if takes(FIRST, manifest) else []
+    files = [FIRST] if takes(FIRST, inputs_of(manifest)) else []
     try:
         traces = record_own(dict(reversed(conversations(files).items())), writer, manifest)
     except InputError as error:
@@ -213,10 +215,11 @@ def record(
     out; InputError when it holds none.
     """
     reference = Reference(checkpoint.path, threads=threads, adapter=checkpoint.adapter)
-    head = open_head(reference) if open_head is not None and DRAFT_HEAD in manifest["graphs"] else None
+    bundle = writer.preview(manifest)
+    head = open_head(reference) if open_head is not None and DRAFT_HEAD in bundle.manifest.graphs else None
     theirs = TheirInputs(checkpoint.path, manifest, text_only=checkpoint.conventions.text_only)
-    recorder = _Recorder(reference, head, theirs, writer.partial, manifest)
-    files = {name: source for name, source in sources().items() if takes(name, manifest)}
+    recorder = _Recorder(reference, head, theirs, bundle)
+    files = {name: source for name, source in sources().items() if takes(name, bundle.manifest)}
     asked = conversations(files)
     images: list[ImageTrace] = []
     for name, source in files.items():
@@ -232,9 +235,9 @@ def record(
     return write(traces, writer, files)
 
 
-def takes(file: str, manifest: Mapping[str, Any]) -> bool:
+def takes(file: str, inputs: Inputs) -> bool:
     """Whether a bundle takes one of the built-in files."""
-    return "video" in manifest if file == CLIP else manifest["image"].get("kind") != "none"
+    return inputs.takes_videos if file == CLIP else inputs.takes_images
 
 
 def conversations(files: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
@@ -264,13 +267,13 @@ class _Recorder:
         reference: Reference,
         head: DraftHead | None,
         theirs: TheirInputs,
-        folder: Path,
-        manifest: Mapping[str, Any],
+        bundle: Bundle,
     ) -> None:
+        manifest = bundle.manifest
         self.reference, self.head, self.theirs = reference, head, theirs
-        self.context = int(manifest["limits"]["context"])
+        self.context = manifest.limits.context
         self.spec = image_spec(manifest)
-        self.prompts: PromptBuilder = open_prompt(folder, prompt_spec(manifest))
+        self.prompts: PromptBuilder = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = position_spec(manifest, self.prompts)
         limits = ImageLimits(), VideoLimits()
         self.media = MediaEncoder(reference.vision, self.spec, video_spec(manifest), *limits)

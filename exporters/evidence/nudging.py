@@ -18,12 +18,11 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from ...runtimes.bundle.opening import Bundle
-from ...runtimes.engines.backends import CUDA
-from ...runtimes.engines.contract import ImageFeatures
+from ...runtimes.engines.contract import ImageFeatures, Vision
+from ...runtimes.engines.run_wishes import for_cuda
 from ...runtimes.evidence.verification import rounds_no_activations
 from ...runtimes.generation.loading import answers
 from ...runtimes.media.images import Grid, Patches
-from ...runtimes.media.media_encoder import Vision
 
 DECODER = "decoder"
 NOISE, HALF_NOISE = 2.0**-16, 2.0**-10  # relative, up and down in turn; a step of activations in float16
@@ -34,10 +33,9 @@ FLOAT_NOISE, LEAST_NOISE = 2.0**-20, 2.0**-22
 
 def noise_of(bundle: Bundle) -> float:
     """How much noise a bundle gets, which must not vanish where values become float16."""
-    halves = any(graph.get("dialect") == CUDA for graph in bundle.content["graphs"].values())
-    if halves:
+    if for_cuda(bundle.manifest):
         return HALF_NOISE
-    return FLOAT_NOISE if rounds_no_activations(bundle.content) else NOISE
+    return FLOAT_NOISE if rounds_no_activations(bundle.manifest) else NOISE
 
 
 def nudged(values: NDArray[Any], noise: float) -> NDArray[Any]:

@@ -14,8 +14,8 @@ import numpy as np
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
 from ...runtimes.engines.arithmetic import arithmetic
-from ...runtimes.engines.backends import usable_device
-from ...runtimes.engines.contract import Floats, ImageFeatures
+from ...runtimes.engines.contract import Floats, ImageFeatures, Vision
+from ...runtimes.engines.run_wishes import usable_device
 from ...runtimes.evidence.built import (
     RECORD,
     SAMPLES,
@@ -42,7 +42,6 @@ from ...runtimes.generation.encoder import Encoder
 from ...runtimes.generation.loading import open_loaded
 from ...runtimes.generation.model import Model
 from ...runtimes.media.images import Grid, Patches
-from ...runtimes.media.media_encoder import Vision
 from ...targets.errors import InputError
 from .golden_media import FILES, sources
 from .nudging import noise_of, nudged_vision
@@ -63,10 +62,10 @@ def record_own(conversations: Mapping[str, Any], writer: BundleWriter, manifest:
     size = sum(bundle.file(name).stat().st_size for name in writer.names)
     if size > LARGEST:
         raise InputError(f"its graphs have {size / 1e9:.1f} GB, and are not loaded beside the export")
-    pictures = {} if manifest["image"].get("kind") == "none" else {PICTURE: sources()[PICTURE]}
+    pictures = {PICTURE: sources()[PICTURE]} if bundle.manifest.takes_images else {}
     for name, data in pictures.items():
         writer.add(name).write_bytes(data)
-    wishes: dict[str, Any] = {"device": usable_device(bundle.content)}
+    wishes: dict[str, Any] = {"device": usable_device(bundle.manifest)}
     model = open_loaded(writer.preview(manifest), **wishes)
     asked = _asked(model, pictures, conversations) if isinstance(model, Model) else ()
     blank = Traces(OWN, tuple(_cut(model, name) for name in pictures), asked)
@@ -90,7 +89,7 @@ def _cut(model: Model | Encoder, name: str) -> ImageTrace:
 
 def _asked(model: Model, pictures: Mapping[str, Any], conversations: Mapping[str, Any]) -> tuple[CaseTrace, ...]:
     """A conversation with some words of its own prompt as its answer, whose logits are not known yet."""
-    limit = int(model.bundle.content["limits"]["context"])
+    limit = model.manifest.limits.context
     for name, messages in conversations.items():
         with suppress(InputError):  # of a prompt that is too long
             request = model.prepare([with_sources(message, pictures) for message in messages])

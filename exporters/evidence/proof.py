@@ -47,8 +47,8 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
     """
     floats, name = float_job(job), str(job.checkpoint.path)
     _prove_constants(job, writer.partial)
-    if is_exact(manifest):
-        _prove_graphs(writer.preview(manifest), traces, name)
+    if is_exact((bundle := writer.preview(manifest)).manifest):
+        _prove_graphs(bundle, traces, name)
         check_written(job, floats, writer.partial)
         return None
     with written(floats, writer, manifest) as twin:
@@ -98,9 +98,9 @@ def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:
 
 def _limits(twin: Bundle, traces: Traces, base: Run) -> dict[str, Exactness]:
     """By graph: how far float graphs may be from PyTorch, which follows from how far the least noise grows in them."""
-    known = find_lowering(twin.content["options"]["format"]).exactness
+    known = find_lowering(twin.manifest.options.format).exactness
     if known is not None:
-        return dict.fromkeys(twin.content["graphs"], known)
+        return dict.fromkeys(twin.manifest.graphs, known)
     noisy = Run(replayed(twin, traces, Way(noise=LEAST_NOISE)))
     return {graph: exactness(found.row) for graph, found in spread(base, [noisy]).items()}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.arithmetic import arithmetic
-from ...runtimes.engines.backends import usable_device
 from ...runtimes.engines.native import wanted_kernels
+from ...runtimes.engines.run_wishes import usable_device
 from ...runtimes.evidence.built import (
     Built,
     Run,
@@ -37,7 +37,7 @@ class Way:
 
     def options(self, bundle: Bundle) -> dict[str, Any]:
         """Those of `load`."""
-        return {"native": self.native, "device": usable_device(bundle.content)}
+        return {"native": self.native, "device": usable_device(bundle.manifest)}
 
 
 def self_replay(bundle: Bundle, traces: Traces) -> tuple[list[Row], Built]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.generation.prefill import shared
 from ...runtimes.media.crops import CropSpec
@@ -33,10 +34,11 @@ class TheirInputs:
     """The processor that transformers makes of a checkpoint; where it makes none, a warning says so."""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], *, text_only: bool) -> None:
-        self.name, self.spec = str(path), image_spec(manifest)
+        self.name, self.spec = str(path), image_spec(inputs_of(manifest))
+        limited = manifest["options"].get("max_pixels") is not None
         self.text_only, self._processor = text_only, None  # type: bool, Any
         try:
-            self._processor = _open(path, self.spec, text_only=self.text_only, manifest=manifest)
+            self._processor = _open(path, self.spec, text_only=self.text_only, limited=limited)
         except Exception as error:  # anything: these are other people's classes, and what they lack
             log.warning(
                 "pixels and token ids were not compared with transformers', whose processor of %s does not open: %s",
@@ -72,12 +74,12 @@ class TheirInputs:
             raise _refused(self.name, f"{case!r} has {len(ids)} ids, there {len(theirs)}, the first other one at {at}")
 
 
-def _open(path: Path, spec: PixelSpec, *, text_only: bool, manifest: Mapping[str, Any]) -> Any:
+def _open(path: Path, spec: PixelSpec, *, text_only: bool, limited: bool) -> Any:
     transformers = import_torch()[1]
     if text_only:
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
-    if manifest["options"].get("max_pixels") is not None and isinstance(spec, ImageSpec):
+    if limited and isinstance(spec, ImageSpec):
         processor.image_processor.size = type(processor.image_processor.size)(
             shortest_edge=spec.min_pixels, longest_edge=spec.max_pixels
         )

@@ -6,6 +6,8 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from math import prod
 
+from ...runtimes.bundle.checked_manifest import inputs_of
+from ...runtimes.bundle.input_sections import Clips
 from ...runtimes.evidence.built import SAMPLED
 from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.evidence.traces import DRAFTED, TOP
@@ -59,7 +61,7 @@ def _trace_bytes(job: Job, *, own: bool) -> int:
     """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
     vision = job.spec.vision
     wanted = {PICTURE: sources()[PICTURE]} if own else sources()
-    files = {name: data for name, data in wanted.items() if takes(name, job.sections)}
+    files = {name: data for name, data in wanted.items() if takes(name, inputs_of(job.sections))}
     answers = _answers(job, files, own=own) if job.spec.decoder is not None else JSON_ENCODER
     if vision is None or not answers:
         return answers
@@ -71,13 +73,15 @@ def _trace_bytes(job: Job, *, own: bool) -> int:
 
 def _grids(job: Job) -> Iterator[Grid]:
     """Of the built-in pictures and, where there is a place for it, of the clip."""
-    spec = image_spec(job.sections)
+    inputs = inputs_of(job.sections)
+    spec = image_spec(inputs)
     yield from (image_grid(height, width, spec) for width, height in SIZES)
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if job.spec.decoder is None:
-        clip = clip_spec(job.sections["video"])
+        assert isinstance(inputs.video, Clips)
+        clip = clip_spec(inputs.video)
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
-    elif (video := video_spec(job.sections)) is not None:
+    elif (video := video_spec(inputs)) is not None:
         frames = len(sample_frames(CLIP_FRAMES, rate, video))
         yield video_grid(frames, video_size(frames, height, width, video), video)
 
@@ -103,9 +107,10 @@ def _answers(job: Job, files: Mapping[str, bytes], *, own: bool) -> int:
 
 def _prompts(job: Job, files: Mapping[str, bytes]) -> Iterator[int]:
     """Tokens of each built-in conversation."""
-    specs = image_spec(job.sections), video_spec(job.sections)
+    inputs = inputs_of(job.sections)
+    specs = image_spec(inputs), video_spec(inputs)
     media = MediaEncoder(refuse, *specs, ImageLimits(), VideoLimits())
-    prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(job.sections))
+    prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(inputs))
     for messages in conversations(files).values():
         given = [with_sources(message, files) for message in messages]
         images, videos = media.open(given, Timings())

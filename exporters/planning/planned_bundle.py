@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.generation.model import DEFAULT_CONTEXT
-from ...runtimes.media.no_images import NoImages
 from ...runtimes.media.pixels import image_grid, image_spec
 from ...runtimes.prompt.prompt_builder import image_tokens as count_tokens
 from ..formats.onnx.ort import SCORES
@@ -123,11 +123,10 @@ def _attention_bytes(spec: Spec, tokens: dict[str, int]) -> dict[str, int]:
 
 def image_tokens(job: Job) -> dict[str, int]:
     """Tokens in the prompt for images of common sizes, by "width x height"."""
-    sections = job.sections
-    spec = image_spec(sections)
-    if isinstance(spec, NoImages):
+    inputs = inputs_of(job.sections)
+    if not inputs.takes_images:
         return {}
-    merge = sections["prompt"]["merge_size"] if "prompt" in sections else sections["image"]["merge_size"]
+    spec, merge = image_spec(inputs), inputs.merge_size
     return {
         f"{width} x {height}": count_tokens(image_grid(height, width, spec), merge) for width, height in IMAGE_SIZES
     }

@@ -9,19 +9,9 @@ from pathlib import PurePosixPath
 from msgspec import UNSET
 
 from ..storage.files import is_safe_name
-from .manifest import (
-    MANIFEST,
-    Clips,
-    CropImages,
-    FrameVideos,
-    GraphEntry,
-    Manifest,
-    NoImagesEntry,
-    PatchImages,
-    PortEntry,
-    Profile,
-    PromptEntry,
-)
+from .graph_entries import GraphEntry, PortEntry, Profile
+from .input_sections import Clips, CropImages, FrameVideos, NoImagesEntry, PatchImages, PromptEntry
+from .manifest import MANIFEST, Manifest
 
 TRACES = ("golden/cases.json", "golden/traces.npz")
 SUFFIXES: Mapping[str, tuple[str, ...]] = {  # of the decoder's file, by format
@@ -58,9 +48,10 @@ def _require(condition: bool, what: str) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
-    for name in manifest.files:
+    for name, entry in manifest.files.items():
         safe = is_safe_name(name) and name not in (MANIFEST, f"{MANIFEST}.sig")
         _require(safe, f"the file name {name!r} should be a relative path inside the bundle")
+        _require(entry.sha256 != "", f"files[{name!r}] has no sha256")
     needed = {f"the graph {name!r} is in": graph.file for name, graph in manifest.graphs.items()}
     if manifest.prompt is not UNSET:
         needed |= {"prompt.template is": manifest.prompt.template, "prompt.tokenizer is": manifest.prompt.tokenizer}
@@ -134,11 +125,10 @@ def _check_pixels(manifest: Manifest) -> None:
     limits, image = manifest.limits, manifest.image
     sizes = limits.min_pixels, limits.max_pixels, limits.max_image_tokens
     if isinstance(image, NoImagesEntry):
-        _require(set(sizes) == {UNSET}, "limits has sizes of images, and image.kind is 'none'")
+        _require(set(sizes) == {0}, "limits has sizes of images, and image.kind is 'none'")
         _require(manifest.video is UNSET, "'video' does not go with image.kind 'none'")
         return
-    if limits.min_pixels is UNSET or limits.max_pixels is UNSET or limits.max_image_tokens is UNSET:
-        raise Disagreement("limits lacks min_pixels, max_pixels or max_image_tokens, which images need")
+    _require(all(sizes), "limits lacks min_pixels, max_pixels or max_image_tokens, which images need")
     _require(limits.min_pixels <= limits.max_pixels, "limits.min_pixels is above limits.max_pixels")
     if isinstance(image, CropImages):
         _require(limits.max_image_tokens == image.image_tokens, "limits.max_image_tokens is not image.image_tokens")

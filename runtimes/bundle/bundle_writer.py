@@ -38,14 +38,14 @@ from ..storage.new_folder import (
     put_in_place,
     workplace,
 )
+from .checked_manifest import check_manifest
 from .journal import SUFFIX, Journal
 from .manifest import FORMAT_VERSION, MANIFEST
-from .opening import HASHED_BYTES, Bundle, check_manifest
+from .opening import HASHED_BYTES, Bundle
 
 STAGES = "stages.json"
 
 log = logging.getLogger(__name__)
-UNKNOWN: Mapping[str, Any] = {"size": 0, "sha256": "0" * 64}  # of a file that is not complete yet
 
 
 @dataclass
@@ -137,7 +137,7 @@ class BundleWriter:
 
     def preview(self, manifest: Mapping[str, Any]) -> Bundle:
         """What was written so far as a bundle, for checks that belong into the manifest; not all files have hashes."""
-        files: dict[str, Any] = {name: self._records.get(name, UNKNOWN) for name in sorted(self._names)}
+        files: dict[str, Any] = {name: self._records.get(name, {}) for name in sorted(self._names)}
         return Bundle(self.partial, {"format_version": FORMAT_VERSION, **manifest, "files": files})
 
     def close(self, manifest: Mapping[str, Any]) -> Path:

@@ -5,7 +5,6 @@ Opening one trusts nothing: names, sizes and hashes are checked first.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,81 +13,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from ...targets.errors import InputError, closest
 from ..graph_limits.graph_check import check_graph
 from ..storage.files import (
-    FileRecord,
     hash_begin,
     hash_file,
     stays_inside,
 )
 from ..values import shown, whole
-from .agreement import Disagreement, check_agreement
-from .manifest import FORMAT_VERSION, Manifest
+from .checked_manifest import Content, read_manifest, typed
 from .manifest import MANIFEST as MANIFEST
+from .manifest import Manifest
+from .origin import FileEntry
 from .signature import Key, check_signature
 
 HASHED_BYTES = 16_000_000  # of each file, always hashed on opening; the rest of larger ones with check="sha256"
 MANIFEST_BYTES = 64_000_000  # those of real models take up to one million
 OWN_FILES = re.compile(r"chat_template\.jinja|tokenizer\.json|golden/.*|[^/]*\.(onnx|data|engine|gguf)")
 
-Content = dict[str, Any]  # of a manifest, as its file has it
 Mark = tuple[int, ...]  # of a file: where it lies, its size, and when it was changed
 Check = Literal["size", "sha256"]
-
-
-def check_manifest(manifest: Mapping[str, Any], where: str | Path) -> Content:
-    """The manifest as it is; an InputError names the first field that is missing, of a wrong type or out of range."""
-    version = manifest.get("format_version")
-    if type(version) is int and version > FORMAT_VERSION:
-        raise InputError(
-            f"{where} has format {version} and this lensmith reads up to {FORMAT_VERSION}; "
-            "upgrade it: pip install --upgrade lensmith."
-        )
-    try:
-        check_agreement(typed(manifest))
-    except msgspec.ValidationError as error:
-        raise _damaged(where, _in_words(str(error))) from None
-    except Disagreement as error:
-        raise _damaged(where, str(error)) from None
-    return dict(manifest)
-
-
-def typed(content: Mapping[str, Any]) -> Manifest:
-    """The record of a manifest's content; msgspec's ValidationError where they do not fit."""
-    return msgspec.convert(_with_kinds(content), Manifest)
-
-
-def _with_kinds(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest in which what comes in several kinds says of which it is."""
-    made = dict(manifest)
-    if isinstance(image := made.get("image"), dict):
-        made["image"] = {"kind": "patches", **image}
-    if isinstance(video := made.get("video"), dict):
-        if "kind" in video:
-            raise Disagreement("video has the field 'kind', which this lensmith does not know (a newer one may)")
-        made["video"] = {**video, "kind": "clips" if "strategy" in video else "frames"}
-    evidence = made.get("evidence")
-    calibration = evidence.get("calibration") if isinstance(evidence, dict) else None
-    if isinstance(calibration, dict) and type(calibration.get("matrices")) is int:  # figures of none of them
-        made["evidence"] = {**made["evidence"], "calibration": {**calibration, "matrices": []}}
-    return made
-
-
-def _in_words(message: str) -> str:
-    """msgspec's words about a value, the name of the field first; it writes `$.limits.context` and `[...]` for keys."""
-    what, _, place = message.partition(" - at `")
-    named = place.replace("key` in `", "a key of ").replace("$.", "").replace("$", "").rstrip("`") or "the manifest"
-    unknown = re.search("unknown field `(.*)`", what)
-    if unknown:
-        return f"{named} has the field {unknown[1]!r}, which this lensmith does not know (a newer one may)"
-    return f"{named}: {what[:1].lower()}{what[1:300]}"
-
-
-def _damaged(where: str | Path, what: str) -> InputError:
-    return InputError(f"{where} is not a valid manifest: {' '.join(what.split())[:600]}; export the bundle again.")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -100,30 +44,6 @@ def _read_bytes(path: Path) -> bytes:
     if len(data) > MANIFEST_BYTES:
         raise InputError(f"{path} has more than {MANIFEST_BYTES} bytes, too many for a manifest; copy it again.")
     return data
-
-
-def read_manifest(path: Path, data: bytes) -> Content:
-    """The manifest that is the content of a file; InputError where it is not one."""
-    try:
-        manifest = msgspec.json.decode(data)  # refuses NaN, infinity and halves of surrogates, which json reads
-        json.loads(data, object_pairs_hook=_without_repeats)
-    except Disagreement as error:
-        raise _damaged(path, str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); copy or download the file again.") from error
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path} holds a JSON {type(manifest).__name__}, expected an object; copy the file again.")
-    return check_manifest(manifest, path)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; readers differ in which of two values of one name they take."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise Disagreement(f"it has the field {repeated[:200]!r} twice")
-    return made
 
 
 @dataclass(frozen=True)
@@ -155,19 +75,19 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         """The path of a file of the manifest; an InputError for any other name."""
-        files = self.content["files"]
+        files = self.manifest.files
         if name not in files:
             raise InputError(f"the bundle {self.path} has no file {name!r}; {closest(name, files) or 'export again.'}")
         return self.path / str(name)
 
     def graph(self, name: str) -> Path:
         """The checked file of a graph ("decoder"); an InputError when the bundle has none, or a strange one."""
-        graphs = self.content["graphs"]
+        graphs = self.manifest.graphs
         if name not in graphs:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
-        path = self.file(graphs[name]["file"])
+        path = self.file(graphs[name].file)
         if path.suffix == ".onnx":
-            check_graph(path, name, self.content)
+            check_graph(path, name, self.manifest)
         return path
 
     def context(self, wanted: int | None, unit: str, usual: int | None = None) -> int:
@@ -175,7 +95,7 @@ class Bundle:
 
         An InputError for more than the bundle's limit.
         """
-        limit = int(self.content["limits"]["context"])
+        limit = self.manifest.limits.context
         if wanted is not None and not 0 < (wanted := whole(f"the context in {unit}", wanted, 1)) <= limit:
             raise InputError(f"context {wanted} is outside the bundle's limit of 1 to {limit} {unit}")
         return wanted or min(limit, usual or limit)
@@ -197,12 +117,14 @@ def open_bundle(path: str | Path, *, check: Check = "size", trusted_keys: Iterab
     if trusted_keys is not None:
         check_signature(folder, data, trusted_keys)
         check = "sha256"
-    manifest = read_manifest(folder / MANIFEST, data)
-    _refuse_unlisted(folder, manifest["files"])
-    marks = {name: _mark(folder / name) for name in manifest["files"]}  # before anything is read of them
-    for name, record in manifest["files"].items():
-        _check_file(folder, name, record, hashed=check == "sha256" or record["size"] < HASHED_BYTES)
-    return Bundle(folder, manifest, check, marks)
+    marks: dict[str, Mark] = {}
+    bundle = Bundle(folder, read_manifest(folder / MANIFEST, data), check, marks)
+    files = bundle.manifest.files
+    _refuse_unlisted(folder, files)
+    marks.update({name: _mark(folder / name) for name in files})  # before anything is read of them
+    for name, entry in files.items():
+        _check_file(folder, name, entry, hashed=check == "sha256" or entry.size < HASHED_BYTES)
+    return bundle
 
 
 def _mark(path: Path) -> Mark:
@@ -221,16 +143,16 @@ def _refuse_unlisted(folder: Path, listed: Mapping[str, Any]) -> None:
             raise InputError(f"{path} is not listed in {MANIFEST}, so nobody vouches for it; remove it.")
 
 
-def _check_file(folder: Path, name: str, record: FileRecord, *, hashed: bool) -> None:
+def _check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool) -> None:
     path = folder / name
     if not stays_inside(path, folder):
         raise InputError(f"{path} leads out of the bundle through a link; copy the bundle again without links.")
     if not path.is_file():
         raise InputError(f"the bundle {folder} lacks the file {name}; copy or export it again.")
     size = path.stat().st_size
-    if size != record["size"]:
-        raise InputError(f"{path} has {size} bytes, expected {record['size']}; copy or export the bundle again.")
-    begin = record.get("begin_sha256")  # of large files: the header of a GGUF file is in it
-    same = hash_file(path)["sha256"] == record["sha256"] if hashed else begin in (None, hash_begin(path, HASHED_BYTES))
+    if size != entry.size:
+        raise InputError(f"{path} has {size} bytes, expected {entry.size}; copy or export the bundle again.")
+    begin = entry.begin_sha256  # of large files: the header of a GGUF file is in it
+    same = hash_file(path)["sha256"] == entry.sha256 if hashed else begin in (None, hash_begin(path, HASHED_BYTES))
     if not same:
         raise InputError(f"{path} was changed: its SHA-256 is not the manifest's; copy or export the bundle again.")

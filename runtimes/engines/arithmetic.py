@@ -14,8 +14,9 @@ import onnxruntime as ort
 
 from ..bundle.opening import Bundle
 from ..process.cpu import CPUINFO, cpu_features
-from .backends import CPU, CUDA, ENGINE
+from .engine_table import LLAMACPP, engines_of
 from .native import LIBRARY, wanted_kernels
+from .run_wishes import on_gpu
 
 MODEL_FIELDS = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU architecture", "CPU part")
 
@@ -30,16 +31,9 @@ def arithmetic(
     cpu = processor()
     if cpu is None or on_gpu(bundle, device):
         return None
-    engine = _llama_cpp() if bundle.content["options"].get("format") == "gguf" else f"onnxruntime {ort.__version__}"
+    engine = _llama_cpp() if LLAMACPP in engines_of(bundle, device) else f"onnxruntime {ort.__version__}"
     kernels = f"kernels {_digest([LIBRARY])}" if wanted_kernels(native) else "no kernels of lensmith"
     return f"{engine}, {kernels}, {cpu}, {threads or os.cpu_count()} threads"
-
-
-def on_gpu(bundle: Bundle, device: str | None) -> bool:
-    """Whether some graph of a bundle is computed on a GPU."""
-    graphs = bundle.content["graphs"].values()
-    engines = any("plugin" in graph or str(graph["file"]).endswith(ENGINE) for graph in graphs)
-    return engines or (device != CPU and any(graph.get("dialect") == CUDA for graph in graphs))
 
 
 @functools.cache

@@ -1,22 +1,19 @@
-"""What engines have in common: sessions of ONNX Runtime, and image encoding."""
+"""What every engine offers: features of images, and steps of a decoder over the states of a conversation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ...targets.errors import InputError
-from .native import LIBRARY, wanted_kernels
-from .refusals import reason_of, refusal_is_input
+from ..media.images import Grid, Patches
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float32]
+Ints: TypeAlias = NDArray[np.int64]
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]  # by the names of a graph's inputs or outputs
 
 
 @dataclass(frozen=True)
@@ -42,52 +39,75 @@ class ImageFeatures:
         return ImageFeatures(features, np.concatenate(taps, axis=1) if taps else None)
 
 
-def session(
-    path: Path, threads: int | None, *, profile: bool = False, native: bool | None = None
-) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU; `threads` None means one for each core, `native` as of `wanted_kernels`."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # shapes change from step to step: a planned arena only doubles the memory
-    # Idle threads of one graph must not spin while the other graph runs: a small model answers twice as fast.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # DequantizeLinear in front of a product becomes MatMulNBits at load: with activations as they are, not in 8 bits.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    options.log_severity_level = 4  # none: what fails is raised, and said once
-    if wanted_kernels(native):
-        options.register_custom_ops_library(str(LIBRARY))
-    return load_session(path, options, ["CPUExecutionProvider"], profile=profile)
+class Vision(Protocol):
+    """A vision encoder. It encodes one image at a time, so that memory follows the largest image."""
 
-
-def load_session(
-    path: Path, options: ort.SessionOptions, providers: Sequence[Any], *, profile: bool = False
-) -> ort.InferenceSession:
-    """A session with these options and providers; an InputError where ONNX Runtime refuses."""
-    options.log_severity_level = max(options.log_severity_level, 3)
-    options.enable_profiling = profile
-    try:
-        return ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime raises its own unrelated types here
-        message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason_of(error)}); export it again"
-        raise InputError(message) from error
-
-
-class VisionEncoder:
-    """Encodes the patches of one image at a time, so that memory follows the largest image."""
-
-    def __init__(
-        self, path: Path, *, threads: int | None = None, profile: bool = False, native: bool | None = None
-    ) -> None:
-        self.path, self.session = path, session(path, threads, profile=profile, native=native)
-        self.outputs = [output.name for output in self.session.get_outputs()]
-        self.inputs = [value.name for value in self.session.get_inputs()]
-
-    def __call__(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
+    def __call__(self, patches: Patches, grid: Grid, /) -> ImageFeatures:
         """Features [tokens, hidden] of patches [patches, patch_dim] with their grid (frames, height, width).
 
-        An encoder for images of one size takes their pixels [1, 3, height, width] and no grid.
+        An encoder for images of one size takes their pixels [1, 3, height, width].
         """
-        feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
-        with refusal_is_input(self.path):
-            return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Tokens that are appended to a conversation, and what is wanted of them."""
+
+    ids: Ints  # [seq]
+    positions: Ints  # [3, seq]; a graph whose tokens have one position each takes the first row
+    images: ImageFeatures | None = None  # of the image tokens among them
+    num_logits: int = 1  # positions at the end that logits are wanted of
+    num_hidden_states: int = 0  # the same for hidden states, which are at least as many as logits
+    hidden_states: Floats | None = None  # [seq, hidden], for a graph of multi-token prediction
+
+
+class States(Protocol):
+    """What one conversation keeps in a decoder."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in them."""
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some of them go back to a length only where a copy was saved."""
+
+    @property
+    def hidden_states(self) -> Floats:
+        """The hidden states [positions, hidden] of the latest step, where the graph gives them."""
+
+    def reach(self, wanted: int, /) -> int:
+        """The longest length up to `wanted` that `rewind` can go back to."""
+
+    def rewind(self, wanted: int, /) -> int:
+        """Forget all tokens behind the first `wanted`, and more where there is no way back; how many are left."""
+
+    def save(self) -> None:
+        """Keep a copy, where one is needed to come back to this length."""
+
+
+class Decoder(Protocol):
+    """The weights of a decoder in an engine, which all conversations share. Threads may call it: they take turns."""
+
+    capacity: int  # tokens that fit in the states of a conversation
+    hidden: int
+    vocab: int
+    taps: int  # of DeepStack
+    recurrent: bool  # whether there are states that do not simply get shorter
+
+    def open_states(self) -> States:
+        """States of a new conversation, with no token in them."""
+
+    def run(self, states: States, step: Step, /) -> Floats:
+        """Append tokens to a conversation; logits float32 [num_logits, vocab], valid until its next step.
+
+        Raises InputError where the states are full, and for what is no token or position of this graph.
+        """
+
+
+@dataclass(frozen=True)
+class OpenedEngines:
+    """The two parts of a model."""
+
+    vision: Vision
+    decoder: Decoder

@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .indexed import Arrays, present_name, sized
+from .contract import Arrays
+from .indexed import present_name, sized
 from .states import CACHE, RECURRENT
 
 # By ONNX Runtime's name of a type: what numpy carries it as, and ONNX's number. Bits of bfloat16 travel as float16.

@@ -7,19 +7,18 @@ least one row, and the KV cache has a fixed capacity that the engine keeps.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..media.images import Grid, Patches
-from .contract import Floats, ImageFeatures, Ints
-from .decoding import Decoder, Wanted
-from .states import CACHE, RECURRENT, States
+from .contract import Arrays, Floats, ImageFeatures, Step
+from .decoding import EngineDecoder
+from .states import CACHE, RECURRENT, EngineStates
 
-Arrays = Mapping[str, NDArray[Any]]
 PRESENT = "present."
-Shape = tuple[Any, ...]  # ints, and names of what may vary
+Shape: TypeAlias = tuple[Any, ...]  # ints, and names of what may vary
 
 
 class Kept(Protocol):
@@ -64,7 +63,7 @@ class IndexedVision(Generic[KeptT]):
         self._kept = executor.open_states()
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
-        """As VisionEncoder."""
+        """As Vision."""
         frames = grid[0] if self.by_frame else 1
         if frames == 1:
             return self._encode(patches, grid)
@@ -78,7 +77,7 @@ class IndexedVision(Generic[KeptT]):
         return ImageFeatures(made["image_features"], made.get("deepstack_features"))
 
 
-class KeptStates(States, Generic[KeptT]):
+class KeptStates(EngineStates, Generic[KeptT]):
     """States that an engine keeps."""
 
     def __init__(self, executor: Executor[KeptT]) -> None:
@@ -99,8 +98,10 @@ class KeptStates(States, Generic[KeptT]):
             self.kept.write(name, copies.get(name))
 
 
-class IndexedDecoder(Decoder[KeptStates[KeptT]]):
+class IndexedDecoder(EngineDecoder[KeptStates[KeptT]]):
     """A decoder, or a head for multi-token prediction, whose engine keeps the states."""
+
+    kind = KeptStates
 
     def __init__(self, executor: Executor[KeptT], *, capacity: int) -> None:
         super().__init__()
@@ -117,30 +118,24 @@ class IndexedDecoder(Decoder[KeptStates[KeptT]]):
         """States of a new conversation in the engine."""
         return KeptStates(self.executor)
 
-    def _compute(
-        self, states: KeptStates[KeptT], ids: Ints, positions: Ints, images: ImageFeatures | None, wanted: Wanted
-    ) -> Floats:
-        kept = max(wanted.num_logits, wanted.num_hidden_states, 1)
-        feed = self._feed(states.length, ids, positions, images, kept, wanted.num_logits)
-        if wanted.hidden_states is not None:
-            feed["hidden_states"] = wanted.hidden_states[None]
+    def _compute(self, states: KeptStates[KeptT], step: Step) -> Floats:
+        feed = self._feed(states.length, step)
         made = self.executor.run({name: feed[name] for name in self.executor.inputs if name in feed}, states.kept)
         for name in ("hidden_states", "draft_hidden_states"):
             if name in made:
                 states.hidden_states = made[name][0]
-        logits: Floats = made["logits"][0, made["logits"].shape[1] - wanted.num_logits :]
+        logits: Floats = made["logits"][0, made["logits"].shape[1] - step.num_logits :]
         return logits
 
-    def _feed(
-        self, length: int, ids: Ints, positions: Ints, images: ImageFeatures | None, kept: int, num_logits: int
-    ) -> dict[str, NDArray[Any]]:
+    def _feed(self, length: int, step: Step) -> dict[str, NDArray[Any]]:
         """What the graph is told but for its states; at least one position has logits."""
-        seq, wanted = len(ids), max(num_logits, 1)
-        rows = _at_least_one(images, self.hidden, self.taps)
+        seq, wanted = len(step.ids), max(step.num_logits, 1)
+        kept = max(step.num_logits, step.num_hidden_states, 1)
+        rows = _at_least_one(step.images, self.hidden, self.taps)
         last = kept if "hidden_positions" in self.executor.inputs else seq
         feed: dict[str, NDArray[Any]] = {
-            "input_ids": ids[None],
-            "position_ids": (positions[:, None] if self.axes else positions[:1]),
+            "input_ids": step.ids[None],
+            "position_ids": (step.positions[:, None] if self.axes else step.positions[:1]),
             "past_lengths": np.array([length], np.int32),
             "seqlens_k": np.array([length + seq - 1], np.int32),
             "total_sequence_length": np.array(length + seq, np.int32),
@@ -148,7 +143,11 @@ class IndexedDecoder(Decoder[KeptStates[KeptT]]):
             "hidden_positions": np.arange(seq - kept, seq),
             "image_features": rows.features,
         }
-        return feed | ({} if rows.deepstack is None else {"deepstack_features": rows.deepstack})
+        if rows.deepstack is not None:
+            feed["deepstack_features"] = rows.deepstack
+        if step.hidden_states is not None:
+            feed["hidden_states"] = step.hidden_states[None]
+        return feed
 
 
 def _at_least_one(images: ImageFeatures | None, hidden: int, taps: int) -> ImageFeatures:

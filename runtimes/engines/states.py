@@ -1,4 +1,4 @@
-"""What a conversation owns in a decoder: KV caches, which are cut by length, and recurrent states, which are saved."""
+"""What the states of all engines have in common: their length, and the way back to an earlier one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from .contract import Floats
+
 CACHE, RECURRENT = "past_key_values.", "past."  # beginnings of the names of inputs
 SAVED = 2  # copies of the recurrent states; each takes their size, 20 MB for a model of 2 billion parameters
 
 
-class States(ABC):
-    """The states of one conversation and their length in tokens; each engine keeps them in its own way.
+class EngineStates(ABC):
+    """The states of one conversation, which each engine keeps in its own way; see contract.States.
 
     A KV cache keeps every token: forgetting the last ones takes nothing. A recurrent state has a fixed size and all
     tokens in it: it goes back to a length only where a copy was saved.
@@ -29,7 +29,7 @@ class States(ABC):
         self._torn = False  # a step began and did not end: recurrent states may be ahead of the length
 
     @contextmanager
-    def step(self, tokens: int) -> Iterator[None]:
+    def appending(self, tokens: int) -> Iterator[None]:
         """Count `tokens` more behind a step that succeeds; one that fails leaves a length that is certain."""
         self._torn = True
         try:

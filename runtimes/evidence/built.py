@@ -79,8 +79,8 @@ def settings_of(bundle: Bundle) -> dict[str, str]:
 
     Those of files are the manifest's own, if it has them.
     """
-    listed = {name: record for name, record in bundle.content["files"].items() if not name.startswith(f"{FOLDER}/")}
-    files = {name: (record or hash_file(bundle.file(name)))["sha256"] for name, record in listed.items()}
+    listed = {name: entry.sha256 for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    files = {name: known or hash_file(bundle.file(name))["sha256"] for name, known in listed.items()}
     sections = {name: dump_json(bundle.content[name]).encode() for name in SECTIONS if name in bundle.content}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sections.items()}
     return {name: found[:PARTS] for name, found in {**files, **hashes}.items()}
@@ -207,7 +207,7 @@ def write_built(built: Built, record: Path, samples: Path) -> None:
 
 def read_built(bundle: Bundle) -> Built:
     """The record of a bundle; InputError where there is none, or one that cannot be read."""
-    if not {RECORD, SAMPLES} <= bundle.content["files"].keys():
+    if not {RECORD, SAMPLES} <= bundle.manifest.files.keys():
         raise InputError(
             f"the bundle {bundle.path} is of an older lensmith, which did not record what a bundle itself gives; "
             "export it again"

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engines.contract import Floats
+from ..bundle.manifest import DRAFT_HEAD, VISION_ENCODER
+from ..engines.contract import Floats, Step, Vision
 from ..generation.encoder import Encoder
 from ..generation.model import Model
-from ..media.media_encoder import Vision
 from ..prompt.positions import text_positions
 from ..prompt.requests import Request
 from .traces import (
@@ -23,7 +23,6 @@ from .traces import (
     Traces,
 )
 
-DRAFT_HEAD = "mtp"  # its graph
 NOTHING: Floats = np.zeros((0, 0), np.float32)
 Kind = Literal["image_features", "deepstack_features", "logits", "draft_logits"]
 
@@ -60,7 +59,7 @@ class Output:
     @property
     def graph(self) -> str:
         """The graph that made it."""
-        return {"logits": "decoder", "draft_logits": DRAFT_HEAD}.get(self.kind, "vision_encoder")
+        return {"logits": "decoder", "draft_logits": DRAFT_HEAD}.get(self.kind, VISION_ENCODER)
 
 
 def outputs(model: Model | Encoder, traces: Traces, vision: Vision | None = None) -> Iterator[Fed | Output]:
@@ -94,24 +93,23 @@ def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:
     yield Fed(case.name, "token ids", "token_ids_differ", same)
     if not same:
         return  # logits of another prompt say nothing
-    head = model.open_draft_head() if DRAFT_HEAD in model.bundle.content["graphs"] else None
+    head = model.open_draft_head() if DRAFT_HEAD in model.manifest.graphs else None
     with model.conversation(request) as conversation:
         yield Output(case.name, "logits", 0, conversation.prefill(request, head=head)[-1])
         for step, token in enumerate(case.answer[:-1], start=1):
             ids, positions = np.array([token], np.int64), text_positions(1, request.next_position + step - 1)
             drafting = head is not None and step <= DRAFTED
             if head is not None and drafting:
-                guess = head.append(ids, positions, conversation.hidden_states[-1:])
+                guess = head.append(Step(ids, positions, hidden_states=conversation.hidden_states[-1:]))
                 yield Output(case.name, "draft_logits", step, guess[-1])
-            yield Output(
-                case.name, "logits", step, conversation.run(ids, positions, num_hidden_states=int(drafting))[-1]
-            )
+            logits = conversation.run(Step(ids, positions, num_hidden_states=int(drafting)))
+            yield Output(case.name, "logits", step, logits[-1])
         conversation.rewind(len(case.token_ids))
 
 
 def prepare(model: Model, case: CaseTrace) -> Request:
     """Run all turns but the last, so that the last one reuses the cache, as in a real conversation."""
-    files = {name: model.bundle.file(name) for name in model.bundle.content["files"]}
+    files = {name: model.bundle.file(name) for name in model.manifest.files}
     messages = [with_sources(message, files) for message in case.messages]
     turns = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
     for end in turns[:-1]:

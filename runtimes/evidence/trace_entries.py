@@ -8,7 +8,6 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from ..bundle.manifest import Section
 from ..bundle.ranges import (
     Hash,
     Name,
@@ -16,6 +15,7 @@ from ..bundle.ranges import (
     Text,
     TokenId,
 )
+from ..bundle.section import Section
 from ..storage.files import MOST_JSON_BYTES
 from ..storage.reading import read_limited
 

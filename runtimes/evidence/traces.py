@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...targets.errors import InputError
+from ..bundle.manifest import DECODER, GoldenEntry, Manifest
 from ..bundle.opening import Bundle
 from ..engines.contract import Floats, ImageFeatures
 from ..storage.array_files import Arrays, read_arrays, take_array
@@ -110,42 +110,41 @@ def write_traces(traces: Traces, cases: Path, arrays: Path) -> None:
 
 def read_traces(bundle: Bundle) -> Traces:
     """The golden traces of a bundle; InputError when there are none, or when they cannot be read."""
-    if CASES not in bundle.content["files"] or ARRAYS not in bundle.content["files"]:
-        golden = bundle.content["evidence"].get("golden") or {}
+    manifest = bundle.manifest
+    if CASES not in manifest.files or ARRAYS not in manifest.files:
+        golden = manifest.evidence.golden or GoldenEntry(False)
         raise InputError(
-            f"the bundle {bundle.path} has no golden traces ({golden.get('reason', 'none were recorded')})"
-            f"{'' if golden.get('proven') else ', so that its graphs were never compared with PyTorch'}; "
-            f"{golden.get('advice', 'record them where PyTorch is installed: lensmith export --golden always')}"
+            f"the bundle {bundle.path} has no golden traces ({golden.reason or 'none were recorded'})"
+            f"{'' if golden.proven else ', so that its graphs were never compared with PyTorch'}; "
+            f"{golden.advice or 'record them where PyTorch is installed: lensmith export --golden always'}"
         )
     try:
         entry = read_entry(bundle.file(CASES), TracesEntry)
-        _check(entry, bundle.content)
+        _check(entry, manifest)
         arrays = read_arrays(bundle.file(ARRAYS))
         images = tuple(_image(image, arrays) for image in entry.images)
-        return Traces(entry.reference, images, tuple(_case(case, arrays, bundle.content) for case in entry.cases))
+        return Traces(entry.reference, images, tuple(_case(case, arrays, manifest) for case in entry.cases))
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"the golden traces of {bundle.path} cannot be read ({briefly(error)}); export it again"
         ) from None
 
 
-def _check(entry: TracesEntry, manifest: Mapping[str, Any]) -> None:
+def _check(entry: TracesEntry, manifest: Manifest) -> None:
     """ValueError for pictures that are not in the bundle, conversations that it cannot have, and graphs without any."""
     named = [*(image.file for image in entry.images)]
     named += [file for case in entry.cases for turn in case.messages for file in turn.files]
     for file in named:
-        if file not in manifest["files"]:
+        if file not in manifest.files:
             raise ValueError(f"the bundle has no file {file[:100]!r}")
-    if entry.cases and "decoder" not in manifest["graphs"]:
+    if entry.cases and DECODER not in manifest.graphs:
         raise ValueError("there are conversations, and the bundle has no decoder")
     for graph, shown in (("decoder", entry.cases), ("vision_encoder", entry.images)):
-        if graph in manifest["graphs"] and not shown:
+        if graph in manifest.graphs and not shown:
             raise ValueError(f"nothing in them shows what the {graph} gives")
     for case in entry.cases:
-        if case.tokens > manifest["limits"]["context"]:
-            raise ValueError(
-                f"{case.name[:100]!r} has {case.tokens} tokens, the context {manifest['limits']['context']}"
-            )
+        if case.tokens > manifest.limits.context:
+            raise ValueError(f"{case.name[:100]!r} has {case.tokens} tokens, the context {manifest.limits.context}")
 
 
 def _image(entry: ImageEntry, arrays: Arrays) -> ImageTrace:
@@ -156,8 +155,8 @@ def _image(entry: ImageEntry, arrays: Arrays) -> ImageTrace:
     return ImageTrace(name, entry.grid, entry.patches_sha256, features)
 
 
-def _case(entry: CaseEntry, arrays: Arrays, manifest: Mapping[str, Any]) -> CaseTrace:
-    vocabulary = manifest["graphs"]["decoder"]["outputs"]["logits"]["shape"][-1]
+def _case(entry: CaseEntry, arrays: Arrays, manifest: Manifest) -> CaseTrace:
+    vocabulary = manifest.vocab
     for what, ids in (("token_ids", entry.token_ids), ("answer", entry.answer)):
         _check_ids(ids, f"{what} of {entry.name[:100]!r}", vocabulary)
     steps, drafted = len(entry.answer), f"{entry.name}.{DRAFTS[0]}" in arrays

@@ -7,15 +7,16 @@ bundle gave when it was built.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bundle.manifest import Manifest
 from ..bundle.opening import Bundle, open_bundle
 from ..bundle.signature import Key
 from ..engines.arithmetic import arithmetic
-from ..engines.backends import CUDA
+from ..engines.run_wishes import for_cuda
 from ..generation.loading import answers, open_loaded
 from .built import AgainstBuilt, read_built
 from .outputs import outputs
@@ -88,11 +89,11 @@ def verify(
     )
     traces, built = read_traces(opened), read_built(opened)
     longest = max((len(case.token_ids) + len(case.answer) for case in traces.cases), default=1)
-    room = {"context": min(longest, opened.content["limits"]["context"])} if answers(opened) else {}
+    room = {"context": min(longest, opened.manifest.limits.context)} if answers(opened) else {}
     wishes: dict[str, Any] = {"threads": threads, "device": device, "native": native}
     model = open_loaded(opened, **wishes, **room)
     against = AgainstPyTorch(traces), AgainstBuilt(built, arithmetic(opened, **wishes))
-    exact = is_exact(opened.content)
+    exact = is_exact(opened.manifest)
     limits = EXACT if exact else None
     rows = list(against[1].settings(opened))
     rows += [judged(row, limits) if judge is against[0] else row
@@ -101,18 +102,17 @@ def verify(
     return VerifyReport(opened.path.resolve().name, traces.reference, exact, tuple(_condense(rows)))
 
 
-def is_exact(manifest: Mapping[str, Any]) -> bool:
+def is_exact(manifest: Manifest) -> bool:
     """Whether a bundle computes in float32 all along, so that it must give PyTorch's values."""
-    return rounds_no_activations(manifest) and all(entry["bits"] == 32 for entry in manifest["precision"].values())
+    return rounds_no_activations(manifest) and all(entry.bits == 32 for entry in manifest.precision.values())
 
 
-def rounds_no_activations(manifest: Mapping[str, Any]) -> bool:
+def rounds_no_activations(manifest: Manifest) -> bool:
     """Whether all activations, keys and values are float32, so that other kernels differ in last bits alone."""
-    options = manifest["options"]
-    onnx = options.get("format", "onnx") != "gguf"  # llama.cpp's GELU comes from a float16 table
-    floats = all(entry["bits"] >= 16 for entry in manifest["precision"].values())
-    halves = any(graph.get("dialect") == CUDA for graph in manifest["graphs"].values())
-    return floats and onnx and not halves and options.get("kv_cache", "float") == "float"
+    options = manifest.options
+    onnx = options.format != "gguf"  # llama.cpp's GELU comes from a float16 table
+    floats = all(entry.bits >= 16 for entry in manifest.precision.values())
+    return floats and onnx and not for_cuda(manifest) and options.kv_cache == "float"
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import chain, repeat
-from typing import Any
 
 import numpy as np
 
-from ..engines.contract import Floats, ImageFeatures, Ints
-from ..engines.decoding import Decoder
-from ..engines.states import States
+from ..engines.contract import Decoder, Floats, Ints, States, Step
 from ..prompt.prompt_builder import PromptBuilder
 from ..prompt.requests import Request
 from ..values import whole
@@ -24,7 +22,7 @@ class Conversation:
     One thread at a time may use it. Behind a step that fails it is empty or shorter, never wrong.
     """
 
-    def __init__(self, decoder: Decoder[Any], prompts: PromptBuilder, chunk: int) -> None:
+    def __init__(self, decoder: Decoder, prompts: PromptBuilder, chunk: int) -> None:
         self.decoder, self.prompts, self.chunk = decoder, prompts, chunk
         self.states: States = decoder.open_states()
         self.user = threading.current_thread()  # the latest
@@ -92,37 +90,30 @@ class Conversation:
         stops = worth_saving(request, start, last) if self.states.recurrent else []
         logits: Floats = np.zeros((0, 0), np.float32)
         for begin, end in chunks(start, len(ids), chunk, num_logits, stops):
-            logits = self._step(
-                ids[begin:end],
-                fed[begin:end],
-                request.positions[:, begin:end],
+            inside = slice(begin, end)
+            step = Step(
+                ids[inside],
+                request.positions[:, inside],
                 request.features_between(begin, end),
                 num_logits=num_logits if end == len(ids) else 0,
                 num_hidden_states=0 if head is None else end - begin,
             )
+            logits = self._append(step, fed[inside])
             if head is not None:
                 head.follow(fed, request, end, self.hidden_states)
             if end in stops:
                 self.states.save()
         return logits
 
-    def run(
-        self,
-        ids: Ints,
-        positions: Ints,
-        images: ImageFeatures | None = None,
-        *,
-        num_logits: int = 1,
-        num_hidden_states: int = 0,
-    ) -> Floats:
+    def run(self, step: Step) -> Floats:
         """Append tokens as `Decoder.run` does. Images that come this way are not used again by another prompt."""
-        if images is not None:
+        if step.images is not None:
             self._images = [(begin, key) for begin, key in self._images if begin < self.length]
-        return self._step(ids, ids, positions, images, num_logits=num_logits, num_hidden_states=num_hidden_states)
+        return self._append(step, step.ids)
 
-    def _step(self, ids: Ints, fed: Ints, positions: Ints, images: ImageFeatures | None, **wanted: Any) -> Floats:
-        """Append `ids`, which the decoder is given as `fed`."""
+    def _append(self, step: Step, fed: Ints) -> Floats:
+        """Append tokens, which the decoder is given as `fed`."""
         self.user = threading.current_thread()
-        room = self._ids[self.length : self.length + len(ids)]
-        room[:] = ids[: len(room)]
-        return self.decoder.run(self.states, fed, positions, images, **wanted)
+        room = self._ids[self.length : self.length + len(step.ids)]
+        room[:] = step.ids[: len(room)]
+        return self.decoder.run(self.states, replace(step, ids=fed))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engines.contract import Floats, ImageFeatures, Ints
-from ..engines.decoding import Decoder
-from ..engines.states import States
+from ..engines.contract import Decoder, Floats, Ints, States, Step
 from ..prompt.positions import text_positions
 from ..prompt.requests import Request
 
@@ -19,8 +17,9 @@ class DraftHead:
     entries may be missing where a prompt goes on from an earlier one.
     """
 
-    def __init__(self, graph: Decoder[States]) -> None:
-        self.graph, self.states = graph, graph.open_states()
+    def __init__(self, graph: Decoder) -> None:
+        self.graph = graph
+        self.states: States = graph.open_states()
 
     def follow(self, ids: Ints, request: Request, end: int, hidden_states: Floats) -> None:
         """Append what the decoder has just read of a prompt: ids [seq] of all of it as the decoder takes them.
@@ -33,33 +32,25 @@ class DraftHead:
         if ids[inside].size:
             images = request.features_between(inside.start, inside.stop)
             known = hidden_states[: inside.stop - inside.start]
-            self.append(ids[inside], request.positions[:, inside], known, images, num_logits=0)
+            self.append(Step(ids[inside], request.positions[:, inside], images, num_logits=0, hidden_states=known))
 
-    def append(
-        self,
-        ids: Ints,
-        positions: Ints,
-        hidden_states: Floats,
-        images: ImageFeatures | None = None,
-        *,
-        num_logits: int = 1,
-    ) -> Floats:
-        """Append tokens [seq] at positions [3, seq], each with the hidden state [seq, hidden] of the token before it.
+    def append(self, step: Step) -> Floats:
+        """Append tokens, each with the hidden state of the token before it among `hidden_states`.
 
         Returns logits [num_logits, vocab] of what follows the last of them. Raises InputError behind the capacity.
         """
-        return self.graph.run(self.states, ids, positions, images, num_logits=num_logits, hidden_states=hidden_states)
+        return self.graph.run(self.states, step)
 
     def draft(self, ids: Ints, position: int, hidden_states: Floats, count: int) -> list[int]:
         """Append text tokens [seq] from `position` on, as `append` does, and guess the `count` tokens behind them.
 
         The guesses do not stay in the cache.
         """
-        logits = self.append(ids, text_positions(len(ids), position), hidden_states)
+        logits = self.append(Step(ids, text_positions(len(ids), position), hidden_states=hidden_states))
         length, drafts = self.states.length, [int(logits[-1].argmax())]
         for behind in range(len(ids), len(ids) + count - 1):
-            last = np.array(drafts[-1:], np.int64)
-            logits = self.append(last, text_positions(1, position + behind), self.states.hidden_states)
+            last, place = np.array(drafts[-1:], np.int64), text_positions(1, position + behind)
+            logits = self.append(Step(last, place, hidden_states=self.states.hidden_states))
             drafts.append(int(logits[-1].argmax()))
         self.states.rewind(length)
         return drafts

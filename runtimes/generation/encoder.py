@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from msgspec import UNSET
 from PIL import Image
 
 from ...targets.errors import InputError
-from ..bundle.opening import Bundle, open_bundle
-from ..engines.backends import (
-    Wishes,
-    check_wishes,
-    made_of,
-    open_vision,
-    remade_on_cpu,
-)
-from ..engines.contract import Floats
+from ..bundle.input_sections import Clips
+from ..bundle.opening import Bundle
+from ..engines.contract import Floats, Vision
+from ..engines.engine_table import Wishes, open_vision
+from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.clips import (
     ClipSpec,
     PatchOrder,
@@ -45,7 +42,6 @@ from ..media.images import (
     open_image,
     smart_resize,
 )
-from ..media.media_encoder import Vision
 from ..media.picture_formats import decoded
 from ..media.pixels import image_spec
 from ..media.resize import UInt8, resize_bicubic
@@ -94,17 +90,18 @@ class Encoder(OfOneProcess):
         device: str | None = None,
     ) -> None:
         """`context`: most patches of one image or clip; the bias of attention takes 4 bytes for each pair of them."""
-        manifest = bundle.content
-        if "decoder" in manifest["graphs"]:
+        manifest = bundle.manifest
+        if manifest.encoder is UNSET:
             raise InputError(f"the bundle {bundle.path} answers questions; load it as a model")
-        warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest = bundle, bundle.manifest
+        warn_if_lacking(manifest.options.cpu_features)
+        self.bundle, self.manifest = bundle, manifest
         self.image_limits = image_limits or ImageLimits()
         spec = image_spec(manifest)
-        assert isinstance(spec, ImageSpec)
+        assert isinstance(spec, ImageSpec)  # as agreement.py has seen
+        assert isinstance(manifest.video, Clips)
         self.image_spec = spec.with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
-        self.clip_spec: ClipSpec = clip_spec(manifest["video"])
-        self.order: PatchOrder = manifest["encoder"]["patch_order"]
+        self.clip_spec: ClipSpec = clip_spec(manifest.video)
+        self.order: PatchOrder = manifest.encoder.patch_order
         self.context = bundle.context(context, "patches")
         self.threads, wishes = threads, Wishes(threads=threads, profile=profile, native=native, device=device)
         check_wishes(bundle, wishes)
@@ -192,11 +189,6 @@ class Encoder(OfOneProcess):
 def _open(bundle: Bundle, wishes: Wishes) -> tuple[Vision, threading.Lock]:
     """The engine, and the lock of the thread whose turn it is: it encodes one image at a time."""
     return open_vision(bundle, wishes), threading.Lock()
-
-
-def load_encoder(path: str | Path, **options: Any) -> Encoder:
-    """Load a bundle folder without a decoder; `options` as of Encoder."""
-    return Encoder(open_bundle(path), **options)
 
 
 def save_features(path: str | Path, items: Sequence[Features]) -> None:

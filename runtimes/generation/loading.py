@@ -71,4 +71,4 @@ def open_loaded(bundle: Bundle, **options: Any) -> Model | Encoder:
 
 def answers(bundle: Bundle) -> bool:
     """Whether a bundle has a decoder, so that it can be asked."""
-    return "decoder" in bundle.content["graphs"]
+    return bundle.manifest.role == "model"

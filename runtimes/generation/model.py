@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from ...targets.errors import InputError
-from ..bundle.opening import Bundle, open_bundle
-from ..engines.backends import (
-    Wishes,
-    check_wishes,
-    made_of,
-    open_decoder,
-    remade_on_cpu,
-)
-from ..engines.contract import Floats
-from ..engines.decoding import Decoder
+from ..bundle.manifest import DECODER, DRAFT_HEAD, Inputs
+from ..bundle.opening import Bundle
+from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
+from ..engines.engine_table import Wishes, open_decoder, open_engines
 from ..engines.native import wanted_kernels
-from ..engines.opened_engines import open_engines
+from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.frames import VideoLimits, VideoSource, check_limit_objects
 from ..media.images import ImageLimits
-from ..media.media_encoder import MediaEncoder, Vision, layout_of
+from ..media.media_encoder import MediaEncoder, layout_of
 from ..media.no_images import NoImages
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
@@ -57,19 +51,15 @@ from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
 
-NO_TOKENS = dict.fromkeys(
-    ("image_token", "video_token", "vision_start_token", "vision_end_token")
-)  # that a model may lack
 KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, "images", "videos", "options", "continue_final_message")
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 
 
 @dataclass(frozen=True)
-class Engines:
+class Shared:
     """What the answers of a model share in one process."""
 
-    vision: Vision
-    decoder: Decoder[Any]
+    opened: OpenedEngines
     media: MediaEncoder
     conversations: ConversationPool
 
@@ -98,18 +88,18 @@ class Model(OfOneProcess):
         device: str | None = None,
         conversations: int = CONVERSATIONS,
     ) -> None:
-        manifest = bundle.content
-        if "decoder" not in manifest["graphs"]:
+        manifest = bundle.manifest
+        if DECODER not in manifest.graphs:
             raise InputError(
                 f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
             )
-        warn_if_lacking(manifest["options"].get("cpu_features", ()))
-        self.bundle, self.manifest = bundle, bundle.manifest
+        warn_if_lacking(manifest.options.cpu_features)
+        self.bundle, self.manifest = bundle, manifest
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))
         self.positions = position_spec(manifest, self.prompts)
         self.video_spec = video_spec(manifest, max_video_pixels)
-        self.eos_token_ids = frozenset(manifest["prompt"]["eos_token_ids"])
+        self.eos_token_ids = frozenset(manifest.asked().eos_token_ids)
         capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
         self._wishes = Wishes(capacity, threads, profile, native, device)
@@ -132,14 +122,14 @@ class Model(OfOneProcess):
         self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
 
     @property
-    def vision(self) -> Any:
-        """The vision encoder of the engine: patches and their grid to ImageFeatures."""
-        return self._engines.get().vision
+    def vision(self) -> Vision:
+        """The vision encoder in its engine."""
+        return self._engines.get().opened.vision
 
     @property
-    def decoder(self) -> Any:
-        """The Decoder of the engine: weights, over which each conversation has its states."""
-        return self._engines.get().decoder
+    def decoder(self) -> Decoder:
+        """The decoder in its engine: weights, over which each conversation has its states."""
+        return self._engines.get().opened.decoder
 
     @property
     def media(self) -> MediaEncoder:
@@ -153,7 +143,7 @@ class Model(OfOneProcess):
 
     def default_options(self, **changes: Any) -> GenerationOptions:
         """The sampling that the checkpoint's generation_config asks for, with changes by name of any option."""
-        config = self.bundle.content["generation"]
+        config = asdict(self.manifest.generation)
         base = GenerationOptions(sampling=SamplingOptions.from_generation_config(config))
         only(changes, (*OPTIONS, "sampling"), "GenerationOptions")
         return with_options(base, changes, config)
@@ -186,9 +176,8 @@ class Model(OfOneProcess):
         """
         progress = Progress(Timings())
         given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
-        generation = with_options(
-            GenerationOptions() if options is None else options, given, self.bundle.content["generation"]
-        )
+        base = GenerationOptions() if options is None else options
+        generation = with_options(base, given, asdict(self.manifest.generation))
         request = self.prepare(messages, progress.timings, **chosen)
         return Answer(self._pieces(request, generation, progress), progress)
 
@@ -237,9 +226,9 @@ class Model(OfOneProcess):
         return DraftHead(self._drafts.get())
 
     @cached_property
-    def _drafts(self) -> PerProcess[Decoder[Any]]:
+    def _drafts(self) -> PerProcess[Decoder]:
         wishes = replace(self._wishes, profile=False)
-        make = partial(open_decoder, name="mtp", wishes=wishes)
+        make = partial(open_decoder, name=DRAFT_HEAD, wishes=wishes)
         return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
@@ -295,7 +284,7 @@ class Model(OfOneProcess):
                 progress.finish("closed")
                 return
             positions = text_positions(1, request.next_position + index)
-            logits = conversation.run(history[length + index : length + index + 1], positions)
+            logits = conversation.run(Step(history[length + index : length + index + 1], positions))
 
 
 def _open(
@@ -305,31 +294,25 @@ def _open(
     media: Callable[[Vision], MediaEncoder],
     prompts: PromptBuilder,
     conversations: int,
-) -> Engines:
-    vision, decoder = open_engines(bundle, wishes)
-    make = partial(Conversation, decoder, prompts, int(bundle.content["options"]["prefill_chunk"]))
-    return Engines(vision, decoder, media(vision), ConversationPool(make, conversations))
+) -> Shared:
+    opened = open_engines(bundle, wishes)
+    make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk)
+    return Shared(opened, media(opened.vision), ConversationPool(make, conversations))
 
 
-def load(path: str | Path, **options: Any) -> Model:
-    """Load a bundle folder; `options` as of Model: threads, context, limits of pixels and of files."""
-    return Model(open_bundle(path), **options)
-
-
-def prompt_spec(manifest: Mapping[str, Any]) -> PromptSpec:
+def prompt_spec(inputs: Inputs) -> PromptSpec:
     """The special tokens and end tokens of a manifest."""
-    section = manifest["prompt"]
+    section = inputs.asked()
     return PromptSpec(
-        **(NO_TOKENS | section["tokens"]),
-        eos_token_ids=tuple(section["eos_token_ids"]),
-        merge_size=section["merge_size"],
-        token_ids=section["token_ids"],
-        bos_token=section.get("bos_token"),
-        template_kwargs=section.get("template_kwargs", {}),
+        **asdict(section.tokens),
+        eos_token_ids=tuple(section.eos_token_ids),
+        merge_size=section.merge_size,
+        token_ids=section.token_ids,
+        bos_token=section.bos_token,
+        template_kwargs=section.template_kwargs,
     )
 
 
-def position_spec(manifest: Mapping[str, Any], prompts: PromptBuilder) -> PositionSpec:
-    """How the decoder of a manifest counts positions, by the shape of its input."""
-    axes = len(manifest["graphs"]["decoder"]["inputs"]["position_ids"]["shape"]) - 1  # [3, batch, seq] or [batch, seq]
-    return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=axes == 2)
+def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
+    """How the decoder of a manifest counts positions."""
+    return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=inputs.mrope)

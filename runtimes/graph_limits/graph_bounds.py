@@ -7,10 +7,11 @@ neither constants nor products of what varies can grow beyond the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..bundle.manifest import VISION_ENCODER, Manifest
 from .graph_values import Refused, constant, inputs
 from .graph_work import Values, Walk, Work
 from .monomials import Scale
@@ -36,21 +37,19 @@ class DeclaredGraph:
     kept: int = KEPT
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any], name: str) -> DeclaredGraph:
+    def of(cls, manifest: Manifest, name: str) -> DeclaredGraph:
         """What it says of the graph `name`."""
-        part = manifest.get("parts", {}).get(name, {})
-        kept = UNPACKED if manifest["graphs"][name].get("dialect") == "tensorrt" else KEPT
-        layers, heads = int(part.get("layers", LAYERS)), int(part.get("heads", 64))
-        context, image = int(manifest["limits"]["context"]), manifest["image"]
-        if name != "vision_encoder":
-            chunk = int(manifest["options"]["prefill_chunk"])
+        part, kept = manifest.parts.get(name), UNPACKED if manifest.graphs[name].dialect == "tensorrt" else KEPT
+        layers, heads = (LAYERS, 64) if part is None else (part.layers, part.heads)
+        context, merge = manifest.limits.context, getattr(manifest.image, "merge_size", 1)
+        if name != VISION_ENCODER:
+            chunk = manifest.options.prefill_chunk
             scores = 2 * heads if kept == UNPACKED else 0  # attention is spelled out beside linear attention
             return cls(chunk, max(context, chunk), layers=layers, pairs=scores, kept=kept)
-        if "encoder" in manifest:
-            return cls(context, context, int(image["merge_size"]), layers, pairs=10, kept=kept)
-        merge = int(image.get("merge_size", 1))
-        tokens = max(manifest["limits"].get("max_image_tokens", 1), manifest.get("video", {}).get("max_tokens") or 1)
-        rows = int(tokens) * merge**2 + 1  # and the class token
+        if manifest.role == "encoder":
+            return cls(context, context, merge, layers, pairs=10, kept=kept)
+        tokens = max(manifest.limits.max_image_tokens or 1, getattr(manifest.video, "max_tokens", None) or 1)
+        rows = tokens * merge**2 + 1  # and the class token
         return cls(rows, rows, merge, layers, kept=kept)
 
     def scales(self) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...targets.errors import InputError
+from ..bundle.graph_entries import GraphEntry
+from ..bundle.manifest import Manifest
 from .graph_bounds import DeclaredGraph, check_bounds
 from .graph_operators import OPERATORS, OWN
 from .graph_values import Refused
@@ -29,7 +31,7 @@ FLOAT, INT, STRING, TENSOR, GRAPH, FLOATS, INTS, STRINGS = 1, 2, 3, 4, 5, 6, 7, 
 LOOPS = ("Loop", "Scan")
 
 
-def check_graph(path: Path, name: str, manifest: Mapping[str, Any]) -> None:
+def check_graph(path: Path, name: str, manifest: Manifest) -> None:
     """Raise InputError unless the ONNX file of a manifest's graph `name` is one that this runtime may load."""
     try:
         with open(path, "rb") as file:
@@ -37,8 +39,8 @@ def check_graph(path: Path, name: str, manifest: Mapping[str, Any]) -> None:
         if len(data) > MOST_BYTES:
             raise Refused(f"it has more than {MOST_BYTES} bytes besides its weights")
         model = parse_model(data)
-        _check_model(model, manifest["graphs"][name])
-        files = manifest["files"]
+        _check_model(model, manifest.graphs[name])
+        files = manifest.files
         weights = {_text(item.name): _check_tensor(item, path.parent, files) for item in model.graph.initializer}
         size = _files_bytes(model.graph, path.parent)
         _check_uses(model.graph, weights, size)
@@ -53,7 +55,7 @@ def _require(condition: bool, what: str) -> None:
         raise Refused(what)
 
 
-def _check_model(model: Any, entry: Mapping[str, Any]) -> None:
+def _check_model(model: Any, entry: GraphEntry) -> None:
     unusual = [name for name in ("training_info", "configuration") if len(getattr(model, name))]
     _require(not unusual, f"it has {', '.join(unusual)}")
     domains = {_text(opset.domain).removeprefix("ai.onnx") for opset in model.opset_import}
@@ -212,13 +214,13 @@ def _check_tensor(tensor: Any, folder: Path | None, files: Mapping[str, Any]) ->
     return nbytes
 
 
-def _check_ports(graph: Any, entry: Mapping[str, Any]) -> None:
+def _check_ports(graph: Any, entry: GraphEntry) -> None:
     """Inputs and outputs are those of the manifest: what is allocated follows from these."""
     weights = {_text(tensor.name) for tensor in graph.initializer}
-    for kind, ports in (("inputs", graph.input), ("outputs", graph.output)):
+    for kind, ports, declared in (("inputs", graph.input, entry.inputs), ("outputs", graph.output, entry.outputs)):
         found = {_text(port.name): _port(port) for port in ports}
         found = {name: port for name, port in found.items() if name not in weights}
-        expected = {name: (port["dtype"], list(port["shape"])) for name, port in entry[kind].items()}
+        expected = {name: (port.dtype, port.shape) for name, port in declared.items()}
         _require(len(found) == len(ports), f"its {kind} have one name twice, or are weights")
         differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         name = differing[0] if differing else ""

@@ -6,7 +6,6 @@ A still image is the shortest clip: one temporal patch of the same frame.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias
@@ -15,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...targets.errors import InputError
+from ..bundle.input_sections import Clips
 from ..values import finite, whole
 from .images import (
     Grid,
     ImageSpec,
     Patches,
     check_aspect,
+    of_section,
 )
 from .resize import UInt8
 from .sizing import grown, rounded, shrunk
@@ -193,9 +194,7 @@ def clip_section(spec: ClipSpec) -> dict[str, Any]:
     return {**kept, "mean": list(image.mean), "std": list(image.std)}
 
 
-def clip_spec(section: Mapping[str, Any]) -> ClipSpec:
+def clip_spec(section: Clips) -> ClipSpec:
     """The spec in the section of a manifest."""
-    own = {field.name for field in dataclasses.fields(ClipSpec)} - {"image"}
-    image: dict[str, Any] = {key: value for key, value in section.items() if key not in own}
-    image |= {key: tuple(section[key]) for key in ("mean", "std")}
-    return ClipSpec(ImageSpec(**image), **{key: value for key, value in section.items() if key in own})
+    image = of_section(section, min_pixels=section.min_pixels, max_pixels=section.max_pixels)
+    return ClipSpec(image, section.strategy, section.num_frames, section.fps, section.max_frames, section.max_tokens)

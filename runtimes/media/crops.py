@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...targets.errors import InputError
+from ..bundle.input_sections import CropImages
 from .images import (
     CLIP_MEAN,
     CLIP_STD,
@@ -77,10 +78,9 @@ class CropSpec:
         return cls(edge, size, crop, mean if config.get("do_normalize", True) else None, std, factor, image_tokens)
 
     @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> CropSpec:
+    def from_manifest(cls, section: CropImages) -> CropSpec:
         """Read the image section of a manifest, as `to_manifest` writes it."""
-        section = manifest["image"]
-        values: dict[str, Any] = {field.name: section[field.name] for field in fields(cls)}
+        values: dict[str, Any] = {field.name: getattr(section, field.name) for field in fields(cls)}
         for name in ("resized", "cropped", "mean", "std"):
             values[name] = None if values[name] is None else tuple(values[name])
         return cls(**values)

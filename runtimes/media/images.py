@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ...targets.errors import InputError
+from ..bundle.input_sections import PatchImages
 from ..process.cores import spread
 from ..storage.reading import read_limited
 from ..values import whole
@@ -149,6 +150,19 @@ class ImageSpec:
         """The normalized value of each byte [3, 256]."""
         mean, std = (values[:, None] for values in self.normalization)
         return np.asarray((np.arange(256, dtype=np.float32) - mean) / std, np.float32)
+
+
+def of_section(section: PatchImages, **changes: Any) -> ImageSpec:
+    """The spec of a section of a manifest, which has no pixel range of its own."""
+    return ImageSpec(
+        section.patch_size,
+        section.temporal_patch_size,
+        section.merge_size,
+        mean=three("mean", section.mean),
+        std=three("std", section.std),
+        rescale_factor=section.rescale_factor,
+        **changes,
+    )
 
 
 def three(key: str, value: Any) -> tuple[float, float, float]:

@@ -13,13 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ...targets.errors import InputError
-from ..engines.contract import ImageFeatures
+from ..engines.contract import Vision
 from ..generation.timings import Timings
 from ..process.cores import at_most
 from ..process.forks import computing
@@ -62,9 +62,6 @@ from .wishes import (
 )
 
 CACHED_TOKENS = 8192  # of the latest images and frames, so that a later turn does not encode them again
-
-
-Vision: TypeAlias = Callable[[Patches, Grid], ImageFeatures]  # a VisionEncoder, or PyTorch
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from ...targets.errors import InputError, closest
+from ..bundle.input_sections import CropImages, NoImagesEntry, PatchImages
+from ..bundle.manifest import Inputs
 from . import crops, images
 from .crops import CropSpec
 from .images import Grid, ImageSpec, Patches
@@ -21,43 +22,38 @@ PixelSpec: TypeAlias = ImageSpec | CropSpec | NoImages
 class Kind:
     """What one kind of preprocessing knows: its constants, an image's grid before anything is done, and the work."""
 
-    spec: type[PixelSpec]
-    read: Callable[[Mapping[str, Any]], PixelSpec]
+    spec: Callable[[Inputs], PixelSpec]
     grid: Callable[[int, int, Any], Grid]  # of height, width and the constants
     preprocess: Callable[[Image.Image, Any], tuple[Patches, Grid]]
 
 
-def image_spec(manifest: Mapping[str, Any]) -> PixelSpec:
-    """How a manifest wants images prepared; InputError for a kind that this runtime does not know."""
-    kind = manifest["image"].get("kind", "patches")
-    if kind not in KINDS:
-        raise InputError(f"the manifest has images of kind {kind!r}; {closest(kind, KINDS)} Upgrade lensmith.")
-    return KINDS[kind].read(manifest)
+def image_spec(inputs: Inputs) -> PixelSpec:
+    """How a manifest wants images prepared."""
+    return KINDS[type(inputs.image)].spec(inputs)
 
 
 def image_grid(height: int, width: int, spec: PixelSpec) -> Grid:
     """The grid (frames, height, width) of an image of some size in pixels; InputError for sides that are refused."""
-    return _kind(spec).grid(height, width, spec)
+    return BY_SPEC[type(spec)].grid(height, width, spec)
 
 
 def preprocess(image: Image.Image, spec: PixelSpec) -> tuple[Patches, Grid]:
     """The input of the vision encoder for an RGB image, and the image's grid (frames, height, width)."""
-    return _kind(spec).preprocess(image, spec)
+    return BY_SPEC[type(spec)].preprocess(image, spec)
 
 
-def _kind(spec: PixelSpec) -> Kind:
-    return next(kind for kind in KINDS.values() if isinstance(spec, kind.spec))
-
-
-def _read_patches(manifest: Mapping[str, Any]) -> ImageSpec:
-    """How a manifest wants images cut, with the pixel range that it allows."""
-    image, limits = dict(manifest["image"]), manifest["limits"]
-    image.pop("kind", None)
-    low, high = limits["min_pixels"], limits["max_pixels"]
-    constants = {**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])}
+def _patch_spec(inputs: Inputs) -> ImageSpec:
+    """How images are cut, with the pixel range that a manifest allows."""
+    image, low, high = inputs.image, inputs.limits.min_pixels, inputs.limits.max_pixels
+    assert isinstance(image, PatchImages)
     # Below the checkpoint's own minimum is allowed: a device may want fewer tokens than the default.
-    floor = (image["patch_size"] * image["merge_size"]) ** 2
-    return ImageSpec(**constants, min_pixels=low, max_pixels=high, allowed_pixels=(min(floor, low), high))
+    floor = min((image.patch_size * image.merge_size) ** 2, low)
+    return images.of_section(image, min_pixels=low, max_pixels=high, allowed_pixels=(floor, high))
+
+
+def _crop_spec(inputs: Inputs) -> CropSpec:
+    assert isinstance(inputs.image, CropImages)
+    return CropSpec.from_manifest(inputs.image)
 
 
 def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
@@ -65,8 +61,8 @@ def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
     return 1, height // spec.patch_size, width // spec.patch_size
 
 
-KINDS: Mapping[str, Kind] = {
-    "patches": Kind(ImageSpec, _read_patches, _patch_grid, images.preprocess),
-    "crop": Kind(CropSpec, CropSpec.from_manifest, crops.crop_grid, crops.crop),
-    "none": Kind(NoImages, lambda _: NoImages(), refuse, refuse),
-}
+PATCHES = Kind(_patch_spec, _patch_grid, images.preprocess)
+CROPS = Kind(_crop_spec, crops.crop_grid, crops.crop)
+NONE = Kind(lambda _: NoImages(), refuse, refuse)
+KINDS: Mapping[type, Kind] = {PatchImages: PATCHES, CropImages: CROPS, NoImagesEntry: NONE}
+BY_SPEC: Mapping[type, Kind] = {ImageSpec: PATCHES, CropSpec: CROPS, NoImages: NONE}

@@ -5,13 +5,16 @@ Sizes in shapes: S patches. Every function takes a grid (frames, height, width) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
+from ..bundle.input_sections import LocalityEntry, PatchImages
+from ..bundle.manifest import Inputs, Role
 from .images import Grid
 
 Ints = NDArray[np.int64]
@@ -41,10 +44,12 @@ class ArlowPlaces:
     strength: float
 
     @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> ArlowPlaces:
+    def from_manifest(cls, inputs: Inputs) -> ArlowPlaces:
         """The constants of a bundle's encoder."""
-        locality = manifest["encoder"].get("locality") or {"radius": None, "strength": 0.0}
-        return cls(manifest["image"]["merge_size"], locality["radius"], locality["strength"])
+        assert isinstance(inputs.image, PatchImages)
+        assert inputs.encoder is not UNSET
+        locality = inputs.encoder.locality or LocalityEntry(None, 0.0)
+        return cls(inputs.image.merge_size, locality.radius, locality.strength)
 
     def __call__(self, grid: Grid) -> Index:
         """All index inputs by name; a graph takes those that it has."""
@@ -72,6 +77,22 @@ class ArlowPlaces:
         numbers = np.ravel_multi_index(tuple(places), spans)
         centre = np.ravel_multi_index(tuple(size - 1 for size in grid), spans)
         return {"offset_bias": bias.astype(np.float32), "key_offsets": numbers, "query_offsets": numbers - centre}
+
+
+def _qwen_places(inputs: Inputs) -> Callable[[Grid], Index]:
+    merge = inputs.asked().merge_size
+    return lambda grid: qwen_index(grid, merge)
+
+
+INDEXING: Mapping[Role, Callable[[Inputs], Callable[[Grid], Index]]] = {
+    "model": _qwen_places,
+    "encoder": ArlowPlaces.from_manifest,
+}
+
+
+def indexing(inputs: Inputs) -> tuple[Callable[[Grid], Index], bool]:
+    """The index inputs of a vision encoder for a grid, and whether its graph knows single frames alone."""
+    return INDEXING[inputs.role](inputs), inputs.role == "model"
 
 
 def _cells(grid: Grid) -> Index:

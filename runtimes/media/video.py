@@ -18,6 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...targets.errors import InputError
+from ..bundle.input_sections import FrameVideos
+from ..bundle.manifest import Inputs
 from .images import (
     LARGEST,
     LIMITS,
@@ -26,6 +28,7 @@ from .images import (
     ImageSpec,
     Patches,
     is_number,
+    of_section,
     patchify,
     planes_of,
 )
@@ -101,20 +104,18 @@ def video_constants(spec: VideoSpec) -> dict[str, Any]:
     return {**constants, **lists, **sampling, "max_tokens": spec.max_tokens}
 
 
-def video_spec(manifest: Mapping[str, Any], max_pixels: int | None = None) -> VideoSpec | None:
+def video_spec(inputs: Inputs, max_pixels: int | None = None) -> VideoSpec | None:
     """How a manifest wants videos cut, with at most `max_pixels` in all frames; None for a model without videos.
 
     Raises InputError for max_pixels outside the range of the manifest.
     """
-    section = manifest.get("video")
-    if section is None:
+    section = inputs.video
+    if not isinstance(section, FrameVideos):
         if max_pixels is not None:
             raise InputError("this bundle takes no videos; leave out max_video_pixels")
         return None
-    constants = {name: section[name] for name in CONSTANTS}
-    patches = ImageSpec(**constants, mean=tuple(section["mean"]), std=tuple(section["std"]))
-    sampling = {name: section[name] for name in SAMPLING}
-    spec = VideoSpec(patches, **sampling)
+    patches = of_section(section, min_pixels=section.min_pixels, max_pixels=section.max_pixels)
+    spec = VideoSpec(patches, section.fps, section.min_frames, section.max_frames)
     return spec if max_pixels is None else spec.with_pixels(max_pixels)
 
 

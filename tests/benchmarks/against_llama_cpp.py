@@ -35,7 +35,8 @@ def picture(width: int, height: int) -> Image.Image:
 
 def lensmith(args: argparse.Namespace) -> dict[str, Any]:
     from lensmith.runtimes import GenerationOptions
-    from lensmith.runtimes.generation.model import load
+
+    from tests.extras import load
 
     model = load(args.bundle, threads=args.threads, context=2048)
     image = picture(*args.size)

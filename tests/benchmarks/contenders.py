@@ -64,9 +64,9 @@ def main() -> None:
     table, first = Table(box=None), list[float]()
     for column in ("contender", *COLUMNS, "prompt tokens", "engine"):
         table.add_column(column)
-    manifest = open_bundle(args.bundles[0]).content
+    bundle = open_bundle(args.bundles[0])
     with tempfile.TemporaryDirectory() as folder:
-        image = benchmark_image(Path(folder), manifest["limits"], image_spec(manifest).factor, ROOM)
+        image = benchmark_image(Path(folder), bundle.content["limits"], image_spec(bundle.manifest).factor, ROOM)
         for index, job in enumerate(jobs(args, image)):
             result = _run(job, Path(folder) / str(index), lambda *_: None)
             found = figures(result, Path(job.checkpoint if job.dtype else job.bundle))

@@ -33,7 +33,7 @@ from lensmith.exporters.evidence.golden_media import CLIP, sources
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.storage.scheme import CHANNEL
 from lensmith.runtimes.bundle.opening import Bundle
-from lensmith.runtimes.engines.backends import usable_device
+from lensmith.runtimes.engines.run_wishes import usable_device
 from lensmith.runtimes.evidence import verification as verifying
 from lensmith.runtimes.evidence.traces import Traces, read_traces
 from lensmith.runtimes.generation.loading import load
@@ -171,14 +171,14 @@ def verified(bundle: Bundle, way: Way) -> tuple[str, float]:
     """The sentence of a failure, if there is one, and the largest share of a limit that was used up."""
     with unknown(way.elsewhere):
         report = verifying.verify(
-            bundle.path, native=way.native, threads=way.threads, device=usable_device(bundle.content)
+            bundle.path, native=way.native, threads=way.threads, device=usable_device(bundle.manifest)
         )
     shares = [row.value / row.limit for row in report.rows if row.figure.endswith("_change") and row.limit]
     return ("" if report.passed else report.summary()), max(shares, default=0.0)
 
 
 def right(bundle: Bundle, questions: list[Case]) -> int:
-    model = load(bundle.path, device=usable_device(bundle.content))
+    model = load(bundle.path, device=usable_device(bundle.manifest))
     return sum(
         "".join(model.ask(case.prompt, list(case.images), max_new_tokens=TOKENS)).strip() == case.answer
         for case in questions

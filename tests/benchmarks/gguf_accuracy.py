@@ -37,11 +37,12 @@ from lensmith.exporters.pipeline import (
 )
 from lensmith.runtimes import Model
 from lensmith.runtimes.bundle.opening import Bundle
-from lensmith.runtimes.engines.contract import Floats, ImageFeatures
-from lensmith.runtimes.generation.model import load
+from lensmith.runtimes.engines.contract import Floats, ImageFeatures, Step
 from lensmith.targets.errors import InputError
 from rich.console import Console
 from rich.table import Table
+
+from tests.extras import load
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
@@ -106,7 +107,7 @@ def log_probabilities(model: Model, sample: Sample, pictures: Mapping[str, Pictu
     model.forget()
     features = ImageFeatures.join(seen) if seen else None
     with model.conversation() as conversation:
-        found = conversation.run(sample.ids, sample.positions, features, num_logits=len(sample.ids))
+        found = conversation.run(Step(sample.ids, sample.positions, features, num_logits=len(sample.ids)))
     logits = found[:-1].astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))

@@ -33,7 +33,8 @@ def picture(width: int, height: int) -> Image.Image:
 
 def lensmith(args: argparse.Namespace) -> dict[str, Any]:
     from lensmith.runtimes import GenerationOptions
-    from lensmith.runtimes.generation.model import load
+
+    from tests.extras import inside, load
 
     started = time.perf_counter()
     model = load(args.bundle, context=args.context)
@@ -53,7 +54,7 @@ def lensmith(args: argparse.Namespace) -> dict[str, Any]:
         "first_token_s": [(t.vision_ms + t.prefill_ms) / 1000 for t in runs],
         "step_ms": [t.decode_ms / args.steps for t in runs],
         "prompt_tokens": runs[0].prompt_tokens,
-        "recorded": bool(getattr(model.decoder.executor, "recorded", False)),
+        "recorded": bool(getattr(inside(model.decoder).executor, "recorded", False)),
         "gpu_bytes": _gpu_bytes(),
     }
 
@@ -75,8 +76,8 @@ def _torch_inputs(args: argparse.Namespace, torch: Any, model: Any) -> dict[str,
 
     bundle = open_bundle(args.bundle)
     image = picture(*args.size)
-    patches, grid = preprocess(image, image_spec(bundle.content))
-    prompts = open_prompt(bundle.path, prompt_spec(bundle.content))
+    patches, grid = preprocess(image, image_spec(bundle.manifest))
+    prompts = open_prompt(bundle.path, prompt_spec(bundle.manifest))
     ids = torch.from_numpy(prompts.build([user_message(QUESTION, [image])], [grid], []).ids)[None].cuda()
     return {
         "input_ids": ids,

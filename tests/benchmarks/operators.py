@@ -16,9 +16,11 @@ from typing import Any
 
 from lensmith.runtimes import GenerationOptions, Model, user_message
 from lensmith.runtimes.bundle.opening import open_bundle
-from lensmith.runtimes.engines.contract import VisionEncoder
+from lensmith.runtimes.engines.onnx.onnx_vision import OnnxVision
 from rich.console import Console
 from rich.table import Table
+
+from tests.extras import inside
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
@@ -51,7 +53,7 @@ def show(title: str, counted: Counter[str]) -> None:
 def measure(args: argparse.Namespace) -> None:
     model = Model(open_bundle(args.bundle), threads=args.threads, context=2048, profile=True)
     messages = [user_message(QUESTION, [picture(*args.size)])]
-    assert isinstance(model.vision, VisionEncoder)
+    assert isinstance(model.vision, OnnxVision)
     for _ in range(2):  # the first run warms up
         model.forget()
         request = model.prepare(messages)
@@ -59,7 +61,7 @@ def measure(args: argparse.Namespace) -> None:
     model.generate(messages, GenerationOptions(max_new_tokens=args.steps + 1, ignore_eos=True)).read()
     vision, vision_runs = profile_of(model.vision.session)
     show("vision encoder", costs(vision, vision_runs[1:2]))
-    decoder, runs = profile_of(model.decoder.session)
+    decoder, runs = profile_of(inside(model.decoder).session)
     show(f"prefill of {len(request.prompt)} tokens", costs(decoder, runs[1:2]))
     show("one decode step", costs(decoder, runs[-args.steps :]))
 

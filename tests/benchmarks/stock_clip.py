@@ -20,6 +20,8 @@ from lensmith.runtimes.media.pixels import image_spec
 from rich.console import Console
 from rich.table import Table
 
+from tests.extras import inside
+
 
 def ask(model: Model, cases: dict[str, list[Case]]) -> dict[str, int]:
     """Right answers by task."""
@@ -41,9 +43,9 @@ def main() -> None:
         if case.images and len(cases[case.task]) < given.limit:
             cases[case.task].append(case)
     model = Model(open_bundle(given.bundle), threads=1)
-    most = int(model.bundle.content["limits"]["max_image_tokens"])
+    most = model.manifest.limits.max_image_tokens
     right = {"lensmith": ask(model, cases)}
-    weights, spec = model.decoder.model, image_spec(model.bundle.content)
+    weights, spec = inside(model.decoder).model, image_spec(model.manifest)
     path = model.bundle.graph("mmproj")
     model.media.vision = LlamaVision(path, weights, spec, most_tokens=most, threads=1, exact=False)
     right["llama.cpp"] = ask(model, cases)

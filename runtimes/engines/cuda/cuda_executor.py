@@ -17,9 +17,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ....targets.errors import InputError, MissingExtra
-from ..contract import load_session
+from ..contract import Arrays
 from ..device_executor import DeviceExecutor, DeviceStates, Place
-from ..indexed import Arrays
+from ..onnx.sessions import load_session
 from ..onnxruntime_packages import conflict
 from ..states import CACHE
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ....targets.errors import InputError, LensmithError
-from ..contract import Floats, ImageFeatures, Ints
-from ..decoding import Decoder, Wanted
+from ..contract import Floats, ImageFeatures, Ints, Step
+from ..decoding import EngineDecoder
 from .library import LlamaModel, compute, llama
 from .llama_states import LlamaStates
 
@@ -36,8 +36,10 @@ class Settings:
     exact: bool = False  # float32 KV cache, and attention without the approximations of flash attention
 
 
-class LlamaDecoder(Decoder[LlamaStates]):
+class LlamaDecoder(EngineDecoder[LlamaStates]):
     """A language model, of which each conversation has a context with states that llama.cpp keeps."""
+
+    kind = LlamaStates
 
     def __init__(self, model: LlamaModel, settings: Settings, *, image_token_id: int, mrope: bool) -> None:
         super().__init__()
@@ -50,17 +52,16 @@ class LlamaDecoder(Decoder[LlamaStates]):
         """A context of its own. Raises InputError where llama.cpp has no memory for it."""
         return LlamaStates(self.model, _context_options(self.settings, self.model), self.capacity)
 
-    def _compute(
-        self, states: LlamaStates, ids: Ints, positions: Ints, images: ImageFeatures | None, wanted: Wanted
-    ) -> Floats:
-        if wanted.num_hidden_states:
+    def _compute(self, states: LlamaStates, step: Step) -> Floats:
+        if step.num_hidden_states:
             raise InputError("llama.cpp gives no hidden states; draft tokens need a bundle of --format onnx")
-        first, used = len(ids) - wanted.num_logits, 0
+        ids, positions = step.ids, step.positions
+        first, used = len(ids) - step.num_logits, 0
         parts = [np.zeros((0, self.vocab), np.float32)]
         for begin, end, of_image in self._segments(ids):
             rows = None
             if of_image:
-                rows, used = self._embeddings(images, used, end - begin), used + end - begin
+                rows, used = self._embeddings(step.images, used, end - begin), used + end - begin
             parts.append(self._decode(states, ids[begin:end], rows, positions[:, begin:end], max(0, first - begin)))
         states.note(positions[0])
         return np.concatenate(parts)

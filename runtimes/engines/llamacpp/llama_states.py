@@ -9,7 +9,7 @@ import numpy as np
 
 from ....targets.errors import LensmithError
 from ..contract import Ints
-from ..states import States
+from ..states import EngineStates
 from .library import (
     MESSAGES,
     LlamaModel,
@@ -18,7 +18,7 @@ from .library import (
 )
 
 
-class LlamaStates(States):
+class LlamaStates(EngineStates):
     """A context of llama.cpp, freed with the object.
 
     llama.cpp forgets by position, and all tokens of an image share one on the axis of time: an image is forgotten as

@@ -13,15 +13,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..contract import (
-    Floats,
-    ImageFeatures,
-    Ints,
-    session,
-)
-from ..decoding import Decoder, Wanted
+from ..contract import Floats, ImageFeatures, Step
+from ..decoding import EngineDecoder
 from ..refusals import refusal_is_input
-from ..states import CACHE, RECURRENT, States
+from ..states import CACHE, RECURRENT, EngineStates
+from .sessions import session
 
 CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
 
@@ -38,7 +34,7 @@ def _lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 @dataclass
-class Step:
+class BoundStep:
     """Bound inputs and outputs of steps with the same number of tokens, logits and image tokens."""
 
     binding: Any
@@ -47,7 +43,7 @@ class Step:
     hidden_states: Floats | None  # [1, positions, hidden]
 
 
-class BoundStates(States):
+class BoundStates(EngineStates):
     """Buffers that are past and present at once, so that each step writes in place.
 
     A KV cache is [1, kv_heads, capacity, head_dim], float32 or int8. Its memory is touched only as far as tokens reach,
@@ -65,7 +61,7 @@ class BoundStates(States):
                 self._recurrent[value.name] = np.zeros((1, *value.shape[1:]), np.float32)
         arrays = {**self._caches, **self._recurrent}
         self._buffers = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        self.single: Step | None = None  # for one token, used again and again
+        self.single: BoundStep | None = None  # for one token, used again and again
         super().__init__(recurrent=bool(self._recurrent))
 
     def bind(self, binding: Any) -> None:
@@ -93,8 +89,10 @@ class BoundStates(States):
             state[:] = copies.get(name, 0)
 
 
-class OnnxDecoder(Decoder[BoundStates]):
+class OnnxDecoder(EngineDecoder[BoundStates]):
     """A graph of the ort dialect on the CPU."""
+
+    kind = BoundStates
 
     def __init__(
         self,
@@ -121,32 +119,30 @@ class OnnxDecoder(Decoder[BoundStates]):
         """Buffers of a new conversation."""
         return BoundStates(self._inputs.values(), self.capacity)
 
-    def _compute(
-        self, states: BoundStates, ids: Ints, positions: Ints, images: ImageFeatures | None, wanted: Wanted
-    ) -> Floats:
-        step = self._step(states, len(ids), images, wanted)
-        step.arrays["input_ids"][0] = ids
-        step.arrays["position_ids"][:] = positions[:, None] if self.axes else positions[:1]
-        step.arrays["past_lengths"][0] = states.length
-        if wanted.hidden_states is not None:
-            step.arrays["hidden_states"][0] = wanted.hidden_states
-        with refusal_is_input(self.path):
-            self.session.run_with_iobinding(step.binding)
+    def _compute(self, states: BoundStates, step: Step) -> Floats:
+        bound = self._bound(states, step)
+        bound.arrays["input_ids"][0] = step.ids
+        bound.arrays["position_ids"][:] = step.positions[:, None] if self.axes else step.positions[:1]
+        bound.arrays["past_lengths"][0] = states.length
         if step.hidden_states is not None:
-            states.hidden_states = step.hidden_states[0]
-        logits: Floats = step.logits[0]
+            bound.arrays["hidden_states"][0] = step.hidden_states
+        with refusal_is_input(self.path):
+            self.session.run_with_iobinding(bound.binding)
+        if bound.hidden_states is not None:
+            states.hidden_states = bound.hidden_states[0]
+        logits: Floats = bound.logits[0]
         return logits
 
-    def _step(self, states: BoundStates, tokens: int, images: ImageFeatures | None, wanted: Wanted) -> Step:
-        num_hidden = max(wanted.num_logits, wanted.num_hidden_states)
-        if tokens == num_hidden == wanted.num_logits == 1 and images is None:
+    def _bound(self, states: BoundStates, step: Step) -> BoundStep:
+        num_hidden = max(step.num_logits, step.num_hidden_states)
+        if len(step.ids) == num_hidden == step.num_logits == 1 and step.images is None:
             states.single = states.single or self._bind(states, 1, 1, 1, None)
             return states.single
-        return self._bind(states, tokens, wanted.num_logits, num_hidden, images)
+        return self._bind(states, len(step.ids), step.num_logits, num_hidden, step.images)
 
     def _bind(
         self, states: BoundStates, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None
-    ) -> Step:
+    ) -> BoundStep:
         arrays = self._arrays(tokens, num_logits, num_hidden, images)
         binding = self.session.io_binding()
         for name, array in arrays.items():
@@ -160,7 +156,7 @@ class OnnxDecoder(Decoder[BoundStates]):
         for name, array in made.items():
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         states.bind(binding)
-        return Step(binding, arrays, made.pop("logits"), next(iter(made.values()), None))
+        return BoundStep(binding, arrays, made.pop("logits"), next(iter(made.values()), None))
 
     def _arrays(
         self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None

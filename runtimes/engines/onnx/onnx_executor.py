@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import session
-from ..indexed import Arrays, present_name, sized
+from ..contract import Arrays
+from ..indexed import present_name, sized
 from ..refusals import refusal_is_input
 from ..states import CACHE, RECURRENT
+from .sessions import session
 
 TYPES: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 

@@ -7,17 +7,20 @@ be replayed as one CUDA graph, as long as one conversation goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from ....targets.errors import InputError, LensmithError
+from ...bundle.graph_entries import EngineEntry, GraphEntry, Profile
+from ..contract import Arrays
 from ..cuda.cuda import Buffer, Cuda
-from ..indexed import Arrays, present_name
+from ..indexed import present_name
 from ..states import CACHE, RECURRENT
 from .tensorrt_context import BoundContext
 from .tensorrt_library import load_library
@@ -52,13 +55,14 @@ class TensorRTExecutor:
     engine was built for, and MissingExtra where TensorRT is not installed.
     """
 
-    def __init__(self, path: Path, entry: Mapping[str, Any]) -> None:
-        made = entry["engine"]
-        self.inputs = {name: tuple(port["shape"]) for name, port in entry["inputs"].items()}
-        self.outputs = {name: tuple(port["shape"]) for name, port in entry["outputs"].items()}
-        self.profiles: list[dict[str, Any]] = made["profiles"]
-        self._recordable = bool((made.get("kernels") or {}).get("recordable", True))
-        self._trt, self._cuda = load_library(made["flavour"]), Cuda()
+    def __init__(self, path: Path, entry: GraphEntry) -> None:
+        made = entry.engine
+        assert made is not UNSET
+        self.inputs = {name: tuple(port.shape) for name, port in entry.inputs.items()}
+        self.outputs = {name: tuple(port.shape) for name, port in entry.outputs.items()}
+        self.profiles = made.profiles
+        self._recordable = made.kernels is None or made.kernels.recordable
+        self._trt, self._cuda = load_library(made.flavour), Cuda()
         self._log = _logger(self._trt)
         self._engine = self._load(path, made)
         self._types = {name: TYPES[self._engine.get_tensor_dtype(name).name] for name in (*self.inputs, *self.outputs)}
@@ -71,13 +75,13 @@ class TensorRTExecutor:
         buffers = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states}
         return GpuStates(buffers, {name: (self._shape(name), self._types[name]) for name in self._states})
 
-    def _load(self, path: Path, made: Mapping[str, Any]) -> Any:
+    def _load(self, path: Path, made: EngineEntry) -> Any:
         self._runtime = self._trt.Runtime(self._log)
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise InputError(
-                f"{path} cannot be loaded by {made['flavour']} {self._trt.__version__}: it was built with "
-                f"{made['version']} for compute capabilities {', '.join(made['capabilities'])} "
+                f"{path} cannot be loaded by {made.flavour} {self._trt.__version__}: it was built with "
+                f"{made.version} for compute capabilities {', '.join(made.capabilities)} "
                 f"({self._log.last[:200]}); build it for this device"
             )
         return engine
@@ -119,7 +123,7 @@ class TensorRTExecutor:
         return prod(self._shape(name)) * itemsize
 
 
-def fitting(profiles: list[dict[str, Any]], feed: Arrays) -> int:
+def fitting(profiles: Sequence[Profile], feed: Arrays) -> int:
     """The last profile that takes the shapes of the inputs: that for single tokens, where they are.
 
     InputError with the input that the first one does not take.
@@ -136,7 +140,7 @@ def fitting(profiles: list[dict[str, Any]], feed: Arrays) -> int:
     )
 
 
-def fixed(profile: Mapping[str, Any]) -> bool:
+def fixed(profile: Profile) -> bool:
     """Whether a profile is for inputs of one size."""
     return all(least == largest for least, _, largest in profile.values())
 

@@ -6,7 +6,7 @@ A second way to run them, for devices that have ONNX Runtime and not TensorRT's 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ....targets.errors import InputError, MissingExtra
-from ..contract import load_session
+from ...bundle.graph_entries import Profile
+from ..contract import Arrays
 from ..device_executor import DeviceExecutor, DeviceStates, Place
-from ..indexed import Arrays
+from ..onnx.sessions import load_session
 from .tensorrt_executor import fitting
 
 PACKAGE, EXTRA = "onnxruntime_ep_nv_tensorrt_rtx", "tensorrt-plugin"
@@ -33,7 +34,7 @@ class PluginExecutor(DeviceExecutor):
     Raises MissingExtra where the plugin is not installed, and InputError where it does not start.
     """
 
-    def __init__(self, path: Path, profiles: list[dict[str, Any]], place: Place = GPU) -> None:
+    def __init__(self, path: Path, profiles: list[Profile], place: Place = GPU) -> None:
         self.profiles = profiles
         super().__init__(plugin_session(path, profiles), place)
 
@@ -42,7 +43,7 @@ class PluginExecutor(DeviceExecutor):
         return self.step(feed, kept, run_options(fitting(self.profiles, feed), self.profiles))
 
 
-def plugin_session(path: Path, profiles: list[dict[str, Any]]) -> ort.InferenceSession:
+def plugin_session(path: Path, profiles: list[Profile]) -> ort.InferenceSession:
     """A session that compiles a graph for the GPU of this machine; errors as of the executor."""
     options = ort.SessionOptions()
     data = path.with_suffix(".data")
@@ -79,7 +80,7 @@ def _devices(name: str) -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == name]
 
 
-def plugin_options(profiles: list[dict[str, Any]], *, large: bool = False) -> dict[str, str]:
+def plugin_options(profiles: list[Profile], *, large: bool = False) -> dict[str, str]:
     """The plugin's options for optimization profiles; `large` are weights over 2 GB, which stay in their own file.
 
     An input that is named several times has several profiles.
@@ -91,13 +92,13 @@ def plugin_options(profiles: list[dict[str, Any]], *, large: bool = False) -> di
     }
 
 
-def _shapes(profiles: list[dict[str, Any]], index: int) -> str:
+def _shapes(profiles: list[Profile], index: int) -> str:
     return ",".join(
         f"{name}:{'x'.join(map(str, shapes[index]))}" for profile in profiles for name, shapes in profile.items()
     )
 
 
-def run_options(profile: int, profiles: Sequence[Mapping[str, Any]]) -> Any:
+def run_options(profile: int, profiles: Sequence[Profile]) -> Any:
     """Options of a step in one of the profiles."""
     options = ort.RunOptions()
     if len(profiles) > 1:

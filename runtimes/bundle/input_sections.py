@@ -1,0 +1,124 @@
+"""What a manifest says of prompts, images and videos, and of how much of them a bundle takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from .ranges import (
+    Area,
+    Count,
+    Factor,
+    LeastArea,
+    Mean,
+    Name,
+    Number,
+    Side,
+    Sides,
+    Size,
+    Std,
+    Text,
+    Token,
+    TokenId,
+)
+from .section import Section
+
+
+class PatchImages(Section, frozen=True, tag_field="kind", tag="patches"):
+    """Images that are cut into patches at their own size."""
+
+    patch_size: Side
+    temporal_patch_size: Annotated[int, Meta(ge=1, le=64)]
+    merge_size: Annotated[int, Meta(ge=1, le=64)]
+    mean: Mean
+    std: Std
+    rescale_factor: Factor
+
+
+class CropImages(Section, frozen=True, tag_field="kind", tag="crop"):
+    """Images that all become one size."""
+
+    shortest_edge: Side | None
+    resized: Sides | None
+    cropped: Sides | None
+    mean: Mean | None
+    std: Std
+    rescale_factor: Factor | None
+    image_tokens: Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class NoImagesEntry(Section, frozen=True, tag_field="kind", tag="none"):
+    """The model takes no images."""
+
+
+class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
+    """Videos as the Qwen models take them; the pixel range is that of all frames together."""
+
+    fps: Annotated[float, Meta(gt=0, le=10_000)]
+    min_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
+    max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
+    min_pixels: LeastArea
+    max_pixels: Area
+    max_tokens: Count
+
+
+class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
+    """Videos as an Arlow encoder takes them; the pixel range is that of one frame."""
+
+    strategy: Literal["uniform", "fps_based"]
+    min_pixels: LeastArea
+    max_pixels: Area
+    max_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
+    num_frames: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    fps: Annotated[float, Meta(gt=0, le=10_000)] | None = None
+    max_tokens: Size | None = None
+
+
+class Limits(Section, frozen=True):
+    """What a bundle accepts: the area of an image in pixels, its tokens, and tokens (or patches) in all."""
+
+    context: Annotated[int, Meta(ge=1, le=1 << 24)]
+    min_pixels: LeastArea = 0  # these three of models that take images
+    max_pixels: Area = 0
+    max_image_tokens: Size = 0
+
+
+class Tokens(Section, frozen=True):
+    """Special tokens by their roles."""
+
+    image_token: Token | None = None
+    video_token: Token | None = None
+    vision_start_token: Token | None = None
+    vision_end_token: Token | None = None
+
+
+class PromptEntry(Section, frozen=True):
+    """How conversations become token ids."""
+
+    template: Literal["chat_template.jinja"]
+    tokenizer: Literal["tokenizer.json"]
+    tokens: Tokens
+    token_ids: Annotated[dict[Token, TokenId], Meta(max_length=1000)]
+    eos_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1000)]
+    merge_size: Annotated[int, Meta(ge=1, le=64)]
+    end_tokens: dict[Token, list[Text]] = {}  # by name, where each was found
+    bos_token: Token | None = None
+    template_kwargs: dict[Name, Token] = {}
+
+
+class LocalityEntry(Section, frozen=True):
+    """The bias that keeps attention local."""
+
+    radius: Number | None
+    strength: Number
+
+
+class EncoderEntry(Section, frozen=True):
+    """Conventions of a vision encoder that has no decoder."""
+
+    revision: Name | None
+    rotary_pairs: Literal["neighbours", "halves"]
+    attention_rows: Literal["memory", "heads"]
+    patch_order: Literal["raster", "windows"]
+    locality: LocalityEntry | None = None

@@ -1,0 +1,29 @@
+"""Vision encoders of the ort dialect on ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...media.images import Grid, Patches
+from ..contract import ImageFeatures
+from ..refusals import refusal_is_input
+from .sessions import session
+
+
+class OnnxVision:
+    """A graph of the ort dialect on the CPU; see contract.Vision."""
+
+    def __init__(
+        self, path: Path, *, threads: int | None = None, profile: bool = False, native: bool | None = None
+    ) -> None:
+        self.path, self.session = path, session(path, threads, profile=profile, native=native)
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.inputs = [value.name for value in self.session.get_inputs()]
+
+    def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
+        """As Vision; an encoder for images of one size has no input for the grid."""
+        feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
+        with refusal_is_input(self.path):
+            return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))

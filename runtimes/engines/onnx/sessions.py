@@ -1,0 +1,44 @@
+"""Sessions of ONNX Runtime, with the settings that all graphs want."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from ....targets.errors import InputError
+from ..native import LIBRARY, wanted_kernels
+from ..refusals import reason_of
+
+
+def session(
+    path: Path, threads: int | None, *, profile: bool = False, native: bool | None = None
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU; `threads` None means one for each core, `native` as of `wanted_kernels`."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes change from step to step: a planned arena only doubles the memory
+    # Idle threads of one graph must not spin while the other graph runs: a small model answers twice as fast.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # DequantizeLinear in front of a product becomes MatMulNBits at load: with activations as they are, not in 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.log_severity_level = 4  # none: what fails is raised, and said once
+    if wanted_kernels(native):
+        options.register_custom_ops_library(str(LIBRARY))
+    return load_session(path, options, ["CPUExecutionProvider"], profile=profile)
+
+
+def load_session(
+    path: Path, options: ort.SessionOptions, providers: Sequence[Any], *, profile: bool = False
+) -> ort.InferenceSession:
+    """A session with these options and providers; an InputError where ONNX Runtime refuses."""
+    options.log_severity_level = max(options.log_severity_level, 3)
+    options.enable_profiling = profile
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises its own unrelated types here
+        message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason_of(error)}); export it again"
+        raise InputError(message) from error
