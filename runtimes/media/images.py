@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from ..storage.reading import read_limited
 from ..values import whole
 from .picture_formats import decoded, identify
 from .resize import THREAD_PIXELS, UInt8, resize_bicubic
-from .sizing import grown, rounded, shrunk
+from .sizing import Size, check_area, grown, rounded, shrunk, whole_tokens
 from .sources import ImageSource, opened_source
 
 Patches: TypeAlias = npt.NDArray[np.float32]
@@ -74,6 +74,7 @@ class ImageSpec:
     rescale_factor: float = 1 / 255
     allowed_pixels: tuple[int, int] | None = None  # the range that `with_pixels` may choose from
     exact_size: tuple[int, int] | None = None  # height and width in place of what the range gives
+    takes_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
@@ -133,6 +134,14 @@ class ImageSpec:
                 "built for; choose a value in that range or build another bundle",
             )
         return dataclasses.replace(self, min_pixels=least, max_pixels=most, allowed_pixels=(low, high))
+
+    def of_size(self, size: Size) -> ImageSpec:
+        """The same spec, by which images get a size (height, width) in whole tokens; InputError outside the range."""
+        height, width = whole_tokens(size, self.factor)
+        low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
+        shown = f"an image of {height} x {width} pixels (resized_height x resized_width)"
+        check_area(height * width, low, high, shown)
+        return dataclasses.replace(self, exact_size=(height, width))
 
     @property
     def factor(self) -> int:
@@ -284,6 +293,23 @@ def patchify(frames: Sequence[UInt8], spec: ImageSpec) -> tuple[Patches, Grid]:
 
     spread(cut, len(of_block_row), THREAD_PIXELS // (3 * spec.factor * width))
     return out.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+
+
+def frames_of(patches: Patches, grid: Grid, spec: ImageSpec) -> UInt8:
+    """What patches were cut from, uint8 [temporal patches, frames of each, height, width, 3]."""
+    steps, height, width = grid
+    patch, merge, channels = spec.patch_size, spec.merge_size, 3
+    shape = (steps, height // merge, width // merge, merge, merge, channels, spec.temporal_patch_size, patch, patch)
+    # time, rows of blocks and columns of blocks, row and column within, channel, frame, row and column of pixels
+    cells = patches.reshape(shape).transpose(5, 0, 6, 1, 3, 7, 2, 4, 8)
+    planes = cells.reshape(channels, steps, spec.temporal_patch_size, height * patch, width * patch)
+    return np.ascontiguousarray(np.moveaxis(bytes_of(planes, spec.table), 0, -1))
+
+
+def bytes_of(planes: Patches, table: npt.NDArray[np.float32]) -> UInt8:
+    """Normalized values [3, ...] as the bytes that they were made of, by the value of each byte [3, 256]."""
+    low, high = (table[:, end].reshape(3, *[1] * (planes.ndim - 1)) for end in (0, 255))
+    return np.asarray(np.rint((planes - low) / (high - low) * 255), np.uint8)
 
 
 def in_patch_order(plane: UInt8, spec: ImageSpec) -> UInt8:

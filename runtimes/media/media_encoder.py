@@ -35,7 +35,7 @@ from .images import (
     decode_image,
     read_image,
 )
-from .no_images import NoImages, refuse
+from .no_images import refuse
 from .pixels import PixelSpec, image_grid, preprocess
 from .seen import (
     Identity,
@@ -102,7 +102,7 @@ class MediaEncoder:
         """
         started, limits = time.perf_counter(), limits or {}
         pictures, clips = find_media(messages, "image"), find_media(messages, "video")
-        if isinstance(self.image_spec, NoImages) and (given := [name for name in limits if limits[name] is not None]):
+        if not self.image_spec.takes_images and (given := [name for name in limits if limits[name] is not None]):
             raise InputError(f"{given[0]} has no effect on a model that takes no images; leave it out")
         check_limits(limits, images=len(pictures), videos=len(clips))
         with at_most(self.threads):
@@ -144,7 +144,7 @@ class MediaEncoder:
 
     def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
         """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
-        if isinstance(self.image_spec, NoImages):
+        if not self.image_spec.takes_images:
             refuse()
         spec, limits = image_wishes(self.image_spec, part, wishes), self.image_limits
         name, content = read_image(source, limits)
@@ -161,7 +161,7 @@ class MediaEncoder:
         return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
 
     def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
-        if isinstance(self.image_spec, NoImages):
+        if not self.image_spec.takes_images:
             refuse()
         if self.video_spec is None:
             raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
