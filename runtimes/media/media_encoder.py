@@ -114,11 +114,14 @@ class MediaEncoder:
             encoded = [image for medium in images for image in self._encode(medium, timings)]
             return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
 
-    def cut(self, source: Any, *, video: bool = False) -> tuple[Patches, Grid]:
-        """All patches of an image or a video and their grid (t, h, w), without encoding them."""
+    def cut(self, source: Any, *, video: bool = False, max_pixels: int | None = None) -> tuple[Patches, Grid]:
+        """All patches of an image or a video and their grid (t, h, w), without encoding them.
+
+        `max_pixels` is for an image, in place of the bundle's own limit.
+        """
         with at_most(self.threads):
             if not video:
-                medium = self._open_image(source, {}, {})
+                medium = self._open_image(source, {}, {"max_pixels": max_pixels})
                 return next(medium.patches()), medium.grid
             medium = self._open_video(source, {}, {})
             return np.concatenate(list(medium.patches())), layout_of(medium).grid
