@@ -22,6 +22,7 @@ from ..storage.files import (
 )
 from ..values import shown, whole
 from .checked_manifest import Content, read_manifest, typed
+from .graph_entries import GraphEntry
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Manifest
 from .origin import FileEntry
@@ -80,12 +81,16 @@ class Bundle:
             raise InputError(f"the bundle {self.path} has no file {name!r}; {closest(name, files) or 'export again.'}")
         return self.path / str(name)
 
-    def graph(self, name: str) -> Path:
-        """The checked file of a graph ("decoder"); an InputError when the bundle has none, or a strange one."""
+    def entry(self, name: str) -> GraphEntry:
+        """What the manifest says of a graph ("decoder"); an InputError when the bundle has none of this name."""
         graphs = self.manifest.graphs
         if name not in graphs:
             raise InputError(f"the bundle {self.path} has no graph {name!r}; {closest(name, graphs)}")
-        path = self.file(graphs[name].file)
+        return graphs[name]
+
+    def graph(self, name: str) -> Path:
+        """The checked file of a graph; an InputError when the bundle has none, or a strange one."""
+        path = self.file(self.entry(name).file)
         if path.suffix == ".onnx":
             check_graph(path, name, self.manifest)
         return path

@@ -64,10 +64,6 @@ class Opening:
         """Whether llama.cpp is to compute without approximations."""
         return self.bundle.manifest.options.precision == "f32"
 
-    def entry(self, graph: str) -> GraphEntry:
-        """What the manifest says of a graph."""
-        return self.bundle.manifest.graphs[graph]
-
 
 @dataclass(frozen=True)
 class Engine:
@@ -98,25 +94,26 @@ def engines_of(bundle: Bundle, device: str | None) -> dict[str, Engine]:
 def open_engines(bundle: Bundle, wishes: Wishes) -> OpenedEngines:
     """The two parts of a model, loaded; where it takes text alone, the first refuses images."""
     opening = Opening(bundle, wishes)
-    vision = _vision(opening) if VISION_ENCODER in bundle.manifest.graphs else refuse
-    return OpenedEngines(vision, open_decoder(bundle, DECODER, wishes, opening))
+    vision: Vision = refuse
+    if VISION_ENCODER in bundle.manifest.graphs:
+        vision = _engine(opening, VISION_ENCODER).vision(opening)
+    return OpenedEngines(vision, _engine(opening, DECODER).decoder(opening, DECODER))
 
 
 def open_vision(bundle: Bundle, wishes: Wishes) -> Vision:
     """The vision encoder of a bundle, loaded."""
-    return _vision(Opening(bundle, wishes))
+    opening = Opening(bundle, wishes)
+    return _engine(opening, VISION_ENCODER).vision(opening)
 
 
-def open_decoder(bundle: Bundle, name: str, wishes: Wishes, opening: Opening | None = None) -> Decoder:
+def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
     """The decoder of a bundle, or its head for multi-token prediction, loaded."""
-    bundle.graph(name)
-    return ENGINES[engine_name(bundle.manifest.graphs[name], wishes.device)].decoder(
-        opening or Opening(bundle, wishes), name
-    )
+    opening = Opening(bundle, wishes)
+    return _engine(opening, name).decoder(opening, name)
 
 
-def _vision(opening: Opening) -> Vision:
-    return ENGINES[engine_name(opening.entry(VISION_ENCODER), opening.wishes.device)].vision(opening)
+def _engine(opening: Opening, name: str) -> Engine:
+    return ENGINES[engine_name(opening.bundle.entry(name), opening.wishes.device)]
 
 
 def _onnx_vision(opening: Opening) -> Vision:
@@ -174,7 +171,7 @@ def _on_onnx(opening: Opening, name: str) -> OnnxExecutor:
             bundle.graph(name), capacity=wishes.capacity, threads=wishes.threads, profile=wishes.profile
         )
     except InputError as error:
-        if opening.entry(name).dialect != "tensorrt":
+        if opening.bundle.entry(name).dialect != "tensorrt":
             raise
         raise InputError(
             f"the bundle {bundle.path} has no engines yet, without which its graphs do not run; build them on its "
@@ -188,11 +185,11 @@ def _on_cuda(opening: Opening, name: str) -> CudaExecutor:
 
 
 def _on_tensorrt(opening: Opening, name: str) -> TensorRTExecutor:
-    return TensorRTExecutor(opening.bundle.graph(name), opening.entry(name))
+    return TensorRTExecutor(opening.bundle.graph(name), opening.bundle.entry(name))
 
 
 def _on_plugin(opening: Opening, name: str) -> PluginExecutor:
-    plugin = opening.entry(name).plugin
+    plugin = opening.bundle.entry(name).plugin
     assert plugin is not UNSET
     return PluginExecutor(opening.bundle.graph(name), plugin.profiles)
 
