@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ..runtimes.generation.answer import Answer
     from ..runtimes.generation.model import Model
     from ..runtimes.generation.options import GenerationOptions
-    from ..runtimes.media.images import ImageLimits
+    from ..runtimes.media.image_files import ImageLimits
 
 
 def image_limits(_: click.Context, option: click.Parameter, megapixels: float | None) -> ImageLimits | None:
     """The limits of images for a number of megapixels. A callback of click's options."""
-    from ..runtimes.media.images import ImageLimits
+    from ..runtimes.media.image_files import ImageLimits
 
     return None if megapixels is None else ImageLimits(max_decoded_pixels=max(1, int(1e6 * megapixels)))
 

@@ -14,7 +14,7 @@ from .generation.model import Model
 from .generation.options import GenerationOptions
 from .generation.sampling import SamplingOptions
 from .media.frames import VideoLimits, VideoSource
-from .media.images import ImageLimits
+from .media.image_files import ImageLimits
 from .media.sources import ImageSource
 from .prompt.messages import Messages
 from .prompt.requests import user_message

@@ -22,7 +22,7 @@ from lensmith.calibration.samples.calibration_samples import choose_samples
 from lensmith.calibration.samples.sample_preparation import _ways, open_samples, prompts_of
 from lensmith.exporters.comparing.cases import Case
 from lensmith.exporters.pipeline import Options, prepare
-from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.image_files import open_image
 from PIL import Image
 
 from tests.layered import Bench, chosen

@@ -15,7 +15,7 @@ from lensmith.cli.app import lensmith
 from lensmith.exporters.comparing.comparison import CompareOptions
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options
-from lensmith.runtimes.media.images import ImageLimits
+from lensmith.runtimes.media.image_files import ImageLimits
 
 CHECKPOINT = Path(__file__).parent / "tiny_vlm" / "qwen3_vl"
 Row = tuple[Any, dict[str, Any]]  # what follows an option, None for a switch, and what arrives besides

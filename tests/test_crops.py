@@ -21,7 +21,7 @@ from lensmith.runtimes.media.crops import (
     crop,
     crop_grid,
 )
-from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.pixels import image_spec
 from lensmith.runtimes.prompt.messages import find_images
 from lensmith.runtimes.prompt.prompt_builder import open_prompt

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes.media.frames import Clip, VideoLimits, open_clip
-from lensmith.runtimes.media.images import ImageLimits
+from lensmith.runtimes.media.image_files import ImageLimits
 from lensmith.runtimes.media.media_encoder import sample_clip
 from lensmith.runtimes.media.video import VideoSpec
 from lensmith.runtimes.process.cores import at_most

@@ -15,7 +15,7 @@ from lensmith.runtimes import Model
 from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.runtimes.engines.contract import Floats
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.pixels import preprocess
 
 from tests.extras import Ran, inside, load

@@ -16,17 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.media.images import (
-    ImageLimits,
-    ImageSpec,
-    check_aspect,
-    check_header,
-    open_image,
-    preprocess,
-    preprocess_images,
-    smart_resize,
-    three,
-)
+from lensmith.runtimes.media.image_files import ImageLimits, check_aspect, check_header, open_image
+from lensmith.runtimes.media.images import ImageSpec, preprocess, preprocess_images, smart_resize, three
 from lensmith.runtimes.media.pixels import image_spec
 from lensmith.runtimes.media.resize import axis_weights, resize_bicubic
 from lensmith.targets.errors import InputError

@@ -18,11 +18,12 @@ from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.bundle.opening import Bundle, open_bundle
 from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.engines.llamacpp.gguf_check import check_decoder, check_vision
-from lensmith.runtimes.engines.llamacpp.llama_vision import to_frames
 from lensmith.runtimes.evidence.replay import divergence, relative_error
 from lensmith.runtimes.evidence.traces import log_sum
 from lensmith.runtimes.evidence.verification import verify
-from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
+from lensmith.runtimes.media.image_files import open_image
+from lensmith.runtimes.media.images import ImageSpec, preprocess
+from lensmith.runtimes.media.pixels import to_frames
 from lensmith.runtimes.media.resize import resize_bicubic
 from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.targets.errors import InputError

@@ -18,7 +18,7 @@ from lensmith.exporters.evidence.reference import Reference
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.contract import Floats, ImageFeatures
 from lensmith.runtimes.evidence.replay import relative_error
-from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.pixels import preprocess
 from lensmith.runtimes.prompt.requests import user_message
 

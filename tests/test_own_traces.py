@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from lensmith.exporters.evidence import golden, own_traces
 from lensmith.exporters.evidence.proof import prove_weights
+from lensmith.exporters.evidence.self_replay import Way, replayed
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning import golden_sizes
 from lensmith.exporters.planning.planned_bundle import make_plan
-from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.bundle.opening import Bundle, open_bundle
 from lensmith.runtimes.evidence import verification as verifying
 from lensmith.runtimes.evidence.built import read_built
-from lensmith.runtimes.evidence.traces import OWN, read_traces
+from lensmith.runtimes.evidence.traces import OWN, Traces, read_traces
 from lensmith.runtimes.evidence.verification import verify
 from lensmith.runtimes.generation.loading import load
 from lensmith.runtimes.generation.model import Model
@@ -65,6 +66,9 @@ def test_fresh_bundles_pass_here_and_elsewhere(
     assert report.passed, report.summary()
     assert report.summary().startswith("bundle agrees with itself as it was built: ")
     assert report.reference == OWN
+    opened = open_bundle(bundle)
+    assert {*read_built(opened).spread} == {*opened.content["graphs"]}
+    assert all(0 < value.overall <= value.row < 0.1 for value in read_built(opened).spread.values())
     monkeypatch.setattr(verifying, "arithmetic", lambda *_, **how: None)
     for native in (None, False):
         report = verify(bundle, native=native, threads=1)
@@ -74,14 +78,15 @@ def test_fresh_bundles_pass_here_and_elsewhere(
 
 def test_what_is_recorded_is_what_the_bundle_gives(int4: Path) -> None:
     traces = read_traces(open_bundle(int4))
-    case, image = traces.cases[0], traces.images[0]
+    case = traces.cases[0]
     model = load(int4, threads=None)
     assert isinstance(model, Model)
-    features = model.vision(*model.media.cut(int4 / image.file, video=False))
-    np.testing.assert_array_equal(features.features, image.features.features)
+    for image in traces.images:
+        features = model.vision(*model.media.cut(int4 / image.file, max_pixels=image.max_pixels))
+        np.testing.assert_array_equal(features.features, image.features.features)
+    assert [len(image.features) for image in traces.images] == [12, 240]  # asked about, and of the usual size
     asked = [{**case.messages[0], "content": [
-        {"type": "image", "image": int4 / b["image"]} if b["type"] == "image" else b
-        for b in case.messages[0]["content"]
+        {**b, "image": int4 / b["image"]} if b["type"] == "image" else b for b in case.messages[0]["content"]
     ]}]  # fmt: skip
     request = model.prepare(asked)
     assert [int(token) for token in request.prompt.ids] == case.token_ids
@@ -117,6 +122,41 @@ def test_wrong_devices_fail(
 def test_short_contexts_have_the_short_conversation(tmp_path: Path) -> None:
     bundle = build(TINY / "llava", tmp_path / "bundle", context=60)
     assert [case.name for case in read_traces(open_bundle(bundle)).cases] == ["text only"]
+    assert verify(bundle).passed
+
+
+def test_long_pictures_are_asked_about_and_noise_is_that_of_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that brings all pictures to one size has many tokens of each."""
+    monkeypatch.setattr(own_traces, "FEW", 8)
+    monkeypatch.setattr(golden_sizes, "FEW", 8)
+    asked = dict[str, int]()
+
+    def noted(bundle: Bundle, traces: Traces, way: Way) -> Any:
+        asked.update({case.name: len(traces.images) for case in traces.cases})
+        assert way.noise == 2.0**-14
+        return replayed(bundle, traces, way)
+
+    monkeypatch.setattr(own_traces, "replayed", noted)
+    job = prepare(TINY / "llava", Options())
+    bundle = export(job, tmp_path / "bundle")
+    traces = read_traces(bundle)
+    assert [case.name for case in traces.cases] == ["one image", "text only"]
+    assert [image.max_pixels for image in traces.images] == [None]
+    assert not np.array_equal(traces.cases[0].logits, traces.cases[1].logits)
+    assert asked == {"text only": 1}
+    assert verify(bundle.path).passed
+    found = sum(file.stat().st_size for file in (bundle.path / "golden").iterdir())
+    assert make_plan(job).golden_bytes == pytest.approx(found, rel=0.12)
+
+
+def test_pictures_have_no_more_pixels_than_a_bundle_takes(tmp_path: Path) -> None:
+    bundle = build(TINY / "qwen3_vl", tmp_path / "bundle", max_pixels=16 * 16 * 6)
+    small, usual = read_traces(open_bundle(bundle)).images
+    assert small.max_pixels == 16 * 16 * 6
+    assert len(small.features) <= 6
+    assert small.patches_sha256 != usual.patches_sha256
     assert verify(bundle).passed
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.runtimes.media import picture_formats
-from lensmith.runtimes.media.images import ImageLimits, open_image
+from lensmith.runtimes.media.image_files import ImageLimits, open_image
 from lensmith.targets.errors import InputError
 from PIL import Image
 

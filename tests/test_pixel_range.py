@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess
+from lensmith.runtimes.media.image_files import open_image
+from lensmith.runtimes.media.images import ImageSpec, preprocess
 from lensmith.targets.errors import InputError
 from PIL import Image
 

@@ -536,6 +536,10 @@ def test_one_weight_of_many_without_its_scale(tmp_path: Path) -> None:
         (gptq(4, 32).make(ONES)[0], {"quant_method": "gptq", "bits": 4, "format": "marlin"}, "'marlin'"),
         ({**llm_int8().make(ONES)[0], "weight_format": np.array(1, np.uint8)},
          {"quant_method": "bitsandbytes"}, "is not 0, an order of bytes for one kind of GPU"),
+        ({**llm_int8().make(ONES)[0], "weight": np.ones((64, 64), np.uint8)},
+         {"quant_method": "bitsandbytes"}, "m.weight is U8.*expected I8"),
+        ({**nf4().make(ONES)[0], "weight.quant_state.bitsandbytes__nf4": np.ones(9, np.int32)},
+         {"quant_method": "bitsandbytes"}, "bitsandbytes__nf4 is I32.*expected U8"),
         ({**llm_int8().make(ONES)[0], "SCB": np.ones(63, np.float32)},
          {"quant_method": "bitsandbytes"}, r"SCB has shape \[63\]"),
         ({**nf4().make(ONES)[0], "weight.quant_map": np.ones(17, np.float32)},
@@ -562,6 +566,32 @@ def test_parts_that_do_not_fit(parts: dict[str, Any], config: Any, message: str,
     tensors = {f"m.{end}": np.ascontiguousarray(part) for end, part in parts.items()}
     with pytest.raises(InputError, match=message):
         open_checkpoint(small(tmp_path, tensors, quantization_config=config))
+
+
+@pytest.mark.parametrize("size", [512, 1024, 2048, 4096])
+def test_large_blocks_of_bitsandbytes(size: int, tmp_path: Path) -> None:
+    parts, expected = nf4(size).make(WAVES)
+    tensors = {f"m.{end}": part for end, part in parts.items()}
+    made = open_checkpoint(small(tmp_path, tensors, quantization_config={"quant_method": "bitsandbytes"}))
+    assert np.array_equal(made.tensors["m.weight"].numpy(), expected)
+    assert np.array_equal(made.tensors["m.weight"].rows(5, 22), expected[5:22])
+
+
+@pytest.mark.parametrize("given", [{}, {"nested_offset": None}])
+def test_scales_around_no_mean(given: dict[str, Any], tmp_path: Path) -> None:
+    """Of blocks that are all about zero the state names no offset."""
+    key = "weight.quant_state.bitsandbytes__nf4"
+    found = []
+    for name, offset in (("tiny", {"nested_offset": 1e-30}), ("none", given)):
+        parts, _ = nf4(nested=16).make(WAVES)
+        state = json.loads(parts[key].tobytes())
+        del state["nested_offset"]
+        parts[key] = np.frombuffer(json.dumps({**state, **offset}).encode(), np.uint8)
+        tensors = {f"m.{end}": part for end, part in parts.items()}
+        made = open_checkpoint(small(tmp_path / name, tensors, quantization_config={"quant_method": "bitsandbytes"}))
+        found.append(made.tensors["m.weight"].numpy())
+    assert np.array_equal(found[0], found[1])
+    assert found[0].std() > 0.1
 
 
 HOSTILE: list[tuple[str, dict[str, Any]]] = [

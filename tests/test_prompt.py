@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess_images
+from lensmith.runtimes.media.image_files import open_image
+from lensmith.runtimes.media.images import ImageSpec, preprocess_images
 from lensmith.runtimes.prompt.messages import find_images
 from lensmith.runtimes.prompt.prompt_builder import (
     PromptBuilder,

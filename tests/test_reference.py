@@ -25,7 +25,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 def test_it_is_what_transformers_generates(pair: Pair) -> None:
     """From pixels, by transformers' own loop: the same tokens as from features, step by step."""
-    from lensmith.runtimes.media.images import ImageSpec, open_image, preprocess_images
+    from lensmith.runtimes.media.image_files import open_image
+    from lensmith.runtimes.media.images import ImageSpec, preprocess_images
     from lensmith.runtimes.prompt.messages import find_images
 
     messages, torch, model = CONVERSATIONS["two turns"], pair.reference.torch, pair.reference.model

@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 from lensmith.runtimes.engines.contract import ImageFeatures
 from lensmith.runtimes.generation.timings import Timings
-from lensmith.runtimes.media import frames, images
+from lensmith.runtimes.media import frames, image_files
 from lensmith.runtimes.media import media_encoder as media
 from lensmith.runtimes.media.frames import VideoLimits
-from lensmith.runtimes.media.images import (
-    Grid,
-    ImageLimits,
-    ImageSpec,
-    Patches,
-)
+from lensmith.runtimes.media.image_files import ImageLimits
+from lensmith.runtimes.media.images import Grid, ImageSpec, Patches
 from lensmith.runtimes.media.media_encoder import MediaEncoder
 from lensmith.runtimes.media.seen import MOST_SOURCES, Seen, SeenSources
 from lensmith.runtimes.media.video import VideoSpec
@@ -35,7 +31,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.decoded = self.clips = self.encoded = 0
-        decode, opened = images.decode_image, frames.open_clip
+        decode, opened = image_files.decode_image, frames.open_clip
 
         def counted_decode(*arguments: Any) -> Any:
             self.decoded += 1

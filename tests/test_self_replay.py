@@ -126,15 +126,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = export(prepare(TINY / "llava", Options(precision="fp32")), out, golden="never")
     (out / "golden").mkdir()
     (out / FILES[0]).write_bytes(sources()[FILES[0]])
-    return Bundle(made.path, {**made.content, "files": {**made.content["files"], FILES[0]: {}}})
+    return Bundle(
+        made.path, {**made.content, "files": {**made.content["files"], FILES[0]: {"size": 0, "sha256": "0" * 64}}}
+    )
 
 
 @pytest.fixture(scope="module")
 def traces(bundle: Bundle) -> Traces:
     """Of one picture, of a conversation about it, and of one without pictures."""
     model = Model(bundle)
-    cases = [_asked(model, sources(), {name: CONVERSATIONS[name]})[0] for name in ("one image", "text only")]
-    return Traces("x", (_cut(model, FILES[0]),), tuple(cases))
+    pictures = {FILES[0]: None}
+    cases = _asked(model, pictures, {name: CONVERSATIONS[name] for name in ("one image", "text only")})
+    return Traces("x", (_cut(model, FILES[0], None),), cases)
 
 
 def run(bundle: Bundle, traces: Traces, noise: float) -> dict[str, Any]:

@@ -14,12 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensmith.runtimes.media.frames import open_clip
-from lensmith.runtimes.media.images import (
-    ImageLimits,
-    ImageSpec,
-    open_image,
-    preprocess,
-)
+from lensmith.runtimes.media.image_files import ImageLimits, open_image
+from lensmith.runtimes.media.images import ImageSpec, preprocess
 from lensmith.targets.errors import InputError
 from PIL import Image
 

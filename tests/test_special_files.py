@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from lensmith.exporters.comparing.cases import read_tasks
 from lensmith.runtimes.media.frames import open_clip
-from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.storage.files import read_json
 from lensmith.runtimes.storage.reading import MOST_STREAMED, read_limited, read_utf8
 from lensmith.targets.errors import InputError

@@ -24,7 +24,7 @@ from lensmith.runtimes.engines.llamacpp.header import read_gguf
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.media.frames import VideoLimits
-from lensmith.runtimes.media.images import ImageLimits
+from lensmith.runtimes.media.image_files import ImageLimits
 from lensmith.targets.errors import InputError
 from safetensors.numpy import save_file
 

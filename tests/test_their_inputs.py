@@ -17,7 +17,7 @@ from lensmith.exporters.evidence.their_inputs import TheirInputs
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.runtimes.bundle.checked_manifest import inputs_of
-from lensmith.runtimes.media.images import open_image
+from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.pixels import image_spec, preprocess
 from lensmith.targets.errors import CheckFailed
 

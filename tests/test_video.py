@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.frames import VideoLimits
-from lensmith.runtimes.media.images import ImageLimits, ImageSpec
+from lensmith.runtimes.media.image_files import ImageLimits
+from lensmith.runtimes.media.images import ImageSpec
 from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium
 from lensmith.runtimes.media.video import (
     VideoSpec,

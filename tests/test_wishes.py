@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.crops import CropSpec
 from lensmith.runtimes.media.frames import Clip, VideoLimits
-from lensmith.runtimes.media.images import ImageLimits, ImageSpec
+from lensmith.runtimes.media.image_files import ImageLimits
+from lensmith.runtimes.media.images import ImageSpec
 from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium, sample_clip
 from lensmith.runtimes.media.pixels import PixelSpec
 from lensmith.runtimes.media.sizing import grown, shrunk

@@ -18,7 +18,7 @@ from ...exporters.spec import ModelSpec
 from ...runtimes.bundle.manifest import Inputs
 from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
 from ...runtimes.generation.model import position_spec, prompt_spec
-from ...runtimes.media.images import open_image
+from ...runtimes.media.image_files import open_image
 from ...runtimes.media.pixels import image_spec, preprocess
 from ...runtimes.prompt.positions import rotary_positions, text_positions
 from ...runtimes.prompt.prompt_builder import PromptBuilder

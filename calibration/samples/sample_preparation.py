@@ -19,7 +19,6 @@ from ...exporters.job import Job
 from ...exporters.progress import Progress
 from ...exporters.prompt_files import chat_template
 from ...runtimes.bundle.checked_manifest import inputs_of
-from ...runtimes.media.no_images import NoImages
 from ...runtimes.prompt.requests import user_message
 from ...targets.errors import InputError
 from ..calibration_options import CalibrationOptions
@@ -120,7 +119,7 @@ def open_samples(
 
 def _ways(builder: SampleBuilder) -> Ways:
     """Whether a chat template knows tools, a user's message can be left open at its end, and images are taken."""
-    prompts, pictures = builder.prompts, not isinstance(builder.images, NoImages)
+    prompts, pictures = builder.prompts, builder.images.takes_images
     tools = "tools" in prompts.template.words.variables
     try:
         prompts.render([user_message("")], continue_final_message=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...exporters.comparing.cases import Case
-from ...runtimes.media.images import open_image
+from ...runtimes.media.image_files import open_image
 
 FEW = 8  # one of so many samples that differs is too few
 SAME_WORDS = 0.6  # of the words of two questions, that both have

@@ -18,7 +18,7 @@ from ...runtimes.engines.contract import Floats, Ints, Step
 from ...runtimes.generation.model import Model, position_spec, prompt_spec
 from ...runtimes.generation.options import GenerationOptions
 from ...runtimes.generation.timings import Timings
-from ...runtimes.media.images import open_image
+from ...runtimes.media.image_files import open_image
 from ...runtimes.media.pixels import image_spec, preprocess
 from ...runtimes.prompt.positions import text_positions
 from ...runtimes.prompt.prompt_builder import open_prompt

@@ -33,7 +33,7 @@ Result = dict[str, Any]  # of one contender's process
 
 def precision_name(bundle: Bundle) -> str:
     """What a bundle was exported as ("int4")."""
-    return str(bundle.content.get("options", {}).get("precision", "bundle"))
+    return bundle.manifest.options.precision
 
 
 def assemble(
@@ -50,12 +50,12 @@ def assemble(
     family = find_family(checkpoint)
     parts = components(bundle, checkpoint, family.prefixes)
     contenders = [_contender(job, result) for job, result in zip(jobs, results, strict=True)]
-    manifest = bundle.content
+    manifest = bundle.manifest
     return Report(
-        model=str(manifest["source"]["name"]),
-        family=str(manifest["family"]),
+        model=manifest.source.name,
+        family=manifest.family,
         precision=precision_name(bundle),
-        parameters=int(manifest["source"].get("parameters", 0)),
+        parameters=manifest.source.parameters,
         bundle_bytes=sum(part.bundle_bytes for part in parts),
         source_bytes=sum(part.source_bytes for part in parts),
         contenders=(contenders[-1], *contenders[:-1]),

@@ -34,7 +34,7 @@ from ...runtimes.evidence.traces import (
 from ...runtimes.generation.model import position_spec, prompt_spec
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.frames import VideoLimits
-from ...runtimes.media.images import ImageLimits
+from ...runtimes.media.image_files import ImageLimits
 from ...runtimes.media.media_encoder import MediaEncoder
 from ...runtimes.media.pixels import image_spec
 from ...runtimes.media.video import video_spec
@@ -47,7 +47,7 @@ from ..formats.elsewhere import Elsewhere
 from ..progress import Progress
 from ..spec import ModelSpec
 from .golden_media import CLIP, FILES, sources
-from .own_traces import record_own
+from .own_traces import own_pictures, record_own
 from .reference import Reference, import_torch
 from .self_replay import self_replay, with_meant
 from .their_inputs import TheirInputs
@@ -143,9 +143,9 @@ def _where(elsewhere: Elsewhere | None) -> dict[str, Any]:
 
 def _own(writer: BundleWriter, manifest: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """Traces of the bundle itself, so that a device can be told from the machine of the build."""
-    files = [FIRST] if takes(FIRST, inputs_of(manifest)) else []
+    asked = conversations(own_pictures(inputs_of(manifest)))
     try:
-        traces = record_own(dict(reversed(conversations(files).items())), writer, manifest)
+        traces = record_own(dict(reversed(asked.items())), writer, manifest)
     except InputError as error:
         _drop(writer)
         return {"recorded": False, "reason": f"{reason}; and the bundle itself was not replayed: {error}"}

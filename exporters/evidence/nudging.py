@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -24,7 +25,7 @@ from ...runtimes.evidence.verification import rounds_no_activations
 from ...runtimes.generation.loading import answers
 from ...runtimes.media.images import Grid, Patches
 
-DECODER = "decoder"
+DECODER, ENCODER, GGUF = "decoder", "vision_encoder", ".gguf"
 NOISE, HALF_NOISE = 2.0**-16, 2.0**-10  # relative, up and down in turn; a step of activations in float16
 # Where all activations are float32, little noise says how far noise grows: 2^-22 changes outputs of the trained models
 # as much as other orders of summation do.
@@ -56,7 +57,10 @@ def nudged_vision(vision: Vision, noise: float) -> Vision:
 
 @contextmanager
 def nudged_norms(bundle: Bundle, noise: float) -> Iterator[None]:
-    """Within the context the norms in the files of the decoder have noise; no other run may read them then."""
+    """Within the context the norms in the files of the decoder have noise; no other run may read them then.
+
+    So have those of llama.cpp's vision encoder, which turns pixels into bytes first.
+    """
     vectors = list(_vectors(bundle)) if answers(bundle) else []
     kept = [np.array(vector) for vector in vectors]
     try:
@@ -71,13 +75,21 @@ def nudged_norms(bundle: Bundle, noise: float) -> Iterator[None]:
 def _vectors(bundle: Bundle) -> Iterator[NDArray[Any]]:
     """Tensors of one axis in float32, mapped for writing."""
     path = bundle.graph(DECODER)
-    if path.suffix == ".gguf":
-        for tensor in gguf.GGUFReader(path, "r+").tensors:
-            if tensor.tensor_type == Type.F32 and len(tensor.shape) == 1:
-                yield tensor.data
+    if path.suffix == GGUF:
+        for name in (DECODER, ENCODER):
+            entry = bundle.content["graphs"].get(name, {"file": ""})
+            if entry["file"].endswith(GGUF):
+                yield from _vectors_of(bundle.graph(name))
         return
     for value in ir.load(path).graph.initializers.values():
         part = value.const_value
         if isinstance(part, ir.ExternalTensor) and part.dtype == ir.DataType.FLOAT and len(part.shape) == 1:
             shape = tuple(part.shape.numpy())
             yield np.memmap(path.parent / part.location, np.float32, "r+", part.offset or 0, shape)
+
+
+def _vectors_of(path: Path) -> Iterator[NDArray[Any]]:
+    """The same of a GGUF file."""
+    for tensor in gguf.GGUFReader(path, "r+").tensors:
+        if tensor.tensor_type == Type.F32 and len(tensor.shape) == 1:
+            yield tensor.data

@@ -6,6 +6,7 @@ another's place, is transposed, swapped, negated or missing is found, however co
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,14 +30,14 @@ TINY = 2.0**-24  # half a step of float16's smallest numbers, below which scales
 # Calibrated integers make up for each other: with 2 bits and few samples a row may end far from the checkpoint's. The
 # tensor as a whole still points where the checkpoint's does, while another one has a cosine near 0.
 COSINE, SHORTEST, LONGEST = 0.5, 0.4, 2.0
-SAMPLE = 8  # of large models, one block in so many and each tensor's last: what is at a wrong place is so in all of it
+SAMPLE = 32  # of large models, one block in so many and each tensor's ends: what is at a wrong place is so in all of it
 
 
 def check_written(job: Job, floats: Job, folder: Path, twin: Path | None = None, every: int = 1) -> None:
     """Raises CheckFailed for the first tensor of a folder that is not the checkpoint's within its scheme's rounding.
 
     `floats` describes the same graphs without rounding. Where it lies in the folder `twin`, its weights become those
-    that the rounded ones stand for. Without a twin, one block of rows in `every` is enough, and the last.
+    that the rounded ones stand for. Without a twin, one block of rows in `every` is enough, and both ends.
     """
     plain = {graph.name: graph for graph in floats.graphs}
     for graph in job.lowering.graphs(job):
@@ -83,7 +84,7 @@ def _check(job: Job, source: Source, plain: Source, files: StoredGraph, copies: 
     low = given is not None and matrix is not None and matrix.scheme.bits < 8
     made, likeness = job.calibrated.parts(source, tensor) if low else None, Likeness()
     copy = None if copies is None else copies.parts(plain)[0]
-    for start, stop in _blocks(tensor.shape, every):
+    for start, stop in _blocks(source.name, tensor.shape, every):
         stored = [part[start:stop] for part in parts]
         found = np.asarray(stored[0], np.float32) if matrix is None else matrix.unpack(stored)
         whole = plain.pack(tensor.rows(start, stop)) if given is None else [part[start:stop] for part in given]
@@ -108,12 +109,16 @@ def _refused(what: str) -> CheckFailed:
     )
 
 
-def _blocks(shape: tuple[int, ...], every: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of blocks of rows: of one in `every`, which are smaller by as much, and of the last."""
+def _blocks(name: str, shape: tuple[int, ...], every: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of blocks of rows: of one drawn from each `every`, which are smaller by as much, and of both ends.
+
+    Each tensor has its own draw, the same in each run: no mistake that repeats can always fall between them.
+    """
     rows, columns = (shape or (1,))[0], int(np.prod(shape[1:], dtype=np.int64))
     step = max(1, BLOCK_ELEMENTS // every // max(1, columns))
-    starts = range(0, rows, step)
-    for start in sorted({*starts[::every], starts[-1]}):
+    starts, draw = range(0, rows, step), random.Random(name)
+    drawn = {draw.choice(starts[first : first + every]) for first in range(0, len(starts), every)}
+    for start in sorted({starts[0], *drawn, starts[-1]}):
         yield start, min(start + step, rows)
 
 

@@ -15,7 +15,8 @@ from ...runtimes.generation.model import prompt_spec
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.clips import clip_spec, plan_clip
 from ...runtimes.media.frames import VideoLimits
-from ...runtimes.media.images import Grid, ImageLimits
+from ...runtimes.media.image_files import ImageLimits
+from ...runtimes.media.images import Grid
 from ...runtimes.media.media_encoder import MediaEncoder, layout_of
 from ...runtimes.media.no_images import refuse
 from ...runtimes.media.pixels import image_grid, image_spec
@@ -25,7 +26,7 @@ from ...runtimes.media.video import (
     video_size,
     video_spec,
 )
-from ...runtimes.prompt.prompt_builder import PromptBuilder
+from ...runtimes.prompt.prompt_builder import Prompt, PromptBuilder
 from ...targets.errors import InputError
 from ..evidence.golden import (
     AUTO_BYTES,
@@ -37,10 +38,11 @@ from ..evidence.golden_media import (
     CLIP_FRAMES,
     CLIP_MS,
     CLIP_SIZE,
+    FILES,
     SIZES,
     sources,
 )
-from ..evidence.own_traces import PICTURE
+from ..evidence.own_traces import FEW, own_pictures, within
 from ..evidence.own_traces import STEPS as OWN_STEPS
 from ..job import Job
 
@@ -60,22 +62,24 @@ def golden_bytes(job: Job) -> int:
 def _trace_bytes(job: Job, *, own: bool) -> int:
     """Of traces from PyTorch, or of the bundle's `own`; 0 where the context holds none of their conversations."""
     vision = job.spec.vision
-    wanted = {PICTURE: sources()[PICTURE]} if own else sources()
-    files = {name: data for name, data in wanted.items() if takes(name, inputs_of(job.sections))}
-    answers = _answers(job, files, own=own) if job.spec.decoder is not None else JSON_ENCODER
+    inputs = inputs_of(job.sections)
+    limits = own_pictures(inputs) if own else dict.fromkeys(sources())
+    files = {name: sources()[name] for name in limits if takes(name, inputs)}
+    answers = _answers(job, files, limits, own=own) if job.spec.decoder is not None else JSON_ENCODER
     if vision is None or not answers:
         return answers
-    grids = list(_grids(job))[: len(files)]
+    grids = list(_grids(job, limits))[: len(files)]
     outputs, tokens = 1 + len(vision.deepstack_layers), sum(prod(grid) // vision.merge_size**2 for grid in grids)
     features = outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
     return sum(map(len, files.values())) + features + answers
 
 
-def _grids(job: Job) -> Iterator[Grid]:
-    """Of the built-in pictures and, where there is a place for it, of the clip."""
+def _grids(job: Job, limits: Mapping[str, int | None]) -> Iterator[Grid]:
+    """Of the built-in pictures, some with limits in pixels, and, where there is a place for it, of the clip."""
     inputs = inputs_of(job.sections)
     spec = image_spec(inputs)
-    yield from (image_grid(height, width, spec) for width, height in SIZES)
+    for name, (width, height) in zip(FILES, SIZES, strict=True):
+        yield image_grid(height, width, spec.with_pixels(max_pixels=limits.get(name)))
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if job.spec.decoder is None:
         assert isinstance(inputs.video, Clips)
@@ -86,32 +90,36 @@ def _grids(job: Job) -> Iterator[Grid]:
         yield video_grid(frames, video_size(frames, height, width, video), video)
 
 
-def _answers(job: Job, files: Mapping[str, bytes], *, own: bool) -> int:
+def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None], *, own: bool) -> int:
     """Of logits, of samples of them at each step, and of the files that describe all; 0 where none fits.
 
-    A bundle's `own` traces have the last conversation alone.
+    A bundle's `own` traces have the last short conversation, and longer ones behind it.
     """
     assert job.spec.decoder is not None
     count = OWN_STEPS if own else STEPS
     try:
-        prompts = [length for length in _prompts(job, files) if length + count <= job.spec.context][-own:]
+        prompts = [prompt for prompt in _prompts(job, files, limits) if len(prompt) + count <= job.spec.context]
     except InputError:  # of a template that takes no such conversation
         return 0
+    if own:
+        short = [place for place, prompt in enumerate(prompts) if prompt.media_tokens()[0] <= FEW]
+        prompts = prompts[short[-1] :] if short else []
     vocab = job.spec.decoder.vocab
     sampled = vocab // -(-vocab // SAMPLED)
     drafting = job.spec.decoder.mtp and job.lowering.drafts
     drafts = DRAFTED * (12 * TOP + 8 + 4 * sampled + ENTRY) + 3 * ENTRY if drafting else 0
     steps = count * (12 * TOP + 8 + 4 * sampled + ENTRY + JSON_CASE // STEPS) + drafts
-    return len(prompts) * (4 * vocab + steps) + JSON_TOKEN * sum(prompts)
+    return len(prompts) * (4 * vocab + steps) + JSON_TOKEN * sum(map(len, prompts))
 
 
-def _prompts(job: Job, files: Mapping[str, bytes]) -> Iterator[int]:
-    """Tokens of each built-in conversation."""
+def _prompts(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None]) -> Iterator[Prompt]:
+    """Of each built-in conversation."""
     inputs = inputs_of(job.sections)
     specs = image_spec(inputs), video_spec(inputs)
     media = MediaEncoder(refuse, *specs, ImageLimits(), VideoLimits())
     prompts = PromptBuilder(job.tokenizer.library, job.checkpoint.chat_template or "", prompt_spec(inputs))
-    for messages in conversations(files).values():
+    for about in conversations(files).values():
+        messages = within(about, limits)
         given = [with_sources(message, files) for message in messages]
         images, videos = media.open(given, Timings())
-        yield len(prompts.build(messages, [image.grid for image in images], [layout_of(video) for video in videos]))
+        yield prompts.build(messages, [image.grid for image in images], [layout_of(video) for video in videos])

@@ -48,19 +48,19 @@ def _checkpoint(checkpoint: Checkpoint, prefixes: Prefixes) -> Counter[str]:
 def _bundle(bundle: Bundle) -> Iterator[tuple[str, int]]:
     sizes: Counter[str] = Counter()
     seen: set[tuple[str, int]] = set()
-    for graph, entry in bundle.content["graphs"].items():
-        if entry["file"].endswith(GGUF):
-            sizes += _gguf(bundle.file(entry["file"]))
+    for graph, entry in bundle.manifest.graphs.items():
+        if entry.file.endswith(GGUF):
+            sizes += _gguf(bundle.file(entry.file))
             continue
         for name, shape, nbytes in _stored(bundle, graph, seen):
             sizes[_component(name, graph == "vision_encoder", len(shape))] += nbytes
-    files = bundle.content["files"]
-    data = sum(record["size"] for name, record in files.items() if name.endswith((".data", GGUF)))
-    graphs = sum(record["size"] for name, record in files.items() if name.endswith(".onnx"))
+    files = bundle.manifest.files
+    data = sum(entry.size for name, entry in files.items() if name.endswith((".data", GGUF)))
+    graphs = sum(entry.size for name, entry in files.items() if name.endswith(".onnx"))
     padding = data - sum(sizes.values())
-    traces = sum(record["size"] for name, record in files.items() if name.startswith("golden/"))
+    traces = sum(entry.size for name, entry in files.items() if name.startswith("golden/"))
     yield from sizes.items()
-    yield FILES, sum(record["size"] for record in files.values()) - data - graphs - traces
+    yield FILES, sum(entry.size for entry in files.values()) - data - graphs - traces
     yield TRACES, traces
     yield GRAPHS, graphs + padding + (bundle.path / "lensmith.json").stat().st_size
 

@@ -107,11 +107,11 @@ class Run:
 
 
 def spread(base: Run, others: Iterable[Run]) -> dict[str, Spread]:
-    """How far other runs are from the first, by graph."""
+    """How far other runs are from the first, by graph, in what they gave."""
     found: dict[str, Spread] = {}
     for other in others:
         sums = Sums()
-        for name, graph in base.graphs.items():
+        for name, graph in other.graphs.items():
             sums.add(graph, other.samples[name], base.samples[name])
         found = {graph: widest(found.get(graph, Spread()), sums.spread(graph)) for graph in sums.graphs}
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ..bundle.ranges import (
     Hash,
@@ -32,9 +32,10 @@ class TextBlock(Section, frozen=True, tag_field="type", tag="text"):
 
 
 class ImageBlock(Section, frozen=True, tag_field="type", tag="image"):
-    """A picture in a message, a file of the bundle."""
+    """A picture in a message, a file of the bundle, and how large it may be."""
 
     image: Name
+    max_pixels: Size | UnsetType = UNSET
 
 
 class VideoBlock(Section, frozen=True, tag_field="type", tag="video"):
@@ -57,11 +58,12 @@ class TurnEntry(Section, frozen=True):
 
 
 class ImageEntry(Section, frozen=True):
-    """A picture or video: its grid in patches, and the hash of these."""
+    """A picture or video: its grid in patches, the hash of these, and how large a picture may be."""
 
     file: Name
     grid: tuple[Size, Size, Size]
     patches_sha256: Hash
+    max_pixels: Size | UnsetType = UNSET
 
 
 class CaseEntry(Section, frozen=True):

@@ -49,6 +49,7 @@ class ImageTrace:
     grid: tuple[int, int, int]
     patches_sha256: str
     features: ImageFeatures
+    max_pixels: int | None = None  # in place of the bundle's own limit
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def write_traces(traces: Traces, cases: Path, arrays: Path) -> None:
     data: dict[str, Any] = {"format_version": FORMAT_VERSION, "reference": traces.reference, "images": [], "cases": []}
     values: dict[str, NDArray[Any]] = {}
     for image in traces.images:
-        data["images"].append({"file": image.file, "grid": image.grid, "patches_sha256": image.patches_sha256})
+        limit = {} if image.max_pixels is None else {"max_pixels": image.max_pixels}
+        data["images"].append({"file": image.file, "grid": image.grid, "patches_sha256": image.patches_sha256, **limit})
         values[f"{image.file}.features"] = image.features.features
         if image.features.deepstack is not None:
             values[f"{image.file}.deepstack"] = image.features.deepstack
@@ -152,7 +154,8 @@ def _image(entry: ImageEntry, arrays: Arrays) -> ImageTrace:
     taps = f"{name}.deepstack"
     deepstack = take_array(arrays, taps, np.float32, None, None, None) if taps in arrays else None
     features = ImageFeatures(take_array(arrays, f"{name}.features", np.float32, None, None), deepstack)
-    return ImageTrace(name, entry.grid, entry.patches_sha256, features)
+    limit = None if entry.max_pixels is msgspec.UNSET else entry.max_pixels
+    return ImageTrace(name, entry.grid, entry.patches_sha256, features, limit)
 
 
 def _case(entry: CaseEntry, arrays: Arrays, manifest: Manifest) -> CaseTrace:

@@ -34,14 +34,8 @@ from ..media.frames import (
     check_limit_objects,
     open_clip,
 )
-from ..media.images import (
-    Grid,
-    ImageLimits,
-    ImageSpec,
-    Patches,
-    open_image,
-    smart_resize,
-)
+from ..media.image_files import ImageLimits, open_image
+from ..media.images import Grid, ImageSpec, Patches, smart_resize
 from ..media.picture_formats import decoded
 from ..media.pixels import image_spec
 from ..media.resize import UInt8, resize_bicubic
@@ -142,14 +136,14 @@ class Encoder(OfOneProcess):
         started = time.perf_counter()
         return self._encode(*self.cut_clip(source, fps=fps, num_frames=num_frames), started)
 
-    def cut(self, source: Any, *, video: bool = False) -> tuple[Patches, Grid]:
-        """The patches of an image or a clip, as the graph takes them, and their grid."""
-        return self.cut_clip(source) if video else self.cut_image(source)
+    def cut(self, source: Any, *, video: bool = False, max_pixels: int | None = None) -> tuple[Patches, Grid]:
+        """The patches of an image or a clip, as the graph takes them, and their grid; `max_pixels` is for an image."""
+        return self.cut_clip(source) if video else self.cut_image(source, max_pixels=max_pixels)
 
-    def cut_image(self, source: Any) -> tuple[Patches, Grid]:
+    def cut_image(self, source: Any, *, max_pixels: int | None = None) -> tuple[Patches, Grid]:
         """The patches of an image. The alpha channel of an image object is dropped, as the original processor does."""
         image = open_image(_opaque(source, self.image_limits), self.image_limits)
-        height, width = smart_resize(image.height, image.width, self.image_spec)
+        height, width = smart_resize(image.height, image.width, self.image_spec.with_pixels(max_pixels=max_pixels))
         self._check(f"the image of {image.width} x {image.height} pixels", 1, height, width, self.image_spec)
         with at_most(self.threads):
             planes = _resized(image, height, width)

@@ -10,7 +10,7 @@ from ...targets.errors import InputError
 from ..bundle.opening import Bundle, open_bundle
 from ..bundle.signature import Key
 from ..media.frames import VideoLimits
-from ..media.images import ImageLimits
+from ..media.image_files import ImageLimits
 from .conversation_pool import CONVERSATIONS
 from .encoder import Encoder
 from .model import Model

@@ -20,9 +20,8 @@ from ..engines.engine_table import Wishes, open_decoder, open_engines
 from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.frames import VideoLimits, VideoSource, check_limit_objects
-from ..media.images import ImageLimits
+from ..media.image_files import ImageLimits
 from ..media.media_encoder import MediaEncoder, layout_of
-from ..media.no_images import NoImages
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
 from ..media.video import video_spec
@@ -105,7 +104,7 @@ class Model(OfOneProcess):
         self._wishes = Wishes(capacity, threads, profile, native, device)
         check_wishes(bundle, self._wishes)
         check_limit_objects(image_limits, video_limits)
-        if isinstance(self.image_spec, NoImages) and (image_limits or video_limits):
+        if not self.image_spec.takes_images and (image_limits or video_limits):
             raise InputError(
                 "image_limits and video_limits have no effect on a model that takes text alone; leave them out"
             )

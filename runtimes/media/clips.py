@@ -16,13 +16,8 @@ import numpy.typing as npt
 from ...targets.errors import InputError
 from ..bundle.input_sections import Clips
 from ..values import finite, whole
-from .images import (
-    Grid,
-    ImageSpec,
-    Patches,
-    check_aspect,
-    of_section,
-)
+from .image_files import check_aspect
+from .images import Grid, ImageSpec, Patches, of_section
 from .resize import UInt8
 from .sizing import grown, rounded, shrunk
 

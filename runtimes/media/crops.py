@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,8 @@ from PIL import Image
 
 from ...targets.errors import InputError
 from ..bundle.input_sections import CropImages
-from .images import (
-    CLIP_MEAN,
-    CLIP_STD,
-    LARGEST,
-    Grid,
-    Patches,
-    check_aspect,
-    is_number,
-    planes_of,
-    three,
-)
+from .image_files import check_aspect, planes_of
+from .images import CLIP_MEAN, CLIP_STD, LARGEST, Grid, Patches, bytes_of, is_number, three
 from .resize import UInt8, resize_bicubic
 
 Size = tuple[int, int]  # height and width in pixels
@@ -47,6 +38,8 @@ class CropSpec:
     std: tuple[float, float, float] = CLIP_STD
     rescale_factor: float | None = 1 / 255  # None: bytes stay from 0 to 255
     image_tokens: int = 1  # of each image in the prompt
+    takes_images: ClassVar[bool] = True
+    merge_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         sides = (self.shortest_edge, self.image_tokens, *(self.resized or ()), *(self.cropped or ()))
@@ -98,6 +91,11 @@ class CropSpec:
                                  "leave it out")  # fmt: skip
         return self
 
+    def of_size(self, _: Size) -> CropSpec:
+        """Raises InputError, as `with_pixels` does."""
+        raise InputError("resized_height and resized_width have no effect on this model, which brings every image to "
+                         "one size; leave them out")  # fmt: skip
+
     @property
     def size(self) -> Size | None:
         """Height and width of every result; None where they follow the image."""
@@ -135,6 +133,11 @@ def crop(image: Image.Image, spec: CropSpec) -> tuple[Patches, Grid]:
     if spec.cropped is not None:
         planes = center_crop(planes, spec.cropped)
     return np.stack([row[plane] for row, plane in zip(spec.table, planes, strict=True)])[None], grid
+
+
+def frames_of_crop(pixels: Patches, _: Grid, spec: CropSpec) -> UInt8:
+    """What pixels were made of, uint8 [1, 1, height, width, 3]."""
+    return np.moveaxis(bytes_of(np.moveaxis(pixels, 1, 0), spec.table), 0, -1)[None]
 
 
 def resized_size(height: int, width: int, spec: CropSpec) -> Size | None:

@@ -19,13 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from ...targets.errors import InputError
 from ..storage.reading import read_limited, sized
 from ..values import whole
-from .images import (
-    ImageLimits,
-    check_header,
-    onto_white,
-    open_image,
-    read_bytes,
-)
+from .image_files import ImageLimits, check_header, onto_white, open_image, read_bytes
 from .picture_formats import MARKED, decoded, identify
 from .sources import ImageSource, opened_source
 from .video import Indices

@@ -1,8 +1,4 @@
-"""Images into patches, to the bit as the Hugging Face processor of the Qwen models (Qwen2VLImageProcessor).
-
-A file is read as `transformers.image_utils.load_image` does (upright by its EXIF orientation, then RGB); an image
-object is taken as the processor takes it (transparency onto white, EXIF ignored).
-"""
+"""Images into patches, to the bit as the Hugging Face processor of the Qwen models (Qwen2VLImageProcessor)."""
 
 from __future__ import annotations
 
@@ -11,22 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ...targets.errors import InputError
 from ..bundle.input_sections import PatchImages
 from ..process.cores import spread
-from ..storage.reading import read_limited
 from ..values import whole
-from .picture_formats import decoded, identify
+from .image_files import check_aspect, planes_of
 from .resize import THREAD_PIXELS, UInt8, resize_bicubic
-from .sizing import grown, rounded, shrunk
-from .sources import ImageSource, opened_source
+from .sizing import Size, check_area, grown, rounded, shrunk, whole_tokens
 
 Patches: TypeAlias = npt.NDArray[np.float32]
 Grid: TypeAlias = tuple[int, int, int]
@@ -41,23 +34,6 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 LIMITS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))  # an older key, and where `size` has it
 EDGES = "an object with shortest_edge and longest_edge, areas in pixels"
-MAX_ASPECT_RATIO = 200  # smart_resize refuses more
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What an image may cost before it is decoded; what has more is refused with an InputError.
-
-    `max_decoded_pixels` is its width times its height by its header, by default what Pillow takes, and so transformers:
-    179 million. `max_file_bytes` is the size of the file. Raises InputError for limits below 1.
-    """
-
-    max_decoded_pixels: int = 2 * 89_478_485
-    max_file_bytes: int = 1 << 28
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            whole(f"image limit {field.name}", getattr(self, field.name), 1)
 
 
 @dataclass(frozen=True)
@@ -74,6 +50,7 @@ class ImageSpec:
     rescale_factor: float = 1 / 255
     allowed_pixels: tuple[int, int] | None = None  # the range that `with_pixels` may choose from
     exact_size: tuple[int, int] | None = None  # height and width in place of what the range gives
+    takes_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels"):
@@ -134,6 +111,14 @@ class ImageSpec:
             )
         return dataclasses.replace(self, min_pixels=least, max_pixels=most, allowed_pixels=(low, high))
 
+    def of_size(self, size: Size) -> ImageSpec:
+        """The same spec, by which images get a size (height, width) in whole tokens; InputError outside the range."""
+        height, width = whole_tokens(size, self.factor)
+        low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
+        shown = f"an image of {height} x {width} pixels (resized_height x resized_width)"
+        check_area(height * width, low, high, shown)
+        return dataclasses.replace(self, exact_size=(height, width))
+
     @property
     def factor(self) -> int:
         """Pixels along each side of one image token."""
@@ -182,44 +167,6 @@ def _either(value: Any, other: Any) -> Any:
     return other if value is None else value
 
 
-def open_image(source: ImageSource, limits: ImageLimits | None = None) -> Image.Image:
-    """Open what `ImageSource` lists as RGB; InputError if unusable. Arrays are taken as image objects are."""
-    limits = limits or ImageLimits()
-    return decode_image(*read_image(source, limits), limits)
-
-
-def read_image(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes | Image.Image]:
-    """A name for messages, and the bytes of a file or an image object; InputError if unusable."""
-    opened = opened_source(source, "an image", limits.max_file_bytes)
-    if isinstance(opened, Image.Image):
-        return "the image", opened
-    return read_bytes(opened, limits)
-
-
-def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -> Image.Image:
-    """What `read_image` gives as RGB; InputError if unusable."""
-    if isinstance(content, Image.Image):
-        check_header(content, name, limits)
-        return decoded(name, lambda: onto_white(content.copy()))
-    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
-    image = decoded(name, lambda: identify(content))
-    check_header(image, name, limits)
-    whole = decoded(name, lambda: onto_white(_upright(image)))
-    check_header(whole, name, limits)  # icons and others find out their size only now
-    return whole
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """A decoded picture in RGB, turned as its EXIF data say; the same object where there is nothing to do."""
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    return _rgb(image)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """The size (height, width) HF resizes to: multiples of `spec.factor`, area in the spec's range where possible."""
     check_aspect(height, width)
@@ -251,14 +198,6 @@ def preprocess_images(images: Iterable[Image.Image], spec: ImageSpec) -> tuple[P
     return np.concatenate([np.empty((0, values), np.float32), *(patches for patches, _ in parts)]), grids
 
 
-def planes_of(image: Image.Image) -> UInt8:
-    """The pixels of an image in RGB as planes [3, h, w]."""
-    image, planes = _rgb(image), np.empty((3, image.height, image.width), np.uint8)
-    for plane, band in zip(planes, "RGB", strict=True):
-        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", band), np.uint8)
-    return planes
-
-
 def patchify(frames: Sequence[UInt8], spec: ImageSpec) -> tuple[Patches, Grid]:
     """Normalize and cut frames [3, h, w], whose sides are multiples of `spec.factor`, into one layer of patches.
 
@@ -286,50 +225,29 @@ def patchify(frames: Sequence[UInt8], spec: ImageSpec) -> tuple[Patches, Grid]:
     return out.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
 
 
+def frames_of(patches: Patches, grid: Grid, spec: ImageSpec) -> UInt8:
+    """What patches were cut from, uint8 [temporal patches, frames of each, height, width, 3]."""
+    steps, height, width = grid
+    patch, merge, channels = spec.patch_size, spec.merge_size, 3
+    shape = (steps, height // merge, width // merge, merge, merge, channels, spec.temporal_patch_size, patch, patch)
+    # time, rows of blocks and columns of blocks, row and column within, channel, frame, row and column of pixels
+    cells = patches.reshape(shape).transpose(5, 0, 6, 1, 3, 7, 2, 4, 8)
+    planes = cells.reshape(channels, steps, spec.temporal_patch_size, height * patch, width * patch)
+    return np.ascontiguousarray(np.moveaxis(bytes_of(planes, spec.table), 0, -1))
+
+
+def bytes_of(planes: Patches, table: npt.NDArray[np.float32]) -> UInt8:
+    """Normalized values [3, ...] as the bytes that they were made of, by the value of each byte [3, 256]."""
+    low, high = (table[:, end].reshape(3, *[1] * (planes.ndim - 1)) for end in (0, 255))
+    return np.asarray(np.rint((planes - low) / (high - low) * 255), np.uint8)
+
+
 def in_patch_order(plane: UInt8, spec: ImageSpec) -> UInt8:
     """One channel [h, w] cut into patches [patches, patch*patch], in the order of the merged blocks."""
     patch, merge = spec.patch_size, spec.merge_size
     grid_h, grid_w = plane.shape[0] // patch, plane.shape[1] // patch
     blocks = plane.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch)
     return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, patch * patch)
-
-
-def check_aspect(height: int, width: int) -> None:
-    """Raise InputError for an image with an empty side, or one side more than 200 times the other."""
-    _require(height > 0 and width > 0, f"the image is {width} x {height} pixels; expected sides of at least 1 pixel")
-    _require(
-        max(height, width) / min(height, width) <= MAX_ASPECT_RATIO,
-        f"the image is {width} x {height} pixels; one side may be at most {MAX_ASPECT_RATIO} times the other, crop it",
-    )
-
-
-def read_bytes(source: Path | bytes, limits: ImageLimits) -> tuple[str, bytes]:
-    """A name for messages, and the bytes."""
-    if isinstance(source, bytes):
-        return "the image data", source
-    return str(source)[:200], read_limited(source, limits.max_file_bytes, "the path of an image file")
-
-
-def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:
-    pixels = image.width * image.height
-    _require(
-        pixels <= limits.max_decoded_pixels,
-        f"{name} is {image.width} x {image.height} pixels, "
-        f"more than the limit of {limits.max_decoded_pixels}; scale it down first, or raise the limit: "
-        f"--max-image-megapixels {-(-pixels // 1_000_000)} (in Python: ImageLimits)",
-    )
-    check_aspect(image.height, image.width)
-
-
-def onto_white(image: Image.Image) -> Image.Image:
-    """HF's convert_to_rgb: transparency is composed onto white, any other mode is Pillow's conversion.
-
-    An image in RGB without transparency is given back as it is.
-    """
-    if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return _rgb(image)
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -28,14 +28,9 @@ from ..prompt.prompt_builder import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
 from ..values import finite, whole
 from .frames import Clip, VideoLimits, open_clip
-from .images import (
-    Grid,
-    ImageLimits,
-    Patches,
-    decode_image,
-    read_image,
-)
-from .no_images import NoImages, refuse
+from .image_files import ImageLimits, decode_image, read_image
+from .images import Grid, Patches
+from .no_images import refuse
 from .pixels import PixelSpec, image_grid, preprocess
 from .seen import (
     Identity,
@@ -102,7 +97,7 @@ class MediaEncoder:
         """
         started, limits = time.perf_counter(), limits or {}
         pictures, clips = find_media(messages, "image"), find_media(messages, "video")
-        if isinstance(self.image_spec, NoImages) and (given := [name for name in limits if limits[name] is not None]):
+        if not self.image_spec.takes_images and (given := [name for name in limits if limits[name] is not None]):
             raise InputError(f"{given[0]} has no effect on a model that takes no images; leave it out")
         check_limits(limits, images=len(pictures), videos=len(clips))
         with at_most(self.threads):
@@ -119,11 +114,14 @@ class MediaEncoder:
             encoded = [image for medium in images for image in self._encode(medium, timings)]
             return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
 
-    def cut(self, source: Any, *, video: bool = False) -> tuple[Patches, Grid]:
-        """All patches of an image or a video and their grid (t, h, w), without encoding them."""
+    def cut(self, source: Any, *, video: bool = False, max_pixels: int | None = None) -> tuple[Patches, Grid]:
+        """All patches of an image or a video and their grid (t, h, w), without encoding them.
+
+        `max_pixels` is for an image, in place of the bundle's own limit.
+        """
         with at_most(self.threads):
             if not video:
-                medium = self._open_image(source, {}, {})
+                medium = self._open_image(source, {}, {"max_pixels": max_pixels})
                 return next(medium.patches()), medium.grid
             medium = self._open_video(source, {}, {})
             return np.concatenate(list(medium.patches())), layout_of(medium).grid
@@ -144,7 +142,7 @@ class MediaEncoder:
 
     def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
         """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
-        if isinstance(self.image_spec, NoImages):
+        if not self.image_spec.takes_images:
             refuse()
         spec, limits = image_wishes(self.image_spec, part, wishes), self.image_limits
         name, content = read_image(source, limits)
@@ -161,7 +159,7 @@ class MediaEncoder:
         return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
 
     def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
-        if isinstance(self.image_spec, NoImages):
+        if not self.image_spec.takes_images:
             refuse()
         if self.video_spec is None:
             raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "

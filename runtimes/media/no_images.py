@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from ...targets.errors import InputError
 
@@ -15,12 +15,18 @@ class NoImages:
     """In place of the constants that images are prepared with."""
 
     factor: int = 1
+    takes_images: ClassVar[bool] = False
+    merge_size: ClassVar[int] = 1
 
     def with_pixels(self, *, min_pixels: int | None = None, max_pixels: int | None = None) -> NoImages:
         """Itself; an InputError for a wish."""
         if min_pixels is not None or max_pixels is not None:
             refuse()
         return self
+
+    def of_size(self, _: tuple[int, int]) -> NoReturn:
+        """Raises InputError."""
+        refuse()
 
 
 def refuse(*_: object) -> NoReturn:

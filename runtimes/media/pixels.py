@@ -14,6 +14,7 @@ from . import crops, images
 from .crops import CropSpec
 from .images import Grid, ImageSpec, Patches
 from .no_images import NoImages, refuse
+from .resize import UInt8
 
 PixelSpec: TypeAlias = ImageSpec | CropSpec | NoImages
 
@@ -25,6 +26,7 @@ class Kind:
     spec: Callable[[Inputs], PixelSpec]
     grid: Callable[[int, int, Any], Grid]  # of height, width and the constants
     preprocess: Callable[[Image.Image, Any], tuple[Patches, Grid]]
+    frames: Callable[[Patches, Grid, Any], UInt8]  # the way back from it
 
 
 def image_spec(inputs: Inputs) -> PixelSpec:
@@ -40,6 +42,11 @@ def image_grid(height: int, width: int, spec: PixelSpec) -> Grid:
 def preprocess(image: Image.Image, spec: PixelSpec) -> tuple[Patches, Grid]:
     """The input of the vision encoder for an RGB image, and the image's grid (frames, height, width)."""
     return BY_SPEC[type(spec)].preprocess(image, spec)
+
+
+def to_frames(patches: Patches, grid: Grid, spec: PixelSpec) -> UInt8:
+    """The images that patches were cut from, uint8 [temporal patches, frames of each, height, width, 3]."""
+    return BY_SPEC[type(spec)].frames(patches, grid, spec)
 
 
 def _patch_spec(inputs: Inputs) -> ImageSpec:
@@ -61,8 +68,8 @@ def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
     return 1, height // spec.patch_size, width // spec.patch_size
 
 
-PATCHES = Kind(_patch_spec, _patch_grid, images.preprocess)
-CROPS = Kind(_crop_spec, crops.crop_grid, crops.crop)
-NONE = Kind(lambda _: NoImages(), refuse, refuse)
+PATCHES = Kind(_patch_spec, _patch_grid, images.preprocess, images.frames_of)
+CROPS = Kind(_crop_spec, crops.crop_grid, crops.crop, crops.frames_of_crop)
+NONE = Kind(lambda _: NoImages(), refuse, refuse, refuse)
 KINDS: Mapping[type, Kind] = {PatchImages: PATCHES, CropImages: CROPS, NoImagesEntry: NONE}
 BY_SPEC: Mapping[type, Kind] = {ImageSpec: PATCHES, CropSpec: CROPS, NoImages: NONE}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+from ...targets.errors import InputError
+
 Size = tuple[int, int]
 
 
@@ -27,3 +29,15 @@ def grown(height: int, width: int, factor: int, least: float, frames: int = 1) -
     """The smallest size of about the same shape with an area of at least `least`."""
     beta = math.sqrt(least / (frames * height * width))
     return math.ceil(height * beta / factor) * factor, math.ceil(width * beta / factor) * factor
+
+
+def whole_tokens(size: Size, factor: int) -> Size:
+    """The nearest multiples, at least one token along each side."""
+    height, width = rounded(*size, factor)
+    return max(factor, height), max(factor, width)
+
+
+def check_area(area: int, low: int, high: int, what: str) -> None:
+    """Raise InputError for an area outside the range of a bundle."""
+    if not low <= area <= high:
+        raise InputError(f"{what} is outside the {low} to {high} pixels that this bundle was built for")

@@ -20,18 +20,8 @@ from PIL import Image
 from ...targets.errors import InputError
 from ..bundle.input_sections import FrameVideos
 from ..bundle.manifest import Inputs
-from .images import (
-    LARGEST,
-    LIMITS,
-    MAX_ASPECT_RATIO,
-    Grid,
-    ImageSpec,
-    Patches,
-    is_number,
-    of_section,
-    patchify,
-    planes_of,
-)
+from .image_files import MAX_ASPECT_RATIO, planes_of
+from .images import LARGEST, LIMITS, Grid, ImageSpec, Patches, is_number, of_section, patchify
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 

@@ -14,14 +14,8 @@ from typing import Any
 
 from ...targets.errors import InputError
 from ..values import finite, number, whole
-from .images import ImageSpec
 from .pixels import PixelSpec
-from .sizing import (
-    Size,
-    grown,
-    rounded,
-    shrunk,
-)
+from .sizing import Size, check_area, grown, shrunk, whole_tokens
 from .video import VideoSpec, check_frames, video_size
 
 OF_IMAGES, OF_VIDEOS = ("min_pixels", "max_pixels"), ("max_video_pixels",)
@@ -50,13 +44,7 @@ def image_wishes(spec: PixelSpec, part: Mapping[str, Any], limits: Mapping[str, 
     if size is None:
         given = own or {name: limits[name] for name in OF_IMAGES if limits.get(name) is not None}
         return spec.with_pixels(**given) if given else spec
-    if not isinstance(spec, ImageSpec):
-        raise InputError("resized_height and resized_width have no effect on this model, which brings every image to "
-                         "one size; leave them out")  # fmt: skip
-    height, width = _whole_tokens(size, spec.factor)
-    low, high = spec.allowed_pixels or (spec.min_pixels, spec.max_pixels)
-    _check_area(height * width, low, high, f"an image of {height} x {width} pixels (resized_height x resized_width)")
-    return dataclasses.replace(spec, exact_size=(height, width))
+    return spec.of_size(size)
 
 
 def video_wishes(spec: VideoSpec, part: Mapping[str, Any], limits: Mapping[str, Any]) -> VideoSpec:
@@ -80,8 +68,8 @@ def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Map
     limits = {name: finite(f"{name} of a video", part[name]) for name in (*OF_IMAGES, "total_pixels") if name in part}
     size = _resized(part, limits)
     if size is not None:
-        chosen = _whole_tokens(size, patches.factor)
-        _check_area(math.ceil(frames / step) * step * prod(chosen), 1, patches.max_pixels,
+        chosen = whole_tokens(size, patches.factor)
+        check_area(math.ceil(frames / step) * step * prod(chosen), 1, patches.max_pixels,
                     f"a video of {frames} frames of {chosen[0]} x {chosen[1]} pixels")  # fmt: skip
         return chosen
     if not limits:
@@ -132,18 +120,8 @@ def _resized(part: Mapping[str, Any], limits: Mapping[str, Any]) -> Size | None:
     return given["resized_height"], given["resized_width"]
 
 
-def _whole_tokens(size: Size, factor: int) -> Size:
-    height, width = rounded(*size, factor)
-    return max(factor, height), max(factor, width)
-
-
 def _frame_size(height: int, width: int, factor: int, least: float, most: float) -> Size:
-    size = _whole_tokens((height, width), factor)
+    size = whole_tokens((height, width), factor)
     if prod(size) > most:
         return shrunk(height, width, factor, most)
     return grown(height, width, factor, least) if prod(size) < least else size
-
-
-def _check_area(area: int, low: int, high: int, what: str) -> None:
-    if not low <= area <= high:
-        raise InputError(f"{what} is outside the {low} to {high} pixels that this bundle was built for")

@@ -78,9 +78,9 @@ def _gpu(bundle: Bundle) -> GpuTarget:
         raise InputError(f"the bundle {bundle.path} is not for TensorRT; export it with --format tensorrt")
     if any(graph["file"].endswith(".engine") for graph in graphs):
         raise InputError(f"the bundle {bundle.path} has its engines; export it again to build others")
-    gpu = load_target(bundle.content["target"]).gpu
+    gpu = load_target(bundle.manifest.target).gpu
     if gpu is None:
-        raise InputError(f"the target {bundle.content['target']!r} of {bundle.path} has no GPU; export it again")
+        raise InputError(f"the target {bundle.manifest.target!r} of {bundle.path} has no GPU; export it again")
     if not gpu.has_engines:
         raise InputError(f"the bundle {bundle.path} needs no engines: its graphs are compiled when they are loaded")
     return gpu

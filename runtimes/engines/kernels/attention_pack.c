@@ -32,7 +32,7 @@ static void pack_values(const Attention *a, const float *values, size_t count, u
 
 static void pack_keys(const Attention *a, const float *keys, size_t count, uint32_t *out) {
     uint32_t line[MAX_WIDTH / 2 + WORDS];
-    memset(out, 0, k_tile_words(a) * sizeof *out);
+    if (count < TILE_KEYS) memset(out, 0, k_tile_words(a) * sizeof *out); // what no key fills
     for (size_t key = 0; key < count; key++, keys += a->heads * a->width) {
         for (size_t i = 0; i < a->width; i += WORDS) {
             const __m512 values = _mm512_maskz_loadu_ps(within(i, a->width), keys + i);

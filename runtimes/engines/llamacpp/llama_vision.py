@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....targets.errors import InputError, LensmithError
-from ...media.crops import CropSpec
-from ...media.images import ImageSpec
-from ...media.pixels import PixelSpec
+from ...media.images import Grid, Patches
+from ...media.pixels import PixelSpec, to_frames
+from ...media.resize import UInt8
 from ..contract import Floats, ImageFeatures
 from .gguf_check import check_vision
 from .library import (
@@ -30,7 +29,6 @@ from .library import (
     refused,
 )
 
-UInt8 = NDArray[np.uint8]
 IMAGE_CHUNK = 1  # mtmd_input_chunk_type
 
 
@@ -40,7 +38,6 @@ class LlamaVision:
     def __init__(
         self, path: Path, model: LlamaModel, spec: PixelSpec, *, most_tokens: int, threads: int | None, exact: bool
     ) -> None:
-        assert isinstance(spec, ImageSpec | CropSpec)
         self.spec, self.model = spec, model
         library = mtmd()
         check_vision(path, model.hidden)
@@ -60,13 +57,13 @@ class LlamaVision:
             self._free(self.context)
             self.context = None
 
-    def __call__(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
+    def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
         """Features [tokens, hidden] of patches with their grid (frames, height, width); InputError where it resizes."""
         frames = to_frames(patches, grid, self.spec)  # [temporal patches, frames of each, height, width, 3]
         return ImageFeatures.join([self._encode(group, grid) for group in frames])
 
-    def _encode(self, frames: UInt8, grid: tuple[int, int, int]) -> ImageFeatures:
-        expected = image_tokens(grid, self.spec)
+    def _encode(self, frames: UInt8, grid: Grid) -> ImageFeatures:
+        expected = grid[1] * grid[2] // self.spec.merge_size**2  # of one temporal patch
         same = all(np.array_equal(frame, frames[0]) for frame in frames[1:])
         with _bitmaps(frames[:1] if same else frames) as bitmaps, _chunks(self.context, bitmaps) as chunk:
             library = mtmd()
@@ -86,31 +83,6 @@ class LlamaVision:
         hidden = self.model.hidden
         parts = [rows[:, begin : begin + hidden] for begin in range(0, rows.shape[1], hidden)]
         return ImageFeatures(parts[0], np.stack(parts[1:]) if len(parts) > 1 else None)
-
-
-def image_tokens(grid: tuple[int, int, int], spec: ImageSpec | CropSpec) -> int:
-    """Tokens of one temporal patch of a grid."""
-    merge = spec.merge_size if isinstance(spec, ImageSpec) else 1
-    return grid[1] * grid[2] // merge**2
-
-
-def to_frames(patches: Floats, grid: tuple[int, int, int], spec: ImageSpec | CropSpec) -> UInt8:
-    """The images that patches were cut from, uint8 [temporal patches, frames of each, height, width, 3]."""
-    if isinstance(spec, CropSpec):
-        return np.moveaxis(_bytes(np.moveaxis(patches, 1, 0), spec), 0, -1)[None]
-    steps, height, width = grid
-    patch, merge, channels = spec.patch_size, spec.merge_size, 3
-    shape = (steps, height // merge, width // merge, merge, merge, channels, spec.temporal_patch_size, patch, patch)
-    # time, rows of blocks and columns of blocks, row and column within, channel, frame, row and column of pixels
-    cells = patches.reshape(shape).transpose(5, 0, 6, 1, 3, 7, 2, 4, 8)
-    planes = cells.reshape(channels, steps, spec.temporal_patch_size, height * patch, width * patch)
-    return np.ascontiguousarray(np.moveaxis(_bytes(planes, spec), 0, -1))
-
-
-def _bytes(planes: Floats, spec: ImageSpec | CropSpec) -> UInt8:
-    """Normalized values [3, ...] as the bytes that they were made of."""
-    low, high = (spec.table[:, end].reshape(3, *[1] * (planes.ndim - 1)) for end in (0, 255))
-    return np.asarray(np.rint((planes - low) / (high - low) * 255), np.uint8)
 
 
 @contextmanager
