@@ -13,7 +13,7 @@ MODEL = tests/tiny_vlm/qwen3_vl
 HELDOUT = tests/tiny_vlm/heldout
 IMAGE = $(HELDOUT)/images/0001.png
 BUNDLE = build/qwen3_vl-int4
-LIMIT ?= 50
+LIMIT ?= 25
 JOBS ?= 2
 KERNELS = runtimes/engines/kernels/kernels.so
 
