@@ -178,7 +178,7 @@ def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkey
         return str(evidence["reason"])
 
     assert "never" in reason("never", "never")
-    assert "context of 40 tokens holds none of its" in reason("short", "auto", context=40)
+    assert "context of 12 tokens holds none of its" in reason("short", "auto", context=12)
     with pytest.raises(InputError, match=r"^a context of 40 tokens holds no golden trace; use a larger one$"):
         build(source, tmp_path / "always", "always", context=40)
     monkeypatch.setattr(module, "AUTO_BYTES", 1_000_000)
