@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.pipeline import Options, prepare
+from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.targets.errors import InputError
 
 TINY = Path(__file__).parent / "tiny_vlm"
@@ -129,3 +130,19 @@ def test_absurd_values_are_named(family: str, path: tuple[str, ...], value: Any,
     folder = linked(family, tmp_path / "absurd", "config.json", mutated(config, path, value))
     with pytest.raises(InputError, match=message):
         prepare(folder, Options())
+
+
+@pytest.mark.parametrize(
+    ("family", "file"),
+    [
+        ("qwen3_vl", "preprocessor_config.json"),
+        ("qwen3_5", "video_preprocessor_config.json"),
+        ("llava", "preprocessor_config.json"),
+    ],
+)
+def test_settings_that_no_bundle_has_room_for(family: str, file: str, tmp_path: Path) -> None:
+    """Known before anything is written."""
+    given = json.loads((TINY / family / file).read_text())
+    folder = linked(family, tmp_path / "absurd", file, {**given, "image_mean": [1e7, 0.5, 0.5]})
+    with pytest.raises(InputError, match=r"(image|video)\.mean\[0\]: expected .* 1000000"):
+        make_plan(prepare(folder, Options()))

@@ -40,9 +40,18 @@ def typed(content: Mapping[str, Any]) -> Manifest:
 
 
 def inputs_of(sections: Mapping[str, Any]) -> Inputs:
-    """The record of the sections that say what a bundle takes, of which the others are left aside."""
+    """The record of the sections that say what a bundle takes, of which the others are left aside.
+
+    Raises InputError for a value out of its range, which the files of a checkpoint may have.
+    """
     known = {name: sections[name] for name in Inputs.__struct_fields__ if name in sections}
-    return msgspec.convert(_with_kinds(known), Inputs)
+    try:
+        return msgspec.convert(_with_kinds(known), Inputs)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"the checkpoint's settings do not fit into a bundle: {_in_words(str(error))}; correct its config.json or "
+            "the file of its processor"
+        ) from None
 
 
 def _with_kinds(manifest: Mapping[str, Any]) -> dict[str, Any]:
