@@ -239,8 +239,10 @@ def test_formats_without_windows_are_refused(options: dict[str, Any], base: Path
         prepare(base, Options(**options))
 
 
-# llama.cpp takes its GELU from a table in float16, of which a decoder of random weights makes four times as much.
-FILE_FEATURES, FILE_LOGITS = 4e-3, 1.6e-2
+# Features as of other encoders in llama.cpp. Its decoder of this architecture is 4.1e-3 from PyTorch's with these
+# random weights, for text alone as well. Neither GELU nor biases are the cause, which is not known; the limit of
+# logits lies just above.
+FILE_FEATURES, FILE_LOGITS = 4e-3, 6e-3
 
 
 @pytest.mark.parametrize("name", ["published", "all layers in windows", "all layers whole"])
