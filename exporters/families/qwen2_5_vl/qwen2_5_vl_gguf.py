@@ -13,8 +13,8 @@ from ....targets.errors import InputError
 from ...checkpoint.lazy_tensors import LazyTensor
 from ...formats.gguf.gguf_decoder import DecoderFile
 from ...formats.gguf.gguf_family import GgufFamily
-from ...formats.gguf.gguf_vision import SUFFIXES, common_metadata
-from ...formats.gguf.tensors import Tensor, mapped, plain
+from ...formats.gguf.gguf_vision import by_frame, common_metadata, name_in_file
+from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
 from ...spec import ModelSpec
 from .windowed_spec import WindowedSpec
@@ -68,14 +68,13 @@ class WindowedVision:
             inner = source.name.removeprefix(f"{self.prefixes.vision}.")
             if inner == source.name:
                 continue
-            if inner == "patch_embed.proj.weight":  # a convolution over two frames: one tensor for each of them
-                yield mapped("v.patch_embd.weight", source, lambda rows: rows[:, :, 0])
-                yield mapped("v.patch_embd.weight.1", source, lambda rows: rows[:, :, 1])
+            if inner == "patch_embed.proj.weight":
+                yield from by_frame(source)
             elif ".attn.qkv." in inner:
                 for index, letter in enumerate("qkv"):
-                    yield _third(_name(inner.replace("qkv", letter), names), source, index)
+                    yield _third(name_in_file(inner.replace("qkv", letter), names), source, index)
             else:
-                yield plain(_name(inner, names), source)
+                yield plain(name_in_file(inner, names), source)
 
     def metadata(self) -> dict[str, Any]:
         """The constants of the encoder, by key."""
@@ -88,13 +87,6 @@ class WindowedVision:
             "clip.vision.image_min_pixels": self.limits["min_pixels"],
             "clip.vision.image_max_pixels": self.limits["max_pixels"],
         }
-
-
-def _name(inner: str, names: gguf.TensorNameMap) -> str:
-    found = names.get_name(f"visual.{inner}", try_suffixes=SUFFIXES)
-    if found is None:
-        raise InputError(f"llama.cpp has no place for the tensor {inner!r} of the vision encoder")
-    return found
 
 
 def _third(name: str, source: LazyTensor, index: int) -> Tensor:

@@ -13,8 +13,8 @@ from ....targets.errors import InputError
 from ...checkpoint.lazy_tensors import LazyTensor
 from ...formats.gguf.gguf_decoder import DecoderFile
 from ...formats.gguf.gguf_family import GgufFamily
-from ...formats.gguf.gguf_vision import SUFFIXES, common_metadata
-from ...formats.gguf.tensors import Tensor, mapped, plain
+from ...formats.gguf.gguf_vision import by_frame, common_metadata, name_in_file
+from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
 from ...spec import ModelSpec, VisionSpec
 
@@ -64,9 +64,8 @@ class QwenVision:
             inner = source.name.removeprefix(f"{self.prefixes.vision}.")
             if inner == source.name:
                 continue
-            if inner == "patch_embed.proj.weight":  # a convolution over two frames: one tensor for each of them
-                yield mapped("v.patch_embd.weight", source, lambda rows: rows[:, :, 0])
-                yield mapped("v.patch_embd.weight.1", source, lambda rows: rows[:, :, 1])
+            if inner == "patch_embed.proj.weight":
+                yield from by_frame(source)
             else:
                 yield plain(self._name(inner, names), source)
 
@@ -77,10 +76,7 @@ class QwenVision:
             return _deepstack_name(self.spec.deepstack_layers[int(index)], rest)
         if part == "merger":
             return MERGER[rest.rpartition(".")[0]] + "." + rest.rpartition(".")[2]
-        found = names.get_name(f"visual.{inner}", try_suffixes=SUFFIXES)
-        if found is None:
-            raise InputError(f"llama.cpp has no place for the tensor {inner!r} of the vision encoder")
-        return found
+        return name_in_file(inner, names)
 
     def metadata(self) -> dict[str, Any]:
         """The constants of the encoder, by key."""

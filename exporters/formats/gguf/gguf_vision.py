@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import gguf
+
+from ....targets.errors import InputError
 from ...checkpoint.lazy_tensors import LazyTensor
-from .tensors import Tensor
+from .tensors import Tensor, mapped
 
 SUFFIXES = (".weight", ".bias")
 
@@ -58,3 +61,17 @@ def common_metadata(spec: VisionSizes, projection: int, side: int, image: dict[s
         "clip.vision.image_mean": [float(value) for value in image["mean"]],
         "clip.vision.image_std": [float(value) for value in image["std"]],
     }
+
+
+def by_frame(source: LazyTensor) -> Iterator[Tensor]:
+    """The patch projection of Qwen's encoders, a convolution over two frames, as one tensor for each of them."""
+    yield mapped("v.patch_embd.weight", source, lambda rows: rows[:, :, 0])
+    yield mapped("v.patch_embd.weight.1", source, lambda rows: rows[:, :, 1])
+
+
+def name_in_file(inner: str, names: gguf.TensorNameMap) -> str:
+    """llama.cpp's name of a tensor of Qwen's encoders; InputError where it has none."""
+    found = names.get_name(f"visual.{inner}", try_suffixes=SUFFIXES)
+    if found is None:
+        raise InputError(f"llama.cpp has no place for the tensor {inner!r} of the vision encoder")
+    return found
