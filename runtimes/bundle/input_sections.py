@@ -93,6 +93,14 @@ class Tokens(Section, frozen=True):
     vision_end_token: Token | None = None
 
 
+class Speech(Section, frozen=True):
+    """How answers are written, as the chat template tells of earlier ones: calls of tools, and thoughts before them."""
+
+    tool_calls: Literal["xml", "json"] | None = None
+    arguments: Literal["object", "text"] = "object"  # what the template takes as those of a call in the conversation
+    reasoning: bool = False
+
+
 class PromptEntry(Section, frozen=True):
     """How conversations become token ids."""
 
@@ -105,6 +113,7 @@ class PromptEntry(Section, frozen=True):
     end_tokens: dict[Token, list[Text]] = {}  # by name, where each was found
     bos_token: Token | None = None
     template_kwargs: dict[Name, Token] = {}
+    speech: Speech | None = None  # of bundles made before it was recorded: found in the template
 
 
 class LocalityEntry(Section, frozen=True):

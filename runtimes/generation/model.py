@@ -309,6 +309,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
         token_ids=section.token_ids,
         bos_token=section.bos_token,
         template_kwargs=section.template_kwargs,
+        speech=section.speech,
     )
 
 
