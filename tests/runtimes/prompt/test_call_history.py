@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.targets.errors import InputError
 
-from tests.test_messages import READ, TEMPLATES, builder, hf_ids
+from tests.runtimes.prompt.test_messages import READ, TEMPLATES, builder, hf_ids
 
 TOOLS = [{"type": "function", "function": {"name": "zoom", "parameters": {"type": "object", "properties": {"x": {}}}}}]
 ARGUMENTS = st.dictionaries(

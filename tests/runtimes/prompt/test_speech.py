@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,8 @@ from lensmith.runtimes.prompt.speech import find_speech
 from lensmith.runtimes.prompt.template import ChatTemplate
 from lensmith.targets.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT, TINY
+
 XML, JSON = {"tool_calls": "xml", "arguments": "object"}, {"tool_calls": "json", "arguments": "text"}
 PUBLISHED: dict[str, Speech] = {
     "tarn-2b": Speech(**XML, reasoning=True), "nemotron-4b": Speech(**XML, reasoning=True),  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_a_template_without_end_is_no_way_to_wait() -> None:
 def test_recorded_in_the_prompt_section(family: str) -> None:
     from lensmith.exporters.pipeline import Options, prepare
 
-    folder = ROOT / "tests" / "tiny_vlm" / family
+    folder = TINY / family
     section = prepare(folder, Options()).sections["prompt"]
     found = open_prompt(folder, PromptSpec()).speech  # of a bundle from before
     recorded: dict[str, Any] = {

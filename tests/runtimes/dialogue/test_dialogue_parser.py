@@ -18,9 +18,10 @@ from lensmith.runtimes.dialogue.events import BrokenCall, Event, Reasoning, Text
 from lensmith.runtimes.prompt.speech import find_speech
 from lensmith.runtimes.prompt.template import ChatTemplate
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import DATA, ROOT
+
 CONFIGS = ROOT / "exporters" / "synth" / "synth_configs"
-TRANSCRIPTS = sorted((ROOT / "tests" / "data" / "transcripts").glob("*.json"))
+TRANSCRIPTS = sorted((DATA / "transcripts").glob("*.json"))
 XML, JSON = Speech(tool_calls="xml", reasoning=True), Speech(tool_calls="json", arguments="text", reasoning=True)
 SCHEMA: dict[str, Any] = {
     "type": "object",
