@@ -20,12 +20,12 @@ from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError
 from PIL import Image
 
-from tests import hf, ladder
-from tests.extras import latest, load
-from tests.ladder import ANSWER, IMAGES, Pair, compile_pair
-from tests.test_qwen2_5_vl import FEATURES, LOGITS
-from tests.test_video import layout_of, noise, opened, with_wishes
-from tests.test_video_parity import frames
+from tests.exporters.families.test_qwen2_5_vl import FEATURES, LOGITS
+from tests.helpers import hf, ladder
+from tests.helpers.extras import latest, load
+from tests.helpers.ladder import ANSWER, IMAGES, Pair, compile_pair
+from tests.runtimes.media.test_video import layout_of, noise, opened, with_wishes
+from tests.runtimes.media.test_video_parity import frames
 
 
 @pytest.fixture(scope="module")
