@@ -190,11 +190,12 @@ class Model(OfOneProcess):
         build = partial(self.prompts.build, messages, grids, layouts, **variables)
         prompt = build()
         check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
-        request = assemble(prompt, self.positions, *self.media.encode(images, videos, timings))
+        encoded, clips = self.media.encode(images, videos, timings)
+        request = assemble(prompt, self.positions, encoded, clips)
         if self.decoder.recurrent:
             turns = build(add_generation_prompt=False)
             request = replace(request, turn_end=shared(turns.ids, prompt.ids))
-        self.media.trim(request.images)
+        self.media.trim([*encoded, *(frame for clip in clips for frame in clip.frames)])
         timings.prompt_tokens = len(prompt)
         timings.image_tokens, timings.video_tokens = prompt.media_tokens()
         return request
@@ -309,6 +310,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
         token_ids=section.token_ids,
         bos_token=section.bos_token,
         template_kwargs=section.template_kwargs,
+        tiles=section.tiles,
     )
 
 

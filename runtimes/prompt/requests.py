@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -22,7 +22,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image, or one temporal patch of a video, ready for the decoder."""
+    """One image or one of its tiles, or one temporal patch of a video, ready for the decoder."""
 
     key: bytes  # identity of its pixels after preprocessing
     grid: tuple[int, int, int]
@@ -44,7 +44,7 @@ class Request:
     prompt: Prompt
     positions: Ints  # [3, seq]
     next_position: int
-    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans
+    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans, those in tiles tile by tile
     turn_end: int = 0  # tokens in front of the generation prompt: what the prompt of the next turn begins with
 
     def features_between(self, begin: int, end: int) -> ImageFeatures | None:
@@ -75,9 +75,27 @@ def assemble(
 ) -> Request:
     """A prompt with its positions, and its encoded media in the order of their tokens."""
     rows, following = rotary_positions(prompt.ids, prompt.grids, positions)
-    sources = iter(images), (frame for video in videos for frame in video.frames)
+    sources = (
+        _pieces(images, prompt.image_spans[~prompt.of_video]),
+        (frame for video in videos for frame in video.frames),
+    )
     ordered = tuple(next(sources[int(of_video)]) for of_video in prompt.of_video)
     return Request(prompt, rows, following, ordered)
+
+
+def _pieces(images: Iterable[EncodedImage], spans: Ints) -> Iterator[EncodedImage]:
+    """The images, those in tiles cut into what stands at each of the spans [pieces, (start, end)]."""
+    lengths = iter((spans[:, 1] - spans[:, 0]).tolist())
+    for image in images:
+        length = next(lengths)
+        if length >= len(image.features):
+            yield image
+            continue
+        for piece, begin in enumerate(range(0, len(image.features), length)):
+            part = image.features[begin : begin + length]
+            yield EncodedImage(image.key + f"/{piece}".encode(), (1, 1, length), part)
+            if begin:
+                next(lengths)
 
 
 def user_message(

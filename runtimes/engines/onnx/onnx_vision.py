@@ -23,7 +23,9 @@ class OnnxVision:
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
-        """As Vision; an encoder for images of one size has no input for the grid."""
+        """As Vision; an encoder for images of one size has no input for the grid, and gets tiles one by one."""
+        if len(self.inputs) == 1 and len(patches) > 1:
+            return ImageFeatures.join([self(tile[None], grid) for tile in patches])
         feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
         with refusal_is_input(self.path):
             return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))
