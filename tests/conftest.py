@@ -11,12 +11,12 @@ import lensmith.targets.telemetry  # noqa: F401  (tests import onnxruntime thems
 import pytest
 from hypothesis import Phase, settings
 
-from tests.extras import Ran
+from tests.helpers.extras import Ran
 
 if TYPE_CHECKING:
-    from tests.layered import Bench
+    from tests.helpers.layered import Bench
 
-pytest.register_assert_rewrite("tests.ladder")
+pytest.register_assert_rewrite("tests.helpers.ladder")
 settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate], database=None)  # no shrinking
 
 
@@ -53,7 +53,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 @pytest.fixture(scope="session")
 def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
     """Makes a small checkpoint of a family with samples, once."""
-    from tests.layered import make_bench, small, write_samples
+    from tests.helpers.layered import make_bench, small, write_samples
 
     @cache
     def make(name: str) -> Bench:

@@ -16,8 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-TRAINED = tuple(str(ROOT / "tests" / "tiny_vlm" / name) for name in ("qwen3_vl", "qwen3_5", "llava"))
+from tests.paths import TINY
+
+TRAINED = tuple(str(TINY / name) for name in ("qwen3_vl", "qwen3_5", "llava"))
 DRAWN = ("tarn-2b", "qwen3-vl-2b", "vqwen3-4b", "nemotron-4b", "arlow-vision")
 WAYS = (
     "--precision fp32",

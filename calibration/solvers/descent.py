@@ -21,6 +21,7 @@ from .levels import (
     in_float16,
     inverses,
 )
+from .row_parts import by_rows
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,17 @@ class DescentOptions:
 def descent(weight: Floats, inputs: Inputs, grid: IntegerGrid, *, options: DescentOptions | None = None) -> Groups:
     """Quantize float32 [rows, columns] by descent from GPTQ's result."""
     options = options or DescentOptions()
-    levels = gptq_levels(weight, inputs, grid, options.start)
-    run = _Descent(weight, _damped(inputs.second, options.damping + inputs.damping), levels, grid)
-    for _ in range(options.sweeps):
-        if run.sweep() <= options.settled:
-            break
-    return run.levels.groups(grid)
+    start = gptq_levels(weight, inputs, grid, options.start)
+    second = _damped(inputs.second, options.damping + inputs.damping)
+
+    def part(rows: slice) -> Levels:
+        run = _Descent(weight[rows], second, start.part(rows), grid)
+        for _ in range(options.sweeps):
+            if run.sweep() <= options.settled:
+                break
+        return run.levels
+
+    return Levels.beside(by_rows(part, len(weight))).groups(grid)
 
 
 def _damped(second: Floats, damping: float) -> Floats:

@@ -22,6 +22,7 @@ from .levels import (
     cuts,
     inverses,
 )
+from .row_parts import by_rows
 from .search import fit
 
 Order = NDArray[np.intp]
@@ -50,15 +51,20 @@ def gptq_levels(weight: Floats, inputs: Inputs, grid: IntegerGrid, options: Gptq
     columns = weight.shape[1]
     order: Order = np.argsort(-inputs.energy, kind="stable") if options.static_groups else np.arange(columns)
     upper, innovation = feedback(inputs.second, order, options.damping + inputs.damping)
-    run = _Pass(weight, order, upper, grid)
-    if options.static_groups:
-        run.levels.scales, run.levels.zeros = _transposed(fit(weight, innovation, grid))
-        run.round(slice(0, columns))
-    else:
-        for group in cuts(0, columns, grid.group_size):
-            run.fit(group, innovation[group])
-            run.round(group)
-    return run.levels
+    scales, zeros = fit(weight, innovation, grid) if options.static_groups else (None, None)
+
+    def part(rows: slice) -> Levels:
+        run = _Pass(weight[rows], order, upper, grid)
+        if scales is not None and zeros is not None:
+            run.levels.scales, run.levels.zeros = _transposed(scales[rows]), _transposed(zeros[rows])
+            run.round(slice(0, columns))
+        else:
+            for group in cuts(0, columns, grid.group_size):
+                run.fit(group, innovation[group])
+                run.round(group)
+        return run.levels
+
+    return Levels.beside(by_rows(part, len(weight)))
 
 
 def feedback(second: Floats, order: Order, damping: float) -> tuple[Floats, Floats]:
@@ -79,8 +85,8 @@ def feedback(second: Floats, order: Order, damping: float) -> tuple[Floats, Floa
     return upper, innovation
 
 
-def _transposed(pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    return np.ascontiguousarray(pair[0].T), np.ascontiguousarray(pair[1].T)
+def _transposed(part: Floats) -> Floats:
+    return np.ascontiguousarray(part.T)
 
 
 class _Pass:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...exporters.storage.rounding import FP16_MAX, Floats, Groups
 
 BITS = (2, 3, 4, 8)
+LEVELS = ("values", "scales", "zeros")
 BLOCK = 128  # columns that are worked on together: wide enough for BLAS, small enough for the cache
 
 
@@ -58,6 +59,15 @@ class Levels:
     values: Floats
     scales: Floats
     zeros: Floats
+
+    @staticmethod
+    def beside(parts: Sequence[Levels]) -> Levels:
+        """Those of parts of the rows, in order, as one."""
+        return Levels(*(np.concatenate([getattr(part, name) for part in parts], axis=1) for name in LEVELS))
+
+    def part(self, rows: slice) -> Levels:
+        """A copy of those of some rows."""
+        return Levels(*(np.ascontiguousarray(getattr(self, name)[:, rows]) for name in LEVELS))
 
     def groups(self, grid: IntegerGrid) -> Groups:
         """The same as Groups."""

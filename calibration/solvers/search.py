@@ -14,6 +14,7 @@ from .levels import (
     in_float16,
     inverses,
 )
+from .row_parts import by_rows
 
 # Of the range from the smallest to the largest weight. Far down: where few columns carry the outputs, the levels belong
 # to them, however large the others are (2 bits in groups of 128, outlier channels: 0.0112 to 0.0094 of the output).
@@ -41,10 +42,14 @@ def fit(weight: Floats, importance: Floats, grid: IntegerGrid) -> tuple[Floats, 
     """
     groups = grid.groups(weight.shape[1])
     weights = importance.reshape(groups, grid.group_size)
-    parts = [
-        _fit(np.ascontiguousarray(weight[cut]).reshape(-1, groups, grid.group_size), weights, grid)
-        for cut in cuts(0, len(weight), max(1, CHUNK // weight.shape[1]))
-    ]
+
+    def part(rows: slice) -> list[tuple[Floats, Floats]]:
+        return [
+            _fit(np.ascontiguousarray(weight[cut]).reshape(-1, groups, grid.group_size), weights, grid)
+            for cut in cuts(rows.start, rows.stop, max(1, CHUNK // weight.shape[1]))
+        ]
+
+    parts = [pair for found in by_rows(part, len(weight)) for pair in found]
     return np.concatenate([scales for scales, _ in parts]), np.concatenate([zeros for _, zeros in parts])
 
 

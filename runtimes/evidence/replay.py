@@ -35,7 +35,7 @@ class Exactness:
     agreement: float  # share of equal tokens, ties aside
 
 
-# Random-weight and trained models stay near 1e-5 and below (tests/test_parity.py); the rest is room for other kernels
+# Random-weight and trained models stay near 1e-5 and below (test_parity.py); the rest is room for other kernels
 # and orders of summation. The smallest mistake tried, another approximation of GELU, is off by 2e-4; wrong positions
 # are off by 0.7. llama.cpp takes its GELU from a table in float16.
 EXACT, LLAMA_CPP = Exactness(1e-4, 1e-6, 1.0), Exactness(4e-3, 2e-4, 0.9)

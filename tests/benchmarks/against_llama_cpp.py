@@ -36,7 +36,7 @@ def picture(width: int, height: int) -> Image.Image:
 def lensmith(args: argparse.Namespace) -> dict[str, Any]:
     from lensmith.runtimes import GenerationOptions
 
-    from tests.extras import load
+    from tests.helpers.extras import load
 
     model = load(args.bundle, threads=args.threads, context=2048)
     image = picture(*args.size)

@@ -1,6 +1,6 @@
 """What calibration gains: divergence and right answers by method, bits and samples, and what its own judgement says.
 
-python tests/tiny_vlm/calibration_samples.py --out SAMPLES [--long]
+python tests/training/calibration_samples.py --out SAMPLES [--long]
 python tests/benchmarks/calibration.py CHECKPOINT --held-out TASKS/tasks.jsonl --samples built-in SAMPLES/tasks.jsonl
 
 KL divergences are in nats, means over the positions of the held-out tasks. Methods run side by side, so that they see

@@ -39,7 +39,8 @@ from lensmith.runtimes.evidence.traces import Traces, read_traces
 from lensmith.runtimes.generation.loading import load
 from lensmith.targets.errors import LensmithError
 
-TINY = Path(__file__).parents[1] / "tiny_vlm"
+from tests.paths import TINY
+
 MODELS = ("qwen3_vl", "qwen3_5", "llava")
 FEW = {"limit": 8}  # samples to calibrate on: what is asked is whether a bundle is what it says, not how good it is
 TOKENS = 24

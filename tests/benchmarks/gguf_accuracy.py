@@ -1,12 +1,12 @@
 """What GGUF file types cost a model in right answers and divergence, by what the quantizer knows of importance.
 
-python tests/tiny_vlm/calibration_samples.py --out SAMPLES [--long]
+python tests/training/calibration_samples.py --out SAMPLES [--long]
 python tests/benchmarks/gguf_accuracy.py CHECKPOINT --samples SAMPLES/tasks.jsonl --held-out HELDOUT/tasks.jsonl
 
 Importance "text" is that of the samples with their pictures left out, as llama.cpp's own tool sees them; "images" is
 what `lensmith export --calibrate imatrix` gathers. All run on llama.cpp. KL divergences are in nats from the f32 file,
 means over held-out positions. An answer is right when each of its tokens is the likeliest. `--wide` takes the
-checkpoint twice as wide (tests/tiny_vlm/widen.py), so that its rows fill the blocks of K-quants.
+checkpoint twice as wide (tests/training/widen.py), so that its rows fill the blocks of K-quants.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from lensmith.targets.errors import InputError
 from rich.console import Console
 from rich.table import Table
 
-from tests.extras import load
+from tests.helpers.extras import load
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.tiny_vlm.widen import widen
+from tests.training.widen import widen
 
 NONE, TEXT, IMAGES = "-", "text", "images"
 TYPES = ("f16", "q8_0", "q4_k_m", "q4_0")

@@ -34,7 +34,7 @@ def picture(width: int, height: int) -> Image.Image:
 def lensmith(args: argparse.Namespace) -> dict[str, Any]:
     from lensmith.runtimes import GenerationOptions
 
-    from tests.extras import inside, load
+    from tests.helpers.extras import inside, load
 
     started = time.perf_counter()
     model = load(args.bundle, context=args.context)

@@ -1,6 +1,6 @@
 """What each method of quantization loses on the matrices of a checkpoint, next to ONNX Runtime's GPTQ; and its time.
 
-ONNX Runtime 1.31's does not pass errors on (see tests/test_calibration_peers.py), and is close to round-to-nearest.
+ONNX Runtime 1.31's does not pass errors on (see test_calibration_peers.py), and is close to round-to-nearest.
 Inputs are made: correlated, with outlier channels, one sample to calibrate with and one to measure on.
 
 python tests/benchmarks/methods.py CHECKPOINT ... [--each 1] [--limit 8] [--bits 2 3 4]
@@ -31,7 +31,7 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.layers import make_inputs, moments
+from tests.helpers.layers import make_inputs, moments
 
 SIZES = ((2048, 2048), (6144, 2048), (2048, 6144))
 PEERS = {"ort gptq": False, "ort gptq mse": True}

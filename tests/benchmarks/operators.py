@@ -20,7 +20,7 @@ from lensmith.runtimes.engines.onnx.onnx_vision import OnnxVision
 from rich.console import Console
 from rich.table import Table
 
-from tests.extras import inside
+from tests.helpers.extras import inside
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 

@@ -20,7 +20,7 @@ from lensmith.runtimes.media.pixels import image_spec
 from rich.console import Console
 from rich.table import Table
 
-from tests.extras import inside
+from tests.helpers.extras import inside
 
 
 def ask(model: Model, cases: dict[str, list[Case]]) -> dict[str, int]:

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.paths import ROOT, TINY
+
 CPU_SECONDS, WALL_SECONDS = 30, 240
 TOLD = 250  # cases between two tables
 KINDS = ("manifest", "config", "template", "tokenizer", "graph", "image", "header", "golden")
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -118,7 +119,6 @@ def make_originals(folder: Path) -> dict[str, list[Path]]:
         ("cuda", "tarn-2b", Options(target="cuda")),
         ("tensorrt", "tarn-2b", Options(format="tensorrt", target="rtx-plugin")),
     )
-    tiny = ROOT / "tests" / "tiny_vlm"
     bundles: list[Path] = []
     others: list[Path] = []
     headers: list[Path] = []
@@ -126,7 +126,7 @@ def make_originals(folder: Path) -> dict[str, list[Path]]:
         for options, kept in ((Options(), bundles), (Options(format="gguf", precision="q8_0"), headers)):
             out = folder / f"{family}-{options.format}"
             if not out.exists():
-                export(prepare(tiny / family, options), out, golden="never")
+                export(prepare(TINY / family, options), out, golden="never")
             kept.append(out)
     for name, family, options in dialects:
         if not (folder / name).exists():
@@ -135,8 +135,8 @@ def make_originals(folder: Path) -> dict[str, list[Path]]:
         others.append(folder / name)
     recorded = folder / "golden"
     if not recorded.exists():
-        export(prepare(tiny / "qwen3_vl", Options()), recorded, golden="always")
-    checkpoints = [tiny / family for family in ("qwen3_vl", "qwen3_5", "llava")]
+        export(prepare(TINY / "qwen3_vl", Options()), recorded, golden="always")
+    checkpoints = [TINY / family for family in ("qwen3_vl", "qwen3_5", "llava")]
     answering = [path for path in others if not path.name.startswith("arlow")]
     return {
         **{kind: [*bundles, *others] for kind in ("manifest", "graph")},
@@ -155,7 +155,7 @@ def main() -> None:
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     originals = {kind: paths for kind, paths in make_originals(given.folder).items() if kind in given.kinds}
-    media = ROOT / "tests" / "tiny_vlm" / "heldout" / "images" / "0001.png"
+    media = TINY / "heldout" / "images" / "0001.png"
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=given.folder) as work:
         tallies = run_cases(spread(originals, media, given.cases, given.first), Path(work), show)

@@ -12,8 +12,8 @@ from typing import Any
 from lensmith.runtimes.bundle.opening import MANIFEST
 from lensmith.runtimes.storage.files import hash_file
 
-from tests.manifests import DAMAGES, DELETE, damaged, fields
-from tests.test_template_bounds import BOMBS, MESSAGES
+from tests.helpers.manifests import DAMAGES, DELETE, damaged, fields
+from tests.runtimes.prompt.test_template_bounds import BOMBS, MESSAGES
 
 MEDIA = "golden/image_0.png"  # of a bundle with golden traces, or of none
 ODD_NUMBERS = (0, 1, -1, 127, 255, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 62, -(1 << 63))

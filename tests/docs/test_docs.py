@@ -1,0 +1,81 @@
+"""The documentation: pages that build strictly, code that is right, a public API without gaps."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from lensmith import runtimes
+from lensmith.runtimes.bundle import manifest
+
+from tests.paths import ROOT, TINY
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.compile(r"```python\n(.*?)```", re.S)
+
+
+def code_of(page: Path) -> list[str]:
+    return PYTHON.findall(page.read_text(encoding="utf-8"))
+
+
+def test_pages_build(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs lensmith[docs]")
+    pytest.importorskip("mkdocstrings", reason="needs lensmith[docs]")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    for name in runtimes.__all__:
+        assert re.search(rf'id="lensmith\.runtimes\.[\w.]*\b{name}"', api), name
+
+
+def test_the_public_api_is_whole() -> None:
+    named = re.findall(r"^::: lensmith\.runtimes\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(named) == sorted(runtimes.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_in_pages_work(page: Path) -> None:
+    for code in code_of(page):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lensmith"):
+                if "exporters" in (node.module or ""):
+                    pytest.importorskip("onnx_ir", reason="needs lensmith[export]")
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_every_section_of_the_manifest_is_described() -> None:
+    """Each field of each record that the bundle format has, in code letters."""
+    page = (ROOT / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", page))))
+    elsewhere = {"Kernels", "EngineEntry"}  # TensorRT's own words
+    records = [kind for kind in vars(manifest).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
+    missing = {f"{kind.__name__}.{name}" for kind in records if kind.__name__ not in elsewhere
+               for name in kind.__struct_fields__ if name not in words}  # fmt: skip
+    assert not missing
+
+
+@pytest.mark.parametrize("model", ["qwen3_vl", "qwen3_5"])
+def test_a_bundle_is_driven_from_its_description(model: str, tmp_path: Path) -> None:
+    """The driver that the page prints, which knows nothing of lensmith, gives the answer of its runtime."""
+    pytest.importorskip("onnx_ir", reason="needs lensmith[export]")
+    from lensmith.exporters.pipeline import Options, export, prepare
+
+    bundle = export(prepare(TINY / model, Options()), tmp_path / "bundle", golden="never").path
+    code = next(code for code in code_of(ROOT / "docs" / "bundle-format.md") if code.startswith("# driver.py"))
+    (tmp_path / "driver.py").write_text(code, encoding="utf-8")
+    assert "lensmith." not in code.replace("lensmith.json", "")
+    picture, question = TINY / "heldout" / "images" / "0001.png", "What word is written?"
+    answer = runtimes.load(bundle).ask(question, [picture])
+    command = [sys.executable, str(tmp_path / "driver.py"), str(bundle), str(picture), question]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["text"] == answer.read() == "lion"
