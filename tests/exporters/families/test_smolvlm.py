@@ -31,12 +31,13 @@ from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import CheckFailed, InputError
 from PIL import Image
 
-from tests import hf, ladder
-from tests.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, random_image
+from tests.helpers import hf, ladder
+from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, random_image
+from tests.paths import ROOT
 
 # Measured are 1e-6 for features and 3e-6 for logits; both sides compute in float32 in other orders.
 FEATURES, LOGITS, CHUNKED = 2e-5, 5e-5, 5e-5
-CONFIG = Path(__file__).parents[1] / "exporters/synth/synth_configs/smolvlm2-500m/config.json"
+CONFIG = ROOT / "exporters/synth/synth_configs/smolvlm2-500m/config.json"
 Change = Callable[[dict[str, Any]], None]
 
 
