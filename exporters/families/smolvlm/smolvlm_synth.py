@@ -13,7 +13,7 @@ TINY_TEXT = {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads"
              "num_hidden_layers": 4}  # fmt: skip
 TINY_VISION = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 4,
                "image_size": 128}  # fmt: skip
-TINY_FILES = {
+TINY_FILES: Mapping[str, Mapping[str, Any]] = {
     "preprocessor_config.json": {"size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 128}},
     "processor_config.json": {"image_seq_len": 4},
 }

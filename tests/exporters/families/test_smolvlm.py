@@ -69,7 +69,11 @@ def outer(**values: Any) -> Change:
 
 
 def both(*changes: Change) -> Change:
-    return lambda config: [change(config) for change in changes] and None
+    def change(config: dict[str, Any]) -> None:
+        for each in changes:
+            each(config)
+
+    return change
 
 
 def idefics3(config: dict[str, Any]) -> None:
@@ -226,7 +230,8 @@ def test_fewer_tiles_on_request(base: Path, pair: Pair) -> None:
     np.testing.assert_array_equal(preprocess(picture, spec)[0], theirs["pixel_values"][0])
     job = prepare(base, Options(max_pixels=256 * 256))
     assert job.sections["limits"]["max_image_tokens"] == 5 * 4
-    for wish in ({"max_pixels": 128**2 - 1}, {"max_pixels": 512**2 + 1}, {"min_pixels": 5}):
+    wishes: list[dict[str, Any]] = [{"max_pixels": 128**2 - 1}, {"max_pixels": 512**2 + 1}, {"min_pixels": 5}]
+    for wish in wishes:
         with pytest.raises(InputError, match=r"was built for|no effect"):
             pair.model.prepare([user_message("What?", [picture])], **wish)
 
