@@ -169,6 +169,8 @@ class Reference:
                 inputs["mm_encoder_outputs"][kind] = self._as_encoder_output(features)
                 # Temporal patches of a video one by one, which is how get_rope_index counts them.
                 inputs[f"{kind}_grid_thw"] = torch.from_numpy(request.prompt.grids[chosen])
+                if of_video and request.prompt.intervals:  # or all at once, with the seconds between them
+                    inputs["second_per_grid_ts"] = torch.tensor([*compress(request.prompt.intervals, chosen)])
         return inputs
 
     def _as_encoder_output(self, images: list[ImageFeatures]) -> EncoderOutput:

@@ -40,7 +40,7 @@ def sections(
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
     check_class("processor_class", checkpoint.processor_class, (*PROCESSORS, *STILL_PROCESSORS))
     made = still_sections(checkpoint, tokenizer, spec, max_pixels)
-    return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
+    return made | ({"video": video_section(checkpoint, spec)} if takes_videos(checkpoint) else {})
 
 
 def still_sections(
@@ -67,13 +67,15 @@ def text_sections(
     }
 
 
-def _takes_videos(checkpoint: Checkpoint) -> bool:
-    """Whether transformers would prepare videos in the way that lensmith knows; a warning where it has another."""
+def takes_videos(
+    checkpoint: Checkpoint, processors: tuple[str, ...] = PROCESSORS, videos: tuple[str, ...] = VIDEO_CLASSES
+) -> bool:
+    """Whether transformers would prepare videos by classes that lensmith knows; a warning where it has others."""
     settings = checkpoint.video_preprocessor_config
     if settings is None or checkpoint.config.get("video_token_id") is None:
         return False
     derived = str(settings.get("image_processor_type", "")).replace("Image", "Video")  # of a file made for images
-    classes = (checkpoint.processor_class, PROCESSORS), (settings.get("video_processor_type", derived), VIDEO_CLASSES)
+    classes = (checkpoint.processor_class, processors), (settings.get("video_processor_type", derived), videos)
     others = [str(name)[:100] for name, known in classes if name is not None and name not in known]
     if others:
         log.warning("videos are prepared by %s, which lensmith does not know: the bundle takes none", others[0])

@@ -94,14 +94,21 @@ def build_vision(
 
 
 def encoder_graph(
-    encoder: nn.Module, spec: EncoderShape, prefix: str, opsets: dict[str, int], places: Mapping[str, Port]
+    encoder: nn.Module,
+    spec: EncoderShape,
+    prefix: str,
+    opsets: dict[str, int],
+    places: Mapping[str, Port],
+    *,
+    by_frame: bool = False,
 ) -> Graph:
     """The graph of a described encoder of patches of any grid, whose tensors are below `prefix`.
 
-    `places` are inputs that say where patches lie, for dialects that want them.
+    `places` are inputs that say where patches lie, for dialects that want them. `by_frame`: it takes a single grid, of
+    one frame, by which the runtime knows that the frames of a video go in one by one.
     """
     pixels = add_input("pixel_values", F32, ["patches", spec.patch_dim])
-    grid = add_input("image_grid_thw", I64, ["images", 3])
+    grid = add_input("image_grid_thw", I64, [1 if by_frame else "images", 3])
     given = {name: add_input(name, *port) for name, port in places.items()}
     builder = _builder("vision_encoder", [pixels, grid, *given.values()], opsets)
     features, taps = encoder(builder.op, pixels, grid, given)

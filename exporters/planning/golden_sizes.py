@@ -20,12 +20,8 @@ from ...runtimes.media.images import Grid
 from ...runtimes.media.media_encoder import MediaEncoder, layout_of
 from ...runtimes.media.no_images import refuse
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
-from ...runtimes.media.video import (
-    sample_frames,
-    video_grid,
-    video_size,
-    video_spec,
-)
+from ...runtimes.media.spaced_video import video_spec
+from ...runtimes.media.video import video_grid
 from ...runtimes.prompt.prompt_builder import Prompt, PromptBuilder
 from ...targets.errors import InputError
 from ..evidence.golden import (
@@ -92,8 +88,8 @@ def _clip_grid(job: Job) -> Iterator[Grid]:
         clip = clip_spec(inputs.video)
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
     elif (video := video_spec(inputs)) is not None:
-        frames = len(sample_frames(CLIP_FRAMES, rate, video))
-        yield video_grid(frames, video_size(frames, height, width, video), video)
+        frames = len(video.sample(CLIP_FRAMES, rate))
+        yield video_grid(frames, video.size(frames, height, width), video)
 
 
 def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None], *, own: bool) -> int:

@@ -74,7 +74,11 @@ class NoImagesEntry(Section, frozen=True, tag_field="kind", tag="none"):
 
 
 class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
-    """Videos as the Qwen models take them; the pixel range is that of all frames together."""
+    """Videos as the Qwen models take them.
+
+    Without `tokens_per_second` the prompt has timestamps, and the pixel range is that of all frames together; with it
+    the time is in the positions, and the range is that of each frame.
+    """
 
     fps: Annotated[float, Meta(gt=0, le=10_000)]
     min_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
@@ -82,6 +86,7 @@ class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
     min_pixels: LeastArea
     max_pixels: Area
     max_tokens: Count
+    tokens_per_second: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
 
 
 class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):

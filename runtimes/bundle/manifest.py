@@ -103,6 +103,11 @@ class Inputs(Section, frozen=True, kw_only=True):
         return self.video is not UNSET
 
     @property
+    def tokens_per_second(self) -> int | None:
+        """Positions in time of a second of video; None where timestamps stand in the prompt."""
+        return self.video.tokens_per_second if isinstance(self.video, FrameVideos) else None
+
+    @property
     def merge_size(self) -> int:
         """Patches along each side of an image token."""
         return int(getattr(self.image if self.prompt is UNSET else self.prompt, "merge_size", 1))

@@ -24,7 +24,7 @@ from ..media.image_files import ImageLimits
 from ..media.media_encoder import MediaEncoder, layout_of
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
-from ..media.video import video_spec
+from ..media.spaced_video import video_spec
 from ..media.wishes import MEDIA_LIMITS
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
@@ -307,6 +307,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
         **asdict(section.tokens),
         eos_token_ids=tuple(section.eos_token_ids),
         merge_size=section.merge_size,
+        timestamps=inputs.tokens_per_second is None,
         token_ids=section.token_ids,
         bos_token=section.bos_token,
         template_kwargs=section.template_kwargs,
@@ -316,4 +317,10 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
 
 def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
     """How the decoder of a manifest counts positions."""
-    return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=inputs.mrope)
+    return PositionSpec(
+        prompts.image_token_id,
+        prompts.spec.merge_size,
+        prompts.video_token_id,
+        mrope=inputs.mrope,
+        tokens_per_second=inputs.tokens_per_second,
+    )

@@ -34,6 +34,7 @@ class PromptSpec:
     vision_end_token: str | None = "<|vision_end|>"
     eos_token_ids: tuple[int, ...] = ()
     merge_size: int = 2
+    timestamps: bool = True  # stand in front of each temporal patch of a video; False: its tokens are one run
     token_ids: Mapping[str, int] = field(default_factory=dict)  # ids the model expects, by token, checked on opening
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileWords | None = None  # images are cut into tiles, each with tokens of its own
@@ -64,6 +65,11 @@ class VideoLayout:
         """One grid for each temporal patch, since each has tokens of its own in the prompt."""
         return [(1, *self.grid[1:])] * self.grid[0]
 
+    @property
+    def interval(self) -> float:
+        """Seconds from the first temporal patch to the second; 0 where there is none."""
+        return self.seconds[1] - self.seconds[0] if len(self.seconds) > 1 else 0.0
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -72,7 +78,10 @@ class Prompt:
     ids: Ids
     image_spans: npt.NDArray[np.int64]  # [images, (start, end)]
     grids: npt.NDArray[np.int64]  # [images, (t, h, w)]
-    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video
+    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video, or a whole one
+    intervals: tuple[
+        float, ...
+    ] = ()  # [images], seconds between the temporal patches of whole videos; (): there are none
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,8 +143,8 @@ class PromptBuilder:
 
         That of an image in tiles becomes one for each tile, with words around it; its grid is (rows, columns, tokens of
         each tile), and the prompt has a grid for each tile. A video's placeholder becomes `<0.3 seconds>` and a
-        placeholder between start and end for each temporal patch first. Raises InputError when placeholders and images
-        or videos differ in number.
+        placeholder between start and end for each temporal patch first, in models whose prompts have timestamps. Raises
+        InputError when placeholders and images or videos differ in number.
         """
         if self.spec.tiles is not None:
             text = self._with_tiles(text, self.spec.tiles, grids)
@@ -147,13 +156,17 @@ class PromptBuilder:
         self._check_number("image", int((~of_video).sum()), len(grids))
         ordered = np.zeros((len(places), 3), np.int64)
         ordered[~of_video] = np.asarray(grids, np.int64).reshape(-1, 3)
-        frames = [grid for video in videos for grid in video.frame_grids()]
+        whole = not self.spec.timestamps
+        frames = [grid for video in videos for grid in ([video.grid] if whole else video.frame_grids())]
         ordered[of_video] = np.asarray(frames, np.int64).reshape(-1, 3)
         lengths = ordered.prod(axis=1) // self.spec.merge_size**2
         repeats = np.ones(len(ids), np.int64)
         repeats[places] = lengths
         starts = places + np.cumsum(lengths - 1) - (lengths - 1)
-        return Prompt(np.repeat(ids, repeats), np.stack([starts, starts + lengths], axis=1), ordered, of_video)
+        spans = np.stack([starts, starts + lengths], axis=1)
+        gaps = iter([video.interval for video in videos])
+        intervals = tuple(next(gaps) if each else 0.0 for each in of_video) if whole and videos else ()
+        return Prompt(np.repeat(ids, repeats), spans, ordered, of_video, intervals)
 
     def for_decoder(self, ids: Ids) -> Ids:
         """Token ids as the decoder's graph takes them: with image placeholders in place of those of videos.
@@ -184,6 +197,8 @@ class PromptBuilder:
         spec = self.spec
         before, *parts = text.split(spec.video_token) if spec.video_token else [text]
         self._check_number("video", len(parts), len(videos))
+        if not spec.timestamps:
+            return text
         frame = f"{spec.vision_start_token or ''}{spec.video_token}{spec.vision_end_token or ''}"
         filled = ("".join(f"<{second:.1f} seconds>{frame}" for second in video.seconds) for video in videos)
         return before + "".join(frames + part for frames, part in zip(filled, parts, strict=True))

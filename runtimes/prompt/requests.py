@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -35,6 +36,12 @@ class EncodedVideo:
 
     layout: VideoLayout
     frames: tuple[EncodedImage, ...]  # its temporal patches
+
+    def joined(self) -> EncodedImage:
+        """All of it as one grid, whose positions depend on the seconds, too."""
+        parts = b"".join(frame.key for frame in self.frames), repr(self.layout.interval).encode()
+        features = ImageFeatures.join([frame.features for frame in self.frames])
+        return EncodedImage(hashlib.sha256(b" ".join(parts)).digest(), self.layout.grid, features)
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,10 @@ def assemble(
     prompt: Prompt, positions: PositionSpec, images: Sequence[EncodedImage], videos: Sequence[EncodedVideo]
 ) -> Request:
     """A prompt with its positions, and its encoded media in the order of their tokens."""
-    rows, following = rotary_positions(prompt.ids, prompt.grids, positions)
-    sources = (
-        _pieces(images, prompt.image_spans[~prompt.of_video]),
-        (frame for video in videos for frame in video.frames),
-    )
+    rows, following = rotary_positions(prompt.ids, prompt.grids, positions, intervals=prompt.intervals)
+    whole = positions.tokens_per_second is not None
+    pieces = _pieces(images, prompt.image_spans[~prompt.of_video])
+    sources = pieces, (part for video in videos for part in ([video.joined()] if whole else video.frames))
     ordered = tuple(next(sources[int(of_video)]) for of_video in prompt.of_video)
     return Request(prompt, rows, following, ordered)
 
