@@ -127,6 +127,14 @@ class TileWords(Section, frozen=True):
     whole: Token  # for the whole image
 
 
+class Speech(Section, frozen=True):
+    """How answers are written, as the chat template tells of earlier ones: calls of tools, and thoughts before them."""
+
+    tool_calls: Literal["xml", "json"] | None = None
+    arguments: Literal["object", "text"] = "object"  # what the template takes as those of a call in the conversation
+    reasoning: bool = False
+
+
 class PromptEntry(Section, frozen=True):
     """How conversations become token ids."""
 
@@ -140,6 +148,7 @@ class PromptEntry(Section, frozen=True):
     bos_token: Token | None = None
     template_kwargs: dict[Name, Token] = {}
     tiles: TileWords | None = None  # of models whose images are cut into tiles
+    speech: Speech | None = None  # of bundles made before it was recorded: found in the template
 
 
 class LocalityEntry(Section, frozen=True):

@@ -312,6 +312,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
         bos_token=section.bos_token,
         template_kwargs=section.template_kwargs,
         tiles=section.tiles,
+        speech=section.speech,
     )
 
 

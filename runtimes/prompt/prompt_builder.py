@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,11 +13,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ...targets.errors import InputError
-from ..bundle.input_sections import TileWords
+from ..bundle.input_sections import Speech, TileWords
 from ..storage.reading import read_utf8
+from .call_history import with_calls
 from .messages import Messages, as_messages
 from .positions import NO_TOKEN, Grids
 from .reach import Chat, check_reaches
+from .speech import find_speech
 from .template import MOST_SOURCE_BYTES, ChatTemplate
 from .tokenizer_check import open_tokenizer, panics_told
 from .variables import checked_variables
@@ -39,6 +42,7 @@ class PromptSpec:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileWords | None = None  # images are cut into tiles, each with tokens of its own
     bos_token: str | None = None  # the tokenizer adds its special tokens unless the text begins with this one
+    speech: Speech | None = None  # None: found in the template
 
     def __post_init__(self) -> None:
         if self.merge_size < 1:
@@ -107,6 +111,11 @@ class PromptBuilder:
         self.image_token_id = _token_id(tokenizer, spec.image_token) if spec.image_token else NO_TOKEN
         self.video_token_id = _token_id(tokenizer, spec.video_token) if spec.video_token else None
 
+    @cached_property
+    def speech(self) -> Speech:
+        """How the model writes calls and thoughts."""
+        return self.spec.speech or find_speech(self.template)
+
     def render(
         self,
         messages: Messages,
@@ -123,7 +132,11 @@ class PromptBuilder:
         if not isinstance(continue_final_message, bool | str) or not isinstance(add_generation_prompt, bool | None):
             raise InputError(f"continue_final_message is {continue_final_message!r} and add_generation_prompt "
                              f"{add_generation_prompt!r}; expected true or false")  # fmt: skip
-        chat = as_messages(messages)
+        chat = with_calls(
+            as_messages(messages),
+            lambda: self.speech.arguments,
+            reads_ids=lambda: "tool_call_id" in self.template.words.keys,
+        )
         given = {**self.spec.template_kwargs, **checked_variables(variables, self.template)}
         continued = "content" if continue_final_message is True else continue_final_message or None
         if continued is not None and add_generation_prompt:
