@@ -183,13 +183,23 @@ def _limits(bundle: Bundle) -> Any:
     video = bundle.content.get("video", {})
     of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
     limits = {**bundle.content["limits"], **of_video}
-    ends = _ends(bundle.content.get("prompt", {}))
-    return pairs("Limits", {**{name.replace("_", " "): value for name, value in limits.items()}, **ends})
+    prompt = bundle.content.get("prompt", {})
+    named = {name.replace("_", " "): value for name, value in limits.items()}
+    return pairs("Limits", {**named, **_ends(prompt), **_speech(prompt)})
 
 
 def _ends(prompt: Mapping[str, Any]) -> dict[str, str]:
     """What ends an answer, by token, and which files say so."""
     return {f"answers end at {token}": ", ".join(places) for token, places in prompt.get("end_tokens", {}).items()}
+
+
+def _speech(prompt: Mapping[str, Any]) -> dict[str, str]:
+    """How answers are written, where that is recorded."""
+    speech = prompt.get("speech")
+    if not speech:
+        return {}
+    calls = {"xml": "in XML", "json": "in JSON", None: "none that are known"}[speech["tool_calls"]]
+    return {"calls of tools": calls, "thoughts": "between <think> and </think>" if speech["reasoning"] else "none"}
 
 
 def _evidence(bundle: Bundle) -> Any:

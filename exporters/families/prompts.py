@@ -6,10 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import asdict
 from tokenizers import Tokenizer
 
 from ...runtimes.media.images import ImageSpec
 from ...runtimes.media.video import VideoSpec, video_constants
+from ...runtimes.prompt.speech import find_speech
+from ...runtimes.prompt.template import ChatTemplate
 from ...targets.errors import InputError
 from ..checkpoint.end_tokens import end_tokens
 from ..checkpoint.folder import Checkpoint
@@ -110,7 +113,13 @@ def prompt_section(
         "merge_size": spec.merge_size,
         "bos_token": checkpoint.special_tokens.get("bos_token"),
         "template_kwargs": dict(checkpoint.special_tokens),
+        **_speech(checkpoint.chat_template),
     }
+
+
+def _speech(template: str | None) -> dict[str, Any]:
+    """How the model writes calls and thoughts; a checkpoint without a template is refused elsewhere."""
+    return {} if template is None else {"speech": asdict(find_speech(ChatTemplate(template, max_seconds=1)))}
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:

@@ -53,10 +53,12 @@ def test_tensors_stored_alike_count_together() -> None:
 def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
     shown = named(inspect._limits(bundle(
         limits={"context": 5, "max_pixels": 6}, video={"max_pixels": 7, "max_frames": 8, "max_tokens": 9, "fps": 1},
-        prompt={"end_tokens": {"3": ["config.json", "the chat template"]}},
+        prompt={"end_tokens": {"3": ["config.json", "the chat template"]},
+                "speech": {"tool_calls": "xml", "arguments": "object", "reasoning": False}},
     )))  # fmt: skip
     assert shown == {"context": "5", "max pixels": "6", "video max pixels": "7", "video max frames": "8",
-                     "video max tokens": "9", "answers end at 3": "config.json, the chat template"}  # fmt: skip
+                     "video max tokens": "9", "answers end at 3": "config.json, the chat template",
+                     "calls of tools": "in XML", "thoughts": "none"}  # fmt: skip
 
 
 def test_evidence_but_calibration() -> None:
