@@ -47,8 +47,8 @@ def window_index(grid: Grid, merge: int, side: int) -> Index:
     """
     rows, columns = (size // merge for size in grid[1:])
     down, across = (-(-size // side) for size in (rows, columns))
-    places = np.arange(down * across * side**2).reshape(down, across, side, side).transpose(0, 2, 1, 3)
-    places = places.reshape(down * side, across * side)  # by the row and column of a token
+    windows = np.arange(down * across * side**2).reshape(down, across, side, side)
+    places = windows.transpose(0, 2, 1, 3).reshape(down * side, across * side)  # by the row and column of a token
     tokens = np.zeros(places.size, np.int64)
     tokens[places[:rows, :columns].reshape(-1)] = np.arange(rows * columns)
     bias = np.full((places.size, merge**2), OUTSIDE, np.float32)

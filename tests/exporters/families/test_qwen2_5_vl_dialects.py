@@ -105,7 +105,7 @@ def test_each_patch_has_one_place_in_a_window_with_its_neighbours(grid: tuple[in
     assert found["window_patches"].reshape(-1)[found["window_places"]].tolist() == list(range(count))
     tokens = np.arange(count) // merge**2
     rows, columns = np.divmod(tokens, grid[2] // merge)
-    expected = {}
+    expected: dict[Any, set[int]] = {}
     for place, window in enumerate(zip(rows // side, columns // side, strict=True)):
         expected.setdefault(window, set()).add(place)
     kept = [
