@@ -76,7 +76,7 @@ class Reference:
         self.dtype = getattr(self.torch, dtype)
         self.checkpoint = open_checkpoint(path, adapter)
         self.model = _load(transformers, self.checkpoint, self.dtype)
-        self.one_size = self.checkpoint.conventions.one_size
+        self.one_size, self.tiled = self.checkpoint.conventions.one_size, self.checkpoint.conventions.tiled
         self.last_ms = 0.0
         self._cache: Any = None
         renamed = "cache" in inspect.signature(self.model.forward).parameters  # by transformers 5.24
@@ -91,12 +91,13 @@ class Reference:
     def vision(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
         """Features of one image or video: patches [patches, patch_dim] and their grid (frames, height, width).
 
-        Models for images of one size take their pixels [1, 3, height, width] and no grid.
+        Models for images of one size take their pixels [tiles, 3, height, width] and no grid.
         """
         torch = self.torch
         grids = () if self.one_size else (torch.tensor([grid]),)
+        pixels = torch.from_numpy(patches)
         with self.running():
-            out = self.model.model.get_image_features(torch.from_numpy(patches), *grids, return_dict=True)
+            out = self.model.model.get_image_features(pixels[None] if self.tiled else pixels, *grids, return_dict=True)
         taps = [_numpy(tap[0]) for tap in getattr(out, "deepstack_features", None) or ()]
         return ImageFeatures(_numpy(out.pooler_output[0]), np.stack(taps) if taps else None)
 

@@ -73,6 +73,17 @@ class EncoderShape(Protocol):
     def deepstack_layers(self) -> tuple[int, ...]: ...
 
 
+class PixelEncoderShape(Protocol):
+    """What the ports of an encoder for images of one size follow from."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def out_hidden(self) -> int: ...
+
+
 def build_vision(
     spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
@@ -109,17 +120,26 @@ def encoder_graph(
 
 
 def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
-    """The vision encoder for images of one size: pixel_values [images, 3, side, side] to image_features."""
+    """The vision encoder of LLaVA."""
     vision = spec.vision
     assert isinstance(vision, ClipSpec)
-    pixels = add_input("pixel_values", F32, ["images", vision.channels, vision.image_size, vision.image_size])
     tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
     projector._set_name("multi_modal_projector")
+    return pixel_graph(tower, projector, vision, prefixes, opsets)
+
+
+def pixel_graph(
+    tower: nn.Module, projector: nn.Module, spec: PixelEncoderShape, prefixes: Prefixes, opsets: dict[str, int]
+) -> Graph:
+    """The graph of a described encoder for images of one size: pixel_values [images, 3, side, side] to image_features.
+
+    The tower takes the pixels, the projector what it gives; their tensors are below the two prefixes.
+    """
+    pixels = add_input("pixel_values", F32, ["images", spec.channels, spec.image_size, spec.image_size])
     builder = _builder("vision_encoder", [pixels], opsets)
     features = projector(builder.op, tower(builder.op, pixels))
-    add_output(builder, features, "image_features", F32, ["image_tokens", vision.out_hidden])
-    used = (*sources(tower, prefixes.vision), *sources(projector, prefixes.projector))
-    return _graph(builder, used)
+    add_output(builder, features, "image_features", F32, ["image_tokens", spec.out_hidden])
+    return _graph(builder, (*sources(tower, prefixes.vision), *sources(projector, prefixes.projector)))
 
 
 def build_decoder(

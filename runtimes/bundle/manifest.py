@@ -21,6 +21,7 @@ from .input_sections import (
     NoImagesEntry,
     PatchImages,
     PromptEntry,
+    TileImages,
 )
 from .origin import FileEntry, Part, Source, Stored
 from .ranges import Name, Number, Text
@@ -79,7 +80,7 @@ class OptionEntry(msgspec.Struct, frozen=True):
 class Inputs(Section, frozen=True, kw_only=True):
     """The sections that say what a bundle takes."""
 
-    image: PatchImages | CropImages | NoImagesEntry
+    image: PatchImages | CropImages | TileImages | NoImagesEntry
     limits: Limits
     graphs: dict[Name, GraphEntry] = {}
     prompt: PromptEntry | UnsetType = UNSET  # needed with a decoder

@@ -350,6 +350,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
         token_ids=section.token_ids,
         bos_token=section.bos_token,
         template_kwargs=section.template_kwargs,
+        tiles=section.tiles,
         speech=section.speech,
     )
 

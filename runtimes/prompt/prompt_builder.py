@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ...targets.errors import InputError
-from ..bundle.input_sections import Speech
+from ..bundle.input_sections import Speech, TileWords
 from ..storage.reading import read_utf8
 from .call_history import with_calls
 from .continuation import ends_in_thoughts
@@ -41,6 +41,7 @@ class PromptSpec:
     timestamps: bool = True  # stand in front of each temporal patch of a video; False: its tokens are one run
     token_ids: Mapping[str, int] = field(default_factory=dict)  # ids the model expects, by token, checked on opening
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tiles: TileWords | None = None  # images are cut into tiles, each with tokens of its own
     bos_token: str | None = None  # the tokenizer adds its special tokens unless the text begins with this one
     speech: Speech | None = None  # None: found in the template
 
@@ -53,7 +54,8 @@ class PromptSpec:
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """The names that the tokenizer must know."""
-        named = (self.image_token, self.video_token, self.vision_start_token, self.vision_end_token)
+        named = [self.image_token, self.video_token, self.vision_start_token, self.vision_end_token]
+        named += [] if self.tiles is None else [self.tiles.around, self.tiles.whole]
         return tuple(name for name in named if name is not None)
 
 
@@ -152,10 +154,14 @@ class PromptBuilder:
     def encode(self, text: str, grids: Grids = (), videos: Sequence[VideoLayout] = ()) -> Prompt:
         """Token ids of rendered `text`, each image placeholder repeated for its grid (t, h, w), counted in patches.
 
-        A video's placeholder becomes `<0.3 seconds>` and a placeholder between start and end for each temporal patch
-        first, in models whose prompts have timestamps. Raises InputError when placeholders and images or videos differ
-        in number.
+        That of an image in tiles becomes one for each tile, with words around it; its grid is (rows, columns, tokens of
+        each tile), and the prompt has a grid for each tile. A video's placeholder becomes `<0.3 seconds>` and a
+        placeholder between start and end for each temporal patch first, in models whose prompts have timestamps. Raises
+        InputError when placeholders and images or videos differ in number.
         """
+        if self.spec.tiles is not None:
+            text = self._with_tiles(text, self.spec.tiles, grids)
+            grids = [(1, 1, int(tokens)) for rows, columns, tokens in grids for _ in range(tile_count(rows, columns))]
         ids = self._ids(self._with_frames(text, videos))
         video_token = -1 if self.video_token_id is None else self.video_token_id
         places = np.flatnonzero((ids == self.image_token_id) | (ids == video_token))
@@ -188,6 +194,14 @@ class PromptBuilder:
         with panics_told("the tokenizer fails on this text"):
             return np.array(self.tokenizer.encode(text, add_special_tokens=not begins).ids, np.int64)
 
+    def _with_tiles(self, text: str, words: TileWords, grids: Grids) -> str:
+        """`text` with a placeholder for each tile, between the words that tell its row and its column."""
+        token = self.spec.image_token or ""
+        before, *parts = text.split(token)
+        self._check_number("image", len(parts), len(grids))
+        tiles = (tile_words(int(rows), int(columns), token, words) for rows, columns, _ in grids)
+        return before + "".join(each + part for each, part in zip(tiles, parts, strict=True))
+
     def _with_frames(self, text: str, videos: Sequence[VideoLayout]) -> str:
         """`text` with a timestamp and a placeholder for each temporal patch, as transformers 5 writes them.
 
@@ -218,16 +232,28 @@ class PromptBuilder:
         return replace(self.encode(text, grids, videos), thinking=thinking)
 
 
+def tile_count(rows: int, columns: int) -> int:
+    """Tiles of an image, the whole image behind those of a grid among them."""
+    return int(rows * columns) + int(rows * columns > 1)
+
+
+def tile_words(rows: int, columns: int, token: str, words: TileWords) -> str:
+    """What stands for an image in tiles: rows of them, a line for each, and the whole image."""
+    whole = f"{words.around}{words.whole}{token}{words.around}"
+    if rows * columns == 1:
+        return whole
+    lines = []
+    for row in range(1, rows + 1):
+        in_row = words.cell.replace("{row}", str(row))
+        cells = (in_row.replace("{column}", str(column)) for column in range(1, columns + 1))
+        lines.append("".join(f"{words.around}{cell}{token}" for cell in cells))
+    return "\n".join(lines) + "\n\n" + whole
+
+
 def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
     """Read `tokenizer.json` and `chat_template.jinja` of a folder; raises InputError if either is missing or broken."""
     template = read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "the chat template of a whole bundle")
     return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template, spec)
-
-
-def image_tokens(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int) -> int:
-    """How many tokens an image with this grid (t, h, w) of patches takes in the prompt."""
-    time, height, width = (int(size) for size in grid)
-    return time * height * width // merge_size**2
 
 
 def _token_id(tokenizer: Tokenizer, name: str) -> int:

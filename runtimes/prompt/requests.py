@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -23,7 +23,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image, or one temporal patch of a video, ready for the decoder."""
+    """One image or one of its tiles, or one temporal patch of a video, ready for the decoder."""
 
     key: bytes  # identity of its pixels after preprocessing
     grid: tuple[int, int, int]
@@ -51,7 +51,7 @@ class Request:
     prompt: Prompt
     positions: Ints  # [3, seq]
     next_position: int
-    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans
+    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans, those in tiles tile by tile
     turn_end: int = 0  # tokens in front of the generation prompt: what the prompt of the next turn begins with
 
     def features_between(self, begin: int, end: int) -> ImageFeatures | None:
@@ -83,9 +83,25 @@ def assemble(
     """A prompt with its positions, and its encoded media in the order of their tokens."""
     rows, following = rotary_positions(prompt.ids, prompt.grids, positions, intervals=prompt.intervals)
     whole = positions.tokens_per_second is not None
-    sources = iter(images), (part for video in videos for part in ([video.joined()] if whole else video.frames))
+    pieces = _pieces(images, prompt.image_spans[~prompt.of_video])
+    sources = pieces, (part for video in videos for part in ([video.joined()] if whole else video.frames))
     ordered = tuple(next(sources[int(of_video)]) for of_video in prompt.of_video)
     return Request(prompt, rows, following, ordered)
+
+
+def _pieces(images: Iterable[EncodedImage], spans: Ints) -> Iterator[EncodedImage]:
+    """The images, those in tiles cut into what stands at each of the spans [pieces, (start, end)]."""
+    lengths = iter((spans[:, 1] - spans[:, 0]).tolist())
+    for image in images:
+        length = next(lengths)
+        if length >= len(image.features):
+            yield image
+            continue
+        for piece, begin in enumerate(range(0, len(image.features), length)):
+            part = image.features[begin : begin + length]
+            yield EncodedImage(image.key + f"/{piece}".encode(), (1, 1, length), part)
+            if begin:
+                next(lengths)
 
 
 def user_message(

@@ -23,7 +23,7 @@ from ..qwen_configs import PREFIXES
 from .qwen2_5_vl_gguf import GGUF
 from .qwen2_5_vl_synth import SYNTH
 from .windowed_spec import WindowedSpec
-from .windowed_tower import WindowedEncoder
+from .windowed_tower import WindowedEncoder, window_ports
 
 MODEL_TYPE = "qwen2_5_vl"
 KINDS = {"window_size": whole(1, 1 << 20), "fullatt_block_indexes": some(whole(0, 1023), 1024),
@@ -118,17 +118,13 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
 
 
 def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
-    """The graphs of the family in the order they are written; InputError for dialects that do not know windows."""
+    """The graphs of the family in the order they are written."""
     vision = spec.vision
     assert isinstance(vision, WindowedSpec)
-    if dialect.ports.indexed:
-        raise InputError(
-            f"{MODEL_TYPE} attends within windows, which lensmith describes for ONNX Runtime on CPUs alone; export it "
-            "with --format onnx and a target of a CPU"
-        )
+    places = window_ports(vision) if dialect.ports.indexed else {}
     encoder = WindowedEncoder(dialect, vision, policy)
     return (
-        encoder_graph(encoder, vision, PREFIXES.vision, opsets, {}, by_frame=True),
+        encoder_graph(encoder, vision, PREFIXES.vision, opsets, places, by_frame=True),
         build_decoder(spec, policy, dialect, PREFIXES, opsets),
     )
 

@@ -25,7 +25,9 @@ class OnnxVision:
         self.by_frame = shapes.get("image_grid_thw", [""])[0] == 1  # it knows single frames alone
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
-        """As Vision; an encoder for images of one size has no input for the grid."""
+        """As Vision; an encoder for images of one size has no input for the grid, and gets tiles one by one."""
+        if len(self.inputs) == 1 and len(patches) > 1:
+            return ImageFeatures.join([self(tile[None], grid) for tile in patches])
         if grid[0] > 1 and self.by_frame:
             return ImageFeatures.join([self(part, (1, *grid[1:])) for part in np.split(patches, grid[0])])
         feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}

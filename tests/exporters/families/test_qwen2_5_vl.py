@@ -229,15 +229,6 @@ def test_null_is_taken_where_transformers_takes_it(key: str, base: Path) -> None
     hf.import_transformers().AutoConfig.for_model(**{**config, key: None})  # raises where it does not
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"target": "cuda"}, {"format": "tensorrt", "target": "rtx"}],
-)
-def test_formats_without_windows_are_refused(options: dict[str, Any], base: Path) -> None:
-    with pytest.raises(InputError, match=r"qwen2_5_vl.*--format onnx"):
-        prepare(base, Options(**options))
-
-
 # Features as of other encoders in llama.cpp. With features of images rounded so, logits follow; for text they are 1e-6.
 FILE_FEATURES, FILE_LOGITS, FILE_TEXT = 4e-3, 4e-3, 5e-5
 
