@@ -1,0 +1,32 @@
+"""Figures of a server in Prometheus' format: requests, tokens, who waits, how long first tokens take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class ServerMetrics:
+    """Counted by the server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = {"namespace": "lensmith", "registry": self.registry}
+        self.requests = Counter("requests", "Requests by path and status.", ["path", "status"], **own)
+        self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts.", ["model"], **own)
+        self.cached_tokens = Counter("cached_tokens", "Tokens of prompts that states already held.", ["model"], **own)
+        self.new_tokens = Counter("new_tokens", "Tokens of answers.", ["model"], **own)
+        self.first_token = Histogram(
+            "first_token_seconds", "From a place to the first token.", ["model"], buckets=FIRST_TOKEN_SECONDS, **own
+        )
+
+    def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """A figure that is looked up when it is asked for."""
+        Gauge(name, help_text, namespace="lensmith", registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """All figures."""
+        return generate_latest(self.registry)
