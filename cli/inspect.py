@@ -15,6 +15,7 @@ from .screen import console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ..runtimes.bundle.calibration_evidence import CalibrationEvidence
+    from ..runtimes.bundle.input_sections import Speech
     from ..runtimes.bundle.opening import Bundle
     from ..runtimes.bundle.origin import Source
 
@@ -190,7 +191,14 @@ def _limits(bundle: Bundle) -> Any:
         limits |= {f"video {name.replace('_', ' ')}": value for name, value in of_video.items() if value is not None}
     if prompt := manifest.prompt:
         limits |= {f"answers end at {token}": ", ".join(files) for token, files in prompt.end_tokens.items()}
+        limits |= _speech(prompt.speech) if prompt.speech else {}
     return pairs("Limits", limits)
+
+
+def _speech(speech: Speech) -> dict[str, str]:
+    """How answers are written."""
+    calls = {"xml": "in XML", "json": "in JSON", None: "none that are known"}[speech.tool_calls]
+    return {"calls of tools": calls, "thoughts": "between <think> and </think>" if speech.reasoning else "none"}
 
 
 def _evidence(bundle: Bundle) -> Any:

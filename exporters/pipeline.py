@@ -66,7 +66,7 @@ def prepare(
     weights.check_names(checkpoint, graphs, family.dropped(checkpoint, spec))
     tokenizer = SourceTokenizer(checkpoint)
     check_prompt_files(checkpoint, spec)
-    sections = family.sections(checkpoint, tokenizer, spec, options.max_pixels)
+    sections = lowering.sections(family.sections(checkpoint, tokenizer, spec, options.max_pixels))
     job = Job(checkpoint, family, spec, given, options, target, lowering, policy, graphs, tokenizer, sections)
     lowering.check(job)
     return job

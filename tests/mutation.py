@@ -245,6 +245,7 @@ TESTS: dict[str, str] = {
     "runtimes/values.py": "test_values test_steps",
     "runtimes/prompt/variables.py": "test_variables",
     "runtimes/media/video.py": "test_video",
+    "runtimes/media/spaced_video.py": "test_qwen2_5_vl_video",
     "runtimes/media/video_files.py": "test_frames",
     "runtimes/media/wishes.py": "test_wishes",
     "targets/errors.py": "test_cli_screen",

@@ -22,6 +22,7 @@ class Conventions:
     text_only: bool = False  # a tokenizer takes the place of a processor
     files_first: bool = False  # settings of processors have files of their own before processor_config.json
     one_size: bool = False  # images all have one size, and positions do not depend on them
+    tiled: bool = False  # and the encoder takes all tiles of an image at once
 
 
 def conventions_of(model_type: object) -> Conventions:

@@ -49,6 +49,7 @@ from ...runtimes.generation.model import Model
 from ...runtimes.media.images import Grid, ImageSpec, Patches
 from ...runtimes.media.no_images import NoImages
 from ...runtimes.media.pixels import image_spec
+from ...runtimes.media.tiles import TileSpec
 from ...targets.errors import InputError
 from .golden_media import FILES, sources
 from .nudging import NOISE, noise_of
@@ -58,6 +59,7 @@ from .self_replay import Way, replayed
 OWN_NOISE = 2.0**-14
 STEPS = 4  # tokens behind the prompt
 LARGEST = 4_000_000_000  # bytes of a bundle that is loaded for this, as a machine that builds it may be a small one
+FEW_TILES = 2  # along the longer side of the picture that is asked about, where images are cut into tiles
 FEW = 16  # tokens of the picture that is asked about, where a model takes any size
 
 
@@ -69,6 +71,8 @@ def own_pictures(inputs: Inputs) -> dict[str, int | None]:
     spec = image_spec(inputs)
     if isinstance(spec, NoImages):
         return {}
+    if isinstance(spec, TileSpec) and spec.split:
+        return {FILES[0]: min((FEW_TILES * spec.tile) ** 2, spec.longest_edge**2)}
     if not isinstance(spec, ImageSpec) or inputs.role == "encoder":
         return {FILES[0]: None}
     return {FILES[0]: min(FEW * spec.factor**2, spec.max_pixels), FILES[1]: None}

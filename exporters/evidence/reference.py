@@ -76,7 +76,7 @@ class Reference:
         self.dtype = getattr(self.torch, dtype)
         self.checkpoint = open_checkpoint(path, adapter)
         self.model = _load(transformers, self.checkpoint, self.dtype)
-        self.one_size = self.checkpoint.conventions.one_size
+        self.one_size, self.tiled = self.checkpoint.conventions.one_size, self.checkpoint.conventions.tiled
         self.last_ms = 0.0
         self._cache: Any = None
         renamed = "cache" in inspect.signature(self.model.forward).parameters  # by transformers 5.24
@@ -91,12 +91,13 @@ class Reference:
     def vision(self, patches: Floats, grid: tuple[int, int, int]) -> ImageFeatures:
         """Features of one image or video: patches [patches, patch_dim] and their grid (frames, height, width).
 
-        Models for images of one size take their pixels [1, 3, height, width] and no grid.
+        Models for images of one size take their pixels [tiles, 3, height, width] and no grid.
         """
         torch = self.torch
         grids = () if self.one_size else (torch.tensor([grid]),)
+        pixels = torch.from_numpy(patches)
         with self.running():
-            out = self.model.model.get_image_features(torch.from_numpy(patches), *grids, return_dict=True)
+            out = self.model.model.get_image_features(pixels[None] if self.tiled else pixels, *grids, return_dict=True)
         taps = [_numpy(tap[0]) for tap in getattr(out, "deepstack_features", None) or ()]
         return ImageFeatures(_numpy(out.pooler_output[0]), np.stack(taps) if taps else None)
 
@@ -168,6 +169,8 @@ class Reference:
                 inputs["mm_encoder_outputs"][kind] = self._as_encoder_output(features)
                 # Temporal patches of a video one by one, which is how get_rope_index counts them.
                 inputs[f"{kind}_grid_thw"] = torch.from_numpy(request.prompt.grids[chosen])
+                if of_video and request.prompt.intervals:  # or all at once, with the seconds between them
+                    inputs["second_per_grid_ts"] = torch.tensor([*compress(request.prompt.intervals, chosen)])
         return inputs
 
     def _as_encoder_output(self, images: list[ImageFeatures]) -> EncoderOutput:

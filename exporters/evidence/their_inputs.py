@@ -20,6 +20,7 @@ from ...runtimes.generation.prefill import shared
 from ...runtimes.media.crops import CropSpec
 from ...runtimes.media.images import Grid, ImageSpec, Patches
 from ...runtimes.media.pixels import PixelSpec, image_spec
+from ...runtimes.media.tiles import TileSpec
 from ...targets.errors import CheckFailed
 from .golden_media import CLIP
 from .reference import import_torch
@@ -83,12 +84,14 @@ def _open(path: Path, spec: PixelSpec, *, text_only: bool, limited: bool) -> Any
         processor.image_processor.size = type(processor.image_processor.size)(
             shortest_edge=spec.min_pixels, longest_edge=spec.max_pixels
         )
+    if limited and isinstance(spec, TileSpec):
+        processor.image_processor.size = type(processor.image_processor.size)(longest_edge=spec.longest_edge)
     return processor
 
 
 def _check_normalization(theirs: Any, spec: PixelSpec, name: str) -> None:
     """Less than a level of the pixels' 255 hardly shows in them."""
-    if isinstance(spec, ImageSpec | CropSpec) and theirs.do_normalize:
+    if isinstance(spec, ImageSpec | CropSpec | TileSpec) and theirs.do_normalize:
         for kind, ours, wanted in (("mean", spec.mean, theirs.image_mean), ("std", spec.std, theirs.image_std)):
             if ours is None or not np.allclose(ours, wanted, rtol=1e-6):
                 raise _refused(name, f"pixels are normalized by the {kind} {ours}, there by {wanted}")

@@ -15,10 +15,20 @@ from .llava import llava
 from .qwen2_5_vl import qwen2_5_vl
 from .qwen3_5 import qwen3_5
 from .qwen3_vl import qwen3_vl
+from .smolvlm import smolvlm
 
 FAMILIES: Mapping[str, Family[Any]] = {
     family.name: family
-    for family in (qwen3_vl.FAMILY, qwen3_5.FAMILY, qwen3_5.TEXT_FAMILY, llava.FAMILY, arlow.FAMILY, qwen2_5_vl.FAMILY)
+    for family in (
+        qwen3_vl.FAMILY,
+        qwen3_5.FAMILY,
+        qwen3_5.TEXT_FAMILY,
+        llava.FAMILY,
+        arlow.FAMILY,
+        qwen2_5_vl.FAMILY,
+        smolvlm.FAMILY,
+        smolvlm.IDEFICS3,
+    )
 }
 
 

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import asdict
 from tokenizers import Tokenizer
 
 from ...runtimes.media.images import ImageSpec
 from ...runtimes.media.video import VideoSpec, video_constants
+from ...runtimes.prompt.speech import find_speech
+from ...runtimes.prompt.template import ChatTemplate
 from ...targets.errors import InputError
 from ..checkpoint.end_tokens import end_tokens
 from ..checkpoint.folder import Checkpoint
@@ -40,7 +43,7 @@ def sections(
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
     check_class("processor_class", checkpoint.processor_class, (*PROCESSORS, *STILL_PROCESSORS))
     made = still_sections(checkpoint, tokenizer, spec, max_pixels)
-    return made | ({"video": video_section(checkpoint, spec)} if _takes_videos(checkpoint) else {})
+    return made | ({"video": video_section(checkpoint, spec)} if takes_videos(checkpoint) else {})
 
 
 def still_sections(
@@ -67,13 +70,15 @@ def text_sections(
     }
 
 
-def _takes_videos(checkpoint: Checkpoint) -> bool:
-    """Whether transformers would prepare videos in the way that lensmith knows; a warning where it has another."""
+def takes_videos(
+    checkpoint: Checkpoint, processors: tuple[str, ...] = PROCESSORS, videos: tuple[str, ...] = VIDEO_CLASSES
+) -> bool:
+    """Whether transformers would prepare videos by classes that lensmith knows; a warning where it has others."""
     settings = checkpoint.video_preprocessor_config
     if settings is None or checkpoint.config.get("video_token_id") is None:
         return False
     derived = str(settings.get("image_processor_type", "")).replace("Image", "Video")  # of a file made for images
-    classes = (checkpoint.processor_class, PROCESSORS), (settings.get("video_processor_type", derived), VIDEO_CLASSES)
+    classes = (checkpoint.processor_class, processors), (settings.get("video_processor_type", derived), videos)
     others = [str(name)[:100] for name, known in classes if name is not None and name not in known]
     if others:
         log.warning("videos are prepared by %s, which lensmith does not know: the bundle takes none", others[0])
@@ -108,7 +113,13 @@ def prompt_section(
         "merge_size": spec.merge_size,
         "bos_token": checkpoint.special_tokens.get("bos_token"),
         "template_kwargs": dict(checkpoint.special_tokens),
+        **_speech(checkpoint.chat_template),
     }
+
+
+def _speech(template: str | None) -> dict[str, Any]:
+    """How the model writes calls and thoughts; a checkpoint without a template is refused elsewhere."""
+    return {} if template is None else {"speech": asdict(find_speech(ChatTemplate(template, max_seconds=1)))}
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:

@@ -46,6 +46,7 @@ class Lowering:
     # What cannot be had, as an InputError: before graphs are described, of a described job, and before it is written,
     # for what can be planned nonetheless.
     refuse: Callable[[Options, TargetProfile], None] = lambda *_: None
+    sections: Callable[[dict[str, dict[str, Any]]], dict[str, dict[str, Any]]] = lambda made: made  # what it can take
     check: Callable[[Job], None] = lambda _: None
     ready: Callable[[Job], None] = lambda _: None
     notes: Callable[[Job], Iterable[str]] = lambda _: ()  # what a user should know besides
@@ -133,6 +134,7 @@ LOWERINGS = {
         graph_precision=gguf_files.encoder_precision,
         files=gguf_files.planned,
         refuse=gguf_files.refuse,
+        sections=gguf_files.without_spaced_videos,
         check=gguf_files.check,
         ready=gguf_files.ready,
         notes=gguf_files.notes,

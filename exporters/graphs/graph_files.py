@@ -73,6 +73,17 @@ class EncoderShape(Protocol):
     def deepstack_layers(self) -> tuple[int, ...]: ...
 
 
+class PixelEncoderShape(Protocol):
+    """What the ports of an encoder for images of one size follow from."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def out_hidden(self) -> int: ...
+
+
 def build_vision(
     spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
@@ -83,14 +94,21 @@ def build_vision(
 
 
 def encoder_graph(
-    encoder: nn.Module, spec: EncoderShape, prefix: str, opsets: dict[str, int], places: Mapping[str, Port]
+    encoder: nn.Module,
+    spec: EncoderShape,
+    prefix: str,
+    opsets: dict[str, int],
+    places: Mapping[str, Port],
+    *,
+    by_frame: bool = False,
 ) -> Graph:
     """The graph of a described encoder of patches of any grid, whose tensors are below `prefix`.
 
-    `places` are inputs that say where patches lie, for dialects that want them.
+    `places` are inputs that say where patches lie, for dialects that want them. `by_frame`: it takes a single grid, of
+    one frame, by which the runtime knows that the frames of a video go in one by one.
     """
     pixels = add_input("pixel_values", F32, ["patches", spec.patch_dim])
-    grid = add_input("image_grid_thw", I64, ["images", 3])
+    grid = add_input("image_grid_thw", I64, [1 if by_frame else "images", 3])
     given = {name: add_input(name, *port) for name, port in places.items()}
     builder = _builder("vision_encoder", [pixels, grid, *given.values()], opsets)
     features, taps = encoder(builder.op, pixels, grid, given)
@@ -102,17 +120,26 @@ def encoder_graph(
 
 
 def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
-    """The vision encoder for images of one size: pixel_values [images, 3, side, side] to image_features."""
+    """The vision encoder of LLaVA."""
     vision = spec.vision
     assert isinstance(vision, ClipSpec)
-    pixels = add_input("pixel_values", F32, ["images", vision.channels, vision.image_size, vision.image_size])
     tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
     projector._set_name("multi_modal_projector")
+    return pixel_graph(tower, projector, vision, prefixes, opsets)
+
+
+def pixel_graph(
+    tower: nn.Module, projector: nn.Module, spec: PixelEncoderShape, prefixes: Prefixes, opsets: dict[str, int]
+) -> Graph:
+    """The graph of a described encoder for images of one size: pixel_values [images, 3, side, side] to image_features.
+
+    The tower takes the pixels, the projector what it gives; their tensors are below the two prefixes.
+    """
+    pixels = add_input("pixel_values", F32, ["images", spec.channels, spec.image_size, spec.image_size])
     builder = _builder("vision_encoder", [pixels], opsets)
     features = projector(builder.op, tower(builder.op, pixels))
-    add_output(builder, features, "image_features", F32, ["image_tokens", vision.out_hidden])
-    used = (*sources(tower, prefixes.vision), *sources(projector, prefixes.projector))
-    return _graph(builder, used)
+    add_output(builder, features, "image_features", F32, ["image_tokens", spec.out_hidden])
+    return _graph(builder, (*sources(tower, prefixes.vision), *sources(projector, prefixes.projector)))
 
 
 def build_decoder(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from onnxscript import nn
 
 from ..spec import ClipSpec
@@ -13,6 +15,48 @@ from .blocks import (
     Op,
     Value,
 )
+
+
+class PixelShape(Protocol):
+    """What images of one size become patches by."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def patch_dim(self) -> int: ...
+
+
+class LayerShape(Protocol):
+    """What a layer of CLIP or SigLIP follows from."""
+
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def intermediate(self) -> int: ...
+    @property
+    def activation(self) -> str: ...
+    @property
+    def norm_eps(self) -> float: ...
+
+
+def cut_patches(op: Op, pixels: Value, spec: PixelShape) -> Value:
+    """Pixels [images, channels, side, side] as [images, patches, patch_dim], pixels behind whole patches left out.
+
+    A convolution that covers each patch exactly is then a matrix product.
+    """
+    whole = spec.side * spec.patch_size
+    if whole < spec.image_size:
+        pixels = op.Slice(pixels, [0, 0], [whole, whole], [2, 3])
+    cut = op.Reshape(pixels, [-1, spec.channels, spec.side, spec.patch_size, spec.side, spec.patch_size])
+    return op.Reshape(op.Transpose(cut, perm=[0, 2, 4, 1, 3, 5]), [-1, spec.side**2, spec.patch_dim])
 
 
 class Embeddings(nn.Module):
@@ -28,18 +72,10 @@ class Embeddings(nn.Module):
 
     def forward(self, op: Op, pixels: Value) -> Value:
         """float32 [images, 1 + patches, hidden]."""
-        patches = self.patch_embedding(op, self._patches(op, self.dialect.enter(op, pixels)))
+        patches = self.patch_embedding(op, cut_patches(op, self.dialect.enter(op, pixels), self.spec))
         one = op.Slice(patches, [0], [1], [1])
         first = op.Expand(self.dialect.enter(op, self.class_embedding), op.Shape(one))
         return op.Add(op.Concat(first, patches, axis=1), self.dialect.enter(op, self.position_embedding(op)))
-
-    def _patches(self, op: Op, pixels: Value) -> Value:
-        """The convolution covers each patch exactly, so it is a matrix product of [images, patches, patch_dim]."""
-        spec, whole = self.spec, self.spec.side * self.spec.patch_size
-        if whole < spec.image_size:
-            pixels = op.Slice(pixels, [0, 0], [whole, whole], [2, 3])
-        cut = op.Reshape(pixels, [-1, spec.channels, spec.side, spec.patch_size, spec.side, spec.patch_size])
-        return op.Reshape(op.Transpose(cut, perm=[0, 2, 4, 1, 3, 5]), [-1, spec.side**2, spec.patch_dim])
 
 
 class Positions(nn.Module):
@@ -56,7 +92,7 @@ class Positions(nn.Module):
 class Attention(nn.Module):
     """Full self-attention of each image."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: LayerShape, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.heads = dialect, spec.heads
         size, scheme = spec.hidden, policy.scheme("vision.qkv", spec.hidden)
@@ -74,7 +110,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with an activation between them."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: LayerShape, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.act = dialect, spec.activation
         wide, narrow = spec.intermediate, spec.hidden
@@ -88,7 +124,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: LayerShape, policy: Policy) -> None:
         super().__init__()
         self.layer_norm1 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
         self.layer_norm2 = LayerNorm(dialect, spec.hidden, spec.norm_eps)

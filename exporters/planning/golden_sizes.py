@@ -19,13 +19,9 @@ from ...runtimes.media.image_files import ImageLimits
 from ...runtimes.media.images import Grid
 from ...runtimes.media.media_encoder import MediaEncoder, layout_of
 from ...runtimes.media.no_images import refuse
-from ...runtimes.media.pixels import image_grid, image_spec
-from ...runtimes.media.video import (
-    sample_frames,
-    video_grid,
-    video_size,
-    video_spec,
-)
+from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
+from ...runtimes.media.spaced_video import video_spec
+from ...runtimes.media.video import video_grid
 from ...runtimes.prompt.prompt_builder import Prompt, PromptBuilder
 from ...targets.errors import InputError
 from ..evidence.golden import (
@@ -68,26 +64,32 @@ def _trace_bytes(job: Job, *, own: bool) -> int:
     answers = _answers(job, files, limits, own=own) if job.spec.decoder is not None else JSON_ENCODER
     if vision is None or not answers:
         return answers
-    grids = list(_grids(job, limits))[: len(files)]
-    outputs, tokens = 1 + len(vision.deepstack_layers), sum(prod(grid) // vision.merge_size**2 for grid in grids)
-    features = outputs * (4 * tokens * vision.out_hidden + len(grids) * (4 * SAMPLED + ENTRY))
+    outputs, tokens = 1 + len(vision.deepstack_layers), list(_media_tokens(job, limits))[: len(files)]
+    features = outputs * (4 * sum(tokens) * vision.out_hidden + len(tokens) * (4 * SAMPLED + ENTRY))
     return sum(map(len, files.values())) + features + answers
 
 
-def _grids(job: Job, limits: Mapping[str, int | None]) -> Iterator[Grid]:
-    """Of the built-in pictures, some with limits in pixels, and, where there is a place for it, of the clip."""
-    inputs = inputs_of(job.sections)
-    spec = image_spec(inputs)
+def _media_tokens(job: Job, limits: Mapping[str, int | None]) -> Iterator[int]:
+    """How many tokens each of the built-in files has."""
+    spec = image_spec(inputs_of(job.sections))
     for name, (width, height) in zip(FILES, SIZES, strict=True):
-        yield image_grid(height, width, spec.with_pixels(max_pixels=limits.get(name)))
+        limited = spec.with_pixels(max_pixels=limits.get(name))
+        yield grid_tokens(image_grid(height, width, limited), limited)
+    assert job.spec.vision is not None
+    yield from (prod(grid) // job.spec.vision.merge_size**2 for grid in _clip_grid(job))
+
+
+def _clip_grid(job: Job) -> Iterator[Grid]:
+    """Of the built-in clip, where there is a place for it."""
+    inputs = inputs_of(job.sections)
     (width, height), rate = CLIP_SIZE, 1000 / CLIP_MS
     if job.spec.decoder is None:
         assert isinstance(inputs.video, Clips)
         clip = clip_spec(inputs.video)
         yield plan_clip(CLIP_FRAMES, height, width, clip, rate).grid(clip.image)
     elif (video := video_spec(inputs)) is not None:
-        frames = len(sample_frames(CLIP_FRAMES, rate, video))
-        yield video_grid(frames, video_size(frames, height, width, video), video)
+        frames = len(video.sample(CLIP_FRAMES, rate))
+        yield video_grid(frames, video.size(frames, height, width), video)
 
 
 def _answers(job: Job, files: Mapping[str, bytes], limits: Mapping[str, int | None], *, own: bool) -> int:

@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.generation.model import DEFAULT_CONTEXT
-from ...runtimes.media.pixels import image_grid, image_spec
-from ...runtimes.prompt.prompt_builder import image_tokens as count_tokens
+from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
 from ..formats.onnx.ort import SCORES
 from ..graphs.blocks import Source
 from ..graphs.graph_files import Graph
@@ -126,10 +125,8 @@ def image_tokens(job: Job) -> dict[str, int]:
     inputs = inputs_of(job.sections)
     if not inputs.takes_images:
         return {}
-    spec, merge = image_spec(inputs), inputs.merge_size
-    return {
-        f"{width} x {height}": count_tokens(image_grid(height, width, spec), merge) for width, height in IMAGE_SIZES
-    }
+    spec = image_spec(inputs)
+    return {f"{width} x {height}": grid_tokens(image_grid(height, width, spec), spec) for width, height in IMAGE_SIZES}
 
 
 def _graph_bytes(job: Job, graph: Graph) -> int:

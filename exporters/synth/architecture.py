@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .synth_layouts import SynthTensor
@@ -22,6 +22,7 @@ class Architecture:
     dtype: str = "BF16"
     float32: tuple[str, ...] = ()  # endings of the names of tensors that the published checkpoint keeps in float32
     model: str = ""  # the folder inside of config.json and the weights
+    tiny_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what it changes in other files, by name
 
     @property
     def config(self) -> str:

@@ -98,6 +98,8 @@ def small_files(architecture: Architecture, *, tiny: bool) -> dict[str, dict[str
         config = files[architecture.config]
         for part, changes in architecture.tiny.items():
             (config[part] if part else config).update(copy.deepcopy(dict(changes)))
+        for name, changes in architecture.tiny_files.items():
+            files[name].update(copy.deepcopy(dict(changes)))
     return files
 
 

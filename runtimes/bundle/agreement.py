@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from ..storage.files import is_safe_name
 from .graph_entries import GraphEntry, PortEntry, Profile
-from .input_sections import Clips, CropImages, FrameVideos, NoImagesEntry, PatchImages, PromptEntry
+from .input_sections import Clips, CropImages, FrameVideos, NoImagesEntry, PatchImages, PromptEntry, TileImages
 from .manifest import MANIFEST, Manifest
 
 TRACES = ("golden/cases.json", "golden/traces.npz")
@@ -133,6 +133,9 @@ def _check_pixels(manifest: Manifest) -> None:
     if isinstance(image, CropImages):
         _require(limits.max_image_tokens == image.image_tokens, "limits.max_image_tokens is not image.image_tokens")
         _require((image.resized or image.cropped or image.shortest_edge) is not None, "image.cropped is missing")
+    elif isinstance(image, TileImages):
+        expected = image.most_tokens
+        _require(limits.max_image_tokens == expected, f"limits.max_image_tokens should be {expected}")
     else:
         block = (image.patch_size * image.merge_size) ** 2
         expected = limits.max_pixels // block
@@ -162,6 +165,8 @@ def _check_prompt(prompt: PromptEntry, manifest: Manifest) -> None:
         _require(token is None or token in prompt.token_ids, f"prompt.token_ids lacks the {role} {token!r}")
     if manifest.video is not UNSET:
         _require(tokens.video_token is not None, "prompt.tokens.video_token is missing, and there is a section 'video'")
+    tiled = isinstance(manifest.image, TileImages)
+    _require(tiled == (prompt.tiles is not None), "prompt.tiles and image.kind 'tiles' do not go without each other")
     if isinstance(manifest.image, PatchImages):
         _require(prompt.merge_size == manifest.image.merge_size, "prompt.merge_size is not image.merge_size")
     positions = decoder.inputs.get("position_ids")
@@ -198,6 +203,8 @@ def _check_encoder(encoder: GraphEntry, manifest: Manifest) -> None:
         expected = [3 * image.temporal_patch_size * image.patch_size**2]
     elif isinstance(image, NoImagesEntry):
         raise Disagreement("image.kind is 'none', and 'graphs' has a vision_encoder")
+    elif isinstance(image, TileImages):
+        expected = [3, image.tile, image.tile]
     else:
         expected = [3, *(image.cropped or image.resized or shape[-2:])]
     _require(shape[1:] == expected, f"{where}.inputs['pixel_values'].shape is {shape}, expected {expected} each")

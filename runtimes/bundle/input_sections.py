@@ -24,6 +24,8 @@ from .ranges import (
 )
 from .section import Section
 
+LONGEST = 4096  # pixels of the longer side of an image in tiles
+
 
 class PatchImages(Section, frozen=True, tag_field="kind", tag="patches"):
     """Images that are cut into patches at their own size."""
@@ -48,12 +50,35 @@ class CropImages(Section, frozen=True, tag_field="kind", tag="crop"):
     image_tokens: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
+class TileImages(Section, frozen=True, tag_field="kind", tag="tiles"):
+    """Images that are cut into tiles of one size."""
+
+    longest_edge: Annotated[int, Meta(ge=1, le=LONGEST)]
+    tile: Side
+    tile_tokens: Annotated[int, Meta(ge=1, le=1 << 20)]
+    split: bool
+    resample: Literal["lanczos", "bicubic"]
+    mean: Mean | None
+    std: Std
+    rescale_factor: Factor | None
+
+    @property
+    def most_tokens(self) -> int:
+        """Of the largest image: as many tiles along both sides as along the longer one, and the whole image."""
+        side = -(-(self.longest_edge + self.longest_edge % 2) // self.tile) if self.split else 1
+        return self.tile_tokens * (side**2 + int(side > 1))
+
+
 class NoImagesEntry(Section, frozen=True, tag_field="kind", tag="none"):
     """The model takes no images."""
 
 
 class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
-    """Videos as the Qwen models take them; the pixel range is that of all frames together."""
+    """Videos as the Qwen models take them.
+
+    Without `tokens_per_second` the prompt has timestamps, and the pixel range is that of all frames together; with it
+    the time is in the positions, and the range is that of each frame.
+    """
 
     fps: Annotated[float, Meta(gt=0, le=10_000)]
     min_frames: Annotated[int, Meta(ge=1, le=1 << 20)]
@@ -61,6 +86,7 @@ class FrameVideos(PatchImages, frozen=True, tag_field="kind", tag="frames"):
     min_pixels: LeastArea
     max_pixels: Area
     max_tokens: Count
+    tokens_per_second: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
 
 
 class Clips(PatchImages, frozen=True, tag_field="kind", tag="clips"):
@@ -93,6 +119,22 @@ class Tokens(Section, frozen=True):
     vision_end_token: Token | None = None
 
 
+class TileWords(Section, frozen=True):
+    """What stands around the image tokens of tiles: `row` and `column` in braces stand for their numbers, from 1."""
+
+    around: Token  # in front of each tile, and behind the last
+    cell: Token  # behind it, for a tile of several
+    whole: Token  # for the whole image
+
+
+class Speech(Section, frozen=True):
+    """How answers are written, as the chat template tells of earlier ones: calls of tools, and thoughts before them."""
+
+    tool_calls: Literal["xml", "json"] | None = None
+    arguments: Literal["object", "text"] = "object"  # what the template takes as those of a call in the conversation
+    reasoning: bool = False
+
+
 class PromptEntry(Section, frozen=True):
     """How conversations become token ids."""
 
@@ -105,6 +147,8 @@ class PromptEntry(Section, frozen=True):
     end_tokens: dict[Token, list[Text]] = {}  # by name, where each was found
     bos_token: Token | None = None
     template_kwargs: dict[Name, Token] = {}
+    tiles: TileWords | None = None  # of models whose images are cut into tiles
+    speech: Speech | None = None  # of bundles made before it was recorded: found in the template
 
 
 class LocalityEntry(Section, frozen=True):

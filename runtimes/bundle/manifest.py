@@ -21,6 +21,7 @@ from .input_sections import (
     NoImagesEntry,
     PatchImages,
     PromptEntry,
+    TileImages,
 )
 from .origin import FileEntry, Part, Source, Stored
 from .ranges import Name, Number, Text
@@ -79,7 +80,7 @@ class OptionEntry(msgspec.Struct, frozen=True):
 class Inputs(Section, frozen=True, kw_only=True):
     """The sections that say what a bundle takes."""
 
-    image: PatchImages | CropImages | NoImagesEntry
+    image: PatchImages | CropImages | TileImages | NoImagesEntry
     limits: Limits
     graphs: dict[Name, GraphEntry] = {}
     prompt: PromptEntry | UnsetType = UNSET  # needed with a decoder
@@ -100,6 +101,11 @@ class Inputs(Section, frozen=True, kw_only=True):
     def takes_videos(self) -> bool:
         """Whether videos too go through the vision encoder."""
         return self.video is not UNSET
+
+    @property
+    def tokens_per_second(self) -> int | None:
+        """Positions in time of a second of video; None where timestamps stand in the prompt."""
+        return self.video.tokens_per_second if isinstance(self.video, FrameVideos) else None
 
     @property
     def merge_size(self) -> int:

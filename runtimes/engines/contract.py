@@ -45,7 +45,8 @@ class Vision(Protocol):
     def __call__(self, patches: Patches, grid: Grid, /) -> ImageFeatures:
         """Features [tokens, hidden] of patches [patches, patch_dim] with their grid (frames, height, width).
 
-        An encoder for images of one size takes their pixels [1, 3, height, width].
+        An encoder for images of one size takes their pixels [1, 3, height, width], or those of all tiles of an image,
+        whose features follow one another.
         """
 
 

@@ -75,7 +75,7 @@ def outputs(model: Model | Encoder, traces: Traces, vision: Vision | None = None
 
 
 def _of_image(model: Model | Encoder, image: ImageTrace, vision: Vision) -> Iterator[Fed | Output]:
-    is_video = image.grid[0] > 1  # the still images are one temporal patch each
+    is_video = model.manifest.takes_videos and image.grid[0] > 1  # still images are one temporal patch each
     media = model if isinstance(model, Encoder) else model.media
     patches, grid = media.cut(model.bundle.file(image.file), video=is_video, max_pixels=image.max_pixels)
     same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256

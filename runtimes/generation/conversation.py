@@ -27,6 +27,7 @@ class Conversation:
         self.states: States = decoder.open_states()
         self.user = threading.current_thread()  # the latest
         self._ids = np.zeros(decoder.capacity, np.int64)  # behind the length of the states without meaning
+        self._positions = np.zeros((3, decoder.capacity), np.int64)
         self._images: list[tuple[int, bytes]] = []  # begin and key of the images among them, and of some behind them
 
     @property
@@ -53,8 +54,13 @@ class Conversation:
         return self.states.rewind(whole("length", length, 0))
 
     def reusable(self, request: Request) -> int:
-        """Length of the longest common beginning of the states and the prompt, with the same images in it."""
+        """Length of the longest common beginning of the states and the prompt, with the same images and positions.
+
+        Behind a video that lasts longer than its text, an answer has other positions than in a later turn's prompt.
+        """
         length, known = shared(request.prompt.ids, self.ids), chain(self._images, repeat((0, None)))
+        moved = np.flatnonzero((request.positions[:, :length] != self._positions[:, :length]).any(axis=0))
+        length = int(moved[0]) if len(moved) else length
         for (begin, _), image, (_, key) in zip(request.prompt.image_spans, request.images, known, strict=False):
             if image.key != key:
                 length = min(length, int(begin))
@@ -116,4 +122,5 @@ class Conversation:
         self.user = threading.current_thread()
         room = self._ids[self.length : self.length + len(step.ids)]
         room[:] = step.ids[: len(room)]
+        self._positions[:, self.length : self.length + len(step.ids)] = step.positions[:, : len(room)]
         return self.decoder.run(self.states, replace(step, ids=fed))

@@ -24,7 +24,7 @@ from ..media.image_files import ImageLimits
 from ..media.media_encoder import MediaEncoder, layout_of
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
-from ..media.video import video_spec
+from ..media.spaced_video import video_spec
 from ..media.wishes import MEDIA_LIMITS
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
@@ -190,11 +190,12 @@ class Model(OfOneProcess):
         build = partial(self.prompts.build, messages, grids, layouts, **variables)
         prompt = build()
         check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
-        request = assemble(prompt, self.positions, *self.media.encode(images, videos, timings))
+        encoded, clips = self.media.encode(images, videos, timings)
+        request = assemble(prompt, self.positions, encoded, clips)
         if self.decoder.recurrent:
             turns = build(add_generation_prompt=False)
             request = replace(request, turn_end=shared(turns.ids, prompt.ids))
-        self.media.trim(request.images)
+        self.media.trim([*encoded, *(frame for clip in clips for frame in clip.frames)])
         timings.prompt_tokens = len(prompt)
         timings.image_tokens, timings.video_tokens = prompt.media_tokens()
         return request
@@ -306,12 +307,21 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
         **asdict(section.tokens),
         eos_token_ids=tuple(section.eos_token_ids),
         merge_size=section.merge_size,
+        timestamps=inputs.tokens_per_second is None,
         token_ids=section.token_ids,
         bos_token=section.bos_token,
         template_kwargs=section.template_kwargs,
+        tiles=section.tiles,
+        speech=section.speech,
     )
 
 
 def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
     """How the decoder of a manifest counts positions."""
-    return PositionSpec(prompts.image_token_id, prompts.spec.merge_size, prompts.video_token_id, mrope=inputs.mrope)
+    return PositionSpec(
+        prompts.image_token_id,
+        prompts.spec.merge_size,
+        prompts.video_token_id,
+        mrope=inputs.mrope,
+        tokens_per_second=inputs.tokens_per_second,
+    )

@@ -33,6 +33,8 @@ PORTS: Mapping[str, tuple[Size, ...]] = {
     "hidden_positions": (symbol("tokens"),),
     "image_grid_thw": (ONE, ONE),
     "offset_bias": (Size(8, symbol("patches").powers, False),),
+    # A row of image tokens has one window for each side of a window, here of 4 blocks of 2 x 2 patches.
+    **dict.fromkeys(("window_patches", "window_bias"), (Size(1 / 16, symbol("patches").powers, False), ONE)),
     "cell_patches": (ONE, Size(0.25, tuple((name, 1) for name in GRID))),
     **dict.fromkeys((*LENGTHS, *COUNTS), (ONE,)),
 }  # fmt: skip

@@ -109,13 +109,23 @@ class CropSpec:
 
     @cached_property
     def table(self) -> npt.NDArray[np.float32]:
-        """The value of each byte [3, 256], in the float32 operations of HF, which fuses scaling and normalization."""
-        bytes_ = np.tile(np.arange(256, dtype=np.float32), (3, 1))
-        if self.mean is None:
-            return bytes_ * np.float32(1.0 if self.rescale_factor is None else self.rescale_factor)
-        scale = np.float32(1.0 if self.rescale_factor is None else 1.0 / self.rescale_factor)
-        mean, std = ((np.asarray(values, np.float32) * scale)[:, None] for values in (self.mean, self.std))
-        return np.asarray((bytes_ - mean) / std, np.float32)
+        """The value of each byte [3, 256]."""
+        return byte_table(self.mean, self.std, self.rescale_factor)
+
+
+def byte_table(
+    mean: tuple[float, float, float] | None, std: tuple[float, float, float], factor: float | None
+) -> npt.NDArray[np.float32]:
+    """The value of each byte [3, 256], in the float32 operations of HF, which fuses scaling and normalization.
+
+    `mean` None: no normalization; `factor` None: no scaling.
+    """
+    bytes_ = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+    if mean is None:
+        return bytes_ * np.float32(1.0 if factor is None else factor)
+    scale = np.float32(1.0 if factor is None else 1.0 / factor)
+    centre, spread = ((np.asarray(values, np.float32) * scale)[:, None] for values in (mean, std))
+    return np.asarray((bytes_ - centre) / spread, np.float32)
 
 
 def crop_grid(height: int, width: int, spec: CropSpec) -> Grid:

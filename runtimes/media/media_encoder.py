@@ -42,9 +42,7 @@ from .video import (
     UNKNOWN_RATE,
     Indices,
     VideoSpec,
-    frame_seconds,
-    patch_seconds,
-    sample_frames,
+    check_number,
     video_grid,
     video_patches,
 )
@@ -162,8 +160,7 @@ class MediaEncoder:
         if not self.image_spec.takes_images:
             refuse()
         if self.video_spec is None:
-            raise InputError("this bundle takes no videos; send frames as images, or export a checkpoint that has a "
-                             "video_preprocessor_config.json")  # fmt: skip
+            raise InputError("this bundle takes no videos; send frames as images")
         spec = video_wishes(self.video_spec, part, limits)
         source, identity = identify_video(source, part, spec, self.video_limits)
         if (seen := self._seen.get(identity)) is not None:
@@ -231,13 +228,12 @@ def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[I
     bounds = [key for key in ("min_frames", "max_frames") if key in part]
     if bounds and (num_frames is not None or (clip.chosen and fps is None)):
         raise InputError(f"{bounds[0]} of a video has no effect without fps; give fps with it, or leave it out")
-    if clip.chosen and fps is None and num_frames is None:
-        num_frames = total
     rate = known_rate or UNKNOWN_RATE
-    indices = sample_frames(total, rate, spec, fps=fps, num_frames=num_frames) + first
-    if clip.times is not None and given_rate is None:
-        return indices, patch_seconds([clip.times[index] for index in indices], step)
-    return indices, frame_seconds(indices, rate, step)
+    if clip.chosen and fps is None and num_frames is None:
+        indices = np.arange(check_number(total, spec)) + first
+    else:
+        indices = spec.sample(total, rate, fps=fps, num_frames=num_frames) + first
+    return indices, spec.seconds(indices, total, rate, clip.times if given_rate is None else None)
 
 
 def _wished_frames(part: Mapping[str, Any], total: int, step: int) -> int | None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 from PIL import Image
 
-from ..bundle.input_sections import CropImages, NoImagesEntry, PatchImages
+from ..bundle.input_sections import CropImages, NoImagesEntry, PatchImages, TileImages
 from ..bundle.manifest import Inputs
-from . import crops, images
+from ..prompt.prompt_builder import tile_count
+from . import crops, images, tiles
 from .crops import CropSpec
 from .images import Grid, ImageSpec, Patches
 from .no_images import NoImages, refuse
 from .resize import UInt8
+from .tiles import TileSpec
 
-PixelSpec: TypeAlias = ImageSpec | CropSpec | NoImages
+PixelSpec: TypeAlias = ImageSpec | CropSpec | TileSpec | NoImages
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Kind:
     grid: Callable[[int, int, Any], Grid]  # of height, width and the constants
     preprocess: Callable[[Image.Image, Any], tuple[Patches, Grid]]
     frames: Callable[[Patches, Grid, Any], UInt8]  # the way back from it
+    pieces: Callable[[Grid], int] = lambda _: 1  # that the image tokens of a grid fall into, alike
 
 
 def image_spec(inputs: Inputs) -> PixelSpec:
@@ -35,13 +39,22 @@ def image_spec(inputs: Inputs) -> PixelSpec:
 
 
 def image_grid(height: int, width: int, spec: PixelSpec) -> Grid:
-    """The grid (frames, height, width) of an image of some size in pixels; InputError for sides that are refused."""
+    """The grid of an image of some size in pixels; InputError for sides that are refused.
+
+    It is (frames, height, width) in patches, or (rows, columns, tokens of each) of tiles.
+    """
     return BY_SPEC[type(spec)].grid(height, width, spec)
 
 
 def preprocess(image: Image.Image, spec: PixelSpec) -> tuple[Patches, Grid]:
-    """The input of the vision encoder for an RGB image, and the image's grid (frames, height, width)."""
+    """The input of the vision encoder for an RGB image, and the image's grid."""
     return BY_SPEC[type(spec)].preprocess(image, spec)
+
+
+def grid_tokens(grid: Grid, spec: PixelSpec) -> int:
+    """How many tokens an image of this grid takes in the prompt, those around them left out."""
+    pieces = BY_SPEC[type(spec)].pieces(grid)
+    return prod(grid) // spec.merge_size**2 if pieces == 1 else pieces * grid[2]
 
 
 def to_frames(patches: Patches, grid: Grid, spec: PixelSpec) -> UInt8:
@@ -63,6 +76,11 @@ def _crop_spec(inputs: Inputs) -> CropSpec:
     return CropSpec.from_manifest(inputs.image)
 
 
+def _tile_spec(inputs: Inputs) -> TileSpec:
+    assert isinstance(inputs.image, TileImages)
+    return TileSpec.from_manifest(inputs.image)
+
+
 def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
     height, width = images.smart_resize(height, width, spec)
     return 1, height // spec.patch_size, width // spec.patch_size
@@ -70,6 +88,7 @@ def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
 
 PATCHES = Kind(_patch_spec, _patch_grid, images.preprocess, images.frames_of)
 CROPS = Kind(_crop_spec, crops.crop_grid, crops.crop, crops.frames_of_crop)
+TILES = Kind(_tile_spec, tiles.tile_grid, tiles.cut_tiles, tiles.frames_of_tiles, lambda grid: tile_count(*grid[:2]))
 NONE = Kind(lambda _: NoImages(), refuse, refuse, refuse)
-KINDS: Mapping[type, Kind] = {PatchImages: PATCHES, CropImages: CROPS, NoImagesEntry: NONE}
-BY_SPEC: Mapping[type, Kind] = {ImageSpec: PATCHES, CropSpec: CROPS, NoImages: NONE}
+KINDS: Mapping[type, Kind] = {PatchImages: PATCHES, CropImages: CROPS, TileImages: TILES, NoImagesEntry: NONE}
+BY_SPEC: Mapping[type, Kind] = {ImageSpec: PATCHES, CropSpec: CROPS, TileSpec: TILES, NoImages: NONE}

@@ -5,7 +5,8 @@ Sizes in shapes: S patches. Every function takes a grid (frames, height, width) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
+from ...targets.errors import InputError
 from ..bundle.input_sections import LocalityEntry, PatchImages
-from ..bundle.manifest import Inputs, Role
+from ..bundle.manifest import VISION_ENCODER, Inputs, Role
 from .images import Grid
 
 Ints = NDArray[np.int64]
 Index = dict[str, NDArray[Any]]
+OUTSIDE = -1e4  # a bias that float16 holds
 ROUNDING = 1e-12  # of float64: pairs exactly on the radius are inside
 
 
@@ -33,6 +36,33 @@ def qwen_index(grid: Grid, merge: int) -> Index:
     """Row and column of each patch of one frame; patches come by blocks of merge x merge."""
     order = block_order((1, *grid[1:]), merge)
     return {"patch_rows": order // grid[2], "patch_columns": order % grid[2]}
+
+
+def window_index(grid: Grid, merge: int, side: int) -> Index:
+    """The windows of side x side image tokens of one frame; those at its right and lower edge stick out.
+
+    `window_patches` int64 [windows, area] are the patches in each, any one where there is none, and `window_bias`
+    float32 [windows, area] is what is added to the scores of a place: 0, or so little where no patch is that its weight
+    becomes exactly 0. `window_places` int64 [S] are the places of the patches among those of all windows.
+    """
+    rows, columns = (size // merge for size in grid[1:])
+    down, across = (-(-size // side) for size in (rows, columns))
+    windows = np.arange(down * across * side**2).reshape(down, across, side, side)
+    places = windows.transpose(0, 2, 1, 3).reshape(down * side, across * side)  # by the row and column of a token
+    tokens = np.zeros(places.size, np.int64)
+    tokens[places[:rows, :columns].reshape(-1)] = np.arange(rows * columns)
+    bias = np.full((places.size, merge**2), OUTSIDE, np.float32)
+    bias[places[:rows, :columns].reshape(-1)] = 0
+    return {
+        "window_patches": _patches_of(tokens, merge).reshape(down * across, -1),
+        "window_bias": bias.reshape(down * across, -1),
+        "window_places": _patches_of(places[:rows, :columns].reshape(-1), merge),
+    }
+
+
+def _patches_of(tokens: Ints, merge: int) -> Ints:
+    """The patches of image tokens, or what is counted like them, one behind the other."""
+    return np.asarray((tokens[:, None] * merge**2 + np.arange(merge**2)).reshape(-1), np.int64)
 
 
 @dataclass(frozen=True)
@@ -80,8 +110,23 @@ class ArlowPlaces:
 
 
 def _qwen_places(inputs: Inputs) -> Callable[[Grid], Index]:
+    """A graph that attends within windows says by the shape of an input how large they are."""
     merge = inputs.asked().merge_size
-    return lambda grid: qwen_index(grid, merge)
+    windows = inputs.graphs[VISION_ENCODER].inputs.get("window_patches")
+    if windows is None:
+        return lambda grid: qwen_index(grid, merge)
+    side = window_side(windows.shape, merge)
+    return lambda grid: qwen_index(grid, merge) | window_index(grid, merge, side)
+
+
+def window_side(shape: Sequence[int | str], merge: int) -> int:
+    """Image tokens along each side of a window, by the shape [windows, area]; InputError where it is no square."""
+    area = shape[-1]
+    side = math.isqrt(area) // merge if isinstance(area, int) else 0
+    if len(shape) != 2 or not side or (side * merge) ** 2 != area:
+        raise InputError(f"the vision encoder's input window_patches has the shape {list(shape)}; expected [windows, "
+                         f"area] with the area of a square of blocks of {merge} x {merge} patches")  # fmt: skip
+    return side
 
 
 INDEXING: Mapping[Role, Callable[[Inputs], Callable[[Grid], Index]]] = {

@@ -1,17 +1,20 @@
-"""Antialiased bicubic resizing of 8-bit images, to the bit as PyTorch's CPU kernel does it.
+"""Antialiased resizing of 8-bit images by cubic or Lanczos weights, to the bit as PyTorch's CPU kernels do it.
 
-PyTorch (aten/src/ATen/native/cpu/UpSampleKernel.cpp, `_upsample_bicubic2d_aa` on uint8) follows Pillow's integer
-scheme: weights in double, scaled to int16 by one power of two for each axis, a horizontal pass rounded to uint8, then
-a vertical pass. An axis whose size stays is skipped. Its vectorised and scalar paths add the same integers, so any
-order of summation gives the same bits as long as the sums are exact; here they are done as small dense products of
-floats (BLAS) over pixels less 128, in float32 where every sum stays below 2**24 and in float64 otherwise.
+PyTorch (aten/src/ATen/native/cpu/UpSampleKernel.cpp, `_upsample_bicubic2d_aa` and `_upsample_lanczos2d_aa` on uint8)
+follows Pillow's integer scheme: weights in double, scaled to int16 by one power of two for each axis, a horizontal pass
+rounded to uint8, then a vertical pass. An axis whose size stays is skipped. Its vectorised and scalar paths add the
+same integers, so any order of summation gives the same bits as long as the sums are exact; here they are done as small
+dense products of floats (BLAS) over pixels less 128, in float32 where every sum stays below 2**24 and in float64
+otherwise.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ from ..process.cores import spread
 from ..process.forks import computing
 
 UInt8 = npt.NDArray[np.uint8]
+Kernel: TypeAlias = Literal["bicubic", "lanczos"]
 _BLOCK = 48  # outputs of one product: dense enough for BLAS, narrow enough to waste few products
 _ALONE = 1 << 18  # multiplications of a product that OpenBLAS does in one thread (interface/gemm.c)
 THREAD_PIXELS = 1 << 19  # that are worth a thread
@@ -47,17 +51,17 @@ class AxisWeights:
 
 
 @lru_cache(maxsize=32)
-def axis_weights(size_in: int, size_out: int) -> AxisWeights:
+def axis_weights(size_in: int, size_out: int, kernel: Kernel = "bicubic") -> AxisWeights:
     """Weights for resizing one axis of `size_in` pixels to `size_out` (HelperInterpBase, antialias, no corners)."""
-    scale = size_in / size_out
-    support = 2.0 * max(scale, 1.0)
+    scale, (reach, weigh) = size_in / size_out, KERNELS[kernel]
+    support = reach * max(scale, 1.0)
     taps = math.ceil(support) * 2 + 1
     center = scale * (np.arange(size_out) + 0.5)
     starts = np.maximum((center - support + 0.5).astype(np.int64), 0)
     ends = np.minimum((center + support + 0.5).astype(np.int64), size_in)
     sizes = np.clip(ends - starts, 0, taps)
     tap = np.arange(taps)
-    values = _cubic((tap + starts[:, None] - center[:, None] + 0.5) * (1.0 / scale if scale >= 1.0 else 1.0))
+    values = weigh((tap + starts[:, None] - center[:, None] + 0.5) * (1.0 / scale if scale >= 1.0 else 1.0))
     values[tap >= sizes[:, None]] = 0.0
     total = np.add.accumulate(values, axis=1)[:, -1:]  # one after the other, as the kernel adds them
     values = np.divide(values, total, out=values, where=total != 0.0)
@@ -70,6 +74,18 @@ def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A sinc in a window of three lobes of a wider one."""
+    return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
+# How far each reaches, in pixels of the smaller image, and its weights.
+KERNELS: Mapping[Kernel, tuple[float, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]]] = {
+    "bicubic": (2.0, _cubic),
+    "lanczos": (3.0, _lanczos),
+}
 
 
 def _quantize(
@@ -85,6 +101,11 @@ def _quantize(
 
 
 def resize_bicubic(planes: UInt8, height: int, width: int) -> UInt8:
+    """As `resize`, by cubic weights."""
+    return resize(planes, height, width, "bicubic")
+
+
+def resize(planes: UInt8, height: int, width: int, kernel: Kernel) -> UInt8:
     """Resize `planes` [channels, h, w] to [channels, height, width]; an axis that keeps its size is not touched.
 
     In as many threads as the caller may use (see `cores`).
@@ -93,15 +114,15 @@ def resize_bicubic(planes: UInt8, height: int, width: int) -> UInt8:
     with computing():
         if width != old_width:
             rows = np.ascontiguousarray(planes).reshape(channels * old_height, old_width)
-            planes = _resize_columns(rows, width).reshape(channels, old_height, width)
+            planes = _resize_columns(rows, width, kernel).reshape(channels, old_height, width)
         if height != old_height:
-            planes = _resize_rows(planes, height)
+            planes = _resize_rows(planes, height, kernel)
     return planes
 
 
-def _resize_columns(rows: UInt8, width: int) -> UInt8:
+def _resize_columns(rows: UInt8, width: int, kernel: Kernel) -> UInt8:
     """The horizontal pass: [n, w] to [n, width]."""
-    plan = axis_weights(rows.shape[1], width)
+    plan = axis_weights(rows.shape[1], width, kernel)
     out = np.empty((rows.shape[0], width), np.uint8)
     offsets: npt.NDArray[np.floating] = plan.offsets().astype(plan.exact_type())
     bands = _bands(plan)
@@ -115,9 +136,9 @@ def _resize_columns(rows: UInt8, width: int) -> UInt8:
     return out
 
 
-def _resize_rows(planes: UInt8, height: int) -> UInt8:
+def _resize_rows(planes: UInt8, height: int, kernel: Kernel) -> UInt8:
     """The vertical pass: [channels, h, w] to [channels, height, w]."""
-    plan = axis_weights(planes.shape[1], height)
+    plan = axis_weights(planes.shape[1], height, kernel)
     out = np.empty((planes.shape[0], height, planes.shape[2]), np.uint8)
     offsets: npt.NDArray[np.floating] = plan.offsets()[:, None].astype(plan.exact_type())
     bands = _bands(plan)

@@ -11,17 +11,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from ...targets.errors import InputError
-from ..bundle.input_sections import FrameVideos
-from ..bundle.manifest import Inputs
 from .image_files import MAX_ASPECT_RATIO, planes_of
-from .images import LARGEST, LIMITS, Grid, ImageSpec, Patches, is_number, of_section, patchify
+from .images import LARGEST, LIMITS, Grid, ImageSpec, Patches, is_number, patchify
 from .resize import UInt8, resize_bicubic
 from .sizing import grown, rounded, shrunk
 
@@ -43,6 +41,8 @@ DEFAULTS: Mapping[str, Any] = {
 @dataclass(frozen=True)
 class VideoSpec:
     """How videos are sampled and cut: `patches.min_pixels` and `max_pixels` are areas of all frames together."""
+
+    shared: ClassVar[bool] = True  # the pixel range, by all frames
 
     patches: ImageSpec = field(default_factory=lambda: _pixels(*DEFAULT_PIXELS))
     fps: float = 2.0  # frames taken of each second
@@ -84,29 +84,31 @@ class VideoSpec:
         """Most video tokens that one video takes, where its frames are not too many to shrink that far."""
         return self.patches.max_pixels // (self.patches.factor**2 * self.patches.temporal_patch_size)
 
+    def sample(self, total: int, rate: float, *, fps: float | None = None, num_frames: int | None = None) -> Indices:
+        """Indices of the frames to take of `total` at `rate` frames a second, as `sample_frames`."""
+        return sample_frames(total, rate, self, fps=fps, num_frames=num_frames)
+
+    def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
+        """The size (height, width) of `frames` frames after resizing, as `video_size`."""
+        return video_size(frames, height, width, self)
+
+    def seconds(
+        self, indices: Indices, total: int, rate: float, times: Sequence[float] | None = None
+    ) -> tuple[float, ...]:
+        """Seconds of each temporal patch, from `times` of all frames where their durations differ."""
+        step = self.patches.temporal_patch_size
+        if times is not None:
+            return patch_seconds([times[index] for index in indices], step)
+        return frame_seconds(indices, rate, step)
+
 
 def video_constants(spec: VideoSpec) -> dict[str, Any]:
-    """What a manifest says about videos; `video_spec` reads it."""
+    """What a manifest says about videos; `video_spec` of spaced_video.py reads it."""
     patches = spec.patches
     constants = {name: getattr(patches, name) for name in CONSTANTS}
     lists = {"mean": list(patches.mean), "std": list(patches.std)}
     sampling = {name: getattr(spec, name) for name in SAMPLING}
     return {**constants, **lists, **sampling, "max_tokens": spec.max_tokens}
-
-
-def video_spec(inputs: Inputs, max_pixels: int | None = None) -> VideoSpec | None:
-    """How a manifest wants videos cut, with at most `max_pixels` in all frames; None for a model without videos.
-
-    Raises InputError for max_pixels outside the range of the manifest.
-    """
-    section = inputs.video
-    if not isinstance(section, FrameVideos):
-        if max_pixels is not None:
-            raise InputError("this bundle takes no videos; leave out max_video_pixels")
-        return None
-    patches = of_section(section, min_pixels=section.min_pixels, max_pixels=section.max_pixels)
-    spec = VideoSpec(patches, section.fps, section.min_frames, section.max_frames)
-    return spec if max_pixels is None else spec.with_pixels(max_pixels)
 
 
 def _pixels(least: int, most: int) -> ImageSpec:
@@ -122,18 +124,29 @@ def sample_frames(
     max_frames. As `Qwen3VLVideoProcessor.sample_frames`: more `num_frames` than the video has repeat some. Raises
     InputError for both wishes at once, and for wishes out of range.
     """
+    rate_wished = wished_rate(spec, fps, num_frames)
+    if num_frames is None:
+        wanted = min(total / rate * rate_wished, float(spec.max_frames))  # before int(), which infinity has none of
+        num_frames = min(max(int(wanted), spec.min_frames), spec.max_frames, total)
+    indices: Indices = np.linspace(0, total - 1, check_number(num_frames, spec)).round().astype(np.int64)
+    return indices
+
+
+def wished_rate(spec: VideoSpec, fps: float | None, num_frames: int | None = None) -> float:
+    """Frames to take of each second; InputError for a number of them besides, and for none that is positive."""
     if fps is not None and num_frames is not None:
         raise InputError(f"a video is asked for fps {fps} and for {num_frames} frames; give one of the two")
-    if num_frames is None:
-        fps = spec.fps if fps is None else fps
-        if not 0 < fps < math.inf:
-            raise InputError(f"a video is asked for fps {fps}; expected a positive number")
-        wanted = min(total / rate * fps, float(spec.max_frames))  # before int(), which infinity has none of
-        num_frames = min(max(int(wanted), spec.min_frames), spec.max_frames, total)
-    elif not 1 <= num_frames <= spec.max_frames:
+    chosen = spec.fps if fps is None else fps
+    if not 0 < chosen < math.inf:
+        raise InputError(f"a video is asked for fps {chosen}; expected a positive number")
+    return chosen
+
+
+def check_number(num_frames: int, spec: VideoSpec) -> int:
+    """The number, or InputError for none and for more frames than a video may have."""
+    if not 1 <= num_frames <= spec.max_frames:
         raise InputError(f"a video is asked for {num_frames} frames; expected 1 to {spec.max_frames}")
-    indices: Indices = np.linspace(0, total - 1, num_frames).round().astype(np.int64)
-    return indices
+    return num_frames
 
 
 def frame_seconds(indices: Sequence[int] | Indices, rate: float, temporal_patch_size: int) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from ...targets.errors import InputError
 from ..values import finite, number, whole
 from .pixels import PixelSpec
 from .sizing import Size, check_area, grown, shrunk, whole_tokens
-from .video import VideoSpec, check_frames, video_size
+from .video import VideoSpec, check_frames
 
 OF_IMAGES, OF_VIDEOS = ("min_pixels", "max_pixels"), ("max_video_pixels",)
 MEDIA_LIMITS = (*OF_IMAGES, *OF_VIDEOS)  # of a whole call
@@ -69,14 +69,16 @@ def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Map
     size = _resized(part, limits)
     if size is not None:
         chosen = whole_tokens(size, patches.factor)
-        check_area(math.ceil(frames / step) * step * prod(chosen), 1, patches.max_pixels,
+        counted = math.ceil(frames / step) * step if spec.shared else 1
+        check_area(counted * prod(chosen), 1, patches.max_pixels,
                     f"a video of {frames} frames of {chosen[0]} x {chosen[1]} pixels")  # fmt: skip
         return chosen
     if not limits:
-        return video_size(frames, height, width, spec)
+        return spec.size(frames, height, width)
+    sharing = frames if spec.shared else 1
     shares = [limits.get("max_pixels", math.inf), limits.get("total_pixels", math.inf) / frames * step]
-    most = min(*shares, patches.max_pixels / frames)
-    least = limits.get("min_pixels", min(most, patches.min_pixels / frames))
+    most = min(*shares, patches.max_pixels / sharing)
+    least = limits.get("min_pixels", min(most, patches.min_pixels / sharing))
     if least > most or most < patches.factor**2:
         raise InputError(f"each frame of the video is asked for {least:.0f} to {most:.0f} pixels, and one image token "
                          f"takes {patches.factor**2}; widen the range or take fewer frames")  # fmt: skip

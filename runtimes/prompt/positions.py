@@ -2,7 +2,8 @@
 
 Text advances all three axes (time, height, width) by one. The tokens of an image share the position where the image
 starts, plus their own place in its merged grid; the next text continues after the longest side. A video is one image
-for each temporal patch, since the prompt has a timestamp before each.
+for each temporal patch, since the prompt has a timestamp before each; or, as in Qwen2.5-VL, one whose positions in time
+follow from the seconds between its temporal patches.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class PositionSpec:
     merge_size: int = 2
     video_token_id: int | None = None
     mrope: bool = True  # False: every token, of an image too, has the next position
+    tokens_per_second: int | None = None  # positions in time of a video that is one grid; None: each patch is an image
 
     def __post_init__(self) -> None:
         if self.merge_size < 1 or self.image_token_id < NO_TOKEN:
@@ -40,37 +42,40 @@ class PositionSpec:
 
 
 def rotary_positions(
-    input_ids: npt.NDArray[np.int64], grids: Grids, spec: PositionSpec, start: int = 0
+    input_ids: npt.NDArray[np.int64], grids: Grids, spec: PositionSpec, start: int = 0, intervals: Sequence[float] = ()
 ) -> tuple[Positions, int]:
     """Positions [3, seq] in the way of the model and the position behind them; without M-RoPE the rows are equal."""
     if spec.mrope:
-        return mrope_positions(input_ids, grids, spec, start)
+        return mrope_positions(input_ids, grids, spec, start, intervals)
     return text_positions(len(input_ids), start), start + len(input_ids)
 
 
 def mrope_positions(
-    input_ids: npt.NDArray[np.int64], grids: Grids, spec: PositionSpec, start: int = 0
+    input_ids: npt.NDArray[np.int64], grids: Grids, spec: PositionSpec, start: int = 0, intervals: Sequence[float] = ()
 ) -> tuple[Positions, int]:
-    """Positions [3, seq] of `input_ids` [seq] and the position of the token after them.
+    """Positions [3, seq] of `input_ids` [seq] and the position of a token generated after them.
 
     `grids` [images, 3] are (t, h, w) in patches, in the order of the images in the prompt; temporal patches of videos
-    count as images. `start` is the next position that an
-    earlier call returned: turns computed one by one equal the whole conversation computed at once. An image must lie
-    within one call. Raises InputError when the image tokens do not match the grids.
+    count as images, or are one with `intervals` [images], the seconds between them. `start` is the next position that
+    an earlier call returned: turns computed one by one equal the whole conversation computed at once, unless a video
+    lasts longer than the text behind it. An image must lie within one call. Raises InputError when the image tokens do
+    not match the grids.
     """
-    offsets = [_grid_offsets(grid, spec.merge_size) for grid in grids]
+    second = np.float32(spec.tokens_per_second or 1)
+    spaces = [second * np.float32(each) for each in intervals] or [second] * len(grids)
+    offsets = [_grid_offsets(grid, spec.merge_size, space) for grid, space in zip(grids, spaces, strict=True)]
     marks = [token for token in (spec.image_token_id, spec.video_token_id) if token is not None]
     tokens = np.flatnonzero(np.isin(input_ids, marks))
     ends = np.cumsum([offset.shape[1] for offset in offsets], dtype=np.int64)
     _check_images(tokens, ends, offsets)
     advance = np.ones(len(input_ids), np.int64)
     advance[tokens] = 0
-    advance[tokens[ends - 1]] = [int(offset.max()) + 1 for offset in offsets]
+    advance[tokens[ends - 1]] = [int(offset[1:].max()) + 1 for offset in offsets]
     after = start + np.cumsum(advance)
     positions = np.tile(after - advance, (3, 1))
     if offsets:
         positions[:, tokens] += np.concatenate(offsets, axis=1)
-    return positions, int(after[-1]) if len(after) else start
+    return positions, int(positions.max()) + 1 if len(after) else start
 
 
 def text_positions(count: int, start: int) -> Positions:
@@ -78,13 +83,18 @@ def text_positions(count: int, start: int) -> Positions:
     return np.tile(np.arange(start, start + count, dtype=np.int64), (3, 1))
 
 
-def _grid_offsets(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int) -> Positions:
-    """Time, height and width of each token of one grid [3, tokens], in the order of the vision encoder's output."""
+def _grid_offsets(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int, space: np.float32) -> Positions:
+    """Time, height and width of each token of one grid [3, tokens], in the order of the vision encoder's output.
+
+    Temporal patches are `space` positions apart, cut to whole ones in float32 as transformers does.
+    """
     time, height, width = (int(size) for size in grid)
     if min(time, height, width) < 1 or height % merge_size or width % merge_size:
         raise InputError(f"image grid {(time, height, width)} is not made of whole {merge_size} x {merge_size} blocks; "
                          "pass the grid that preprocessing returned")  # fmt: skip
-    return np.indices((time, height // merge_size, width // merge_size), np.int64).reshape(3, -1)
+    offsets = np.indices((time, height // merge_size, width // merge_size), np.int64).reshape(3, -1)
+    offsets[0] = (offsets[0].astype(np.float32) * space).astype(np.int64)
+    return offsets
 
 
 def _check_images(tokens: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], offsets: list[Positions]) -> None:

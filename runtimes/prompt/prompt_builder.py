@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,10 +13,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ...targets.errors import InputError
+from ..bundle.input_sections import Speech, TileWords
 from ..storage.reading import read_utf8
+from .call_history import with_calls
 from .messages import Messages, as_messages
 from .positions import NO_TOKEN, Grids
 from .reach import Chat, check_reaches
+from .speech import find_speech
 from .template import MOST_SOURCE_BYTES, ChatTemplate
 from .tokenizer_check import open_tokenizer, panics_told
 from .variables import checked_variables
@@ -33,9 +37,12 @@ class PromptSpec:
     vision_end_token: str | None = "<|vision_end|>"
     eos_token_ids: tuple[int, ...] = ()
     merge_size: int = 2
+    timestamps: bool = True  # stand in front of each temporal patch of a video; False: its tokens are one run
     token_ids: Mapping[str, int] = field(default_factory=dict)  # ids the model expects, by token, checked on opening
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tiles: TileWords | None = None  # images are cut into tiles, each with tokens of its own
     bos_token: str | None = None  # the tokenizer adds its special tokens unless the text begins with this one
+    speech: Speech | None = None  # None: found in the template
 
     def __post_init__(self) -> None:
         if self.merge_size < 1:
@@ -46,7 +53,8 @@ class PromptSpec:
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """The names that the tokenizer must know."""
-        named = (self.image_token, self.video_token, self.vision_start_token, self.vision_end_token)
+        named = [self.image_token, self.video_token, self.vision_start_token, self.vision_end_token]
+        named += [] if self.tiles is None else [self.tiles.around, self.tiles.whole]
         return tuple(name for name in named if name is not None)
 
 
@@ -61,6 +69,11 @@ class VideoLayout:
         """One grid for each temporal patch, since each has tokens of its own in the prompt."""
         return [(1, *self.grid[1:])] * self.grid[0]
 
+    @property
+    def interval(self) -> float:
+        """Seconds from the first temporal patch to the second; 0 where there is none."""
+        return self.seconds[1] - self.seconds[0] if len(self.seconds) > 1 else 0.0
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -69,7 +82,10 @@ class Prompt:
     ids: Ids
     image_spans: npt.NDArray[np.int64]  # [images, (start, end)]
     grids: npt.NDArray[np.int64]  # [images, (t, h, w)]
-    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video
+    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video, or a whole one
+    intervals: tuple[
+        float, ...
+    ] = ()  # [images], seconds between the temporal patches of whole videos; (): there are none
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,6 +111,11 @@ class PromptBuilder:
         self.image_token_id = _token_id(tokenizer, spec.image_token) if spec.image_token else NO_TOKEN
         self.video_token_id = _token_id(tokenizer, spec.video_token) if spec.video_token else None
 
+    @cached_property
+    def speech(self) -> Speech:
+        """How the model writes calls and thoughts."""
+        return self.spec.speech or find_speech(self.template)
+
     def render(
         self,
         messages: Messages,
@@ -111,7 +132,11 @@ class PromptBuilder:
         if not isinstance(continue_final_message, bool | str) or not isinstance(add_generation_prompt, bool | None):
             raise InputError(f"continue_final_message is {continue_final_message!r} and add_generation_prompt "
                              f"{add_generation_prompt!r}; expected true or false")  # fmt: skip
-        chat = as_messages(messages)
+        chat = with_calls(
+            as_messages(messages),
+            lambda: self.speech.arguments,
+            reads_ids=lambda: "tool_call_id" in self.template.words.keys,
+        )
         given = {**self.spec.template_kwargs, **checked_variables(variables, self.template)}
         continued = "content" if continue_final_message is True else continue_final_message or None
         if continued is not None and add_generation_prompt:
@@ -129,9 +154,14 @@ class PromptBuilder:
     def encode(self, text: str, grids: Grids = (), videos: Sequence[VideoLayout] = ()) -> Prompt:
         """Token ids of rendered `text`, each image placeholder repeated for its grid (t, h, w), counted in patches.
 
-        A video's placeholder becomes `<0.3 seconds>` and a placeholder between start and end for each temporal patch
-        first. Raises InputError when placeholders and images or videos differ in number.
+        That of an image in tiles becomes one for each tile, with words around it; its grid is (rows, columns, tokens of
+        each tile), and the prompt has a grid for each tile. A video's placeholder becomes `<0.3 seconds>` and a
+        placeholder between start and end for each temporal patch first, in models whose prompts have timestamps. Raises
+        InputError when placeholders and images or videos differ in number.
         """
+        if self.spec.tiles is not None:
+            text = self._with_tiles(text, self.spec.tiles, grids)
+            grids = [(1, 1, int(tokens)) for rows, columns, tokens in grids for _ in range(tile_count(rows, columns))]
         ids = self._ids(self._with_frames(text, videos))
         video_token = -1 if self.video_token_id is None else self.video_token_id
         places = np.flatnonzero((ids == self.image_token_id) | (ids == video_token))
@@ -139,13 +169,17 @@ class PromptBuilder:
         self._check_number("image", int((~of_video).sum()), len(grids))
         ordered = np.zeros((len(places), 3), np.int64)
         ordered[~of_video] = np.asarray(grids, np.int64).reshape(-1, 3)
-        frames = [grid for video in videos for grid in video.frame_grids()]
+        whole = not self.spec.timestamps
+        frames = [grid for video in videos for grid in ([video.grid] if whole else video.frame_grids())]
         ordered[of_video] = np.asarray(frames, np.int64).reshape(-1, 3)
         lengths = ordered.prod(axis=1) // self.spec.merge_size**2
         repeats = np.ones(len(ids), np.int64)
         repeats[places] = lengths
         starts = places + np.cumsum(lengths - 1) - (lengths - 1)
-        return Prompt(np.repeat(ids, repeats), np.stack([starts, starts + lengths], axis=1), ordered, of_video)
+        spans = np.stack([starts, starts + lengths], axis=1)
+        gaps = iter([video.interval for video in videos])
+        intervals = tuple(next(gaps) if each else 0.0 for each in of_video) if whole and videos else ()
+        return Prompt(np.repeat(ids, repeats), spans, ordered, of_video, intervals)
 
     def for_decoder(self, ids: Ids) -> Ids:
         """Token ids as the decoder's graph takes them: with image placeholders in place of those of videos.
@@ -160,6 +194,14 @@ class PromptBuilder:
         with panics_told("the tokenizer fails on this text"):
             return np.array(self.tokenizer.encode(text, add_special_tokens=not begins).ids, np.int64)
 
+    def _with_tiles(self, text: str, words: TileWords, grids: Grids) -> str:
+        """`text` with a placeholder for each tile, between the words that tell its row and its column."""
+        token = self.spec.image_token or ""
+        before, *parts = text.split(token)
+        self._check_number("image", len(parts), len(grids))
+        tiles = (tile_words(int(rows), int(columns), token, words) for rows, columns, _ in grids)
+        return before + "".join(each + part for each, part in zip(tiles, parts, strict=True))
+
     def _with_frames(self, text: str, videos: Sequence[VideoLayout]) -> str:
         """`text` with a timestamp and a placeholder for each temporal patch, as transformers 5 writes them.
 
@@ -168,6 +210,8 @@ class PromptBuilder:
         spec = self.spec
         before, *parts = text.split(spec.video_token) if spec.video_token else [text]
         self._check_number("video", len(parts), len(videos))
+        if not spec.timestamps:
+            return text
         frame = f"{spec.vision_start_token or ''}{spec.video_token}{spec.vision_end_token or ''}"
         filled = ("".join(f"<{second:.1f} seconds>{frame}" for second in video.seconds) for video in videos)
         return before + "".join(frames + part for frames, part in zip(filled, parts, strict=True))
@@ -185,16 +229,28 @@ class PromptBuilder:
         return self.encode(self.render(messages, **variables), grids, videos)
 
 
+def tile_count(rows: int, columns: int) -> int:
+    """Tiles of an image, the whole image behind those of a grid among them."""
+    return int(rows * columns) + int(rows * columns > 1)
+
+
+def tile_words(rows: int, columns: int, token: str, words: TileWords) -> str:
+    """What stands for an image in tiles: rows of them, a line for each, and the whole image."""
+    whole = f"{words.around}{words.whole}{token}{words.around}"
+    if rows * columns == 1:
+        return whole
+    lines = []
+    for row in range(1, rows + 1):
+        in_row = words.cell.replace("{row}", str(row))
+        cells = (in_row.replace("{column}", str(column)) for column in range(1, columns + 1))
+        lines.append("".join(f"{words.around}{cell}{token}" for cell in cells))
+    return "\n".join(lines) + "\n\n" + whole
+
+
 def open_prompt(folder: Path, spec: PromptSpec) -> PromptBuilder:
     """Read `tokenizer.json` and `chat_template.jinja` of a folder; raises InputError if either is missing or broken."""
     template = read_utf8(folder / "chat_template.jinja", MOST_SOURCE_BYTES, "the chat template of a whole bundle")
     return PromptBuilder(open_tokenizer(folder / "tokenizer.json"), template, spec)
-
-
-def image_tokens(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int) -> int:
-    """How many tokens an image with this grid (t, h, w) of patches takes in the prompt."""
-    time, height, width = (int(size) for size in grid)
-    return time * height * width // merge_size**2
 
 
 def _token_id(tokenizer: Tokenizer, name: str) -> int:

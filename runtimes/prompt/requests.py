@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -22,7 +23,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One image, or one temporal patch of a video, ready for the decoder."""
+    """One image or one of its tiles, or one temporal patch of a video, ready for the decoder."""
 
     key: bytes  # identity of its pixels after preprocessing
     grid: tuple[int, int, int]
@@ -36,6 +37,12 @@ class EncodedVideo:
     layout: VideoLayout
     frames: tuple[EncodedImage, ...]  # its temporal patches
 
+    def joined(self) -> EncodedImage:
+        """All of it as one grid, whose positions depend on the seconds, too."""
+        parts = b"".join(frame.key for frame in self.frames), repr(self.layout.interval).encode()
+        features = ImageFeatures.join([frame.features for frame in self.frames])
+        return EncodedImage(hashlib.sha256(b" ".join(parts)).digest(), self.layout.grid, features)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -44,7 +51,7 @@ class Request:
     prompt: Prompt
     positions: Ints  # [3, seq]
     next_position: int
-    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans
+    images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans, those in tiles tile by tile
     turn_end: int = 0  # tokens in front of the generation prompt: what the prompt of the next turn begins with
 
     def features_between(self, begin: int, end: int) -> ImageFeatures | None:
@@ -74,10 +81,27 @@ def assemble(
     prompt: Prompt, positions: PositionSpec, images: Sequence[EncodedImage], videos: Sequence[EncodedVideo]
 ) -> Request:
     """A prompt with its positions, and its encoded media in the order of their tokens."""
-    rows, following = rotary_positions(prompt.ids, prompt.grids, positions)
-    sources = iter(images), (frame for video in videos for frame in video.frames)
+    rows, following = rotary_positions(prompt.ids, prompt.grids, positions, intervals=prompt.intervals)
+    whole = positions.tokens_per_second is not None
+    pieces = _pieces(images, prompt.image_spans[~prompt.of_video])
+    sources = pieces, (part for video in videos for part in ([video.joined()] if whole else video.frames))
     ordered = tuple(next(sources[int(of_video)]) for of_video in prompt.of_video)
     return Request(prompt, rows, following, ordered)
+
+
+def _pieces(images: Iterable[EncodedImage], spans: Ints) -> Iterator[EncodedImage]:
+    """The images, those in tiles cut into what stands at each of the spans [pieces, (start, end)]."""
+    lengths = iter((spans[:, 1] - spans[:, 0]).tolist())
+    for image in images:
+        length = next(lengths)
+        if length >= len(image.features):
+            yield image
+            continue
+        for piece, begin in enumerate(range(0, len(image.features), length)):
+            part = image.features[begin : begin + length]
+            yield EncodedImage(image.key + f"/{piece}".encode(), (1, 1, length), part)
+            if begin:
+                next(lengths)
 
 
 def user_message(

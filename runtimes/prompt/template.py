@@ -38,7 +38,7 @@ class ChatTemplate:
         self._max_seconds = max_seconds
         if len(source) > MAX_SOURCE_CHARS:
             raise InputError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are accepted")
-        self._source, self._environment = source, _environment()
+        self.source, self._environment = source, _environment()
         with _reported(), limited(max_seconds):
             code = self._environment.compile(self._environment.charged(source))
             self._template = jinja2.Template.from_code(self._environment, code, self._environment.make_globals(None))
@@ -47,7 +47,7 @@ class ChatTemplate:
     def words(self) -> TemplateWords:
         """The variables and keys that the template reads."""
         with _reported(), limited(self._max_seconds):
-            return template_words(self._environment, self._source)
+            return template_words(self._environment, self.source)
 
     def render(self, messages: list[dict[str, Any]], *, continued: str | None = None, **variables: Any) -> str:
         """The text of `messages`; `variables` (tools, add_generation_prompt, ...) are those the template may read.
@@ -58,7 +58,7 @@ class ChatTemplate:
         given = {"tools": None, "documents": None, "add_generation_prompt": False, **variables}
         with _reported(), limited(self._max_seconds):
             chat = [_with_reasoning(message) for message in plain_data(messages)]
-            said = None if continued is None else mark_end(chat[-1], continued, self._source)
+            said = None if continued is None else mark_end(chat[-1], continued, self.source)
             parts, length = [], 0
             for part in self._template.generate(messages=chat, **plain_data(given)):
                 parts.append(part)

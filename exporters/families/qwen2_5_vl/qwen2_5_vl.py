@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
+from ....runtimes.media.spaced_video import SpacedVideoSpec
+from ....runtimes.media.video import video_constants
 from ....runtimes.prompt.tokenizer_check import PATTERNS
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
@@ -17,12 +18,12 @@ from ...storage.scheme import Policy
 from .. import qwen_configs
 from ..configs import DEPTH, Config, never_null, some, whole
 from ..family import Family, Sections
-from ..prompts import IMAGE_CLASSES, check_class, still_sections
+from ..prompts import IMAGE_CLASSES, check_class, check_patches, still_sections, takes_videos
 from ..qwen_configs import PREFIXES
 from .qwen2_5_vl_gguf import GGUF
 from .qwen2_5_vl_synth import SYNTH
 from .windowed_spec import WindowedSpec
-from .windowed_tower import WindowedEncoder
+from .windowed_tower import WindowedEncoder, window_ports
 
 MODEL_TYPE = "qwen2_5_vl"
 KINDS = {"window_size": whole(1, 1 << 20), "fullatt_block_indexes": some(whole(0, 1023), 1024),
@@ -33,10 +34,10 @@ TEXT = {"vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "
         "rms_norm_eps": 1e-5}  # fmt: skip
 VISION = {"depth": 32, "hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
           "temporal_patch_size": 2, "spatial_merge_size": 2, "window_size": 112, "out_hidden_size": 3584,
-          "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
+          "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 4}  # fmt: skip
 
-
-log = logging.getLogger(__name__)
+PROCESSOR = "Qwen2_5_VLProcessor"
+VIDEO_CLASSES = ("", *(f"Qwen2VLVideoProcessor{kind}" for kind in ("", "Fast", "Pil")))
 
 
 def describe(values: dict[str, Any]) -> ModelSpec:
@@ -80,6 +81,7 @@ def _vision(section: Config) -> WindowedSpec:
         norm_eps=1e-6,  # a constant of the architecture, not a config value
         window=config.need("window_size") // merge // patch,
         full_layers=frozenset(config.need("fullatt_block_indexes")),
+        tokens_per_second=config.need("tokens_per_second"),
     )
 
 
@@ -116,27 +118,32 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
 
 
 def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
-    """The graphs of the family in the order they are written; InputError for dialects that do not know windows."""
+    """The graphs of the family in the order they are written."""
     vision = spec.vision
     assert isinstance(vision, WindowedSpec)
-    if dialect.ports.indexed:
-        raise InputError(
-            f"{MODEL_TYPE} attends within windows, which lensmith describes for ONNX Runtime on CPUs alone; export it "
-            "with --format onnx and a target of a CPU"
-        )
+    places = window_ports(vision) if dialect.ports.indexed else {}
     encoder = WindowedEncoder(dialect, vision, policy)
     return (
-        encoder_graph(encoder, vision, PREFIXES.vision, opsets, {}),
+        encoder_graph(encoder, vision, PREFIXES.vision, opsets, places, by_frame=True),
         build_decoder(spec, policy, dialect, PREFIXES, opsets),
     )
 
 
 def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None) -> Sections:
-    """The sections of the manifest: prompt, image and limits; a bundle takes no videos."""
+    """The sections of the manifest: prompt, image, limits, and video where its processor is a known one."""
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
-    check_class("processor_class", checkpoint.processor_class, ("Qwen2_5_VLProcessor",))
-    log.warning("videos of %s are not supported yet: the bundle takes pictures and text", MODEL_TYPE)
-    return still_sections(checkpoint, tokenizer, spec, max_pixels)
+    check_class("processor_class", checkpoint.processor_class, (PROCESSOR,))
+    made = still_sections(checkpoint, tokenizer, spec, max_pixels)
+    if not takes_videos(checkpoint, (PROCESSOR,), VIDEO_CLASSES):
+        return made
+    assert isinstance(spec.vision, WindowedSpec)
+    video = SpacedVideoSpec.from_processor(checkpoint.video_settings, spec.vision.tokens_per_second)
+    check_patches("video_preprocessor_config.json", video.patches, spec.vision)
+    most = min(video.patches.max_pixels, made["limits"]["max_pixels"])  # of a frame, as the encoder is built for images
+    least = min(video.patches.min_pixels, most)
+    video = replace(video, patches=replace(video.patches, min_pixels=least, max_pixels=most))
+    spaced = {"tokens_per_second": video.tokens_per_second}
+    return made | {"video": video_constants(video) | spaced}
 
 
 FAMILY = Family(

@@ -16,6 +16,7 @@ class WindowedSpec(PatchTransformer):
     norm_eps: float
     window: int  # image tokens a side
     full_layers: frozenset[int]  # that attend to the whole image
+    tokens_per_second: int = 4  # positions of the decoder in time, of videos
 
     def __post_init__(self) -> None:
         require(self.hidden % self.heads == 0, "vision hidden_size", self.hidden, f"a multiple of {self.heads} heads")

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from ...graphs.blocks import Angles, Dialect, Linear, Op, RMSNorm, Value
-from ...graphs.vit import Grid, patch_angles, read_grid
+from ...graphs.blocks import Angles, Dialect, Linear, Op, Port, RMSNorm, Value
+from ...graphs.vit import INDEX_PORTS, Grid, given_grid, patch_angles, read_grid
 from ...storage.scheme import Policy
 from .windowed_spec import WindowedSpec
 
@@ -66,6 +66,24 @@ def make_windows(op: Op, dialect: Dialect, grid: Grid, patches: Value, spec: Win
         dialect.enter(op, _bias(op, bias, side * side, unit)),
         side * side * unit,
     )
+
+
+def window_ports(spec: WindowedSpec) -> dict[str, Port]:
+    """The inputs of dialects in which no value decides a shape: where patches lie, and the windows that they lie in."""
+    area = (spec.window * spec.merge_size) ** 2
+    windows: dict[str, Port] = {
+        "window_patches": (ir.DataType.INT64, ["windows", area]),
+        "window_bias": (ir.DataType.FLOAT, ["windows", area]),
+        "window_places": (ir.DataType.INT64, ["patches"]),
+    }
+    return {**INDEX_PORTS, **windows}
+
+
+def given_windows(op: Op, dialect: Dialect, places: Mapping[str, Value], spec: WindowedSpec) -> Windows:
+    """The windows that the inputs of `window_ports` say."""
+    area = (spec.window * spec.merge_size) ** 2
+    bias = op.Expand(op.Unsqueeze(places["window_bias"], [1, 2]), [1, 1, area, 1])
+    return Windows(op.Reshape(places["window_patches"], [-1]), places["window_places"], dialect.enter(op, bias), area)
 
 
 def _patches(op: Op, tokens: Value, unit: int) -> Value:
@@ -190,13 +208,16 @@ class WindowedEncoder(nn.Module):
     def forward(
         self, op: Op, pixel_values: Value, grid_thw: Value, places: Mapping[str, Value]
     ) -> tuple[Value, Value | None]:
-        """image_features [tokens, out_hidden], and no features for DeepStack."""
+        """image_features [tokens, out_hidden], and no features for DeepStack.
+
+        `places` are the inputs of `window_ports`, in dialects that want them.
+        """
         dialect, spec = self.dialect, self.spec
-        grid = replace(read_grid(op, grid_thw, spec.merge_size), frames=None)
-        angles, windows = (
-            patch_angles(op, dialect, grid, spec),
-            make_windows(op, dialect, grid, op.Shape(pixel_values, start=0, end=1), spec),
-        )
+        grid = given_grid(op, grid_thw, places) if places else read_grid(op, grid_thw, spec.merge_size)
+        grid = replace(grid, frames=None)
+        angles = patch_angles(op, dialect, grid, spec)
+        patches = op.Shape(pixel_values, start=0, end=1)
+        windows = given_windows(op, dialect, places, spec) if places else make_windows(op, dialect, grid, patches, spec)
         stream = grid.by_frame(op, self.patch_embed(op, dialect.enter(op, pixel_values)))
         delta: Value | None = None
         for index, block in enumerate(self.blocks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,6 +46,8 @@ LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundl
 ENCODER = "vision_encoder"
 TOOLS = ("gguf",)
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class File:
@@ -65,6 +68,17 @@ def refuse(options: Options, _: TargetProfile) -> None:
         raise InputError(f"GGUF files are the same for every device; leave out --target {options.target}")
     if options.kv_cache != "float":
         raise InputError(f"--kv-cache {options.kv_cache} is no part of GGUF files; their runtime chooses: leave it out")
+
+
+def without_spaced_videos(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The sections of a manifest without videos whose time is in the positions: llama.cpp hides by these what is later.
+
+    Frames with one position in time would see a part of each other, and text behind a video not all of it.
+    """
+    if "tokens_per_second" not in sections.get("video", {}):
+        return sections
+    log.warning("llama.cpp cannot compute videos of this family: the bundle takes pictures and text")
+    return {name: section for name, section in sections.items() if name != "video"}
 
 
 def check(job: Job) -> None:

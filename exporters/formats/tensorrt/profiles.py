@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ ONE: Sizes = (1, 1, 1)
 
 def profiles(graph: str, inputs: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[Profile]:
     """Of a graph with these inputs, in the order of use: prompts and single tokens, or images."""
-    tables = [_images(manifest)] if graph == "vision_encoder" else [_prompts(manifest), _tokens()]
+    tables = [_images(manifest, inputs)] if graph == "vision_encoder" else [_prompts(manifest), _tokens()]
     return [{name: _shapes(port["shape"], sizes) for name, port in inputs.items()} for sizes in tables]
 
 
@@ -35,7 +36,7 @@ def _tokens() -> dict[str, Sizes]:
     return dict.fromkeys(("seq", "image_tokens", "num_logits", "num_hidden_states"), ONE)
 
 
-def _images(manifest: Mapping[str, Any]) -> dict[str, Sizes]:
+def _images(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Sizes]:
     """One image, or one temporal patch of a video."""
     image, merge = manifest["image"], _merge(manifest)
     if "patch_size" not in image or "max_image_tokens" not in manifest["limits"]:
@@ -48,7 +49,17 @@ def _images(manifest: Mapping[str, Any]) -> dict[str, Sizes]:
         "patches": (block, usual, most),
         "cells": (1, usual // 4, most // 4),
         "offsets": (1, 4 * usual, 8 * most),  # offsets of t x h x w patches: (2t - 1)(2h - 1)(2w - 1)
+        "windows": _windows(usual, most, block, inputs),
     }
+
+
+def _windows(usual: int, most: int, block: int, inputs: Mapping[str, Any]) -> Sizes:
+    """How many windows so many patches have: of a single row of image tokens one for each side of a window."""
+    if "window_patches" not in inputs:
+        return ONE
+    area = int(inputs["window_patches"]["shape"][1])
+    side = math.isqrt(area // block)
+    return 1, max(1, usual // area), -(-most // (block * side))
 
 
 def _merge(manifest: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....targets.errors import InputError, LensmithError
 from ...media.images import Grid, Patches
-from ...media.pixels import PixelSpec, to_frames
+from ...media.pixels import PixelSpec, grid_tokens, to_frames
 from ...media.resize import UInt8
 from ..contract import Floats, ImageFeatures
 from .gguf_check import check_vision
@@ -58,12 +58,12 @@ class LlamaVision:
             self.context = None
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
-        """Features [tokens, hidden] of patches with their grid (frames, height, width); InputError where it resizes."""
-        frames = to_frames(patches, grid, self.spec)  # [temporal patches, frames of each, height, width, 3]
-        return ImageFeatures.join([self._encode(group, grid) for group in frames])
+        """Features [tokens, hidden] of patches with their grid; InputError where it resizes."""
+        frames = to_frames(patches, grid, self.spec)  # [temporal patches or tiles, frames of each, height, width, 3]
+        expected = grid_tokens(grid, self.spec) // len(frames)
+        return ImageFeatures.join([self._encode(group, expected) for group in frames])
 
-    def _encode(self, frames: UInt8, grid: Grid) -> ImageFeatures:
-        expected = grid[1] * grid[2] // self.spec.merge_size**2  # of one temporal patch
+    def _encode(self, frames: UInt8, expected: int) -> ImageFeatures:
         same = all(np.array_equal(frame, frames[0]) for frame in frames[1:])
         with _bitmaps(frames[:1] if same else frames) as bitmaps, _chunks(self.context, bitmaps) as chunk:
             library = mtmd()

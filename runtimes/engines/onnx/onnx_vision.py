@@ -20,10 +20,16 @@ class OnnxVision:
     ) -> None:
         self.path, self.session = path, session(path, threads, profile=profile, native=native)
         self.outputs = [output.name for output in self.session.get_outputs()]
-        self.inputs = [value.name for value in self.session.get_inputs()]
+        shapes = {value.name: value.shape for value in self.session.get_inputs()}
+        self.inputs = [*shapes]
+        self.by_frame = shapes.get("image_grid_thw", [""])[0] == 1  # it knows single frames alone
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
-        """As Vision; an encoder for images of one size has no input for the grid."""
+        """As Vision; an encoder for images of one size has no input for the grid, and gets tiles one by one."""
+        if len(self.inputs) == 1 and len(patches) > 1:
+            return ImageFeatures.join([self(tile[None], grid) for tile in patches])
+        if grid[0] > 1 and self.by_frame:
+            return ImageFeatures.join([self(part, (1, *grid[1:])) for part in np.split(patches, grid[0])])
         feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
         with refusal_is_input(self.path):
             return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))

@@ -137,7 +137,7 @@ def test_the_default_export_is_proven(base: Path, tmp_path: Path) -> None:
     ladder.need_torch()
     bundle = export(prepare(base, Options()), tmp_path / "bundle", golden="always")
     assert bundle.content["evidence"]["golden"]["recorded"]
-    assert "video" not in bundle.content
+    assert "clip" in json.dumps(bundle.content["evidence"]["golden"]) or bundle.content["video"]
 
 
 def test_patches_and_ids_are_those_of_transformers(pair: Pair, base: Path) -> None:
@@ -229,30 +229,35 @@ def test_null_is_taken_where_transformers_takes_it(key: str, base: Path) -> None
     hf.import_transformers().AutoConfig.for_model(**{**config, key: None})  # raises where it does not
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"target": "cuda"}, {"format": "tensorrt", "target": "rtx"}],
-)
-def test_formats_without_windows_are_refused(options: dict[str, Any], base: Path) -> None:
-    with pytest.raises(InputError, match=r"qwen2_5_vl.*--format onnx"):
-        prepare(base, Options(**options))
-
-
-# Features as of other encoders in llama.cpp. Its decoder of this architecture is 4.1e-3 from PyTorch's with these
-# random weights, for text alone as well. Neither GELU nor biases are the cause, which is not known; the limit of
-# logits lies just above.
-FILE_FEATURES, FILE_LOGITS = 4e-3, 6e-3
+# Features as of other encoders in llama.cpp. With features of images rounded so, logits follow; for text they are 1e-6.
+FILE_FEATURES, FILE_LOGITS, FILE_TEXT = 4e-3, 4e-3, 5e-5
 
 
 @pytest.mark.parametrize("name", ["published", "all layers in windows", "all layers whole"])
 def test_files_of_llama_cpp(name: str, base: Path, tmp_path: Path) -> None:
+    """The llama.cpp of llama-cpp-python 0.3.36 does not read the epsilon of this decoder's norms; it takes 0."""
     pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
     ladder.need_torch()
     change = VARIANTS.get(name, lambda _: None)
     pair = compile_pair(variant(base, tmp_path / "source", change), tmp_path / "bundle", format="gguf", precision="f32")
+    text = CONVERSATIONS["no image"]
+    published = relative_error(*pair.all_logits(text))
+    assert published < FILE_TEXT or 1e-3 < published < 1e-2  # 5e-3; less where llama.cpp reads it
+    if published > FILE_TEXT:
+        set_epsilon(pair, 0.0)
     errors = pair.worst_error([random_image(*size) for size in SIZES], CONVERSATIONS["two turns"])
     assert errors["features"] < FILE_FEATURES
     assert errors["logits"] < FILE_LOGITS
+    assert relative_error(*pair.all_logits(text)) < FILE_TEXT
+
+
+def set_epsilon(pair: Pair, value: float) -> None:
+    """Let PyTorch's decoder normalize with another epsilon."""
+    modules = pair.reference.model.named_modules()
+    norms = [each for name, each in modules if "language_model" in name and hasattr(each, "variance_epsilon")]
+    assert len(norms) == 9  # of four layers and behind them
+    for norm in norms:
+        norm.variance_epsilon = value
 
 
 def test_an_export_for_llama_cpp_is_proven(base: Path, tmp_path: Path) -> None:
@@ -311,10 +316,3 @@ def test_encoders_of_strangers_are_checked(
     monkeypatch.setattr(gguf_check, "read_gguf", damaged)
     with pytest.raises(InputError, match=words):
         gguf_check.check_vision(bundle.file("mmproj.gguf"), 256)
-
-
-def test_videos_are_told_to_be_left_out(base: Path, pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    prepare(base, Options())
-    assert "videos of qwen2_5_vl are not supported yet" in caplog.text
-    with pytest.raises(InputError, match="video"):
-        pair.model.prepare([user_message("What moves?", [], ["clip.gif"])])

@@ -17,6 +17,7 @@ from lensmith.runtimes.media.frames import VideoLimits
 from lensmith.runtimes.media.image_files import ImageLimits
 from lensmith.runtimes.media.images import ImageSpec
 from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium
+from lensmith.runtimes.media.spaced_video import video_spec
 from lensmith.runtimes.media.video import (
     VideoSpec,
     frame_seconds,
@@ -25,7 +26,6 @@ from lensmith.runtimes.media.video import (
     video_constants,
     video_patches,
     video_size,
-    video_spec,
 )
 from lensmith.runtimes.prompt.positions import PositionSpec, mrope_positions
 from lensmith.runtimes.prompt.prompt_builder import (

@@ -100,12 +100,26 @@ def test_by_hand() -> None:
 
 
 def test_the_longest_side_counts_whichever_it_is() -> None:
-    """Images wider and higher than the other way, behind each other: text goes on behind the longer side."""
+    """Images wider and higher than the other way, behind each other: text goes on behind the longer side.
+
+    Time is no side: generated tokens alone go on behind it, as transformers has it.
+    """
     ids = np.array([1, *[90] * 8, 2, *[90] * 8, 3, *[90] * 3, 4])
     positions, following = mrope_positions(ids, [(1, 4, 8), (1, 8, 4), (3, 2, 2)], SPEC, start=10)
-    assert positions[:, [0, 9, 18, 22]].tolist() == [[10, 15, 20, 24]] * 3
+    assert positions[:, [0, 9, 18, 22]].tolist() == [[10, 15, 20, 22]] * 3
     assert positions[:, 19:22].tolist() == [[21, 22, 23], [21, 21, 21], [21, 21, 21]]
-    assert following == 25
+    assert following == 24
+
+
+def test_seconds_between_temporal_patches_become_positions_in_time() -> None:
+    """Worked out by hand: 3 positions a second, 0.7 seconds apart, cut to whole positions."""
+    ids = np.array([1, *[91] * 8, 2])
+    spec = PositionSpec(image_token_id=90, video_token_id=91, tokens_per_second=3)
+    positions, following = mrope_positions(ids, [(4, 2, 4)], spec, start=10, intervals=(0.7,))
+    assert positions[0].tolist() == [10, 11, 11, 13, 13, 15, 15, 17, 17, 13]
+    assert positions[1].tolist() == [10, *[11] * 8, 13]
+    assert positions[2].tolist() == [10, *[11, 12] * 4, 13]
+    assert following == 18
 
 
 def test_tokens_of_videos_count_as_those_of_images() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import time
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from lensmith.runtimes.prompt.prompt_builder import (
     PromptBuilder,
     PromptSpec,
     check_context,
-    image_tokens,
     open_prompt,
 )
 from lensmith.runtimes.prompt.template import ChatTemplate
@@ -88,7 +88,7 @@ def test_ids_equal_hf(seed: int) -> None:
     assert prompt.ids.tolist() == expected["input_ids"][0]
     spans = [token for start, end in prompt.image_spans for token in range(start, end)]
     assert spans == np.flatnonzero(prompt.ids == BUILDER.image_token_id).tolist()
-    assert [end - start for start, end in prompt.image_spans] == [image_tokens(grid, 2) for grid in grids]
+    assert [end - start for start, end in prompt.image_spans] == [prod(grid) // 4 for grid in grids.tolist()]
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["seed"])
