@@ -66,8 +66,8 @@ def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
                 "speech": {"tool_calls": "xml", "arguments": "object", "reasoning": False}},
     )))  # fmt: skip
     assert shown == {"context": "5", "max image tokens": "2", "max pixels": "6", "min pixels": "4",
-                     "video max pixels": "7", "video max frames": "8", "video max tokens": "9", "answers end at 3": "config.json, the chat template",
-                     "calls of tools": "in XML", "thoughts": "none"}  # fmt: skip
+                     "video max pixels": "7", "video max frames": "8", "video max tokens": "9",
+                     "answers end at 3": "config.json, the chat template", "calls of tools": "in XML", "thoughts": "none"}  # fmt: skip
 
 
 def test_evidence_but_calibration() -> None:
@@ -79,7 +79,7 @@ def test_evidence_but_calibration() -> None:
 
 def test_where_a_bundle_comes_from() -> None:
     adapter = {"name": "folder", "base": "n", "rank": 8, "alpha": 16, "dora": False, "modules": 1, "saved": 0}
-    plain = {"name": "n", "license": None, "files": {}}
+    plain: dict[str, Any] = {"name": "n", "license": None, "files": {}}
     whole = {**plain, "license": "mit", "parameters": 12_000, "hub": {"repository": "x/n", "commit": "c0"},
              "quantization": {"method": "awq", "declared_in": "config.json"}, "adapter": adapter}  # fmt: skip
     assert list(inspect._origin(convert(plain, Source))) == ["n"]
@@ -98,8 +98,8 @@ def test_where_a_bundle_comes_from() -> None:
 
 
 def test_what_was_built_for_gpus() -> None:
-    plain = {"flavour": "rtx", "version": "1.2", "capabilities": ["8.9", "12.0"], "layers": {"MatMul": 3, "Add": 1},
-             "profiles": [{}]}  # fmt: skip
+    plain: dict[str, Any] = {"flavour": "rtx", "version": "1.2", "capabilities": ["8.9", "12.0"],
+                             "layers": {"MatMul": 3, "Add": 1}, "profiles": [{}]}  # fmt: skip
     known: dict[str, object] = {
         "capabilities": ["8.9"],
         "kernels": 7,
