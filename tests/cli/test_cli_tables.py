@@ -67,7 +67,8 @@ def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
     )))  # fmt: skip
     assert shown == {"context": "5", "max image tokens": "2", "max pixels": "6", "min pixels": "4",
                      "video max pixels": "7", "video max frames": "8", "video max tokens": "9",
-                     "answers end at 3": "config.json, the chat template", "calls of tools": "in XML", "thoughts": "none"}  # fmt: skip
+                     "answers end at 3": "config.json, the chat template", "calls of tools": "in XML",
+                     "thoughts": "none"}  # fmt: skip
 
 
 def test_evidence_but_calibration() -> None:
