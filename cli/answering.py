@@ -48,6 +48,7 @@ LOADING = options(
 SAMPLING = options(
     click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Default: 512."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+    click.option("--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of thoughts."),
     click.option(
         "--sample/--greedy",
         "do_sample",

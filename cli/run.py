@@ -89,7 +89,7 @@ def run(
     answer = model.generate([*system_messages(system), message], generation, **variables)
     if as_json:
         text = answer.read()
-        calls = {"tool_calls": tool_calls(text)} if "tools" in variables else {}
+        calls = {"tool_calls": tool_calls(text, variables["tools"])} if "tools" in variables else {}
         print_json({"text": text, **calls, **_figures(answer)})
     else:
         stream(answer)

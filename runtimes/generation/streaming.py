@@ -37,6 +37,9 @@ _PIECES = (["Replace", "ByteFallback", "Fuse"], ["Replace", "ByteFallback", "Fus
 class Spelling(Protocol):
     """How tokens spell a text."""
 
+    def spelled(self, token: str) -> bytes:
+        """What a token alone stands for."""
+
     def push(self, token: str) -> str:
         """The text that is certain after one more token."""
 
@@ -50,11 +53,14 @@ class ByteSpelling:
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, token: str) -> str:
+    def spelled(self, token: str) -> bytes:
         try:
-            return self._utf8.decode(bytes([_BYTES[char] for char in token]))
+            return bytes([_BYTES[char] for char in token])
         except KeyError:  # an added token in plain text
-            return self._utf8.decode(token.encode())
+            return token.encode()
+
+    def push(self, token: str) -> str:
+        return self._utf8.decode(self.spelled(token))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -67,6 +73,11 @@ class PieceSpelling:
         """`stripped`: how many spaces at the beginning of a text are left out, 0 or 1."""
         self._stripped = stripped
         self._run = bytearray()
+
+    def spelled(self, token: str) -> bytes:
+        piece = token.replace("▁", " ")
+        byte = _BYTE.fullmatch(piece)
+        return piece.encode() if byte is None else bytes([int(byte[1], 16)])
 
     def push(self, token: str) -> str:
         piece = token.replace("▁", " ")

@@ -140,7 +140,8 @@ CALLS: list[tuple[str, list[dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("text", "calls"), CALLS)
 def test_calls_in_answers(text: str, calls: list[dict[str, Any]]) -> None:
-    assert tool_calls(text) == calls
+    assert tool_calls(text, [TOOL]) == calls
+    assert tool_calls(text, []) == []
 
 
 class Told:
