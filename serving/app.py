@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def make_app(models: Mapping[str, Model], options: ServerOptions) -> FastAPI:
     _add_answers(app, services, options)
     _add_views(app, services, metrics)
     for figure in ("waiting", "running"):
-        metrics.watch(f"{figure}_requests", f"Requests that are {figure}.",
-                      lambda figure=figure: sum(getattr(s.admission, figure) for s in services.values()))  # fmt: skip
+        metrics.watch(f"{figure}_requests", f"Requests that are {figure}.", partial(_count, services, figure))
     return app
 
 
@@ -130,6 +130,10 @@ def _add_errors(app: FastAPI) -> None:
 
     for kind in (Refusal, LensmithError, Exception):
         app.add_exception_handler(kind, failed)
+
+
+def _count(services: Mapping[str, ChatService], figure: str) -> int:
+    return sum(getattr(service.admission, figure) for service in services.values())
 
 
 def _digest(key: str) -> bytes:

@@ -143,8 +143,9 @@ def _is_chat(value: Any) -> bool:
 
 def _tell(streamer: Streamer | None, ids: Sequence[int], told: int) -> int:
     """Give a streamer the tokens behind the first `told`; how many there are."""
-    for token in ids[told:] if streamer is not None else ():
-        streamer.put(np.array([token], np.int64))
+    if streamer is not None:
+        for token in ids[told:]:
+            streamer.put(np.array([token], np.int64))
     return len(ids)
 
 

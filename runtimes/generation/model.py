@@ -225,8 +225,8 @@ class Model(OfOneProcess):
         if self.decoder.recurrent:
             turns = build(add_generation_prompt=False)
             other = self.prompts.build(another_conversation(messages), **variables)
-            ends = {"system_end": shared(other.ids, prompt.ids), "turn_end": shared(turns.ids, prompt.ids)}
-            request = replace(request, **ends)
+            system_end, turn_end = (shared(part.ids, prompt.ids) for part in (other, turns))
+            request = replace(request, system_end=system_end, turn_end=turn_end)
         self.media.trim([*encoded, *(frame for clip in clips for frame in clip.frames)])
         timings.prompt_tokens = len(prompt)
         timings.image_tokens, timings.video_tokens = prompt.media_tokens()

@@ -114,9 +114,14 @@ def test_equal_images_are_encoded_once(model: Model, tmp_path: Path, monkeypatch
     model.forget()
     lines = [{"prompt": f"Question {i}?", "images": [str(IMAGES / f"000{1 + i % 3}.png")]} for i in range(9)]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    encoded = []
+    encoded = list[Any]()
     vision = model.media.vision
-    monkeypatch.setattr(model.media, "vision", lambda *given: encoded.append(given) or vision(*given))
+
+    def counted(*given: Any) -> Any:
+        encoded.append(given)
+        return vision(*given)
+
+    monkeypatch.setattr(model.media, "vision", counted)
     answer_file(model, tmp_path / "tasks.jsonl", tmp_path / "out.jsonl", max_new_tokens=2)
     assert len(encoded) == 3
 

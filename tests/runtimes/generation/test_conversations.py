@@ -543,7 +543,7 @@ def test_another_conversation_goes_on_behind_the_messages_of_the_system(
     model = models("onnx, hybrid")
     model.forget()
     system = {"role": "system", "content": "Answer in short words, and only about what is seen. " * 12}
-    variables = {} if tools is None else {"tools": tools}
+    variables: dict[str, Any] = {} if tools is None else {"tools": tools}
     first, second = (
         model.prepare([system, user_message("What is it?", [random_image(*size)])], **variables)
         for size in ((640, 480), (320, 512))

@@ -58,13 +58,13 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_answers_are_those_of_the_model(handler: Any, bundle: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lensmith.runtimes.generation.endpoint.fetched", lambda *_, **__: IMAGE.read_bytes())
-    wanted = load(bundle).generate(about(image=str(IMAGE)), max_new_tokens=8).read()  # type: ignore[union-attr]
+    wanted = load(bundle).generate(about(image=str(IMAGE)), max_new_tokens=8).read()
     parameters = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
     assert handler({"inputs": FORMS[form], "parameters": parameters}) == [{"generated_text": wanted}]
 
 
 def test_a_text_alone(handler: Any, bundle: Path) -> None:
-    wanted = load(bundle).generate("Say something.", max_new_tokens=8).read()  # type: ignore[union-attr]
+    wanted = load(bundle).generate("Say something.", max_new_tokens=8).read()
     assert handler({"inputs": "Say something.", "parameters": {"max_new_tokens": 8}}) == [{"generated_text": wanted}]
 
 
