@@ -35,7 +35,7 @@ class Endpoint:
         parameters = data.get("parameters") or {}
         if not isinstance(parameters, Mapping):
             raise InputError(f"parameters are a {type(parameters).__name__}; expected an object")
-        chosen: dict[str, Any] = {RENAMED.get(name, name): value for name, value in parameters.items()}
+        chosen = {str(RENAMED.get(name, name)): value for name, value in parameters.items()}
         if chosen.get("return_full_text") is False:  # there never is more
             del chosen["return_full_text"]
         answer = self.model.generate(messages, self.model.default_options(), **chosen)
