@@ -38,7 +38,10 @@ def _json_schema(value: Any) -> str:
     if value is False:
         raise InputError("json_schema is False, which no answer fits; give another, or True for any JSON")
     value = {} if value is True else value
-    return LLMatcher.grammar_from_json_schema(dumped("json_schema", value), defaults=SPACING)
+    try:
+        return LLMatcher.grammar_from_json_schema(dumped("json_schema", value), defaults=SPACING)
+    except ValueError as error:  # deeper than it reads
+        raise InputError(f"json_schema cannot be obeyed: {_line(error)}; correct or simplify it") from None
 
 
 def _regex(value: Any) -> str:
