@@ -208,7 +208,7 @@ class Model(OfOneProcess):
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.prompts.tokenizer, self.manifest.vocab, sorted(self.eos_token_ids))
+        return Vocabulary(self.prompts.tokenizer, self.manifest.vocab, sorted(self.eos_token_ids), self.prompts.tags)
 
     def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
         """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
@@ -272,7 +272,7 @@ class Model(OfOneProcess):
         self, request: Request, options: GenerationOptions, progress: Progress, guide: Guide | None = None
     ) -> Generator[str, None, None]:
         """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
-        stream = TextStream(self.prompts.tokenizer, options.stop)
+        stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
         with progress.ending(), self.conversation(request) as conversation:
             started = time.perf_counter()
             with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
