@@ -70,8 +70,8 @@ def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Map
     if size is not None:
         chosen = whole_tokens(size, patches.factor)
         counted = math.ceil(frames / step) * step if spec.shared else 1
-        most = patches.max_pixels if spec.shared else math.floor(spec.frame_range(frames)[1])
-        check_area(counted * prod(chosen), 1, most,
+        within = patches.max_pixels if spec.shared else math.floor(spec.frame_range(frames)[1])
+        check_area(counted * prod(chosen), 1, within,
                     f"a video of {frames} frames of {chosen[0]} x {chosen[1]} pixels")  # fmt: skip
         return chosen
     if not limits:
