@@ -68,7 +68,7 @@ def call_grammar(tools: Tools, speech: Speech, *, parallel: bool) -> str:
 def _json_rules(rule: str, name: str, schema: Mapping[str, Any]) -> Iterator[str]:
     head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
     yield f'{rule}: {_literal(head)} {rule}a "}}"'
-    yield f"{rule}a: {_json({'type': 'object', **schema})}"
+    yield f"{rule}a: {_json({'type': 'object', 'additionalProperties': False, **schema})}"
 
 
 def _xml_rules(rule: str, name: str, schema: Mapping[str, Any]) -> Iterator[str]:

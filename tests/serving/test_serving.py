@@ -184,7 +184,7 @@ def test_calls_of_tools(client: Any, choice: Any) -> None:
     (call,) = made.message.tool_calls
     assert call.function.name in ("count_things", "name_things")[choice != "required" :]
     arguments = json.loads(call.function.arguments)
-    assert arguments.keys() == {"count", "kind"}
+    assert arguments.keys() == {"count", "kind"}  # those of the schema, which forbids no others
     assert isinstance(arguments["count"], int)
     assert (made.finish_reason, made.message.content) == ("tool_calls", None)
     deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(stream=True, **asked)]
