@@ -356,6 +356,15 @@ def test_text_comes_out_as_soon_as_it_is_certain() -> None:
     assert parser.push("r>") == [Text(" <tr>")]
 
 
+def test_thoughts_begin_and_end_with_their_tags() -> None:
+    parser = DialogueParser(XML)
+    seen = []
+    for piece in (" ", "<thi", "nk>", "a", "</thin", "k>", "b"):
+        parser.push(piece)
+        seen.append(parser.thinking)
+    assert seen == [False, False, True, True, True, False, False]
+
+
 def test_ids_are_unlike_any_other() -> None:
     assert len({new_call_id() for _ in range(100)}) == 100
     assert new_call_id().startswith("call_")
