@@ -65,6 +65,7 @@ def _vision(section: Config) -> WindowedSpec:
     config = replace(section, values={**VISION, **section.values})
     rope = config.rope()
     rope.only("rope_type", "default", "axial")
+    qwen_configs.check_names(config)
     merge, patch = config.need("spatial_merge_size"), config.need("patch_size")
     return WindowedSpec(
         depth=config.need("depth"),

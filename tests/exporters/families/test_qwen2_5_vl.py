@@ -198,6 +198,7 @@ def test_values_that_are_left_out_are_those_of_transformers() -> None:
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a window of no token": (vision(window_size=13), "window_size"),
     "a layer behind the last": (vision(fullatt_block_indexes=[4]), "fullatt_block_indexes"),
+    "heads by a second name": (vision(num_attention_heads=4), "num_attention_heads is 4.*expected 2"),
     "windows in the decoder": (text(use_sliding_window=True), "use_sliding_window"),
     "some layers in windows": (text(layer_types=["sliding_attention"] * 4), "layer_types"),
     "kinds of fewer layers": (text(layer_types=["full_attention"]), "layer_types"),
