@@ -127,7 +127,7 @@ def test_patches_and_ids_are_those_of_transformers(pair: Pair, base: Path) -> No
             np.testing.assert_array_equal(patches, theirs["pixel_values"])
         words = " ".join(draw.choice(["Wie", "viel", "<b>", "3.14", "\n", "日本", "don't", "  x"]) for _ in range(12))
         messages = [user_message(words, images), {"role": "assistant", "content": "ok"}, user_message("And?")]
-        named = {"add_vision_id": True} if case % 2 else {}
+        named: dict[str, Any] = {"add_vision_id": True} if case % 2 else {}
         ids = processor.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="np", **named
         )["input_ids"]
