@@ -25,7 +25,7 @@ def build(bundle: Path, out: Path | None, force: bool, as_json: bool) -> None:
     started = time.perf_counter()
     with stages() as progress:
         made = finish(bundle, out, progress, force=force)
-    files = {name: int(record["size"]) for name, record in made.content["files"].items()}
+    files = {name: file.size for name, file in made.manifest.files.items()}
     result = {"bundle": str(made.path), "files": files, "seconds": round(time.perf_counter() - started, 1)}
     if as_json:
         print_json(result)

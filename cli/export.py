@@ -97,7 +97,7 @@ def _integers(job: Job, wishes: dict[str, Any]) -> dict[str, Integers]:
 
 
 def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
-    files = {name: int(record["size"]) for name, record in bundle.content["files"].items()}
+    files = {name: file.size for name, file in bundle.manifest.files.items()}
     files["lensmith.json"] = (bundle.path / "lensmith.json").stat().st_size
     total = sum(files.values())
     return {
@@ -107,8 +107,7 @@ def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
         "ratio": round(total / plan.checkpoint_bytes, 4),
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
-        **({"golden": golden} if (golden := bundle.content["evidence"].get("golden")) else {}),
-        **({"calibration": calibration} if (calibration := bundle.content["evidence"].get("calibration")) else {}),
+        **bundle.content["evidence"],
     }
 
 

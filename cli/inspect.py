@@ -15,7 +15,9 @@ from .screen import console, count, pairs, print_json, size, table
 
 if TYPE_CHECKING:
     from ..runtimes.bundle.calibration_evidence import CalibrationEvidence
+    from ..runtimes.bundle.input_sections import Speech
     from ..runtimes.bundle.opening import Bundle
+    from ..runtimes.bundle.origin import Source
 
 
 @click.command(cls=Once)
@@ -72,8 +74,8 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
                          "export it with --calibrate descent")  # fmt: skip
     made = calibration_html(
         calibration,
-        model=opened.content["source"]["name"],
-        precision=opened.content.get("options", {}).get("precision", "weights"),
+        model=opened.manifest.source.name,
+        precision=opened.manifest.options.precision,
     )
     write_text(page, made)
 
@@ -81,38 +83,40 @@ def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: P
 def _identity(bundle: Bundle) -> Any:
     from ..runtimes.engines.native import wanted_kernels
 
-    manifest, source = bundle.content, bundle.content["source"]
+    manifest, source = bundle.manifest, bundle.manifest.source
+    every = bundle.content["options"]  # also those that no runtime reads
     return pairs("Bundle", {
         "path": bundle.path,
-        "family": manifest["family"],
+        "family": manifest.family,
         "made from": ", ".join(_origin(source)),
-        "licence": source["license"] or "not stated",
-        "parameters": f"{source.get('parameters', 0):,}",
-        "target": manifest["target"],
-        "options": ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items()),
+        "licence": source.license or "not stated",
+        "parameters": f"{source.parameters:,}",
+        "target": manifest.target,
+        "options": ", ".join(f"{name} {value}" for name, value in every.items()),
         "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
-        "made with": ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()),
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     })  # fmt: skip
 
 
-def _origin(source: Mapping[str, Any]) -> Iterator[str]:
+def _origin(source: Source) -> Iterator[str]:
     """The checkpoint's name, and how its weights came about."""
-    yield source["name"]
-    if hub := source.get("hub"):
-        yield f"commit {hub['commit']}"
-    if quantized := source.get("quantization"):
-        yield f"quantized by {quantized['method']}"
-    if adapter := source.get("adapter"):
-        place = source.get("adapter_hub") or {"repository": adapter["name"]}
-        yield f"with the adapter {' commit '.join(place.values())} merged into it"
+    yield source.name
+    if source.hub:
+        yield f"commit {source.hub.commit}"
+    if source.quantization:
+        yield f"quantized by {source.quantization.method}"
+    if source.adapter:
+        hub = source.adapter_hub
+        place = f"{hub.repository} commit {hub.commit}" if hub else source.adapter.name
+        yield f"with the adapter {place} merged into it"
 
 
 def _architecture(bundle: Bundle) -> Any:
     """Layers, widths, heads and parameters of each part."""
     names = ("layers", "linear_layers", "hidden", "heads", "kv_heads", "vocab", "parameters")
     rows = [
-        (name.replace("_", " "), *("" if (found := part.get(key)) is None else f"{found:,}" for key in names))
-        for name, part in bundle.content.get("parts", {}).items()
+        (name.replace("_", " "), *("" if (found := getattr(part, key)) is None else f"{found:,}" for key in names))
+        for name, part in bundle.manifest.parts.items()
     ]
     return table("Parts", ["part", *(f">{name.replace('_', ' ')}" for name in names)], rows)
 
@@ -120,7 +124,7 @@ def _architecture(bundle: Bundle) -> Any:
 def _sizes(bundle: Bundle) -> Any:
     from .storage_tables import component_sizes
 
-    files = {name: int(record["size"]) for name, record in bundle.content["files"].items()}
+    files = {name: file.size for name, file in bundle.manifest.files.items()}
     rows = [*component_sizes(files), ("all", "", size(sum(files.values())))]
     return table("Sizes", ["component", "files", ">size"], rows)
 
@@ -128,10 +132,10 @@ def _sizes(bundle: Bundle) -> Any:
 def _precision(bundle: Bundle) -> Any:
     """How many tensors are stored in each way, and what they take."""
     rows: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for entry in bundle.content["precision"].values():
-        zero_points = entry["bits"] <= 8 and not entry["symmetric"]
-        row = rows[entry["bits"], entry["group_size"] or "", "yes" if zero_points else "", entry["reason"]]
-        for index, value in enumerate((1, entry.get("parameters", 0), entry.get("bytes", 0))):
+    for entry in bundle.manifest.precision.values():
+        zero_points = entry.bits <= 8 and not entry.symmetric
+        row = rows[entry.bits, entry.group_size or "", "yes" if zero_points else "", entry.reason]
+        for index, value in enumerate((1, entry.parameters, entry.bytes)):
             row[index] += value
     ordered = sorted(rows.items(), key=lambda item: -item[1][2])
     shown = [(*kind, tensors, count(parameters), size(nbytes), reason)
@@ -141,65 +145,60 @@ def _precision(bundle: Bundle) -> Any:
 
 
 def _tensors(bundle: Bundle) -> Any:
-    rows = [(name, entry["bits"], entry["group_size"] or "", count(entry.get("parameters", 0)), entry["reason"])
-            for name, entry in bundle.content["precision"].items()]  # fmt: skip
+    rows = [(name, entry.bits, entry.group_size or "", count(entry.parameters), entry.reason)
+            for name, entry in bundle.manifest.precision.items()]  # fmt: skip
     return table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows)
 
 
 def _ports(bundle: Bundle) -> Any:
     """Inputs and outputs of the graphs; those of the KV cache as one row of their pattern."""
     rows: list[tuple[Any, ...]] = []
-    for graph, entry in bundle.content["graphs"].items():
-        for kind in ("inputs", "outputs"):
+    for graph, entry in bundle.manifest.graphs.items():
+        for kind, ports in (("input", entry.inputs), ("output", entry.outputs)):
             shown: dict[str, tuple[Any, ...]] = {}
-            for name, port in entry[kind].items():
+            for name, port in ports.items():
                 pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-                shape = ", ".join(map(str, port["shape"]))
-                shown[pattern] = (graph, kind[:-1], pattern, port["dtype"], f"[{shape}]")
+                shown[pattern] = (graph, kind, pattern, port.dtype, f"[{', '.join(map(str, port.shape))}]")
             rows += shown.values()
     return table("Graphs", ["graph", "", "name", "type", "shape"], rows)
 
 
 def _engines(bundle: Bundle) -> Any:
     """What was built for GPUs; None for a bundle without engines."""
-    made = {name: graph["engine"] for name, graph in bundle.content["graphs"].items() if "engine" in graph}
-    if not made:
-        return None
     rows = []
-    for graph, engine in made.items():
-        kernels = engine.get("kernels") or {}
-        counts = [kernels.get(key, "not known") for key in ("kernels", "fused")]
-        alone = len(kernels["written_out"]) if kernels else "not known"
-        recorded = {True: "yes", False: "no", None: "not known"}[kernels.get("recordable")]
-        layers = ", ".join(f"{count} {kind}" for kind, count in engine["layers"].items())
-        chips = ", ".join(engine["capabilities"])
-        rows.append((graph, f"{engine['flavour']} {engine['version']}", chips, layers, *counts, alone, recorded))
+    for name, graph in bundle.manifest.graphs.items():
+        if engine := graph.engine:
+            kernels = engine.kernels
+            known = ["not known"] * 4
+            if kernels:
+                recorded = "yes" if kernels.recordable else "no"
+                known = [str(kernels.kernels), str(kernels.fused), str(len(kernels.written_out)), recorded]
+            layers = ", ".join(f"{count} {kind}" for kind, count in engine.layers.items())
+            chips = ", ".join(engine.capabilities)
+            rows.append((name, f"{engine.flavour} {engine.version}", chips, layers, *known))
     columns = ["graph", "built by", "compute capabilities", "layers", ">kernels", ">widen packed weights",
                ">weights written out", "CUDA graphs"]  # fmt: skip
-    return table("Engines", columns, rows)
+    return table("Engines", columns, rows) if rows else None
 
 
 def _limits(bundle: Bundle) -> Any:
-    video = bundle.content.get("video", {})
-    of_video = {f"video_{name}": video[name] for name in ("max_pixels", "max_frames", "max_tokens") if name in video}
-    limits = {**bundle.content["limits"], **of_video}
-    prompt = bundle.content.get("prompt", {})
-    named = {name.replace("_", " "): value for name, value in limits.items()}
-    return pairs("Limits", {**named, **_ends(prompt), **_speech(prompt)})
+    """What is accepted; what ends an answer, by token, and which files say so."""
+    manifest = bundle.manifest
+    names = ("context", "max_image_tokens", "max_pixels", "min_pixels") if manifest.takes_images else ("context",)
+    limits: dict[str, object] = {name.replace("_", " "): getattr(manifest.limits, name) for name in names}
+    if video := manifest.video:
+        of_video = {name: getattr(video, name) for name in ("max_pixels", "max_frames", "max_tokens")}
+        limits |= {f"video {name.replace('_', ' ')}": value for name, value in of_video.items() if value is not None}
+    if prompt := manifest.prompt:
+        limits |= {f"answers end at {token}": ", ".join(files) for token, files in prompt.end_tokens.items()}
+        limits |= _speech(prompt.speech) if prompt.speech else {}
+    return pairs("Limits", limits)
 
 
-def _ends(prompt: Mapping[str, Any]) -> dict[str, str]:
-    """What ends an answer, by token, and which files say so."""
-    return {f"answers end at {token}": ", ".join(places) for token, places in prompt.get("end_tokens", {}).items()}
-
-
-def _speech(prompt: Mapping[str, Any]) -> dict[str, str]:
-    """How answers are written, where that is recorded."""
-    speech = prompt.get("speech")
-    if not speech:
-        return {}
-    calls = {"xml": "in XML", "json": "in JSON", None: "none that are known"}[speech["tool_calls"]]
-    return {"calls of tools": calls, "thoughts": "between <think> and </think>" if speech["reasoning"] else "none"}
+def _speech(speech: Speech) -> dict[str, str]:
+    """How answers are written."""
+    calls = {"xml": "in XML", "json": "in JSON", None: "none that are known"}[speech.tool_calls]
+    return {"calls of tools": calls, "thoughts": "between <think> and </think>" if speech.reasoning else "none"}
 
 
 def _evidence(bundle: Bundle) -> Any:

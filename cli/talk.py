@@ -122,7 +122,7 @@ class Talk:
         except KeyboardInterrupt:
             click.echo("\n(stopped)", err=True)
         self.messages += [*new, {"role": "assistant", "content": answer.text}]
-        calls = tool_calls(answer.text) if "tools" in self.variables else []
+        calls = tool_calls(answer.text, self.variables.get("tools", ()))
         self.called, self.results = [call["name"] for call in calls], []
         for call in calls:
             click.echo(f"(calls {call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}; "

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..targets.errors import InputError
 from .option_types import options
 
+if TYPE_CHECKING:
+    from ..runtimes.generation.answer import Answer
+
 MOST_BYTES = 1 << 24
 TOOL_LIST = 'a JSON list of tools, as OpenAI writes them: [{"type": "function", "function": {"name": ...}}]'
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_FUNCTION = re.compile(r"<function=([^>]+)>(.*)</function>", re.DOTALL)  # as Qwen3.5 writes calls
-_PARAMETER = re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 
 
 def read_variables(_: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -68,23 +67,21 @@ def template_variables(chosen: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def tool_calls(text: str) -> list[dict[str, Any]]:
+def tool_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The calls in an answer, in its order: name and arguments. What is no call in either form is left out."""
-    return [call for inner in _CALL.findall(text) if (call := _json_call(inner) or _xml_call(inner))]
+    from ..runtimes.bundle.input_sections import Speech
+    from ..runtimes.dialogue.dialogue_parser import DialogueParser
+    from ..runtimes.dialogue.events import ToolCall
+
+    parser = DialogueParser(Speech(tool_calls="xml"), tools)
+    return [{"name": event.name, "arguments": json.loads(event.arguments)}
+            for event in (*parser.push(text), *parser.finish()) if isinstance(event, ToolCall)]  # fmt: skip
 
 
-def _json_call(inner: str) -> dict[str, Any] | None:
-    try:
-        call = json.loads(inner)
-    except (ValueError, RecursionError):
-        return None
-    named = isinstance(call, dict) and isinstance(call.get("name"), str)
-    return {"name": call["name"], "arguments": call.get("arguments", {})} if named else None
-
-
-def _xml_call(inner: str) -> dict[str, Any] | None:
-    found = _FUNCTION.search(inner)
-    return found and {"name": found[1].strip(), "arguments": dict(_PARAMETER.findall(found[2]))}
+def calls_of(answer: Answer) -> list[dict[str, Any]]:
+    """The calls of an answer that was made with tools, in the same form."""
+    functions = [call["function"] for call in answer.message.get("tool_calls", ())]
+    return [{"name": each["name"], "arguments": json.loads(each["arguments"])} for each in functions]
 
 
 def _name(tool: Mapping[str, Any]) -> Any:

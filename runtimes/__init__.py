@@ -7,6 +7,7 @@ from ..targets.errors import (
     LensmithError,
     MissingExtra,
 )
+from .dialogue.events import BrokenCall, Reasoning, Text, ToolCall
 from .generation.answer import Answer
 from .generation.encoder import Encoder, Features, save_features
 from .generation.loading import load
@@ -21,6 +22,7 @@ from .prompt.requests import user_message
 
 __all__ = [
     "Answer",
+    "BrokenCall",
     "CheckFailed",
     "Encoder",
     "Features",
@@ -32,7 +34,10 @@ __all__ = [
     "Messages",
     "MissingExtra",
     "Model",
+    "Reasoning",
     "SamplingOptions",
+    "Text",
+    "ToolCall",
     "VideoLimits",
     "VideoSource",
     "load",

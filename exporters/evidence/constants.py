@@ -99,8 +99,8 @@ def _of_gguf(path: Path) -> Constants:
 
 
 def _of_images(values: Mapping[str, Any]) -> Turns | None:
-    if values["clip.projector_type"] == "mlp":
-        return None
+    if not values["clip.projector_type"].startswith("qwen"):
+        return None  # the others learn positions
     head = int(values["clip.vision.embedding_length"]) // int(values["clip.vision.attention.head_count"])
     return _series(IMAGE_THETA, head // 2)[None]
 

@@ -36,6 +36,17 @@ def typed(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
     return next((value for value in found if value is not NONE), text)
 
 
+def kinds_of(schema: Any, root: Mapping[str, Any]) -> list[str]:
+    """The names of the types that a schema allows; none where it does not say."""
+    return [kind for option in _alternatives(schema, root) for kind in _kinds(option)]
+
+
+def as_strings(schema: Any, root: Mapping[str, Any]) -> list[str]:
+    """The texts of which a schema asks for one; none where other values are fine."""
+    choices = [choice for option in _alternatives(schema, root) for choice in _choices(option)]
+    return choices if all(isinstance(choice, str) for choice in choices) else []
+
+
 def as_json(text: str) -> Any:
     """The value of a JSON text, or NONE; line ends within strings are fine, NaN and infinity are not."""
     try:

@@ -138,7 +138,7 @@ def _llama_vision(opening: Opening) -> Vision:
         opening.bundle.graph(VISION_ENCODER),
         opening.llama,
         image_spec(manifest),
-        most_tokens=manifest.limits.max_image_tokens,
+        most_tokens=getattr(manifest.image, "tile_tokens", manifest.limits.max_image_tokens),
         threads=opening.wishes.threads,
         exact=opening.exact,
     )

@@ -21,7 +21,7 @@ import numpy as np
 from ...targets.errors import InputError
 from ..bundle.opening import Bundle
 from ..engines.contract import Floats
-from ..storage.array_files import read_arrays, take_array
+from ..storage.array_files import read_arrays, take_array, write_arrays
 from ..storage.files import dump_json, hash_file, write_json
 from .outputs import Fed, Output
 from .replay import Row
@@ -202,7 +202,7 @@ def write_built(built: Built, record: Path, samples: Path) -> None:
     spreads = {graph: asdict(value) for graph, value in built.spread.items()}
     write_json(record, {"digests": built.digests, "spread": spreads, "settings": built.settings})
     with open(samples, "wb") as file:
-        np.savez(file, allow_pickle=False, **dict(built.samples))
+        write_arrays(file, built.samples)
 
 
 def read_built(bundle: Bundle) -> Built:

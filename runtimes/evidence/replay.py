@@ -152,8 +152,8 @@ def _of_tops(output: Output, tops: Tops, row: int, figure: str) -> Iterator[Row]
     """Of the recorded head of the distribution, with all other tokens as one more outcome."""
     logits, ids, expected = output.values, tops.ids[row], tops.logits[row]
     yield Row(output.case, output.name, f"{figure}_error", relative_error(logits[ids], expected))
-    recorded = _with_rest(expected - tops.log_sums[row])
-    kl = divergence(recorded, _with_rest(logits[ids] - log_sum(logits[None])[0]))
+    recorded = _with_rest(expected.astype(np.float64) - tops.log_sums[row])
+    kl = divergence(recorded, _with_rest(logits[ids].astype(np.float64) - log_sum(logits[None])[0]))
     yield Row(output.case, output.name, f"{figure}_kl", kl)
 
 
@@ -171,5 +171,6 @@ def _with_rest(log_probabilities: Doubles) -> Doubles:
 
 
 def _log_probabilities(logits: Floats) -> Doubles:
-    values: Doubles = logits - log_sum(logits[None])[0]
+    """In float64, which numpy 1 would not make of float32 less a scalar."""
+    values: Doubles = logits.astype(np.float64) - log_sum(logits[None])[0]
     return values

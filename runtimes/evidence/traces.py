@@ -14,7 +14,7 @@ from ...targets.errors import InputError
 from ..bundle.manifest import DECODER, GoldenEntry, Manifest
 from ..bundle.opening import Bundle
 from ..engines.contract import Floats, ImageFeatures
-from ..storage.array_files import Arrays, read_arrays, take_array
+from ..storage.array_files import Arrays, read_arrays, take_array, write_arrays
 from ..storage.files import write_json
 from .trace_entries import (
     FORMAT_VERSION,
@@ -107,7 +107,7 @@ def write_traces(traces: Traces, cases: Path, arrays: Path) -> None:
                 values |= {f"{case.name}.{key}": array for key, array in zip(keys, arrays_of, strict=True)}
     write_json(cases, data)
     with open(arrays, "wb") as file:
-        np.savez(file, allow_pickle=False, **values)
+        write_arrays(file, values)
 
 
 def read_traces(bundle: Bundle) -> Traces:

@@ -6,9 +6,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ...targets.errors import InputError
+from ..dialogue.dialogue_parser import DialogueParser
+from ..dialogue.events import Event, ToolCall, message_of
 from .timings import Timings
 
 
@@ -39,16 +41,20 @@ class Progress:
 
 
 class Answer:
-    """Iterate over it for pieces of text; `ids`, `text` and `timings` grow meanwhile.
+    """Iterate over it for pieces of text, or over `events()`; `ids`, `text` and `timings` grow meanwhile.
 
     From its first piece on it holds one of the model's conversations, until it is read to its end, closed, or no longer
     referred to. Several answers may be open at once, in one thread or in several. As a context manager it is closed at
     the end.
     """
 
-    def __init__(self, pieces: Generator[str, None, None], progress: Progress) -> None:
+    def __init__(
+        self, pieces: Generator[str, None, None], progress: Progress, parser: DialogueParser | None = None
+    ) -> None:
         self.text = ""
         self._pieces, self._progress = pieces, progress
+        self._parser, self._told = parser or DialogueParser(), list[Event]()
+        self._ended = False
 
     @property
     def ids(self) -> list[int]:
@@ -65,10 +71,45 @@ class Answer:
         """ "eos", "stop", "length", "context", "closed" or, behind an exception, "failed"; empty while it is made."""
         return self._progress.finish_reason
 
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message of the assistant as OpenAI's interface has it, to be appended to the conversation.
+
+        `content` without thoughts and calls, `reasoning_content` and `tool_calls` where there are some. Reads the
+        answer to its end first.
+        """
+        self.read()
+        return message_of(self._told)
+
+    @property
+    def openai_finish_reason(self) -> str:
+        """Why it ended, in OpenAI's words: "length" where it was cut off, "tool_calls" with calls, else "stop"."""
+        if self.finish_reason in ("length", "context"):
+            return "length"
+        return "tool_calls" if any(isinstance(event, ToolCall) for event in self._told) else "stop"
+
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
             self.text += piece
+            self._told += self._parser.push(piece)
             yield piece
+        if not self._ended:
+            self._ended = True
+            self._told += self._parser.finish()
+
+    def events(self) -> Iterator[Event]:
+        """The answer from its beginning as pieces of thoughts and text and as whole calls, while it is made.
+
+        Calls are those in the form of the bundle's model, where it was given tools. What is no whole call is text: it
+        comes as BrokenCall, with a reason.
+        """
+        pieces, given = iter(self), 0
+        more = True
+        while more:
+            more = next(pieces, None) is not None
+            new = self._told[given:]
+            given += len(new)
+            yield from new
 
     def read(self) -> str:
         """The whole text."""

@@ -43,6 +43,7 @@ from ..media.sources import ImageSource, opened_source
 from ..process.cores import at_most
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess, computing
+from ..storage.array_files import write_arrays
 from ..storage.new_file import new_file
 
 
@@ -198,7 +199,7 @@ def save_features(path: str | Path, items: Sequence[Features]) -> None:
         if item.deepstack is not None:
             arrays[f"deepstack_{index}"] = item.deepstack
     with new_file(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(file, arrays)
 
 
 def _resized(image: Image.Image, height: int, width: int) -> UInt8:

@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 from ...targets.errors import InputError
 from ..bundle.manifest import DECODER, DRAFT_HEAD, Inputs
 from ..bundle.opening import Bundle
+from ..dialogue.dialogue_parser import DialogueParser
 from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
 from ..engines.engine_table import Wishes, open_decoder, open_engines
 from ..engines.native import wanted_kernels
@@ -41,16 +42,20 @@ from ..prompt.requests import Request, assemble, question_message
 from ..prompt.variables import checked_variables
 from ..values import only, whole
 from .answer import Answer, Progress
+from .constraints import Form, Vocabulary, check_available
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
+from .guide import Guide, open_guide
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefill import shared
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
+from .tool_grammar import call_form
 
-KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, "images", "videos", "options", "continue_final_message")
+OF_TOOLS = ("tool_choice", "parallel_tool_calls")
+KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, *OF_TOOLS, "images", "videos", "options", "continue_final_message")
 DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 
 
@@ -168,8 +173,9 @@ class Model(OfOneProcess):
         """Answer a conversation in the chat format, or a question alone.
 
         Greedily, unless asked otherwise by `options` or directly by name: `chosen` are the fields of GenerationOptions
-        and SamplingOptions (max_new_tokens, stop, temperature, seed, ...), which count over `options`; min_pixels,
-        max_pixels and max_video_pixels for this call; continue_final_message; and the variables of the chat template
+        and SamplingOptions (max_new_tokens, stop, temperature, seed, json_schema, ...), which count over `options`;
+        min_pixels, max_pixels and max_video_pixels for this call; continue_final_message; tool_choice ("auto", "none",
+        "required" or a tool) and parallel_tool_calls as of OpenAI's interface; and the variables of the chat template
         (tools, enable_thinking, ...). The prompt is processed when the first piece is asked for. Raises InputError for
         unusable images or messages, prompts over the context, and for whatever would not be obeyed.
         """
@@ -177,8 +183,30 @@ class Model(OfOneProcess):
         given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
         base = GenerationOptions() if options is None else options
         generation = with_options(base, given, asdict(self.manifest.generation))
-        request = self.prepare(messages, progress.timings, **chosen)
-        return Answer(self._pieces(request, generation, progress), progress)
+        choice, parallel = chosen.pop("tool_choice", None), chosen.pop("parallel_tool_calls", None)
+        tools = chosen.pop("tools", None)
+        tools = None if choice == "none" else tools
+        form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
+        request = self.prepare(messages, progress.timings, tools=tools, **chosen)
+        parser = DialogueParser(self.prompts.speech, tools, thinking=request.prompt.thinking is True)
+        guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
+        return Answer(self._pieces(request, generation, progress, guide), progress, parser)
+
+    def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
+        """What an answer is held to; InputError where there can be no such answer."""
+        if calls is not None and options.form is not None:
+            raise InputError(f"tool_choice asks for a call and {options.form[0]} for another form; give one of them")
+        if calls is None and options.form is None:
+            return None
+        check_available()
+        if calls is not None:
+            return self._vocabulary.form_of("tool_choice", calls)
+        assert options.form is not None
+        return self._vocabulary.form(*options.form)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.prompts.tokenizer, self.manifest.vocab, sorted(self.eos_token_ids), self.prompts.tags)
 
     def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
         """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
@@ -236,12 +264,14 @@ class Model(OfOneProcess):
         self.conversations.forget()
         self.media.forget()
 
-    def _pieces(self, request: Request, options: GenerationOptions, progress: Progress) -> Generator[str, None, None]:
+    def _pieces(
+        self, request: Request, options: GenerationOptions, progress: Progress, guide: Guide | None = None
+    ) -> Generator[str, None, None]:
         """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
-        stream = TextStream(self.prompts.tokenizer, options.stop)
+        stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
         with progress.ending(), self.conversation(request) as conversation:
             started = time.perf_counter()
-            with closing(self._tokens(conversation, request, options, progress)) as tokens:
+            with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
                 for token in tokens:
                     piece = stream.push(token)
                     progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
@@ -254,7 +284,12 @@ class Model(OfOneProcess):
             yield rest
 
     def _tokens(
-        self, conversation: Conversation, request: Request, options: GenerationOptions, progress: Progress
+        self,
+        conversation: Conversation,
+        request: Request,
+        options: GenerationOptions,
+        progress: Progress,
+        guide: Guide | None = None,
     ) -> Generator[int, None, None]:
         """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
         sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
@@ -264,7 +299,8 @@ class Model(OfOneProcess):
         history = np.empty(min(length + options.max_new_tokens, self.decoder.capacity + 1), np.int64)
         history[:length] = request.prompt.ids
         for index in range(options.max_new_tokens):
-            token = sampler(logits[-1], history[: length + index])
+            choose = sampler if guide is None else partial(guide.choose, sampler)
+            token = choose(logits[-1], history[: length + index])
             if index == 0:
                 timings.prefill_ms = 1000 * (time.perf_counter() - started)
             timings.new_tokens += 1
@@ -274,6 +310,9 @@ class Model(OfOneProcess):
                 progress.finish("eos")
                 return
             yield token
+            if guide is not None and guide.complete:
+                progress.finish("stop")
+                return
             if index + 1 == options.max_new_tokens:
                 progress.finish("length")
                 return

@@ -11,6 +11,7 @@ from ..values import shown, truth, whole
 from .sampling import SamplingOptions
 
 MOST_NEW_TOKENS = 1 << 24
+FORMS = ("json_schema", "regex", "choices", "grammar")
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,20 @@ class GenerationOptions:
     """When to stop, and how to choose tokens.
 
     An answer ends behind `max_new_tokens` tokens, at an end token unless `ignore_eos` (for measurements of a fixed
-    length), or in front of the first of the texts in `stop`. Raises InputError for values out of range.
+    length), or in front of the first of the texts in `stop`. After `thinking_budget` tokens of thoughts, their end is
+    forced. What comes behind thoughts is held to one of `json_schema`, `regex`, `choices` and `grammar`: tokens that do
+    not fit are never chosen. Raises InputError for values out of range, and for options that contradict one another.
     """
 
     max_new_tokens: int = 512
     stop: Sequence[str] = ()  # texts that end the answer, which is cut in front of them
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     ignore_eos: bool = False  # for measurements of a fixed length
+    thinking_budget: int | None = None  # tokens; None: as many as the model likes
+    json_schema: Any = None  # the answer is JSON of this schema, an object or its text; True: any JSON
+    regex: str | None = None  # it matches this expression as a whole
+    choices: Sequence[str] | None = None  # it is one of these texts
+    grammar: str | None = None  # it follows this Lark grammar, as llguidance reads it
 
     def __post_init__(self) -> None:
         if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
@@ -34,9 +42,22 @@ class GenerationOptions:
         object.__setattr__(self, "max_new_tokens", whole("max_new_tokens", self.max_new_tokens, 1, MOST_NEW_TOKENS))
         object.__setattr__(self, "ignore_eos", truth("ignore_eos", self.ignore_eos))
         object.__setattr__(self, "stop", tuple(self.stop))
+        if self.thinking_budget is not None:
+            budget = whole("thinking_budget", self.thinking_budget, 0, MOST_NEW_TOKENS)
+            object.__setattr__(self, "thinking_budget", budget)
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} ask for two forms of one answer; give one of them")
+        if given and self.ignore_eos:
+            raise InputError(f"ignore_eos goes on behind the end that {given[0]} gives an answer; leave one out")
+
+    @property
+    def form(self) -> tuple[str, Any] | None:
+        """The form that the answer is held to, by the name of its option."""
+        return next(((name, value) for name in FORMS if (value := getattr(self, name)) is not None), None)
 
 
-ENDING = ("max_new_tokens", "stop", "ignore_eos")
+ENDING = ("max_new_tokens", "stop", "ignore_eos", "thinking_budget", *FORMS)
 CHOOSING = tuple(option.name for option in fields(SamplingOptions))
 OPTIONS = (*ENDING, *CHOOSING)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
@@ -37,6 +37,9 @@ _PIECES = (["Replace", "ByteFallback", "Fuse"], ["Replace", "ByteFallback", "Fus
 class Spelling(Protocol):
     """How tokens spell a text."""
 
+    def spelled(self, token: str) -> bytes:
+        """What a token alone stands for."""
+
     def push(self, token: str) -> str:
         """The text that is certain after one more token."""
 
@@ -50,11 +53,14 @@ class ByteSpelling:
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, token: str) -> str:
+    def spelled(self, token: str) -> bytes:
         try:
-            return self._utf8.decode(bytes([_BYTES[char] for char in token]))
+            return bytes([_BYTES[char] for char in token])
         except KeyError:  # an added token in plain text
-            return self._utf8.decode(token.encode())
+            return token.encode()
+
+    def push(self, token: str) -> str:
+        return self._utf8.decode(self.spelled(token))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -67,6 +73,11 @@ class PieceSpelling:
         """`stripped`: how many spaces at the beginning of a text are left out, 0 or 1."""
         self._stripped = stripped
         self._run = bytearray()
+
+    def spelled(self, token: str) -> bytes:
+        piece = token.replace("▁", " ")
+        byte = _BYTE.fullmatch(piece)
+        return piece.encode() if byte is None else bytes([int(byte[1], 16)])
 
     def push(self, token: str) -> str:
         piece = token.replace("▁", " ")
@@ -106,17 +117,25 @@ def spelling_of(tokenizer: Tokenizer) -> Spelling:
     )
 
 
+def special_tokens(tokenizer: Tokenizer) -> Set[int]:
+    """The ids of tokens that are no text."""
+    return {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
 class TextStream:
     """Text of one answer. `stopped` turns true at the first stop string, after which nothing more comes out."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        """Raises InputError for an empty stop string and for a tokenizer that spells in another way."""
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), kept: Set[int] = frozenset()) -> None:
+        """`kept`: special tokens that have a text all the same, such as tags around thoughts.
+
+        Raises InputError for an empty stop string and for a tokenizer that spells in another way.
+        """
         self._spelling = spelling_of(tokenizer)
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise InputError(f"stop is {stop!r}; expected a list of strings that are not empty")
         self.stopped = False
         self._tokenizer = tokenizer
-        self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._special = special_tokens(tokenizer) - kept
         self._stop = tuple(stop)
         self._held = ""  # the end of the text so far, while it may begin a stop string
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...targets.errors import InputError
+from .messages import Messages, as_messages
 
 MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # with a space at the end, to see whether the template trims
 REASONING = ("reasoning_content", "thinking", "reasoning")  # copies of one another
@@ -43,3 +44,14 @@ def cut_at_mark(text: str, said: str) -> str:
     place = text.rindex(MARK.strip())
     kept = text[:place]
     return kept if text[place : place + len(MARK)] == MARK else kept.rstrip()
+
+
+def ends_in_thoughts(text: str, messages: Messages, continued: bool | str | None) -> bool | None:
+    """Whether a rendered prompt leaves the model within its thoughts, or None where that is left to the model."""
+    if continued in REASONING:
+        return True
+    if continued:
+        said = as_messages(messages)[-1].get("content")
+        return isinstance(said, str) and said.lstrip().startswith("<think>") and "</think>" not in said
+    end = text.rstrip()
+    return True if end.endswith("<think>") else False if end.endswith("</think>") else None

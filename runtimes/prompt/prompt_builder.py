@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from ...targets.errors import InputError
 from ..bundle.input_sections import Speech, TileWords
 from ..storage.reading import read_utf8
 from .call_history import with_calls
+from .continuation import ends_in_thoughts
 from .messages import Messages, as_messages
 from .positions import NO_TOKEN, Grids
 from .reach import Chat, check_reaches
@@ -83,9 +84,8 @@ class Prompt:
     image_spans: npt.NDArray[np.int64]  # [images, (start, end)]
     grids: npt.NDArray[np.int64]  # [images, (t, h, w)]
     of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video, or a whole one
-    intervals: tuple[
-        float, ...
-    ] = ()  # [images], seconds between the temporal patches of whole videos; (): there are none
+    intervals: tuple[float, ...] = ()  # [images], seconds between temporal patches of whole videos; (): there are none
+    thinking: bool | None = None  # whether it ends within the model's thoughts, which None leaves to the model
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -115,6 +115,14 @@ class PromptBuilder:
     def speech(self) -> Speech:
         """How the model writes calls and thoughts."""
         return self.spec.speech or find_speech(self.template)
+
+    @cached_property
+    def tags(self) -> frozenset[int]:
+        """Tokens around thoughts and calls, which are text, even where the tokenizer has them as special ones."""
+        thoughts = ("<think>", "</think>") if self.speech.reasoning else ()
+        calls = ("<tool_call>", "</tool_call>") if self.speech.tool_calls else ()
+        ids = map(self.tokenizer.token_to_id, (*thoughts, *calls))
+        return frozenset(number for number in ids if number is not None)
 
     def render(
         self,
@@ -226,7 +234,10 @@ class PromptBuilder:
         self, messages: Messages, grids: Grids = (), videos: Sequence[VideoLayout] = (), **variables: Any
     ) -> Prompt:
         """`render`, then `encode`: `grids` in the order of the images, `videos` in that of the videos."""
-        return self.encode(self.render(messages, **variables), grids, videos)
+        text = self.render(messages, **variables)
+        continued = variables.get("continue_final_message")
+        thinking = ends_in_thoughts(text, messages, continued) if self.speech.reasoning else False
+        return replace(self.encode(text, grids, videos), thinking=thinking)
 
 
 def tile_count(rows: int, columns: int) -> int:

@@ -10,7 +10,7 @@ from ...targets.errors import InputError, closest
 from ..values import truth
 from .template import ChatTemplate
 
-UNSUPPORTED = {"response_format": "answers cannot be held to a format yet; ask for it in words and check the answer"}
+UNSUPPORTED = {"response_format": "give the schema as json_schema, or json_schema=True for any JSON"}
 
 USUAL = ("tools", "documents", "enable_thinking")  # None stands for not given
 OF_RENDERING = ("add_generation_prompt", "continue_final_message")  # which PromptBuilder deals with

@@ -1,16 +1,22 @@
-"""Reads files of arrays (.npz) that a stranger wrote."""
+"""Writes files of arrays (.npz), and reads those that a stranger wrote."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def write_arrays(file: IO[bytes], arrays: Arrays) -> None:
+    """Write arrays by name; numpy before 2.1 knows no `allow_pickle`, and would write it as one more array."""
+    named: dict[str, Any] = dict(arrays)
+    np.savez(file, **named)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,7 @@ import click
 import pytest
 from lensmith.cli.calibration_tables import print_calibration
 from lensmith.cli.export import _proof
-from lensmith.cli.inspect import _ends, _flat, _origin, _precision
+from lensmith.cli.inspect import _flat, _precision
 from lensmith.cli.long_work import needs, peak_memory_bytes
 from lensmith.cli.option_types import AboveZero, parse_size
 from lensmith.cli.screen import cell, console, count, finite, print_json, size
@@ -27,6 +27,8 @@ from lensmith.targets.errors import (
     MissingExtra,
     closest,
 )
+
+from tests.helpers.contents import content
 
 
 @pytest.mark.parametrize(
@@ -179,8 +181,8 @@ def test_an_importance_matrix_says_what_it_saw(capsys: pytest.CaptureFixture[str
     ]
 
 
-def bundle(**manifest: Any) -> Bundle:
-    return Bundle(Path("somewhere"), manifest)
+def bundle(**sections: Any) -> Bundle:
+    return Bundle(Path("somewhere"), content(**sections))
 
 
 def test_precisions_are_counted_and_sorted_by_size() -> None:
@@ -200,25 +202,9 @@ def test_precisions_are_counted_and_sorted_by_size() -> None:
     ]
 
 
-def test_where_a_bundle_comes_from() -> None:
-    source = {
-        "name": "a/b",
-        "hub": {"commit": "c0ffee"},
-        "quantization": {"method": "awq"},
-        "adapter": {"name": "lora"},
-    }
-    assert list(_origin(source)) == [
-        "a/b", "commit c0ffee", "quantized by awq", "with the adapter lora merged into it"]  # fmt: skip
-    source["adapter_hub"] = {"repository": "x/y", "commit": "beef"}
-    assert list(_origin(source))[-1] == "with the adapter x/y commit beef merged into it"
-    assert list(_origin({"name": "plain"})) == ["plain"]
-
-
-def test_nested_figures_and_ends_of_answers() -> None:
+def test_nested_figures() -> None:
     assert dict(_flat({"golden": {"mean_kl": 0.5, "cases": ["a", "b"]}, "x_y": 1})) == {
         "golden: mean kl": 0.5, "golden: cases": "a, b", "x y": 1}  # fmt: skip
-    assert _ends({"end_tokens": {"<|im_end|>": ["config.json", "the chat template"]}}) == {
-        "answers end at <|im_end|>": "config.json, the chat template"}  # fmt: skip
 
 
 def test_errors_have_their_exit_codes_and_closest_names() -> None:

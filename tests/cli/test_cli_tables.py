@@ -11,8 +11,15 @@ from lensmith.cli import inspect, verify
 from lensmith.cli.calibration_tables import print_calibration
 from lensmith.cli.screen import size
 from lensmith.cli.storage_tables import component_sizes
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.bundle.origin import Source
+from msgspec import convert
 from rich.table import Table
 
+from tests.helpers.contents import content
+
+PIXELS = {"patch_size": 2, "temporal_patch_size": 2, "merge_size": 1, "mean": [0.5] * 3, "std": [0.5] * 3,
+          "rescale_factor": 0.5}  # fmt: skip
 Cells = list[tuple[str, ...]]
 
 
@@ -26,8 +33,8 @@ def named(table: Table) -> dict[str, str]:
     return {row[0]: row[1] for row in cells(table)}
 
 
-def bundle(**manifest: Any) -> Any:
-    return SimpleNamespace(path=Path("here"), content=manifest)
+def bundle(**sections: Any) -> Bundle:
+    return Bundle(Path("here"), content(**sections))
 
 
 def stored(bits: int, group: int, *, symmetric: bool, parameters: int, nbytes: int, reason: str = "") -> dict[str, Any]:
@@ -52,13 +59,16 @@ def test_tensors_stored_alike_count_together() -> None:
 
 def test_limits_of_images_and_videos_and_what_ends_answers() -> None:
     shown = named(inspect._limits(bundle(
-        limits={"context": 5, "max_pixels": 6}, video={"max_pixels": 7, "max_frames": 8, "max_tokens": 9, "fps": 1},
-        prompt={"end_tokens": {"3": ["config.json", "the chat template"]},
+        image=PIXELS, limits={"context": 5, "max_image_tokens": 2, "max_pixels": 6, "min_pixels": 4},
+        video={**PIXELS, "fps": 1, "min_frames": 1, "max_frames": 8, "min_pixels": 4, "max_pixels": 7, "max_tokens": 9},
+        prompt={"template": "chat_template.jinja", "tokenizer": "tokenizer.json", "tokens": {}, "token_ids": {},
+                "eos_token_ids": [3], "merge_size": 1, "end_tokens": {"3": ["config.json", "the chat template"]},
                 "speech": {"tool_calls": "xml", "arguments": "object", "reasoning": False}},
     )))  # fmt: skip
-    assert shown == {"context": "5", "max pixels": "6", "video max pixels": "7", "video max frames": "8",
-                     "video max tokens": "9", "answers end at 3": "config.json, the chat template",
-                     "calls of tools": "in XML", "thoughts": "none"}  # fmt: skip
+    assert shown == {"context": "5", "max image tokens": "2", "max pixels": "6", "min pixels": "4",
+                     "video max pixels": "7", "video max frames": "8", "video max tokens": "9",
+                     "answers end at 3": "config.json, the chat template", "calls of tools": "in XML",
+                     "thoughts": "none"}  # fmt: skip
 
 
 def test_evidence_but_calibration() -> None:
@@ -69,27 +79,35 @@ def test_evidence_but_calibration() -> None:
 
 
 def test_where_a_bundle_comes_from() -> None:
-    plain = {"name": "n", "license": None}
-    whole = {"name": "n", "license": "mit", "parameters": 12_000, "hub": {"commit": "c0"},
-             "quantization": {"method": "awq"}, "adapter": {"name": "folder"}}  # fmt: skip
-    assert list(inspect._origin(plain)) == ["n"]
-    assert list(inspect._origin(whole)) == [
+    adapter = {"name": "folder", "base": "n", "rank": 8, "alpha": 16, "dora": False, "modules": 1, "saved": 0}
+    plain: dict[str, Any] = {"name": "n", "license": None, "files": {}}
+    whole = {**plain, "license": "mit", "parameters": 12_000, "hub": {"repository": "x/n", "commit": "c0"},
+             "quantization": {"method": "awq", "declared_in": "config.json"}, "adapter": adapter}  # fmt: skip
+    assert list(inspect._origin(convert(plain, Source))) == ["n"]
+    assert list(inspect._origin(convert(whole, Source))) == [
         "n",
         "commit c0",
         "quantized by awq",
         "with the adapter folder merged into it",
     ]
     known = {**whole, "adapter_hub": {"repository": "tiny/lora", "commit": "c1"}}
-    assert list(inspect._origin(known))[-1] == "with the adapter tiny/lora commit c1 merged into it"
+    assert list(inspect._origin(convert(known, Source)))[-1] == "with the adapter tiny/lora commit c1 merged into it"
     for source, licence in ((plain, "not stated"), (whole, "mit")):
-        made = bundle(source=source, family="f", target="t", tools={"onnx": "1"}, options={"format": "onnx"})
+        made = bundle(source=source, family="f", target="t", tools={"onnx": "1"})
         assert named(inspect._identity(made))["licence"] == licence
     assert named(inspect._identity(made))["parameters"] == "12,000"
 
 
 def test_what_was_built_for_gpus() -> None:
-    plain = {"flavour": "rtx", "version": "1.2", "capabilities": ["8.9", "12.0"], "layers": {"MatMul": 3, "Add": 1}}
-    known = {"kernels": 7, "fused": 2, "written_out": ["a", "b"], "recordable": True}
+    plain: dict[str, Any] = {"flavour": "rtx", "version": "1.2", "capabilities": ["8.9", "12.0"],
+                             "layers": {"MatMul": 3, "Add": 1}, "profiles": [{}]}  # fmt: skip
+    known: dict[str, object] = {
+        "capabilities": ["8.9"],
+        "kernels": 7,
+        "fused": 2,
+        "written_out": ["a", "b"],
+        "recordable": True,
+    }
     graphs = {"decoder": {"engine": {**plain, "kernels": known}}, "mtp": {"engine": plain}, "vision_encoder": {},
               "other": {"engine": {**plain, "kernels": {**known, "recordable": False}}}}  # fmt: skip
     head = ("rtx 1.2", "8.9, 12.0", "3 MatMul, 1 Add")

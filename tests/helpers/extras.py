@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lensmith.runtimes import Encoder, Model
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
-          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography")  # fmt: skip
+          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography",
+          "llguidance")  # fmt: skip
 BLOCK = """
 import sys
 class Blocked:

@@ -32,6 +32,7 @@ CASES = {  # by name: architecture to synthesize, how its tokenizer splits text,
     "nemotron-4b": ("nemotron-4b", "qwen35", ()),  # more value heads than key heads
     "vqwen3-4b": ("vqwen3-4b", "qwen2", ()),
     "qwen2.5-vl-3b": ("qwen2.5-vl-3b", "qwen2", ()),
+    "smolvlm2-500m": ("smolvlm2-500m", "smollm", ()),
 }
 FILES = {"model.gguf": (), "mmproj.gguf": ("--mmproj",)}
 LANGUAGE_ALONE = ("vqwen3-4b",)  # the converter refuses the rest of a LLaVA of CLIP and Qwen3

@@ -39,7 +39,8 @@ def test_there_are_families() -> None:
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_file_outside_names_a_family(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not FAMILIES.keys() & set(texts(tree))
+    theirs = {"idefics3"} if path.parent.name == "llamacpp" else set()  # llama.cpp's name of an encoder
+    assert not FAMILIES.keys() & set(texts(tree)) - theirs
     assert not set(PACKAGES) & set(imported(tree))
 
 

@@ -17,6 +17,7 @@ from ..family import Family
 from ..text_decoders import describe_text
 from .siglip_spec import SiglipSpec
 from .siglip_tower import Connector, SiglipTower
+from .smolvlm_gguf import GGUF
 from .smolvlm_sections import sections
 from .smolvlm_synth import SYNTH
 
@@ -113,7 +114,7 @@ def _family(model_type: str, **more: Any) -> Family[ModelSpec]:
         dropped=dropped,
         sections=sections,
         conventions=Conventions(names=NAMES, one_size=True, tiled=True),
-        gguf=None,
+        gguf=GGUF,
         **more,
     )
 

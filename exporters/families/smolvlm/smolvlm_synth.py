@@ -30,7 +30,7 @@ VISION_LAYER: Table = {
     "layer_norm1.weight": ("norm", "hidden"),
     "layer_norm1.bias": ("bias", "hidden"),
     **{f"self_attn.{name}_proj.weight": (kind, "hidden hidden")
-       for name, kind in (("q", "qk"), ("k", "qk"), ("v", "linear"), ("out", "attention_out"))},
+       for name, kind in (("q", "qk"), ("k", "qk"), ("v", "linear"), ("out", "linear"))},
     **{f"self_attn.{name}_proj.bias": ("bias", "hidden") for name in ("q", "k", "v", "out")},
     "layer_norm2.weight": ("norm", "hidden"),
     "layer_norm2.bias": ("bias", "hidden"),

@@ -13,6 +13,7 @@ from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
 
+DIGITS = "single digits, then words as GPT-2 has them"
 # llama.cpp names what splits text into words; each name stands for the pattern in tokenizer.json
 # (llama-vocab.cpp quotes them).
 SPLITS = {
@@ -24,6 +25,7 @@ SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+":
         "llama-bpe",
+    DIGITS: "smollm",
 }  # fmt: skip
 
 
@@ -84,8 +86,11 @@ def _unlike(token: str) -> InputError:
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str:
-    """The regular expression of the first splitting step."""
+    """The regular expression of the first splitting step, or DIGITS for the steps of that name."""
     steps = pre_tokenizer.get("pretokenizers") or [pre_tokenizer]
+    digits, words = ({"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False})
+    if len(steps) == 2 and steps[0] == digits and words.items() <= steps[1].items() and steps[1].get("use_regex", True):
+        return DIGITS
     found = (step.get("pattern", {}).get("Regex") for step in steps if step.get("type") == "Split")
     return str(next(found, None) or "")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Shapes = dict[str, tuple[int, ...]]  # the fastest axis first
+SHUFFLE, SHUFFLED = "clip.vision.projector.scale_factor", ("idefics3",)  # patches a side of a token, of which encoders
 MERGED = 4  # patches in one image token of the Qwen encoders
 
 
@@ -87,8 +88,24 @@ def _qwen2_5(metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
     return found
 
 
+def _siglip(metadata: Mapping[str, Any], sizes: Mapping[str, int]) -> Shapes:
+    width, patch = sizes["embedding_length"], sizes["patch_size"]
+    square = metadata[SHUFFLE] ** 2
+    found: Shapes = {
+        "v.patch_embd.weight": (patch, patch, 3, width),
+        "v.patch_embd.bias": (width,),
+        "v.position_embd.weight": (width, (sizes["image_size"] // patch) ** 2),
+        **_norm("v.post_ln", width),
+        "mm.model.fc.weight": (width * square, sizes["projection_dim"]),
+    }
+    for layer in range(sizes["block_count"]):
+        found |= _block(f"v.blk.{layer}", sizes, {"attn_q": 1, "attn_k": 1, "attn_v": 1})
+    return found
+
+
 PROJECTORS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, int]], Shapes]] = {
     "qwen3vl_merger": _qwen,
     "qwen2.5vl_merger": _qwen2_5,
     "mlp": _llava,
+    **dict.fromkeys(SHUFFLED, _siglip),
 }

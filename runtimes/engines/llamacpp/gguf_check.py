@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .encoder_tensors import expected_tensors
+from .encoder_tensors import PROJECTORS, SHUFFLE, SHUFFLED, expected_tensors
 from .header import (
     BLOCKS,
     Header,
@@ -29,7 +29,6 @@ DELTA = ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_
 VISION = ("image_size", "patch_size", "embedding_length", "feed_forward_length", "block_count", "projection_dim",
           "attention.head_count")  # fmt: skip
 F32, F16 = 0, 1  # ggml_type
-PROJECTORS = ("qwen3vl_merger", "qwen2.5vl_merger", "mlp")
 
 
 def check_decoder(path: Path) -> Header:
@@ -151,7 +150,11 @@ def _check_shapes(header: Header, expected: Mapping[str, tuple[int, ...]]) -> No
 
 
 def _check_image(header: Header, sizes: Mapping[str, int]) -> None:
-    if sizes["embedding_length"] % sizes["attention.head_count"] or sizes["image_size"] % sizes["patch_size"]:
+    patches, behind = divmod(sizes["image_size"], sizes["patch_size"])
+    if header.metadata["clip.projector_type"] in SHUFFLED:  # pixels behind the last patch are not seen
+        square = _size(header, SHUFFLE)
+        behind = patches % square if patches and square > 1 else 1
+    if sizes["embedding_length"] % sizes["attention.head_count"] or behind:
         raise damaged(header.path, "its heads or patches do not divide its width or its image")
     for key in ("image_mean", "image_std"):
         found = _value(header, f"clip.vision.{key}")

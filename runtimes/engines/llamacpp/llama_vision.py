@@ -19,6 +19,7 @@ from ....targets.errors import InputError, LensmithError
 from ...media.images import Grid, Patches
 from ...media.pixels import PixelSpec, grid_tokens, to_frames
 from ...media.resize import UInt8
+from ...media.tiles import TileSpec
 from ..contract import Floats, ImageFeatures
 from .gguf_check import check_vision
 from .library import (
@@ -39,6 +40,7 @@ class LlamaVision:
         self, path: Path, model: LlamaModel, spec: PixelSpec, *, most_tokens: int, threads: int | None, exact: bool
     ) -> None:
         self.spec, self.model = spec, model
+        self.copies = 2 if isinstance(spec, TileSpec) else 1  # of a tile, which mtmd also has as the whole image
         library = mtmd()
         check_vision(path, model.hidden)
         options = library.mtmd_context_params_default()
@@ -65,7 +67,7 @@ class LlamaVision:
 
     def _encode(self, frames: UInt8, expected: int) -> ImageFeatures:
         same = all(np.array_equal(frame, frames[0]) for frame in frames[1:])
-        with _bitmaps(frames[:1] if same else frames) as bitmaps, _chunks(self.context, bitmaps) as chunk:
+        with _bitmaps(frames[:1] if same else frames) as bitmaps, _chunks(self.context, bitmaps, self.copies) as chunk:
             library = mtmd()
             tokens = int(library.mtmd_input_chunk_get_n_tokens(chunk))
             if tokens != expected:
@@ -101,8 +103,8 @@ def _bitmaps(frames: UInt8) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _chunks(context: Any, bitmaps: list[Any]) -> Iterator[Any]:
-    """The one chunk that mtmd makes of bitmaps, text around it left out."""
+def _chunks(context: Any, bitmaps: list[Any], copies: int) -> Iterator[Any]:
+    """The chunk that mtmd makes of bitmaps, or the last of its copies, text around it left out."""
     library = mtmd()
     parts = [library.mtmd_input_part(None, bitmap) for bitmap in bitmaps]
     pointers = (ctypes.POINTER(library.mtmd_input_part) * len(parts))(*map(ctypes.pointer, parts))
@@ -112,8 +114,8 @@ def _chunks(context: Any, bitmaps: list[Any]) -> Iterator[Any]:
             raise LensmithError(f"llama.cpp does not take an image (code {code})")
         every = [library.mtmd_input_chunks_get(made, index) for index in range(library.mtmd_input_chunks_size(made))]
         images = [chunk for chunk in every if library.mtmd_input_chunk_get_type(chunk) == IMAGE_CHUNK]
-        if len(images) != 1:
+        if len(images) != copies:
             raise LensmithError(f"llama.cpp makes {len(images)} images of one")
-        yield images[0]
+        yield images[-1]
     finally:
         library.mtmd_input_chunks_free(made)

@@ -21,6 +21,8 @@ from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.synth.synth_layouts import SynthTensor
 from lensmith.exporters.synth.synth_weights import write_weights
+from lensmith.runtimes.engines.llamacpp import gguf_check
+from lensmith.runtimes.engines.llamacpp.header import read_gguf
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.evidence.verification import verify
 from lensmith.runtimes.generation.model import Model
@@ -400,6 +402,14 @@ def test_processors_that_do_not_fit_are_refused(name: str, base: Path, tmp_path:
         prepare(tmp_path / "source", Options())
 
 
+def test_images_of_too_many_tokens_are_refused(base: Path, tmp_path: Path) -> None:
+    small = both(vision(image_size=4, patch_size=1), outer(scale_factor=1))
+    source = variant(base, tmp_path / "source", small, {"size": {"longest_edge": 4096}})
+    with pytest.raises(InputError, match="16777232 tokens of one image"):
+        prepare(source, Options())
+    assert prepare(source, Options(max_pixels=400 * 400)).sections["image"]["longest_edge"] == 400
+
+
 def test_settings_in_one_file_and_older_names(base: Path, tmp_path: Path) -> None:
     """As transformers 5 writes processors, and tensors as `AutoModel` of older ones did."""
     source = Path(shutil.copytree(base, tmp_path / "source"))
@@ -453,3 +463,78 @@ def test_odd_sizes(size: tuple[int, int]) -> None:
         pixels, grid = preprocess(picture, spec)
         np.testing.assert_array_equal(pixels, theirs["pixel_values"][0])
         assert grid[:2] == (theirs["rows"][0][0] or 1, theirs["cols"][0][0] or 1)
+
+
+# Features as of other encoders in llama.cpp, whose GELU is a table of halves.
+FILE_FEATURES, FILE_LOGITS = 4e-3, 4e-3
+IN_FILES = ("published", "idefics3", "tied head", "patches of 14 pixels, squares of 3, heads of 72")
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_files_of_llama_cpp(name: str, base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
+    ladder.need_torch()
+    source = variant(base, tmp_path / "source", VARIANTS.get(name, lambda _: None))
+    pair = compile_pair(source, tmp_path / "bundle", format="gguf", precision="f32")
+    errors = pair.worst_error(IMAGES[1:4], CONVERSATIONS["two turns"])
+    assert errors["features"] < FILE_FEATURES
+    assert errors["logits"] < FILE_LOGITS
+
+
+def test_pixels_behind_the_last_patch_in_llama_cpp(base: Path, tmp_path: Path) -> None:
+    """As the published 2.2B has them: 384 pixels in patches of 14."""
+    pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
+    ladder.need_torch()
+    source = variant(base, tmp_path / "source", both(vision(image_size=87, patch_size=14), outer(scale_factor=3)))
+    pair = compile_pair(source, tmp_path / "bundle", format="gguf", precision="f32")
+    assert pair.worst_error(IMAGES[1:3], CONVERSATIONS["one image"])["features"] < FILE_FEATURES
+
+
+def test_an_export_for_llama_cpp_is_proven(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
+    ladder.need_torch()
+    bundle = export(prepare(base, Options(format="gguf", precision="q8_0")), tmp_path / "bundle", golden="always")
+    assert bundle.content["evidence"]["golden"]["recorded"]
+    assert verify(bundle).passed
+
+
+WITHOUT_PLACE: dict[str, tuple[Change, dict[str, Any], str]] = {
+    "an exact GELU": (vision(hidden_act="gelu"), {}, "'gelu'"),
+    "bytes in 256 steps": (lambda _: None, {"rescale_factor": 1 / 256}, "rescale_factor 0.0039"),
+    "bytes as they are": (lambda _: None, {"do_normalize": False}, "no normalization"),
+    "biases in the decoder": (text(attention_bias=True, mlp_bias=True), {}, "biases"),
+    "every patch a token": (both(vision(image_size=32), outer(scale_factor=1)), {}, "scale_factor 1"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_PLACE)
+def test_models_without_a_place_in_llama_cpp_are_refused(name: str, base: Path, tmp_path: Path) -> None:
+    change, images, words = WITHOUT_PLACE[name]
+    source = variant(base, tmp_path / "source", change, images)
+    with pytest.raises(InputError, match=words):
+        prepare(source, Options(format="gguf", precision="f16"))
+
+
+SHUFFLE = "clip.vision.projector.scale_factor"
+DAMAGES: dict[str, tuple[Change, str]] = {
+    "no squares": (lambda values: values.pop(SHUFFLE), SHUFFLE),
+    "squares of nothing": (outer(**{SHUFFLE: 0}), SHUFFLE),
+    "squares of one patch": (outer(**{SHUFFLE: 1}), "do not divide"),
+    "squares that do not fit": (outer(**{SHUFFLE: 3}), "do not divide"),
+    "squares of another size": (outer(**{SHUFFLE: 2}), "mm.model.fc.weight"),
+    "another width inside": (outer(**{"clip.vision.feed_forward_length": 255}), "the tensor 'v.blk.0.ffn_down"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_encoders_of_strangers_are_checked(
+    name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, words = DAMAGES[name]
+    bundle = export(prepare(base, Options(format="gguf", precision="f16")), tmp_path / "bundle", golden="never")
+    header = read_gguf(bundle.file("mmproj.gguf"))
+    values = dict(header.metadata)
+    change(values)
+    monkeypatch.setattr(gguf_check, "read_gguf", lambda _: replace(header, metadata=values))
+    with pytest.raises(InputError, match=words):
+        gguf_check.check_vision(bundle.file("mmproj.gguf"), 192)

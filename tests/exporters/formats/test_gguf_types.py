@@ -14,7 +14,8 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
 from lensmith.exporters.checkpoint.lazy_tensors import LazyTensor
-from lensmith.exporters.families.llava.llava_gguf import ClipVision, decoder_file
+from lensmith.exporters.families.llama_files import decoder_file
+from lensmith.exporters.families.llava.llava_gguf import ClipVision
 from lensmith.exporters.families.qwen3_5 import qwen3_5_gguf
 from lensmith.exporters.families.qwen3_5.delta_net_order import reordered
 from lensmith.exporters.families.qwen3_vl import qwen3_vl_gguf

@@ -131,8 +131,8 @@ def test_the_divergence_of_a_prompt_is_of_all_tokens() -> None:
     changed = LOGITS.copy()
     last = int(LOGITS[0].argmin())
     changed[0, last] += 6
-    expected = LOGITS[0] - log_sum(LOGITS[:1])[0]
-    found = changed[0] - log_sum(changed[:1])[0]
+    expected = LOGITS[0].astype(np.float64) - log_sum(LOGITS[:1])[0]
+    found = changed[0].astype(np.float64) - log_sum(changed[:1])[0]
     exact = float((np.exp(expected) * (expected - found)).sum())
     assert value(rows(*answer(changed)), "logits_kl") == pytest.approx(exact)
     assert exact > 1e-4
@@ -143,8 +143,8 @@ def test_the_divergence_of_a_step_counts_the_rest_as_one_more_token() -> None:
     head = np.argsort(-LOGITS[1])[:TOP]
     changed = LOGITS.copy()
     changed[1, head] -= 1
-    expected = np.exp(LOGITS[1] - log_sum(LOGITS[1:2])[0])
-    found = np.exp(changed[1] - log_sum(changed[1:2])[0])
+    expected = np.exp(LOGITS[1].astype(np.float64) - log_sum(LOGITS[1:2])[0])
+    found = np.exp(changed[1].astype(np.float64) - log_sum(changed[1:2])[0])
     pairs = [*zip(expected[head], found[head], strict=True), (1 - expected[head].sum(), 1 - found[head].sum())]
     exact = sum(p * np.log(p / q) for p, q in pairs)
     assert value(rows(*answer(changed)), "step_logits_kl") == pytest.approx(exact, rel=1e-4)

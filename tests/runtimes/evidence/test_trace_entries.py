@@ -171,7 +171,7 @@ def test_every_array_is_typed(odd: str, bundle: Bundle) -> None:
         for key in arrays:
             changed: dict[str, Any] = {**arrays, key: ODD[odd]}
             with open(bundle.path / name, "wb") as file:
-                np.savez(file, allow_pickle=False, **changed)
+                np.savez(file, **changed)
             assert refusal(read, bundle) or (name, odd) == (SAMPLES, "nothing"), key
 
 
