@@ -142,7 +142,8 @@ def test_the_default_export_is_proven(base: Path, tmp_path: Path) -> None:
     ladder.need_torch()
     bundle = export(prepare(base, Options()), tmp_path / "bundle", golden="always")
     assert bundle.content["evidence"]["golden"]["recorded"]
-    assert "clip" in json.dumps(bundle.content["evidence"]["golden"]) or bundle.content["video"]
+    assert bundle.content["video"]["tokens_per_second"] == 2
+    assert "golden/clip.gif" in bundle.content["files"]
 
 
 def test_patches_and_ids_are_those_of_transformers(pair: Pair, base: Path) -> None:
@@ -266,10 +267,11 @@ def set_epsilon(pair: Pair, value: float) -> None:
         norm.variance_epsilon = value
 
 
-def test_an_export_for_llama_cpp_is_proven(base: Path, tmp_path: Path) -> None:
+def test_an_export_for_llama_cpp_is_proven(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
     ladder.need_torch()
     bundle = export(prepare(base, Options(format="gguf", precision="q8_0")), tmp_path / "bundle", golden="always")
+    assert "does not read the epsilon" in caplog.text
     assert bundle.content["evidence"]["golden"]["recorded"]
 
 
