@@ -22,7 +22,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path(__file__).parent / "runtimes" / "engines" / "kernels"
 LIBRARY = FOLDER / "kernels.so"
 PACKAGE = Path(__file__).parent / ".src" / "lensmith"
-LINKED = ("calibration", "cli", "exporters", "runtimes", "targets")
+LINKED = ("calibration", "cli", "exporters", "runtimes", "serving", "targets")
 FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=default"]
 WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2"]
 INT8 = [*WIDE, "-mavx512vnni", "-mf16c"]

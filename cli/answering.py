@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,7 +46,32 @@ LOADING = options(
 )
 
 
+def read_form(_: click.Context, option: click.Parameter, path: Path | None) -> str | None:
+    """The text of a file with a schema or a grammar. A callback of click's options."""
+    from ..runtimes.storage.reading import read_utf8
+
+    return None if path is None else read_utf8(path, MOST_FORM_BYTES, f"what {option.opts[-1]} asks for")
+
+
+MOST_FORM_BYTES = 1 << 20
+FORM_FILE = click.Path(path_type=Path)
+FORMS = options(
+    click.option("--json-schema", type=FORM_FILE, metavar="FILE", callback=read_form, help="Answer in JSON that fits."),
+    click.option("--regex", metavar="REGEX", help="Answer with what matches as a whole."),
+    click.option(
+        "--choice",
+        "choices",
+        multiple=True,
+        metavar="TEXT",
+        callback=lambda _, __, given: given or None,
+        help="Answer with one of these texts. Repeatable.",
+    ),
+    click.option("--grammar", type=FORM_FILE, metavar="FILE", callback=read_form, help="Answer by a Lark grammar."),
+)
+
+
 SAMPLING = options(
+    FORMS,
     click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Default: 512."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
     click.option("--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of thoughts."),

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from ..targets.errors import LensmithError
+from .batch import batch
 from .build import build
 from .chat import chat
 from .compare import compare
@@ -28,6 +29,7 @@ from .inspect import inspect
 from .plan import plan
 from .run import run as ask
 from .screen import PRINTED, print_json
+from .serve import serve
 from .sign import keygen, sign
 from .standard_streams import close_streams, open_streams, unicode
 from .synth import synth
@@ -36,7 +38,7 @@ from .verify import verify
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 REPORT = "please report it with the command and what LENSMITH_DEBUG=1 prints"
-WORKERS = ("export", "build", "synth", "compare", "verify")  # have work to finish, whoever reads their output
+WORKERS = ("batch", "export", "build", "synth", "compare", "verify")  # have work to finish, whoever reads their output
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,7 +47,7 @@ def lensmith() -> None:
     """Compile vision-language models into small, exact, provable bundles, and run them without PyTorch."""
 
 
-for command in (plan, export, synth, build, ask, chat, compare, verify, inspect, targets, keygen, sign):
+for command in (plan, export, synth, build, ask, chat, batch, serve, compare, verify, inspect, targets, keygen, sign):
     lensmith.add_command(command)
 
 

@@ -58,11 +58,14 @@ CALIBRATION_NAMES = ("method", "samples", "only_samples", "limit", "answer_token
 @FORCE
 @click.option("--golden", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
               help="Record PyTorch's answers for `lensmith verify`; auto: where PyTorch is installed.")  # fmt: skip
+@click.option("--with-handler", is_flag=True,
+              help="Add handler.py and requirements.txt, for Hugging Face's Inference Endpoints.")  # fmt: skip
 @AS_JSON
 def export(
     out: Path,
     force: bool,
     golden: Golden,
+    with_handler: bool,
     as_json: bool,
     **choices: Any,
 ) -> None:
@@ -78,7 +81,8 @@ def export(
         print_plan(plan)
     started = time.perf_counter()
     with stages() as progress:
-        bundle = write(job, out, progress, golden=golden, force=force, **_integers(job, wishes))
+        bundle = write(job, out, progress, golden=golden, force=force, with_handler=with_handler,
+                       **_integers(job, wishes))  # fmt: skip
     result = _result(bundle, plan, time.perf_counter() - started)
     if as_json:
         print_json({"plan": plan.to_json(), **result})

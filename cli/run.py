@@ -14,7 +14,7 @@ from .answering import LOAD_NAMES, LOADING, SAMPLING, SYSTEM, VIDEO, open_model,
 from .option_types import AS_JSON, KEYS, Once, named
 from .screen import console, pairs, print_json
 from .standard_streams import read_text
-from .template_options import TEMPLATE, template_variables, tool_calls
+from .template_options import TEMPLATE, calls_of, template_variables
 
 if TYPE_CHECKING:
     from ..runtimes.generation.answer import Answer
@@ -89,7 +89,7 @@ def run(
     answer = model.generate([*system_messages(system), message], generation, **variables)
     if as_json:
         text = answer.read()
-        calls = {"tool_calls": tool_calls(text, variables["tools"])} if "tools" in variables else {}
+        calls = {"tool_calls": calls_of(answer)} if "tools" in variables else {}
         print_json({"text": text, **calls, **_figures(answer)})
     else:
         stream(answer)

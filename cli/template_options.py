@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..targets.errors import InputError
 from .option_types import options
+
+if TYPE_CHECKING:
+    from ..runtimes.generation.answer import Answer
 
 MOST_BYTES = 1 << 24
 TOOL_LIST = 'a JSON list of tools, as OpenAI writes them: [{"type": "function", "function": {"name": ...}}]'
@@ -73,6 +76,12 @@ def tool_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     parser = DialogueParser(Speech(tool_calls="xml"), tools)
     return [{"name": event.name, "arguments": json.loads(event.arguments)}
             for event in (*parser.push(text), *parser.finish()) if isinstance(event, ToolCall)]  # fmt: skip
+
+
+def calls_of(answer: Answer) -> list[dict[str, Any]]:
+    """The calls of an answer that was made with tools, in the same form."""
+    functions = [call["function"] for call in answer.message.get("tool_calls", ())]
+    return [{"name": each["name"], "arguments": json.loads(each["arguments"])} for each in functions]
 
 
 def _name(tool: Mapping[str, Any]) -> Any:

@@ -86,13 +86,17 @@ def export(
     golden: Golden = "auto",
     force: bool = False,
     integers: Integers = nearest,
+    with_handler: bool = False,
 ) -> Bundle:
     """Write the bundle of a prepared job. An interrupted run resumes behind the tensors that were finished.
 
     A bundle that is at `out` already is an InputError, or replaced with `force` once the new one is complete.
     `golden` says whether to record golden traces from PyTorch, see `evidence` in golden.py.
-    `integers` is another way to choose the integers of matrices, such as `calibrated` of calibration.
+    `integers` is another way to choose the integers of matrices, such as `calibrated` of calibration. `with_handler`
+    adds a handler.py and a requirements.txt for Hugging Face's Inference Endpoints.
     """
+    if with_handler and job.spec.decoder is None:
+        raise InputError("--with-handler makes an endpoint that answers, but this model has no decoder; leave it out")
     with integers(job, check_new_bundle(out, force=force), progress) as chosen:
         if not chosen.policy.kv_cache.complete:
             raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")
@@ -101,14 +105,14 @@ def export(
             log.warning(note)
         chosen.checkpoint.start_hashing()
         with BundleWriter(Path(out), force) as writer:
-            _write(chosen, writer, progress, golden)
+            _write(chosen, writer, progress, golden, with_handler)
     return open_bundle(out)
 
 
-def _write(job: Job, writer: BundleWriter, progress: Progress, golden: Golden) -> None:
+def _write(job: Job, writer: BundleWriter, progress: Progress, golden: Golden, with_handler: bool) -> None:
     key = key_of(job)
     job.lowering.write(job, writer, key, progress)
-    write_text_files(job, writer)
+    write_text_files(job, writer, with_handler=with_handler)
     manifest = job.lowering.finish(job, writer, key, make_manifest(job, writer.partial), progress)
     traces = gather_evidence(job, writer, manifest, progress, golden)
     writer.close(manifest | {"evidence": {**manifest["evidence"], "golden": traces}})

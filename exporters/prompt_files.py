@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from ..runtimes.bundle.bundle_writer import BundleWriter
 from ..runtimes.generation.sampling import SamplingOptions
 from ..targets.errors import InputError
@@ -27,8 +29,19 @@ def chat_template(checkpoint: Checkpoint) -> str:
     return checkpoint.chat_template
 
 
-def write_text_files(job: Job, writer: BundleWriter) -> None:
-    """Write the text files of a job."""
+HANDLER = '''"""Answers requests of Hugging Face's Inference Endpoints from the bundle beside this file."""
+
+from lensmith.runtimes.generation.endpoint import Endpoint as EndpointHandler
+
+__all__ = ["EndpointHandler"]
+'''
+
+
+def write_text_files(job: Job, writer: BundleWriter, *, with_handler: bool) -> None:
+    """Write the text files of a job; `with_handler` also what makes an inference endpoint of the folder."""
+    if with_handler:
+        writer.add("handler.py").write_text(HANDLER, encoding="utf-8")
+        writer.add("requirements.txt").write_text(f"lensmith=={version('lensmith')}\n", encoding="utf-8")
     if job.spec.decoder is not None:
         writer.add("tokenizer.json").write_bytes(job.tokenizer.data)
         writer.add("chat_template.jinja").write_text(chat_template(job.checkpoint), encoding="utf-8")

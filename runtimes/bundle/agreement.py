@@ -10,7 +10,16 @@ from msgspec import UNSET
 
 from ..storage.files import is_safe_name
 from .graph_entries import GraphEntry, PortEntry, Profile
-from .input_sections import Clips, CropImages, FrameVideos, NoImagesEntry, PatchImages, PromptEntry, TileImages
+from .input_sections import (
+    MOST_TILED,
+    Clips,
+    CropImages,
+    FrameVideos,
+    NoImagesEntry,
+    PatchImages,
+    PromptEntry,
+    TileImages,
+)
 from .manifest import MANIFEST, Manifest
 
 TRACES = ("golden/cases.json", "golden/traces.npz")
@@ -131,6 +140,7 @@ def _check_pixels(manifest: Manifest) -> None:
         _require((image.resized or image.cropped or image.shortest_edge) is not None, "image.cropped is missing")
     elif isinstance(image, TileImages):
         expected = image.most_tokens
+        _require(expected <= MOST_TILED, f"image.longest_edge, tile and tile_tokens make {expected} tokens of an image")
         _require(limits.max_image_tokens == expected, f"limits.max_image_tokens should be {expected}")
     else:
         block = (image.patch_size * image.merge_size) ** 2

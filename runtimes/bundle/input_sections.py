@@ -25,6 +25,7 @@ from .ranges import (
 from .section import Section
 
 LONGEST = 4096  # pixels of the longer side of an image in tiles
+MOST_TILED = 1 << 20  # tokens of one
 
 
 class PatchImages(Section, frozen=True, tag_field="kind", tag="patches"):

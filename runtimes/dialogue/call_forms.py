@@ -208,7 +208,7 @@ class XmlReader:
         """None where the text may become one of the tags."""
         rest = text[self._place :].lstrip()
         may = any(tag.startswith(rest) for tag in tags)
-        begun = any(rest.startswith(tag) for tag in (FUNCTION, PARAMETER)) and not re.search(r"[<>\n]", rest[1:])
+        begun = any(rest.startswith(tag) for tag in tags if tag.endswith("=")) and not re.search(r"[<>\n]", rest[1:])
         if not (may or begun):
             return NoCall(reason)
         return NoCall("it is cut off") if final else None

@@ -194,7 +194,7 @@ class DialogueParser:
         stripped = self._rest.lstrip()
         if stripped.startswith(CLOSING):
             self._rest = stripped.removeprefix(CLOSING)
-        elif CLOSING.startswith(stripped) and not final:
+        elif (CLOSING.startswith(stripped) or FUNCTION.startswith(stripped)) and not final:
             return False
         elif stripped.startswith(("{", FUNCTION)):
             self._step = self._call

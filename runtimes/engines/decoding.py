@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from threading import Lock
 from typing import Generic, TypeGuard, TypeVar
 
 import numpy as np
 
 from ...targets.errors import InputError
 from ..process.forks import computing
+from ..process.turns import Turns
 from ..values import shown, whole
 from .contract import Floats, States, Step
 from .states import EngineStates
@@ -29,7 +29,7 @@ class EngineDecoder(ABC, Generic[StatesT]):
     recurrent: bool
 
     def __init__(self) -> None:
-        self._turn, self._process = Lock(), os.getpid()
+        self._turn, self._process = Turns(), os.getpid()
 
     @abstractmethod
     def open_states(self) -> StatesT:

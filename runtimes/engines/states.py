@@ -12,7 +12,7 @@ import numpy as np
 from .contract import Floats
 
 CACHE, RECURRENT = "past_key_values.", "past."  # beginnings of the names of inputs
-SAVED = 2  # copies of the recurrent states; each takes their size, 20 MB for a model of 2 billion parameters
+SAVED = 3  # copies of the recurrent states; each takes their size, 20 MB for a model of 2 billion parameters
 
 
 class EngineStates(ABC):
@@ -60,11 +60,15 @@ class EngineStates(ABC):
         return reached
 
     def save(self) -> None:
-        """Keep a copy of recurrent states, in place of the oldest, so that `rewind` can come back to this length."""
+        """Keep a copy of recurrent states, so that `rewind` can come back to this length.
+
+        It takes the place of the oldest but for the shortest, which other conversations are likely to begin with too.
+        """
         if self.recurrent:
             self._saved.pop(self.length, None)
             while len(self._saved) >= SAVED:
-                del self._saved[next(iter(self._saved))]
+                shortest = min(self._saved)
+                del self._saved[next(length for length in self._saved if length != shortest)]
             self._saved[self.length] = self._copy()
 
     @abstractmethod

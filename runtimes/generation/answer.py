@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn
 
+import numpy as np
+
 from ...targets.errors import InputError
 from ..dialogue.dialogue_parser import DialogueParser
 from ..dialogue.events import Event, ToolCall, message_of
+from ..engines.contract import Ints
+from .logprobs import TokenLogprob
 from .timings import Timings
 
 
@@ -19,7 +23,9 @@ class Progress:
     """What there is of an answer so far."""
 
     timings: Timings
+    prompt_ids: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
     finish_reason: str = ""
     closed: bool = False
 
@@ -60,6 +66,16 @@ class Answer:
     def ids(self) -> list[int]:
         """The tokens so far."""
         return self._progress.ids
+
+    @property
+    def prompt_ids(self) -> Ints:
+        """The tokens of the prompt, int64 [seq], with one for each piece of an image."""
+        return self._progress.prompt_ids
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Those of the tokens so far, without an end token; None unless they were asked for."""
+        return self._progress.logprobs
 
     @property
     def timings(self) -> Timings:

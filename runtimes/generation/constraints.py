@@ -6,7 +6,7 @@ It works with every engine, since it only changes logits.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from ...targets.errors import InputError, MissingExtra
 from ..values import shown
 from .sampling import Logits
-from .streaming import spelling_of
+from .streaming import special_tokens, spelling_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -38,7 +38,10 @@ def _json_schema(value: Any) -> str:
     if value is False:
         raise InputError("json_schema is False, which no answer fits; give another, or True for any JSON")
     value = {} if value is True else value
-    return LLMatcher.grammar_from_json_schema(dumped("json_schema", value), defaults=SPACING)
+    try:
+        return LLMatcher.grammar_from_json_schema(dumped("json_schema", value), defaults=SPACING)
+    except ValueError as error:  # deeper than it reads
+        raise InputError(f"json_schema cannot be obeyed: {_line(error)}; correct or simplify it") from None
 
 
 def _regex(value: Any) -> str:
@@ -93,12 +96,12 @@ def check_available() -> None:
 class Vocabulary:
     """The tokens of a model for llguidance: once for all answers, since large ones take a second."""
 
-    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
-        """`size`: how many logits the decoder gives; `ends`: tokens that end an answer."""
+    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int], kept: Set[int] = frozenset()) -> None:
+        """`size`: how many logits the decoder gives; `ends`: tokens that end an answer; `kept` as of TextStream."""
         from llguidance import LLTokenizer, TokenizerWrapper
 
         try:
-            wrapped = TokenizerWrapper(_SpelledTokens(tokenizer, size, ends))
+            wrapped = TokenizerWrapper(_SpelledTokens(tokenizer, size, ends, kept))
             self.tokens: LLTokenizer = LLTokenizer(wrapped, n_vocab=size, eos_token=list(ends), slices=[])
         except ValueError as error:
             raise InputError(f"the bundle's tokenizer cannot hold answers to a form: {_line(error)}") from None
@@ -128,9 +131,9 @@ class _SpelledTokens:
 
     bos_token_id = None
 
-    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int], kept: Set[int]) -> None:
         spelling, names = spelling_of(tokenizer), map(tokenizer.id_to_token, range(size))
-        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        special = special_tokens(tokenizer) - kept
         self.tokens = [b"" if name is None else spelling.spelled(name) for name in names]
         self.special_token_ids = sorted(number for number in special | set(ends) if number < size)
         self.eos_token_id, self._tokenizer = ends[0], tokenizer

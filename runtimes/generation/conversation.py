@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
 
@@ -78,8 +79,11 @@ class Conversation:
         chunk: int | None = None,
         reuse: bool = True,
         head: DraftHead | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Floats:
         """Run a prompt through the decoder in chunks; logits [num_logits, vocab] of its last positions.
+
+        Once `stopped` says so it ends between two chunks, with no logits.
 
         What the states hold of an earlier turn is used again. All logits come from the last chunk, which is as long as
         they are, if not longer. A draft `head` reads what the decoder reads.
@@ -96,6 +100,8 @@ class Conversation:
         stops = worth_saving(request, start, last) if self.states.recurrent else []
         logits: Floats = np.zeros((0, 0), np.float32)
         for begin, end in chunks(start, len(ids), chunk, num_logits, stops):
+            if stopped():
+                return logits[:0]
             inside = slice(begin, end)
             step = Step(
                 ids[inside],

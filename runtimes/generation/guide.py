@@ -31,7 +31,7 @@ class Guide:
         After `budget` tokens of thoughts their end is forced. What comes behind them has the `form`; the tokens `ends`
         end an answer, but no thoughts that come before a form.
         """
-        self._stream = TextStream(prompts.tokenizer)
+        self._stream = TextStream(prompts.tokenizer, kept=prompts.tags)
         self._parser = DialogueParser(prompts.speech, thinking=thinking is True)
         self._tokenizer, self._budget, self._form = prompts.tokenizer, budget, form
         self._ends = [*ends]

@@ -30,7 +30,7 @@ from ..media.wishes import MEDIA_LIMITS
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
 from ..prompt.messages import SAMPLING as FRAMES
-from ..prompt.messages import Messages
+from ..prompt.messages import Messages, another_conversation
 from ..prompt.positions import PositionSpec, text_positions
 from ..prompt.prompt_builder import (
     PromptBuilder,
@@ -47,6 +47,7 @@ from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
 from .guide import Guide, open_guide
+from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefill import shared
 from .sampling import Sampler, SamplingOptions
@@ -188,6 +189,7 @@ class Model(OfOneProcess):
         tools = None if choice == "none" else tools
         form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
         request = self.prepare(messages, progress.timings, tools=tools, **chosen)
+        progress.prompt_ids = request.prompt.ids
         parser = DialogueParser(self.prompts.speech, tools, thinking=request.prompt.thinking is True)
         guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
         return Answer(self._pieces(request, generation, progress, guide), progress, parser)
@@ -206,7 +208,7 @@ class Model(OfOneProcess):
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.prompts.tokenizer, self.manifest.vocab, sorted(self.eos_token_ids))
+        return Vocabulary(self.prompts.tokenizer, self.manifest.vocab, sorted(self.eos_token_ids), self.prompts.tags)
 
     def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
         """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
@@ -222,7 +224,9 @@ class Model(OfOneProcess):
         request = assemble(prompt, self.positions, encoded, clips)
         if self.decoder.recurrent:
             turns = build(add_generation_prompt=False)
-            request = replace(request, turn_end=shared(turns.ids, prompt.ids))
+            other = self.prompts.build(another_conversation(messages), **variables)
+            system_end, turn_end = (shared(part.ids, prompt.ids) for part in (other, turns))
+            request = replace(request, system_end=system_end, turn_end=turn_end)
         self.media.trim([*encoded, *(frame for clip in clips for frame in clip.frames)])
         timings.prompt_tokens = len(prompt)
         timings.image_tokens, timings.video_tokens = prompt.media_tokens()
@@ -268,7 +272,7 @@ class Model(OfOneProcess):
         self, request: Request, options: GenerationOptions, progress: Progress, guide: Guide | None = None
     ) -> Generator[str, None, None]:
         """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
-        stream = TextStream(self.prompts.tokenizer, options.stop)
+        stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
         with progress.ending(), self.conversation(request) as conversation:
             started = time.perf_counter()
             with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
@@ -293,9 +297,13 @@ class Model(OfOneProcess):
     ) -> Generator[int, None, None]:
         """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
         sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
+        progress.logprobs = None if options.logprobs is None else []
         started = time.perf_counter()
         timings.reused_tokens = conversation.start(request)
-        logits = conversation.prefill(request)
+        logits = conversation.prefill(request, stopped=lambda: progress.closed)
+        if not len(logits):
+            progress.finish("closed")
+            return
         history = np.empty(min(length + options.max_new_tokens, self.decoder.capacity + 1), np.int64)
         history[:length] = request.prompt.ids
         for index in range(options.max_new_tokens):
@@ -309,6 +317,9 @@ class Model(OfOneProcess):
             if token in self.eos_token_ids and not options.ignore_eos:
                 progress.finish("eos")
                 return
+            if options.logprobs is not None and progress.logprobs is not None:
+                found = token_logprob(self.prompts.tokenizer, logits[-1], token, options.logprobs)
+                progress.logprobs.append(found)
             yield token
             if guide is not None and guide.complete:
                 progress.finish("stop")

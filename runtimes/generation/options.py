@@ -8,6 +8,7 @@ from typing import Any
 
 from ...targets.errors import InputError
 from ..values import shown, truth, whole
+from .logprobs import MOST_ALTERNATIVES
 from .sampling import SamplingOptions
 
 MOST_NEW_TOKENS = 1 << 24
@@ -28,6 +29,7 @@ class GenerationOptions:
     stop: Sequence[str] = ()  # texts that end the answer, which is cut in front of them
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     ignore_eos: bool = False  # for measurements of a fixed length
+    logprobs: int | None = None  # keep the probabilities of tokens, and of so many alternatives: `Answer.logprobs`
     thinking_budget: int | None = None  # tokens; None: as many as the model likes
     json_schema: Any = None  # the answer is JSON of this schema, an object or its text; True: any JSON
     regex: str | None = None  # it matches this expression as a whole
@@ -42,6 +44,8 @@ class GenerationOptions:
         object.__setattr__(self, "max_new_tokens", whole("max_new_tokens", self.max_new_tokens, 1, MOST_NEW_TOKENS))
         object.__setattr__(self, "ignore_eos", truth("ignore_eos", self.ignore_eos))
         object.__setattr__(self, "stop", tuple(self.stop))
+        if self.logprobs is not None:
+            object.__setattr__(self, "logprobs", whole("logprobs", self.logprobs, 0, MOST_ALTERNATIVES))
         if self.thinking_budget is not None:
             budget = whole("thinking_budget", self.thinking_budget, 0, MOST_NEW_TOKENS)
             object.__setattr__(self, "thinking_budget", budget)
@@ -57,7 +61,7 @@ class GenerationOptions:
         return next(((name, value) for name in FORMS if (value := getattr(self, name)) is not None), None)
 
 
-ENDING = ("max_new_tokens", "stop", "ignore_eos", "thinking_budget", *FORMS)
+ENDING = ("max_new_tokens", "stop", "ignore_eos", "logprobs", "thinking_budget", *FORMS)
 CHOOSING = tuple(option.name for option in fields(SamplingOptions))
 OPTIONS = (*ENDING, *CHOOSING)
 

@@ -20,12 +20,14 @@ def shared(one: Ints, other: Ints) -> int:
 
 
 def worth_saving(request: Request, start: int, last: int) -> list[int]:
-    """Where recurrent states are saved on the way from `start` to `last`: behind the images and behind the turn.
+    """Where recurrent states are saved on the way from `start` to `last`: behind the system's messages and tools, the
+    images and the turn.
 
-    Another question about the same images goes on from the one, the next turn from the other.
+    Another conversation goes on from the first, another question about the same images from the second, the next turn
+    from the last.
     """
     stops: list[int] = []
-    ends = [*(int(end) for _, end in request.prompt.image_spans[-1:]), request.turn_end]
+    ends = [request.system_end, *(int(end) for _, end in request.prompt.image_spans[-1:]), request.turn_end]
     for end in sorted(ends):
         if end - (stops[-1] if stops else start) >= SAVING_TOKENS and end <= last:
             stops.append(end)

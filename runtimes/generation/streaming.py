@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
@@ -117,17 +117,25 @@ def spelling_of(tokenizer: Tokenizer) -> Spelling:
     )
 
 
+def special_tokens(tokenizer: Tokenizer) -> Set[int]:
+    """The ids of tokens that are no text."""
+    return {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
 class TextStream:
     """Text of one answer. `stopped` turns true at the first stop string, after which nothing more comes out."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        """Raises InputError for an empty stop string and for a tokenizer that spells in another way."""
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), kept: Set[int] = frozenset()) -> None:
+        """`kept`: special tokens that have a text all the same, such as tags around thoughts.
+
+        Raises InputError for an empty stop string and for a tokenizer that spells in another way.
+        """
         self._spelling = spelling_of(tokenizer)
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise InputError(f"stop is {stop!r}; expected a list of strings that are not empty")
         self.stopped = False
         self._tokenizer = tokenizer
-        self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._special = special_tokens(tokenizer) - kept
         self._stop = tuple(stop)
         self._held = ""  # the end of the text so far, while it may begin a stop string
 

@@ -6,6 +6,7 @@ A part is known by its `type`; what it may hold besides is in `PARTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 from ...targets.errors import InputError, closest
@@ -30,6 +31,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 URL_PARTS = {"image_url": "image", "video_url": "video"}  # as in OpenAI's interface: {"image_url": {"url": ...}}
 
 
+ANYTHING = "\N{INVISIBLE SEPARATOR}"  # which no conversation is likely to begin with
+
+
 def as_messages(conversation: Messages) -> list[dict[str, Any]]:
     """A conversation as the processor has it: without empty keys, and with `image_url` parts as parts of type image.
 
@@ -40,6 +44,13 @@ def as_messages(conversation: Messages) -> list[dict[str, Any]]:
     if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence) or not conversation:
         raise InputError("the conversation is empty or not a list; expected a list of messages with role and content")
     return [_message(message) for message in conversation]
+
+
+def another_conversation(messages: Messages) -> list[dict[str, Any]]:
+    """One that begins with the same messages of the system, and in which a user then says something else."""
+    chat = as_messages(messages)
+    system = list(takewhile(lambda message: message["role"] in ("system", "developer"), chat))
+    return [*system, {"role": "user", "content": ANYTHING}]
 
 
 def find_images(messages: Messages) -> list[Any]:

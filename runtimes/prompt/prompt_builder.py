@@ -116,6 +116,14 @@ class PromptBuilder:
         """How the model writes calls and thoughts."""
         return self.spec.speech or find_speech(self.template)
 
+    @cached_property
+    def tags(self) -> frozenset[int]:
+        """Tokens around thoughts and calls, which are text, even where the tokenizer has them as special ones."""
+        thoughts = ("<think>", "</think>") if self.speech.reasoning else ()
+        calls = ("<tool_call>", "</tool_call>") if self.speech.tool_calls else ()
+        ids = map(self.tokenizer.token_to_id, (*thoughts, *calls))
+        return frozenset(number for number in ids if number is not None)
+
     def render(
         self,
         messages: Messages,

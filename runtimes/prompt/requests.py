@@ -52,6 +52,7 @@ class Request:
     positions: Ints  # [3, seq]
     next_position: int
     images: tuple[EncodedImage, ...]  # in the order of the prompt's image_spans, those in tiles tile by tile
+    system_end: int = 0  # tokens of the system's messages and tools: what prompts of other conversations begin with
     turn_end: int = 0  # tokens in front of the generation prompt: what the prompt of the next turn begins with
 
     def features_between(self, begin: int, end: int) -> ImageFeatures | None:

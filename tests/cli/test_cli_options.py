@@ -121,6 +121,22 @@ def test_tools_reach_the_template(cli: Cli, tiny_bundle: Path, tmp_path: Path) -
         assert (ran.code, words in ran.err) == (2, True), ran.err
 
 
+def test_answers_of_a_form(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance", reason="needs lensmith[constrain]")
+    ran = cli("run", tiny_bundle, "Tell", "--choice", "yes", "--choice", "no", *SHORT)
+    assert json.loads(ran.out)["text"] in ("yes", "no")
+    assert json.loads(cli("run", tiny_bundle, "Tell", "--regex", "[ab]", *SHORT).out)["text"] in ("a", "b")
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"enum": [7]}')
+    grammar.write_text('start: "ok"')
+    assert json.loads(cli("run", tiny_bundle, "Tell", "--json-schema", schema, *SHORT).out)["text"] == "7"
+    assert json.loads(cli("run", tiny_bundle, "Tell", "--grammar", grammar, *SHORT).out)["text"] == "ok"
+    for given, words in [(("--json-schema", "none.json"), "none.json"), (("--regex", "(["), "regex cannot be obeyed"),
+                         (("--regex", "a", "--choice", "b"), "two forms of one answer")]:  # fmt: skip
+        ran = cli("run", tiny_bundle, "Tell", *given)
+        assert (ran.code, words in ran.err) == (2, True), ran.err
+
+
 def test_values_of_variables() -> None:
     given = ("a=true", "b=1.5", "c=[1]", 'd="x"', "e=plain text=1", "f=", "g=NaN", "h=null")
     assert read_variables(None, None, given) == {  # type: ignore[arg-type]

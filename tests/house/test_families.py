@@ -13,7 +13,7 @@ from tests.paths import ROOT
 
 PACKAGES = sorted(path.parent.name for path in (ROOT / "exporters" / "families").glob("*/__init__.py"))
 TABLE = ROOT / "exporters" / "families" / "families.py"
-FOLDERS = ("exporters", "calibration", "runtimes", "cli", "targets")
+FOLDERS = ("exporters", "calibration", "runtimes", "serving", "cli", "targets")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 OUTSIDE = [path for path in FILES if path != TABLE and path.parent.name not in PACKAGES]
 

@@ -19,13 +19,14 @@ import pytest
 from tests.helpers.extras import EXTRAS, run_without
 from tests.paths import ROOT
 
-FOLDERS = ("cli", "exporters", "runtimes", "calibration", "targets")
+FOLDERS = ("cli", "exporters", "runtimes", "serving", "calibration", "targets")
 MAY_IMPORT = {
     "targets": {"targets"},
     "runtimes": {"targets", "runtimes"},
     "exporters": {"targets", "runtimes", "exporters"},
     "calibration": {"targets", "runtimes", "exporters", "calibration"},
-    "cli": {"targets", "runtimes", "exporters", "calibration", "cli"},
+    "serving": {"targets", "runtimes", "serving"},
+    "cli": {"targets", "runtimes", "exporters", "calibration", "serving", "cli"},
 }
 OPTIMUM = ROOT / "cli" / "optimum_register.py"  # belongs to optimum's namespace, imports by full names
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != OPTIMUM)
@@ -129,7 +130,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 SHELL = re.compile(r"```(?:bash|sh|console)\n(.*?)```", re.S)
 INLINE = re.compile(r"`((?:lensmith|make|python|pytest) [^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-IN_REPOSITORY = re.compile(r"`((?:exporters|runtimes|calibration|targets|tests|cli|docs|examples|\.ci)/[\w./-]*)`")
+IN_REPOSITORY = re.compile(rf"`((?:{'|'.join(FOLDERS)}|tests|docs|examples|\.ci)/[\w./-]*)`")
 
 
 def commands_of(page: Path) -> list[list[str]]:

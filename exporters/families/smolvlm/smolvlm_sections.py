@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ....runtimes.bundle.input_sections import TileImages
+from ....runtimes.bundle.input_sections import MOST_TILED, TileImages
 from ....runtimes.media.tiles import TileSpec
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
@@ -53,7 +53,13 @@ def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec
 
 def _most_tokens(image: TileSpec) -> int:
     plain = {key: value for key, value in image.to_manifest().items() if key != "kind"}
-    return TileImages(**plain).most_tokens
+    most = TileImages(**plain).most_tokens
+    if most > MOST_TILED:
+        raise InputError(
+            f"preprocessor_config.json makes up to {most} tokens of one image, with a longest_edge of "
+            f"{image.longest_edge} in tiles of {image.tile}; expected at most {MOST_TILED}"
+        )
+    return most
 
 
 def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:

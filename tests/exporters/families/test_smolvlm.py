@@ -402,6 +402,14 @@ def test_processors_that_do_not_fit_are_refused(name: str, base: Path, tmp_path:
         prepare(tmp_path / "source", Options())
 
 
+def test_images_of_too_many_tokens_are_refused(base: Path, tmp_path: Path) -> None:
+    small = both(vision(image_size=4, patch_size=1), outer(scale_factor=1))
+    source = variant(base, tmp_path / "source", small, {"size": {"longest_edge": 4096}})
+    with pytest.raises(InputError, match="16777232 tokens of one image"):
+        prepare(source, Options())
+    assert prepare(source, Options(max_pixels=400 * 400)).sections["image"]["longest_edge"] == 400
+
+
 def test_settings_in_one_file_and_older_names(base: Path, tmp_path: Path) -> None:
     """As transformers 5 writes processors, and tensors as `AutoModel` of older ones did."""
     source = Path(shutil.copytree(base, tmp_path / "source"))

@@ -41,6 +41,11 @@ TEXT = {**damaged(DECODER, ("graphs", "vision_encoder"), DELETE), "image": {"kin
 CROP = {**damaged(DECODER, ("graphs", "vision_encoder", "inputs", "pixel_values"), port(1, 3, 6, 4)),
         "image": {"kind": "crop", "shortest_edge": 4, "resized": None, "cropped": [6, 4], "mean": None,
                   "std": [1.0, 1.0, 1.0], "rescale_factor": None, "image_tokens": 4}}  # fmt: skip
+TILES = {**damaged(damaged(DECODER, ("graphs", "vision_encoder", "inputs", "pixel_values"), port(1, 3, 4, 4)),
+                   ("prompt", "tiles"), {"around": "<a>", "cell": "<{row}>", "whole": "<w>"}),
+         "image": {"kind": "tiles", "longest_edge": 7, "tile": 4, "tile_tokens": 1, "split": True,
+                   "resample": "lanczos", "mean": None, "std": [1.0, 1.0, 1.0], "rescale_factor": None},
+         "limits": {**DECODER["limits"], "max_image_tokens": 5}}  # fmt: skip
 FRAMES = {**{key: value for key, value in CONTENT["video"].items() if key not in ("strategy", "max_frames")},
           "fps": 2.0, "min_frames": 4, "max_frames": 4, "max_tokens": 4}  # fmt: skip
 VIDEO = {**damaged(DECODER, ("prompt", "tokens", "video_token"), "<i>"), "video": FRAMES}
@@ -109,6 +114,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str | int, ...], list[Any], list[An
     "no size": (CROP, ("image",), [], [{**CROP["image"], "shortest_edge": None, "cropped": None}],
                 "image.cropped is missing"),
     "size of a crop": (CROP, ("image", "cropped"), [[6, 4]], [[4, 6], [6, 5]], "expected [3, "),
+    "tokens of tiles": (TILES, ("limits", "max_image_tokens"), [5], [4, 6], "should be 5"),
+    "longest edge": (TILES, ("image", "longest_edge"), [8, 7], [9, 4], "limits.max_image_tokens should be"),
+    "tiles of a pixel": (TILES, ("image", "tile_tokens"), [], [1 << 20], "tokens of an image"),
+    "size of a tile": (TILES, ("image", "tile"), [], [3], "should be 10"),
+    "pixels of a tile": (TILES, (*ENC, "inputs", "pixel_values", "shape"), [[1, 3, 4, 4]], [[1, 3, 4, 5], [1, 48]],
+                         "expected [3, 4, 4] each"),
+    "no words for tiles": (TILES, ("prompt", "tiles"), [], [DELETE, None], "do not go without each other"),
+    "words for no tiles": (CROP, ("prompt", "tiles"), [None], [TILES["prompt"]["tiles"]], "without each other"),
     "videos of a crop": (CROP, ("video",), [], [FRAMES],
                          "prompt.tokens.video_token|does not go with images of one size"),
     "frames": (VIDEO, ("video", "min_frames"), [1, 4], [5], "video.min_frames is above"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lensmith.runtimes.bundle.input_sections import Speech
 from lensmith.runtimes.dialogue.dialogue_parser import DialogueParser, new_call_id
@@ -109,6 +109,8 @@ ANSWERS = st.lists(FRAGMENTS | st.text(max_size=3), max_size=14).map("".join)
 
 @settings(max_examples=600, deadline=None)
 @given(ANSWERS, st.lists(st.integers(0, 300), max_size=40), st.booleans(), st.sampled_from([XML, JSON]))
+@example(text="<tool_call><function=find><function={", places=[], thinking=False, speech=XML)
+@example(text='<tool_call>{"name": "find"}<function=find></function>', places=[29], thinking=False, speech=JSON)
 def test_any_cut_gives_the_same_events(text: str, places: list[int], thinking: bool, speech: Speech) -> None:
     whole = parsed([text], speech, thinking=thinking)
     assert parsed(cut(text, places), speech, thinking=thinking) == whole

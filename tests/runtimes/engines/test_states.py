@@ -54,17 +54,19 @@ def test_the_longest_copy_up_to_a_length(wanted: int, reached: int, total: int) 
     assert (states.length, states.reach(99), states.total) == (reached + 1, reached + 1, total + 100)
 
 
-def test_the_oldest_copy_goes() -> None:
-    assert list(saved(2, 5, 9)._saved.items()) == [(5, 15), (9, 45)]
-    states = saved(5, 10)
+def test_the_oldest_copy_but_the_shortest_goes() -> None:
+    assert list(saved(2, 5, 7, 9)._saved.items()) == [(2, 3), (7, 28), (9, 45)]
+    states = saved(3, 5, 10)
     states.rewind(5)
     states.save()  # once more: as good as new
     states.read(1)
     states.save()
-    assert list(states._saved) == [5, 6]
-    again = saved(3, 10)
+    assert list(states._saved) == [3, 5, 6]
+    again = saved(3, 5, 10)
     again.save()
-    assert list(again._saved) == [3, 10]
+    assert list(again._saved) == [3, 5, 10]
+    again.rewind(2)  # other messages of the system
+    assert list(again._saved) == []
 
 
 def test_a_step_that_fails_goes_back_to_a_copy() -> None:

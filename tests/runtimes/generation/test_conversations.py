@@ -535,6 +535,29 @@ def test_recurrent_states_are_saved_behind_the_images_and_behind_the_turn(models
         np.testing.assert_allclose(model.prefill(asked), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "look", "parameters": {}}}]])
+def test_another_conversation_goes_on_behind_the_messages_of_the_system(
+    models: Callable[[str], Model], tools: list[Any] | None
+) -> None:
+    """With another picture, as users of one product ask; the states are those of a model that never saw the first."""
+    model = models("onnx, hybrid")
+    model.forget()
+    system = {"role": "system", "content": "Answer in short words, and only about what is seen. " * 12}
+    variables: dict[str, Any] = {} if tools is None else {"tools": tools}
+    first, second = (
+        model.prepare([system, user_message("What is it?", [random_image(*size)])], **variables)
+        for size in ((640, 480), (320, 512))
+    )
+    assert first.system_end == second.system_end > 64
+    assert (first.prompt.ids[: second.system_end] == second.prompt.ids[: second.system_end]).all()
+    expected = model.prefill(second, reuse=False)
+    model.forget()
+    model.prefill(first)
+    assert latest(model).start(second) == second.system_end
+    np.testing.assert_allclose(model.prefill(second), expected, rtol=1e-4, atol=1e-4)
+    assert latest(model).start(first) == first.system_end  # the copy is still there
+
+
 def test_images_that_came_by_hand_are_not_used_again(plain: Model) -> None:
     """Their tokens are those of any image of the size."""
     request, other = plain.prepare(QUESTIONS[0]), plain.prepare(QUESTIONS[3])

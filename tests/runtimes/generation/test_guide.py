@@ -25,6 +25,7 @@ from lensmith.runtimes.generation.streaming import TextStream
 from lensmith.runtimes.generation.tool_grammar import call_form
 from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, PromptSpec, open_prompt
 from lensmith.targets.errors import InputError
+from tokenizers import Tokenizer
 
 from tests.helpers.extras import load, run_without
 from tests.paths import TINY
@@ -245,6 +246,25 @@ def test_tokens_are_spelled_as_answers_are() -> None:
         for token in prompts(family).tokenizer.encode("<tool_call>ä中</think>", add_special_tokens=False).ids:
             form.push(token)
         assert form.complete
+
+
+def test_tags_that_are_special_tokens_are_text_too() -> None:
+    content = json.loads((TINY / "qwen3_5" / "tokenizer.json").read_text(encoding="utf-8"))
+    for token in content["added_tokens"]:
+        token["special"] = True
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    template = (TINY / "qwen3_5" / "chat_template.jinja").read_text(encoding="utf-8")
+    made = PromptBuilder(tokenizer, template, PromptSpec())
+    ids = tokenizer.encode("a</think><tool_call>b</tool_call><|im_end|>", add_special_tokens=False).ids
+    for kept, text in ((made.tags, "a</think><tool_call>b</tool_call>"), (frozenset[int](), "ab")):
+        stream = TextStream(tokenizer, kept=kept)
+        assert "".join(map(stream.push, ids)) + stream.finish() == text
+    form = Vocabulary(tokenizer, 900, ends(made), made.tags).form("regex", ".</think><tool_call>b</tool_call>")
+    for token in ids[:-1]:
+        form.push(token)
+    assert form.complete
+    plain = PromptBuilder(tokenizer, template, PromptSpec(speech=Speech()))
+    assert (plain.tags, len(made.tags)) == (frozenset(), 4)
 
 
 @pytest.fixture(scope="module", params=["qwen3-vl-2b", "nemotron-4b", "gguf"])

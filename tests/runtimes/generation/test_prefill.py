@@ -52,30 +52,33 @@ def test_chunks(
 
 
 @pytest.mark.parametrize(
-    ("start", "turn_end", "last", "stops"),
+    ("start", "turn_end", "last", "stops", "system_end"),
     [
-        (0, 180, 200, [100, 180]),
-        (0, 163, 200, [100]),  # 63 tokens behind the copy in front of it
-        (0, 164, 200, [100, 164]),
-        (36, 180, 200, [100, 180]),
-        (37, 180, 200, [180]),
-        (100, 180, 200, [180]),
-        (0, 180, 179, [100]),  # behind where the logits begin
-        (0, 180, 180, [100, 180]),
-        (0, 90, 200, [90]),  # a turn that ends in front of its last image
+        (0, 180, 200, [64, 180], 64),  # the image ends 36 tokens behind the system's messages
+        (0, 190, 200, [100, 190], 63),
+        (64, 180, 200, [180], 64),
+        (0, 180, 200, [100, 180], 0),
+        (0, 163, 200, [100], 0),  # 63 tokens behind the copy in front of it
+        (0, 164, 200, [100, 164], 0),
+        (36, 180, 200, [100, 180], 0),
+        (37, 180, 200, [180], 0),
+        (100, 180, 200, [180], 0),
+        (0, 180, 179, [100], 0),  # behind where the logits begin
+        (0, 180, 180, [100, 180], 0),
+        (0, 90, 200, [90], 0),  # a turn that ends in front of its last image
     ],
 )
-def test_states_are_saved_behind_the_last_image_and_the_turn(
-    start: int, turn_end: int, last: int, stops: list[int]
+def test_states_are_saved_behind_the_system_the_last_image_and_the_turn(
+    start: int, turn_end: int, last: int, stops: list[int], system_end: int
 ) -> None:
     spans = np.array([(2, 10), (30, 100)], np.int64)
-    request: Any = SimpleNamespace(prompt=SimpleNamespace(image_spans=spans), turn_end=turn_end)
+    request: Any = SimpleNamespace(prompt=SimpleNamespace(image_spans=spans), turn_end=turn_end, system_end=system_end)
     assert SAVING_TOKENS == 64
     assert worth_saving(request, start, last) == stops
 
 
 def test_states_are_saved_without_images() -> None:
     prompt = SimpleNamespace(image_spans=np.zeros((0, 2), np.int64))
-    request: Any = SimpleNamespace(prompt=prompt, turn_end=70)
+    request: Any = SimpleNamespace(prompt=prompt, turn_end=70, system_end=0)
     assert worth_saving(request, 0, 100) == [70]
     assert worth_saving(request, 7, 100) == []

@@ -1,0 +1,148 @@
+"""The routes of a server over loaded models, as OpenAI's clients call them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from ..runtimes.generation.model import Model
+from ..targets.errors import LensmithError
+from .access_log import AccessLog
+from .bodies import BoundedBodies
+from .chat_schema import ChatRequest
+from .chat_service import ChatService
+from .live_answer import ClientGone
+from .picture_links import PictureLinks
+from .server_errors import Refusal, as_refusal, error_object
+from .server_metrics import ServerMetrics
+from .server_options import ServerOptions
+
+PAGE = Path(__file__).with_name("page.html")
+POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+PATHS = frozenset(("/", "/health", "/metrics", "/v1/models", "/v1/chat/completions"))
+
+
+def make_app(models: Mapping[str, Model], options: ServerOptions) -> FastAPI:
+    """The application; `models` by the names that clients use."""
+    metrics = ServerMetrics()
+    executor = ThreadPoolExecutor(sum(model.conversations.limit for model in models.values()), "lensmith-answer")
+    links = PictureLinks(options.image_hosts, options.body_bytes)
+    services = {name: ChatService(name, model, options, metrics, executor, links) for name, model in models.items()}
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        for service in services.values():
+            service.shut()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+    app = FastAPI(title="lensmith", lifespan=life)
+    app.add_middleware(BoundedBodies, most_bytes=options.body_bytes, seconds=options.body_seconds)
+    app.add_middleware(AccessLog, metrics=metrics, paths=PATHS)
+    _add_errors(app)
+    _add_answers(app, services, options)
+    _add_views(app, services, metrics)
+    for figure in ("waiting", "running"):
+        metrics.watch(f"{figure}_requests", f"Requests that are {figure}.", partial(_count, services, figure))
+    return app
+
+
+def _add_answers(app: FastAPI, services: Mapping[str, ChatService], options: ServerOptions) -> None:
+    keys = {_digest(key) for key in options.api_keys}
+
+    def allowed(http: HttpRequest) -> None:
+        given = http.headers.get("authorization", "").removeprefix("Bearer ")
+        if keys and _digest(given) not in keys:
+            raise Refusal(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY")
+
+    def service_of(name: str) -> ChatService:
+        if name not in services:
+            raise Refusal(404, f"the model {name[:200]!r} is not served here; known: {', '.join(services)}",
+                          code="model_not_found", param="model")  # fmt: skip
+        return services[name]
+
+    guarded = [Depends(allowed)]
+
+    @app.post("/v1/chat/completions", dependencies=guarded)
+    async def chat(request: ChatRequest, http: HttpRequest) -> Response:
+        """Answer a conversation."""
+        return await service_of(request.model).chat(request, http)
+
+    @app.get("/v1/models", dependencies=guarded)
+    async def models() -> dict[str, Any]:
+        """The models that are served."""
+        return {"object": "list", "data": [service.card() for service in services.values()]}
+
+    @app.get("/v1/models/{name}", dependencies=guarded)
+    async def model(name: str) -> dict[str, Any]:
+        """One of them."""
+        return service_of(name).card()
+
+
+def _add_views(app: FastAPI, services: Mapping[str, ChatService], metrics: ServerMetrics) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the server takes requests."""
+        if any(service.admission.closed for service in services.values()):
+            raise Refusal(503, "the server is shutting down")
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def figures() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        """A page to try the models with."""
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
+
+
+def _add_errors(app: FastAPI) -> None:
+    def refused(refusal: Refusal) -> JSONResponse:
+        return JSONResponse(error_object(refusal), refusal.status, refusal.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        return refused(_first_of(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def other(_: HttpRequest, error: HTTPException) -> JSONResponse:
+        return refused(Refusal(error.status_code, str(error.detail)))
+
+    @app.exception_handler(ClientGone)
+    async def gone(_: HttpRequest, __: ClientGone) -> Response:
+        return Response(status_code=499)
+
+    async def failed(_: HttpRequest, error: Exception) -> Response:
+        return refused(as_refusal(error))
+
+    for kind in (Refusal, LensmithError, Exception):
+        app.add_exception_handler(kind, failed)
+
+
+def _count(services: Mapping[str, ChatService], figure: str) -> int:
+    return sum(getattr(service.admission, figure) for service in services.values())
+
+
+def _digest(key: str) -> bytes:
+    """Keys are looked up by their hashes, so that the time it takes says nothing about how near a guess was."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _first_of(errors: Sequence[Any]) -> Refusal:
+    """What is wrong with a request, as one sentence: of several ways to read it, what the one that fits best lacks."""
+    first = max(errors, key=lambda error: len(error["loc"]))
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    return Refusal(400, f"{place or 'the body'}: {first['msg']}", param=place or None)

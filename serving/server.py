@@ -1,0 +1,38 @@
+"""Runs a server until it is told to end: loaded models over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+
+import uvicorn
+
+from ..runtimes.generation.model import Model
+from .app import make_app
+from .server_options import ServerOptions
+
+KEEP_ALIVE_SECONDS = 30
+HEADER_BYTES = 16 << 10  # of a request, together
+
+
+def serve(models: Mapping[str, Model], options: ServerOptions) -> None:
+    """Serve models by the names of `models` until SIGTERM or Ctrl-C; open answers get some seconds to end."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("lensmith.access", "lensmith.serving"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    uvicorn.run(
+        make_app(models, options),
+        host=options.host,
+        port=options.port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(options.shutdown_seconds)),
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        http="h11",
+    )
