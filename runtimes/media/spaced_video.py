@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from ...targets.errors import InputError
 from ..bundle.input_sections import FrameVideos
 from ..bundle.manifest import Inputs
+from ..values import whole
 from .images import CLIP_MEAN, CLIP_STD, ImageSpec, of_section, smart_resize
 from .video import SAMPLING, Indices, VideoSpec, check_frames, check_number, wished_rate
 
@@ -36,6 +37,7 @@ class SpacedVideoSpec(VideoSpec):
     shared: ClassVar[bool] = False
 
     tokens_per_second: int = 4  # positions in time
+    total_pixels: int | None = None  # most of all frames together, where someone wishes for it
 
     @classmethod
     def from_processor(cls, config: Mapping[str, Any], tokens_per_second: int) -> SpacedVideoSpec:
@@ -52,6 +54,10 @@ class SpacedVideoSpec(VideoSpec):
         values = {**DEFAULTS, **given}
         sampling = {name: values[name] for name in SAMPLING}
         return cls(ImageSpec.from_config(values), **sampling, tokens_per_second=tokens_per_second)
+
+    def with_pixels(self, max_pixels: int) -> SpacedVideoSpec:
+        """The same spec with at most `max_pixels` in all frames."""
+        return replace(self, total_pixels=whole("max_video_pixels", max_pixels, 1))
 
     @property
     def max_tokens(self) -> int:
@@ -75,9 +81,20 @@ class SpacedVideoSpec(VideoSpec):
         return indices
 
     def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
-        """The size (height, width) that HF's `smart_resize` gives each frame."""
+        """The size (height, width) that HF's `smart_resize` gives each frame; InputError where it has no token."""
         check_frames(frames, self)
-        return smart_resize(height, width, self.patches)
+        least, most = map(math.floor, self.frame_range(frames))
+        if most < self.patches.factor**2:
+            raise InputError(f"each of {frames} frames has at most {most} pixels, and one image token takes "
+                             f"{self.patches.factor**2}; raise max_video_pixels or take fewer frames")  # fmt: skip
+        return smart_resize(height, width, replace(self.patches, min_pixels=least, max_pixels=most))
+
+    def frame_range(self, frames: int) -> tuple[float, float]:
+        """The pixel range of each frame, within what a wish leaves of all pixels."""
+        patches, step = self.patches, self.patches.temporal_patch_size
+        total = math.inf if self.total_pixels is None else self.total_pixels / (math.ceil(frames / step) * step)
+        most = min(patches.max_pixels, total)
+        return min(patches.min_pixels, most), most
 
     def seconds(
         self, indices: Indices, total: int, rate: float, times: Sequence[float] | None = None
@@ -89,7 +106,7 @@ class SpacedVideoSpec(VideoSpec):
 
 
 def video_spec(inputs: Inputs, max_pixels: int | None = None) -> VideoSpec | None:
-    """How a manifest wants videos cut, with at most `max_pixels` in all frames or each; None where it takes none.
+    """How a manifest wants videos cut, with at most `max_pixels` in all frames; None for a model without videos.
 
     Raises InputError for max_pixels outside the range of the manifest.
     """

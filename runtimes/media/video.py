@@ -92,6 +92,10 @@ class VideoSpec:
         """The size (height, width) of `frames` frames after resizing, as `video_size`."""
         return video_size(frames, height, width, self)
 
+    def frame_range(self, frames: int) -> tuple[float, float]:
+        """The pixel range of each of `frames` frames."""
+        return self.patches.min_pixels / frames, self.patches.max_pixels / frames
+
     def seconds(
         self, indices: Indices, total: int, rate: float, times: Sequence[float] | None = None
     ) -> tuple[float, ...]:

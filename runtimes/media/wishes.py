@@ -70,15 +70,16 @@ def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Map
     if size is not None:
         chosen = whole_tokens(size, patches.factor)
         counted = math.ceil(frames / step) * step if spec.shared else 1
-        check_area(counted * prod(chosen), 1, patches.max_pixels,
+        within = patches.max_pixels if spec.shared else math.floor(spec.frame_range(frames)[1])
+        check_area(counted * prod(chosen), 1, within,
                     f"a video of {frames} frames of {chosen[0]} x {chosen[1]} pixels")  # fmt: skip
         return chosen
     if not limits:
         return spec.size(frames, height, width)
-    sharing = frames if spec.shared else 1
+    low, high = spec.frame_range(frames)
     shares = [limits.get("max_pixels", math.inf), limits.get("total_pixels", math.inf) / frames * step]
-    most = min(*shares, patches.max_pixels / sharing)
-    least = limits.get("min_pixels", min(most, patches.min_pixels / sharing))
+    most = min(*shares, high)
+    least = limits.get("min_pixels", min(most, low))
     if least > most or most < patches.factor**2:
         raise InputError(f"each frame of the video is asked for {least:.0f} to {most:.0f} pixels, and one image token "
                          f"takes {patches.factor**2}; widen the range or take fewer frames")  # fmt: skip

@@ -19,7 +19,7 @@ from .call_history import with_calls
 from .continuation import ends_in_thoughts
 from .messages import Messages, as_messages
 from .positions import NO_TOKEN, Grids
-from .reach import Chat, check_reaches
+from .reach import MARK, Chat, check_reaches
 from .speech import find_speech
 from .template import MOST_SOURCE_BYTES, ChatTemplate
 from .tokenizer_check import open_tokenizer, panics_told
@@ -140,8 +140,9 @@ class PromptBuilder:
         if not isinstance(continue_final_message, bool | str) or not isinstance(add_generation_prompt, bool | None):
             raise InputError(f"continue_final_message is {continue_final_message!r} and add_generation_prompt "
                              f"{add_generation_prompt!r}; expected true or false")  # fmt: skip
+        said = as_messages(messages)
         chat = with_calls(
-            as_messages(messages),
+            [_in_parts(message) for message in said] if self._parts_alone else said,
             lambda: self.speech.arguments,
             reads_ids=lambda: "tool_call_id" in self.template.words.keys,
         )
@@ -158,6 +159,17 @@ class PromptBuilder:
         text = render(chat)
         check_reaches(chat, text, render, lambda: self.template.words.keys)
         return text
+
+    @cached_property
+    def _parts_alone(self) -> bool:
+        """Whether the template loses what is said as a text, and has it as a part, as that of SmolVLM does."""
+        said: dict[str, Any] = {"role": "user", "content": MARK}
+        try:
+            texts = [self.template.render([each], **self.spec.template_kwargs) for each in (said, _in_parts(said))]
+        except InputError:
+            return False
+        printed = "'text'" in texts[1]  # the list as it is
+        return not printed and [MARK in text for text in texts] == [False, True]
 
     def encode(self, text: str, grids: Grids = (), videos: Sequence[VideoLayout] = ()) -> Prompt:
         """Token ids of rendered `text`, each image placeholder repeated for its grid (t, h, w), counted in patches.
@@ -238,6 +250,12 @@ class PromptBuilder:
         continued = variables.get("continue_final_message")
         thinking = ends_in_thoughts(text, messages, continued) if self.speech.reasoning else False
         return replace(self.encode(text, grids, videos), thinking=thinking)
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose text is a part."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def tile_count(rows: int, columns: int) -> int:

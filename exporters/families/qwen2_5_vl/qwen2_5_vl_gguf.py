@@ -102,4 +102,9 @@ def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[st
     return WindowedVision(spec.vision, prefixes, spec.decoder.hidden, sections["image"], sections["limits"])
 
 
-GGUF = GgufFamily(lambda spec, prefixes: DecoderFile(spec, prefixes, MODEL_ARCH.QWEN2VL), vision_file)
+GGUF = GgufFamily(
+    lambda spec, prefixes: DecoderFile(spec, prefixes, MODEL_ARCH.QWEN2VL),
+    vision_file,
+    note="the llama.cpp of llama-cpp-python 0.3.36 does not read the epsilon of this decoder's norms and computes with "
+    "0, so that its logits are off by some thousandths; newer sources of llama.cpp read it",
+)

@@ -14,7 +14,9 @@ from lensmith.exporters.pipeline import Options, prepare
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.images import ImageSpec
+from lensmith.runtimes.media.media_encoder import Medium
 from lensmith.runtimes.media.spaced_video import DEFAULTS, SpacedVideoSpec
 from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError
@@ -226,6 +228,35 @@ def test_other_seconds_are_another_video(pair: Pair) -> None:
     assert latest(pair.model).reusable(request) <= int(request.prompt.image_spans[0][0])
     found = pair.model.prefill(request).copy()
     assert relative_error(found, pair.reference.logits(pair.theirs(fast), 1)) < LOGITS
+
+
+def area(medium: Medium) -> int:
+    """Pixels of all frames, those that fill the last temporal patch among them."""
+    steps, height, width = layout_of(medium).grid
+    return steps * 2 * height * width * 14**2
+
+
+@pytest.mark.parametrize("most", [28**2 * 8, 28**2 * 30, 28**2 * 57])
+def test_a_limit_of_pixels_counts_all_frames(most: int, pair: Pair) -> None:
+    """As of the other models, though the processor counts those of each frame."""
+    media = pair.model.media
+    found = [
+        media.open([user_message("?", videos=[SEVEN])], Timings(), {"max_video_pixels": limit})[1][0]
+        for limit in (None, most)
+    ]
+    assert area(found[1]) <= most < area(found[0])
+
+
+def test_wishes_for_the_pixels_of_a_video(pair: Pair) -> None:
+    spec = SpacedVideoSpec(ImageSpec(14, 2, 2, 28**2 * 2, 28**2 * 40, **COLOURS))
+    assert layout_of(opened(SEVEN, spec, max_pixels=28**2 * 6)).grid == (4, 2 * 1, 2 * 3)
+    assert layout_of(opened(SEVEN, spec, resized_height=140, resized_width=196)).grid == (4, 10, 14)
+    with pytest.raises(InputError, match="outside"):
+        opened(SEVEN, spec, resized_height=196, resized_width=196)
+    with pytest.raises(InputError, match="max_video_pixels"):
+        spec.with_pixels(28**2 * 7).size(8, 90, 150)
+    with pytest.raises(InputError, match="max_video_pixels"):
+        spec.with_pixels(0)
 
 
 def test_settings_are_read_as_in_transformers(base: Path) -> None:

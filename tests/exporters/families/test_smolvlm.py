@@ -221,6 +221,19 @@ def _timings() -> Any:
     return Timings()
 
 
+def test_texts_reach_a_template_that_knows_parts_alone(pair: Pair) -> None:
+    """Its letters would be taken for parts, which have no type: earlier answers would be lost without a word."""
+    plain = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "A disc."},
+             {"role": "user", "content": "And?"}]  # fmt: skip
+    parts = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in plain]
+    expected = "<|im_start|>User: Hello!<end_of_utterance>\nAssistant: A disc.<end_of_utterance>\nUser: And?"
+    assert pair.model.prompts.render(plain) == expected + "<end_of_utterance>\nAssistant:"
+    assert pair.model.prompts.render(parts) == pair.model.prompts.render(plain)
+    assert pair.model.prompts.render("Hello!").startswith("<|im_start|>User: Hello!")
+    going_on = pair.model.prompts.render(plain[:2], continue_final_message=True)
+    assert going_on.endswith("Assistant: A disc.")
+
+
 def test_fewer_tiles_on_request(base: Path, pair: Pair) -> None:
     """As transformers has it with another `size`; for a call, a model, and a whole bundle."""
     picture = IMAGES[0]

@@ -43,7 +43,7 @@ from tests.helpers.extras import Ran
 trt = pytest.importorskip("tensorrt_rtx", reason="needs lensmith[tensorrt-rtx]")
 
 SYSTEMS = {"qwen3-vl-2b": "int4", "tarn-2b": "int4", "nemotron-4b": "int4", "vqwen3-4b": "int4",
-           "arlow-vision": "int8"}  # fmt: skip
+           "qwen2.5-vl-3b": "int4", "arlow-vision": "int8"}  # fmt: skip
 TYPES = {"FLOAT": "FLOAT", "BFLOAT16": "BF16", "INT64": "INT64", "INT32": "INT32"}  # of ONNX in TensorRT's words
 INSPECTED = "1.7"  # the version whose engines' text is known
 
