@@ -15,6 +15,7 @@ IMAGE = $(HELDOUT)/images/0001.png
 BUNDLE = build/qwen3_vl-int4
 LIMIT ?= 25
 JOBS ?= 2
+TESTS ?= tests
 KERNELS = runtimes/engines/kernels/kernels.so
 
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
@@ -46,11 +47,11 @@ lint: setup
 
 # -rs: what was skipped, and why.
 test: lint $(KERNELS)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
 
 test-oldest:
 	$(MAKE) $(OLDEST)/ready VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
-	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs
+	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
 
 docs: setup
 	$(BIN)/mkdocs build --strict

@@ -54,7 +54,10 @@ def chat_template(folder: Path, own: Conventions, processor: Settings, tokenizer
 
     tokenizer_config.json comes last: AutoProcessor would find nothing there, AutoTokenizer does.
     """
-    files = _files(folder)
+    # Templates by name; chat_template.jinja is the default one
+    paths = {path.stem: path for path in sorted((folder / MORE).glob("*.jinja"))}
+    paths |= {DEFAULT: folder / JINJA} if (folder / JINJA).is_file() else {}
+    files = {name: read_utf8(path, MOST_SOURCE_BYTES, "a chat template") for name, path in paths.items()}
     of_processor = () if own.text_only else _of_processor(folder, processor, set(files))
     for place, found in (*of_processor, (JINJA, files or None), (TOKENIZER, tokenizer.get("chat_template"))):
         if found is not None:
@@ -68,13 +71,6 @@ def _of_processor(folder: Path, processor: Settings, names: set[str]) -> Iterato
         if names - {DEFAULT} or (folder / MORE / f"{DEFAULT}.jinja").is_file():
             raise InputError(f"{folder} has templates in {LEGACY} and in {MORE}; remove one of the two")
         yield LEGACY, read_json(folder / LEGACY).get("chat_template", {})
-
-
-def _files(folder: Path) -> dict[str, str]:
-    """Templates by name; chat_template.jinja is the default one."""
-    paths = {path.stem: path for path in sorted((folder / MORE).glob("*.jinja"))}
-    paths |= {DEFAULT: folder / JINJA} if (folder / JINJA).is_file() else {}
-    return {name: read_utf8(path, MOST_SOURCE_BYTES, "a chat template") for name, path in paths.items()}
 
 
 def _chosen(place: str, found: Any) -> str:

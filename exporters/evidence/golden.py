@@ -76,7 +76,7 @@ VIDEO_CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
 }
 
 
-class DraftHead(Protocol):
+class Drafter(Protocol):
     """A head for drafts in PyTorch."""
 
     def guesses(self, request: Request, answer: Sequence[int], count: int) -> Floats:
@@ -207,7 +207,7 @@ def record(
     *,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
-    open_head: Callable[[Reference], DraftHead] | None = None,
+    open_head: Callable[[Reference], Drafter] | None = None,
 ) -> Traces:
     """Run the built-in conversations through PyTorch in float32 and write them into `golden/`.
 
@@ -265,7 +265,7 @@ class _Recorder:
     def __init__(
         self,
         reference: Reference,
-        head: DraftHead | None,
+        head: Drafter | None,
         theirs: TheirInputs,
         bundle: Bundle,
     ) -> None:

@@ -46,7 +46,9 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
     Gives what the weights of the bundle stand for, as its float graphs compute it; None where that is the bundle.
     """
     floats, name = float_job(job), str(job.checkpoint.path)
-    _prove_constants(job, writer.partial)
+    expected = of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0], job.family.prefixes)
+    files = (str(entry["file"]) for entry in job.lowering.signatures(job).values())
+    check_constants([writer.partial / file for file in files], expected, str(job.checkpoint.path))
     if is_exact((bundle := writer.preview(manifest)).manifest):
         _prove_graphs(bundle, traces, name)
         check_written(job, floats, writer.partial)
@@ -71,12 +73,6 @@ def prove_weights(job: Job, folder: Path) -> None:
     """
     job.lowering.check_sample(job, folder)
     check_written(job, float_job(job), folder, every=SAMPLE)
-
-
-def _prove_constants(job: Job, folder: Path) -> None:
-    expected = of_modules(job.family.modules(job.checkpoint, job.spec), import_torch()[0], job.family.prefixes)
-    files = (str(entry["file"]) for entry in job.lowering.signatures(job).values())
-    check_constants([folder / file for file in files], expected, str(job.checkpoint.path))
 
 
 def _prove_graphs(twin: Bundle, traces: Traces, name: str) -> None:

@@ -109,7 +109,8 @@ class Reference:
 
     def start(self, request: Request, num_logits: int = 1) -> Floats:
         """Run a whole prompt into a new cache: logits [num_logits, vocab] of its last positions, 0 meaning all."""
-        self._cache = self._new_cache()
+        config = self.model.config.get_text_config()
+        self._cache = importlib.import_module("transformers").DynamicCache(config=config)
         self.model.model.rope_deltas = None  # transformers would reuse those of an earlier prompt
         ids = self.torch.from_numpy(request.prompt.ids)[None]
         return self._forward(ids, logits_to_keep=num_logits, **self.image_inputs(ids, request))
@@ -146,10 +147,6 @@ class Reference:
                 states[f"past.{index}.conv"] = _numpy(inputs).copy()
                 states[f"past.{index}.recurrent"] = _numpy(layer.recurrent_states[0]).copy()
         return states
-
-    def _new_cache(self) -> Any:
-        config = self.model.config.get_text_config()
-        return importlib.import_module("transformers").DynamicCache(config=config)
 
     def image_inputs(self, ids: Any, request: Request) -> dict[str, Any]:
         """Features that are ready instead of pixels, and what transformers computes the positions from."""

@@ -13,6 +13,7 @@ from .arlow import arlow
 from .family import Family
 from .llava import llava
 from .qwen2_5_vl import qwen2_5_vl
+from .qwen2_vl import qwen2_vl
 from .qwen3_5 import qwen3_5
 from .qwen3_vl import qwen3_vl
 from .smolvlm import smolvlm
@@ -26,6 +27,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         llava.FAMILY,
         arlow.FAMILY,
         qwen2_5_vl.FAMILY,
+        qwen2_vl.FAMILY,
         smolvlm.FAMILY,
         smolvlm.IDEFICS3,
     )

@@ -32,6 +32,7 @@ def vision(config: Config) -> VisionSpec:
     """The vision section of Qwen3-VL and Qwen3.5."""
     rope = config.rope()
     rope.only("rope_type", "default", "axial")
+    check_names(config)
     return VisionSpec(
         depth=config.need("depth"),
         hidden=config.need("hidden_size"),
@@ -48,6 +49,12 @@ def vision(config: Config) -> VisionSpec:
         rope_theta=float(rope.get("rope_theta", 10000.0)),
         norm_eps=1e-6,  # a constant of the architecture, not a config value
     )
+
+
+def check_names(config: Config) -> None:
+    """InputError where a vision section has layers or heads by a second name, which transformers' classes obey."""
+    config.only("num_hidden_layers", config.need("depth"))
+    config.only("num_attention_heads", config.need("num_heads"))
 
 
 def depths(spec: ModelSpec) -> dict[str, int]:

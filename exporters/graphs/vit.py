@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import VisionSpec
+from ..spec import PatchTransformer, VisionSpec
 from ..storage.scheme import Policy
 from .blocks import (
     Angles,
@@ -137,7 +137,7 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Full self-attention within a frame, with 2-D rotary positions."""
 
-    def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: PatchTransformer, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.heads = dialect, spec.heads
         size = spec.hidden

@@ -42,7 +42,19 @@ class Disagreement(Exception):
 def check_agreement(manifest: Manifest) -> None:
     """Raises Disagreement with the first thing in which the sections of a manifest contradict one another."""
     _check_files(manifest)
-    _check_sections(manifest)
+    # What each kind of bundle must have
+    if "decoder" in manifest.graphs:
+        _require(manifest.prompt is not UNSET, "'prompt' is missing, which a bundle with a decoder needs")
+        _require(manifest.encoder is UNSET, "'encoder' is for bundles without a decoder")
+        _require(not isinstance(manifest.video, Clips), "'video' is that of a bundle without a decoder")
+        suffix, options = PurePosixPath(manifest.graphs["decoder"].file).suffix, manifest.options
+        _require(suffix in SUFFIXES[options.format], f"options.format is {options.format!r} and the decoder a {suffix}")
+    else:
+        _require(manifest.encoder is not UNSET, "'encoder' is missing, which a bundle without a decoder needs")
+        _require(isinstance(manifest.video, Clips), "'video' is missing or not that of a bundle without a decoder")
+        _require(isinstance(manifest.image, PatchImages), "image.kind is 'crop' in a bundle without a decoder")
+        _require(manifest.options.format != "gguf", "options.format is 'gguf' in a bundle without a decoder")
+    _require("vision_encoder" in manifest.graphs or "decoder" in manifest.graphs, "'graphs' has no vision_encoder")
     for name, graph in manifest.graphs.items():
         _check_graph(f"graphs[{name!r}]", graph, manifest)
     _check_pixels(manifest)
@@ -68,22 +80,6 @@ def _check_files(manifest: Manifest) -> None:
         needed |= {f"evidence.golden is in part {number}": name for number, name in enumerate(TRACES)}
     for what, name in needed.items():
         _require(name in manifest.files, f"{what} {name!r}, which is not one of its files")
-
-
-def _check_sections(manifest: Manifest) -> None:
-    """What each kind of bundle must have."""
-    if "decoder" in manifest.graphs:
-        _require(manifest.prompt is not UNSET, "'prompt' is missing, which a bundle with a decoder needs")
-        _require(manifest.encoder is UNSET, "'encoder' is for bundles without a decoder")
-        _require(not isinstance(manifest.video, Clips), "'video' is that of a bundle without a decoder")
-        suffix, options = PurePosixPath(manifest.graphs["decoder"].file).suffix, manifest.options
-        _require(suffix in SUFFIXES[options.format], f"options.format is {options.format!r} and the decoder a {suffix}")
-    else:
-        _require(manifest.encoder is not UNSET, "'encoder' is missing, which a bundle without a decoder needs")
-        _require(isinstance(manifest.video, Clips), "'video' is missing or not that of a bundle without a decoder")
-        _require(isinstance(manifest.image, PatchImages), "image.kind is 'crop' in a bundle without a decoder")
-        _require(manifest.options.format != "gguf", "options.format is 'gguf' in a bundle without a decoder")
-    _require("vision_encoder" in manifest.graphs or "decoder" in manifest.graphs, "'graphs' has no vision_encoder")
 
 
 def _check_graph(where: str, graph: GraphEntry, manifest: Manifest) -> None:

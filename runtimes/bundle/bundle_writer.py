@@ -86,7 +86,7 @@ class BundleWriter:
             if self._closed:
                 return
             usable = not isinstance(error, CheckFailed) and not is_disk_full(error)  # as far as it was written
-            if error is not None and self._resumable() and usable:
+            if error is not None and usable and (self._stages or _journaled(self.partial)):
                 log.warning("%s is kept: the same command run again resumes from there", self.partial)
                 return
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -165,9 +165,6 @@ class BundleWriter:
             raise LensmithError(f"the bundle file {name} was announced but not written as a plain file.")
         sync_file(self.partial / name)
         return hash_file(self.partial / name)
-
-    def _resumable(self) -> bool:
-        return bool(self._stages or _journaled(self.partial))
 
     def _refuse_strays(self) -> None:
         strays = sorted(name for name in files_in(self.partial) if name not in self._names)

@@ -84,7 +84,9 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        """ "eos", "stop", "length", "context", "closed" or, behind an exception, "failed"; empty while it is made."""
+        """ "eos", "stop" (before a stop text, or where its form is complete), "length", "context", "closed" or,
+        behind an exception, "failed"; empty while it is made.
+        """
         return self._progress.finish_reason
 
     @property

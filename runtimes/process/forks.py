@@ -53,7 +53,8 @@ class PerProcess(Generic[T]):
 
     def leave_behind(self) -> None:
         """In the child, as soon as it runs: begin anew."""
-        _keep_for_ever(self._made)
+        # Also when the interpreter ends, where modules lose what they refer to
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._made))
         self._lock, self._made = threading.Lock(), []
 
 
@@ -106,11 +107,6 @@ def computing() -> AbstractContextManager[None]:
 def forked() -> bool:
     """Whether this process was forked since this module was loaded."""
     return os.getpid() != _first
-
-
-def _keep_for_ever(value: Any) -> None:
-    """Also when the interpreter ends, where modules lose what they refer to."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 def _in_child() -> None:

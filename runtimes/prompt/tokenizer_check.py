@@ -165,7 +165,7 @@ class Decoders(Component, frozen=True, tag="Sequence"):
             raise ValueError("its decoders are not Replace, ByteFallback, Fuse and Strip in this order")
 
 
-class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TemplateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A token or a text in a template."""
 
     id: Token
@@ -175,8 +175,8 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One of the two."""
 
-    SpecialToken: Place | UnsetType = UNSET
-    Sequence: Place | UnsetType = UNSET
+    SpecialToken: TemplateToken | UnsetType = UNSET
+    Sequence: TemplateToken | UnsetType = UNSET
 
 
 class SpecialToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

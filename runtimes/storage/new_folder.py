@@ -21,7 +21,15 @@ def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, fo
         raise InputError(f"the name of the new {kind} is empty; expected the path of a folder")
     real = Path(os.path.realpath(out))
     if real.is_dir():
-        _recover(real)
+        # Bring to an end, or undo, what was stopped in the middle of `_fill`
+        replaced, ready, new = (real / _hidden("", purpose) for purpose in (REPLACED, READY, PARTIAL))
+        if ready.is_dir():
+            _complete(real, "")
+        elif replaced.is_dir() and new.is_dir():
+            _move(replaced, real, os.listdir(replaced))
+            replaced.rmdir()
+        elif replaced.is_dir():
+            shutil.rmtree(replaced)
     if not real.exists() or (real.is_dir() and not _content(real)):
         return real
     if not real.is_dir() or not is_kind(real):
@@ -82,18 +90,6 @@ def _complete(final: Path, last: str) -> None:
     ready.rmdir()
     sync_folder(final)
     shutil.rmtree(final / _hidden("", REPLACED))
-
-
-def _recover(final: Path) -> None:
-    """Bring to an end, or undo, what was stopped in the middle of `_fill`."""
-    replaced, ready, new = (final / _hidden("", purpose) for purpose in (REPLACED, READY, PARTIAL))
-    if ready.is_dir():
-        _complete(final, "")
-    elif replaced.is_dir() and new.is_dir():
-        _move(replaced, final, os.listdir(replaced))
-        replaced.rmdir()
-    elif replaced.is_dir():
-        shutil.rmtree(replaced)
 
 
 def _move(source: Path, target: Path, names: Iterable[str]) -> None:

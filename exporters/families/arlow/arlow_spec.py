@@ -13,7 +13,7 @@ DEFAULT_PATCHES = 8192  # of one image or clip: a bias of 268 MB, and time that 
 
 
 @dataclass(frozen=True)
-class Conventions:
+class Revision:
     """What differs between revisions of the class without a trace in its config or tensors, one switch each."""
 
     rotary_pairs: Literal["neighbours", "halves"]  # the partner of a feature: 2k and 2k+1, or j and j + head_dim / 2
@@ -23,9 +23,9 @@ class Conventions:
     patch_order: Literal["windows", "raster"]  # of the rows of pixel_values, as the image processor makes them
 
 
-REVISIONS: Mapping[str, Conventions] = {
-    "A": Conventions("neighbours", "memory", "windows"),
-    "B": Conventions("halves", "heads", "raster"),
+REVISIONS: Mapping[str, Revision] = {
+    "A": Revision("neighbours", "memory", "windows"),
+    "B": Revision("halves", "heads", "raster"),
 }
 
 
@@ -83,7 +83,7 @@ class ArlowSpec(PatchTransformer):
         return self.locality is not None
 
     @property
-    def conventions(self) -> Conventions:
+    def conventions(self) -> Revision:
         """What the revision decides."""
         return REVISIONS[self.revision]
 

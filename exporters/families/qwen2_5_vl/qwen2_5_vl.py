@@ -13,7 +13,7 @@ from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
 from ...graphs.blocks import Dialect
 from ...graphs.graph_files import Graph, build_decoder, encoder_graph
-from ...spec import DecoderSpec, ModelSpec
+from ...spec import DecoderSpec, ModelSpec, Tower
 from ...storage.scheme import Policy
 from .. import qwen_configs
 from ..configs import DEPTH, Config, never_null, some, whole
@@ -42,21 +42,26 @@ VIDEO_CLASSES = ("", *(f"Qwen2VLVideoProcessor{kind}" for kind in ("", "Fast", "
 
 def describe(values: dict[str, Any]) -> ModelSpec:
     """Turn a Hugging Face config of model_type qwen2_5_vl into a ModelSpec; InputError for what is not supported."""
-    config = Config(values, MODEL_TYPE, kinds=KINDS, never_null=_never_null)
+    config = Config(values, MODEL_TYPE, kinds=KINDS, never_null=refuses_null)
+    return model_spec(config, _vision(config.section("vision_config")))
+
+
+def model_spec(config: Config, vision: Tower) -> ModelSpec:
+    """A whole config.json with its tower, of Qwen2-VL, too: their decoders are the same."""
     # Published files have the values of the decoder at the top, beside those of the model.
     text = config.section("text_config") if config.get("text_config") is not None else config
     tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
     return ModelSpec(
-        family=MODEL_TYPE,
-        vision=_vision(config.section("vision_config")),
+        family=config.model_type,
+        vision=vision,
         decoder=_decoder(replace(text, values={**TEXT, **text.values}, of_text=True), tied),
         image_token_id=int(config.get("image_token_id", 151655)),
         video_token_id=int(config.get("video_token_id", 151656)),
     )
 
 
-def _never_null(config: Config) -> set[str]:
-    """As transformers' classes of this model have it."""
+def refuses_null(config: Config) -> set[str]:
+    """Keys for whose null there is an InputError, as transformers' classes of this model have it."""
     taken = {"attention_dropout", "max_window_layers", "use_sliding_window"}
     return never_null(config) - taken | {"image_token_id", "video_token_id", "tokens_per_second"}
 
@@ -65,6 +70,7 @@ def _vision(section: Config) -> WindowedSpec:
     config = replace(section, values={**VISION, **section.values})
     rope = config.rope()
     rope.only("rope_type", "default", "axial")
+    qwen_configs.check_names(config)
     merge, patch = config.need("spatial_merge_size"), config.need("patch_size")
     return WindowedSpec(
         depth=config.need("depth"),
@@ -93,8 +99,8 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
     layers = config.need("num_hidden_layers")
     kinds = config.get("layer_types", ["full_attention"] * layers)
     if kinds != ["full_attention"] * layers:
-        raise InputError(f"config value layer_types is {str(kinds)[:100]}, not supported for {MODEL_TYPE}; expected "
-                         f"{layers} of 'full_attention'")  # fmt: skip
+        raise InputError(f"config value layer_types is {str(kinds)[:100]}, not supported for {config.model_type}; "
+                         f"expected {layers} of 'full_attention'")  # fmt: skip
     heads, hidden = config.need("num_attention_heads"), config.need("hidden_size")
     config.only("head_dim", max(1, hidden // heads))  # no other one fits transformers' class
     return DecoderSpec(

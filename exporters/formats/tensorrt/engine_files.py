@@ -18,7 +18,7 @@ from ....runtimes.engines.tensorrt.tensorrt_library import load_library
 from ....targets.errors import LensmithError
 from ....targets.profile import GpuTarget
 from ...progress import Progress
-from .engine_worker import Request
+from .engine_worker import BuildRequest
 from .profiles import profiles
 
 WORKER = "lensmith.exporters.formats.tensorrt.engine_worker"
@@ -57,7 +57,7 @@ def _engine(
         if not done:
             shapes = profiles(name, entry["inputs"], manifest)
             onnx, engine = folder / entry["file"], writer.add(file)
-            request = Request(gpu.flavour, str(onnx), str(engine), shapes, list(gpu.capabilities))
+            request = BuildRequest(gpu.flavour, str(onnx), str(engine), shapes, list(gpu.capabilities))
             made = run(request, lambda phase, at, total: progress(f"{name} engine", at, total))
             writer.add(notes).write_text(json.dumps(made, indent=1, sort_keys=True), encoding="utf-8")
     made = json.loads(writer.add(notes).read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def _engine(
     return {"file": file, "engine": made}
 
 
-def run(request: Request, progress: Progress = lambda *_: None) -> dict[str, Any]:
+def run(request: BuildRequest, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Build in another process; what it says of the engine. LensmithError where it fails or ends before its time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "request.json"

@@ -2,8 +2,8 @@
 
     python -m lensmith.exporters.formats.tensorrt.engine_worker REQUEST.json
 
-It reads what `Request` holds, prints lines of JSON with the progress and writes the engine. The last line says what
-became of it.
+It reads what `BuildRequest` holds, prints lines of JSON with the progress and writes the engine. The last line says
+what became of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NEWER = ("TensorScatter", "Attention", "RMSNormalization", "RotaryEmbedding", "S
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """What to build."""
 
     flavour: str
@@ -41,7 +41,7 @@ class Request:
     capabilities: list[str]  # "8.9"; for the flavour `tensorrt` those of the device it runs on
 
 
-def build(request: Request) -> dict[str, Any]:
+def build(request: BuildRequest) -> dict[str, Any]:
     """Parse, build and write; what the manifest says about the engine. ValueError with TensorRT's own words."""
     started, trt = time.perf_counter(), load_library(request.flavour)
     log = _logger(trt)
@@ -65,7 +65,7 @@ def build(request: Request) -> dict[str, Any]:
 
 
 def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class BuildLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
@@ -74,7 +74,7 @@ def _logger(trt: Any) -> Any:
             if severity <= trt.ILogger.WARNING:
                 self.lines.append(message)
 
-    return Logger()
+    return BuildLogger()
 
 
 def _flags(trt: Any) -> int:
@@ -97,7 +97,7 @@ def _parse(trt: Any, log: Any, network: Any, path: str) -> None:
         raise ValueError(f"the parser would leave something out: {ignored[0][:300]}")
 
 
-def _config(trt: Any, builder: Any, request: Request) -> Any:
+def _config(trt: Any, builder: Any, request: BuildRequest) -> Any:
     config = builder.create_builder_config()
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt)
@@ -187,7 +187,7 @@ def _inspect(trt: Any, network: Any) -> dict[str, Any]:
     }
 
 
-def _kernels(trt: Any, request: Request) -> dict[str, Any] | None:
+def _kernels(trt: Any, request: BuildRequest) -> dict[str, Any] | None:
     """What the engine says of its kernels. ValueError where it was compiled for other chips than asked."""
     found = read_kernels(Path(request.engine), request.flavour, trt.__version__)
     if found is not None and set(found["capabilities"]) != set(request.capabilities):
@@ -209,7 +209,7 @@ def tell(line: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    request = Request(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    request = BuildRequest(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
         tell({"built": build(request)})
     except Exception as error:  # whatever it is, the other process reports it

@@ -41,10 +41,16 @@ def check_decoder(path: Path) -> Header:
     sizes = {key: _size(header, f"{arch}.{key}") for key in (*SIZES, *(DELTA if arch == "qwen35" else ()))}
     for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
         _positive(header, f"{arch}.{key}")
-    _check_heads(header, sizes)
+    heads, kv = sizes["attention.head_count"], sizes["attention.head_count_kv"]
+    if heads % kv or sizes["attention.key_length"] % 2:
+        raise damaged(header.path, f"it has {heads} heads over {kv} of {sizes['attention.key_length']} values")
     _check_sections(header, arch, sizes)
     _check_optional(header, arch, sizes)
-    _check_vocabulary(header, sizes["embedding_length"])
+    width = sizes["embedding_length"]
+    table = header.tensors.get("token_embd.weight")
+    if table is None or len(table.shape) != 2 or table.shape[0] != width:
+        raise damaged(header.path, f"it has no token table of width {width}")
+    check_tokens(header, table.shape[1])
     _check_blocks(header, "blk", sizes["block_count"])
     return header
 
@@ -90,12 +96,6 @@ def _positive(header: Header, key: str) -> None:
         raise damaged(header.path, f"{key} is {str(value)[:80]!r}, expected a positive number")
 
 
-def _check_heads(header: Header, sizes: Mapping[str, int]) -> None:
-    heads, kv = sizes["attention.head_count"], sizes["attention.head_count_kv"]
-    if heads % kv or sizes["attention.key_length"] % 2:
-        raise damaged(header.path, f"it has {heads} heads over {kv} of {sizes['attention.key_length']} values")
-
-
 def _check_sections(header: Header, arch: str, sizes: Mapping[str, int]) -> None:
     """The axes of M-RoPE share out the rotated pairs of a head."""
     if arch in ("qwen3", "llama"):
@@ -118,13 +118,6 @@ def _check_optional(header: Header, arch: str, sizes: Mapping[str, int]) -> None
         raise damaged(header.path, f"{arch}.attention.recurrent_layers does not name {sizes['block_count']} layers")
     if sizes.get("ssm.time_step_rank", 1) % sizes.get("ssm.group_count", 1):
         raise damaged(header.path, "its value heads are no multiple of its key heads")
-
-
-def _check_vocabulary(header: Header, width: int) -> None:
-    table = header.tensors.get("token_embd.weight")
-    if table is None or len(table.shape) != 2 or table.shape[0] != width:
-        raise damaged(header.path, f"it has no token table of width {width}")
-    check_tokens(header, table.shape[1])
 
 
 def _check_blocks(header: Header, prefix: str, count: int) -> None:

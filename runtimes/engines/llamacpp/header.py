@@ -93,16 +93,13 @@ class _Cursor:
     def _array(self) -> Any:
         kind, count = self.number("I"), self.number("Q")
         if kind == STRING:
-            return self._texts(count)
+            if count > min(len(self.data), MOST_TEXTS):
+                raise damaged(self.path, f"an array before byte {self.at} has {count} texts")
+            return [self.take(int.from_bytes(self.take(8), "little")) for _ in range(count)]
         if kind not in NUMBERS:
             raise damaged(self.path, f"an array before byte {self.at} has the unknown type {kind}")
         dtype = np.dtype(NUMBERS[kind]).newbyteorder("<")
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)
-
-    def _texts(self, count: int) -> list[bytes]:
-        if count > min(len(self.data), MOST_TEXTS):
-            raise damaged(self.path, f"an array before byte {self.at} has {count} texts")
-        return [self.take(int.from_bytes(self.take(8), "little")) for _ in range(count)]
 
 
 def read_gguf(path: Path) -> Header:

@@ -32,7 +32,18 @@ def check_tokens(header: Header, size: int) -> None:
         wrong = _wrong(key, value, size)
         if wrong:
             raise damaged(header.path, f"{PREFIX}{key} {wrong}")
-    _check_texts(header, found["tokens"], found["token_type"])
+    # llama.cpp finds tokens by their text, which to it ends at a zero byte
+    texts = found["tokens"]
+    kinds = found["token_type"]
+    numbers: dict[bytes, int] = {}
+    for number, text in enumerate(texts):
+        word = text.partition(b"\0")[0] or b"[EMPTY_%d]" % number
+        other = numbers.setdefault(word, number)
+        if other != number:
+            raise damaged(header.path, f"its tokens {other} and {number} have the same text {_shown(word)}")
+    for byte in np.flatnonzero(kinds == BYTE):
+        if not SPELLED.fullmatch(texts[byte]):
+            raise damaged(header.path, f"its token {byte} is a byte of the text {_shown(texts[byte])}")
 
 
 def _wrong(key: str, value: Any, size: int) -> str:
@@ -51,19 +62,6 @@ def _wrong(key: str, value: Any, size: int) -> str:
         right = type(value) is int and 0 <= value < size
         return "" if right else f"is {str(value)[:80]!r} of {size} tokens"
     return "is unknown to this lensmith"
-
-
-def _check_texts(header: Header, texts: list[bytes], kinds: np.ndarray[Any, Any]) -> None:
-    """llama.cpp finds tokens by their text, which to it ends at a zero byte."""
-    numbers: dict[bytes, int] = {}
-    for number, text in enumerate(texts):
-        word = text.partition(b"\0")[0] or b"[EMPTY_%d]" % number
-        other = numbers.setdefault(word, number)
-        if other != number:
-            raise damaged(header.path, f"its tokens {other} and {number} have the same text {_shown(word)}")
-    for byte in np.flatnonzero(kinds == BYTE):
-        if not SPELLED.fullmatch(texts[byte]):
-            raise damaged(header.path, f"its token {byte} is a byte of the text {_shown(texts[byte])}")
 
 
 def _shown(text: bytes) -> str:

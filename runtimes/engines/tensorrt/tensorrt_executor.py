@@ -155,7 +155,7 @@ def _aliased(name: str) -> bool:
 
 
 def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class EngineLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "TensorRT gives no reason"
@@ -164,4 +164,4 @@ def _logger(trt: Any) -> Any:
             if severity <= trt.ILogger.WARNING:
                 self.last = message
 
-    return Logger()
+    return EngineLogger()

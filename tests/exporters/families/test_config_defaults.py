@@ -177,6 +177,20 @@ def test_vision_encoders_of_the_qwen_families(family: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize(("key", "second"), [("depth", "num_hidden_layers"), ("num_heads", "num_attention_heads")])
+def test_second_names_of_sizes(family: str, key: str, second: str) -> None:
+    """They count in transformers, so they may only say the same."""
+    config = config_of(family)
+    section = config["vision_config"]
+    expected, section[second] = described(config), section[key]
+    assert described(config) == expected
+    section[second] = 1
+    assert getattr(theirs(config).vision_config, key) == 1
+    with pytest.raises(InputError, match=f"{second} is 1, not supported for {family}; expected {section[key]}"):
+        described(config)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("section", NEEDED)
 def test_sizes_that_must_be_there(family: str, section: str) -> None:
     for key in NEEDED[section]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,12 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-def variant(base: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+def variant(
+    base: Path,
+    folder: Path,
+    change: Callable[[dict[str, Any]], None],
+    layout: Callable[[dict[str, Any]], Iterator[SynthTensor]] = qwen2_5_vl_tensors,
+) -> Path:
     """A copy of `base` with another config.json and fresh weights to match."""
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((base / "config.json").read_text())
@@ -102,7 +107,7 @@ def variant(base: Path, folder: Path, change: Callable[[dict[str, Any]], None]) 
     processor["merge_size"] = config["vision_config"]["spatial_merge_size"]
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     flat = {**config.pop("text_config", {}), **config}
-    tensors = [*qwen2_5_vl_tensors(flat)]
+    tensors = [*layout(flat)]
     if not flat["tie_word_embeddings"]:
         tensors.append(SynthTensor("lm_head.weight", (flat["vocab_size"], flat["hidden_size"]), "embedding"))
     full = [replace(tensor, dtype="F32") for tensor in tensors]
@@ -199,6 +204,7 @@ def test_values_that_are_left_out_are_those_of_transformers() -> None:
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a window of no token": (vision(window_size=13), "window_size"),
     "a layer behind the last": (vision(fullatt_block_indexes=[4]), "fullatt_block_indexes"),
+    "heads by a second name": (vision(num_attention_heads=4), "num_attention_heads is 4.*expected 2"),
     "windows in the decoder": (text(use_sliding_window=True), "use_sliding_window"),
     "some layers in windows": (text(layer_types=["sliding_attention"] * 4), "layer_types"),
     "kinds of fewer layers": (text(layer_types=["full_attention"]), "layer_types"),

@@ -16,7 +16,7 @@ import pytest
 from lensmith.exporters.formats.tensorrt import engine_files as engines
 from lensmith.exporters.formats.tensorrt import engine_worker as worker
 from lensmith.exporters.formats.tensorrt.engine_files import run
-from lensmith.exporters.formats.tensorrt.engine_worker import Request
+from lensmith.exporters.formats.tensorrt.engine_worker import BuildRequest
 from lensmith.exporters.formats.tensorrt.kernels import KERNEL
 from lensmith.exporters.formats.tensorrt.profiles import profiles
 from lensmith.exporters.formats.tensorrt.spelled_out import spell_out
@@ -183,7 +183,7 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     source, built = ladder.tiny(tmp_path / "source"), []
     job = prepare(source, Options(format="tensorrt", target="rtx-40", group_size=32, context=512))
 
-    def once(request: Request, progress: Any) -> dict[str, Any]:
+    def once(request: BuildRequest, progress: Any) -> dict[str, Any]:
         built.append(Path(request.engine).stem)
         if built == ["vision_encoder", "decoder"]:
             raise KeyboardInterrupt
@@ -200,7 +200,7 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 def test_failures_have_words(tmp_path: Path) -> None:
     """A file that is no graph; a process that ends before its time."""
     (tmp_path / "graph.onnx").write_bytes(b"nothing")
-    request = Request("tensorrt_rtx", str(tmp_path / "graph.onnx"), str(tmp_path / "graph.engine"), [], ["8.9"])
+    request = BuildRequest("tensorrt_rtx", str(tmp_path / "graph.onnx"), str(tmp_path / "graph.engine"), [], ["8.9"])
     with pytest.raises(LensmithError, match=r"cannot build graph\.onnx: the parser refuses it"):
         run(request)
     with pytest.raises(LensmithError, match=r"cannot build graph\.onnx"):
@@ -217,11 +217,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         return export(prepare(ladder.tiny(folder / "source"), options), folder / "bundle", golden="never")
 
 
-def request_of(graphs: Bundle, out: Path, path: Path | None = None) -> Request:
+def request_of(graphs: Bundle, out: Path, path: Path | None = None) -> BuildRequest:
     """To build the decoder for one chip."""
     entry = graphs.content["graphs"]["decoder"]
     shapes = profiles("decoder", entry["inputs"], graphs.content)
-    return Request("tensorrt_rtx", str(path or graphs.graph("decoder")), str(out), shapes, ["8.9"])
+    return BuildRequest("tensorrt_rtx", str(path or graphs.graph("decoder")), str(out), shapes, ["8.9"])
 
 
 def test_attention_that_the_parser_does_not_know(graphs: Bundle, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def build_graph(graph: Graph, folder: Path, port: str, sizes: list[int]) -> dict
                 file.write(part.tobytes())
     ir.save(graph.model, folder / "product.onnx")
     shapes = [{port: [[1, seq, *sizes] for seq in lengths]} for lengths in ((1, 256, 512), (1, 1, 1))]
-    request = Request(
+    request = BuildRequest(
         "tensorrt_rtx", str(folder / "product.onnx"), str(folder / "product.engine"), shapes, ["8.9", "12.0"]
     )
     return run(request)

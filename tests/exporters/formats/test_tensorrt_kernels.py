@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lensmith.exporters.formats.tensorrt import engine_files as engines
 from lensmith.exporters.formats.tensorrt import engine_worker as worker
-from lensmith.exporters.formats.tensorrt.engine_worker import Request
+from lensmith.exporters.formats.tensorrt.engine_worker import BuildRequest
 from lensmith.exporters.formats.tensorrt.kernels import read_kernels
 from lensmith.runtimes.bundle.bundle_writer import BundleWriter
 from lensmith.runtimes.bundle.opening import open_bundle
@@ -66,7 +66,7 @@ def test_an_engine_for_other_chips_is_refused(engine: Path) -> None:
     class Library:
         __version__ = "1.7.1"
 
-    request = Request("tensorrt_rtx", "", str(engine), [], ["8.6", "8.9"])
+    request = BuildRequest("tensorrt_rtx", "", str(engine), [], ["8.6", "8.9"])
     with pytest.raises(ValueError, match=r"compiled for \['8\.6', '12\.0'\] instead of \['8\.6', '8\.9'\]"):
         worker._kernels(Library(), request)
 
@@ -77,7 +77,7 @@ def shown(tiny_bundle: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, capl
     opened, gpu = open_bundle(tiny_bundle), load_target("rtx-40").gpu
     assert gpu is not None
 
-    def built(request: Request, progress: Any) -> dict[str, Any]:
+    def built(request: BuildRequest, progress: Any) -> dict[str, Any]:
         shutil.copy(engine, request.engine)
         return {"flavour": "tensorrt_rtx", "version": "1.7.1", "capabilities": ["8.6", "12.0"], "layers": {"BF16": 3},
                 "profiles": [{"input_ids": [[1], [1], [1]]}],

@@ -167,6 +167,7 @@ def test_what_a_template_writes_is_read_back(name: str, values: list[dict[str, A
 
 
 # Decided as vLLM's `qwen3_coder` tests have it: types, missing tags, text around calls, several calls in one piece.
+CUT = "<tool_call>\n<function=find>\n<parameter=city>\nwrite " + xml(parameter("days", "1"))
 CODER: dict[str, tuple[str, list[Event]]] = {
     "no call": ("This is a test without tools", [Text("This is a test without tools")]),
     "several lines": (xml(parameter("where", '{"width": 10, \n "height": 20}')),
@@ -208,6 +209,11 @@ CODER: dict[str, tuple[str, list[Event]]] = {
     "a call in a value": (
         xml(parameter("city", "write " + xml(parameter("a", "1")))),
         [call("find", {"city": "write " + xml(parameter("a", "1"))})]),
+    "its own key in a value": (
+        xml("<parameter=city>\na\n<parameter=city>\nb\n</parameter>"),
+        [call("find", {"city": "a\n<parameter=city>\nb"})]),
+    "a call in a value that is cut off": (
+        CUT + "\nand then", [BrokenCall(CUT, "it is cut off"), Text("\nand then")]),
     "an opening tag in a value": (
         xml(parameter("city", "the <tool_call> tag")) + "\n" + xml(parameter("city", "b")),
         [call("find", {"city": "the <tool_call> tag"}), call("find", {"city": "b"}, 1)]),
@@ -227,11 +233,14 @@ def tagged(inner: str) -> str:
 
 
 ONE = '{"name": "find", "arguments": {"sure": true}}'
+TAG_INSIDE = '{"name": "find", "arguments": {"city": "</tool_call>"}'
 HERMES: dict[str, tuple[str, list[Event]]] = {
     "call": (tagged(ONE), [call("find", {"sure": True})]),
     "to the end": (f"<tool_call>\n{ONE}", [call("find", {"sure": True})]),
     "brace missing": (f"<tool_call>\n{ONE[:-1]}", [BrokenCall(f"<tool_call>\n{ONE[:-1]}", "it is cut off")]),
     "brace missing within the tags": (tagged(ONE[:-1]), [BrokenCall(tagged(ONE[:-1]), "its JSON ends too early")]),
+    "brace missing behind a tag in a string": (
+        tagged(TAG_INSIDE), [BrokenCall(tagged(TAG_INSIDE), "its JSON ends too early")]),
     "serialized arguments": (tagged('{"name": "find", "arguments": "{\\"city\\": \\"x\\"}"}'),
                              [call("find", {"city": "x"})]),
     "bare string": (tagged('{"name": "find", "arguments": "hello"}'),
@@ -354,6 +363,15 @@ def test_text_comes_out_as_soon_as_it_is_certain() -> None:
     assert parser.push("</think>Yes ") == [Text("Yes")]
     assert parser.push("<t") == []
     assert parser.push("r>") == [Text(" <tr>")]
+
+
+def test_thoughts_begin_and_end_with_their_tags() -> None:
+    parser = DialogueParser(XML)
+    seen = []
+    for piece in (" ", "<thi", "nk>", "a", "</thin", "k>", "b"):
+        parser.push(piece)
+        seen.append(parser.thinking)
+    assert seen == [False, False, True, True, True, False, False]
 
 
 def test_ids_are_unlike_any_other() -> None:

@@ -184,12 +184,16 @@ def test_several_calls_where_the_model_wants_them() -> None:
         assert form.complete is (parallel is False)
 
 
+DEEP: dict[str, Any] = {}
+for _ in range(150):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
 BAD: list[tuple[str, Any, str]] = [
     ("json_schema", {"type": "integer", "minimum": 5, "maximum": 3}, "json_schema cannot be obeyed: Unsatisfiable"),
     ("json_schema", False, "no answer fits"), ("json_schema", {"type": "nonsense"}, "Invalid type"),
     ("json_schema", {"type": "array", "uniqueItems": True}, "uniqueItems"), ("json_schema", "{", "is no JSON text"),
     ("json_schema", [1], "expected a schema"), ("json_schema", 5, "expected a schema"),
     ("json_schema", {"const": {1}}, "holds what JSON cannot say"),
+    ("json_schema", DEEP, "recursion limit"),
     ("json_schema", {"$ref": "#/$defs/no"}, "json_schema cannot be obeyed"),
     ("regex", "([", "regex cannot be obeyed"), ("regex", "", "expected a text"), ("regex", 5, "expected a text"),
     ("regex", r"[^\s\S]", "regex cannot be obeyed"),

@@ -107,6 +107,12 @@ def test_a_result_of_a_call_that_was_not_made() -> None:
         builder("qwen3_vl").render([*said(call({}), call({}, "2")), result])
 
 
+def test_results_and_calls_without_ids() -> None:
+    bare = {"name": "zoom", "arguments": {}}
+    text = builder("qwen3_5").render([*said(bare), {"role": "tool", "content": "only"}])
+    assert "only" in text
+
+
 def test_results_that_name_no_call_stay_in_their_order() -> None:
     results = [{"role": "tool", "content": "first"}, {"role": "tool", "tool_call_id": "1", "content": "second"}]
     text = builder("qwen3_5").render([*said(call({}), call({}, "2")), *results])

@@ -18,7 +18,7 @@ XML, JSON = {"tool_calls": "xml", "arguments": "object"}, {"tool_calls": "json",
 PUBLISHED: dict[str, Speech] = {
     "tarn-2b": Speech(**XML, reasoning=True), "nemotron-4b": Speech(**XML, reasoning=True),  # type: ignore[arg-type]
     "qwen3-vl-2b": Speech(**JSON), "vqwen3-4b": Speech(**JSON, reasoning=True),  # type: ignore[arg-type]
-    "qwen2.5-vl-3b": Speech(),
+    "qwen2.5-vl-3b": Speech(), "qwen2-vl-2b": Speech(),
 }  # fmt: skip
 HEAD = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
 TAIL = "<|im_end|>\n{% endfor %}{{ tools | tojson if tools }}"
