@@ -32,7 +32,7 @@ def batch(bundle: Path, tasks: Path, out: Path, keys: tuple[Path, ...], as_json:
     `error`, and exit code 1 says that there are some. An interrupted run continues when it is run again.
     """
     from ..runtimes.bundle.opening import open_bundle
-    from ..runtimes.generation.batch import answer_file
+    from ..runtimes.generation.answer_file import answer_file
 
     variables = template_variables(chosen)
     model, generation = open_model(open_bundle(bundle, trusted_keys=keys or None), chosen, variables)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lensmith.runtimes import InputError, Model, load
-from lensmith.runtimes.generation.batch import answer_file
+from lensmith.runtimes.generation.answer_file import answer_file
 
 from tests.paths import TINY
 
