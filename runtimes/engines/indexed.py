@@ -64,7 +64,7 @@ class IndexedVision(Generic[KeptT]):
 
     def __call__(self, patches: Patches, grid: Grid) -> ImageFeatures:
         """As Vision."""
-        if len(self.executor.inputs) == 1 and len(patches) > 1:  # tiles of one size
+        if len(self.executor.inputs) == 1 and patches.ndim == 4 and len(patches) > 1:  # tiles of one size
             return ImageFeatures.join([self._encode(tile[None], grid) for tile in patches])
         frames = grid[0] if self.by_frame else 1
         if frames == 1:

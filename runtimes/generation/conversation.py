@@ -128,5 +128,7 @@ class Conversation:
         self.user = threading.current_thread()
         room = self._ids[self.length : self.length + len(step.ids)]
         room[:] = step.ids[: len(room)]
-        self._positions[:, self.length : self.length + len(step.ids)] = step.positions[:, : len(room)]
-        return self.decoder.run(self.states, replace(step, ids=fed))
+        begin = self.length
+        logits = self.decoder.run(self.states, replace(step, ids=fed))
+        self._positions[:, begin : self.length] = step.positions
+        return logits

@@ -20,6 +20,7 @@ from lensmith.runtimes.media.image_files import ImageLimits
 from tests.paths import TINY
 
 CHECKPOINT = TINY / "qwen3_vl"
+FORM = CHECKPOINT / "generation_config.json"  # any text
 Row = tuple[Any, dict[str, Any]]  # what follows an option, None for a switch, and what arrives besides
 FORCE: Row = (None, {"force": True})
 HUB: dict[str, Row] = {
@@ -52,11 +53,15 @@ ANSWER: dict[str, Row] = {
     "--seed": (0, {"seed": 0}), "--think": (None, {"enable_thinking": True}),
     "--no-think": (None, {"enable_thinking": False}), "--variable": ("mood=5", {"mood": 5}),
     "--fps": (2, {"fps": 2.0}), "--frames": (6, {"num_frames": 6}), "--system": ("Brief.", {"system": "Brief."}),
+    "--thinking-budget": (9, {"thinking_budget": 9}), "--regex": ("a+", {"regex": "a+"}),
+    "--choice": ("yes", {"choices": ("yes",)}), "--json-schema": (FORM, {"json_schema": FORM.read_text()}),
+    "--grammar": (FORM, {"grammar": FORM.read_text()}),
 }  # fmt: skip
 ROWS: dict[str, dict[str, Row]] = {
     "plan": BUNDLE,
     "export": {**BUNDLE, **{name: (value, {**more, "calibrated": True}) for name, (value, more) in CALIBRATION.items()},
-               "--golden": ("never", {"golden": "never"}), "--force": FORCE},
+               "--golden": ("never", {"golden": "never"}), "--force": FORCE,
+               "--with-handler": (None, {"with_handler": True})},
     "compare": {**HUB, "--limit": (2, {"limit": 2}), "--image": ("a.png", {"image": Path("a.png")}),
                 "--repeats": (1, {"repeats": 1}), "--dtype": ("bf16", {"dtypes": ("bfloat16",)}),
                 "--threads": (3, {"threads": 3})},
@@ -123,11 +128,20 @@ class Work:
         return SimpleNamespace(lowering=find_lowering(options.format))
 
     def export(
-        self, _: object, out: Path, progress: object, *, golden: str, force: bool, integers: object = None
+        self,
+        _: object,
+        out: Path,
+        progress: object,
+        *,
+        golden: str,
+        force: bool,
+        with_handler: bool,
+        integers: object = None,
     ) -> NoReturn:
         assert (integers is self) == ("calibrated" in self.chosen)
         self.chosen |= {} if golden == "auto" else {"golden": golden}
         self.chosen |= {"force": True} if force else {}
+        self.chosen |= {"with_handler": True} if with_handler else {}
         raise Begun
 
     def calibrated(self, options: CalibrationOptions) -> Work:

@@ -146,6 +146,8 @@ def fixed(profile: Profile) -> bool:
 
 
 def _inside(shape: tuple[int, ...], bounds: list[list[int]]) -> bool:
+    if len(shape) != len(bounds[0]):
+        return False
     return all(low <= size <= high for size, low, high in zip(shape, bounds[0], bounds[2], strict=True))
 
 
