@@ -30,7 +30,7 @@ $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/ready: $(VENV)/demo-ready
-	$(INSTALL) -e '.[export,report,video,hub,sign,serve,constrain,dev,docs]'
+	$(INSTALL) -e '.[export,torch,report,video,hub,sign,serve,constrain,dev,docs]'
 	$(INSTALL) llama-cpp-python || echo 'llama.cpp was not built: tests of it are skipped'
 	touch $@
 
