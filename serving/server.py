@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import uvicorn
 
 from ..runtimes.generation.model import Model
-from .app import make_app
+from .routes import make_app
 from .server_options import ServerOptions
 
 KEEP_ALIVE_SECONDS = 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..targets.errors import InputError
+from ..targets.errors import ContextFull, InputError
 
 
 class Refusal(Exception):
@@ -30,7 +30,7 @@ def as_refusal(error: BaseException) -> Refusal:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, InputError):
-        return Refusal(400, str(error), code="context_length_exceeded" if "context holds" in str(error) else None)
+        return Refusal(400, str(error), code="context_length_exceeded" if isinstance(error, ContextFull) else None)
     if isinstance(error, MemoryError):
         return Refusal(503, "the memory of this machine is full; ask for a shorter answer or smaller images")
     return Refusal(500, f"the server failed ({type(error).__name__}); its log has the traceback", code="internal_error")

@@ -2,7 +2,8 @@
 
 LensmithError           anything that lensmith itself reports
 ├── InputError          unusable input: one clear sentence, exit code 2
-│   └── MissingExtra    a feature needs packages that are not installed
+│   ├── MissingExtra    a feature needs packages that are not installed
+│   └── ContextFull     a conversation is longer than the context
 └── CheckFailed         a check ran and did not pass, exit code 1
 """
 
@@ -31,6 +32,10 @@ class MissingExtra(InputError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed; run: pip install 'lensmith[{extra}]'")
+
+
+class ContextFull(InputError):
+    """A conversation is longer than the context of a model."""
 
 
 class CheckFailed(LensmithError):

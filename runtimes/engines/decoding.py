@@ -8,7 +8,7 @@ from typing import Generic, TypeGuard, TypeVar
 
 import numpy as np
 
-from ...targets.errors import InputError
+from ...targets.errors import ContextFull, InputError
 from ..process.forks import computing
 from ..process.turns import Turns
 from ..values import shown, whole
@@ -43,7 +43,7 @@ class EngineDecoder(ABC, Generic[StatesT]):
         """As Decoder.run."""
         self._check(step)
         if states.length + len(step.ids) > self.capacity:
-            raise InputError(
+            raise ContextFull(
                 f"the conversation needs {states.length + len(step.ids)} tokens but the context holds {self.capacity}; "
                 "load with a larger context or shorten it"
             )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ...targets.errors import InputError
+from ...targets.errors import ContextFull, InputError
 from ..bundle.input_sections import Speech, TileWords
 from ..storage.reading import read_utf8
 from .call_history import with_calls
@@ -292,5 +292,5 @@ def _token_id(tokenizer: Tokenizer, name: str) -> int:
 def check_context(n_tokens: int, limit: int) -> None:
     """Raise InputError when a prompt of `n_tokens` leaves no room for an answer in a context of `limit` tokens."""
     if n_tokens >= limit:
-        raise InputError(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
+        raise ContextFull(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
                          "shorten the conversation, or use smaller images or fewer frames")  # fmt: skip

@@ -25,8 +25,8 @@ pytest.importorskip("fastapi", reason="needs lensmith[serve]")
 openai = pytest.importorskip("openai", reason="needs openai, the client")
 import httpx  # noqa: E402
 import uvicorn  # noqa: E402
-from lensmith.serving.app import PAGE, make_app  # noqa: E402
 from lensmith.serving.picture_links import PictureLinks  # noqa: E402
+from lensmith.serving.routes import PAGE, make_app  # noqa: E402
 from lensmith.serving.server_options import ServerOptions  # noqa: E402
 
 QUESTION = [{"role": "user", "content": "What is this?"}]
@@ -241,6 +241,8 @@ def test_what_cannot_be_obeyed_is_a_sentence(client: Any, case: str, stream: boo
         client.chat.completions.create(**{**SHORT, "messages": QUESTION, **changes}, stream=stream)
     assert caught.value.status_code == status
     assert caught.value.body["type"] in ("invalid_request_error", "not_found_error")
+    if case == "context":
+        assert caught.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"model": 1}', b"[" * 10000])
