@@ -1,4 +1,4 @@
-"""`lensmith serve`: bundles behind OpenAI's HTTP interface."""
+"""`lensmith serve`: bundles behind the HTTP interfaces of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Most tokens that a client may ask for.")  # fmt: skip
 @click.option("--max-body-megabytes", type=AboveZero(4096), default=64.0, show_default=True, metavar="X",
               help="Refuse larger requests.")  # fmt: skip
+@click.option("--max-kept-megabytes", type=click.IntRange(0, 1 << 20), default=256, show_default=True, metavar="N",
+              help="Keep so much of conversations of /v1/responses, for previous_response_id; 0 keeps none.")  # fmt: skip
 @click.option("--allow-image-host", "image_hosts", multiple=True, metavar="HOST",
               help="Fetch pictures of links to this host; none by default. Repeatable.")  # fmt: skip
 @LOADING
@@ -41,10 +43,11 @@ def serve(
     api_keys: tuple[str, ...],
     conversations: int,
     max_body_megabytes: float,
+    max_kept_megabytes: int,
     keys: tuple[Path, ...],
     **chosen: Any,
 ) -> None:
-    """Serve BUNDLEs to OpenAI's clients, by the names of their folders, and a page to try them at /."""
+    """Serve BUNDLEs to OpenAI's and Anthropic's clients, by the names of their folders, and a page at /."""
     try:
         from ..serving.server import serve as run
         from ..serving.server_options import ServerOptions
@@ -54,7 +57,8 @@ def serve(
     from ..runtimes.generation.model import Model
 
     loading = {name: chosen.pop(name) for name in LOAD_NAMES}
-    options = ServerOptions(host=host, api_keys=api_keys, body_bytes=int(max_body_megabytes * 1e6), **chosen)
+    sizes: dict[str, Any] = {"body_bytes": int(max_body_megabytes * 1e6), "kept_bytes": max_kept_megabytes * 10**6}
+    options = ServerOptions(host=host, api_keys=api_keys, **sizes, **chosen)
     models: dict[str, Model] = {}
     for path in bundles:
         name = path.resolve().name

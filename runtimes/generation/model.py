@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -50,6 +50,7 @@ from .guide import Guide, open_guide
 from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefill import shared
+from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
@@ -194,6 +195,22 @@ class Model(OfOneProcess):
         guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
         return Answer(self._pieces(request, generation, progress, guide), progress, parser)
 
+    def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+        """Go on with a text, or with token ids, as they are: without a chat template and without images.
+
+        `options` and `chosen` are as of `generate`, without variables of the template. Raises InputError as it does.
+        """
+        only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
+        base = GenerationOptions() if options is None else options
+        generation = with_options(base, chosen, asdict(self.manifest.generation))
+        form = self._form(generation, None)
+        progress = Progress(Timings())
+        request = assemble(raw_prompt(self.prompts, prompt, self.manifest.vocab), self.positions, [], [])
+        check_context(len(request.prompt), self.decoder.capacity)
+        progress.prompt_ids, progress.timings.prompt_tokens = request.prompt.ids, len(request.prompt)
+        guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
+        return Answer(self._pieces(request, generation, progress, guide), progress)
+
     def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
         """What an answer is held to; InputError where there can be no such answer."""
         if calls is not None and options.form is not None:
@@ -281,7 +298,8 @@ class Model(OfOneProcess):
                     progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
                     if piece:
                         yield piece
-                    if stream.stopped:
+                    if stream.stopped_by is not None:
+                        progress.stopped_by = stream.stopped_by
                         progress.finish("stop")
                         return
         if rest := stream.finish():
