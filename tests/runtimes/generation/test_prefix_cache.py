@@ -242,7 +242,12 @@ def test_another_picture_and_another_place_are_other_tokens() -> None:
 def test_a_finalizer_within_the_cache_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs in the thread that it interrupts, which holds the lock."""
     cache, states = PrefixCache(1000 * SIZE), Tokens(1, 2, 3)
-    monkeypatch.setattr(Tokens, "keep", lambda self, begin: kept(cache, 7, 8) or {"rows": self.rows})
+
+    def interrupted(self: Tokens, begin: int) -> dict[str, Any]:
+        kept(cache, 7, 8)
+        return {"rows": self.rows}
+
+    monkeypatch.setattr(Tokens, "keep", interrupted)
     cache.keep(states.run(), states)
     assert (held(cache, 7, 8), held(cache, 1, 2, 3)) == ([], [1, 2, 3])
 
