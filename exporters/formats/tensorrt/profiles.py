@@ -19,20 +19,21 @@ def profiles(graph: str, inputs: Mapping[str, Any], manifest: Mapping[str, Any])
     if graph == "vision_encoder":
         tables = [_images(manifest, inputs)]
     else:
-        prompts = _prompts(manifest)
+        # Chunks of a prompt with any number of image tokens among them.
+        chunk = min(int(manifest["options"]["prefill_chunk"]), int(manifest["limits"]["context"]))
+        some: Sizes = (1, max(1, chunk // 2), chunk)
+        prompts = {
+            "seq": some,
+            "image_tokens": some,
+            "num_logits": (1, 1, min(LOGITS, chunk)),
+            "num_hidden_states": some,
+        }
         tables = [prompts, dict.fromkeys(prompts, ONE)]  # one token asks for no image, and gets a row of features
     return [{name: _shapes(port["shape"], sizes) for name, port in inputs.items()} for sizes in tables]
 
 
 def _shapes(shape: list[int | str], sizes: Mapping[str, Sizes]) -> list[list[int]]:
     return [[size if isinstance(size, int) else sizes[size][index] for size in shape] for index in range(3)]
-
-
-def _prompts(manifest: Mapping[str, Any]) -> dict[str, Sizes]:
-    """Chunks of a prompt with any number of image tokens among them."""
-    chunk = min(int(manifest["options"]["prefill_chunk"]), int(manifest["limits"]["context"]))
-    some: Sizes = (1, max(1, chunk // 2), chunk)
-    return {"seq": some, "image_tokens": some, "num_logits": (1, 1, min(LOGITS, chunk)), "num_hidden_states": some}
 
 
 def _images(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Sizes]:
