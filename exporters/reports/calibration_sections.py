@@ -197,7 +197,15 @@ def _inputs_of(names: Sequence[str]) -> str:
 def _sensitivity(evidence: CalibrationEvidence) -> ReportSection:
     found = sensitivities(evidence)
     total = sum(found.values()) or 1.0
-    bits = _bits_by_unit(evidence)
+    # What the matrices of each unit got: "4 (5), 8 (2)" for five matrices of 4 bits and two of 8.
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for row in evidence.matrices:
+        unit = next((unit for unit in evidence.sensitivity if f"{row.name}.".startswith(f"{unit}.")), None)
+        if unit is not None and row.bits is not None:
+            counts[unit_name(unit)][row.bits] += 1
+    bits = {
+        unit: ", ".join(f"{bits} ({count})" for bits, count in sorted(found.items())) for unit, found in counts.items()
+    }
     rows = tuple((_layer(name), nats(kl), percent(kl / total), bits.get(name, NONE)) for name, kl in found.items())
     lead = (
         "KL divergence in nats when a layer alone is rounded to the fewest bits, on a few calibration samples; the "
@@ -211,18 +219,6 @@ def _sensitivity(evidence: CalibrationEvidence) -> ReportSection:
 
 def _layer(name: str) -> str:
     return f"layer {name}" if name.isdigit() else name
-
-
-def _bits_by_unit(evidence: CalibrationEvidence) -> dict[str, str]:
-    """What the matrices of each unit got: "4 (5), 8 (2)" for five matrices of 4 bits and two of 8."""
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for row in evidence.matrices:
-        unit = next((unit for unit in evidence.sensitivity if f"{row.name}.".startswith(f"{unit}.")), None)
-        if unit is not None and row.bits is not None:
-            counts[unit_name(unit)][row.bits] += 1
-    return {
-        unit: ", ".join(f"{bits} ({count})" for bits, count in sorted(found.items())) for unit, found in counts.items()
-    }
 
 
 def _activations(evidence: CalibrationEvidence) -> ReportSection:

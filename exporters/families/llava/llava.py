@@ -73,8 +73,10 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
     vision = replace(section, values={**CLIP_DEFAULTS, **section.values})
     depth = vision.need("num_hidden_layers")
     # Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last.
-    layers = _feature_layers(config)
-    given = [layers] if isinstance(layers, int) else layers
+    found = config.get("vision_feature_layer", -2)
+    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
+        config.only("vision_feature_layer", -2)
+    given = [found] if isinstance(found, int) else found
     return ClipSpec(
         hidden=vision.need("hidden_size"),
         heads=vision.need("num_attention_heads"),
@@ -91,13 +93,6 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
         projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
         projector_bias=bool(config.get("multimodal_projector_bias", True)),
     )
-
-
-def _feature_layers(config: Config) -> int | list[int]:
-    found = config.get("vision_feature_layer", -2)
-    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
-        config.only("vision_feature_layer", -2)
-    return found if isinstance(found, int) else list(found)
 
 
 def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
