@@ -9,7 +9,7 @@ import click
 
 from ..targets.errors import InputError, MissingExtra
 from .answering import LOAD_NAMES, LOADING
-from .option_types import KEYS, AboveZero, Once
+from .option_types import KEYS, AboveZero, Once, parse_size
 from .screen import console
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -23,6 +23,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Demand it of clients. Repeatable; better given as LENSMITH_API_KEY.")  # fmt: skip
 @click.option("--conversations", type=click.IntRange(1, 1024), default=4, show_default=True,
               help="Answers made at once by each bundle, each with a KV cache of its own.")  # fmt: skip
+@click.option("--prefix-size", "prefix_bytes", metavar="SIZE", default="512MB", show_default=True, callback=parse_size,
+              help="Memory of each bundle for what conversations share.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(0), default=64, show_default=True,
               help="Requests that wait; further ones get status 429.")  # fmt: skip
 @click.option("--deadline", type=AboveZero(1e6), default=600.0, show_default=True, metavar="SECONDS",
@@ -31,8 +33,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Most tokens that a client may ask for.")  # fmt: skip
 @click.option("--max-body-megabytes", type=AboveZero(4096), default=64.0, show_default=True, metavar="X",
               help="Refuse larger requests.")  # fmt: skip
-@click.option("--max-kept-megabytes", type=click.IntRange(0, 1 << 20), default=256, show_default=True, metavar="N",
-              help="Keep so much of conversations of /v1/responses, for previous_response_id; 0 keeps none.")  # fmt: skip
+@click.option("--kept-size", "kept_bytes", metavar="SIZE", default="256MB", show_default=True, callback=parse_size,
+              help="Conversations kept for previous_response_id of /v1/responses; 0 keeps none.")  # fmt: skip
 @click.option("--allow-image-host", "image_hosts", multiple=True, metavar="HOST",
               help="Fetch pictures of links to this host; none by default. Repeatable.")  # fmt: skip
 @LOADING
@@ -42,8 +44,8 @@ def serve(
     host: str,
     api_keys: tuple[str, ...],
     conversations: int,
+    prefix_bytes: int,
     max_body_megabytes: float,
-    max_kept_megabytes: int,
     keys: tuple[Path, ...],
     **chosen: Any,
 ) -> None:
@@ -57,12 +59,11 @@ def serve(
     from ..runtimes.generation.model import Model
 
     loading = {name: chosen.pop(name) for name in LOAD_NAMES}
-    sizes: dict[str, Any] = {"body_bytes": int(max_body_megabytes * 1e6), "kept_bytes": max_kept_megabytes * 10**6}
-    options = ServerOptions(host=host, api_keys=api_keys, **sizes, **chosen)
+    options = ServerOptions(host=host, api_keys=api_keys, body_bytes=int(max_body_megabytes * 1e6), **chosen)
     models: dict[str, Model] = {}
     for path in bundles:
         name = path.resolve().name
-        model = load(path, trusted_keys=keys or None, conversations=conversations, **loading)
+        model = load(path, trusted_keys=keys or None, conversations=conversations, prefix_bytes=prefix_bytes, **loading)
         if not isinstance(model, Model):
             raise InputError(f"{path} has no decoder and answers nothing; serve bundles that do")
         if name in models:
