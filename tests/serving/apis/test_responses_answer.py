@@ -117,8 +117,8 @@ def test_every_event_in_its_order(thinking_client: Any, thinker: Model, monkeypa
 def test_calls_and_forms(client: Any) -> None:
     pytest.importorskip("llguidance", reason="needs lensmith[constrain]")
     asked = {**SHORT, "max_output_tokens": 120, "input": "What is the weather?"}
-    schema: Any = {"type": "object", "properties": {"days": {"enum": [1, 2]}}, "required": ["days"]}
-    tools = [{**WEATHER, "parameters": schema}]
+    days: Any = {"type": "object", "properties": {"days": {"enum": [1, 2]}}, "required": ["days"]}
+    tools = [{**WEATHER, "parameters": days}]
     made = client.responses.create(tools=tools, tool_choice={"type": "function", "name": "get_weather"}, **asked)
     (call,) = made.output
     assert (call.type, call.name) == ("function_call", "get_weather")
