@@ -39,10 +39,11 @@ from ..prompt.prompt_builder import (
     open_prompt,
 )
 from ..prompt.requests import Request, assemble, question_message
-from ..prompt.variables import checked_variables
+from ..prompt.variables import check_objects, checked_variables
 from ..values import only, whole
 from .answer import Answer, Progress
-from .constraints import Form, Vocabulary, check_available
+from .call_watch import open_watch
+from .constraints import Form, Vocabulary, check_available, schema_object
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
@@ -55,7 +56,7 @@ from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
-from .tool_grammar import call_form
+from .tool_grammar import answer_or_calls, begun_calls, call_form
 
 OF_TOOLS = ("tool_choice", "parallel_tool_calls")
 KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, *OF_TOOLS, "images", "videos", "options", "continue_final_message")
@@ -197,11 +198,19 @@ class Model(OfOneProcess):
         choice, parallel = chosen.pop("tool_choice", None), chosen.pop("parallel_tool_calls", None)
         tools = chosen.pop("tools", None)
         tools = None if choice == "none" else tools
-        form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
+        if tools is not None:
+            check_objects("tools", tools)
+        calls = call_form(choice, parallel, tools, self.prompts.speech)
+        form = self._form(generation, calls, tools)
+        watch = None
+        if form is None:
+            tokenizer = self.prompts.tokenizer
+            watch = open_watch(choice, tools, self.prompts.speech, lambda: self._vocabulary, tokenizer)
         request = self.prepare(messages, progress.timings, tools=tools, **chosen)
         progress.prompt_ids = request.prompt.ids
         parser = DialogueParser(self.prompts.speech, tools, thinking=request.prompt.thinking is True)
-        guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
+        budget = generation.thinking_budget
+        guide = open_guide(self.prompts, request.prompt.thinking, budget, form, self.eos_token_ids, watch)
         return Answer(self._pieces(request, generation, progress, guide), progress, parser)
 
     def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
@@ -220,7 +229,7 @@ class Model(OfOneProcess):
         guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
         return Answer(self._pieces(request, generation, progress, guide), progress)
 
-    def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
+    def _form(self, options: GenerationOptions, calls: str | None, tools: Any = None) -> Form | None:
         """What an answer is held to; InputError where there can be no such answer."""
         if calls is not None and options.form is not None:
             raise InputError(f"tool_choice asks for a call and {options.form[0]} for another form; give one of them")
@@ -230,7 +239,11 @@ class Model(OfOneProcess):
         if calls is not None:
             return self._vocabulary.form_of("tool_choice", calls)
         assert options.form is not None
-        return self._vocabulary.form(*options.form)
+        name, value = options.form
+        if name == "json_schema" and begun_calls(tools, self.prompts.speech):
+            grammar = answer_or_calls(schema_object(value), tools, self.prompts.speech)
+            return self._vocabulary.form_of(name, grammar)
+        return self._vocabulary.form(name, value)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
