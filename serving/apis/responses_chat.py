@@ -23,6 +23,9 @@ def responses_as_chat(request: ResponsesRequest, served: Served) -> ChatRequest:
     given: list[Item] = (
         [InputMessage(role="user", content=request.input)] if isinstance(request.input, str) else request.input
     )
+    if not served.model.prompts.reads_thoughts:  # clients send back all items of the output
+        given = [item for item in given if not isinstance(item, InputReasoning)]
+        before = [{key: value for key, value in each.items() if key != "reasoning_content"} for each in before]
     instructions = [] if request.instructions is None else [{"role": "system", "content": request.instructions}]
     body: dict[str, Any] = {name: getattr(request, name) for name in SAME}
     body |= {

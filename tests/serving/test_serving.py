@@ -158,6 +158,33 @@ def test_one_call_where_no_more_are_wanted(model: Model, monkeypatch: pytest.Mon
             ["count_things"], "tool_calls")  # fmt: skip
 
 
+def test_a_call_that_the_model_begins_follows_its_schema(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights, which would never write a call of their own: from its opening on, there is no other way."""
+    pytest.importorskip("llguidance", reason="needs lensmith[constrain]")
+    begun = model.prompts.tokenizer.encode("Well.\n<tool_call>", add_special_tokens=False).ids
+
+    class Begins(Sampler):
+        def __call__(self, logits: Any, history: Any) -> int:
+            self.count = getattr(self, "count", 0) + 1
+            return begun[self.count - 1] if self.count <= len(begun) else super().__call__(logits, history)
+
+    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Begins)
+    strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+    with served({"tiny": model}) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        asked = {**SHORT, "max_tokens": 120, "messages": QUESTION}
+        for tools in (TOOLS, strict):
+            made = client.chat.completions.create(tools=tools, tool_choice="auto", **asked).choices[0].message
+            arguments = json.loads(made.tool_calls[0].function.arguments)
+            assert made.content.startswith("Well.")
+            assert arguments.keys() == {"count", "kind"}
+            assert 0 <= arguments["count"] <= 9
+        schema = {"type": "array", "uniqueItems": True}
+        impossible = {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {"x": schema}}}
+        with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+            client.chat.completions.create(tools=[{"type": "function", "function": impossible}], **asked)
+
+
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "model": ({"model": "other"}, 404, "known: tiny"),
     "no messages": ({"messages": []}, 400, "messages"),
