@@ -289,7 +289,7 @@ class LayerNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceTensor:
     """One source tensor and the initializers made from it."""
 
     name: str
@@ -305,7 +305,7 @@ class Source:
         return [_to_float(parameter.derive(rows) if isinstance(parameter, Derived) else rows, 32)]
 
 
-def sources(root: nn.Module, prefix: str) -> Iterator[Source]:
+def sources(root: nn.Module, prefix: str) -> Iterator[SourceTensor]:
     """Every source tensor that the modules below `root` need; names follow the checkpoint, below `prefix`."""
     views: dict[str, nn.Parameter | None] = {}
     for path, module in root.named_modules():
@@ -313,7 +313,7 @@ def sources(root: nn.Module, prefix: str) -> Iterator[Source]:
         if isinstance(module, Table):
             views[f"{name}.weight"] = module.view
         elif isinstance(module, Matrix):
-            yield Source(name, tuple(module.parameters(recurse=False)), module, views.get(name))
+            yield SourceTensor(name, tuple(module.parameters(recurse=False)), module, views.get(name))
         else:
             for key, parameter in module.named_parameters(recurse=False):
-                yield Source(f"{name}.{key}", (parameter,))
+                yield SourceTensor(f"{name}.{key}", (parameter,))

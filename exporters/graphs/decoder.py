@@ -40,7 +40,7 @@ class DecoderInputs:
     past: Sequence[tuple[Value, Value]]
     taps: int = 0
     num_hidden_states: Value | None = None  # as num_logits, which counts from these; None: no more than these
-    lengths: tuple[Value, Value] | None = None  # `Step.last` and `Step.total`, where dialects want them as inputs
+    lengths: tuple[Value, Value] | None = None  # `StepTables.last` and `.total`, where dialects want them as inputs
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DecoderOutputs:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTables:
     """What all attention layers share: rotary angles, and lengths behind this step."""
 
     angles: Angles
@@ -113,15 +113,15 @@ def token_angles(op: Op, dialect: Dialect, position_ids: Value, spec: DecoderSpe
     return Angles(cos, sin, rows, 0 if size == spec.head_dim else size)
 
 
-def make_step(op: Op, dialect: Dialect, inputs: DecoderInputs | MtpInputs, spec: DecoderSpec) -> Step:
+def make_step(op: Op, dialect: Dialect, inputs: DecoderInputs | MtpInputs, spec: DecoderSpec) -> StepTables:
     """Angles and lengths of this step."""
     angles = token_angles(op, dialect, inputs.position_ids, spec)
     if inputs.lengths is not None:
-        return Step(angles, inputs.past_lengths, *inputs.lengths)
+        return StepTables(angles, inputs.past_lengths, *inputs.lengths)
     new = op.Cast(op.Shape(inputs.input_ids, start=1), to=ir.DataType.INT32)
     total = op.Add(inputs.past_lengths, new)
     one = op.Constant(value=ir.tensor(np.array([1], np.int32)))
-    return Step(angles, inputs.past_lengths, op.Sub(total, one), op.ReduceMax(total, keepdims=0))
+    return StepTables(angles, inputs.past_lengths, op.Sub(total, one), op.ReduceMax(total, keepdims=0))
 
 
 class HeadNorm(nn.Module):
@@ -137,7 +137,7 @@ class HeadNorm(nn.Module):
         return op.Reshape(self.dialect.rms_norm(op, split, self.weight, self.eps), [0, 0, heads * self.head_dim])
 
 
-class Attention(nn.Module):
+class DecoderAttention(nn.Module):
     """Grouped-query attention with rotary positions; norms of queries and keys, and a gate of its output on request."""
 
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, cache_scales: Scales | None = None) -> None:
@@ -154,7 +154,9 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(dialect, spec) if spec.qk_norm else None
         self.k_norm = HeadNorm(dialect, spec) if spec.qk_norm else None
 
-    def forward(self, op: Op, x: Value, step: Step, past: tuple[Value, Value]) -> tuple[Value, tuple[Value, Value]]:
+    def forward(
+        self, op: Op, x: Value, step: StepTables, past: tuple[Value, Value]
+    ) -> tuple[Value, tuple[Value, Value]]:
         """Attention output before `project` [batch, seq, heads * head_dim], and the present key and value."""
         heads, kv_heads = self.spec.heads, self.spec.kv_heads
         q, gate = self._queries(op, x)
@@ -190,7 +192,7 @@ class Attention(nn.Module):
         return query, gate
 
 
-class MLP(nn.Module):
+class DecoderMLP(nn.Module):
     """down(act(gate(x)) * up(x))."""
 
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy) -> None:
@@ -209,7 +211,7 @@ class MLP(nn.Module):
         return self.down_proj(op, op.Mul(gate, self.up_proj(op, x)))
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """One decoder layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
     def __init__(
@@ -228,16 +230,22 @@ class Layer(nn.Module):
         if linear:
             self.linear_attn = DeltaNet(dialect, spec, policy.inside("linear_attn"))
         else:
-            self.self_attn = Attention(dialect, spec, policy.inside("self_attn"), cache_scales)
+            self.self_attn = DecoderAttention(dialect, spec, policy.inside("self_attn"), cache_scales)
         self.linear = linear
-        self.mlp = MLP(dialect, spec, policy.inside("mlp"))
+        self.mlp = DecoderMLP(dialect, spec, policy.inside("mlp"))
 
     def forward(
-        self, op: Op, stream: Value, delta: Value | None, step: Step, past: tuple[Value, Value], chosen: Value | None
+        self,
+        op: Op,
+        stream: Value,
+        delta: Value | None,
+        step: StepTables,
+        past: tuple[Value, Value],
+        chosen: Value | None,
     ) -> tuple[Value, Value, tuple[Value, Value]]:
         """Stream, addition to it, present states. Positions that are not chosen are left out behind attention."""
         normed, stream = self.input_layernorm(op, stream, delta)
-        mixer: Attention | DeltaNet = self.linear_attn if self.linear else self.self_attn
+        mixer: DecoderAttention | DeltaNet = self.linear_attn if self.linear else self.self_attn
         mixed, present = self.linear_attn(op, normed, past) if self.linear else self.self_attn(op, normed, step, past)
         if chosen is not None:
             mixed, stream = (self.dialect.keep(op, x, chosen) for x in (mixed, stream))
@@ -250,7 +258,7 @@ def make_logits(op: Op, dialect: Dialect, hidden: Value, table: Table, head: Lin
     return dialect.leave(op, dialect.matmul(op, hidden, table.weight, None) if head is None else head(op, hidden))
 
 
-class Decoder(nn.Module):
+class DecoderGraph(nn.Module):
     """Token ids and image features to logits of the last positions."""
 
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, image_token_id: int) -> None:
@@ -259,7 +267,7 @@ class Decoder(nn.Module):
         table = policy.scheme("table", spec.hidden, "embed_tokens")
         self.embed_tokens = dialect.table(spec.vocab, spec.hidden, table, shared=spec.tied)
         self.layers = nn.ModuleList([
-            Layer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers,
+            DecoderLayer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers,
                   cache_scales=policy.kv_cache.of(index, spec))
             for index in range(spec.layers)
         ])  # fmt: skip

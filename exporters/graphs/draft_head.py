@@ -20,8 +20,8 @@ from .blocks import (
     Table,
 )
 from .decoder import (
+    DecoderLayer,
     DecoderOutputs,
-    Layer,
     MtpInputs,
     make_logits,
     make_step,
@@ -38,7 +38,7 @@ class MtpHead(nn.Module):
         self.pre_fc_norm_hidden = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         twice = 2 * spec.hidden
         self.fc = Linear(dialect, twice, spec.hidden, policy.scheme("decoder", twice), bias=False)
-        self.layers = nn.ModuleList([Layer(dialect, spec, policy)])
+        self.layers = nn.ModuleList([DecoderLayer(dialect, spec, policy)])
         self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
 
     def forward(self, op: Op, inputs: MtpInputs, table: Table, head: Linear | None) -> DecoderOutputs:

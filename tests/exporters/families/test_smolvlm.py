@@ -271,7 +271,7 @@ WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         siglip_tower.Connector, "forward", lambda self, op, x: _shuffled(self, op, x, [0, 3, 1, 2, 4, 5])
     ),
     "no positions": lambda patch: patch.setattr(
-        siglip_tower.Positions, "forward", lambda self, op: op.Mul(self.weight, 0.0)
+        siglip_tower.SiglipPositions, "forward", lambda self, op: op.Mul(self.weight, 0.0)
     ),
     "no last norm": lambda patch: patch.setattr(siglip_tower.SiglipTower, "forward", _without_norm),
 }
