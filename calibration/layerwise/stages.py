@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ...exporters.graphs.blocks import Matrix, SourceTensor
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.graphs.graph_files import Graph
+from ...exporters.graphs.matrices import Matrix
 
 
 @dataclass(frozen=True)

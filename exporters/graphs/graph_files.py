@@ -13,15 +13,9 @@ from onnxscript import GraphBuilder, nn
 from ..formats.functions import add_functions
 from ..spec import ClipTowerSpec, ModelSpec, VisionSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Dialect,
-    Linear,
-    Port,
-    SourceTensor,
-    Value,
-    sources,
-)
+from .blocks import Linear, SourceTensor, sources
 from .decoder import DecoderGraph
+from .dialect import Dialect
 from .draft_head import MtpHead
 from .graph_ports import (
     F32,
@@ -32,6 +26,7 @@ from .graph_ports import (
     decoder_inputs,
     mtp_inputs,
 )
+from .graph_values import Port, Value
 from .kv_cache import FLOAT_CACHE
 from .state_names import kv_states, layer_states
 from .vit import INDEX_PORTS, VisionEncoder

@@ -8,7 +8,9 @@ from onnxscript import nn
 
 from ..spec import PatchTransformer
 from ..storage.scheme import Policy
-from .blocks import Angles, Dialect, LayerNorm, Linear, Op, RMSNorm, Value
+from .blocks import LayerNorm, Linear, RMSNorm
+from .dialect import Angles, Dialect
+from .graph_values import Op, Value
 
 
 class PatchProjection(nn.Module):

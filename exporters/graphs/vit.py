@@ -12,15 +12,9 @@ from onnxscript import nn
 
 from ..spec import VisionSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Angles,
-    Dialect,
-    LayerNorm,
-    Linear,
-    Op,
-    Port,
-    Value,
-)
+from .blocks import LayerNorm, Linear
+from .dialect import Angles, Dialect
+from .graph_values import Op, Port, Value
 from .patch_blocks import PatchAttention, PatchProjection, ResidualBlock
 
 

@@ -8,13 +8,9 @@ from onnxscript import nn
 
 from ..spec import ClipTowerSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Dialect,
-    LayerNorm,
-    Linear,
-    Op,
-    Value,
-)
+from .blocks import LayerNorm, Linear
+from .dialect import Dialect
+from .graph_values import Op, Value
 
 
 class PixelShape(Protocol):

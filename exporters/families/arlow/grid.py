@@ -10,12 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.blocks import (
-    Angles,
-    Dialect,
-    Op,
-    Value,
-)
+from ...graphs.dialect import Angles, Dialect
+from ...graphs.graph_values import Op, Value
 from .arlow_spec import ArlowSpec, Locality
 
 F32, F64, I64 = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 from onnxscript import nn
 
-from ...graphs.blocks import Dialect, LayerNorm, Op, Value
+from ...graphs.blocks import LayerNorm
+from ...graphs.dialect import Dialect
+from ...graphs.graph_values import Op, Value
 from ...graphs.patch_blocks import PatchAttention, PatchMerger, PatchProjection, ResidualBlock
 from ...graphs.vit import given_grid, patch_angles, read_grid
 from ...graphs.vit_clip import ClipMLP

@@ -14,7 +14,8 @@ from ....runtimes.engines.cuda.cuda_executor import cuda_works
 from ....targets.errors import InputError
 from ....targets.profile import TargetProfile
 from ...checkpoint.prequantized.kept import how_made, kept_rows
-from ...graphs.blocks import Dialect, SourceTensor
+from ...graphs.blocks import SourceTensor
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph
 from ...progress import Progress
 from ...spec import Spec

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lensmith.calibration.layerwise.matrix_outcomes import Outcome, OutcomeJournal
 from lensmith.calibration.layerwise.store import CalibratedTensor, Store
 from lensmith.exporters.checkpoint.safetensors_files import read_header
-from lensmith.exporters.graphs.blocks import Matrix, SourceTensor, offset
+from lensmith.exporters.graphs.blocks import SourceTensor
+from lensmith.exporters.graphs.matrices import Matrix, offset
 from lensmith.exporters.storage.rounding import Groups, dequantize, quantize
 from lensmith.exporters.storage.scheme import Scheme
 from numpy.typing import NDArray

@@ -24,8 +24,10 @@ from lensmith.exporters.formats.gguf import tensors as gguf_tensors
 from lensmith.exporters.formats.gguf.written_tensors import check_files
 from lensmith.exporters.formats.onnx import ort
 from lensmith.exporters.graphs import decoder, rope
-from lensmith.exporters.graphs.blocks import Cache, Matrix, SourceTensor
+from lensmith.exporters.graphs.blocks import SourceTensor
+from lensmith.exporters.graphs.dialect import Cache
 from lensmith.exporters.graphs.kv_cache import KvCache, KvScales
+from lensmith.exporters.graphs.matrices import Matrix
 from lensmith.exporters.job import Calibrated
 from lensmith.exporters.pipeline import (
     Job,
