@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from onnxscript import nn
@@ -45,8 +46,11 @@ class PatchAttention(nn.Module):
 class ResidualBlock(nn.Module):
     """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
-    def __init__(self, norms: tuple[LayerNorm, LayerNorm] | tuple[RMSNorm, RMSNorm], attn: nn.Module, mlp: nn.Module):
+    def __init__(self, norms: Iterable[LayerNorm | RMSNorm], attn: nn.Module, mlp: nn.Module) -> None:
+        """`norms` are that in front of attention and that in front of the MLP."""
         super().__init__()
+        self.norm1: LayerNorm | RMSNorm
+        self.norm2: LayerNorm | RMSNorm
         self.norm1, self.norm2 = norms
         self.attn, self.mlp = attn, mlp
 
