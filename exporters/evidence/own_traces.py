@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
-from ...runtimes.bundle.manifest import Inputs
+from ...runtimes.bundle.manifest import InputSections
 from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.arithmetic import arithmetic
 from ...runtimes.engines.contract import Floats, ImageFeatures, Vision
@@ -63,7 +63,7 @@ FEW_TILES = 2  # along the longer side of the picture that is asked about, where
 FEW = 16  # tokens of the picture that is asked about, where a model takes any size
 
 
-def own_pictures(inputs: Inputs) -> dict[str, int | None]:
+def own_pictures(inputs: InputSections) -> dict[str, int | None]:
     """The files of a bundle's own traces and how many pixels each may have, None for the bundle's own limit.
 
     The conversation is about the first.
@@ -181,14 +181,12 @@ class _Kept:
     def noted(self, made: Iterator[Fed | Output]) -> Iterator[Fed | Output]:
         for output in made:
             if isinstance(output, Output) and output.kind != "draft_logits":
-                self._keep(output, output.values.copy())
+                values = output.values.copy()
+                if output.kind == "image_features":
+                    self._features[output.case] = values
+                else:
+                    (self._logits if output.kind == "logits" else self._taps)[output.case].append(values)
             yield output
-
-    def _keep(self, output: Output, values: Floats) -> None:
-        if output.kind == "image_features":
-            self._features[output.case] = values
-        else:
-            (self._logits if output.kind == "logits" else self._taps)[output.case].append(values)
 
     def traces(self) -> Traces:
         images = tuple(replace(image, features=self._made(image.file)) for image in self.blank.images)

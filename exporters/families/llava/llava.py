@@ -8,14 +8,14 @@ from typing import Any
 from ...checkpoint import names
 from ...checkpoint.conventions import Conventions
 from ...checkpoint.folder import Checkpoint
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import (
     Graph,
     Prefixes,
     build_clip,
     build_decoder,
 )
-from ...spec import ClipSpec, ModelSpec
+from ...spec import ClipTowerSpec, ModelSpec
 from ...storage.scheme import Policy
 from ..configs import Config, never_null
 from ..family import Family
@@ -67,12 +67,17 @@ def _never_null(config: Config) -> set[str]:
     return (never | more) - fewer
 
 
-def _vision(config: Config, out_hidden: int) -> ClipSpec:
+def _vision(config: Config, out_hidden: int) -> ClipTowerSpec:
     section = config.section("vision_config")
     section.only("model_type", "clip_vision_model")
     vision = replace(section, values={**CLIP_DEFAULTS, **section.values})
     depth = vision.need("num_hidden_layers")
-    return ClipSpec(
+    # Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last.
+    found = config.get("vision_feature_layer", -2)
+    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
+        config.only("vision_feature_layer", -2)
+    given = [found] if isinstance(found, int) else found
+    return ClipTowerSpec(
         hidden=vision.need("hidden_size"),
         heads=vision.need("num_attention_heads"),
         intermediate=vision.need("intermediate_size"),
@@ -82,25 +87,12 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
         patch_size=vision.need("patch_size"),
         norm_eps=vision.need("layer_norm_eps"),
         depth=depth,
-        feature_depths=_feature_depths(_feature_layers(config), depth),
+        feature_depths=tuple(index if index >= 0 else depth + 1 + index for index in given),
         keep_class=config.only("vision_feature_select_strategy", "default", "full") == "full",
         out_hidden=out_hidden,
         projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
         projector_bias=bool(config.get("multimodal_projector_bias", True)),
     )
-
-
-def _feature_layers(config: Config) -> int | list[int]:
-    found = config.get("vision_feature_layer", -2)
-    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
-        config.only("vision_feature_layer", -2)
-    return found if isinstance(found, int) else list(found)
-
-
-def _feature_depths(layers: int | list[int], depth: int) -> tuple[int, ...]:
-    """Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last."""
-    given = [layers] if isinstance(layers, int) else layers
-    return tuple(index if index >= 0 else depth + 1 + index for index in given)
 
 
 def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
@@ -123,7 +115,7 @@ def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
 
 def _reason(name: str, spec: ModelSpec) -> str:
     vision = spec.vision
-    assert isinstance(vision, ClipSpec)
+    assert isinstance(vision, ClipTowerSpec)
     inner = name.removeprefix(f"{PREFIXES.vision}.")
     if name == f"{PREFIXES.head}.weight" and spec.decoder.tied:
         return "tied to the embedding table"

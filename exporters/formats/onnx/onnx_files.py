@@ -14,7 +14,8 @@ from ....runtimes.engines.cuda.cuda_executor import cuda_works
 from ....targets.errors import InputError
 from ....targets.profile import TargetProfile
 from ...checkpoint.prequantized.kept import how_made, kept_rows
-from ...graphs.blocks import Dialect, Source
+from ...graphs.blocks import SourceTensor
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph
 from ...progress import Progress
 from ...spec import Spec
@@ -75,7 +76,7 @@ def precision(job: Job, _: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield source.name, row
 
 
-def _how_made(job: Job, source: Source) -> str:
+def _how_made(job: Job, source: SourceTensor) -> str:
     """How the integers of a matrix came about: by calibration, or from the checkpoint's own values."""
     assert source.matrix is not None
     tensor, known = job.checkpoint.tensors[source.name], job.calibrated.reasons.get(source.name)
@@ -88,14 +89,11 @@ def signature(graph: Graph) -> dict[str, Any]:
     """What the manifest says of a graph: its file, inputs and outputs."""
 
     def ports(values: Any) -> dict[str, Any]:
-        return {v.name: {"dtype": v.dtype.name, "shape": [_dim(d) for d in v.shape]} for v in values}
+        shapes = {v.name: [d if isinstance(d, int) else str(d.value) for d in v.shape] for v in values}
+        return {v.name: {"dtype": v.dtype.name, "shape": shapes[v.name]} for v in values}
 
     inner = graph.model.graph
     return {"file": f"{graph.name}.onnx", "inputs": ports(inner.inputs), "outputs": ports(inner.outputs)}
-
-
-def _dim(dimension: Any) -> int | str:
-    return dimension if isinstance(dimension, int) else str(dimension.value)
 
 
 def signatures(job: Job) -> dict[str, Any]:
