@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import asdict
 
 from ...targets.errors import InputError
-from ..bundle.manifest import DECODER, DRAFT_HEAD, Inputs
+from ..bundle.manifest import DECODER, DRAFT_HEAD, InputSections
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
 from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
@@ -396,7 +396,7 @@ def _open(
     return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
 
 
-def prompt_spec(inputs: Inputs) -> PromptSpec:
+def prompt_spec(inputs: InputSections) -> PromptSpec:
     """The special tokens and end tokens of a manifest."""
     section = inputs.asked()
     return PromptSpec(
@@ -412,7 +412,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
     )
 
 
-def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
+def position_spec(inputs: InputSections, prompts: PromptBuilder) -> PositionSpec:
     """How the decoder of a manifest counts positions."""
     return PositionSpec(
         prompts.image_token_id,
