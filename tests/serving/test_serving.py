@@ -97,7 +97,7 @@ class Nothing:
     content: tuple[Any, ...] = ()
 
 
-TOOLS = [
+TOOLS: list[Any] = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": {
         "type": "object",
         "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9}, "kind": {"enum": ["a", "b"]}},
@@ -164,7 +164,7 @@ def test_a_call_that_the_model_begins_follows_its_schema(model: Model, monkeypat
     begun = model.prompts.tokenizer.encode("Well.\n<tool_call>", add_special_tokens=False).ids
 
     class Begins(Sampler):
-        def __call__(self, logits: Any, history: Any) -> int:
+        def __call__(self, logits: Any, history: Any = ()) -> int:
             self.count = getattr(self, "count", 0) + 1
             return begun[self.count - 1] if self.count <= len(begun) else super().__call__(logits, history)
 

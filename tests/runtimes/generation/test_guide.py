@@ -242,7 +242,7 @@ def test_tools_that_are_strict_are_obeyed_or_refused() -> None:
     free = watch(False, impossible)
     assert free is not None
     for token in prompts().tokenizer.encode('<tool_call>{"name":', add_special_tokens=False).ids:
-        free.push(token, prompts().tokenizer.id_to_token(token))
+        free.push(token, prompts().tokenizer.id_to_token(token) or "")
         assert free.form is None
     assert watch(True, {"type": "object", "properties": {}}) is not None
     assert open_watch("auto", TOOLS, Speech(), vocabulary, prompts().tokenizer) is None  # no form that is known
