@@ -35,6 +35,7 @@ from .server_errors import Refusal
 from .server_options import ServerOptions
 
 TRIES = 3  # of a request whose replica dies before it said a word
+REPLICA_HEADER = b"x-lensmith-replica"  # which one answered
 PASSED_ON = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers")
 
 
@@ -100,6 +101,7 @@ class ReplicaOfServer:
                 raise InputError(f"{path} has no decoder and answers nothing; serve bundles that do")
             models[Path(path).resolve().name] = model
         self.app = make_app(models, arguments.options())
+        self.named = (REPLICA_HEADER, serve.get_replica_context().replica_id.unique_id.encode())
 
     async def answer(self, key: str, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """The messages of ASGI that answer a request; `key` was for the router."""
@@ -117,7 +119,8 @@ class ReplicaOfServer:
         task.add_done_callback(lambda _: messages.put_nowait(None))
         try:
             while (message := await messages.get()) is not None:
-                yield message
+                start = message["type"] == "http.response.start"
+                yield {**message, "headers": [*message["headers"], self.named]} if start else message
         finally:
             gone.set()
 

@@ -275,6 +275,13 @@ def test_keys(model: Model) -> None:
         assert httpx.get(f"{address}/health").status_code == 200  # of probes, which have no key
 
 
+def test_requests_that_do_not_say_how_many_tokens(model: Model) -> None:
+    with served({"tiny": model}, most_new_tokens=4) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        made = client.chat.completions.create(model="tiny", messages=QUESTION, temperature=0)
+        assert (made.usage.completion_tokens, made.choices[0].finish_reason) == (4, "length")
+
+
 LONG: Any = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 600, "stream": True}
 
 
