@@ -120,6 +120,7 @@ def test_a_killed_replica_loses_no_other_request(client: Any, model: Model) -> N
     for thread in threads:
         thread.start()
     threading.Event().wait(0.3)  # all are being answered
+    assert not found
     ray.kill(ray.get_actor(f"SERVE_REPLICA::default#Replica#{killed}", namespace="serve"))
     for thread in threads:
         thread.join(120)
