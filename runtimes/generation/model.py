@@ -32,12 +32,8 @@ from ..process.forks import OfOneProcess, PerProcess
 from ..prompt.messages import SAMPLING as FRAMES
 from ..prompt.messages import Messages, another_conversation
 from ..prompt.positions import PositionSpec, text_positions
-from ..prompt.prompt_builder import (
-    PromptBuilder,
-    PromptSpec,
-    check_context,
-    open_prompt,
-)
+from ..prompt.prompt_builder import PromptBuilder, check_context, open_prompt
+from ..prompt.prompt_parts import PromptSpec
 from ..prompt.requests import Request, assemble, question_message
 from ..prompt.variables import checked_variables
 from ..values import only, whole

@@ -24,7 +24,7 @@ from ..generation.timings import Timings
 from ..process.cores import at_most
 from ..process.forks import computing
 from ..prompt.messages import Messages, find_media
-from ..prompt.prompt_builder import VideoLayout
+from ..prompt.prompt_parts import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
 from ..values import finite, whole
 from .frames import Clip, VideoLimits, open_clip
