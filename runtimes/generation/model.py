@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import asdict
 
 from ...targets.errors import InputError
-from ..bundle.manifest import DECODER, DRAFT_HEAD, Inputs
+from ..bundle.manifest import DECODER, DRAFT_HEAD, InputSections
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
 from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
@@ -22,26 +22,22 @@ from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.frames import VideoLimits, VideoSource, check_limit_objects
 from ..media.image_files import ImageLimits
-from ..media.media_encoder import FEATURE_BYTES, MediaEncoder, Medium, layout_of
+from ..media.media_encoder import FEATURE_BYTES, MediaEncoder
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
 from ..media.spaced_video import video_spec
-from ..media.wishes import MEDIA_LIMITS
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
 from ..process.interrupt import heeding
 from ..prompt.messages import SAMPLING as FRAMES
-from ..prompt.messages import Messages, another_conversation
+from ..prompt.messages import Messages
 from ..prompt.positions import PositionSpec, text_positions
 from ..prompt.prompt_builder import (
-    Prompt,
     PromptBuilder,
     PromptSpec,
-    check_context,
     open_prompt,
 )
-from ..prompt.requests import Request, assemble, question_message
-from ..prompt.variables import checked_variables
+from ..prompt.requests import Request, question_message
 from ..values import only, whole
 from .answer import Answer, Progress
 from .constraints import Form, Vocabulary, check_available
@@ -49,29 +45,15 @@ from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
 from .guide import Guide, open_guide
+from .intake import DEFAULT_CONTEXT, Intake, OpenedChat
 from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
-from .prefill import shared
 from .prefix_cache import PREFIX_BYTES, PrefixCache
+from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
 from .tool_grammar import call_form
-
-OF_TOOLS = ("tool_choice", "parallel_tool_calls")
-KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, *OF_TOOLS, "images", "videos", "options", "continue_final_message")
-DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
-
-
-@dataclass(frozen=True)
-class OpenedChat:
-    """A conversation that was checked, whose images and videos are not encoded yet; places as of Request."""
-
-    prompt: Prompt
-    images: Sequence[Medium]
-    videos: Sequence[Medium]
-    system_end: int
-    turn_end: int
 
 
 @dataclass(frozen=True)
@@ -213,11 +195,27 @@ class Model(OfOneProcess):
         tools = chosen.pop("tools", None)
         tools = None if choice == "none" else tools
         form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
-        chat = self._opened(messages, progress.timings, tools=tools, **chosen)
+        chat = self._intake.open(messages, progress.timings, tools=tools, **chosen)
         progress.prompt_ids, thinking = chat.prompt.ids, chat.prompt.thinking
         parser = DialogueParser(self.prompts.speech, tools, thinking=thinking is True)
         guide = open_guide(self.prompts, thinking, generation.thinking_budget, form, self.eos_token_ids)
         return Answer(self._pieces(chat, generation, progress, guide), progress, parser)
+
+    def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+        """Go on with a text, or with token ids, as they are: without a chat template and without images.
+
+        `options` and `chosen` are as of `generate`, without variables of the template. Raises InputError as it does.
+        """
+        only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
+        base = GenerationOptions() if options is None else options
+        generation = with_options(base, chosen, asdict(self.manifest.generation))
+        form = self._form(generation, None)
+        progress = Progress(Timings())
+        raw = raw_prompt(self.prompts, prompt, self.manifest.vocab)
+        chat = self._intake.check(OpenedChat(raw), progress.timings)
+        progress.prompt_ids = chat.prompt.ids
+        guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
+        return Answer(self._pieces(chat, generation, progress, guide), progress)
 
     def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
         """What an answer is held to; InputError where there can be no such answer."""
@@ -238,39 +236,11 @@ class Model(OfOneProcess):
     def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
         """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
         timings = timings or Timings()
-        return self._encoded(self._opened(messages, timings, **chosen), timings)
-
-    def _opened(self, messages: Messages, timings: Timings, **chosen: Any) -> OpenedChat:
-        """Check all of a conversation, and encode its text."""
-        limits = {name: chosen.pop(name) for name in MEDIA_LIMITS if name in chosen}
-        variables = checked_variables(chosen, self.prompts.template, KEYWORDS)
-        images, videos = self.media.open(messages, timings, limits)
-        grids, layouts = [image.grid for image in images], [layout_of(video) for video in videos]
-        build = partial(self.prompts.build, messages, grids, layouts, **variables)
-        prompt, ends = build(), (0, 0)
-        check_context(len(prompt), self.decoder.capacity, self._larger_context)
-        if self.decoder.recurrent:
-            turns = build(add_generation_prompt=False)
-            other = self.prompts.build(another_conversation(messages), **variables)
-            ends = shared(other.ids, prompt.ids), shared(turns.ids, prompt.ids)
-        timings.prompt_tokens = len(prompt)
-        timings.image_tokens, timings.video_tokens = prompt.media_tokens()
-        return OpenedChat(prompt, images, videos, *ends)
+        return self._intake.encode(self._intake.open(messages, timings, **chosen), timings)
 
     @property
-    def _larger_context(self) -> str:
-        """What helps where the context is too small."""
-        most = self.manifest.limits.context
-        if self.decoder.capacity < most:
-            return f"load with a larger context=N (--context N), up to {most}; it is {DEFAULT_CONTEXT} by default"
-        return "export it with a larger --context, as this bundle takes no more"
-
-    def _encoded(self, chat: OpenedChat, timings: Timings) -> Request:
-        """The conversation with the features of its images and videos."""
-        encoded, clips = self.media.encode(chat.images, chat.videos, timings)
-        request = assemble(chat.prompt, self.positions, encoded, clips)
-        self.media.trim([*encoded, *(frame for clip in clips for frame in clip.frames)])
-        return replace(request, system_end=chat.system_end, turn_end=chat.turn_end)
+    def _intake(self) -> Intake:
+        return Intake(self.prompts, self.positions, self.media, self.decoder, self.manifest.limits.context)
 
     def conversation(self, request: Request | None = None) -> AbstractContextManager[Conversation]:
         """A conversation for steps of one's own, while the context is entered; raises InputError as an answer does.
@@ -315,7 +285,7 @@ class Model(OfOneProcess):
         """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
         with progress.ending():
             with heeding(progress.interrupt):
-                request = self._encoded(chat, progress.timings)
+                request = self._intake.encode(chat, progress.timings)
             yield from self._said(request, options, progress, guide)
 
     def _said(
@@ -332,7 +302,8 @@ class Model(OfOneProcess):
                         progress.timings.decode_ms = spent - progress.timings.prefill_ms
                         if piece:
                             yield piece
-                        if stream.stopped:
+                        if stream.stopped_by is not None:
+                            progress.stopped_by = stream.stopped_by
                             progress.finish("stop")
                             return
             finally:
@@ -404,7 +375,7 @@ def _open(
     return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
 
 
-def prompt_spec(inputs: Inputs) -> PromptSpec:
+def prompt_spec(inputs: InputSections) -> PromptSpec:
     """The special tokens and end tokens of a manifest."""
     section = inputs.asked()
     return PromptSpec(
@@ -420,7 +391,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
     )
 
 
-def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
+def position_spec(inputs: InputSections, prompts: PromptBuilder) -> PositionSpec:
     """How the decoder of a manifest counts positions."""
     return PositionSpec(
         prompts.image_token_id,
