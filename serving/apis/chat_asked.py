@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ...runtimes.generation.model import KEYWORDS
+from ...runtimes.generation.intake import KEYWORDS
 from ..picture_links import PictureLinks
 from ..served import Served
 from ..server_errors import Refusal
