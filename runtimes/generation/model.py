@@ -38,8 +38,8 @@ from ..prompt.requests import Request, question_message
 from ..prompt.variables import check_objects
 from ..values import only, whole
 from .answer import Answer, Progress
-from .call_watch import open_watch
-from .constraints import Form, Vocabulary, check_available, schema_object
+from .answer_forms import open_forms
+from .constraints import Vocabulary
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
@@ -52,7 +52,6 @@ from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
-from .tool_grammar import answer_or_calls, begun_calls, call_form
 
 
 @dataclass(frozen=True)
@@ -195,11 +194,7 @@ class Model(OfOneProcess):
         tools = None if choice == "none" else tools
         if tools is not None:
             check_objects("tools", tools)
-        form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech), tools)
-        watch = None
-        if form is None:
-            tokenizer = self.prompts.tokenizer
-            watch = open_watch(choice, tools, self.prompts.speech, lambda: self._vocabulary, tokenizer)
+        form, watch = open_forms(generation, tools, choice, parallel, self.prompts, lambda: self._vocabulary)
         chat = self._intake.open(messages, progress.timings, tools=tools, **chosen)
         progress.prompt_ids, thinking = chat.prompt.ids, chat.prompt.thinking
         parser = DialogueParser(self.prompts.speech, tools, thinking=thinking is True)
@@ -215,29 +210,13 @@ class Model(OfOneProcess):
         only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
         base = GenerationOptions() if options is None else options
         generation = with_options(base, chosen, asdict(self.manifest.generation))
-        form = self._form(generation, None)
+        form, _ = open_forms(generation, None, None, None, self.prompts, lambda: self._vocabulary)
         progress = Progress(Timings())
         raw = raw_prompt(self.prompts, prompt, self.manifest.vocab)
         chat = self._intake.check(OpenedChat(raw), progress.timings)
         progress.prompt_ids = chat.prompt.ids
         guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
         return Answer(self._pieces(chat, generation, progress, guide), progress)
-
-    def _form(self, options: GenerationOptions, calls: str | None, tools: Any = None) -> Form | None:
-        """What an answer is held to; InputError where there can be no such answer."""
-        if calls is not None and options.form is not None:
-            raise InputError(f"tool_choice asks for a call and {options.form[0]} for another form; give one of them")
-        if calls is None and options.form is None:
-            return None
-        check_available()
-        if calls is not None:
-            return self._vocabulary.form_of("tool_choice", calls)
-        assert options.form is not None
-        name, value = options.form
-        if name == "json_schema" and begun_calls(tools, self.prompts.speech):
-            grammar = answer_or_calls(schema_object(value), tools, self.prompts.speech)
-            return self._vocabulary.form_of(name, grammar)
-        return self._vocabulary.form(name, value)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
