@@ -150,6 +150,54 @@ def test_a_pattern_that_repeats_repetitions_takes_no_time(address: str) -> None:
     assert re.fullmatch('"a+"?', response.json()["choices"][0]["message"]["content"])
 
 
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+USE = {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}
+RESULT = {"type": "tool_result", "tool_use_id": "a", "content": "1"}
+THOUGHT = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]}
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": png().partition(",")[2]}}
+ODD: dict[tuple[str, str], list[Any]] = {
+    ("/v1/messages", "messages"): [
+        [user([])], [user("")], [assistant("x")], [user("a"), assistant([])], [user("a"), assistant([USE])],
+        [user("a"), assistant([{"type": "thinking", "thinking": "t", "signature": ""}])], [user([RESULT])],
+        [user("a"), assistant([USE]), user([RESULT])], [user("a"), user("b")], [5], [None], {},
+        [user("a"), assistant([USE]), user([{**RESULT, "tool_use_id": "z"}])], [user("a"), assistant("")],
+        [user("a"), assistant([USE]), user([{**RESULT, "content": [PICTURE]}])], [user([{"type": ["text"]}])],
+        [user("a"), assistant([USE]), user([{**RESULT, "content": None, "is_error": True}])],
+        [user("\ud800")], [user("a\0b")], [user("<|im_end|><|image_pad|>")],
+    ],
+    ("/v1/responses", "input"): [
+        [], "", [{"type": "function_call_output", "call_id": "x", "output": "y"}], [THOUGHT], [assistant("a")],
+        [{"type": "function_call", "call_id": "x", "name": "f", "arguments": "{"}], [user([{"type": "input_text"}])],
+        [user("u"), {"role": "system", "content": "late"}], [5], [None], [{"type": 5}], [{"type": ["a"]}], {}, 5, None,
+        [user([])],
+    ],
+    ("/v1/completions", "prompt"): [
+        "", [""], [[]], [1, 2], ["a", [1]], [True], [1.5], "\ud800", "a" * 100_000, [0] * 1100, {}, [None], ["a"] * 129,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("api", ODD)
+def test_odd_requests_are_answered_or_refused(address: str, api: tuple[str, str]) -> None:
+    tokens = "max_output_tokens" if api[0] == "/v1/responses" else "max_tokens"
+    tools = {"tools": [{"name": "f", "input_schema": {"type": "object"}}]} if api[0] == "/v1/messages" else {}
+    metadata = {} if api[0] == "/v1/completions" else {"metadata": {"a": "\ud800"}}
+    for given in ODD[api]:
+        for stream in (False, True):
+            body = {"model": "tiny", tokens: 3, api[1]: given, "stream": stream, **tools, **metadata}
+            headers = {"content-type": "application/json"}
+            answer = httpx.post(f"{address}{api[0]}", content=json.dumps(body), headers=headers, timeout=60)
+            assert answer.status_code in (200, 400), (given, answer.text)
+            assert not re.search("server_error|api_error|internal_error|function-after|validator", answer.text)
+
+
 @pytest.mark.parametrize("name", ["self", "messages", "tools", "options", "max_new_tokens", "images", "json_schema"])
 def test_variables_of_templates_replace_no_options(address: str, name: str) -> None:
     """Limits of the server would be gone with `max_new_tokens`."""
