@@ -48,18 +48,18 @@ class RayArguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     bundles: str | list[str]
-    replicas: int = Field(2, ge=1)
-    num_cpus: float = Field(1.0, ge=0)
-    num_gpus: float = Field(0.0, ge=0)
-    conversations: int = Field(4, ge=1, le=1024)
-    threads: int | None = Field(None, ge=1)
-    context: int | None = Field(None, ge=1)
+    replicas: int = Field(default=2, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    conversations: int = Field(default=4, ge=1, le=1024)
+    threads: int | None = Field(default=None, ge=1)
+    context: int | None = Field(default=None, ge=1)
     device: str | None = None
     api_keys: list[str] = Field(default_factory=list)
-    queue: int = Field(64, ge=0)
-    deadline: float = Field(600.0, gt=0)
-    most_new_tokens: int = Field(4096, ge=1)
-    body_bytes: int = Field(64 << 20, ge=1)
+    queue: int = Field(default=64, ge=0)
+    deadline: float = Field(default=600.0, gt=0)
+    most_new_tokens: int = Field(default=4096, ge=1)
+    body_bytes: int = Field(default=64 << 20, ge=1)
     image_hosts: list[str] = Field(default_factory=list)
 
     def options(self) -> ServerOptions:
