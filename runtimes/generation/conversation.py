@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,8 @@ from .drafting import DraftHead
 from .prefill import chunks, worth_saving
 from .prefix_cache import PrefixCache
 from .token_run import TokenRun
+
+log = logging.getLogger(__name__)
 
 
 class Conversation:
@@ -81,10 +84,13 @@ class Conversation:
         found = self.prefixes.find(prompt, wanted, exact=self.states.recurrent)
         if found.length <= own:
             return self.rewind(own)
-        parts = [(segment.tokens.begin, segment.states) for segment in found.segments]
-        positions = np.concatenate([segment.tokens.positions for segment in found.segments], axis=1)
         known = min(self._shared(prompt), found.length)
-        reached = self.states.adopt(parts, positions, found.length, known)
+        try:
+            reached = self.states.adopt(found.parts, found.positions, found.length, known)
+        except (ValueError, KeyError) as error:
+            log.warning("what was kept of an earlier prompt does not fit (%s); it is computed again", error)
+            self.prefixes.drop(found)
+            return self.rewind(0)
         self._ids[:reached], self._positions[:, :reached] = prompt.ids[:reached], prompt.positions[:, :reached]
         return reached
 
