@@ -28,7 +28,8 @@ from ...runtimes.prompt.requests import (
     make_request,
     user_message,
 )
-from ..evidence.reference import Reference, import_torch
+from ..evidence.reference import Reference
+from ..evidence.torch_loading import import_torch
 from .cases import Case
 
 
@@ -58,7 +59,7 @@ class BundleRunner:
 
     def __init__(self, path: str | Path, *, threads: int) -> None:
         started = time.perf_counter()
-        self.model = Model(open_bundle(path), threads=threads)
+        self.model = Model(open_bundle(path), threads=threads, prefix_bytes=0)
         self.load_ms = _since(started)
         self.engine = engine_name(self.model)
         self.tokenizer = self.model.prompts.tokenizer
