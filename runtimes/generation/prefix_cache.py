@@ -146,9 +146,9 @@ class PrefixCache:
 
     def _loaded(self, segment: Segment) -> KeptTokens | None:
         """The states of a segment, from the shelf where they are not in memory; one that is gone is dropped."""
-        shelf, name = self.shelf, segment.name
-        if segment.states is None and shelf is not None and name is not None and self._named.get(name) is segment:
-            segment.states = shelf.states(name, segment.tokens)
+        if segment.states is None and self._named.get(segment.name) is segment:
+            if self.shelf is not None and segment.name is not None:
+                segment.states = self.shelf.states(segment.name, segment.tokens)
             if segment.states is None:
                 self._drop(segment)
             else:

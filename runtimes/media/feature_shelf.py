@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.contract import ImageFeatures
-from ..prompt.prompt_builder import VideoLayout
+from ..prompt.prompt_parts import VideoLayout
 from ..prompt.requests import EncodedImage
 from ..storage.array_files import Arrays, take_array
 from ..storage.cache_folder import NAME, CacheFolder
