@@ -45,7 +45,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ([1, "a"], {}, "the token 'a'"), ([True], {}, "the token True"), ([-1], {}, "expected ids from 0"),
     ([1 << 40], {}, "expected ids from 0"), (MESSAGES, {}, "the prompt has the token"),
     ("a", {"thinking_budget": 3}, "complete has no 'thinking_budget'"), ("a", {"tools": []}, "complete has no 'tools'"),
-    ("a", {"max_new_tokens": 0}, "max_new_tokens is 0"),
+    ("a", {"max_new_tokens": 0}, "max_new_tokens is 0"), ("a", {"prompt_logprobs": True}, "only with logprobs"),
 ]  # fmt: skip
 
 
