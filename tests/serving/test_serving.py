@@ -185,6 +185,16 @@ def test_a_call_that_the_model_begins_follows_its_schema(model: Model, monkeypat
             client.chat.completions.create(tools=[{"type": "function", "function": impossible}], **asked)
 
 
+def test_thoughts_of_earlier_turns_go_in_where_the_template_reads_them(client: Any, model: Model) -> None:
+    """That of Qwen3-VL reads none; a client sends back what it got all the same."""
+    assert not model.prompts.reads_thoughts
+    said = [*QUESTION, {"role": "assistant", "content": "A lens."}, *about(text="Why?")]
+    thought = [*QUESTION, {"role": "assistant", "content": "A lens.", "reasoning_content": "Hm."}, *about(text="Why?")]
+    made = [client.chat.completions.create(messages=messages, **SHORT) for messages in (said, thought)]
+    assert made[0].usage.prompt_tokens == made[1].usage.prompt_tokens
+    assert made[0].choices[0].message.content == made[1].choices[0].message.content
+
+
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "model": ({"model": "other"}, 404, "known: tiny"),
     "no messages": ({"messages": []}, 400, "messages"),
