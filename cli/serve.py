@@ -9,7 +9,7 @@ import click
 
 from ..targets.errors import InputError, MissingExtra
 from .answering import LOAD_NAMES, LOADING
-from .option_types import KEYS, AboveZero, Once
+from .option_types import KEYS, AboveZero, Once, parse_size
 from .screen import console
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -23,6 +23,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Demand it of clients. Repeatable; better given as LENSMITH_API_KEY.")  # fmt: skip
 @click.option("--conversations", type=click.IntRange(1, 1024), default=4, show_default=True,
               help="Answers made at once by each bundle, each with a KV cache of its own.")  # fmt: skip
+@click.option("--prefix-size", "prefix_bytes", metavar="SIZE", default="512MB", show_default=True, callback=parse_size,
+              help="Memory of each bundle for what conversations share.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(0), default=64, show_default=True,
               help="Requests that wait; further ones get status 429.")  # fmt: skip
 @click.option("--deadline", type=AboveZero(1e6), default=600.0, show_default=True, metavar="SECONDS",
@@ -40,6 +42,7 @@ def serve(
     host: str,
     api_keys: tuple[str, ...],
     conversations: int,
+    prefix_bytes: int,
     max_body_megabytes: float,
     keys: tuple[Path, ...],
     **chosen: Any,
@@ -58,7 +61,7 @@ def serve(
     models: dict[str, Model] = {}
     for path in bundles:
         name = path.resolve().name
-        model = load(path, trusted_keys=keys or None, conversations=conversations, **loading)
+        model = load(path, trusted_keys=keys or None, conversations=conversations, prefix_bytes=prefix_bytes, **loading)
         if not isinstance(model, Model):
             raise InputError(f"{path} has no decoder and answers nothing; serve bundles that do")
         if name in models:
