@@ -77,22 +77,25 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     include = Path(os.environ.get("ONNXRUNTIME_INCLUDE", "/usr/include/onnxruntime"))
     if not (include / "onnxruntime_cxx_api.h").is_file():
         pytest.skip(f"needs headers of ONNX Runtime in {include} (ONNXRUNTIME_INCLUDE names another folder)")
-    if importlib.util.find_spec("nlohmann_json") is None:
-        pytest.skip("needs nlohmann-json, of lensmith[dev]")
     spec = importlib.util.find_spec("onnxruntime")
     assert spec is not None
     assert spec.origin is not None
     library = max((Path(spec.origin).parent / "capi").glob("libonnxruntime.so.*"), default=None)
     if library is None:
         pytest.skip("the onnxruntime that is installed has no library for C++")
-    import nlohmann_json
-
     folder = tmp_path_factory.mktemp("cpp")
     places = {"ONNXRUNTIME_INCLUDE": include, "ONNXRUNTIME_LIBRARY": library,
-              "JSON_INCLUDE": Path(nlohmann_json.__path__[0]) / "include"}  # fmt: skip
+              "JSON_INCLUDE": json_headers()}  # fmt: skip
     ran("cmake", "-S", str(CPP), "-B", str(folder), *(f"-D{name}={place}" for name, place in places.items()))
     ran("cmake", "--build", str(folder))
     return folder
+
+
+def json_headers() -> Path:
+    spec = importlib.util.find_spec("nlohmann_json")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs nlohmann-json, of lensmith[dev]")
+    return Path(spec.submodule_search_locations[0]) / "include"
 
 
 @pytest.fixture(scope="module")
@@ -240,10 +243,8 @@ for (const manifest of JSON.parse(readFileSync(file, "utf8")))
 
 
 def test_cpp_cuts_pictures_to_the_bit(built: Path, samples: list[Path], manifests: Path, tmp_path: Path) -> None:
-    import nlohmann_json
-
     (tmp_path / "print.cpp").write_text(PRINT_CPP, encoding="utf-8")
-    include = [f"-I{CPP}", f"-I{Path(nlohmann_json.__path__[0]) / 'include'}"]
+    include = [f"-I{CPP}", f"-I{json_headers()}"]
     ran("c++", "-std=c++17", *include, str(tmp_path / "print.cpp"), "-o", str(tmp_path / "print"))
     check_values(samples, ran(str(tmp_path / "print"), str(manifests), *map(str, samples)))
 
