@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...targets.errors import InputError
 from ..media.images import Grid, Patches
 from .contract import Arrays, Floats, ImageFeatures, Step
 from .decoding import EngineDecoder
@@ -121,6 +122,11 @@ class IndexedDecoder(EngineDecoder[KeptStates[KeptT]]):
         return KeptStates(self.executor)
 
     def _compute(self, states: KeptStates[KeptT], step: Step) -> Floats:
+        if step.num_hidden_states and "hidden_states" not in self.executor.outputs:
+            raise InputError(
+                "graphs for GPUs give hidden states only in front of a draft head, which this bundle lacks; use a "
+                "bundle of --target cpu or --format gguf"
+            )
         feed = self._feed(states.length, step)
         made = self.executor.run({name: feed[name] for name in self.executor.inputs if name in feed}, states.kept)
         for name in ("hidden_states", "draft_hidden_states"):
