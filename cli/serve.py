@@ -1,4 +1,4 @@
-"""`lensmith serve`: bundles behind OpenAI's HTTP interface."""
+"""`lensmith serve`: bundles behind the HTTP interfaces of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Most tokens that a client may ask for.")  # fmt: skip
 @click.option("--max-body-megabytes", type=AboveZero(4096), default=64.0, show_default=True, metavar="X",
               help="Refuse larger requests.")  # fmt: skip
+@click.option("--kept-size", "kept_bytes", metavar="SIZE", default="256MB", show_default=True, callback=parse_size,
+              help="Conversations kept for previous_response_id of /v1/responses; 0 keeps none.")  # fmt: skip
 @click.option("--allow-image-host", "image_hosts", multiple=True, metavar="HOST",
               help="Fetch pictures of links to this host; none by default. Repeatable.")  # fmt: skip
 @LOADING
@@ -47,7 +49,7 @@ def serve(
     keys: tuple[Path, ...],
     **chosen: Any,
 ) -> None:
-    """Serve BUNDLEs to OpenAI's clients, by the names of their folders, and a page to try them at /."""
+    """Serve BUNDLEs to OpenAI's and Anthropic's clients, by the names of their folders, and a page at /."""
     try:
         from ..serving.server import serve as run
         from ..serving.server_options import ServerOptions

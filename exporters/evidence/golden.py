@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
 from ...runtimes.bundle.checked_manifest import inputs_of
-from ...runtimes.bundle.manifest import DRAFT_HEAD, Inputs
+from ...runtimes.bundle.manifest import DRAFT_HEAD, InputSections
 from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.contract import Floats
 from ...runtimes.evidence.built import (
@@ -235,7 +235,7 @@ def record(
     return write(traces, writer, files)
 
 
-def takes(file: str, inputs: Inputs) -> bool:
+def takes(file: str, inputs: InputSections) -> bool:
     """Whether a bundle takes one of the built-in files."""
     return inputs.takes_videos if file == CLIP else inputs.takes_images
 

@@ -12,7 +12,7 @@ from ..checkpoint.tokenizer_files import SourceTokenizer
 from ..evidence.golden import Recorder, record
 from ..evidence.reference import empty_model
 from ..formats.gguf.gguf_family import GgufFamily
-from ..graphs.blocks import Dialect
+from ..graphs.dialect import Dialect
 from ..graphs.graph_files import Graph, Prefixes
 from ..spec import Spec
 from ..storage.scheme import Policy

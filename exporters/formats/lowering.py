@@ -11,7 +11,7 @@ from ...runtimes.bundle.bundle_writer import BundleWriter
 from ...runtimes.evidence.replay import LLAMA_CPP, Exactness
 from ...targets.errors import InputError, closest
 from ...targets.profile import TargetProfile
-from ..graphs.blocks import Dialect
+from ..graphs.dialect import Dialect
 from ..graphs.graph_files import Graph
 from ..progress import Progress
 from ..spec import Spec

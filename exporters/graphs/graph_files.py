@@ -11,17 +11,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder, nn
 
 from ..formats.functions import add_functions
-from ..spec import ClipSpec, ModelSpec, VisionSpec
+from ..spec import ClipTowerSpec, ModelSpec, VisionSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Dialect,
-    Linear,
-    Port,
-    Source,
-    Value,
-    sources,
-)
-from .decoder import Decoder
+from .blocks import Linear, SourceTensor, sources
+from .decoder import DecoderGraph
+from .dialect import Dialect
 from .draft_head import MtpHead
 from .graph_ports import (
     F32,
@@ -32,6 +26,7 @@ from .graph_ports import (
     decoder_inputs,
     mtp_inputs,
 )
+from .graph_values import Port, Value
 from .kv_cache import FLOAT_CACHE
 from .state_names import kv_states, layer_states
 from .vit import INDEX_PORTS, VisionEncoder
@@ -57,9 +52,9 @@ class Graph:
 
     name: str
     model: ir.Model
-    sources: tuple[Source, ...]
+    sources: tuple[SourceTensor, ...]
     lender: Graph | None = None  # whose data file also holds the bytes of `borrowed`
-    borrowed: tuple[Source, ...] = ()
+    borrowed: tuple[SourceTensor, ...] = ()
 
 
 class EncoderShape(Protocol):
@@ -122,7 +117,7 @@ def encoder_graph(
 def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
     """The vision encoder of LLaVA."""
     vision = spec.vision
-    assert isinstance(vision, ClipSpec)
+    assert isinstance(vision, ClipTowerSpec)
     tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
     projector._set_name("multi_modal_projector")
     return pixel_graph(tower, projector, vision, prefixes, opsets)
@@ -154,7 +149,7 @@ def build_decoder(
     values += [] if inputs.num_hidden_states is None else [inputs.num_hidden_states]
     values += inputs.lengths or []
     builder = _builder("decoder", [*values, *(v for pair in inputs.past for v in pair)], opsets)
-    decoder = Decoder(dialect, text, policy, spec.image_token_id)
+    decoder = DecoderGraph(dialect, text, policy, spec.image_token_id)
     head = None if text.tied else _head(spec, policy, dialect, prefixes)
     out = decoder(builder.op, inputs, head)
     add_output(builder, out.logits, "logits", F32, [ports.batch, "num_logits", text.vocab])
@@ -206,7 +201,7 @@ def _drop_unused(graph: ir.Graph, *names: str) -> None:
         graph.inputs.remove(value)
 
 
-def _graph(builder: GraphBuilder, used: tuple[Source, ...]) -> Graph:
+def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
     for node in builder.graph:
         node.metadata_props.clear()  # module scopes: half of the file, and the names already say it
     version = IR_VERSIONS[builder.graph.opset_imports[""]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import asdict
 
 from ...targets.errors import InputError
-from ..bundle.manifest import DECODER, DRAFT_HEAD, Inputs
+from ..bundle.manifest import DECODER, DRAFT_HEAD, InputSections
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
 from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
@@ -52,6 +52,7 @@ from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefill import shared
 from .prefix_cache import PREFIX_BYTES, PrefixCache
+from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
@@ -204,6 +205,22 @@ class Model(OfOneProcess):
         guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
         return Answer(self._pieces(request, generation, progress, guide), progress, parser)
 
+    def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+        """Go on with a text, or with token ids, as they are: without a chat template and without images.
+
+        `options` and `chosen` are as of `generate`, without variables of the template. Raises InputError as it does.
+        """
+        only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
+        base = GenerationOptions() if options is None else options
+        generation = with_options(base, chosen, asdict(self.manifest.generation))
+        form = self._form(generation, None)
+        progress = Progress(Timings())
+        request = assemble(raw_prompt(self.prompts, prompt, self.manifest.vocab), self.positions, [], [])
+        check_context(len(request.prompt), self.decoder.capacity)
+        progress.prompt_ids, progress.timings.prompt_tokens = request.prompt.ids, len(request.prompt)
+        guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
+        return Answer(self._pieces(request, generation, progress, guide), progress)
+
     def hidden_states(self, messages: Messages, **chosen: Any) -> HiddenStates:
         """The last hidden states [seq, hidden] of a conversation or a text, and the one that stands for all of it.
 
@@ -306,7 +323,8 @@ class Model(OfOneProcess):
                         progress.timings.decode_ms = spent - progress.timings.prefill_ms
                         if piece:
                             yield piece
-                        if stream.stopped:
+                        if stream.stopped_by is not None:
+                            progress.stopped_by = stream.stopped_by
                             progress.finish("stop")
                             return
             finally:
@@ -378,7 +396,7 @@ def _open(
     return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
 
 
-def prompt_spec(inputs: Inputs) -> PromptSpec:
+def prompt_spec(inputs: InputSections) -> PromptSpec:
     """The special tokens and end tokens of a manifest."""
     section = inputs.asked()
     return PromptSpec(
@@ -394,7 +412,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
     )
 
 
-def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
+def position_spec(inputs: InputSections, prompts: PromptBuilder) -> PositionSpec:
     """How the decoder of a manifest counts positions."""
     return PositionSpec(
         prompts.image_token_id,

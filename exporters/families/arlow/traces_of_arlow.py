@@ -19,10 +19,10 @@ def modules(_: Checkpoint, spec: ArlowSpec) -> Any:
     """The modules of an encoder in PyTorch, without weights."""
     import torch
 
-    from .torch_arlow import ArlowEncoder
+    from .torch_arlow import TorchArlow
 
     with torch.device("meta"):
-        return ArlowEncoder(spec)
+        return TorchArlow(spec)
 
 
 def record(

@@ -11,7 +11,7 @@ from ....targets.errors import InputError
 from ...checkpoint import names
 from ...checkpoint.folder import Checkpoint
 from ...evidence.golden import record
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import (
     Graph,
     build_decoder,

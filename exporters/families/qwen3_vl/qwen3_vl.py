@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ....runtimes.prompt.tokenizer_check import PATTERNS
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, build_vision
 from ...spec import DecoderSpec, ModelSpec
 from ...storage.scheme import Policy

@@ -14,7 +14,6 @@ from ...graph_limits.onnx_messages import parse_model
 
 LOGITS, NUM_LOGITS = b"logits", b"num_logits"
 HIDDEN, NUM_HIDDEN = b"hidden_states", b"num_hidden_states"
-CHOOSING = (b"Slice", b"Gather")  # what takes the last positions, where the last layer has not done so
 FLOAT, INT64, END = 1, 7, (1 << 63) - 1  # elements of tensors, and the end of every axis
 
 
@@ -48,13 +47,13 @@ def with_hidden_states(path: Path) -> bytes:
 def _head(path: Path, graph: Any) -> tuple[int, bytes]:
     """The node that takes the hidden states of the wanted positions to logits, and the name of these."""
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    name, index = LOGITS, None
-    while name in makers:
-        node = graph.node[makers[name]]
-        if index is not None and (node.op_type in CHOOSING or node.op_type.endswith(b"Normalization")):
-            return index, name
-        index, name = makers[name], node.input[0] if node.input else b""
-    raise InputError(f"{path} shows no hidden states; export it again")
+    index = makers[LOGITS]
+    name = graph.node[index].input[0]
+    source = graph.node[makers[name]]
+    norm = graph.node[makers[source.input[0]]] if source.op_type == b"Slice" else source
+    if not norm.op_type.endswith(b"Normalization"):
+        raise InputError(f"{path} shows no hidden states in front of its logits; export it again")
+    return index, name
 
 
 def _port(ports: Any, name: bytes, kind: int, shape: list[int | str]) -> None:
