@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.contract import Decoder, Floats, Ints, Step
 from ..prompt.prompt_builder import PromptBuilder
@@ -24,9 +26,10 @@ class HiddenStates:
 
     def pooled(self, *, normalize: bool = False) -> Floats:
         """The state of the last token [hidden], of length 1 with `normalize`: what models for embedding compare."""
-        last = self.states[-1]
-        length = float(np.linalg.norm(last))
-        return last / np.float32(length) if normalize and length else last.copy()
+        last: Floats = self.states[-1].copy()
+        if normalize and (length := np.linalg.norm(last)) > 0:
+            last /= length
+        return last
 
 
 def run_for_hidden_states(decoder: Decoder, prompts: PromptBuilder, request: Request, chunk: int) -> HiddenStates:
@@ -44,6 +47,10 @@ def run_for_hidden_states(decoder: Decoder, prompts: PromptBuilder, request: Req
 
 def save_hidden_states(path: str | Path, found: HiddenStates, *, normalize: bool = False) -> None:
     """Write .npz with ids [seq], hidden_states [seq, hidden] and pooled [hidden]. A file that is there is replaced."""
-    arrays = {"ids": found.ids, "hidden_states": found.states, "pooled": found.pooled(normalize=normalize)}
+    arrays: dict[str, NDArray[Any]] = {
+        "ids": found.ids,
+        "hidden_states": found.states,
+        "pooled": found.pooled(normalize=normalize),
+    }
     with new_file(path) as file:
         write_arrays(file, arrays)

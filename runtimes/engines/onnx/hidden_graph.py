@@ -19,7 +19,8 @@ FLOAT, INT64, END = 1, 7, (1 << 63) - 1  # elements of tensors, and the end of e
 
 def with_hidden_states(path: Path) -> bytes:
     """The graph in a file, with the input num_hidden_states and the output hidden_states as docs/bundle-format.md has
-    them: `num_logits` counts from the positions that these give. Raises InputError for a graph of another form.
+    them: `num_logits` counts from the positions that these give. Its data files are named as they are called where
+    links lead, beside the file itself. Raises InputError for a graph of another form.
     """
     model = parse_model(path.read_bytes())
     graph = model.graph
@@ -29,6 +30,10 @@ def with_hidden_states(path: Path) -> bytes:
         node.output[:] = [HIDDEN if each == name else each for each in node.output]
     for value in graph.value_info:
         value.name = HIDDEN if value.name == name else value.name
+    for tensor in graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == b"location":
+                entry.value = (path.parent / entry.value.decode()).resolve().name.encode()
     _port(graph.input, NUM_HIDDEN, INT64, [1])
     _port(graph.output, HIDDEN, FLOAT, ["batch", "num_hidden_states", "hidden"])
     begin, end, axis, kept = (b"hidden_states." + part for part in (b"begin", b"end", b"axis", b"kept"))
@@ -47,11 +52,14 @@ def with_hidden_states(path: Path) -> bytes:
 def _head(path: Path, graph: Any) -> tuple[int, bytes]:
     """The node that takes the hidden states of the wanted positions to logits, and the name of these."""
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    index = makers[LOGITS]
-    name = graph.node[index].input[0]
-    source = graph.node[makers[name]]
-    norm = graph.node[makers[source.input[0]]] if source.op_type == b"Slice" else source
-    if not norm.op_type.endswith(b"Normalization"):
+    try:
+        index = makers[LOGITS]
+        name = graph.node[index].input[0]
+        source = graph.node[makers[name]]
+        norm = graph.node[makers[source.input[0]]] if source.op_type == b"Slice" else source
+    except LookupError:
+        norm = None
+    if norm is None or not norm.op_type.endswith(b"Normalization"):
         raise InputError(f"{path} shows no hidden states in front of its logits; export it again")
     return index, name
 

@@ -23,7 +23,7 @@ def session(
 ) -> ort.InferenceSession:
     """An ONNX Runtime session on the CPU; `threads` None means one for each core, `native` as of `wanted_kernels`.
 
-    `graph` takes the place of what is in the file, beside which its data lie.
+    `graph` takes the place of what is in the file; its data lie beside that, or where a link there leads.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -51,7 +51,8 @@ def load_session(
     options.log_severity_level = max(options.log_severity_level, 3)
     options.enable_profiling = profile
     if graph is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        folder = str(path.resolve().parent)  # where a link of the hub's cache leads, as when the file itself is opened
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
         return ort.InferenceSession(str(path) if graph is None else graph, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated types here
