@@ -35,6 +35,7 @@ class StageRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy works between two runs
         options.enable_cpu_mem_arena = False  # one keeps gigabytes as long as any of its values lives
         model = _model(stage, {**{name: like[name] for name in stage.inputs}, **self.weights})
         self.session = onnxruntime.InferenceSession(

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ...runtimes.bundle.checked_manifest import inputs_of
-from ...runtimes.generation.model import DEFAULT_CONTEXT
+from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
 from ..formats.onnx.ort import SCORES
 from ..graphs.blocks import SourceTensor

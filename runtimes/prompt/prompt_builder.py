@@ -289,8 +289,8 @@ def _token_id(tokenizer: Tokenizer, name: str) -> int:
     return found
 
 
-def check_context(n_tokens: int, limit: int) -> None:
-    """Raise InputError when a prompt of `n_tokens` leaves no room for an answer in a context of `limit` tokens."""
+def check_context(n_tokens: int, limit: int, larger: str) -> None:
+    """Raise ContextFull when a prompt leaves no room for an answer in `limit` tokens; `larger` says how to get more."""
     if n_tokens >= limit:
         raise ContextFull(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
-                         "shorten the conversation, or use smaller images or fewer frames")  # fmt: skip
+                         f"shorten the conversation, use smaller images or fewer frames, or {larger}")  # fmt: skip

@@ -208,6 +208,6 @@ def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
 
 
 def test_context_leaves_room_for_an_answer() -> None:
-    check_context(99, 100)
-    with pytest.raises(InputError, match="100 tokens, the context holds 100"):
-        check_context(100, 100)
+    check_context(99, 100, "wait")
+    with pytest.raises(InputError, match=r"100 tokens, the context holds 100 .*, or wait"):
+        check_context(100, 100, "wait")
