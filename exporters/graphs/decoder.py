@@ -12,7 +12,7 @@ from onnxscript import nn
 from ..spec import DecoderSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, RMSNorm
-from .decoder_layer import DecoderLayer, StepTables
+from .decoder_layer import Layer, StepTables
 from .dialect import Angles, Dialect
 from .graph_values import Op, Value
 from .matrices import Table
@@ -111,7 +111,7 @@ def make_logits(op: Op, dialect: Dialect, hidden: Value, table: Table, head: Lin
     return dialect.leave(op, dialect.matmul(op, hidden, table.weight, None) if head is None else head(op, hidden))
 
 
-class DecoderGraph(nn.Module):
+class Decoder(nn.Module):
     """Token ids and image features to logits of the last positions."""
 
     def __init__(self, dialect: Dialect, spec: DecoderSpec, policy: Policy, image_token_id: int) -> None:
@@ -120,7 +120,7 @@ class DecoderGraph(nn.Module):
         table = policy.scheme("table", spec.hidden, "embed_tokens")
         self.embed_tokens = dialect.table(spec.vocab, spec.hidden, table, shared=spec.tied)
         self.layers = nn.ModuleList([
-            DecoderLayer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers,
+            Layer(dialect, spec, policy.inside(f"layers.{index}"), linear=index in spec.linear_layers,
                   cache_scales=policy.kv_cache.of(index, spec))
             for index in range(spec.layers)
         ])  # fmt: skip

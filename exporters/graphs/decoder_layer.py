@@ -114,7 +114,7 @@ class DecoderMLP(nn.Module):
         return self.down_proj(op, op.Mul(gate, self.up_proj(op, x)))
 
 
-class DecoderLayer(nn.Module):
+class Layer(nn.Module):
     """One decoder layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
     def __init__(

@@ -14,7 +14,7 @@ from ..spec import DecoderSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, RMSNorm
 from .decoder import DecoderOutputs, MtpInputs, make_logits, make_step
-from .decoder_layer import DecoderLayer
+from .decoder_layer import Layer
 from .dialect import Dialect
 from .graph_values import Op
 from .matrices import Table
@@ -30,7 +30,7 @@ class MtpHead(nn.Module):
         self.pre_fc_norm_hidden = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
         twice = 2 * spec.hidden
         self.fc = Linear(dialect, twice, spec.hidden, policy.scheme("decoder", twice), bias=False)
-        self.layers = nn.ModuleList([DecoderLayer(dialect, spec, policy)])
+        self.layers = nn.ModuleList([Layer(dialect, spec, policy)])
         self.norm = RMSNorm(dialect, spec.hidden, spec.norm_eps, spec.norm_offset)
 
     def forward(self, op: Op, inputs: MtpInputs, table: Table, head: Linear | None) -> DecoderOutputs:

@@ -14,7 +14,7 @@ from ..formats.functions import add_functions
 from ..spec import ClipTowerSpec, ModelSpec, VisionSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, SourceTensor, sources
-from .decoder import DecoderGraph
+from .decoder import Decoder
 from .dialect import Dialect
 from .draft_head import MtpHead
 from .graph_ports import (
@@ -149,7 +149,7 @@ def build_decoder(
     values += [] if inputs.num_hidden_states is None else [inputs.num_hidden_states]
     values += inputs.lengths or []
     builder = _builder("decoder", [*values, *(v for pair in inputs.past for v in pair)], opsets)
-    decoder = DecoderGraph(dialect, text, policy, spec.image_token_id)
+    decoder = Decoder(dialect, text, policy, spec.image_token_id)
     head = None if text.tied else _head(spec, policy, dialect, prefixes)
     out = decoder(builder.op, inputs, head)
     add_output(builder, out.logits, "logits", F32, [ports.batch, "num_logits", text.vocab])
@@ -202,8 +202,10 @@ def _drop_unused(graph: ir.Graph, *names: str) -> None:
 
 
 def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
+    # Module scopes: half of the file, and the names already say it. Bodies of loops keep theirs, in which classes are
+    # named: renaming `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
     for node in builder.graph:
-        node.metadata_props.clear()  # module scopes: half of the file, and the names already say it
+        node.metadata_props.clear()
     version = IR_VERSIONS[builder.graph.opset_imports[""]]
     model = ir.Model(
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)

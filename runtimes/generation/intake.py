@@ -13,7 +13,8 @@ from ..media.wishes import MEDIA_LIMITS
 from ..prompt.messages import SAMPLING as FRAMES
 from ..prompt.messages import Messages, another_conversation
 from ..prompt.positions import PositionSpec
-from ..prompt.prompt_builder import Prompt, PromptBuilder, check_context
+from ..prompt.prompt_builder import PromptBuilder, check_context
+from ..prompt.prompt_parts import Prompt
 from ..prompt.requests import Request, assemble
 from ..prompt.variables import checked_variables
 from .options import OPTIONS

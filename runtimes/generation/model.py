@@ -32,11 +32,8 @@ from ..process.interrupt import heeding
 from ..prompt.messages import SAMPLING as FRAMES
 from ..prompt.messages import Messages
 from ..prompt.positions import PositionSpec, text_positions
-from ..prompt.prompt_builder import (
-    PromptBuilder,
-    PromptSpec,
-    open_prompt,
-)
+from ..prompt.prompt_builder import PromptBuilder, open_prompt
+from ..prompt.prompt_parts import PromptSpec
 from ..prompt.requests import Request, question_message
 from ..values import only, whole
 from .answer import Answer, Progress

@@ -25,7 +25,7 @@ from ..process.cores import at_most
 from ..process.forks import computing
 from ..process.interrupt import in_turn
 from ..prompt.messages import Messages, find_media
-from ..prompt.prompt_builder import VideoLayout
+from ..prompt.prompt_parts import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
 from ..values import finite, whole
 from .frames import Clip, VideoLimits, open_clip

@@ -29,7 +29,7 @@ class Surroundings:
     reach: Value | None
 
 
-class ArlowAttention(nn.Module):
+class Attention(nn.Module):
     """Attention among all patches of an item, in the conventions of the revision."""
 
     def __init__(self, dialect: Dialect, spec: ArlowSpec, policy: Policy) -> None:
@@ -74,7 +74,7 @@ def rotate_neighbours(op: Op, x: Value, angles: Angles, spec: ArlowSpec) -> Valu
     return op.Reshape(turned, op.Shape(x))
 
 
-class ArlowBlock(nn.Module):
+class Block(nn.Module):
     """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
     def __init__(self, dialect: Dialect, spec: ArlowSpec, policy: Policy) -> None:
@@ -83,7 +83,7 @@ class ArlowBlock(nn.Module):
         size, inner = spec.hidden, spec.intermediate
         self.norm1 = LayerNorm(dialect, size, spec.norm_eps)
         self.norm2 = LayerNorm(dialect, size, spec.norm_eps)
-        self.attn = ArlowAttention(dialect, spec, policy)
+        self.attn = Attention(dialect, spec, policy)
         self.fc1 = Linear(dialect, size, inner, policy.scheme("vision.fc1", size), bias=True)
         self.fc2 = Linear(dialect, inner, size, policy.scheme("vision.fc2", inner), bias=True)
 
@@ -121,7 +121,7 @@ class ArlowEncoder(nn.Module):
         if spec.progressive:
             scheme = policy.scheme("vision.progressive", spec.hidden)
             self.progressive_proj = Linear(dialect, spec.hidden, spec.hidden, scheme, bias=True)
-        self.blocks = nn.ModuleList([ArlowBlock(dialect, spec, policy) for _ in range(spec.depth)])
+        self.blocks = nn.ModuleList([Block(dialect, spec, policy) for _ in range(spec.depth)])
         self.merger = ArlowMerger(dialect, spec, policy, role="merger")
         taps: list[nn.Module] = [ArlowMerger(dialect, spec, policy, role="deepstack") for _ in spec.deepstack_layers]
         self.deepstack_mergers = nn.ModuleList(taps)

@@ -10,8 +10,8 @@ from ....runtimes.bundle.bundle_writer import BundleWriter
 from ....runtimes.evidence.traces import ImageTrace, Traces
 from ....runtimes.generation.encoder import Encoder
 from ...checkpoint.folder import Checkpoint
-from ...evidence.golden import write
 from ...evidence.golden_media import CLIP, sources
+from ...evidence.recording import write
 from .arlow_spec import ArlowSpec
 
 

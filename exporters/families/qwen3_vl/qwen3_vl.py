@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ....runtimes.prompt.tokenizer_check import PATTERNS
+from ....runtimes.prompt.tokenizer_parts import PATTERNS
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, build_vision
 from ...spec import DecoderSpec, ModelSpec

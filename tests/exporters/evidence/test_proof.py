@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from lensmith.calibration.solvers.kv_scales import kv_scales
 from lensmith.exporters.checkpoint.lazy_tensors import ComputedTensor, LazyTensor
-from lensmith.exporters.evidence import golden, written_weights
+from lensmith.exporters.evidence import recording, written_weights
 from lensmith.exporters.evidence.float_twin import float_job
 from lensmith.exporters.evidence.golden_media import CLIP, sources
 from lensmith.exporters.evidence.proof import LEAST, exactness
-from lensmith.exporters.formats.gguf import gguf_files
+from lensmith.exporters.formats.gguf import gguf_writing
 from lensmith.exporters.formats.gguf import tensors as gguf_tensors
 from lensmith.exporters.formats.gguf.written_tensors import check_files
 from lensmith.exporters.formats.onnx import ort
@@ -88,7 +88,7 @@ def build(
     broken(job)
 
     def record(checkpoint: Any, spec: Any, writer: Any, manifest: Mapping[str, Any], **_: Any) -> Traces:
-        return golden.write(traces, writer, {n: s for n, s in sources().items() if n != CLIP or "video" in manifest})
+        return recording.write(traces, writer, {n: s for n, s in sources().items() if n != CLIP or "video" in manifest})
 
     return export(replace(job, family=replace(job.family, record=record)), out, golden="always")
 
@@ -475,7 +475,7 @@ def test_tensors_of_gguf_files_are_compared(tmp_path: Path) -> None:
     plain, stored = tmp_path / "plain", tmp_path / "stored"
     for folder, each in ((plain, float_job(job)), (stored, job)):
         folder.mkdir()
-        gguf_files.write_plain(each, folder)
+        gguf_writing.write_plain(each, folder)
     check_files(plain, stored)
     name = "blk.1.ffn_up.weight"
     data: Any = next(t for t in gguf.GGUFReader(stored / "model.gguf", "r+").tensors if t.name == name).data

@@ -15,12 +15,8 @@ import pytest
 from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.images import ImageSpec, preprocess_images
 from lensmith.runtimes.prompt.messages import find_images
-from lensmith.runtimes.prompt.prompt_builder import (
-    PromptBuilder,
-    PromptSpec,
-    check_context,
-    open_prompt,
-)
+from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, check_context, open_prompt
+from lensmith.runtimes.prompt.prompt_parts import PromptSpec
 from lensmith.runtimes.prompt.template import ChatTemplate
 from lensmith.runtimes.prompt.tokenizer_check import open_tokenizer
 from lensmith.targets.errors import InputError
