@@ -21,7 +21,7 @@ from ..states import CACHE, RECURRENT, EngineStates
 from .hidden_graph import with_hidden_states
 from .sessions import session
 
-HIDDEN = "hidden_states"  # an output
+HIDDEN, DRAFT_HIDDEN = "hidden_states", "draft_hidden_states"  # outputs
 CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
 
 
@@ -145,8 +145,8 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         return BoundStates(self._inputs.values(), self.capacity)
 
     def _compute(self, states: BoundStates, step: Step) -> Floats:
-        if step.num_hidden_states and HIDDEN not in self._outputs:  # from now on they are given
-            self._use(self._open(graph=with_hidden_states(self.path)))
+        if step.num_hidden_states and HIDDEN not in self._outputs and DRAFT_HIDDEN not in self._outputs:
+            self._use(self._open(graph=with_hidden_states(self.path)))  # from now on they are given
         bound = self._bound(states, step)
         bound.arrays["input_ids"][0] = step.ids
         bound.arrays["position_ids"][:] = step.positions[:, None] if self.axes else step.positions[:1]
@@ -178,7 +178,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         made = {
             "logits": np.empty((1, num_logits, self.vocab), np.float32),
             HIDDEN: np.empty((1, num_hidden, self.hidden), np.float32),
-            "draft_hidden_states": np.empty((1, num_logits, self.hidden), np.float32),
+            DRAFT_HIDDEN: np.empty((1, num_logits, self.hidden), np.float32),
         }
         made = {name: array for name, array in made.items() if name in self._outputs}
         for name, array in made.items():
