@@ -35,9 +35,11 @@ from ..prompt.positions import PositionSpec, text_positions
 from ..prompt.prompt_builder import PromptBuilder, open_prompt
 from ..prompt.prompt_parts import PromptSpec
 from ..prompt.requests import Request, question_message
+from ..prompt.variables import check_objects
 from ..values import only, whole
 from .answer import Answer, Progress
-from .constraints import Form, Vocabulary, check_available
+from .answer_forms import open_forms
+from .constraints import Vocabulary
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
@@ -51,7 +53,6 @@ from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
-from .tool_grammar import call_form
 
 
 @dataclass(frozen=True)
@@ -192,11 +193,14 @@ class Model(OfOneProcess):
         choice, parallel = chosen.pop("tool_choice", None), chosen.pop("parallel_tool_calls", None)
         tools = chosen.pop("tools", None)
         tools = None if choice == "none" else tools
-        form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
+        if tools is not None:
+            check_objects("tools", tools)
+        form, watch = open_forms(generation, tools, choice, parallel, self.prompts, lambda: self._vocabulary)
         chat = self._intake.open(messages, progress.timings, tools=tools, **chosen)
         progress.prompt_ids, thinking = chat.prompt.ids, chat.prompt.thinking
         parser = DialogueParser(self.prompts.speech, tools, thinking=thinking is True)
-        guide = open_guide(self.prompts, thinking, generation.thinking_budget, form, self.eos_token_ids)
+        budget = generation.thinking_budget
+        guide = open_guide(self.prompts, thinking, budget, form, self.eos_token_ids, watch)
         return Answer(self._pieces(chat, generation, progress, guide), progress, parser)
 
     def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
@@ -207,7 +211,7 @@ class Model(OfOneProcess):
         only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
         base = GenerationOptions() if options is None else options
         generation = with_options(base, chosen, asdict(self.manifest.generation))
-        form = self._form(generation, None)
+        form, _ = open_forms(generation, None, None, None, self.prompts, lambda: self._vocabulary)
         progress = Progress(Timings())
         raw = raw_prompt(self.prompts, prompt, self.manifest.vocab)
         chat = self._intake.check(OpenedChat(raw), progress.timings)
@@ -226,18 +230,6 @@ class Model(OfOneProcess):
         request = self.prepare(messages, **chosen)
         chunk = self.manifest.options.prefill_chunk
         return run_for_hidden_states(self.decoder, self.prompts, request, chunk)
-
-    def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
-        """What an answer is held to; InputError where there can be no such answer."""
-        if calls is not None and options.form is not None:
-            raise InputError(f"tool_choice asks for a call and {options.form[0]} for another form; give one of them")
-        if calls is None and options.form is None:
-            return None
-        check_available()
-        if calls is not None:
-            return self._vocabulary.form_of("tool_choice", calls)
-        assert options.form is not None
-        return self._vocabulary.form(*options.form)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
