@@ -89,6 +89,23 @@ def test_llamacpp_gives_the_same(bundles: Callable[..., Path], model: str) -> No
     np.testing.assert_array_equal(logits, decoder.run(decoder.open_states(), Step(ids, places, num_logits=3)))
 
 
+def test_a_rank_is_a_product_with_rows_of_the_head(bundles: Callable[..., Path]) -> None:
+    """As docs/embed.md says of models that answer yes or no."""
+    from safetensors.numpy import load_file
+
+    model = opened(bundles("qwen3_vl", "fp32"))
+    pictures = [TINY / "heldout" / "images" / f"{name}.png" for name in ("0501", "0502")]
+    messages = [user_message("Do both pictures show a cross?", pictures)]
+    answer = model.generate(messages, max_new_tokens=1, logprobs=20)
+    assert answer.read() == "no"
+    assert answer.logprobs is not None
+    likely = {token.spelled: token.logprob for token in answer.logprobs[0].top}
+    head = load_file(TINY / "qwen3_vl" / "model.safetensors")["model.language_model.embed_tokens.weight"]
+    yes, no = (head[model.prompts.tokenizer.token_to_id(word)].astype(np.float32) for word in ("yes", "no"))
+    score = model.hidden_states(messages).pooled() @ (yes - no)
+    assert score == pytest.approx(likely[b"yes"] - likely[b"no"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
