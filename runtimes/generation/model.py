@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ from .options import OPTIONS, GenerationOptions, with_options
 from .prefix_cache import PREFIX_BYTES, PrefixCache
 from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
+from .shelves import Shelves
 from .streaming import TextStream
 from .timings import Timings
 
@@ -90,6 +92,8 @@ class Model(OfOneProcess):
         conversations: int = CONVERSATIONS,
         prefix_bytes: int = PREFIX_BYTES,
         feature_bytes: int = FEATURE_BYTES,
+        cache_folder: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         manifest = bundle.manifest
         if DECODER not in manifest.graphs:
@@ -123,7 +127,8 @@ class Model(OfOneProcess):
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
                        conversations=whole("conversations", conversations, 1, 1024),
-                       prefix_bytes=whole("prefix_bytes", prefix_bytes, 0))  # fmt: skip
+                       prefix_bytes=whole("prefix_bytes", prefix_bytes, 0),
+                       shelves=Shelves(cache_folder, cache_bytes))  # fmt: skip
         self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
 
     @property
@@ -276,10 +281,19 @@ class Model(OfOneProcess):
         return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
-        """Drop what earlier prompts left: idle KV caches, copies of states and the features of images."""
+        """Drop what earlier prompts left: idle KV caches, copies of states and the features of images.
+
+        What is on disk stays; its folder may be removed while nothing uses it.
+        """
         self.conversations.forget()
         self.prefixes.forget()
         self.media.forget()
+
+    def flush(self) -> None:
+        """Return when all that is to be kept on disk is there, as it is anyway when the process ends by itself."""
+        for shelf in (self.prefixes.shelf, self.media.shelf):
+            if shelf is not None:
+                shelf.folder.flush()
 
     def _pieces(
         self, chat: OpenedChat, options: GenerationOptions, progress: Progress, guide: Guide | None = None
@@ -367,14 +381,16 @@ def _open(
     bundle: Bundle,
     *,
     wishes: Wishes,
-    media: Callable[[Vision], MediaEncoder],
+    media: Callable[..., MediaEncoder],
     prompts: PromptBuilder,
     conversations: int,
     prefix_bytes: int,
+    shelves: Shelves,
 ) -> Shared:
-    opened, prefixes = open_engines(bundle, wishes), PrefixCache(prefix_bytes)
+    opened, (states, features) = open_engines(bundle, wishes), shelves.open(bundle, wishes)
+    prefixes = PrefixCache(prefix_bytes, states)
     make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk, prefixes)
-    return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
+    return Shared(opened, media(opened.vision, shelf=features), prefixes, ConversationPool(make, conversations))
 
 
 def prompt_spec(inputs: InputSections) -> PromptSpec:
