@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from ..targets.errors import InputError
 from .graphs.rope import NO_SCALING, RopeScaling
 
 NO_TOKEN = -1  # no prompt has it
+V = TypeVar("V", bound="Tower")
 
 
 class Tower(Protocol):
@@ -278,6 +279,17 @@ class ModelSpec:
         if revision is not None:
             raise InputError(f"{self.family} has no revisions; leave out --revision {revision}")
         return self
+
+
+@dataclass(frozen=True)
+class VisionLanguageSpec(ModelSpec, Generic[V]):
+    """The same of a model that has a tower of one kind."""
+
+    vision: V
+
+
+QwenModelSpec: TypeAlias = VisionLanguageSpec[VisionSpec]
+ClipModelSpec: TypeAlias = VisionLanguageSpec[ClipTowerSpec]
 
 
 def require(ok: bool, key: str, found: object, expected: str) -> None:

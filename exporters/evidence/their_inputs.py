@@ -19,7 +19,7 @@ from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.generation.prefill import shared
 from ...runtimes.media.crops import CropSpec
 from ...runtimes.media.images import Grid, ImageSpec, Patches
-from ...runtimes.media.pixels import PixelSpec, image_spec
+from ...runtimes.media.pixels import PixelSpec, image_spec, processor_size
 from ...runtimes.media.tiles import TileSpec
 from ...targets.errors import CheckFailed
 from .golden_media import CLIP
@@ -80,12 +80,8 @@ def _open(path: Path, spec: PixelSpec, *, text_only: bool, limited: bool) -> Any
     if text_only:
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
-    if limited and isinstance(spec, ImageSpec):
-        processor.image_processor.size = type(processor.image_processor.size)(
-            shortest_edge=spec.min_pixels, longest_edge=spec.max_pixels
-        )
-    if limited and isinstance(spec, TileSpec):
-        processor.image_processor.size = type(processor.image_processor.size)(longest_edge=spec.longest_edge)
+    if limited and (size := processor_size(spec)):
+        processor.image_processor.size = type(processor.image_processor.size)(**size)
     return processor
 
 

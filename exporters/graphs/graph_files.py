@@ -11,7 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder, nn
 
 from ..formats.functions import add_functions
-from ..spec import ClipTowerSpec, ModelSpec, VisionSpec
+from ..spec import ClipModelSpec, ModelSpec, QwenModelSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, SourceTensor, sources
 from .decoder import Decoder
@@ -80,10 +80,9 @@ class PixelEncoderShape(Protocol):
 
 
 def build_vision(
-    spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
+    spec: QwenModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
     """The vision encoder: pixel_values and image_grid_thw to image_features (and deepstack_features)."""
-    assert isinstance(spec.vision, VisionSpec)
     encoder, places = VisionEncoder(dialect, spec.vision, policy), INDEX_PORTS if dialect.ports.indexed else {}
     return encoder_graph(encoder, spec.vision, prefixes.vision, opsets, places)
 
@@ -114,10 +113,15 @@ def encoder_graph(
     return _graph(builder, tuple(sources(encoder, prefix)))
 
 
-def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
+def build_clip(
+    spec: ClipModelSpec,
+    policy: Policy,
+    dialect: Dialect,
+    prefixes: Prefixes,
+    opsets: dict[str, int],
+) -> Graph:
     """The vision encoder of LLaVA."""
     vision = spec.vision
-    assert isinstance(vision, ClipTowerSpec)
     tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
     projector._set_name("multi_modal_projector")
     return pixel_graph(tower, projector, vision, prefixes, opsets)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from ...spec import PatchTransformer, require
+from ...spec import PatchTransformer, VisionLanguageSpec, require
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,6 @@ class WindowedSpec(PatchTransformer):
     def deepstack_layers(self) -> tuple[int, ...]:
         """None: the decoder takes the last states alone."""
         return ()
+
+
+WindowedModelSpec: TypeAlias = VisionLanguageSpec[WindowedSpec]

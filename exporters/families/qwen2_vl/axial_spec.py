@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from ...spec import PatchTransformer, require
+from ...spec import PatchTransformer, VisionLanguageSpec, require
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,6 @@ class AxialTransformer(PatchTransformer):
     def deepstack_layers(self) -> tuple[int, ...]:
         """None: the decoder takes the last states alone."""
         return ()
+
+
+AxialModelSpec: TypeAlias = VisionLanguageSpec[AxialTransformer]
