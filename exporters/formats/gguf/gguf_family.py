@@ -18,7 +18,7 @@ M = TypeVar("M", bound=ModelSpec)
 class GgufFamily(Generic[M]):
     """How the two files of a family are made; both raise InputError for what llama.cpp has no place for."""
 
-    decoder: Callable[[M, Prefixes], DecoderFile]
+    decoder: Callable[[ModelSpec, Prefixes], DecoderFile]
     vision: Callable[[M, Prefixes, dict[str, dict[str, Any]]], VisionFile] | None  # the last: of the manifest
     encoder_besides: bool = False  # as ONNX, since llama.cpp computes something else: then with a note why
     note: str = ""

@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType as Type
 from ....runtimes.engines.llamacpp.header import read_gguf
 from ....runtimes.engines.llamacpp.library import llama
 from ....targets.errors import InputError
+from ...spec import ModelSpec
 from . import vocabulary
 from .file_types import MMPROJ_NUMBERS, file_type
 from .llama_quantizer import (
@@ -128,7 +129,7 @@ def needs_importance(job: Job) -> bool:
 def files(job: Job) -> tuple[File, ...]:
     """The files of a job, one without images; InputError for what llama.cpp has no place for."""
     spec, made = job.spec, job.family.gguf
-    if spec.decoder is None:
+    if not isinstance(spec, ModelSpec):
         raise InputError(
             f"{job.family.name} is a vision encoder alone, for which llama.cpp has no place; "
             "export it with --format onnx"
