@@ -26,7 +26,7 @@ from .graph_ports import (
     decoder_inputs,
     mtp_inputs,
 )
-from .graph_values import Port, Value
+from .graph_terms import Port, Value
 from .kv_cache import FLOAT_CACHE
 from .state_names import kv_states, layer_states
 from .vit import INDEX_PORTS, VisionEncoder

@@ -14,7 +14,7 @@ from ..spec import VisionSpec
 from ..storage.scheme import Policy
 from .blocks import LayerNorm, Linear
 from .dialect import Angles, Dialect
-from .graph_values import Op, Port, Value
+from .graph_terms import Op, Port, Value
 from .patch_blocks import PatchAttention, PatchProjection, ResidualBlock
 
 

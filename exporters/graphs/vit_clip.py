@@ -10,7 +10,7 @@ from ..spec import ClipTowerSpec
 from ..storage.scheme import Policy
 from .blocks import LayerNorm, Linear
 from .dialect import Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 
 
 class PixelShape(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graphs.dialect import Angles, Cache, Ports
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
 from .native_operators import BLOCK_SIZES, DOMAIN, NATIVE_BITS

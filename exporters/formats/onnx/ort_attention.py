@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ...graphs.dialect import Cache
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 
 MS = "com.microsoft"
 I64, BOOL = ir.DataType.INT64, ir.DataType.BOOL

@@ -16,7 +16,7 @@ from lensmith.exporters.families.smolvlm import siglip_tower
 from lensmith.exporters.families.smolvlm.siglip_spec import MOST_SIDE, ROUNDED, SiglipSpec
 from lensmith.exporters.families.smolvlm.smolvlm import describe
 from lensmith.exporters.families.smolvlm.smolvlm_synth import smolvlm_tensors
-from lensmith.exporters.graphs.graph_values import Op, Value
+from lensmith.exporters.graphs.graph_terms import Op, Value
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.synth.synth_layouts import SynthTensor
