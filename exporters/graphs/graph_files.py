@@ -199,12 +199,6 @@ def _builder(name: str, inputs: list[Value], opsets: dict[str, int]) -> GraphBui
     return GraphBuilder(ir.Graph(inputs, [], nodes=[], opset_imports=dict(opsets), name=name))
 
 
-def _drop_unused(graph: ir.Graph, *names: str) -> None:
-    """Leave out inputs that dialects have no use for."""
-    for value in [value for value in graph.inputs if value.name in names and not value.uses()]:
-        graph.inputs.remove(value)
-
-
 def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
     # Module scopes: half of the file, and the names already say it. Bodies of loops keep theirs, in which classes are
     # named: renaming `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
@@ -215,5 +209,7 @@ def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)
     )
     RemoveUnusedNodesPass()(model)
-    _drop_unused(builder.graph, "image_grid_thw", "past_lengths")
+    unused = {"image_grid_thw", "past_lengths"}  # by dialects that have no use for them
+    for value in [value for value in builder.graph.inputs if value.name in unused and not value.uses()]:
+        builder.graph.inputs.remove(value)
     return Graph(str(builder.graph.name), model, used)
