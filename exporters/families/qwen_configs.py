@@ -9,7 +9,8 @@ from ..checkpoint.conventions import QWEN_TOKENS, Conventions
 from ..checkpoint.folder import Checkpoint
 from ..checkpoint.names import QWEN
 from ..graphs.graph_files import Prefixes
-from ..spec import DecoderSpec, ModelSpec, QwenModelSpec, VisionLanguageSpec, VisionSpec
+from ..spec import DecoderSpec, ModelSpec, QwenModelSpec, VisionLanguageSpec
+from ..tower_specs import VisionSpec
 from .configs import Config
 
 CONVENTIONS = Conventions(names=QWEN, special_tokens=QWEN_TOKENS)

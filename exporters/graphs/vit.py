@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import VisionSpec
 from ..storage.scheme import Policy
+from ..tower_specs import VisionSpec
 from .blocks import LayerNorm, Linear
 from .dialect import Angles, Dialect
 from .graph_terms import Op, Port, Value

@@ -15,8 +15,9 @@ from ...graphs.graph_files import (
     build_clip,
     build_decoder,
 )
-from ...spec import ClipModelSpec, ClipTowerSpec, VisionLanguageSpec
+from ...spec import ClipModelSpec, VisionLanguageSpec
 from ...storage.scheme import Policy
+from ...tower_specs import ClipTowerSpec
 from ..configs import Config, never_null
 from ..family import Family
 from ..text_decoders import describe_text

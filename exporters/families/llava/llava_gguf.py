@@ -15,7 +15,8 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import SUFFIXES, common_metadata
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import ClipModelSpec, ClipTowerSpec
+from ...spec import ClipModelSpec
+from ...tower_specs import ClipTowerSpec
 from ..llama_files import decoder_file
 
 CLIP_ACTIVATIONS = {"quick_gelu": False, "gelu_tanh": True, "gelu": True}  # whether llama.cpp's gelu stands for it

@@ -8,7 +8,8 @@ from ....runtimes.media.crops import CropSpec
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
-from ...spec import ClipModelSpec, ClipTowerSpec, ModelSpec
+from ...spec import ClipModelSpec, ModelSpec
+from ...tower_specs import ClipTowerSpec
 from ..prompts import check_class, prompt_section
 
 

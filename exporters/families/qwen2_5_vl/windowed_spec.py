@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ...spec import PatchTransformer, VisionLanguageSpec, require
+from ...config_errors import require
+from ...spec import VisionLanguageSpec
+from ...tower_specs import PatchTransformer
 
 
 @dataclass(frozen=True)

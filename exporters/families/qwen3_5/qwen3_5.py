@@ -18,14 +18,9 @@ from ...graphs.graph_files import (
     build_mtp,
     build_vision,
 )
-from ...spec import (
-    DecoderSpec,
-    DeltaNetSpec,
-    ModelSpec,
-    QwenModelSpec,
-    VisionSpec,
-)
+from ...spec import DecoderSpec, DeltaNetSpec, ModelSpec, QwenModelSpec
 from ...storage.scheme import Policy
+from ...tower_specs import VisionSpec
 from .. import qwen_configs
 from ..configs import Config
 from ..family import Family

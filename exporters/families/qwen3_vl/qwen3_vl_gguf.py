@@ -16,7 +16,8 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import by_frame, common_metadata, name_in_file
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import QwenModelSpec, VisionSpec
+from ...spec import QwenModelSpec
+from ...tower_specs import VisionSpec
 
 EXACT_MERGE, EXACT_TEMPORAL = 2, 2  # what llama.cpp's graph of the Qwen encoders is written for
 MERGER = {

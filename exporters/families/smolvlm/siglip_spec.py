@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ...spec import VisionLanguageSpec, require
+from ...config_errors import require
+from ...spec import VisionLanguageSpec
 
 MOST_SIDE = 64
 # Patches a side with which transformers finds, by rounding in float32, the place of a neighbour for some patches.
