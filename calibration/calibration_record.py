@@ -8,6 +8,7 @@ from typing import Any
 
 from ..exporters.storage.scheme import Scheme
 from .layerwise.activations import Activations
+from .layerwise.judge import Judgement
 from .layerwise.sensitivity import Sensitivity
 from .layerwise.verdict import NEAREST, Verdict
 
@@ -32,11 +33,16 @@ def record(
         "samples": samples,
         "matrices": matrices,
         "sensitivity": {unit: value.kl for unit, value in found.items()},
-        "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
+        "judgement": {name: _short(_told(value)) for name, value in judged.items()},
         "tried": made.tried,
         "kept": made.kept,
     }
     return evidence if activations is None else {**evidence, "activations": _short(asdict(activations))}
+
+
+def _told(judgement: Judgement) -> dict[str, Any]:
+    """A judgement without the figures of single samples."""
+    return {name: value for name, value in asdict(judgement).items() if name != "answers"}
 
 
 def _short(values: Any) -> Any:

@@ -113,7 +113,8 @@ def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, A
     from ..runtimes.generation.model import Model
     from ..runtimes.prompt.variables import checked_variables
 
-    model = Model(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
+    # One conversation at a time goes on from itself: copies for others would take memory for nothing.
+    model = Model(bundle, prefix_bytes=0, **{name: chosen.pop(name) for name in LOAD_NAMES})
     checked_variables(variables, model.prompts.template)
     return model, model.default_options(**chosen)
 
