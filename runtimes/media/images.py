@@ -115,8 +115,7 @@ class ImageSpec:
         """The same spec, by which images get a size (height, width) in whole tokens; InputError outside the range."""
         height, width = whole_tokens(size, self.factor)
         low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
-        shown = f"an image of {height} x {width} pixels (resized_height x resized_width)"
-        check_area(height * width, low, high, shown)
+        check_area(height * width, low, high, f"an image of {height} x {width} pixels (resized_height x resized_width)")
         return dataclasses.replace(self, exact_size=(height, width))
 
     @property
