@@ -124,6 +124,26 @@ def system_messages(system: str | None) -> list[dict[str, Any]]:
     return [] if system is None else [{"role": "system", "content": system}]
 
 
+def stream_parts(answer: Answer) -> None:
+    """Print what an answer says while it is made, and its thoughts dim beside it, where errors go; calls are left out.
+
+    Terminals get no control characters.
+    """
+    from ..runtimes.dialogue.events import Reasoning, ToolCall
+
+    thinking = False
+    for event in answer.events():
+        if isinstance(event, ToolCall):
+            continue
+        if thinking and not isinstance(event, Reasoning):
+            click.echo(err=True)
+        thinking = isinstance(event, Reasoning)
+        clean = CONTROLS if (sys.stderr if thinking else sys.stdout).isatty() else {}
+        click.secho(event.text.translate(clean), nl=False, err=thinking, dim=thinking or None)
+        sys.stdout.flush()
+    click.echo(err=thinking)
+
+
 def stream(answer: Answer) -> None:
     """Print an answer while it is made; on a terminal without control characters, which could take it over."""
     clean = CONTROLS if sys.stdout.isatty() else {}
