@@ -45,6 +45,7 @@ from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
 from .guide import Guide, open_guide
+from .hidden_states import HiddenStates, run_for_hidden_states
 from .intake import DEFAULT_CONTEXT, Intake, OpenedChat
 from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
@@ -233,6 +234,18 @@ class Model(OfOneProcess):
         progress.prompt_ids = chat.prompt.ids
         guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
         return Answer(self._pieces(chat, generation, progress, guide), progress)
+
+    def hidden_states(self, messages: Messages, **chosen: Any) -> HiddenStates:
+        """The last hidden states [seq, hidden] of a conversation or a text, and the one that stands for all of it.
+
+        `chosen` are the pixel limits and variables of the chat template as of `generate`, and add_generation_prompt,
+        which is true unless told. Nothing is kept for later conversations. The first call opens a decoder without a
+        draft head anew, with that output. Raises InputError as `generate` does, and for a bundle for a GPU that has no
+        draft head.
+        """
+        request = self.prepare(messages, **chosen)
+        chunk = self.manifest.options.prefill_chunk
+        return run_for_hidden_states(self.decoder, self.prompts, request, chunk)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
