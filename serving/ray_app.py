@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -177,8 +178,9 @@ class Front:
         await refuse(scope, send, Refusal(503, f"{TRIES} replicas were lost over this request; try again later"))
 
 
-def build_app(arguments: RayArguments) -> serve.Application:
-    """The application, for `serve run`, `serve deploy` and `serve.run`."""
+def build_app(given: RayArguments | Mapping[str, Any]) -> serve.Application:
+    """The application, for `serve run`, `serve deploy` and `serve.run`; `given` are the fields of RayArguments."""
+    arguments = RayArguments.model_validate(given)
     replicas = serve.deployment(
         ReplicaOfServer,
         name="Replica",

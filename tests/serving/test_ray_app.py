@@ -38,7 +38,7 @@ def address(tiny_bundle: Path) -> Iterator[str]:
         for name, value in PATIENCE.items():
             patch.setenv(name, value)
         import ray
-        from lensmith.serving.ray_app import RayArguments, build_app
+        from lensmith.serving.ray_app import build_app
         from ray import serve
 
         with socket.socket() as probe:
@@ -47,8 +47,14 @@ def address(tiny_bundle: Path) -> Iterator[str]:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
-            arguments = RayArguments(bundles=str(tiny_bundle), num_cpus=0.1, conversations=2, context=1024, queue=4)
-            serve.run(build_app(arguments))
+            given = {
+                "bundles": str(tiny_bundle),
+                "num_cpus": "0.1",
+                "conversations": "2",
+                "context": "1024",
+                "queue": "4",
+            }
+            serve.run(build_app(given))  # as `serve run` has them
             yield f"http://127.0.0.1:{port}"
         finally:
             serve.shutdown()
