@@ -21,7 +21,7 @@ PRESENT = "present."
 Shape: TypeAlias = tuple[Any, ...]  # ints, and names of what may vary
 
 
-class Kept(Protocol):
+class KeptArrays(Protocol):
     """The states of one conversation, where an engine wants them; those of a graph without states hold nothing."""
 
     def read(self, name: str) -> NDArray[Any]:
@@ -33,7 +33,7 @@ class Kept(Protocol):
         ...
 
 
-KeptT = TypeVar("KeptT", bound=Kept)
+KeptT = TypeVar("KeptT", bound=KeptArrays)
 
 
 class Executor(Protocol[KeptT]):
