@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from lensmith.runtimes.engines.contract import Kept, Step
 from lensmith.runtimes.engines.states import EngineStates
 from lensmith.runtimes.generation.prefill import worth_saving
 from lensmith.runtimes.generation.prefix_cache import PrefixCache
+from lensmith.runtimes.generation.prefix_shelf import PrefixShelf
 from lensmith.runtimes.generation.token_run import TokenRun
+from lensmith.runtimes.storage.cache_folder import CacheFolder
 from lensmith.targets.errors import InputError
 
 from tests.helpers.extras import load
@@ -251,3 +254,23 @@ def test_pictures_that_came_by_hand_are_not_kept(trained: Callable[[str, str], P
 def test_sizes_that_are_none(trained: Callable[[str, str], Path], value: Any) -> None:
     with pytest.raises(InputError, match="prefix_bytes is"):
         load(trained("qwen3_vl", "int4"), prefix_bytes=value)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_kept_and_looked_for(seed: int, tmp_path: Path) -> None:
+    """In any order, with any limit, in memory and on disk: what is found are the tokens that were asked for."""
+    draw, recurrent, most = random.Random(seed), seed % 2 == 1, [0, 500, 3000, 10**6][seed % 4]
+    shelf = PrefixShelf(CacheFolder(tmp_path, 60_000, "owner")) if seed % 4 < 2 else None
+    cache, known, hits = PrefixCache(most, shelf), [[draw.randrange(3) for _ in range(40)]], 0
+    for _ in range(80):
+        ids = draw.choice(known)[: draw.randrange(1, 80)] + [draw.randrange(3) for _ in range(draw.randrange(20))]
+        known.append(ids)
+        if draw.random() < 0.5:
+            kept(cache, *ids, recurrent=recurrent)
+        else:
+            hits += bool(held(cache, *ids, exact=recurrent, most=len(ids) - 1))
+        if shelf is not None and draw.random() < 0.1:  # another process
+            shelf.folder.flush()
+            cache = PrefixCache(most, PrefixShelf(CacheFolder(tmp_path, 60_000, "owner")))
+        assert cache.bytes == sum(segment.nbytes for segment in cache._used) <= most
+    assert hits > 3
