@@ -71,7 +71,13 @@ def check(job: Job, options: CalibrationOptions) -> None:
             f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
         )
     if job.lowering.calibration == IMPORTANCE:
-        _check_importance(job, options)
+        if options.method != IMPORTANCE or options.budget is not None or options.max_kl is not None:
+            raise InputError(
+                "GGUF files are calibrated by llama.cpp's quantizer with an importance matrix; "
+                f"use --calibrate {IMPORTANCE} without --budget and --max-kl"
+            )
+        if not file_type(job.options.precision).quantizer:
+            raise InputError(f"precision {job.options.precision} takes no importance matrix; use one like q4_k_m")
         return
     if options.method not in METHODS:
         raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, METHODS)}")
@@ -84,16 +90,6 @@ def check(job: Job, options: CalibrationOptions) -> None:
         raise InputError("--budget and --max-kl choose the size of groups for each matrix; leave out --group-size")
     if options.budget is not None:
         check_budget(job, options.budget)
-
-
-def _check_importance(job: Job, options: CalibrationOptions) -> None:
-    if options.method != IMPORTANCE or options.budget is not None or options.max_kl is not None:
-        raise InputError(
-            "GGUF files are calibrated by llama.cpp's quantizer with an importance matrix; "
-            f"use --calibrate {IMPORTANCE} without --budget and --max-kl"
-        )
-    if not file_type(job.options.precision).quantizer:
-        raise InputError(f"precision {job.options.precision} takes no importance matrix; use one like q4_k_m")
 
 
 def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:

@@ -40,7 +40,18 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
     opened = open_bundle(bundle)
     calibration = read_evidence(opened.content)
     if page is not None:
-        _write_page(opened, calibration, page)
+        from ..exporters.reports.report import calibration_html
+        from ..runtimes.storage.new_file import write_text
+
+        if calibration is None:
+            raise InputError(f"{opened.path} was not calibrated, so there is nothing for {page} to show; "
+                             "export it with --calibrate descent")  # fmt: skip
+        made = calibration_html(
+            calibration,
+            model=opened.manifest.source.name,
+            precision=opened.manifest.options.precision,
+        )
+        write_text(page, made)
     if as_json:
         print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.content})
     else:
@@ -62,22 +73,9 @@ def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, ten
         screen.print(calibration_table(calibration))
         screen.print()
     if tensors:
-        screen.print(_tensors(opened))
-
-
-def _write_page(opened: Bundle, calibration: CalibrationEvidence | None, page: Path) -> None:
-    from ..exporters.reports.report import calibration_html
-    from ..runtimes.storage.new_file import write_text
-
-    if calibration is None:
-        raise InputError(f"{opened.path} was not calibrated, so there is nothing for {page} to show; "
-                         "export it with --calibrate descent")  # fmt: skip
-    made = calibration_html(
-        calibration,
-        model=opened.manifest.source.name,
-        precision=opened.manifest.options.precision,
-    )
-    write_text(page, made)
+        rows = [(name, entry.bits, entry.group_size or "", count(entry.parameters), entry.reason)
+                for name, entry in opened.manifest.precision.items()]  # fmt: skip
+        screen.print(table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows))
 
 
 def _identity(bundle: Bundle) -> Any:
@@ -142,12 +140,6 @@ def _precision(bundle: Bundle) -> Any:
              for (*kind, reason), (tensors, parameters, nbytes) in ordered]  # fmt: skip
     columns = [">bits", ">group", "zero points", ">tensors", ">parameters", ">on disk", "reason"]
     return table("Precision", columns, shown)
-
-
-def _tensors(bundle: Bundle) -> Any:
-    rows = [(name, entry.bits, entry.group_size or "", count(entry.parameters), entry.reason)
-            for name, entry in bundle.manifest.precision.items()]  # fmt: skip
-    return table("Tensors", ["tensor", ">bits", ">group", ">parameters", "reason"], rows)
 
 
 def _ports(bundle: Bundle) -> Any:

@@ -1,4 +1,4 @@
-"""`lensmith serve`: bundles behind OpenAI's HTTP interface."""
+"""`lensmith serve`: bundles behind the HTTP interfaces of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from ..targets.errors import InputError, MissingExtra
 from .answering import LOAD_NAMES, LOADING
-from .option_types import KEYS, AboveZero, Once
+from .option_types import KEYS, AboveZero, Once, parse_size
 from .screen import console
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -23,6 +23,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Demand it of clients. Repeatable; better given as LENSMITH_API_KEY.")  # fmt: skip
 @click.option("--conversations", type=click.IntRange(1, 1024), default=4, show_default=True,
               help="Answers made at once by each bundle, each with a KV cache of its own.")  # fmt: skip
+@click.option("--prefix-size", "prefix_bytes", metavar="SIZE", default="512MB", show_default=True, callback=parse_size,
+              help="Memory of each bundle for what conversations share.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(0), default=64, show_default=True,
               help="Requests that wait; further ones get status 429.")  # fmt: skip
 @click.option("--deadline", type=AboveZero(1e6), default=600.0, show_default=True, metavar="SECONDS",
@@ -31,6 +33,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Most tokens that a client may ask for.")  # fmt: skip
 @click.option("--max-body-megabytes", type=AboveZero(4096), default=64.0, show_default=True, metavar="X",
               help="Refuse larger requests.")  # fmt: skip
+@click.option("--kept-size", "kept_bytes", metavar="SIZE", default="256MB", show_default=True, callback=parse_size,
+              help="Conversations kept for previous_response_id of /v1/responses; 0 keeps none.")  # fmt: skip
 @click.option("--allow-image-host", "image_hosts", multiple=True, metavar="HOST",
               help="Fetch pictures of links to this host; none by default. Repeatable.")  # fmt: skip
 @LOADING
@@ -40,11 +44,12 @@ def serve(
     host: str,
     api_keys: tuple[str, ...],
     conversations: int,
+    prefix_bytes: int,
     max_body_megabytes: float,
     keys: tuple[Path, ...],
     **chosen: Any,
 ) -> None:
-    """Serve BUNDLEs to OpenAI's clients, by the names of their folders, and a page to try them at /."""
+    """Serve BUNDLEs to OpenAI's and Anthropic's clients, by the names of their folders, and a page at /."""
     try:
         from ..serving.server import serve as run
         from ..serving.server_options import ServerOptions
@@ -58,7 +63,7 @@ def serve(
     models: dict[str, Model] = {}
     for path in bundles:
         name = path.resolve().name
-        model = load(path, trusted_keys=keys or None, conversations=conversations, **loading)
+        model = load(path, trusted_keys=keys or None, conversations=conversations, prefix_bytes=prefix_bytes, **loading)
         if not isinstance(model, Model):
             raise InputError(f"{path} has no decoder and answers nothing; serve bundles that do")
         if name in models:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .server_errors import Refusal, error_object
+from .apis.api_table import error_body
+from .server_errors import Refusal
+from .writer import as_json
 
 
 class BoundedBodies:
@@ -24,9 +24,11 @@ class BoundedBodies:
         try:
             body = await asyncio.wait_for(self._read(scope, receive), self.seconds)
         except TimeoutError:
-            await _refuse(send, Refusal(408, f"the body did not come within {self.seconds:g} seconds; send it faster"))
+            await _refuse(
+                scope, send, Refusal(408, f"the body did not come within {self.seconds:g} seconds; send it faster")
+            )
         except Refusal as refusal:
-            await _refuse(send, refusal)
+            await _refuse(scope, send, refusal)
         else:
             if body is not None:
                 await self.app(scope, _once(body, receive), send)
@@ -61,8 +63,8 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-async def _refuse(send: Send, refusal: Refusal) -> None:
-    content: Any = json.dumps(error_object(refusal)).encode()
+async def _refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
+    content = as_json(error_body(scope["path"], refusal))
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

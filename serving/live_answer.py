@@ -38,9 +38,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Made:
-    """One event of the answer."""
+    """One event of the answer, when it had so many tokens."""
 
     event: Event
+    length: int
 
 
 @dataclass(eq=False)
@@ -119,7 +120,7 @@ class LiveAnswer:
                 if self._stopped:
                     beginning.answer.close()
                 for event in beginning.events:
-                    put(Made(event))
+                    put(Made(event, len(beginning.answer.ids)))
             put(END)
         except Exception as error:  # the reader's, whoever that is
             put(error)

@@ -1,9 +1,9 @@
-"""The routes of a server over loaded models, as OpenAI's clients call them."""
+"""The routes of a server over loaded models, as the clients of OpenAI and Anthropic call them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,32 +13,40 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from ..runtimes.generation.model import Model
 from ..targets.errors import LensmithError
 from .access_log import AccessLog
+from .answer_service import AnswerService
+from .apis.api import Api
+from .apis.api_table import APIS, error_body
 from .bodies import BoundedBodies
-from .chat_schema import ChatRequest
-from .chat_service import ChatService
 from .live_answer import ClientGone
 from .picture_links import PictureLinks
-from .server_errors import Refusal, as_refusal, error_object
+from .response_shelf import ResponseShelf
+from .served import Served
+from .server_errors import Refusal, as_refusal
 from .server_metrics import ServerMetrics
 from .server_options import ServerOptions
+from .writer import as_json
 
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-PATHS = frozenset(("/", "/health", "/metrics", "/v1/models", "/v1/chat/completions"))
+PATHS = frozenset(("/", "/health", "/metrics", "/v1/models", *(api.path for api in APIS)))
 
 
 def make_app(models: Mapping[str, Model], options: ServerOptions) -> FastAPI:
     """The application; `models` by the names that clients use."""
     metrics = ServerMetrics()
     executor = ThreadPoolExecutor(sum(model.conversations.limit for model in models.values()), "lensmith-answer")
-    links = PictureLinks(options.image_hosts, options.body_bytes)
-    services = {name: ChatService(name, model, options, metrics, executor, links) for name, model in models.items()}
+    links, shelf = PictureLinks(options.image_hosts, options.body_bytes), ResponseShelf(options.kept_bytes)
+    services = {
+        name: AnswerService(Served(name, model, options, links, shelf), metrics, executor)
+        for name, model in models.items()
+    }
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -58,15 +66,17 @@ def make_app(models: Mapping[str, Model], options: ServerOptions) -> FastAPI:
     return app
 
 
-def _add_answers(app: FastAPI, services: Mapping[str, ChatService], options: ServerOptions) -> None:
+def _add_answers(app: FastAPI, services: Mapping[str, AnswerService], options: ServerOptions) -> None:
     keys = {_digest(key) for key in options.api_keys}
 
     def allowed(http: HttpRequest) -> None:
-        given = http.headers.get("authorization", "").removeprefix("Bearer ")
+        given = http.headers.get("x-api-key") or http.headers.get("authorization", "").removeprefix("Bearer ")
         if keys and _digest(given) not in keys:
-            raise Refusal(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY")
+            raise Refusal(
+                401, "the API key is missing or wrong; send it as Authorization: Bearer KEY or x-api-key: KEY"
+            )
 
-    def service_of(name: str) -> ChatService:
+    def service_of(name: str) -> AnswerService:
         if name not in services:
             raise Refusal(404, f"the model {name[:200]!r} is not served here; known: {', '.join(services)}",
                           code="model_not_found", param="model")  # fmt: skip
@@ -74,10 +84,15 @@ def _add_answers(app: FastAPI, services: Mapping[str, ChatService], options: Ser
 
     guarded = [Depends(allowed)]
 
-    @app.post("/v1/chat/completions", dependencies=guarded)
-    async def chat(request: ChatRequest, http: HttpRequest) -> Response:
-        """Answer a conversation."""
-        return await service_of(request.model).chat(request, http)
+    def answer_by(api: Api) -> Callable[..., Awaitable[Response]]:
+        async def answer(request: Any, http: HttpRequest) -> Response:
+            return await service_of(request.model).answer(api, request, http)
+
+        answer.__annotations__["request"] = api.schema
+        return answer
+
+    for api in APIS:
+        app.add_api_route(api.path, answer_by(api), methods=["POST"], dependencies=guarded, summary=api.summary)
 
     @app.get("/v1/models", dependencies=guarded)
     async def models() -> dict[str, Any]:
@@ -90,7 +105,7 @@ def _add_answers(app: FastAPI, services: Mapping[str, ChatService], options: Ser
         return service_of(name).card()
 
 
-def _add_views(app: FastAPI, services: Mapping[str, ChatService], metrics: ServerMetrics) -> None:
+def _add_views(app: FastAPI, services: Mapping[str, AnswerService], metrics: ServerMetrics) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the server takes requests."""
@@ -110,29 +125,32 @@ def _add_views(app: FastAPI, services: Mapping[str, ChatService], metrics: Serve
 
 
 def _add_errors(app: FastAPI) -> None:
-    def refused(refusal: Refusal) -> JSONResponse:
-        return JSONResponse(error_object(refusal), refusal.status, refusal.headers)
+    def refused(http: HttpRequest, refusal: Refusal) -> Response:
+        body = as_json(error_body(http.url.path, refusal))
+        return Response(body, refusal.status, refusal.headers, "application/json")
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        return refused(_first_of(error.errors()))
+    async def invalid(http: HttpRequest, error: Any) -> Response:
+        return refused(http, _first_of(error.errors()))
+
+    for kind in (RequestValidationError, ValidationError):  # the latter of what a request is translated to
+        app.add_exception_handler(kind, invalid)
 
     @app.exception_handler(HTTPException)
-    async def other(_: HttpRequest, error: HTTPException) -> JSONResponse:
-        return refused(Refusal(error.status_code, str(error.detail)))
+    async def other(http: HttpRequest, error: HTTPException) -> Response:
+        return refused(http, Refusal(error.status_code, str(error.detail)))
 
     @app.exception_handler(ClientGone)
     async def gone(_: HttpRequest, __: ClientGone) -> Response:
         return Response(status_code=499)
 
-    async def failed(_: HttpRequest, error: Exception) -> Response:
-        return refused(as_refusal(error))
+    async def failed(http: HttpRequest, error: Exception) -> Response:
+        return refused(http, as_refusal(error))
 
-    for kind in (Refusal, LensmithError, Exception):
-        app.add_exception_handler(kind, failed)
+    for raised in (Refusal, LensmithError, Exception):
+        app.add_exception_handler(raised, failed)
 
 
-def _count(services: Mapping[str, ChatService], figure: str) -> int:
+def _count(services: Mapping[str, AnswerService], figure: str) -> int:
     return sum(getattr(service.admission, figure) for service in services.values())
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 import uvicorn
+from fastapi import FastAPI
 
 from ..runtimes.generation.model import Model
+from .bounded_heads import BoundedHeads
 from .routes import make_app
 from .server_options import ServerOptions
 
@@ -24,8 +27,14 @@ def serve(models: Mapping[str, Model], options: ServerOptions) -> None:
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-    uvicorn.run(
-        make_app(models, options),
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(server_config(make_app(models, options), options)).run()
+
+
+def server_config(app: FastAPI, options: ServerOptions) -> uvicorn.Config:
+    """How uvicorn runs the application: with bounds on heads, and h11, which has them, whatever else is installed."""
+    return uvicorn.Config(
+        app,
         host=options.host,
         port=options.port,
         access_log=False,
@@ -34,5 +43,6 @@ def serve(models: Mapping[str, Model], options: ServerOptions) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(options.shutdown_seconds)),
         h11_max_incomplete_event_size=HEADER_BYTES,
-        http="h11",
+        http=BoundedHeads,
+        ws="none",
     )

@@ -1,8 +1,6 @@
-"""Failures as OpenAI's clients read them: a status, and an object with a message, a type and a code."""
+"""Requests that are not answered: a status of HTTP and a sentence, which each API puts in words of its own."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from ..targets.errors import ContextFull, InputError
 
@@ -22,9 +20,6 @@ class Refusal(Exception):
         return {} if self.retry is None else {"Retry-After": str(self.retry)}
 
 
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
 def as_refusal(error: BaseException) -> Refusal:
     """A failure of the runtime: what a client did is 400, a defect 500 without its inner words."""
     if isinstance(error, Refusal):
@@ -34,10 +29,3 @@ def as_refusal(error: BaseException) -> Refusal:
     if isinstance(error, MemoryError):
         return Refusal(503, "the memory of this machine is full; ask for a shorter answer or smaller images")
     return Refusal(500, f"the server failed ({type(error).__name__}); its log has the traceback", code="internal_error")
-
-
-def error_object(refusal: Refusal) -> dict[str, Any]:
-    """The body of the response."""
-    usual = "server_error" if refusal.status >= 500 else "invalid_request_error"
-    kind = TYPES.get(refusal.status, usual)
-    return {"error": {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}}

@@ -13,7 +13,8 @@ class ServerOptions:
 
     queue: requests that wait for a conversation, behind which further ones get status 429. deadline: of a whole answer.
     body_bytes, body_seconds: of a request's body. image_hosts: names of hosts that pictures may be fetched from over
-    http or https; none by default. shutdown_seconds: for answers that are open when the server is told to end.
+    http or https; none by default. kept_bytes: of conversations that clients of /v1/responses may go on with by an id,
+    in memory; 0 keeps none. shutdown_seconds: for answers that are open when the server is told to end.
     """
 
     host: str = "127.0.0.1"
@@ -26,4 +27,5 @@ class ServerOptions:
     body_bytes: int = 64 * MIB
     body_seconds: float = 30.0
     image_hosts: tuple[str, ...] = ()
+    kept_bytes: int = 256 * MIB
     shutdown_seconds: float = 10.0

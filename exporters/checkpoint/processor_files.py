@@ -61,7 +61,19 @@ def chat_template(folder: Path, own: Conventions, processor: Settings, tokenizer
     of_processor = () if own.text_only else _of_processor(folder, processor, set(files))
     for place, found in (*of_processor, (JINJA, files or None), (TOKENIZER, tokenizer.get("chat_template"))):
         if found is not None:
-            return _chosen(place, found)
+            # The default one of several by name, or the only one.
+            if isinstance(found, list) and place == TOKENIZER:
+                pairs = [(item.get("name"), item.get("template")) for item in found if isinstance(item, dict)]
+                found = {name: template for name, template in pairs if isinstance(name, str)}
+            template = found.get(DEFAULT) if isinstance(found, Mapping) else found
+            if not isinstance(template, str):
+                what = f"the names {list(found)}" if isinstance(found, Mapping) else repr(found)
+                raise InputError(
+                    f"the chat template of {place} has {what[:100]}; expected one text, or one of the name {DEFAULT!r}"
+                )
+            if not is_text(template):
+                raise InputError(f"the chat template of {place} holds half of a surrogate pair; expected text")
+            return template
     return None
 
 
@@ -71,19 +83,3 @@ def _of_processor(folder: Path, processor: Settings, names: set[str]) -> Iterato
         if names - {DEFAULT} or (folder / MORE / f"{DEFAULT}.jinja").is_file():
             raise InputError(f"{folder} has templates in {LEGACY} and in {MORE}; remove one of the two")
         yield LEGACY, read_json(folder / LEGACY).get("chat_template", {})
-
-
-def _chosen(place: str, found: Any) -> str:
-    """The default one of several by name, or the only one."""
-    if isinstance(found, list) and place == TOKENIZER:
-        pairs = [(item.get("name"), item.get("template")) for item in found if isinstance(item, dict)]
-        found = {name: template for name, template in pairs if isinstance(name, str)}
-    template = found.get(DEFAULT) if isinstance(found, Mapping) else found
-    if not isinstance(template, str):
-        what = f"the names {list(found)}" if isinstance(found, Mapping) else repr(found)
-        raise InputError(
-            f"the chat template of {place} has {what[:100]}; expected one text, or one of the name {DEFAULT!r}"
-        )
-    if not is_text(template):
-        raise InputError(f"the chat template of {place} holds half of a surrogate pair; expected text")
-    return template

@@ -166,7 +166,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise InputError(f"{path} has a header that is not a JSON object; download it again.")
     entries = [_entry(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
-    _check_layout(path, entries, 8 + length, size)
+    # The tensors must fill the data without gap or overlap, as the format demands.
+    at, previous = 8 + length, "the header"
+    for tensor in sorted(entries, key=lambda t: (t.begin, t.end)):
+        if tensor.begin != at:
+            what = "overlaps" if tensor.begin < at else "leaves a gap behind"
+            raise InputError(f"{path}: {tensor.name!r} {what} {previous}; the file is damaged, download it again.")
+        at, previous = tensor.end, repr(tensor.name)
+    if at > size:
+        raise InputError(f"{path} is cut off: {size} bytes, its header says {at}; download it again.")
+    if at < size:
+        raise InputError(f"{path} has {size - at} bytes more than its header describes; download it again.")
     return {tensor.name: tensor for tensor in entries}
 
 
@@ -188,17 +198,3 @@ def _entry(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
             "download it again."
         )
     return StoredTensor(name, shape, dtype, path, data + begin, data + end)
-
-
-def _check_layout(path: Path, tensors: list[StoredTensor], data: int, size: int) -> None:
-    """The tensors must fill the data without gap or overlap, as the format demands."""
-    at, previous = data, "the header"
-    for tensor in sorted(tensors, key=lambda t: (t.begin, t.end)):
-        if tensor.begin != at:
-            what = "overlaps" if tensor.begin < at else "leaves a gap behind"
-            raise InputError(f"{path}: {tensor.name!r} {what} {previous}; the file is damaged, download it again.")
-        at, previous = tensor.end, repr(tensor.name)
-    if at > size:
-        raise InputError(f"{path} is cut off: {size} bytes, its header says {at}; download it again.")
-    if at < size:
-        raise InputError(f"{path} has {size - at} bytes more than its header describes; download it again.")

@@ -148,7 +148,8 @@ def photo(size: tuple[int, int], seed: int) -> Image.Image:
     """Clouds, blurred shapes and grain of `size` (width, height): for codecs and resizing, much like a photo."""
     rng = np.random.default_rng(seed)
     clouds = sum((_clouds(rng, size, cells) / cells for cells in (3, 6, 12, 48)), np.zeros((*size[::-1], 3)))
-    image = Image.fromarray(_stretched(clouds))
+    low, high = clouds.min(), clouds.max()
+    image = Image.fromarray((255 * (clouds - low) / max(high - low, 1e-9)).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(12):
         x, y, radius = rng.integers(size[0]), rng.integers(size[1]), rng.integers(min(size) // 16, min(size) // 4)
@@ -163,8 +164,3 @@ def _clouds(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Any:
     """Smooth noise [height, width, 3] with about `cells` lumps a side."""
     grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
     return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), np.float64)
-
-
-def _stretched(values: Any) -> Any:
-    low, high = values.min(), values.max()
-    return (255 * (values - low) / max(high - low, 1e-9)).astype(np.uint8)

@@ -96,21 +96,21 @@ def compare(
         raise InputError(f"{bundle.path} has no decoder, so there are no answers to compare; lensmith verify says how "
                          "far its features are from PyTorch's")  # fmt: skip
     find_family(checkpoint)
-    _require_torch()
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        raise MissingExtra("comparing with PyTorch", "torch")
     _require_source(bundle, checkpoint)
     calibration = read_evidence(bundle.content)  # before what takes long
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
         jobs = _jobs(bundle, checkpoint, options, Path(folder))
         results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
-        samples = _samples(jobs[0], options)
+        traced = len(jobs[0].traced)
+        if options.tasks is None:
+            samples = f"{traced} built-in questions with generated images, answered by {jobs[0].name}"
+        else:
+            samples = f"{traced} samples of {options.tasks.name} with its answers"
         return assemble(
             bundle, checkpoint, jobs, results, samples=samples, command=options.command, calibration=calibration
         )
-
-
-def _require_torch() -> None:
-    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        raise MissingExtra("comparing with PyTorch", "torch")
 
 
 def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
@@ -203,10 +203,3 @@ def _failure(name: str, code: int, result: Result, errors: str) -> LensmithError
                              "close other programs, or compare fewer dtypes")  # fmt: skip
     last = errors.strip().splitlines()[-1:] or ["it printed nothing"]
     return LensmithError(f"{name} ended with exit code {code}: {last[0][:500]}")
-
-
-def _samples(job: Assignment, options: CompareOptions) -> str:
-    traced = len(job.traced)
-    if options.tasks is None:
-        return f"{traced} built-in questions with generated images, answered by {job.name}"
-    return f"{traced} samples of {options.tasks.name} with its answers"

@@ -34,16 +34,19 @@ def written(floats: Job, writer: BundleWriter, manifest: Mapping[str, Any]) -> I
     folder.mkdir()
     try:
         floats.lowering.write_plain(floats, folder)
-        yield Bundle(writer.partial, _manifest(floats, writer, manifest))
+        graphs = {
+            name: {**entry, "file": f"{FOLDER}/{entry['file']}"}
+            for name, entry in floats.lowering.signatures(floats).items()
+        }
+        options = {**manifest["options"], "precision": floats.options.precision, "kv_cache": "float"}
+        files: dict[str, Any] = {name: {} for name in (*writer.names, *(entry["file"] for entry in graphs.values()))}
+        content = {
+            **writer.preview(manifest).content,
+            "graphs": graphs,
+            "precision": {},
+            "options": options,
+            "files": files,
+        }
+        yield Bundle(writer.partial, content)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _manifest(floats: Job, writer: BundleWriter, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    graphs = {
-        name: {**entry, "file": f"{FOLDER}/{entry['file']}"}
-        for name, entry in floats.lowering.signatures(floats).items()
-    }
-    options = {**manifest["options"], "precision": floats.options.precision, "kv_cache": "float"}
-    files: dict[str, Any] = {name: {} for name in (*writer.names, *(entry["file"] for entry in graphs.values()))}
-    return {**writer.preview(manifest).content, "graphs": graphs, "precision": {}, "options": options, "files": files}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -79,17 +78,12 @@ def _vectors(bundle: Bundle) -> Iterator[NDArray[Any]]:
         for name in (DECODER, ENCODER):
             entry = bundle.content["graphs"].get(name, {"file": ""})
             if entry["file"].endswith(GGUF):
-                yield from _vectors_of(bundle.graph(name))
+                for tensor in gguf.GGUFReader(bundle.graph(name), "r+").tensors:
+                    if tensor.tensor_type == Type.F32 and len(tensor.shape) == 1:
+                        yield tensor.data
         return
     for value in ir.load(path).graph.initializers.values():
         part = value.const_value
         if isinstance(part, ir.ExternalTensor) and part.dtype == ir.DataType.FLOAT and len(part.shape) == 1:
             shape = tuple(part.shape.numpy())
             yield np.memmap(path.parent / part.location, np.float32, "r+", part.offset or 0, shape)
-
-
-def _vectors_of(path: Path) -> Iterator[NDArray[Any]]:
-    """The same of a GGUF file."""
-    for tensor in gguf.GGUFReader(path, "r+").tensors:
-        if tensor.tensor_type == Type.F32 and len(tensor.shape) == 1:
-            yield tensor.data

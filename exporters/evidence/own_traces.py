@@ -181,14 +181,12 @@ class _Kept:
     def noted(self, made: Iterator[Fed | Output]) -> Iterator[Fed | Output]:
         for output in made:
             if isinstance(output, Output) and output.kind != "draft_logits":
-                self._keep(output, output.values.copy())
+                values = output.values.copy()
+                if output.kind == "image_features":
+                    self._features[output.case] = values
+                else:
+                    (self._logits if output.kind == "logits" else self._taps)[output.case].append(values)
             yield output
-
-    def _keep(self, output: Output, values: Floats) -> None:
-        if output.kind == "image_features":
-            self._features[output.case] = values
-        else:
-            (self._logits if output.kind == "logits" else self._taps)[output.case].append(values)
 
     def traces(self) -> Traces:
         images = tuple(replace(image, features=self._made(image.file)) for image in self.blank.images)

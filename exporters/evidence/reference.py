@@ -245,7 +245,8 @@ def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
             model, info = _from_tensors(transformers, checkpoint, dtype, options)
         else:
             auto = _kind(transformers, checkpoint)
-            names = _renames(checkpoint)
+            # Patterns of the names that transformers would not understand by itself, each with what it means.
+            names = {f"^{re.escape(old)}$": new for new, old in checkpoint.stored_names.items() if old != new}
             model, info = auto.from_pretrained(path, local_files_only=True, key_mapping=names, **options)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(f"transformers cannot load {path} ({str(error)[:300]}); is the folder complete?") from error
@@ -288,11 +289,6 @@ def _from_tensors(transformers: Any, checkpoint: Checkpoint, dtype: Any, options
     if (checkpoint.path / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
     return model, info
-
-
-def _renames(checkpoint: Checkpoint) -> dict[str, str]:
-    """Patterns of the names that transformers would not understand by itself, each with what it means."""
-    return {f"^{re.escape(old)}$": new for new, old in checkpoint.stored_names.items() if old != new}
 
 
 def _numpy(tensor: Any) -> Floats:

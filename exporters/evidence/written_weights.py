@@ -170,13 +170,12 @@ def _largest_level(bits: int) -> int:
 
 def _same(stored: Sequence[NDArray[Any]], made: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
     """Whether each row has the same bytes in all parts."""
-    pairs = [[_bytes(each) for each in pair] for pair in zip(stored, made, strict=True)]
+    pairs = [
+        [np.ascontiguousarray(each).reshape(len(each), -1).view(np.uint8) for each in pair]
+        for pair in zip(stored, made, strict=True)
+    ]
     same: NDArray[np.bool_] = np.all([(one == other).all(axis=1) for one, other in pairs], axis=0)
     return same
-
-
-def _bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
 
 
 class Likeness:

@@ -30,12 +30,9 @@ def whole(least: int, most: int) -> ValueKind:
 def number(above: float, most: float) -> ValueKind:
     """A number in a range without its lower end."""
     return ValueKind(
-        f"a number above {above:g}, up to {most:g}", lambda value: _is_number(value) and above < value <= most
+        f"a number above {above:g}, up to {most:g}",
+        lambda value: type(value) in (int, float) and above < value <= most,
     )
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
 
 
 def some(kind: ValueKind, most: int) -> ValueKind:

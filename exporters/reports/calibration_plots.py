@@ -140,18 +140,14 @@ def _heat(
             x, 0.9, bottom=[row - 0.45 for row in y], width=0.94, color=colour, alpha=shades[bits, group], linewidth=0
         )
         for at in places:
-            _cell(axes, at, bits, group, deepest + 1)
+            text = f"{bits} / {group}" if deepest < LONG_CELL else str(bits)
+            if deepest < SHORT_CELL:
+                axes.text(*at, text, ha="center", va="center_baseline", fontsize=7.5)
     short = short_kinds(kinds)
     axes.set_yticks(range(len(kinds)), [short[kind] for kind in kinds])
     axes.set_ylim(len(kinds) - 0.5, -0.5 - TITLE)
     axes.spines["bottom"].set_visible(False)
     return handles
-
-
-def _cell(axes: Any, at: tuple[int, int], bits: int, group: int, layers: int) -> None:
-    text = f"{bits} / {group}" if layers <= LONG_CELL else str(bits)
-    if layers <= SHORT_CELL:
-        axes.text(*at, text, ha="center", va="center_baseline", fontsize=7.5)
 
 
 def _stored(bits: int, group: int) -> str:

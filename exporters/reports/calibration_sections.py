@@ -17,7 +17,6 @@ from ...runtimes.bundle.calibration_evidence import (
     CalibrationEvidence,
     Judged,
     LayerDrift,
-    Sampled,
     drifts,
     each_layer,
     place,
@@ -42,10 +41,6 @@ NONE = "-"
 SIDES = {NEAREST: "rounded to nearest", CALIBRATED: "calibrated"}
 OUTSIDE = "outside of layers"
 EMPHASIZED = (f"KL, {MEAN}", f"same top token, {ALL}", f"right answers, {ALL_TASKS}")
-
-
-def _perplexity(value: float) -> str:
-    return f"{value:.4f}" if value < 100 else f"{value:.5g}"
 
 
 def _gain(before: float, after: float) -> str:
@@ -104,23 +99,11 @@ def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
         if figure.total and any(map(figure.of, judged)):
             yield _row(f"{figure.what}, {figure.total}", [figure.mean(j) for j in judged], figure)
     if any(j.perplexity is not None for j in judged):
-        shown = (NONE if j.perplexity is None else _perplexity(j.perplexity) for j in judged)
-        yield "perplexity", *shown, ""
+        found = (j.perplexity for j in judged)
+        yield "perplexity", *(NONE if p is None else f"{p:.4f}" if p < 100 else f"{p:.5g}" for p in found), ""
     if any(j.drafts for j in judged):
         yield _row("drafts like the float model's", [None if j.drafts is None else j.drafts.top1 for j in judged], TOP)
         yield _row("drafts accepted", [None if j.drafts is None else j.drafts.accepted for j in judged], TOP)
-
-
-def _verdicts(evidence: CalibrationEvidence) -> str | None:
-    """Each method that was tried, and where it was worse than rounding to nearest."""
-    told = (f"{method} was worse on {' and '.join(groups)}" if groups else f"{method} was no worse than rounding "
-            "to nearest anywhere" for method, groups in evidence.tried.items())  # fmt: skip
-    return "; ".join(told) or None
-
-
-def _methods(evidence: CalibrationEvidence) -> Counter[str]:
-    """How many matrices each method was kept for; some are left to a weaker one."""
-    return Counter(row.method for row in evidence.matrices if row.method is not None)
 
 
 def _row(name: str, values: Sequence[float | None], figure: Figure) -> Row:
@@ -140,9 +123,14 @@ def _drift(evidence: CalibrationEvidence) -> ReportSection:
         "front add up to: the geometric mean of each layer's inputs as a line, their range as a band."
     )
     head = ("layer", "rounded to nearest", "calibrated", "change")
-    return ReportSection(
-        "drift", "Error along the depth", lead, head, tuple(map(_drift_row, rows)), _drift_alt(rows), True
-    )
+    alt = ""
+    if rows:
+        first, last = rows[0], rows[-1]
+        told = [
+            f"{name} from {first.mean(side) or 0:.1e} to {last.mean(side) or 0:.1e}" for side, name in SIDES.items()
+        ]
+        alt = f"Lines of the error of the inputs of decoder layers {first.layer} to {last.layer}: {', '.join(told)}"
+    return ReportSection("drift", "Error along the depth", lead, head, tuple(map(_drift_row, rows)), alt, True)
 
 
 def _drift_row(row: LayerDrift) -> Row:
@@ -151,20 +139,13 @@ def _drift_row(row: LayerDrift) -> Row:
     return str(row.layer), *shown, _change(nearest, calibrated, less)
 
 
-def _drift_alt(rows: Sequence[LayerDrift]) -> str:
-    if not rows:
-        return ""
-    ends = {side: [rows[place].mean(side) or 0.0 for place in (0, -1)] for side in (NEAREST, CALIBRATED)}
-    told = [f"{name} from {ends[side][0]:.1e} to {ends[side][1]:.1e}" for side, name in SIDES.items()]
-    return f"Lines of the error of the inputs of decoder layers {rows[0].layer} to {rows[-1].layer}: {', '.join(told)}"
-
-
 def _bits(evidence: CalibrationEvidence) -> ReportSection:
     """How many matrices of each part are stored in each way."""
     counts: Counter[tuple[int, int, str]] = Counter()
     for matrix in evidence.matrices:
         if matrix.bits is not None:
-            counts[matrix.bits, matrix.group_size or 0, _part(matrix)] += 1
+            where = place(matrix.name)
+            counts[matrix.bits, matrix.group_size or 0, where.stack if where else OUTSIDE] += 1
     ways = sorted({(bits, group) for bits, group, _ in counts})
     parts = [part for part in (*ORDER, OUTSIDE) if any(key[2] == part for key in counts)]
     rows = [
@@ -179,11 +160,6 @@ def _bits(evidence: CalibrationEvidence) -> ReportSection:
 def _counted(row: Row, parts: Sequence[str]) -> str:
     told = [f"{count} of the {part}" for part, count in zip(parts, row[1:], strict=True) if count != NONE]
     return f"{row[0]} for {', '.join(told)}"
-
-
-def _part(matrix: CalibratedMatrix) -> str:
-    where = place(matrix.name)
-    return where.stack if where else OUTSIDE
 
 
 def _outliers(evidence: CalibrationEvidence) -> ReportSection:
@@ -204,11 +180,9 @@ def _outliers(evidence: CalibrationEvidence) -> ReportSection:
 
 def _outlier_row(rows: Sequence[CalibratedMatrix]) -> Row:
     bits = ", ".join(dict.fromkeys(str(row.bits) for row in rows if row.bits is not None))
-    return _inputs_of([row.name for row in rows]), _times(rows[0].outliers or 0.0), bits or NONE
-
-
-def _times(spread: float) -> str:
-    return f"{spread:,.0f}" if spread >= 100 else f"{spread:.1f}"
+    spread = rows[0].outliers or 0.0
+    times = f"{spread:,.0f}" if spread >= 100 else f"{spread:.1f}"
+    return _inputs_of([row.name for row in rows]), times, bits or NONE
 
 
 def _inputs_of(names: Sequence[str]) -> str:
@@ -223,7 +197,15 @@ def _inputs_of(names: Sequence[str]) -> str:
 def _sensitivity(evidence: CalibrationEvidence) -> ReportSection:
     found = sensitivities(evidence)
     total = sum(found.values()) or 1.0
-    bits = _bits_by_unit(evidence)
+    # What the matrices of each unit got: "4 (5), 8 (2)" for five matrices of 4 bits and two of 8.
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for row in evidence.matrices:
+        unit = next((unit for unit in evidence.sensitivity if f"{row.name}.".startswith(f"{unit}.")), None)
+        if unit is not None and row.bits is not None:
+            counts[unit_name(unit)][row.bits] += 1
+    bits = {
+        unit: ", ".join(f"{bits} ({count})" for bits, count in sorted(found.items())) for unit, found in counts.items()
+    }
     rows = tuple((_layer(name), nats(kl), percent(kl / total), bits.get(name, NONE)) for name, kl in found.items())
     lead = (
         "KL divergence in nats when a layer alone is rounded to the fewest bits, on a few calibration samples; the "
@@ -237,18 +219,6 @@ def _sensitivity(evidence: CalibrationEvidence) -> ReportSection:
 
 def _layer(name: str) -> str:
     return f"layer {name}" if name.isdigit() else name
-
-
-def _bits_by_unit(evidence: CalibrationEvidence) -> dict[str, str]:
-    """What the matrices of each unit got: "4 (5), 8 (2)" for five matrices of 4 bits and two of 8."""
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for row in evidence.matrices:
-        unit = next((unit for unit in evidence.sensitivity if f"{row.name}.".startswith(f"{unit}.")), None)
-        if unit is not None and row.bits is not None:
-            counts[unit_name(unit)][row.bits] += 1
-    return {
-        unit: ", ".join(f"{bits} ({count})" for bits, count in sorted(found.items())) for unit, found in counts.items()
-    }
 
 
 def _activations(evidence: CalibrationEvidence) -> ReportSection:
@@ -268,11 +238,18 @@ def _activations(evidence: CalibrationEvidence) -> ReportSection:
 
 def _samples(evidence: CalibrationEvidence) -> ReportSection:
     made = evidence.samples
+    told = (f"{method} was worse on {' and '.join(groups)}" if groups else f"{method} was no worse than rounding "
+            "to nearest anywhere" for method, groups in evidence.tried.items())  # fmt: skip
+    kept = Counter(row.method for row in evidence.matrices if row.method is not None)  # some are left to a weaker one
+    counted = {
+        "samples": made.calibrated, "pictures": made.pictures, "tokens of images": made.image_tokens,
+        "tokens of text": made.text_tokens,
+    }  # fmt: skip
     pairs = {
         "samples": made.source,
         "SHA-256": made.sha256,
         "seed of the choice": made.seed,
-        "calibrated on": _counts(made),
+        "calibrated on": ", ".join(f"{count:,} {name}" for name, count in counted.items() if count is not None) or None,
         "kinds": ", ".join(f"{count:,} {kind}" for kind, count in made.kinds.items()) or None,
         "kinds that were only judged": ", ".join(f"{count:,} {kind}" for kind, count in made.foreign_kinds.items())
         or None,
@@ -281,8 +258,8 @@ def _samples(evidence: CalibrationEvidence) -> ReportSection:
         else f"{own.samples:,} samples, {own.tokens:,} tokens, by {own.by}",
         "warning": "; ".join(made.warnings) or None,
         "method": evidence.method,
-        "methods of the matrices": ", ".join(f"{count:,} {name}" for name, count in _methods(evidence).items()) or None,
-        "methods tried": _verdicts(evidence),
+        "methods of the matrices": ", ".join(f"{count:,} {name}" for name, count in kept.items()) or None,
+        "methods tried": "; ".join(told) or None,
         "matrices measured": evidence.measured,
         "time": None if evidence.seconds is None else duration(evidence.seconds),
         "the bundle has": f"weights calibrated by {evidence.method}" if evidence.kept
@@ -292,12 +269,3 @@ def _samples(evidence: CalibrationEvidence) -> ReportSection:
     return ReportSection(
         "samples", "What was sampled", "Held-out samples are judged and never calibrated on.", (), rows
     )
-
-
-def _counts(made: Sampled) -> str | None:
-    """Samples with their pictures and tokens, as far as they were recorded."""
-    counted = {
-        "samples": made.calibrated, "pictures": made.pictures, "tokens of images": made.image_tokens,
-        "tokens of text": made.text_tokens,
-    }  # fmt: skip
-    return ", ".join(f"{count:,} {name}" for name, count in counted.items() if count is not None) or None

@@ -35,15 +35,11 @@ def headline(evidence: CalibrationEvidence) -> str:
             f"Rounding to nearest was kept: on held-out samples it is {nats(nearest)} nats from the float model, "
             f"{evidence.method} {nats(calibrated)}."
         )
+    than = "the same as" if nearest == calibrated else f"{less(nearest, calibrated)} than"
     return (
         f"At the same size, weights calibrated by {evidence.method} are {nats(calibrated)} nats from the float model "
-        f"on held-out samples, {_than(nearest, calibrated)} the {nats(nearest)} of rounding to nearest"
-        f"{_tops(evidence)}."
+        f"on held-out samples, {than} the {nats(nearest)} of rounding to nearest{_tops(evidence)}."
     )
-
-
-def _than(before: float, after: float) -> str:
-    return "the same as" if before == after else f"{less(before, after)} than"
 
 
 def less(before: float, after: float) -> str:

@@ -31,15 +31,12 @@ def paired_difference(both: int, only_first: int, only_second: int, samples: int
     low2, high2 = wilson(second, samples)
     p1, p2 = first / samples, second / samples
     margins = first * (samples - first) * second * (samples - second)
-    phi = _correlation(both * neither - only_first * only_second, samples) / sqrt(margins) if margins else 0.0
+    numerator = float(both * neither - only_first * only_second)
+    corrected = max(numerator - samples / 2, 0.0) if numerator > 0 else numerator  # Newcombe's, for continuity
+    phi = corrected / sqrt(margins) if margins else 0.0
     down = (p2 - low2) ** 2 - 2 * phi * (p2 - low2) * (high1 - p1) + (high1 - p1) ** 2
     up = (high2 - p2) ** 2 - 2 * phi * (high2 - p2) * (p1 - low1) + (p1 - low1) ** 2
     return difference - sqrt(max(down, 0.0)), difference + sqrt(max(up, 0.0))
-
-
-def _correlation(numerator: int, samples: int) -> float:
-    """Newcombe's continuity correction of the numerator of phi."""
-    return max(numerator - samples / 2, 0.0) if numerator > 0 else float(numerator)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

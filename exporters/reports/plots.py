@@ -9,7 +9,6 @@ from .records import (
     HISTOGRAM_EDGES,
     Repeated,
     Report,
-    TaskScore,
 )
 from .svg import (
     COLOURS,
@@ -106,22 +105,18 @@ def _tasks(figure: Any, report: Report) -> None:
         places = [index + shift for index in range(len(scores))]
         shares = [100 * float(getattr(score, f"{side}_accuracy")) for score in scores]
         axes.bar(places, shares, width=0.36, color=colour_of(report, name), label=name)
-        axes.errorbar(places, shares, yerr=_whiskers(scores, side), fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        # How far the intervals reach below and above, in per cent.
+        below, above = [], []
+        for score in scores:
+            share, (low, high) = getattr(score, f"{side}_accuracy"), getattr(score, f"{side}_interval")
+            below.append(max(0.0, 100 * (share - low)))
+            above.append(max(0.0, 100 * (high - share)))
+        axes.errorbar(places, shares, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     axes.set_xticks(range(len(scores)), [score.task for score in scores])
     axes.set_ylim(0, 104)
     axes.set_ylabel("right answers, %")
     axes.grid(axis="y")
     _legend(figure, axes, columns=2)
-
-
-def _whiskers(scores: Sequence[TaskScore], side: str) -> list[list[float]]:
-    """How far the intervals reach below and above, in per cent."""
-    below, above = [], []
-    for score in scores:
-        share, (low, high) = getattr(score, f"{side}_accuracy"), getattr(score, f"{side}_interval")
-        below.append(max(0.0, 100 * (share - low)))
-        above.append(max(0.0, 100 * (high - share)))
-    return [below, above]
 
 
 def _kl(figure: Any, report: Report) -> None:

@@ -48,16 +48,12 @@ def calibration_table(evidence: CalibrationEvidence) -> Group:
 
 def _tables(shown: Iterable[ReportSection]) -> Iterator[RenderableType]:
     for section in shown:
-        yield from (Text(), Text(section.title, style="bold"), Text(section.lead, style="dim"), _grid(section))
-
-
-def _grid(section: ReportSection) -> Table:
-    grid = Table(show_header=bool(section.head))
-    for index, name in enumerate(section.head or ("", "")):
-        grid.add_column(Text(name), justify="right" if index and section.head else "left", overflow="fold")
-    for row in section.rows:
-        grid.add_row(*map(Text, row))
-    return grid
+        grid = Table(show_header=bool(section.head))
+        for index, name in enumerate(section.head or ("", "")):
+            grid.add_column(Text(name), justify="right" if index and section.head else "left", overflow="fold")
+        for row in section.rows:
+            grid.add_row(*map(Text, row))
+        yield from (Text(), Text(section.title, style="bold"), Text(section.lead, style="dim"), grid)
 
 
 def html(report: Report) -> str:

@@ -55,17 +55,14 @@ def headline(report: Report) -> str:
     ratios = report.ratios
     size = f"takes {megabytes(report.bundle_bytes)} instead of {megabytes(report.source_bytes)}"
     speed = f"reaches the first token {_speed(ratios['first_token'])}, decodes {_speed(ratios['decode'])}"
-    memory = f"needs {_memory(ratios['memory'])} memory next to the better PyTorch run"
+    change = 1 / max(ratios["memory"], 1e-9) - 1
+    more = f"{100 * abs(change):.0f} % {'less' if change < 0 else 'more'}"
+    memory = f"needs {more} memory next to the better PyTorch run"
     return f"The {report.precision} bundle of {report.model} {size}, {speed} and {memory}; {_quality(report)}."
 
 
 def _speed(ratio: float) -> str:
     return f"{times(ratio)} as fast" if ratio >= 1 else f"at {percent(ratio)} of the speed"
-
-
-def _memory(ratio: float) -> str:
-    change = 1 / max(ratio, 1e-9) - 1
-    return f"{100 * abs(change):.0f} % {'less' if change < 0 else 'more'}"
 
 
 def _quality(report: Report) -> str:

@@ -52,7 +52,17 @@ def check_names(checkpoint: Checkpoint, graphs: Iterable[Graph], dropped: dict[s
     """Every needed tensor is there in the right shape, and every tensor is used or dropped with a reason."""
     needed = {source.name: source for graph in graphs for source in graph.sources}
     for name, source in needed.items():
-        _check_shape(checkpoint.tensor(name), source)
+        tensor = checkpoint.tensor(name)
+        if source.matrix is not None:
+            expected: tuple[int, ...] = (source.matrix.rows, source.matrix.columns)
+            found: tuple[int, ...] = (tensor.shape[0], prod(tensor.shape[1:])) if tensor.shape else ()
+        else:
+            expected, found = _type(source.parameters[0])[1], tensor.shape
+        if found != expected:
+            raise InputError(
+                f"tensor {tensor.name!r} has shape {list(tensor.shape)}; config.json implies {list(expected)}: "
+                "the weights and the configuration do not belong together"
+            )
     unknown = sorted(set(checkpoint.tensors) - set(needed) - set(dropped))
     if unknown:
         hint, stored = closest(unknown[0], needed), checkpoint.stored_names[unknown[0]]
@@ -62,28 +72,16 @@ def check_names(checkpoint: Checkpoint, graphs: Iterable[Graph], dropped: dict[s
         )
 
 
-def _check_shape(tensor: LazyTensor, source: Source) -> None:
-    if source.matrix is not None:
-        expected: tuple[int, ...] = (source.matrix.rows, source.matrix.columns)
-        found: tuple[int, ...] = (tensor.shape[0], prod(tensor.shape[1:])) if tensor.shape else ()
-    else:
-        expected, found = _type(source.parameters[0])[1], tensor.shape
-    if found != expected:
-        raise InputError(
-            f"tensor {tensor.name!r} has shape {list(tensor.shape)}; config.json implies {list(expected)}: "
-            "the weights and the configuration do not belong together"
-        )
-
-
 def layout(graph: Graph, checkpoint: Checkpoint) -> tuple[list[Placed], int]:
     """Where the source tensors of a graph lie in its data file, and the size of that file."""
     placed, end = [], 0
     for source in graph.sources:
         offsets = []
         for parameter in source.parameters:
-            start = _aligned(end, stored_bytes(parameter))
-            offsets.append(start)
-            end = start + stored_bytes(parameter)
+            nbytes = stored_bytes(parameter)
+            align = PAGE if nbytes >= PAGE else 64
+            offsets.append(-(-end // align) * align)
+            end = offsets[-1] + nbytes
         placed.append(Placed(checkpoint.tensor(source.name), source, tuple(offsets)))
     return placed, end
 
@@ -92,7 +90,15 @@ def with_data(graph: Graph, checkpoint: Checkpoint) -> ir.Model:
     """A copy of a graph whose initializers lie in its data file; what it borrows lies in that of another graph."""
     model = graph.model.clone()
     initializers = model.graph.initializers
-    for file, pairs in _files(graph, checkpoint).items():
+    # The initializers of a graph with their offsets, by data file.
+    own, _ = layout(graph, checkpoint)
+    files = {f"{graph.name}.data": [pair for placed in own for pair in placed.pairs(placed.source)]}
+    if graph.lender is not None:
+        lent = {placed.source.name: placed for placed in layout(graph.lender, checkpoint)[0]}
+        files[f"{graph.lender.name}.data"] = [
+            pair for source in graph.borrowed for pair in lent[source.name].pairs(source)
+        ]
+    for file, pairs in files.items():
         for parameter, offset in pairs:
             if str(parameter.name) in initializers:  # a view of the same bytes is none where no node looks rows up
                 initializers[str(parameter.name)].const_value = in_file(parameter, file, offset)
@@ -105,23 +111,6 @@ def in_file(parameter: ir.Value, file: str, offset: int) -> ir.ExternalTensor:
     return ir.ExternalTensor(
         file, offset, stored_bytes(parameter), dtype, shape=ir.Shape(shape), name=str(parameter.name)
     )
-
-
-def _files(graph: Graph, checkpoint: Checkpoint) -> dict[str, list[tuple[ir.Value, int]]]:
-    """The initializers of a graph with their offsets, by data file."""
-    own, _ = layout(graph, checkpoint)
-    files = {f"{graph.name}.data": [pair for placed in own for pair in placed.pairs(placed.source)]}
-    if graph.lender is not None:
-        lent = {placed.source.name: placed for placed in layout(graph.lender, checkpoint)[0]}
-        files[f"{graph.lender.name}.data"] = [
-            pair for source in graph.borrowed for pair in lent[source.name].pairs(source)
-        ]
-    return files
-
-
-def _aligned(end: int, nbytes: int) -> int:
-    align = PAGE if nbytes >= PAGE else 64
-    return -(-end // align) * align
 
 
 def stored_bytes(parameter: ir.Value) -> int:

@@ -147,7 +147,9 @@ class BundleWriter:
             remove_files(self.partial, (stale - self._names) | {STAGES})
             records = {name: self._record(name) for name in sorted(self._names)}
             complete = dict(manifest) | {"format_version": FORMAT_VERSION, "files": records}
-            self._refuse_strays()
+            strays = sorted(name for name in files_in(self.partial) if name not in self._names)
+            if strays:
+                raise LensmithError(f"the bundle file {strays[0]} was written but not announced with add().")
             write_json(self.partial / MANIFEST, check_manifest(complete, MANIFEST))
             put_in_place(self.partial, self.out, last=MANIFEST)
         self._closed = True
@@ -165,11 +167,6 @@ class BundleWriter:
             raise LensmithError(f"the bundle file {name} was announced but not written as a plain file.")
         sync_file(self.partial / name)
         return hash_file(self.partial / name)
-
-    def _refuse_strays(self) -> None:
-        strays = sorted(name for name in files_in(self.partial) if name not in self._names)
-        if strays:
-            raise LensmithError(f"the bundle file {strays[0]} was written but not announced with add().")
 
 
 def check_new_bundle(out: str | Path, *, force: bool = False) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -62,12 +63,26 @@ class Step:
     hidden_states: Floats | None = None  # [seq, hidden], for a graph of multi-token prediction
 
 
+KeptTokens: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+class Kept(Enum):
+    """What states of an engine give of some tokens, so that other states go on from there."""
+
+    ROWS = "rows"  # keys and values [kv_heads, tokens, head_dim] of these tokens, and all recurrent states behind them
+    WHOLE = "whole"  # everything from the beginning of the conversation on
+
+
 class States(Protocol):
     """What one conversation keeps in a decoder."""
 
     @property
     def length(self) -> int:
         """Tokens in them."""
+
+    @property
+    def sharing(self) -> Kept | None:
+        """What `keep` gives; None: nothing, as the states lie on a device."""
 
     @property
     def recurrent(self) -> bool:
@@ -85,6 +100,16 @@ class States(Protocol):
 
     def save(self) -> None:
         """Keep a copy, where one is needed to come back to this length."""
+
+    def keep(self, begin: int, /) -> KeptTokens:
+        """Copies of what they hold of the tokens from `begin` on, in memory of their own."""
+
+    def adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int, /) -> int:
+        """Go on from what other states kept: parts one behind the other, each with the place where it begins.
+
+        `positions` [3, seq] are those of all their tokens, of which the first `known` are in these states already and
+        the first `wanted` shall be. Returns how many are, which may be fewer. Raises ValueError for what does not fit.
+        """
 
 
 class Decoder(Protocol):

@@ -35,7 +35,12 @@ def available_kernels(library: Path) -> tuple[str, ...]:
             "%s cannot be loaded (%s); ONNX Runtime's own kernels are used: install lensmith again", library, error
         )
         return ()
-    return tuple(_supported(names, supported))
+    found, index = [], 0
+    while name := names(index):
+        if supported(index):
+            found.append(name.decode())
+        index += 1
+    return tuple(found)
 
 
 def _functions(loaded: ctypes.CDLL) -> tuple[ctypes._FuncPointer, ctypes._FuncPointer]:
@@ -43,12 +48,3 @@ def _functions(loaded: ctypes.CDLL) -> tuple[ctypes._FuncPointer, ctypes._FuncPo
     names.argtypes = supported.argtypes = [ctypes.c_size_t]
     names.restype, supported.restype = ctypes.c_char_p, ctypes.c_int
     return names, supported
-
-
-def _supported(names: ctypes._FuncPointer, supported: ctypes._FuncPointer) -> list[str]:
-    found, index = [], 0
-    while name := names(index):
-        if supported(index):
-            found.append(name.decode())
-        index += 1
-    return found

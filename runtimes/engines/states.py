@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .contract import Floats
+from .contract import Floats, Ints, Kept, KeptTokens
 
 CACHE, RECURRENT = "past_key_values.", "past."  # beginnings of the names of inputs
 SAVED = 3  # copies of the recurrent states; each takes their size, 20 MB for a model of 2 billion parameters
@@ -21,6 +21,8 @@ class EngineStates(ABC):
     A KV cache keeps every token: forgetting the last ones takes nothing. A recurrent state has a fixed size and all
     tokens in it: it goes back to a length only where a copy was saved.
     """
+
+    sharing: ClassVar[Kept | None] = None
 
     def __init__(self, *, recurrent: bool) -> None:
         self.recurrent, self.length = recurrent, 0
@@ -70,6 +72,23 @@ class EngineStates(ABC):
                 shortest = min(self._saved)
                 del self._saved[next(length for length in self._saved if length != shortest)]
             self._saved[self.length] = self._copy()
+
+    def keep(self, begin: int) -> KeptTokens:
+        """As States.keep."""
+        raise NotImplementedError(f"{type(self).__name__} gives nothing of tokens")
+
+    def adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int) -> int:
+        """As States.adopt."""
+        self._saved = {length: copy for length, copy in self._saved.items() if length <= known}
+        self.length, self._torn = 0, True  # until it is done
+        self.length = self._adopt(parts, positions, wanted, known)
+        self._torn = False
+        self.save()
+        return self.rewind(wanted)
+
+    def _adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int) -> int:
+        """Take over what other states kept; how many tokens there are then."""
+        raise NotImplementedError(f"{type(self).__name__} takes over nothing of tokens")
 
     @abstractmethod
     def _copy(self) -> Any:

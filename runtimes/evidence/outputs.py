@@ -19,7 +19,6 @@ from ..prompt.requests import Request
 from .traces import (
     DRAFTED,
     CaseTrace,
-    ImageTrace,
     Traces,
 )
 
@@ -68,23 +67,19 @@ def outputs(model: Model | Encoder, traces: Traces, vision: Vision | None = None
     `vision` encodes the pictures in place of the model's own encoder.
     """
     for image in traces.images:
-        yield from _of_image(model, image, vision or model.vision)
+        is_video = model.manifest.takes_videos and image.grid[0] > 1  # still images are one temporal patch each
+        media = model if isinstance(model, Encoder) else model.media
+        patches, grid = media.cut(model.bundle.file(image.file), video=is_video, max_pixels=image.max_pixels)
+        same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256
+        yield Fed(image.file, "image patches", "patches_differ", same)
+        made = (vision or model.vision)(patches, grid)
+        taps = [[] if each.deepstack is None else [*each.deepstack] for each in (made, image.features)]
+        for tap, (values, _) in enumerate(zip_longest(*taps, fillvalue=NOTHING)):  # missing ones are as wrong as others
+            yield Output(image.file, "deepstack_features", tap, values)
+        yield Output(image.file, "image_features", 0, made.features)
     if isinstance(model, Model):
         for case in traces.cases:
             yield from _of_case(model, case)
-
-
-def _of_image(model: Model | Encoder, image: ImageTrace, vision: Vision) -> Iterator[Fed | Output]:
-    is_video = model.manifest.takes_videos and image.grid[0] > 1  # still images are one temporal patch each
-    media = model if isinstance(model, Encoder) else model.media
-    patches, grid = media.cut(model.bundle.file(image.file), video=is_video, max_pixels=image.max_pixels)
-    same = grid == image.grid and hashlib.sha256(patches.data).hexdigest() == image.patches_sha256
-    yield Fed(image.file, "image patches", "patches_differ", same)
-    made = vision(patches, grid)
-    taps = [[] if each.deepstack is None else [*each.deepstack] for each in (made, image.features)]
-    for tap, (values, _) in enumerate(zip_longest(*taps, fillvalue=NOTHING)):  # missing ones are as wrong as others
-        yield Output(image.file, "deepstack_features", tap, values)
-    yield Output(image.file, "image_features", 0, made.features)
 
 
 def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:

@@ -27,6 +27,7 @@ class Progress:
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
     finish_reason: str = ""
+    stopped_by: str | None = None
     closed: bool = False
 
     def finish(self, reason: str) -> None:
@@ -88,6 +89,11 @@ class Answer:
         behind an exception, "failed"; empty while it is made.
         """
         return self._progress.finish_reason
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop text that ended it."""
+        return self._progress.stopped_by
 
     @property
     def message(self) -> dict[str, Any]:

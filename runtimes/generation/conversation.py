@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain, repeat
 
 import numpy as np
 
@@ -14,22 +13,27 @@ from ..prompt.prompt_builder import PromptBuilder
 from ..prompt.requests import Request
 from ..values import whole
 from .drafting import DraftHead
-from .prefill import chunks, shared, worth_saving
+from .prefill import chunks, worth_saving
+from .prefix_cache import PrefixCache
+from .token_run import TokenRun
 
 
 class Conversation:
     """States over the weights that all conversations share, so that the next prompt begins where it parts from these.
 
-    One thread at a time may use it. Behind a step that fails it is empty or shorter, never wrong.
+    Or from those of any other, as far as `prefixes` has them. One thread at a time may use it. Behind a step that fails
+    it is empty or shorter, never wrong.
     """
 
-    def __init__(self, decoder: Decoder, prompts: PromptBuilder, chunk: int) -> None:
-        self.decoder, self.prompts, self.chunk = decoder, prompts, chunk
+    def __init__(self, decoder: Decoder, prompts: PromptBuilder, chunk: int, prefixes: PrefixCache) -> None:
+        self.decoder, self.prompts, self.chunk, self.prefixes = decoder, prompts, chunk, prefixes
         self.states: States = decoder.open_states()
+        self.reused = 0  # tokens of the latest prompt that were there already
         self.user = threading.current_thread()  # the latest
         self._ids = np.zeros(decoder.capacity, np.int64)  # behind the length of the states without meaning
         self._positions = np.zeros((3, decoder.capacity), np.int64)
-        self._images: list[tuple[int, bytes]] = []  # begin and key of the images among them, and of some behind them
+        self._images: tuple[tuple[int, bytes], ...] = ()  # as TokenRun's, and of some behind the length
+        self._told = True  # whether each image among the tokens came with a key
 
     @property
     def length(self) -> int:
@@ -54,22 +58,40 @@ class Conversation:
         """Forget all tokens behind the first `length`, and more where there is no way back; how many are left."""
         return self.states.rewind(whole("length", length, 0))
 
-    def reusable(self, request: Request) -> int:
-        """Length of the longest common beginning of the states and the prompt, with the same images and positions.
+    @property
+    def tokens(self) -> TokenRun:
+        """The tokens in the states with their positions and images."""
+        return TokenRun(self._ids, self._positions, self._images).part(0, self.length)
 
-        Behind a video that lasts longer than its text, an answer has other positions than in a later turn's prompt.
-        """
-        length, known = shared(request.prompt.ids, self.ids), chain(self._images, repeat((0, None)))
-        moved = np.flatnonzero((request.positions[:, :length] != self._positions[:, :length]).any(axis=0))
-        length = int(moved[0]) if len(moved) else length
-        for (begin, _), image, (_, key) in zip(request.prompt.image_spans, request.images, known, strict=False):
-            if image.key != key:
-                length = min(length, int(begin))
-        return length
+    def reusable(self, request: Request) -> int:
+        """Length of the longest common beginning of the states and the prompt, with the same images and positions."""
+        return self._shared(TokenRun.of(request))
+
+    def _shared(self, prompt: TokenRun) -> int:
+        return self.tokens.common(prompt.part(0, self.length))
 
     def start(self, request: Request, num_logits: int = 1) -> int:
-        """How many tokens of a prompt need not be computed again, when its last `num_logits` must be."""
+        """How many tokens of a prompt the states spare, when its last `num_logits` must be computed."""
         return self.states.reach(min(self.reusable(request), len(request.prompt) - num_logits))
+
+    def begin(self, request: Request, num_logits: int = 1) -> int:
+        """Go back or on to the longest beginning of a prompt that these or other states spare; how many tokens."""
+        prompt, wanted = TokenRun.of(request), len(request.prompt) - num_logits
+        own = self.start(request, num_logits)
+        found = self.prefixes.find(prompt, wanted, exact=self.states.recurrent)
+        if found.length <= own:
+            return self.rewind(own)
+        parts = [(segment.tokens.begin, segment.states) for segment in found.segments]
+        positions = np.concatenate([segment.tokens.positions for segment in found.segments], axis=1)
+        known = min(self._shared(prompt), found.length)
+        reached = self.states.adopt(parts, positions, found.length, known)
+        self._ids[:reached], self._positions[:, :reached] = prompt.ids[:reached], prompt.positions[:, :reached]
+        return reached
+
+    def keep(self) -> None:
+        """Let other conversations go on from what the states hold now."""
+        if self._told:
+            self.prefixes.keep(self.tokens, self.states)
 
     def prefill(
         self,
@@ -85,17 +107,19 @@ class Conversation:
 
         Once `stopped` says so it ends between two chunks, with no logits.
 
-        What the states hold of an earlier turn is used again. All logits come from the last chunk, which is as long as
-        they are, if not longer. A draft `head` reads what the decoder reads.
+        What the states hold of an earlier turn is used again, and what others left; without `reuse` nothing is, and
+        nothing left for others. All logits come from the last chunk, which is as long as they are, if not longer. A
+        draft `head` reads what the decoder reads.
         """
         ids = request.prompt.ids
         last = len(ids) - whole("num_logits", num_logits, 1, len(ids))
         chunk = self.chunk if chunk is None else whole("chunk", chunk, 1)
-        start = self.rewind(self.start(request, num_logits) if reuse else 0)
+        others = reuse and head is None  # a head follows this conversation alone
+        start = self.begin(request, num_logits) if others else self.rewind(self.start(request, num_logits) * reuse)
+        self.reused = start
         if head is not None:
             head.states.rewind(max(0, start - 1))  # its last entry knew the token behind
-        begins = map(int, request.prompt.image_spans[:, 0])
-        self._images = [(begin, image.key) for begin, image in zip(begins, request.images, strict=True)]
+        self._images, self._told = TokenRun.of(request).images, reuse
         fed, chunk = self.prompts.for_decoder(ids), max(chunk, num_logits)
         stops = worth_saving(request, start, last) if self.states.recurrent else []
         logits: Floats = np.zeros((0, 0), np.float32)
@@ -115,12 +139,16 @@ class Conversation:
                 head.follow(fed, request, end, self.hidden_states)
             if end in stops:
                 self.states.save()
+                self.keep()
+        if not self.states.recurrent:
+            self.keep()
         return logits
 
     def run(self, step: Step) -> Floats:
         """Append tokens as `Decoder.run` does. Images that come this way are not used again by another prompt."""
         if step.images is not None:
-            self._images = [(begin, key) for begin, key in self._images if begin < self.length]
+            self._images = tuple((begin, key) for begin, key in self._images if begin < self.length)
+            self._told = False
         return self._append(step, step.ids)
 
     def _append(self, step: Step, fed: Ints) -> Floats:

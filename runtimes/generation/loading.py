@@ -14,8 +14,14 @@ from ..media.image_files import ImageLimits
 from .conversation_pool import CONVERSATIONS
 from .encoder import Encoder
 from .model import Model
+from .prefix_cache import PREFIX_BYTES
 
-OF_MODELS = {"max_video_pixels": None, "video_limits": None, "conversations": CONVERSATIONS}  # and their defaults
+OF_MODELS = {
+    "max_video_pixels": None,
+    "video_limits": None,
+    "conversations": CONVERSATIONS,
+    "prefix_bytes": PREFIX_BYTES,
+}  # and their defaults; fmt: skip
 
 
 def load(
@@ -31,6 +37,7 @@ def load(
     image_limits: ImageLimits | None = None,
     video_limits: VideoLimits | None = None,
     conversations: int = CONVERSATIONS,
+    prefix_bytes: int = PREFIX_BYTES,
     native: bool | None = None,
     profile: bool = False,
 ) -> Model | Encoder:
@@ -45,6 +52,8 @@ def load(
       video together.
     - `image_limits`, `video_limits`: what is refused before it is decoded.
     - `conversations`: most answers that are open at once, 1 to 1,024.
+    - `prefix_bytes`: memory for copies of what prompts and answers left in states, from which any conversation goes on
+      that begins with the same tokens and images (by default 512 MB at most; 0: each goes on from itself alone).
     - `native`: whether lensmith's own kernels compute; None means where there are some for this processor.
     - `profile`: write ONNX Runtime's profiles into the current folder.
 
@@ -55,7 +64,7 @@ def load(
     return open_loaded(
         bundle, threads=threads, context=context, device=device, min_pixels=min_pixels, max_pixels=max_pixels,
         max_video_pixels=max_video_pixels, image_limits=image_limits, video_limits=video_limits,
-        conversations=conversations, native=native, profile=profile,
+        conversations=conversations, prefix_bytes=prefix_bytes, native=native, profile=profile,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -50,6 +50,8 @@ from .guide import Guide, open_guide
 from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefill import shared
+from .prefix_cache import PREFIX_BYTES, PrefixCache
+from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
@@ -66,6 +68,7 @@ class Shared:
 
     opened: OpenedEngines
     media: MediaEncoder
+    prefixes: PrefixCache
     conversations: ConversationPool
 
 
@@ -92,6 +95,7 @@ class Model(OfOneProcess):
         native: bool | None = None,
         device: str | None = None,
         conversations: int = CONVERSATIONS,
+        prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
         manifest = bundle.manifest
         if DECODER not in manifest.graphs:
@@ -123,7 +127,8 @@ class Model(OfOneProcess):
             threads=threads,
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
-                       conversations=whole("conversations", conversations, 1, 1024))  # fmt: skip
+                       conversations=whole("conversations", conversations, 1, 1024),
+                       prefix_bytes=whole("prefix_bytes", prefix_bytes, 0))  # fmt: skip
         self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
 
     @property
@@ -140,6 +145,11 @@ class Model(OfOneProcess):
     def media(self) -> MediaEncoder:
         """Opens, cuts and encodes images and videos."""
         return self._engines.get().media
+
+    @property
+    def prefixes(self) -> PrefixCache:
+        """Copies of what prompts and answers left, from which all conversations go on."""
+        return self._engines.get().prefixes
 
     @property
     def conversations(self) -> ConversationPool:
@@ -193,6 +203,22 @@ class Model(OfOneProcess):
         parser = DialogueParser(self.prompts.speech, tools, thinking=request.prompt.thinking is True)
         guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
         return Answer(self._pieces(request, generation, progress, guide), progress, parser)
+
+    def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+        """Go on with a text, or with token ids, as they are: without a chat template and without images.
+
+        `options` and `chosen` are as of `generate`, without variables of the template. Raises InputError as it does.
+        """
+        only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
+        base = GenerationOptions() if options is None else options
+        generation = with_options(base, chosen, asdict(self.manifest.generation))
+        form = self._form(generation, None)
+        progress = Progress(Timings())
+        request = assemble(raw_prompt(self.prompts, prompt, self.manifest.vocab), self.positions, [], [])
+        check_context(len(request.prompt), self.decoder.capacity)
+        progress.prompt_ids, progress.timings.prompt_tokens = request.prompt.ids, len(request.prompt)
+        guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
+        return Answer(self._pieces(request, generation, progress, guide), progress)
 
     def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
         """What an answer is held to; InputError where there can be no such answer."""
@@ -264,8 +290,9 @@ class Model(OfOneProcess):
         return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
-        """Drop what earlier prompts left: the content of idle KV caches and the features of images."""
+        """Drop what earlier prompts left: idle KV caches, copies of states and the features of images."""
         self.conversations.forget()
+        self.prefixes.forget()
         self.media.forget()
 
     def _pieces(
@@ -275,15 +302,20 @@ class Model(OfOneProcess):
         stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
         with progress.ending(), self.conversation(request) as conversation:
             started = time.perf_counter()
-            with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
-                for token in tokens:
-                    piece = stream.push(token)
-                    progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
-                    if piece:
-                        yield piece
-                    if stream.stopped:
-                        progress.finish("stop")
-                        return
+            try:
+                with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
+                    for token in tokens:
+                        piece = stream.push(token)
+                        spent = 1000 * (time.perf_counter() - started)
+                        progress.timings.decode_ms = spent - progress.timings.prefill_ms
+                        if piece:
+                            yield piece
+                        if stream.stopped_by is not None:
+                            progress.stopped_by = stream.stopped_by
+                            progress.finish("stop")
+                            return
+            finally:
+                conversation.keep()
         if rest := stream.finish():
             yield rest
 
@@ -299,8 +331,8 @@ class Model(OfOneProcess):
         sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
         progress.logprobs = None if options.logprobs is None else []
         started = time.perf_counter()
-        timings.reused_tokens = conversation.start(request)
         logits = conversation.prefill(request, stopped=lambda: progress.closed)
+        timings.reused_tokens = conversation.reused
         if not len(logits):
             progress.finish("closed")
             return
@@ -344,10 +376,11 @@ def _open(
     media: Callable[[Vision], MediaEncoder],
     prompts: PromptBuilder,
     conversations: int,
+    prefix_bytes: int,
 ) -> Shared:
-    opened = open_engines(bundle, wishes)
-    make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk)
-    return Shared(opened, media(opened.vision), ConversationPool(make, conversations))
+    opened, prefixes = open_engines(bundle, wishes), PrefixCache(prefix_bytes)
+    make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk, prefixes)
+    return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
 
 
 def prompt_spec(inputs: Inputs) -> PromptSpec:

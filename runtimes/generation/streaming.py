@@ -123,7 +123,7 @@ def special_tokens(tokenizer: Tokenizer) -> Set[int]:
 
 
 class TextStream:
-    """Text of one answer. `stopped` turns true at the first stop string, after which nothing more comes out."""
+    """Text of one answer. At the first stop string `stopped_by` becomes it, after which nothing more comes out."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), kept: Set[int] = frozenset()) -> None:
         """`kept`: special tokens that have a text all the same, such as tags around thoughts.
@@ -133,7 +133,7 @@ class TextStream:
         self._spelling = spelling_of(tokenizer)
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise InputError(f"stop is {stop!r}; expected a list of strings that are not empty")
-        self.stopped = False
+        self.stopped_by: str | None = None
         self._tokenizer = tokenizer
         self._special = special_tokens(tokenizer) - kept
         self._stop = tuple(stop)
@@ -152,13 +152,14 @@ class TextStream:
         return self._emit(self._spelling.finish(), final=True)
 
     def _emit(self, new: str, *, final: bool) -> str:
-        if self.stopped:
+        if self.stopped_by is not None:
             return ""
         text = self._held + new
-        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop if stop in text]
+        found = [(text.find(stop) + len(stop), text.find(stop), stop) for stop in self._stop if stop in text]
         if found:  # the one complete first wins, however the text was cut into tokens
-            self.stopped, self._held = True, ""
-            return text[: min(found)[1]]
+            _, begin, self.stopped_by = min(found)
+            self._held = ""
+            return text[:begin]
         keep = 0 if final else self._unsure(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -87,7 +87,7 @@ def plan_clip(total: int, height: int, width: int, spec: ClipSpec, rate: float |
         raise InputError(f"the frames are {width} x {height} pixels; expected at least {factor} x {factor}")
     check_aspect(height, width)
     rows, columns = frame_size(height, width, _frame_limits(spec))
-    groups = _round_up(_budget(count, spec) // step, step)
+    groups = -(-(_budget(count, spec) // step) // step) * step
     groups, rows, columns = _within_tokens(groups, rows // factor, columns // factor, spec)
     frames = max(step, min(groups * step, max(spec.max_frames // step, 1) * step))
     return ClipPlan(sampled[_spread(count, frames)], rows * factor, columns * factor)
@@ -127,10 +127,6 @@ def _budget(count: int, spec: ClipSpec) -> int:
     """Frames to fill temporal patches with, all of them whole."""
     step = spec.image.temporal_patch_size
     return min(max(spec.max_frames // step, 1), count // step) * step
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
 
 
 def _within_tokens(groups: int, rows: int, columns: int, spec: ClipSpec) -> tuple[int, int, int]:

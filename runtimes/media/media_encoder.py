@@ -224,7 +224,14 @@ def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[I
     fps, given_rate = (finite(f"{key} of a video", part[key]) if key in part else None for key in ("fps", "frame_rate"))
     known_rate = given_rate or clip.rate
     first, total = frame_range(clip.total, known_rate, clip.times if given_rate is None else None, part)
-    num_frames = _wished_frames(part, total, step)
+    # How many frames a part asks for by number.
+    given = {key: whole(f"{key} of a video", part[key], 1) for key in ("num_frames", "nframes") if key in part}
+    if len(given) > 1:
+        raise InputError("a video is asked for num_frames and for nframes; give one of the two")
+    if (wanted := given.get("nframes")) is not None and (wanted % step or wanted > total):
+        raise InputError(f"nframes of a video is {wanted}; expected a multiple of {step} up to its {total} frames "
+                         "(num_frames takes any number)")  # fmt: skip
+    num_frames = next(iter(given.values()), None)
     bounds = [key for key in ("min_frames", "max_frames") if key in part]
     if bounds and (num_frames is not None or (clip.chosen and fps is None)):
         raise InputError(f"{bounds[0]} of a video has no effect without fps; give fps with it, or leave it out")
@@ -234,14 +241,3 @@ def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[I
     else:
         indices = spec.sample(total, rate, fps=fps, num_frames=num_frames) + first
     return indices, spec.seconds(indices, total, rate, clip.times if given_rate is None else None)
-
-
-def _wished_frames(part: Mapping[str, Any], total: int, step: int) -> int | None:
-    """How many frames a part asks for by number."""
-    given = {key: whole(f"{key} of a video", part[key], 1) for key in ("num_frames", "nframes") if key in part}
-    if len(given) > 1:
-        raise InputError("a video is asked for num_frames and for nframes; give one of the two")
-    if (wanted := given.get("nframes")) is not None and (wanted % step or wanted > total):
-        raise InputError(f"nframes of a video is {wanted}; expected a multiple of {step} up to its {total} frames "
-                         "(num_frames takes any number)")  # fmt: skip
-    return next(iter(given.values()), None)

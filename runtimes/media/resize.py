@@ -65,7 +65,13 @@ def axis_weights(size_in: int, size_out: int, kernel: Kernel = "bicubic") -> Axi
     values[tap >= sizes[:, None]] = 0.0
     total = np.add.accumulate(values, axis=1)[:, -1:]  # one after the other, as the kernel adds them
     values = np.divide(values, total, out=values, where=total != 0.0)
-    return _quantize(starts, sizes, values)
+    # Scale by the largest power of two (below 2**23) that keeps every weight in int16, round half away from zero.
+    largest = float(values.max(initial=0.0))
+    precision = 0
+    while precision < 22 and int(0.5 + largest * (1 << (precision + 1))) < 1 << 15:
+        precision += 1
+    scaled = values * (1 << precision)
+    return AxisWeights(starts, sizes, np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64), precision)
 
 
 def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -86,18 +92,6 @@ KERNELS: Mapping[Kernel, tuple[float, Callable[[npt.NDArray[np.float64]], npt.ND
     "bicubic": (2.0, _cubic),
     "lanczos": (3.0, _lanczos),
 }
-
-
-def _quantize(
-    starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
-) -> AxisWeights:
-    """Scale by the largest power of two (below 2**23) that keeps every weight in int16, round half away from zero."""
-    largest = float(values.max(initial=0.0))
-    precision = 0
-    while precision < 22 and int(0.5 + largest * (1 << (precision + 1))) < 1 << 15:
-        precision += 1
-    scaled = values * (1 << precision)
-    return AxisWeights(starts, sizes, np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64), precision)
 
 
 def resize_bicubic(planes: UInt8, height: int, width: int) -> UInt8:

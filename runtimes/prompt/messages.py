@@ -77,7 +77,8 @@ def _message(message: Any) -> dict[str, Any]:
     role, content = kept.get("role"), kept.get("content")
     if not isinstance(role, str):
         raise InputError(f"a message has the role {role!r}; expected a text such as 'user'")
-    if not _are_objects(kept.get("tool_calls", ())):
+    calls = kept.get("tool_calls", ())
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
         raise InputError(f"a message has the tool_calls {kept['tool_calls']!r}; expected a list of objects")
     if isinstance(content, list | tuple):
         return {**kept, "content": [_part(part) for part in content]}
@@ -87,10 +88,6 @@ def _message(message: Any) -> dict[str, Any]:
         found = "no content" if content is None else f"content of type {type(content).__name__}"
         raise InputError(f"a message of the role {role!r} has {found}; expected a text or a list of parts")
     return kept
-
-
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(each, Mapping) for each in value)
 
 
 def _part(part: Any) -> dict[str, Any]:

@@ -2,86 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import InputError, Model, load
+from lensmith.runtimes import InputError, Model
 from lensmith.runtimes.generation.sampling import Sampler
 from lensmith.runtimes.media import links as links_module
-from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs lensmith[serve]")
 openai = pytest.importorskip("openai", reason="needs openai, the client")
 import httpx  # noqa: E402
-import uvicorn  # noqa: E402
 from lensmith.serving.picture_links import PictureLinks  # noqa: E402
-from lensmith.serving.routes import PAGE, make_app  # noqa: E402
-from lensmith.serving.server_options import ServerOptions  # noqa: E402
+from lensmith.serving.routes import PAGE  # noqa: E402
+
+from tests.helpers.served import about, png, served  # noqa: E402
 
 QUESTION = [{"role": "user", "content": "What is this?"}]
 SHORT: Any = {"model": "tiny", "temperature": 0, "max_tokens": 12}
 
 
-@contextmanager
-def served(models: dict[str, Model], **options: Any) -> Iterator[str]:
-    """The address of a server over models."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = uvicorn.Config(make_app(models, ServerOptions(**options)), port=port, log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def model(tiny_bundle: Path) -> Model:
-    found = load(tiny_bundle, context=1024, conversations=2)
-    assert isinstance(found, Model)
-    return found
-
-
-@pytest.fixture(scope="module")
-def address(model: Model) -> Iterator[str]:
-    with served({"tiny": model}, body_bytes=1 << 20, body_seconds=1.0, queue=2, most_new_tokens=600) as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def client(address: str) -> Any:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
-
-def png(color: int = 200) -> str:
-    file = io.BytesIO()
-    pixels = np.full((64, 96, 3), color, np.uint8)
-    pixels[::7] = 30
-    Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def about(*images: str, text: str = "What is this?") -> list[Any]:
-    parts = [{"type": "image_url", "image_url": {"url": image}} for image in images]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
 @pytest.mark.parametrize("messages", [QUESTION, about(png()), about(png(), png(90))], ids=["text", "image", "images"])

@@ -65,7 +65,19 @@ class Adapter:
 def open_adapter(path: str | Path, rules: Rules) -> Adapter:
     """Open an adapter folder for a base of a model type; every header is checked, and no weight is read."""
     folder = Path(path)
-    _check_folder(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; --adapter takes the folder of a peft adapter")
+    if not (folder / CONFIG).is_file():
+        inside = sorted(place.parent.name for place in folder.glob(f"*/{CONFIG}"))
+        hint = (
+            f"it has adapters in {', '.join(inside)}: name one" if inside else "expected the folder of a peft adapter"
+        )
+        raise InputError(f"{folder} has no {CONFIG}; {hint}")
+    if not (folder / WEIGHTS).is_file():
+        if (folder / PICKLED).is_file():
+            raise InputError(f"{folder} has only pickled weights ({PICKLED}), which are never loaded because they can "
+                             "run code; save the adapter with safe_serialization=True")  # fmt: skip
+        raise InputError(f"{folder} has no {WEIGHTS}; check that the download is complete")
     settings = read_settings(folder)
     changes: dict[str, Change] = {}
     saved: dict[str, StoredTensor] = {}
@@ -103,22 +115,6 @@ def _content(path: Path) -> object:
     if not path.is_file():
         return None
     return read_json(path) if path.suffix == ".json" else path.read_text(encoding="utf-8", errors="replace").strip()
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; --adapter takes the folder of a peft adapter")
-    if not (folder / CONFIG).is_file():
-        inside = sorted(place.parent.name for place in folder.glob(f"*/{CONFIG}"))
-        hint = (
-            f"it has adapters in {', '.join(inside)}: name one" if inside else "expected the folder of a peft adapter"
-        )
-        raise InputError(f"{folder} has no {CONFIG}; {hint}")
-    if not (folder / WEIGHTS).is_file():
-        if (folder / PICKLED).is_file():
-            raise InputError(f"{folder} has only pickled weights ({PICKLED}), which are never loaded because they can "
-                             "run code; save the adapter with safe_serialization=True")  # fmt: skip
-        raise InputError(f"{folder} has no {WEIGHTS}; check that the download is complete")
 
 
 def _parts(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, tuple[str, str, str]]]:

@@ -25,7 +25,13 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
     """All tensors by name, changed where the adapter says so; InputError for tensors of it that have no place."""
     found = _untied(tensors, adapter)
     for name, tensor in adapter.saved.items():
-        found[name] = _replaced(found, name, tensor)
+        shape = _target(found, name, tensor).shape
+        if tensor.shape != shape:
+            raise InputError(
+                f"the adapter has {tensor.name!r} of shape {list(tensor.shape)}, and the base {list(shape)}; a base "
+                "that was resized before training must be saved with its adapter merged"
+            )
+        found[name] = tensor.renamed(name)
     for module, change in adapter.changes.items():
         name = f"{module}.weight"
         weight = _target(found, name, next(iter(change.parts.values())))
@@ -56,14 +62,6 @@ def _target(found: Mapping[str, LazyTensor], name: str, part: StoredTensor) -> L
         raise InputError(f"the adapter has {part.name!r} for {name!r}, which the base does not have; "
                          f"{closest(name, found) or 'is it the adapter of another model?'}")  # fmt: skip
     return found[name]
-
-
-def _replaced(found: Mapping[str, LazyTensor], name: str, tensor: StoredTensor) -> LazyTensor:
-    shape = _target(found, name, tensor).shape
-    if tensor.shape != shape:
-        raise InputError(f"the adapter has {tensor.name!r} of shape {list(tensor.shape)}, and the base {list(shape)}; "
-                         "a base that was resized before training must be saved with its adapter merged")  # fmt: skip
-    return tensor.renamed(name)
 
 
 @dataclass(frozen=True)

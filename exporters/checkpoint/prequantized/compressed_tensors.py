@@ -55,14 +55,11 @@ def compressed_tensors(module: Module) -> ComputedTensor:
     if weight.dtype not in FLOATS8:
         raise module.refuse(f"{weight.name} is {weight.dtype} beside a scale: it was not compressed when it was saved; "
                             "save the model again with save_compressed=True")  # fmt: skip
-    return scaled_floats(Module(module.name, module.parts, {**module.settings, **_weights(module)}))
-
-
-def _weights(module: Module) -> dict[str, Any]:
-    """The settings of weights, where all groups of modules have the same block."""
-    weights = [group.get("weights") for group in _groups(module.settings)]
-    blocks = [found.get("block_structure") for found in weights if isinstance(found, dict)]
-    return {"block_structure": blocks[0]} if blocks and all(block == blocks[0] for block in blocks) else {}
+    groups = [group.get("weights") for group in _groups(module.settings)]
+    blocks = [found.get("block_structure") for found in groups if isinstance(found, dict)]
+    same = blocks and all(block == blocks[0] for block in blocks)
+    settings = {**module.settings, **({"block_structure": blocks[0]} if same else {})}
+    return scaled_floats(Module(module.name, module.parts, settings))
 
 
 def _groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

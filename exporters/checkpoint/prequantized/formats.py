@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,13 @@ def dequantized(
             del rest[part.name]
     for name in unused:
         del rest[name]
-    _refuse_unscaled(rest.values(), declared, form)
+    wrong = next((t for t in rest.values() if t.name.endswith(".weight") and t.dtype not in FLOAT_DTYPES), None)
+    if wrong is not None:
+        module = wrong.name.removesuffix(".weight")
+        scales = " or ".join(f"{module}.{part}" for part in form.parts if part.endswith(SCALES))
+        raise InputError(f"{wrong.name} is stored as {wrong.dtype} without {scales}, by which "
+                         f"{declared.method} weights are to be multiplied ({declared.place}); download the checkpoint "
+                         "again, and do not remove scales")  # fmt: skip
     if not made:
         raise InputError(f"{folder} is quantized by {declared.method!r} as {declared.place} says, but no tensor is "
                          f"({', '.join(form.parts[:3])} are missing everywhere); if the weights are floats, remove "
@@ -124,16 +130,6 @@ def _modules(tensors: Mapping[str, StoredTensor], ends: tuple[str, ...]) -> dict
         if f"{name}.weight" in tensors:
             parts["weight"] = tensors[f"{name}.weight"]
     return found
-
-
-def _refuse_unscaled(rest: Iterable[LazyTensor], declared: DeclaredQuantization, form: Format) -> None:
-    wrong = next((t for t in rest if t.name.endswith(".weight") and t.dtype not in FLOAT_DTYPES), None)
-    if wrong is not None:
-        module = wrong.name.removesuffix(".weight")
-        scales = " or ".join(f"{module}.{part}" for part in form.parts if part.endswith(SCALES))
-        raise InputError(f"{wrong.name} is stored as {wrong.dtype} without {scales}, by which "
-                         f"{declared.method} weights are to be multiplied ({declared.place}); download the checkpoint "
-                         "again, and do not remove scales")  # fmt: skip
 
 
 def _refuse_undeclared(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:

@@ -49,10 +49,6 @@ def clip_spec(config: Mapping[str, Any]) -> ClipSpec:
     return ClipSpec(ImageSpec.from_config({**VIDEO, **given}), **sampling)
 
 
-def _locality(spec: ArlowSpec) -> dict[str, Any]:
-    return {} if spec.locality is None else {"locality": dataclasses.asdict(spec.locality)}
-
-
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
@@ -65,9 +61,10 @@ def sections(
     for name, found in (("preprocessor_config", image), ("video_preprocessor_config", clip.image)):
         check_patches(f"{name}.json", found, spec)
     limits = pixel_limits(image, max_pixels)
+    locality = {} if spec.locality is None else {"locality": dataclasses.asdict(spec.locality)}
     return {
         "image": image_constants(image),
         "video": clip_section(clip),
-        "encoder": {"revision": spec.revision, **dataclasses.asdict(spec.conventions), **_locality(spec)},
+        "encoder": {"revision": spec.revision, **dataclasses.asdict(spec.conventions), **locality},
         "limits": {**limits, "context": spec.context},
     }

@@ -72,6 +72,11 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
     section.only("model_type", "clip_vision_model")
     vision = replace(section, values={**CLIP_DEFAULTS, **section.values})
     depth = vision.need("num_hidden_layers")
+    # Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last.
+    found = config.get("vision_feature_layer", -2)
+    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
+        config.only("vision_feature_layer", -2)
+    given = [found] if isinstance(found, int) else found
     return ClipSpec(
         hidden=vision.need("hidden_size"),
         heads=vision.need("num_attention_heads"),
@@ -82,25 +87,12 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
         patch_size=vision.need("patch_size"),
         norm_eps=vision.need("layer_norm_eps"),
         depth=depth,
-        feature_depths=_feature_depths(_feature_layers(config), depth),
+        feature_depths=tuple(index if index >= 0 else depth + 1 + index for index in given),
         keep_class=config.only("vision_feature_select_strategy", "default", "full") == "full",
         out_hidden=out_hidden,
         projector_activation=config.activation("projector_hidden_act", *PROJECTOR_ACTIVATIONS),
         projector_bias=bool(config.get("multimodal_projector_bias", True)),
     )
-
-
-def _feature_layers(config: Config) -> int | list[int]:
-    found = config.get("vision_feature_layer", -2)
-    if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
-        config.only("vision_feature_layer", -2)
-    return found if isinstance(found, int) else list(found)
-
-
-def _feature_depths(layers: int | list[int], depth: int) -> tuple[int, ...]:
-    """Behind how many layers the states are taken: index 0 is in front of the first, -1 behind the last."""
-    given = [layers] if isinstance(layers, int) else layers
-    return tuple(index if index >= 0 else depth + 1 + index for index in given)
 
 
 def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:

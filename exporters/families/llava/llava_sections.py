@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from ....runtimes.media.crops import CropSpec
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
@@ -22,15 +20,7 @@ def sections(
     assert isinstance(vision, ClipSpec)
     check_class("processor_class", checkpoint.processor_class, ("LlavaProcessor",))
     _check_processor(checkpoint, vision)
-    return {
-        "prompt": _prompt(checkpoint, tokenizer.library, spec),
-        "image": _image(checkpoint, vision).to_manifest(),
-        "limits": _limits(spec, vision, max_pixels),
-    }
-
-
-def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:
-    section = prompt_section(checkpoint, tokenizer, spec, {"image_token": spec.image_token_id})
+    section = prompt_section(checkpoint, tokenizer.library, spec, {"image_token": spec.image_token_id})
     name = section["tokens"]["image_token"]
     expected = checkpoint.processor_config.get("image_token", name)
     if expected != name:
@@ -38,7 +28,11 @@ def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> di
             f"processor_config.json has image_token {str(expected)[:100]!r} but config.json numbers {name!r}; "
             "use the files of one model"
         )
-    return section
+    return {
+        "prompt": section,
+        "image": _image(checkpoint, vision).to_manifest(),
+        "limits": _limits(spec, vision, max_pixels),
+    }
 
 
 def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:

@@ -31,7 +31,9 @@ def reordered(name: str, inner: str, source: LazyTensor, net: DeltaNetSpec) -> T
     if part == "A_log":
         return whole(name, source, lambda x: -np.exp(x.astype(np.float64)).astype(np.float32)[heads])
     if part == "conv1d.weight":
-        return _squeezed(name, source, behind_keys)
+        # The convolution [channels, 1, taps] as [channels, taps].
+        tensor = whole(name, source, lambda x: x[behind_keys, 0])
+        return Tensor(name, (source.shape[0], source.shape[2]), tensor.sources, tensor.rows)
     if part == "out_proj.weight":
         return replace(mapped(name, source, lambda rows: rows[:, values]), columns=values)
     rows = {"dt_bias": heads, "in_proj_a.weight": heads, "in_proj_b.weight": heads, "in_proj_z.weight": values,
@@ -43,10 +45,3 @@ def _order(net: DeltaNetSpec, size: int) -> NDArray[np.int64]:
     """Where each row of value heads of `size` rows comes from."""
     shape = (net.key_heads, net.value_heads // net.key_heads, size)
     return np.arange(net.value_heads * size).reshape(shape).transpose(1, 0, 2).reshape(-1)
-
-
-def _squeezed(name: str, source: LazyTensor, order: NDArray[np.int64]) -> Tensor:
-    """The convolution [channels, 1, taps] as [channels, taps]."""
-
-    tensor = whole(name, source, lambda x: x[order, 0])
-    return Tensor(name, (source.shape[0], source.shape[2]), tensor.sources, tensor.rows)

@@ -55,17 +55,11 @@ class DraftReference:
         ids = self.torch.from_numpy(request.prompt.ids)[None]
         positions = self.torch.from_numpy(request.positions)[:, None]
         with self.reference.running():
-            return self._run(self._embed(ids, request)[:, 1:], positions[:, :, 1:], hidden_states)
-
-    def _embed(self, ids: Any, request: Request) -> Any:
-        embedded = self.model.get_input_embeddings()(ids)
-        for (first, last), image in zip(request.prompt.image_spans, request.images, strict=True):
-            embedded[0, first:last] = self.torch.from_numpy(image.features.features)
-        return embedded
-
-    def _run(self, embedded: Any, positions: Any, hidden_states: Any) -> tuple[Floats, Floats]:
-        head = self.head
-        pair = [head.pre_fc_norm_embedding(embedded), head.pre_fc_norm_hidden(hidden_states)]
-        x = head.fc(self.torch.cat(pair, dim=-1))
-        x = head.norm(head.layers[0](x, self.decoder.rotary_emb(x, positions)))
-        return self.model.lm_head(x)[0].numpy(), x[0].numpy()
+            embedded = self.model.get_input_embeddings()(ids)
+            for (first, last), image in zip(request.prompt.image_spans, request.images, strict=True):
+                embedded[0, first:last] = self.torch.from_numpy(image.features.features)
+            head = self.head
+            pair = [head.pre_fc_norm_embedding(embedded[:, 1:]), head.pre_fc_norm_hidden(hidden_states)]
+            x = head.fc(self.torch.cat(pair, dim=-1))
+            x = head.norm(head.layers[0](x, self.decoder.rotary_emb(x, positions[:, :, 1:])))
+            return self.model.lm_head(x)[0].numpy(), x[0].numpy()

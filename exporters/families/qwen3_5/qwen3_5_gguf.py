@@ -12,7 +12,6 @@ from ...checkpoint.lazy_tensors import LazyTensor
 from ...formats.gguf.gguf_decoder import DecoderFile
 from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.tensors import Tensor, mapped, plain
-from ...spec import DecoderSpec
 from ..qwen3_vl.qwen3_vl_gguf import vision_file
 from .delta_net_order import reordered
 
@@ -51,6 +50,8 @@ class Qwen35Decoder(DecoderFile):
         decoder, net = self.spec.decoder, self.spec.decoder.delta_net
         if net is None:
             return {}
+        # Of full attention layers: llama.cpp before recurrent_layers was known went by it.
+        full = [layer for layer in range(decoder.layers) if layer not in decoder.linear_layers]
         return {
             "ssm.conv_kernel": net.kernel,
             "ssm.state_size": net.key_dim,
@@ -58,15 +59,9 @@ class Qwen35Decoder(DecoderFile):
             "ssm.time_step_rank": net.value_heads,
             "ssm.inner_size": net.values,
             "attention.recurrent_layers": [layer in decoder.linear_layers for layer in range(self.blocks)],
-            "full_attention_interval": _interval(decoder),
+            "full_attention_interval": full[0] + 1 if full else decoder.layers + 1,
             **({"nextn_predict_layers": self.blocks - decoder.layers} if decoder.mtp else {}),
         }
-
-
-def _interval(decoder: DecoderSpec) -> int:
-    """Of full attention layers: llama.cpp before recurrent_layers was known went by it."""
-    full = [layer for layer in range(decoder.layers) if layer not in decoder.linear_layers]
-    return full[0] + 1 if full else decoder.layers + 1
 
 
 GGUF = GgufFamily(lambda spec, prefixes: Qwen35Decoder(spec, prefixes, MODEL_ARCH.QWEN35), vision_file)

@@ -44,7 +44,16 @@ MTP_ENDS: Table = {
 def qwen3_5_tensors(config: Mapping[str, Any]) -> Iterator[SynthTensor]:
     """Every tensor of a Qwen3.5 checkpoint with tied embeddings, multi-token prediction among them."""
     text, prefix = config["text_config"], "model.language_model."
-    sizes = text_sizes(text) | _delta_net_sizes(text)
+    heads, head = text["linear_num_value_heads"], text["linear_value_head_dim"]
+    key = text["linear_num_key_heads"] * text["linear_key_head_dim"]
+    sizes = text_sizes(text) | {
+        "value_heads": heads,
+        "value_head": head,
+        "value": heads * head,
+        "mixed": 2 * key + heads * head,
+        "kernel": text["linear_conv_kernel_dim"],
+        "one": 1,
+    }
     yield from expand(prefix, QWEN3_5_ENDS, sizes)
     for layer, kind in enumerate(text["layer_types"]):
         table = QWEN3_5_LAYER if kind == "full_attention" else DELTA_NET_LAYER
@@ -54,15 +63,6 @@ def qwen3_5_tensors(config: Mapping[str, Any]) -> Iterator[SynthTensor]:
     yield from expand("mtp.", MTP_ENDS if drafts else {}, sizes)
     for layer in range(drafts):
         yield from expand(f"mtp.layers.{layer}.", QWEN3_5_LAYER, sizes)
-
-
-def _delta_net_sizes(text: Mapping[str, Any]) -> dict[str, int]:
-    heads, head = text["linear_num_value_heads"], text["linear_value_head_dim"]
-    key = text["linear_num_key_heads"] * text["linear_key_head_dim"]
-    return {
-        "value_heads": heads, "value_head": head, "value": heads * head, "mixed": 2 * key + heads * head,
-        "kernel": text["linear_conv_kernel_dim"], "one": 1,
-    }  # fmt: skip
 
 
 SYNTH = {

@@ -35,7 +35,13 @@ def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec
     vision = spec.vision
     assert isinstance(vision, SiglipSpec)
     check_class("processor_class", checkpoint.processor_class, PROCESSORS)
-    _check_tokens(checkpoint, vision)
+    # The processor writes as many image tokens as the encoder gives features, or PyTorch would refuse them too.
+    written = checkpoint.processor_config.get("image_seq_len", IMAGE_TOKENS)
+    if written != vision.tile_tokens:
+        raise InputError(
+            f"processor_config.json has image_seq_len {str(written)[:100]} but the vision encoder of config.json gives "
+            f"{vision.tile_tokens} features of each tile; correct image_seq_len or scale_factor"
+        )
     image = _image(checkpoint, vision).with_pixels(max_pixels=max_pixels)
     if spec.family == "smolvlm":
         log.warning("videos of %s are not supported yet: the bundle takes pictures and text", spec.family)
@@ -64,7 +70,9 @@ def _most_tokens(image: TileSpec) -> int:
 
 def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:
     section = prompt_section(checkpoint, tokenizer, spec, {"image_token": spec.image_token_id})
-    words = {**WORDS, **_renamed(checkpoint)}
+    words = dict(WORDS)
+    if checkpoint.processor_class != "Idefics3Processor":  # SmolVLM's follows what the tokenizer calls them
+        words |= {name: checkpoint.special_tokens[name] for name in WORDS if name in checkpoint.special_tokens}
     if section["tokens"]["image_token"] != words["image_token"]:
         raise InputError(
             f"the processor's image token is {words['image_token'][:100]!r} but config.json numbers "
@@ -72,13 +80,6 @@ def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> di
         )
     tiles = {"around": words["fake_image_token"], "cell": CELL, "whole": words["global_image_token"]}
     return {**section, "tiles": tiles}
-
-
-def _renamed(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the tokenizer calls the words, which SmolVLM's processor follows and Idefics3's does not."""
-    if checkpoint.processor_class == "Idefics3Processor":
-        return {}
-    return {name: checkpoint.special_tokens[name] for name in WORDS if name in checkpoint.special_tokens}
 
 
 def _image(checkpoint: Checkpoint, vision: SiglipSpec) -> TileSpec:
@@ -89,13 +90,3 @@ def _image(checkpoint: Checkpoint, vision: SiglipSpec) -> TileSpec:
             f"vision encoder of config.json takes {vision.image_size}; use the files of one model"
         )
     return image
-
-
-def _check_tokens(checkpoint: Checkpoint, vision: SiglipSpec) -> None:
-    """The processor writes as many image tokens as the encoder gives features, or PyTorch would refuse them too."""
-    written = checkpoint.processor_config.get("image_seq_len", IMAGE_TOKENS)
-    if written != vision.tile_tokens:
-        raise InputError(
-            f"processor_config.json has image_seq_len {str(written)[:100]} but the vision encoder of config.json gives "
-            f"{vision.tile_tokens} features of each tile; correct image_seq_len or scale_factor"
-        )

@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ import yaml
 from gguf import GGMLQuantizationType as Type
 
 from ....runtimes.bundle.bundle_writer import BundleWriter
-from ....runtimes.engines.llamacpp.header import TensorEntry, read_gguf
+from ....runtimes.engines.llamacpp.header import read_gguf
 from ....runtimes.engines.llamacpp.library import llama
 from ....targets.errors import InputError
 from ...checkpoint.hub import repository_of
@@ -88,27 +88,23 @@ def check(job: Job) -> None:
     wishes = tensor_types(job.options.tensor_types)
     if any(file.quantizer for file in described):
         llama()  # raises MissingExtra
-        _check_patterns(wishes, next(file for file in described if file.quantizer))
+        file = next(file for file in described if file.quantizer)
+        matrices = [tensor.name for tensor in file.tensors if tensor.type(Type.F16) == Type.F16]
+        for pattern in wishes:
+            try:
+                found = any(re.search(pattern, name) for name in matrices)  # as llama.cpp looks for it, too
+            except re.error as error:
+                raise InputError(f"the tensor type's pattern {pattern!r} is no regular expression ({error})") from error
+            if not found:
+                raise InputError(
+                    f"the tensor type's pattern {pattern!r} finds none of the {len(matrices)} matrices of {file.name}, "
+                    f"whose names are like {matrices[0]}; see `lensmith inspect --tensors` of a bundle for all"
+                )
     elif job.options.tensor_types:
         raise InputError(
             f"precision {job.options.precision} is written without llama.cpp's quantizer, which alone knows "
             "--tensor-type; use one like q4_k_m"
         )
-
-
-def _check_patterns(wishes: Mapping[str, str], file: File) -> None:
-    """InputError for a pattern that is none, or finds no matrix; llama.cpp searches names for it, too."""
-    matrices = [tensor.name for tensor in file.tensors if tensor.type(Type.F16) == Type.F16]
-    for pattern in wishes:
-        try:
-            found = any(re.search(pattern, name) for name in matrices)
-        except re.error as error:
-            raise InputError(f"the tensor type's pattern {pattern!r} is no regular expression ({error})") from error
-        if not found:
-            raise InputError(
-                f"the tensor type's pattern {pattern!r} finds none of the {len(matrices)} matrices of {file.name}, "
-                f"whose names are like {matrices[0]}; see `lensmith inspect --tensors` of a bundle for all"
-            )
 
 
 def outlook(job: Job, file: File) -> Outlook:
@@ -177,7 +173,14 @@ def write_files(job: Job, writer: BundleWriter, key: str, progress: Progress) ->
 
 def _write_file(job: Job, file: File, path: Path, stored: Type, progress: Progress) -> None:
     fill = functools.partial(_fill, job=job, file=file)
-    write(path, file.architecture, file.tensors, stored, fill, _counter(file, progress))
+    total, done = sum(prod(tensor.shape) for tensor in file.tensors), 0
+
+    def advance(elements: int) -> None:
+        nonlocal done
+        done += elements
+        progress(file.graph, done, total)
+
+    write(path, file.architecture, file.tensors, stored, fill, advance)
 
 
 def write_plain(job: Job, folder: Path) -> None:
@@ -220,17 +223,6 @@ def tensor_types(wishes: Iterable[str]) -> dict[str, str]:
             raise InputError(f"the tensor type's pattern {pattern!r} is given twice; leave one of them out")
         found[pattern] = kind
     return found
-
-
-def _counter(file: File, progress: Progress) -> Callable[[int], None]:
-    total, done = sum(prod(tensor.shape) for tensor in file.tensors), 0
-
-    def advance(elements: int) -> None:
-        nonlocal done
-        done += elements
-        progress(file.graph, done, total)
-
-    return advance
 
 
 def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
@@ -333,17 +325,15 @@ def precision(job: Job, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for tensor in file.tensors:
             stored.setdefault(tensor.sources[0], []).append(tensor)
         for name, tensors in stored.items():
-            yield name, _entry(job, name, {tensor.name: entries[tensor.name] for tensor in tensors})
-
-
-def _entry(job: Job, name: str, stored: Mapping[str, TensorEntry]) -> dict[str, Any]:
-    kind = Type(next(iter(stored.values())).kind)
-    block = gguf.GGML_QUANT_SIZES[kind][0]
-    return {
-        "bits": BITS.get(kind.name, gguf.GGML_QUANT_SIZES[kind][1] * 8 // block),
-        "group_size": 0 if block == 1 else block,
-        "symmetric": True,
-        "reason": f"{kind.name} as {', '.join(stored)}",
-        "parameters": job.checkpoint.tensors[name].size,
-        "bytes": sum(entry.nbytes for entry in stored.values()),
-    }
+            parts = {tensor.name: entries[tensor.name] for tensor in tensors}
+            kind = Type(next(iter(parts.values())).kind)
+            block = gguf.GGML_QUANT_SIZES[kind][0]
+            row = {
+                "bits": BITS.get(kind.name, gguf.GGML_QUANT_SIZES[kind][1] * 8 // block),
+                "group_size": 0 if block == 1 else block,
+                "symmetric": True,
+                "reason": f"{kind.name} as {', '.join(parts)}",
+                "parameters": job.checkpoint.tensors[name].size,
+                "bytes": sum(entry.nbytes for entry in parts.values()),
+            }
+            yield name, row

@@ -59,15 +59,11 @@ class Tensor:
 
 
 def _encode(block: Floats, stored: Type, name: str) -> bytes:
-    if stored in (Type.F16, Type.Q8_0) and not _fits(block):
+    # Float16 also holds the scales of blocks; NaN does not fit either.
+    if stored in (Type.F16, Type.Q8_0) and not np.all(np.abs(block) <= LARGEST_F16):
         raise InputError(f"tensor {name!r} has values beyond float16's {LARGEST_F16:.0f}; use --precision bf16 or f32")
     encoded: NDArray[Any] = gguf.quants.quantize(np.ascontiguousarray(block), stored)
     return encoded.tobytes()
-
-
-def _fits(block: Floats) -> bool:
-    """Whether no value overflows float16, which also holds the scales of blocks."""
-    return bool(np.all(np.abs(block) <= LARGEST_F16))  # false for NaN, too
 
 
 def plain(name: str, source: LazyTensor) -> Tensor:

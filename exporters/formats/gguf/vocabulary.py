@@ -106,7 +106,10 @@ def add_vocabulary(writer: gguf.GGUFWriter, source: SourceTokenizer, size: int, 
     if pieces:
         found = scores(source.values["model"])
         writer.add_token_scores([*found, *[0.0] * (size - len(found))])
-        writer.add_add_space_prefix(_begins_with_space(source.values))
+        # A space in front of texts, which llama.cpp puts behind every special token, too, as Llama's older way did.
+        normalizer, splitter = source.values.get("normalizer") or {}, source.values.get("pre_tokenizer") or {}
+        prepends = any(part["type"] == "Prepend" for part in normalizer.get("normalizers", [normalizer]) if part)
+        writer.add_add_space_prefix(prepends or splitter.get("prepend_scheme", "never") != "never")
         kinds = [_kind_of_piece(text, kind, tokenizer) for text, kind in zip(tokens, kinds, strict=True)]
     writer.add_token_types(kinds)
     special = _special(checkpoint, load_merges=not pieces)
@@ -118,13 +121,6 @@ def add_vocabulary(writer: gguf.GGUFWriter, source: SourceTokenizer, size: int, 
         writer.add_eot_token_id(ends[0])
     special.chat_template = checkpoint.chat_template
     special.add_to_gguf(writer, quiet=True)
-
-
-def _begins_with_space(values: dict[str, Any]) -> bool:
-    """Whether a space is put in front of texts; llama.cpp does it behind every special token, as Llama's older way."""
-    normalizer, splitter = values.get("normalizer") or {}, values.get("pre_tokenizer") or {}
-    prepends = any(part["type"] == "Prepend" for part in normalizer.get("normalizers", [normalizer]) if part)
-    return prepends or splitter.get("prepend_scheme", "never") != "never"
 
 
 def _kind_of_piece(text: str, kind: int, tokenizer: Tokenizer) -> int:

@@ -32,7 +32,14 @@ def write(
         try:
             _announce(writer, tensors, stored)
             fill(writer)
-            _write(writer, tensors, stored, progress)
+            file = _write_header(writer)
+            for tensor in tensors:
+                start = file.tell()
+                for data in tensor.data(stored):
+                    file.write(data)
+                assert file.tell() - start == tensor.nbytes(stored), tensor.name
+                writer.write_padding(file, file.tell())
+                progress(int(np.prod(tensor.shape)))
         finally:
             writer.close()
 
@@ -65,17 +72,6 @@ def _write_header(writer: gguf.GGUFWriter) -> BinaryIO:
     file: BinaryIO = writer.fout[0]
     writer.write_padding(file, file.tell())
     return file
-
-
-def _write(writer: gguf.GGUFWriter, tensors: Sequence[Tensor], stored: Type, progress: Advance) -> None:
-    file = _write_header(writer)
-    for tensor in tensors:
-        start = file.tell()
-        for data in tensor.data(stored):
-            file.write(data)
-        assert file.tell() - start == tensor.nbytes(stored), tensor.name
-        writer.write_padding(file, file.tell())
-        progress(int(np.prod(tensor.shape)))
 
 
 def add(writer: gguf.GGUFWriter, values: Mapping[str, Any]) -> None:

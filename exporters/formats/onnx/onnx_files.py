@@ -88,14 +88,11 @@ def signature(graph: Graph) -> dict[str, Any]:
     """What the manifest says of a graph: its file, inputs and outputs."""
 
     def ports(values: Any) -> dict[str, Any]:
-        return {v.name: {"dtype": v.dtype.name, "shape": [_dim(d) for d in v.shape]} for v in values}
+        shapes = {v.name: [d if isinstance(d, int) else str(d.value) for d in v.shape] for v in values}
+        return {v.name: {"dtype": v.dtype.name, "shape": shapes[v.name]} for v in values}
 
     inner = graph.model.graph
     return {"file": f"{graph.name}.onnx", "inputs": ports(inner.inputs), "outputs": ports(inner.outputs)}
-
-
-def _dim(dimension: Any) -> int | str:
-    return dimension if isinstance(dimension, int) else str(dimension.value)
 
 
 def signatures(job: Job) -> dict[str, Any]:

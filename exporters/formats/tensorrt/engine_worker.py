@@ -46,7 +46,8 @@ def build(request: BuildRequest) -> dict[str, Any]:
     started, trt = time.perf_counter(), load_library(request.flavour)
     log = _logger(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(_flags(trt))
+    flag = getattr(trt.NetworkDefinitionCreationFlag, STRONGLY_TYPED, None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
     _parse(trt, log, network, request.onnx)
     config = _config(trt, builder, request)
     digest = _write(trt, builder, network, config, request.engine, log)
@@ -75,12 +76,6 @@ def _logger(trt: Any) -> Any:
                 self.lines.append(message)
 
     return BuildLogger()
-
-
-def _flags(trt: Any) -> int:
-    """Strongly typed where that is a choice."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, STRONGLY_TYPED, None)
-    return 0 if flag is None else 1 << int(flag)
 
 
 def _parse(trt: Any, log: Any, network: Any, path: str) -> None:
@@ -135,7 +130,11 @@ def _monitor(trt: Any) -> Any:
 def _write(trt: Any, builder: Any, network: Any, config: Any, path: str, log: Any) -> str:
     """Write the engine, as a stream where TensorRT can, which halves the memory; its SHA-256."""
     if not hasattr(trt, "IStreamWriter"):
-        return _write_whole(builder, network, config, path, log)
+        made = builder.build_serialized_network(network, config)
+        if made is None:
+            raise ValueError(_last_words(log))
+        Path(path).write_bytes(made)
+        return hashlib.sha256(made).hexdigest()
     digest = hashlib.sha256()
 
     class Stream(trt.IStreamWriter):  # type: ignore[misc]
@@ -152,15 +151,6 @@ def _write(trt: Any, builder: Any, network: Any, config: Any, path: str, log: An
         if not builder.build_serialized_network_to_stream(network, config, Stream(file)):
             raise ValueError(_last_words(log))
     return digest.hexdigest()
-
-
-def _write_whole(builder: Any, network: Any, config: Any, path: str, log: Any) -> str:
-    """As `_write`, with a TensorRT that has no streams."""
-    made = builder.build_serialized_network(network, config)
-    if made is None:
-        raise ValueError(_last_words(log))
-    Path(path).write_bytes(made)
-    return hashlib.sha256(made).hexdigest()
 
 
 def _last_words(log: Any) -> str:

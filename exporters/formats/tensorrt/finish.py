@@ -67,7 +67,8 @@ def build(
         for name in manifest["files"]:
             if not name.endswith(GRAPH_FILES):
                 shutil.copyfile(bundle.file(name), writer.add(name))
-        graphs = build_engines(manifest, bundle.path, writer, gpu, _key(manifest), progress)
+        key = hashlib.sha256(dump_json(manifest).encode()).hexdigest()[:32]
+        graphs = build_engines(manifest, bundle.path, writer, gpu, key, progress)
         writer.close({**manifest, "graphs": graphs})
     return open_bundle(out or path)
 
@@ -84,7 +85,3 @@ def _gpu(bundle: Bundle) -> GpuTarget:
     if not gpu.has_engines:
         raise InputError(f"the bundle {bundle.path} needs no engines: its graphs are compiled when they are loaded")
     return gpu
-
-
-def _key(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(dump_json(manifest).encode()).hexdigest()[:32]

@@ -34,7 +34,7 @@ def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | Non
         chips = {name.decode() for found in CHIPS.findall(text) for name in found.split()}
         recordable = all(flag == b"1" for flag in RECORDABLE.findall(text))
         lines = [line for line in KERNEL.findall(text) if INPUTS.search(line)]
-    pairs = [(line, _layers(line)) for line in lines]
+    pairs = [(line, [name.decode(errors="replace") for name in LAYER.findall(line)]) for line in lines]
     widening = [(line, names) for line, names in pairs if any(WIDENS in name for name in names)]
     alone = [names for line, names in widening if _of_constants(line) or all(WIDENS in name for name in names)]
     return {
@@ -49,10 +49,6 @@ def read_kernels(path: Path, flavour: str, version: str) -> dict[str, Any] | Non
 def capability(chip: str) -> str:
     """ "8.6" of "sm86"."""
     return f"{chip[2:-1]}.{chip[-1]}"
-
-
-def _layers(line: bytes) -> list[str]:
-    return [name.decode(errors="replace") for name in LAYER.findall(line)]
 
 
 def _of_constants(line: bytes) -> bool:

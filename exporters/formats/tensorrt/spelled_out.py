@@ -31,13 +31,9 @@ def spell_out(path: Path) -> Path:
         for node in nodes:
             node.op_type = SPELLED_OUT
         for call in (function, *nodes):
-            _keep(call.input, given)
+            kept = [name for name, keep in zip(call.input, given, strict=True) if keep]
+            del call.input[:]
+            call.input.extend(kept)
     made = path.with_name(f"{path.stem}-spelled-out.onnx")
     onnx.save(model, made)
     return made
-
-
-def _keep(names: Any, given: list[bool]) -> None:
-    kept = [name for name, keep in zip(names, given, strict=True) if keep]
-    del names[:]
-    names.extend(kept)

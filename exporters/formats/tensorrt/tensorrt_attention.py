@@ -87,18 +87,15 @@ def _spelled_out(op: Op, q: Value, key: Value, value: Value, cache: Cache) -> Va
     grouped = op.Reshape(q, [1, kv_heads, -1, size])  # the queries of the heads that share a key, one after the other
     scores = op.Cast(op.MatMul(grouped, op.Transpose(key, perm=[0, 1, 3, 2])), to=F32)
     by_head = op.Reshape(scores, op.Concat(op.Shape(q, start=0, end=3), [capacity], axis=0))
-    weights = op.Cast(op.Softmax(op.Add(by_head, _mask(op, q, cache, capacity)), axis=-1), to=kind)
-    mixed = op.MatMul(op.Reshape(weights, [1, kv_heads, -1, capacity]), value)
-    return op.Reshape(mixed, op.Shape(q))
-
-
-def _mask(op: Op, q: Value, cache: Cache, capacity: int) -> Value:
-    """0 for keys up to the position of each query, and HIDDEN for those behind: float32 [seq, capacity]."""
+    # 0 for keys up to the position of each query, and HIDDEN for those behind: float32 [seq, capacity].
     new = op.Squeeze(op.Shape(q, start=2, end=3), [0])
     places = op.Unsqueeze(op.Add(op.Cast(cache.past, to=I64), op.Range(0, new, 1)), [1])
     columns = op.Constant(value=ir.tensor(np.arange(capacity, dtype=np.int64)))
     seen = op.Cast(op.LessOrEqual(columns, places), to=F32)
-    return op.Mul(op.Sub(seen, [1.0]), [-HIDDEN])
+    mask = op.Mul(op.Sub(seen, [1.0]), [-HIDDEN])
+    weights = op.Cast(op.Softmax(op.Add(by_head, mask), axis=-1), to=kind)
+    mixed = op.MatMul(op.Reshape(weights, [1, kv_heads, -1, capacity]), value)
+    return op.Reshape(mixed, op.Shape(q))
 
 
 def _by_head(op: Op, x: Value, heads: int) -> Value:

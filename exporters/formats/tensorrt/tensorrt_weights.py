@@ -68,20 +68,17 @@ class QdqMatrix(Matrix):
         if scheme.quantized:
             nn.Module.__init__(self)
             self.rows, self.columns, self.scheme = rows, columns, scheme
-            self._add_numbers(activations)
+            kind = BF16 if activations == BF16 else F16
+            if self.scheme.bits == 8:
+                self.values = nn.Parameter([self.rows, self.columns], dtype=self.byte.dtype)
+                self.factors = nn.Parameter([self.rows], dtype=kind)
+            else:
+                self.values = nn.Parameter([self.rows, self.columns], dtype=ir.DataType.INT4)
+                self.scales = nn.Parameter([self.rows, self.columns // self.scheme.group_size], dtype=kind)
         else:
             super().__init__(rows, columns, scheme)
         self.activations = activations
         self._made: dict[str, Value] = {}  # once in a graph
-
-    def _add_numbers(self, activations: ir.DataType) -> None:
-        kind = BF16 if activations == BF16 else F16
-        if self.scheme.bits == 8:
-            self.values = nn.Parameter([self.rows, self.columns], dtype=self.byte.dtype)
-            self.factors = nn.Parameter([self.rows], dtype=kind)
-        else:
-            self.values = nn.Parameter([self.rows, self.columns], dtype=ir.DataType.INT4)
-            self.scales = nn.Parameter([self.rows, self.columns // self.scheme.group_size], dtype=kind)
 
     def pack(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
         """The stored form of some rows, one array for each parameter in their order."""
@@ -94,7 +91,10 @@ class QdqMatrix(Matrix):
         kind = SCALES[self.activations]
         if self.scheme.bits == 8:
             factors = np.abs(made.scales[:, 0].astype(np.float32)) / np.float32(INT8.step)
-            return [_positive(made), np.maximum(factors, FP16_TINY).astype(kind)]
+            # Values around 0 for scales without their sign; the one level that this leaves out becomes the next.
+            signed = made.values.astype(np.int16) - 128
+            positive = np.clip(np.where(made.scales < 0, -signed, signed), -127, 127).astype(np.int8)
+            return [positive, np.maximum(factors, FP16_TINY).astype(kind)]
         packed = pack_low_first(made.values, 4)
         packed ^= np.uint8(0x88)  # the sign bits of both values: from unsigned around 8 to signed around 0
         return [packed, made.scales.astype(kind)]
@@ -147,12 +147,6 @@ def round_rows(rows: NDArray[np.float32], byte: Byte, kind: Any) -> list[NDArray
     if not np.isfinite(wide).all():
         raise ValueError(f"weights are not finite or too large for a scale of {np.dtype(kind).name}")
     return [byte.round(rows / (wide * np.float32(byte.step))[:, None]), factors]
-
-
-def _positive(made: Groups) -> NDArray[np.int8]:
-    """Values around 0 for scales without their sign; the one level that this leaves out becomes the next."""
-    signed = made.values.astype(np.int16) - 128
-    return np.clip(np.where(made.scales < 0, -signed, signed), -127, 127).astype(np.int8)
 
 
 class QdqTable(Table):

@@ -51,7 +51,9 @@ def check_decoder(path: Path) -> Header:
     if table is None or len(table.shape) != 2 or table.shape[0] != width:
         raise damaged(header.path, f"it has no token table of width {width}")
     check_tokens(header, table.shape[1])
-    _check_blocks(header, "blk", sizes["block_count"])
+    found = {name.split(".")[1] for name in header.tensors if name.startswith("blk.")}
+    if found != {str(layer) for layer in range(sizes["block_count"])}:
+        raise damaged(header.path, f"it has tensors of {len(found)} layers and says {sizes['block_count']}")
     return header
 
 
@@ -118,15 +120,6 @@ def _check_optional(header: Header, arch: str, sizes: Mapping[str, int]) -> None
         raise damaged(header.path, f"{arch}.attention.recurrent_layers does not name {sizes['block_count']} layers")
     if sizes.get("ssm.time_step_rank", 1) % sizes.get("ssm.group_count", 1):
         raise damaged(header.path, "its value heads are no multiple of its key heads")
-
-
-def _check_blocks(header: Header, prefix: str, count: int) -> None:
-    """Layers are numbered from 0 on without a gap."""
-    found = {
-        name.removeprefix(f"{prefix}.").partition(".")[0] for name in header.tensors if name.startswith(f"{prefix}.")
-    }
-    if found != {str(layer) for layer in range(count)}:
-        raise damaged(header.path, f"it has tensors of {len(found)} layers and says {count}")
 
 
 def _check_shapes(header: Header, expected: Mapping[str, tuple[int, ...]]) -> None:

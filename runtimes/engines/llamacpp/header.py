@@ -114,19 +114,14 @@ def read_gguf(path: Path) -> Header:
         tensors, values = cursor.number("Q"), cursor.number("Q")
         if max(tensors, values) > min(len(data), MOST_ENTRIES):
             raise damaged(path, f"it counts {tensors} tensors and {values} values in {len(data)} bytes")
-        metadata = _metadata(cursor, values)
+        metadata: dict[str, Any] = {}
+        for _ in range(values):
+            key = cursor.text()
+            if key in metadata:
+                raise damaged(cursor.path, f"it says {key!r} twice")
+            metadata[key] = cursor.value()
         entries = [_entry(cursor) for _ in range(tensors)]
         return Header(path, metadata, _placed(entries, cursor, metadata, len(data)))
-
-
-def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for _ in range(count):
-        key = cursor.text()
-        if key in found:
-            raise damaged(cursor.path, f"it says {key!r} twice")
-        found[key] = cursor.value()
-    return found
 
 
 def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

@@ -50,7 +50,15 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
 
     def open_states(self) -> LlamaStates:
         """A context of its own. Raises InputError where llama.cpp has no memory for it."""
-        return LlamaStates(self.model, _context_options(self.settings, self.model), self.capacity)
+        settings, options = self.settings, llama().llama_context_default_params()
+        options.n_ctx = -(-settings.capacity // CONTEXT_STEP) * CONTEXT_STEP
+        options.n_batch = options.n_ubatch = min(settings.batch, options.n_ctx)
+        options.n_threads = options.n_threads_batch = self.model.threads(settings.threads)
+        options.offload_kqv = options.op_offload = False
+        options.no_perf = True
+        options.type_k = options.type_v = F32 if settings.exact else F16
+        options.flash_attn_type = 0 if settings.exact else -1  # off, or as llama.cpp chooses
+        return LlamaStates(self.model, options, self.capacity)
 
     def _compute(self, states: LlamaStates, step: Step) -> Floats:
         if step.num_hidden_states:
@@ -114,18 +122,6 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
         padded = np.zeros((AXES if len(rows) > 1 else 1, positions.shape[1]), np.int32)
         padded[: len(rows)] = rows
         return padded.reshape(-1)
-
-
-def _context_options(settings: Settings, model: LlamaModel) -> Any:
-    options = llama().llama_context_default_params()
-    options.n_ctx = -(-settings.capacity // CONTEXT_STEP) * CONTEXT_STEP
-    options.n_batch = options.n_ubatch = min(settings.batch, options.n_ctx)
-    options.n_threads = options.n_threads_batch = model.threads(settings.threads)
-    options.offload_kqv = options.op_offload = False
-    options.no_perf = True
-    options.type_k = options.type_v = F32 if settings.exact else F16
-    options.flash_attn_type = 0 if settings.exact else -1  # off, or as llama.cpp chooses
-    return options
 
 
 def _pointer(array: Any, kind: Any) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ....targets.errors import LensmithError
-from ..contract import Ints
+from ..contract import Ints, Kept, KeptTokens
 from ..states import EngineStates
 from .library import (
     MESSAGES,
@@ -17,6 +18,8 @@ from .library import (
     refused,
 )
 
+STATE = "state"  # all of llama.cpp's cells
+
 
 class LlamaStates(EngineStates):
     """A context of llama.cpp, freed with the object.
@@ -24,6 +27,8 @@ class LlamaStates(EngineStates):
     llama.cpp forgets by position, and all tokens of an image share one on the axis of time: an image is forgotten as
     a whole. What a step that failed has left is not known, so everything is forgotten behind one.
     """
+
+    sharing = Kept.WHOLE
 
     def __init__(self, model: LlamaModel, options: Any, capacity: int) -> None:
         super().__init__(recurrent=model.recurrent)
@@ -72,3 +77,20 @@ class LlamaStates(EngineStates):
         buffer = (ctypes.c_uint8 * size)()
         library.llama_state_seq_get_data_ext(self.context, buffer, size, 0, partial)
         return bytes(buffer)
+
+    def keep(self, begin: int) -> KeptTokens:
+        """As States.keep; llama.cpp gives all of its cells at once."""
+        library = llama()
+        state = np.empty(library.llama_state_seq_get_size(self.context, 0), np.uint8)
+        address = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = int(library.llama_state_seq_get_data(self.context, address, len(state), 0))
+        return {STATE: state[:written]}
+
+    def _adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int) -> int:
+        library, state = llama(), np.ascontiguousarray(parts[-1][1][STATE])
+        library.llama_memory_clear(library.llama_get_memory(self.context), False)
+        address = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if not library.llama_state_seq_set_data(self.context, address, len(state), 0):
+            raise LensmithError("llama.cpp could not go on from what it kept of an earlier conversation")
+        self.note(positions[0])
+        return int(positions.shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..contract import Floats, ImageFeatures, Step
+from ..contract import Floats, ImageFeatures, Ints, Kept, KeptTokens, Step
 from ..decoding import EngineDecoder
 from ..refusals import refusal_is_input
 from ..states import CACHE, RECURRENT, EngineStates
@@ -50,6 +50,8 @@ class BoundStates(EngineStates):
     so a large capacity costs address space alone.
     """
 
+    sharing = Kept.ROWS
+
     def __init__(self, inputs: Iterable[Any], capacity: int) -> None:
         self._recurrent: dict[str, Floats] = {}
         self._caches: dict[str, NDArray[Any]] = {}
@@ -80,6 +82,11 @@ class BoundStates(EngineStates):
         layers = sorted({int(name.split(".")[1]) for name in first})
         return {layer: (first[f"{CACHE}{layer}.key"], first[f"{CACHE}{layer}.value"]) for layer in layers}
 
+    def keep(self, begin: int) -> KeptTokens:
+        """As States.keep."""
+        rows = {name: cache[0, :, begin : self.length].copy() for name, cache in self._caches.items()}
+        return {**rows, **(self._saved.get(self.length) or self.copies())}
+
     def _copy(self) -> dict[str, Floats]:
         return self.copies()
 
@@ -87,6 +94,16 @@ class BoundStates(EngineStates):
         copies = self._saved.get(length, {})
         for name, state in self._recurrent.items():
             state[:] = copies.get(name, 0)
+
+    def _adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int) -> int:
+        for begin, kept in parts:
+            for name, cache in self._caches.items():
+                rows = kept[name]
+                first, last = max(known, begin), min(wanted, begin + rows.shape[1])
+                cache[0, :, first:last] = rows[:, first - begin : last - begin]
+        for name, state in self._recurrent.items():
+            state[:] = parts[-1][1][name]
+        return wanted
 
 
 class OnnxDecoder(EngineDecoder[BoundStates]):

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from ....targets.errors import InputError, LensmithError
-from ...bundle.graph_entries import EngineEntry, GraphEntry, Profile
+from ...bundle.graph_entries import GraphEntry, Profile
 from ..contract import Arrays
 from ..cuda.cuda import Buffer, Cuda
 from ..indexed import present_name
@@ -64,18 +64,6 @@ class TensorRTExecutor:
         self._recordable = made.kernels is None or made.kernels.recordable
         self._trt, self._cuda = load_library(made.flavour), Cuda()
         self._log = _logger(self._trt)
-        self._engine = self._load(path, made)
-        self._types = {name: TYPES[self._engine.get_tensor_dtype(name).name] for name in (*self.inputs, *self.outputs)}
-        self._contexts = [self._context(index) for index in range(len(self.profiles))]
-        self._states = [name for name in self.inputs if name.startswith((CACHE, RECURRENT))]
-        self._made = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states if not _aliased(name)}
-
-    def open_states(self) -> GpuStates:
-        """States of a new conversation, all zeros, in the GPU's memory."""
-        buffers = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states}
-        return GpuStates(buffers, {name: (self._shape(name), self._types[name]) for name in self._states})
-
-    def _load(self, path: Path, made: EngineEntry) -> Any:
         self._runtime = self._trt.Runtime(self._log)
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
@@ -84,7 +72,17 @@ class TensorRTExecutor:
                 f"{made.version} for compute capabilities {', '.join(made.capabilities)} "
                 f"({self._log.last[:200]}); build it for this device"
             )
-        return engine
+        self._engine = engine
+        self._types = {name: TYPES[self._engine.get_tensor_dtype(name).name] for name in (*self.inputs, *self.outputs)}
+        self._contexts = [self._context(index) for index in range(len(self.profiles))]
+        self._states = [name for name in self.inputs if name.startswith((CACHE, RECURRENT))]
+        moved = (name for name in self._states if not name.startswith(CACHE))  # the others are written where they lie
+        self._made = {name: self._cuda.buffer(self._nbytes(name)) for name in moved}
+
+    def open_states(self) -> GpuStates:
+        """States of a new conversation, all zeros, in the GPU's memory."""
+        buffers = {name: self._cuda.buffer(self._nbytes(name)) for name in self._states}
+        return GpuStates(buffers, {name: (self._shape(name), self._types[name]) for name in self._states})
 
     def _context(self, profile: int) -> BoundContext:
         single = len(self.profiles) > 1 and fixed(self.profiles[profile])
@@ -149,11 +147,6 @@ def _inside(shape: tuple[int, ...], bounds: list[list[int]]) -> bool:
     if len(shape) != len(bounds[0]):
         return False
     return all(low <= size <= high for size, low, high in zip(shape, bounds[0], bounds[2], strict=True))
-
-
-def _aliased(name: str) -> bool:
-    """Whether a state is written where it lies."""
-    return name.startswith(CACHE)
 
 
 def _logger(trt: Any) -> Any:

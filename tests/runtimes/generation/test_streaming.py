@@ -128,14 +128,14 @@ def test_text_that_only_began_a_stop_string_comes_at_last() -> None:
     pieces = [text.push(token) for token in TOKENIZER.encode("x abc").ids]
     assert "".join(pieces) == "x "
     assert text.finish() == "abc"
-    assert not text.stopped
+    assert text.stopped_by is None
 
 
 def test_nothing_follows_a_stop_string() -> None:
     text = TextStream(TOKENIZER, ["END"])
     pieces = [text.push(token) for token in TOKENIZER.encode("a END b c").ids]
     assert "".join(pieces) + text.finish() == "a "
-    assert text.stopped
+    assert text.stopped_by is not None
 
 
 def test_work_per_token_does_not_grow() -> None:

@@ -1,61 +1,39 @@
-"""What a request of a client asks of a model: its messages, the options of answers and the template's variables."""
+"""Chat completions, which the other APIs of conversations are translated to, as calls of `Model.generate`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ..runtimes.generation.model import Model
-from ..runtimes.generation.options import GenerationOptions
+from ..picture_links import PictureLinks
+from ..served import Served
+from ..server_errors import Refusal
+from .asked import Asked, sampling_of, seeded, tokens_of
 from .chat_schema import ChatMessage, ChatRequest, NamedTool, Part
-from .picture_links import PictureLinks
-from .server_errors import Refusal
-from .server_options import ServerOptions
 
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-FILTERS = ("top_p", "top_k", "min_p", "seed")  # say nothing where the most likely token is taken
 SIZES = ("min_pixels", "max_pixels", "fps")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Arguments of `Model.generate`, for each of the answers that are wanted."""
-
-    messages: list[dict[str, Any]]
-    options: GenerationOptions
-    chosen: Mapping[str, Any]
-    answers: int = 1
-    calls: int | None = None  # most calls of tools
-
-    def each(self) -> Iterator[Mapping[str, Any]]:
-        """The options of one answer after another: each has a seed of its own."""
-        seed = self.chosen.get("seed")
-        for index in range(self.answers):
-            yield self.chosen if seed is None else {**self.chosen, "seed": (seed + index) % (1 << 63)}
-
-
-def asked_of_chat(request: ChatRequest, model: Model, links: PictureLinks, limits: ServerOptions) -> Asked:
+def asked_of_chat(request: ChatRequest, served: Served) -> Asked:
     """Raises Refusal and InputError for what this model, or this server, does not do."""
-    tokens = request.max_completion_tokens or request.max_tokens or limits.default_new_tokens
-    if tokens > limits.most_new_tokens:
-        raise Refusal(400, f"{tokens} new tokens are more than the {limits.most_new_tokens} of this server",
-                      param="max_completion_tokens")  # fmt: skip
-    chosen = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
-    options = model.default_options()
-    if chosen.get("temperature", options.sampling.temperature) == 0:
-        chosen = {name: value for name, value in chosen.items() if name not in FILTERS}
-    stop = [request.stop] if isinstance(request.stop, str) else request.stop
-    more: dict[str, Any] = {"max_new_tokens": tokens, "stop": stop, "thinking_budget": request.thinking_budget}
+    wanted = request.max_completion_tokens or request.max_tokens
+    chosen: dict[str, Any] = {
+        **sampling_of(request, served.model),
+        "max_new_tokens": tokens_of(wanted, served.options, "max_completion_tokens"),
+        "thinking_budget": request.thinking_budget,
+        **_variables(request),
+        **_tools(request),
+        **_format(request),
+    }
     if request.logprobs:
-        more["logprobs"] = request.top_logprobs or 0
+        chosen["logprobs"] = request.top_logprobs or 0
     elif request.top_logprobs is not None:
         raise Refusal(400, "top_logprobs are given only with logprobs: true", param="top_logprobs")
-    more |= {**_variables(request), **_tools(request), **_format(request)}
-    given = {name: value for name, value in more.items() if value is not None}
-    messages = [_message(message, links) for message in request.messages]
-    calls = 1 if request.parallel_tool_calls is False else None
-    return Asked(messages, options, {**chosen, **given}, request.n or 1, calls)
+    given = {name: value for name, value in chosen.items() if value is not None}
+    messages = [_message(message, served.links) for message in request.messages]
+    generate = partial(served.model.generate, messages, served.model.default_options())
+    makes = [partial(generate, **seeded(given, index)) for index in range(request.n or 1)]
+    return Asked(makes, one_call=request.parallel_tool_calls is False)
 
 
 def _message(message: ChatMessage, links: PictureLinks) -> dict[str, Any]:
@@ -83,6 +61,8 @@ def _part(part: Part, links: PictureLinks) -> dict[str, Any]:
 
 def _variables(request: ChatRequest) -> dict[str, Any]:
     variables = dict(request.chat_template_kwargs or {})
+    if request.continue_final_message:
+        variables["continue_final_message"] = True
     if request.reasoning_effort == "none":
         variables["enable_thinking"] = False
     return variables

@@ -124,6 +124,7 @@ class ChatRequest(Strict):
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none"] | None = None  # no thinking; other efforts would not be obeyed
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: StrictBool | None = None
     thinking_budget: Annotated[StrictInt, Field(ge=0)] | None = None
     user: Text | None = None  # these say nothing about the answer
     metadata: dict[str, Any] | None = None
