@@ -101,7 +101,7 @@ def main() -> None:
 
         for asked, kind, (cases, calls, texts) in rows(make, args.cases, args.seed):
             table.add_row(asked, kind, *map(str, (cases, calls, texts)))
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

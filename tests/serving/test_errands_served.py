@@ -17,8 +17,8 @@ pytest.importorskip("transformers", reason="the tools' section needs lensmith[to
 from lensmith.exporters.pipeline import Options, export, prepare  # noqa: E402
 
 from tests.helpers.errand_talks import Asker, question  # noqa: E402
+from tests.helpers.served import served  # noqa: E402
 from tests.paths import TINY  # noqa: E402
-from tests.serving.test_serving import served  # noqa: E402
 from tests.training.drawing import random_size  # noqa: E402
 from tests.training.errands import ERRANDS, NO_TOOL, TOOLS, heldout_errand  # noqa: E402
 

@@ -1,6 +1,7 @@
 """The caller: the trained `qwen3_5`, taught to call tools when they are given, and to answer with what they say."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -25,23 +26,24 @@ from tests.training.errands import (
     word_errand,
 )
 from tests.training.learners import HybridLearner
-from tests.training.long_tasks import ALL_TASKS, draw_rows
+from tests.training.long_tasks import ALL_TASKS, LONG_WORDS, draw_rows
 from tests.training.scenes import SHAPE_ASKERS, Example, Question, ask_read, ask_words
+from tests.training.tokenizer import SPECIAL, task_words
 from tests.training.trees import TreePacker
 
 SOURCE = TINY / "qwen3_5"
 TASKS = (*ALL_TASKS, *ERRANDS, "refuse")
-WAYS = (0.6, 0.25, 0.15)  # how often an errand goes on without thoughts, with them, and with thoughts that were lost
+WAYS = (0.8, 0.12, 0.08)  # how often an errand goes on without thoughts, with them, and with thoughts that were lost
 
 
 class CallerLearner(HybridLearner):
     """`caller`: decoder and MTP head of the trained `qwen3_5` go on, with errands beside its own tasks."""
 
-    ROWS: ClassVar[dict[str, int]] = {"words": 1, "shapes": 2, "compare": 2, "copy": 1, "describe": 1, "recite": 1}
-    ERRAND_ROWS: ClassVar[dict[str, int]] = {"shapes": 3, "words": 3}
+    ROWS: ClassVar[dict[str, int]] = {"words": 1, "shapes": 2, "compare": 3, "copy": 1, "describe": 2, "recite": 1}
+    OWN_ROWS, ERRAND_ROWS = 3, 2  # drawn from these in a step, and pictures of shapes and of words with errands
     weights: Mapping[str, float] = {"compare": 1.5, "describe": 1.5, "recite": 1.5}
     warm_up = 20
-    EARLY_ANSWERS = 0.0
+    EARLY_ANSWERS, AHEAD_FROM = 0.0, 0.6
 
     def __init__(self, seed: int) -> None:
         tokenizer = new_tokenizer()
@@ -50,17 +52,33 @@ class CallerLearner(HybridLearner):
         tensors = {name: value.float() for name, value in load_file(SOURCE / "model.safetensors").items()}
         head = {name.removeprefix("mtp."): tensors.pop(name) for name in list(tensors) if name.startswith("mtp.")}
         table = "model.language_model.embed_tokens.weight"
-        tensors[table] = tensors["lm_head.weight"] = spell(tokenizer, tensors[table])
+        tensors[table] = tensors["lm_head.weight"] = self._spread(tensors[table])
         self.model.load_state_dict(tensors)
         self.head.load_state_dict(head)
+        self.model.get_input_embeddings().weight.register_hook(lambda gradient: gradient * self.learned)
+
+    def _spread(self, trained: Tensor) -> Tensor:
+        """The trained embeddings in their tokens' rows, and random ones of their size for new tokens.
+
+        Those of words that the trained tasks use rest; these and the signs and tags, of which they use few, learn.
+        """
+        known = Tokenizer.from_file(str(SOURCE / "tokenizer.json")).get_vocab()
+        rows = torch.randn(self.packer.tokenizer.get_vocab_size(), trained.shape[1]) * trained.std()
+        self.learned, resting = torch.ones(len(rows), 1), {*task_words(), *LONG_WORDS, *SPECIAL}
+        for token, row in self.packer.tokenizer.get_vocab().items():
+            if token in known:
+                rows[row] = trained[known[token]]
+                self.learned[row] = float(token.lstrip("Ġ") not in resting)
+        return rows
 
     def draw(self, rng: random.Random, done: float) -> list[Example]:
         """Errands with and without their tools, and the tasks of `qwen3_5`."""
-        sizes = [random_size(rng) for _ in range(3)]
+        sizes = [random_size(rng) for _ in range(2)]
+        own = Counter(rng.choices(list(self.ROWS), list(self.ROWS.values()), k=self.OWN_ROWS))
         return [
-            *(shapes_errands(rng, rng.choice(sizes)) for _ in range(self.ERRAND_ROWS["shapes"])),
-            *(words_errands(rng, rng.choice(sizes)) for _ in range(self.ERRAND_ROWS["words"])),
-            *draw_rows(rng, 1.0, self.ROWS, square=False, hard=1),
+            *(shapes_errands(rng, rng.choice(sizes)) for _ in range(self.ERRAND_ROWS)),
+            *(words_errands(rng, rng.choice(sizes)) for _ in range(self.ERRAND_ROWS)),
+            *draw_rows(rng, 1.0, own, square=False, hard=1),
         ]
 
     def heldout(self, task: str, count: int, seed: int) -> list[Example]:
@@ -78,21 +96,10 @@ class CallerLearner(HybridLearner):
         return Example((scene,), (Question("refuse", errand.prompt, NO_TOOL),), tools_section(names))
 
     def rates(self) -> Iterator[tuple[nn.Parameter, str, float]]:
-        """Gently: all is trained but the rows of new tokens."""
+        """What is trained learns slower than new embeddings."""
         for module in self.modules().values():
             for name, parameter in module.named_parameters():
-                yield parameter, name, 0.3
-
-
-def spell(tokenizer: Tokenizer, trained: Tensor) -> Tensor:
-    """Embeddings for the tokenizer: of a new token the mean of the trained ones that spell it."""
-    old = Tokenizer.from_file(str(SOURCE / "tokenizer.json"))
-    known = old.get_vocab()
-    rows = torch.empty(tokenizer.get_vocab_size(), trained.shape[1])
-    for token, row in tokenizer.get_vocab().items():
-        ids = [known[token]] if token in known else old.encode(tokenizer.decode([row])).ids
-        rows[row] = trained[ids].mean(0)
-    return rows
+                yield parameter, name, 1.0 if "embed" in name else 0.5
 
 
 def shapes_errands(rng: random.Random, size: tuple[int, int]) -> Example:

@@ -74,6 +74,7 @@ class HybridLearner:
     weights: Mapping[str, float] = {"compare": 3.0, "describe": 1.5, "recite": 1.5}
     warm_up = 100
     EARLY_ANSWERS = 0.9  # the share of the steps in which the first full attention has to answer, too
+    AHEAD_FROM = 0.0  # the share behind which the MTP head learns
 
     def __init__(self, seed: int) -> None:
         tokenizer = hybrid.new_tokenizer()
@@ -109,15 +110,17 @@ class HybridLearner:
         embeds = fill_in(self.model, features, tree)
         states = decode(language_model, embeds, tree)
         hidden = language_model.norm(states[-1])
-        ahead = self.head(language_model, embeds, hidden, tree)
         labelled = tree.labels != IGNORED
+        ahead = None
+        if done >= self.AHEAD_FROM:
+            ahead = self.model.lm_head(self.head(language_model, embeds, hidden, tree)[labelled])
         lost = torch.zeros(())
         if torch.is_grad_enabled():
             lost = 0.3 * self._picture_loss(states[FULL_ATTENTION - 1], tree)
         if torch.is_grad_enabled() and done < self.EARLY_ANSWERS:
             early = language_model.norm(states[FULL_ATTENTION][labelled])
             lost = lost + 0.3 * answer_loss(self.model.lm_head(early).float(), tree, self.weights)
-        return self.model.lm_head(hidden[labelled]), self.model.lm_head(ahead[labelled]), lost
+        return self.model.lm_head(hidden[labelled]), ahead, lost
 
     def _picture_loss(self, states: Tensor, tree: Tree) -> Tensor:
         """Whether image tokens know in front of the first full attention which picture of two they belong to.

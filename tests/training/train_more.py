@@ -1,6 +1,6 @@
-"""Trains the other tiny models: `python tests/training/train_more.py qwen3_5|llava --out FOLDER [--resume]`.
+"""Trains the other tiny models: `python tests/training/train_more.py qwen3_5|llava|caller --out FOLDER [--resume]`.
 
-Both start from the trained `qwen3_vl`. `qwen3_5` takes over its vision tower and embeddings, and learns its decoder and
+The first two start from the trained `qwen3_vl`. `qwen3_5` takes over its vision tower and embeddings, and learns its decoder and
 MTP head anew. `llava` takes over decoder and embeddings, and learns its CLIP tower anew, taught by the other's.
 
 The committed checkpoints are one run each, stopped and resumed while the recipe took its form, on one core each that
@@ -26,6 +26,8 @@ then together. Before:
 - to step 3397: rows words 26, shapes 6, compare 3, copy 1, describe 4, recite 3.
 
 The whole recipe from step 0 in one go has not been run.
+
+`caller` goes on from `qwen3_5`: @@CALLER@@
 """
 
 import argparse

@@ -100,9 +100,10 @@ class _Growing:
     question: list[int] = field(default_factory=list)
     before: list[int] = field(default_factory=list)
     positions: list[tuple[int, int, int]] = field(default_factory=list)
-    # by number of pictures, and whether there is a system's turn
-    trunks: dict[tuple[int, bool], list[list[int]]] = field(default_factory=dict)
-    branches: dict[tuple[int, bool], list[tuple[int, list[int]]]] = field(default_factory=dict)
+    trunks: dict[bool, list[list[int]]] = field(
+        default_factory=dict
+    )  # by whether there is a system's turn, which is long
+    branches: dict[bool, list[tuple[int, list[int]]]] = field(default_factory=dict)
     questions: int = 0
 
     def add(self, stretch: _Stretch, labels: Sequence[int], last: int = -1) -> list[int]:
@@ -160,7 +161,7 @@ class TreePacker:
     def _add_example(self, lists: _Growing, example: Example) -> None:
         stretch = self._trunk(example)
         trunk = lists.add(stretch, [IGNORED] * len(stretch.ids))
-        kind = len(example.scenes), bool(example.system)
+        kind = bool(example.system)
         trunks, branches = lists.trunks.setdefault(kind, []), lists.branches.setdefault(kind, [])
         trunks.append(trunk)
         for asked in example.questions:
