@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..exporters.formats.gguf.file_types import file_type
 from ..exporters.formats.onnx.ort import OrtDialect
 from ..exporters.graphs.kv_cache import KvScales, make_kv_cache
 from ..exporters.job import Calibrated, Job
@@ -20,8 +19,9 @@ from ..exporters.spec import ModelSpec
 from ..exporters.storage.scheme import UNQUANTIZED, Scheme, make_policy
 from ..runtimes.storage.files import disk_full_is_input
 from ..runtimes.storage.new_folder import CALIBRATION, workplace
-from ..targets.errors import InputError, LensmithError, closest
+from ..targets.errors import InputError, LensmithError
 from .activation_roles import choose_roles
+from .calibration_check import IMPORTANCE, METHODS, check
 from .calibration_options import CalibrationOptions
 from .calibration_record import record
 from .importance import gather
@@ -43,7 +43,6 @@ from .layerwise.verdict import (
     choose,
 )
 from .mixed_precision import (
-    check_budget,
     choose_schemes,
     schemes_of,
     sensitivities,
@@ -52,44 +51,11 @@ from .mixed_precision import (
 )
 from .samples.sample_preparation import Samples, look_through, open_samples
 
-IMPORTANCE = "imatrix"  # the method of GGUF files
-AUTO = "auto"
-METHODS = {AUTO: "descent", **{name: name for name in RECIPES}}  # names on the command line
 # Of choosing bits, when the divergence that was predicted for a limit is measured to be above it; the last one takes
 # the most exact mix, so that what cannot be had is measured and not guessed.
 ROUNDS = 4
 VALUES = "values"  # a folder of the scratch folder
 CAUTION = 0.8  # of what the last round promises for the next
-
-
-def check(job: Job, options: CalibrationOptions) -> None:
-    """Raises InputError for what cannot be calibrated, before anything is written."""
-    if options.only_samples and options.samples is None:
-        raise InputError("--only-samples leaves built-in samples out, and no others are given; add --samples")
-    if job.spec.decoder is None:
-        raise InputError(
-            f"{job.family.name} has no decoder, and calibration judges its predictions; leave out --calibrate"
-        )
-    if job.lowering.calibration == IMPORTANCE:
-        if options.method != IMPORTANCE or options.budget is not None or options.max_kl is not None:
-            raise InputError(
-                "GGUF files are calibrated by llama.cpp's quantizer with an importance matrix; "
-                f"use --calibrate {IMPORTANCE} without --budget and --max-kl"
-            )
-        if not file_type(job.options.precision).quantizer:
-            raise InputError(f"precision {job.options.precision} takes no importance matrix; use one like q4_k_m")
-        return
-    if options.method not in METHODS:
-        raise InputError(f"unknown calibration method {options.method!r}; {closest(options.method, METHODS)}")
-    few_bits = any(scheme.quantized and scheme.bits < 8 for scheme in schemes_of(job.graphs).values())
-    if not few_bits and not job.policy.kv_cache.quantized:
-        raise InputError(f"precision {job.options.precision} rounds nothing that calibration could improve; use int4")
-    if options.budget is not None and options.max_kl is not None:
-        raise InputError("a budget and a largest KL cannot both be given; each decides the other")
-    if (options.budget is not None or options.max_kl is not None) and job.asked.group_size is not None:
-        raise InputError("--budget and --max-kl choose the size of groups for each matrix; leave out --group-size")
-    if options.budget is not None:
-        check_budget(job, options.budget)
 
 
 def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progress: Progress) -> Job:

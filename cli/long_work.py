@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..targets.errors import MissingExtra
 from .screen import console
+
+QUIET = 60.0  # seconds between two lines about the same work where nobody watches a bar
 
 
 @contextlib.contextmanager
@@ -26,20 +30,34 @@ def needs(extra: str, feature: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for each stage on stderr, with the time left; the function to call with (stage, done, total)."""
+    """A progress bar for each stage on stderr, with the time left; the function to call with (stage, done, total).
+
+    Where stderr is no terminal, long work says how far it is by a line every QUIET seconds.
+    """
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     target = console(stderr=True)
     tasks: dict[str, TaskID] = {}
     lock = threading.Lock()  # the writers of weights call from several threads
+    said = time.monotonic()
     with Progress(*columns, console=target, disable=not target.is_terminal) as bars:
 
         def advance(stage: str, done: int, total: int) -> None:
+            nonlocal said
             with lock:
                 if stage not in tasks:
                     tasks[stage] = bars.add_task(stage.replace("_", " "), total=total)
             bars.update(tasks[stage], completed=done, total=total)
+            now = time.monotonic()
+            if not target.is_terminal and now - said >= QUIET:
+                said = now
+                target.print(_line(bars.tasks[tasks[stage]]), soft_wrap=True)
 
         yield advance
+
+
+def _line(task: Task) -> str:
+    left = "" if task.time_remaining is None else f", about {timedelta(seconds=round(task.time_remaining))} left"
+    return f"{task.description}: {task.completed:.0f} of {task.total or 0:.0f}{left}"
 
 
 def peak_memory_bytes() -> int:

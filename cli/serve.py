@@ -12,6 +12,7 @@ from .answering import LOAD_NAMES, LOADING
 from .option_types import KEYS, AboveZero, Once, parse_size
 from .screen import console
 
+OF_SESSIONS = ("conversations", "prefix_bytes", "feature_bytes")
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -23,8 +24,10 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               help="Demand it of clients. Repeatable; better given as LENSMITH_API_KEY.")  # fmt: skip
 @click.option("--conversations", type=click.IntRange(1, 1024), default=4, show_default=True,
               help="Answers made at once by each bundle, each with a KV cache of its own.")  # fmt: skip
-@click.option("--prefix-size", "prefix_bytes", metavar="SIZE", default="512MB", show_default=True, callback=parse_size,
-              help="Memory of each bundle for what conversations share.")  # fmt: skip
+@click.option("--prefix-size", "prefix_bytes", metavar="SIZE", default="512MB", show_default=True,
+              callback=parse_size, help="Memory of each bundle for what conversations share.")  # fmt: skip
+@click.option("--feature-size", "feature_bytes", metavar="SIZE", default="256MB", show_default=True,
+              callback=parse_size, help="Memory of each bundle for the features of the latest images.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(0), default=64, show_default=True,
               help="Requests that wait; further ones get status 429.")  # fmt: skip
 @click.option("--deadline", type=AboveZero(1e6), default=600.0, show_default=True, metavar="SECONDS",
@@ -43,8 +46,6 @@ def serve(
     bundles: tuple[Path, ...],
     host: str,
     api_keys: tuple[str, ...],
-    conversations: int,
-    prefix_bytes: int,
     max_body_megabytes: float,
     keys: tuple[Path, ...],
     **chosen: Any,
@@ -58,12 +59,12 @@ def serve(
     from ..runtimes.generation.loading import load
     from ..runtimes.generation.model import Model
 
-    loading = {name: chosen.pop(name) for name in LOAD_NAMES}
+    loading = {name: chosen.pop(name) for name in (*LOAD_NAMES, *OF_SESSIONS)}
     options = ServerOptions(host=host, api_keys=api_keys, body_bytes=int(max_body_megabytes * 1e6), **chosen)
     models: dict[str, Model] = {}
     for path in bundles:
         name = path.resolve().name
-        model = load(path, trusted_keys=keys or None, conversations=conversations, prefix_bytes=prefix_bytes, **loading)
+        model = load(path, trusted_keys=keys or None, **loading)
         if not isinstance(model, Model):
             raise InputError(f"{path} has no decoder and answers nothing; serve bundles that do")
         if name in models:

@@ -139,7 +139,7 @@ class DeltaNetSpec:
 
 
 @dataclass(frozen=True)
-class ClipSpec:
+class ClipTowerSpec:
     """A CLIP vision transformer for images of one size, whose states become image tokens through a projector."""
 
     hidden: int

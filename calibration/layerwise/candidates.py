@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...exporters.graphs.blocks import Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.storage.rounding import Groups, dequantize, quantize
 from ...exporters.storage.scheme import Scheme
 from .float_model import FloatModel, Tables
@@ -29,7 +29,7 @@ class Candidate:
 
     matrices: Callable[[StageRunner], Effective]
     tables: Tables
-    head: Callable[[Source], Groups | None]
+    head: Callable[[SourceTensor], Groups | None]
     rounded: frozenset[str] = frozenset()  # names of matrices whose inputs are rounded to 8 bits
 
     def advance(self, stream: SampleStream, runner: StageRunner) -> None:
@@ -55,11 +55,11 @@ def stored(model: FloatModel, schemes: Mapping[str, Scheme], store: Store) -> Ca
 
         return effective
 
-    def head(source: Source) -> Groups | None:
+    def head(source: SourceTensor) -> Groups | None:
         made = store.get(source.name)
         return rest.head(source) if made is None else made.groups
 
-    def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
+    def rows(source: SourceTensor, ids: NDArray[np.int64]) -> Floats:
         made = store.get(source.name)
         return rest.tables(source, ids) if made is None or made.groups is None else some_rows(made.groups, ids)
 
@@ -78,11 +78,11 @@ def nearest(model: FloatModel, schemes: Mapping[str, Scheme]) -> Candidate:
 
         return effective
 
-    def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
+    def rows(source: SourceTensor, ids: NDArray[np.int64]) -> Floats:
         found, scheme = model.rows(source, ids), schemes[source.name]
         return dequantize(rounded(found, scheme)) if scheme.quantized else found
 
-    def head(source: Source) -> Groups | None:
+    def head(source: SourceTensor) -> Groups | None:
         scheme = schemes[source.name]
         if not scheme.quantized:
             return None

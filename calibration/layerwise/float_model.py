@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...exporters.checkpoint.folder import Checkpoint
-from ...exporters.graphs.blocks import Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.graphs.graph_files import Graph
 from ...exporters.spec import ModelSpec
 from ...runtimes.engines.contract import ImageFeatures
@@ -31,7 +31,7 @@ from .streams import (
 )
 
 Floats = NDArray[np.float32]
-Tables = Callable[[Source, NDArray[np.int64]], Floats]  # rows of a table by id
+Tables = Callable[[SourceTensor, NDArray[np.int64]], Floats]  # rows of a table by id
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class FloatModel:
         return cut(self.mtp)
 
     @property
-    def head(self) -> Source:
+    def head(self) -> SourceTensor:
         """The source of the output head."""
         assert self.decoder_stages.head is not None
         return self.decoder_stages.head.source
 
     @cached_property
-    def tables(self) -> tuple[Source, ...]:
+    def tables(self) -> tuple[SourceTensor, ...]:
         """The token table and the output head, which may be one."""
         products = {p.source.name for stage in self.decoder_stages.stages for p in stage.products}
         return tuple(s for s in self.decoder.sources if s.matrix is not None and s.name not in products)
@@ -99,7 +99,7 @@ class FloatModel:
         """Values to start the decoder with."""
         return [sample_values(sample, features, self.spec, self.decoder) for sample in samples]
 
-    def rows(self, source: Source, ids: NDArray[np.int64]) -> Floats:
+    def rows(self, source: SourceTensor, ids: NDArray[np.int64]) -> Floats:
         """Rows of a table as the checkpoint has them."""
         return table_rows(self.checkpoint, source, ids)
 

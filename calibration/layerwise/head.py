@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...exporters.checkpoint.folder import Checkpoint
-from ...exporters.graphs.blocks import Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.storage.rounding import Groups
 from .candidates import some_rows
 from .streams import table_blocks
@@ -77,7 +77,7 @@ def predict(
     )
 
 
-def head_blocks(checkpoint: Checkpoint, source: Source, made: Groups | None) -> Blocks:
+def head_blocks(checkpoint: Checkpoint, source: SourceTensor, made: Groups | None) -> Blocks:
     """The rows of an output head, as the checkpoint has them or as integers stand for them."""
     for start, rows in table_blocks(checkpoint, source):
         yield rows if made is None else some_rows(made, slice(start, start + len(rows)))

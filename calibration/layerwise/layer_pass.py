@@ -39,8 +39,8 @@ from .trial import Trial, Unseen
 HEAD_SAMPLES = 16  # that the output head is quantized with, which needs a pass of its own
 HEAD_JUDGED = 8  # that it is judged on
 PATCHES = 32  # places of a picture that methods may be compared on
-# Tokens that are multiplied at once: with those of one sample, reading and writing the sums takes more than the
-# products, half of the time of a whole calibration where inputs are 6144 wide.
+# Tokens that are multiplied at once, at least, and at least half as many as inputs are wide: with those of one sample,
+# reading and writing the sums takes more than the products.
 TOGETHER = 1024
 
 
@@ -185,14 +185,15 @@ def gather(streams: Sequence[SampleStream], value: str, columns: int, weights: S
 def _batches(
     streams: Sequence[SampleStream], value: str, columns: int, weights: Sequence[Floats]
 ) -> Iterator[tuple[list[Floats], Floats]]:
-    """Tokens of some samples together, TOGETHER of them or more: of each stream, and their weights."""
+    """Tokens of some samples together, see TOGETHER: of each stream, and their weights."""
+    enough = max(TOGETHER, columns // 2)
     rows: list[list[Floats]] = [[] for _ in streams]
     counted: list[Floats] = []
     for index, weight in enumerate(weights):
         for own, stream in zip(rows, streams, strict=True):
             own.append(stream.samples[index][value].reshape(-1, columns))
         counted.append(np.broadcast_to(weight, len(rows[0][-1])))
-        if sum(map(len, counted)) >= TOGETHER or index == len(weights) - 1:
+        if sum(map(len, counted)) >= enough or index == len(weights) - 1:
             yield [np.concatenate(own) for own in rows], np.concatenate(counted)
             rows, counted = [[] for _ in streams], []
 

@@ -15,7 +15,7 @@ from ...exporters.graphs.graph_files import Graph
 from ...exporters.graphs.kv_cache import FLOAT_CACHE
 from ...exporters.graphs.state_names import CAPACITY, State, all_states
 from ...exporters.spec import ModelSpec
-from ...runtimes.bundle.manifest import Inputs
+from ...runtimes.bundle.manifest import InputSections
 from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
 from ...runtimes.generation.model import position_spec, prompt_spec
 from ...runtimes.media.image_files import open_image
@@ -76,7 +76,7 @@ def keys_of(samples: Sequence[Sample]) -> list[str]:
 class SampleBuilder:
     """Makes samples with a checkpoint's own template, tokenizer and image processing."""
 
-    def __init__(self, inputs: Inputs, template: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, inputs: InputSections, template: str, tokenizer: Tokenizer) -> None:
         self.prompts = PromptBuilder(tokenizer, template, prompt_spec(inputs))
         self.images = image_spec(inputs)
         self.positions = position_spec(inputs, self.prompts)

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ...exporters.graphs.blocks import Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.progress import Steps
 from ...exporters.storage.rounding import dequantize, quantize
 from ...exporters.storage.scheme import Scheme, largest_group
@@ -102,7 +102,7 @@ class Sensitivities:
             lost = _losses(weight, energy, options_of(scheme, weight.shape[1]))
             self.errors[name] = tuple((lost / max(self.energies[name], 1e-30)).tolist())
 
-    def _note_table(self, source: Source) -> None:
+    def _note_table(self, source: SourceTensor) -> None:
         """Of some rows, from the most frequent tokens to the rarest, and the same for all columns."""
         columns = source.matrix.columns if source.matrix is not None else 0
         options, even = options_of(self.schemes[source.name], columns), np.ones(columns, np.float32)
@@ -124,7 +124,7 @@ class Sensitivities:
         return effective
 
     def _rounded_rows(self, table: str) -> Tables:
-        def rows(source: Source, ids: NDArray[np.int64]) -> Floats:
+        def rows(source: SourceTensor, ids: NDArray[np.int64]) -> Floats:
             found = self.model.rows(source, ids)
             return (
                 found if source.name != table else _nearest(found, options_of(self.schemes[table], found.shape[1])[0])
@@ -152,7 +152,7 @@ class Sensitivities:
             shares = {name: value / total for name, value in lost.items()}
             yield unit, Sensitivity(kl, {name: self.errors[name] for name in names}, shares)
 
-    def _head_blocks(self, head: Source) -> Iterator[Floats]:
+    def _head_blocks(self, head: SourceTensor) -> Iterator[Floats]:
         scheme = self.schemes.get(head.name)
         for block in head_blocks(self.model.checkpoint, head, None):
             yield block if scheme is None else _nearest(block, options_of(scheme, block.shape[1])[0])

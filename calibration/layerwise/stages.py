@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ...exporters.graphs.blocks import Matrix, Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.graphs.graph_files import Graph
+from ...exporters.graphs.matrices import Matrix
 
 
 @dataclass(frozen=True)
 class Product:
     """A matrix, the value that it is multiplied with, and the product."""
 
-    source: Source
+    source: SourceTensor
     input: str
     output: str
 
@@ -33,7 +34,7 @@ class Product:
 class LookUp:
     """Rows of a table by id."""
 
-    source: Source
+    source: SourceTensor
     ids: str
     output: str
 
@@ -45,7 +46,7 @@ class Stage:
     nodes: tuple[ir.Node, ...]
     products: tuple[Product, ...]
     lookups: tuple[LookUp, ...]  # whose rows are inputs too: tables are too large to be whole in memory
-    sources: tuple[Source, ...]  # of all weights, those of the products among them
+    sources: tuple[SourceTensor, ...]  # of all weights, those of the products among them
     inputs: tuple[str, ...]  # from earlier stages, from outside, and the rows of lookups
     outputs: tuple[str, ...]  # what later stages and the caller need
     needed: frozenset[str]  # values of this stage and of earlier ones that count behind it
@@ -94,7 +95,7 @@ def _is_constant(node: ir.Node) -> bool:
     return node.op_type == "Constant" and node.domain == ""
 
 
-def _depths(nodes: Sequence[ir.Node], weights: Mapping[str, Source]) -> dict[ir.Node, int]:
+def _depths(nodes: Sequence[ir.Node], weights: Mapping[str, SourceTensor]) -> dict[ir.Node, int]:
     depths: dict[ir.Node, int] = {}
     for node in nodes:
         before = [depths[p] for value in node.inputs if value is not None and (p := value.producer()) in depths and p]
@@ -102,13 +103,13 @@ def _depths(nodes: Sequence[ir.Node], weights: Mapping[str, Source]) -> dict[ir.
     return depths
 
 
-def _products(node: ir.Node, weights: Mapping[str, Source]) -> Iterator[Product]:
+def _products(node: ir.Node, weights: Mapping[str, SourceTensor]) -> Iterator[Product]:
     names = [value.name if value is not None else None for value in node.inputs]
     if node.op_type == "FusedMatMul" and names[1] in weights and weights[str(names[1])].matrix is not None:
         yield Product(weights[str(names[1])], str(names[0]), str(node.outputs[0].name))
 
 
-def _lookups(node: ir.Node, weights: Mapping[str, Source]) -> Iterator[LookUp]:
+def _lookups(node: ir.Node, weights: Mapping[str, SourceTensor]) -> Iterator[LookUp]:
     if node.op_type == "Gather" and (source := weights.get(str(_name(node, 0)))) and source.matrix is not None:
         yield LookUp(source, str(_name(node, 1)), str(node.outputs[0].name))
 
@@ -122,7 +123,7 @@ def _made(nodes: Sequence[ir.Node]) -> Iterator[str]:
     return (str(value.name) for node in nodes for value in node.outputs if value.name)
 
 
-def _stage(nodes: Sequence[ir.Node], weights: Mapping[str, Source], needed: set[str]) -> Stage:
+def _stage(nodes: Sequence[ir.Node], weights: Mapping[str, SourceTensor], needed: set[str]) -> Stage:
     lookups = tuple(found for node in nodes for found in _lookups(node, weights))
     looked_up = {found.output for found in lookups}
     run = tuple(node for node in nodes if not looked_up.intersection(_made([node])))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...exporters.checkpoint.lazy_tensors import LazyTensor
-from ...exporters.graphs.blocks import Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.storage.packing import pack_low_first, unpack_low_first
 from ...exporters.storage.rounding import Groups, dequantize
 from .matrix_outcomes import OutcomeJournal
@@ -81,7 +81,7 @@ class Store:
         """Divide the rows of a tensor by factors, whether it was calibrated before or not; again changes nothing."""
         self.put(name, replace(self.get(name) or CalibratedTensor(), rows=rows))
 
-    def parts(self, source: Source, tensor: LazyTensor) -> list[NDArray[Any]] | None:
+    def parts(self, source: SourceTensor, tensor: LazyTensor) -> list[NDArray[Any]] | None:
         """The stored form of a tensor for the data file; None for one that was not calibrated."""
         made = self.get(source.name)
         if made is None:
@@ -91,7 +91,7 @@ class Store:
             return source.matrix.store(groups)
         return self.floats(source, tensor)
 
-    def floats(self, source: Source, tensor: LazyTensor) -> list[NDArray[Any]] | None:
+    def floats(self, source: SourceTensor, tensor: LazyTensor) -> list[NDArray[Any]] | None:
         """The stored form of a tensor as a float `source`, with the factors of smoothing; None as of `parts`."""
         made = self.get(source.name)
         return None if made is None else [*_scaled(source.pack(tensor.numpy()), made)]

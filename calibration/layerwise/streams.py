@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...exporters.checkpoint.folder import Checkpoint
 from ...exporters.formats.onnx.ort import OPSETS
-from ...exporters.graphs.blocks import Source
+from ...exporters.graphs.blocks import SourceTensor
 from ...exporters.graphs.graph_files import IR_VERSIONS
 from ...exporters.storage.rounding import through_8_bits
 from .shelf import Room, Shelf
@@ -35,6 +35,7 @@ class StageRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # numpy works between two runs
         options.enable_cpu_mem_arena = False  # one keeps gigabytes as long as any of its values lives
         model = _model(stage, {**{name: like[name] for name in stage.inputs}, **self.weights})
         self.session = onnxruntime.InferenceSession(
@@ -78,7 +79,7 @@ class SampleStream:
         room = room or Room(None)
         self.samples = [Shelf(sample, room) for sample in samples]
 
-    def look_up(self, stage: Stage, tables: Callable[[Source, NDArray[np.int64]], Floats]) -> None:
+    def look_up(self, stage: Stage, tables: Callable[[SourceTensor, NDArray[np.int64]], Floats]) -> None:
         """Add the rows of tables that a stage needs, of all samples at once."""
         for wanted in stage.lookups:
             ids = [sample[wanted.ids] for sample in self.samples]
@@ -106,7 +107,7 @@ def relative_error(pairs: Iterable[tuple[Floats, Floats]]) -> float:
     return lost / max(total, 1e-30)
 
 
-def table_rows(checkpoint: Checkpoint, source: Source, ids: NDArray[np.int64]) -> Floats:
+def table_rows(checkpoint: Checkpoint, source: SourceTensor, ids: NDArray[np.int64]) -> Floats:
     """Rows of a table by sorted id, read in blocks."""
     tensor, parts = checkpoint.tensor(source.name), []
     for start, block in table_blocks(checkpoint, source):
@@ -114,14 +115,14 @@ def table_rows(checkpoint: Checkpoint, source: Source, ids: NDArray[np.int64]) -
     return np.concatenate(parts) if parts else np.zeros((0, tensor.shape[1]), np.float32)
 
 
-def table_blocks(checkpoint: Checkpoint, source: Source) -> Iterator[tuple[int, Floats]]:
+def table_blocks(checkpoint: Checkpoint, source: SourceTensor) -> Iterator[tuple[int, Floats]]:
     """A table in blocks of rows, each with the index of its first row."""
     tensor = checkpoint.tensor(source.name)
     for start in range(0, tensor.shape[0], TABLE_ROWS):
         yield start, tensor.rows(start, min(start + TABLE_ROWS, tensor.shape[0]))
 
 
-def _load(checkpoint: Checkpoint, source: Source) -> Floats:
+def _load(checkpoint: Checkpoint, source: SourceTensor) -> Floats:
     array = checkpoint.tensor(source.name).numpy()
     packed: Floats = source.pack(array)[0]
     return packed

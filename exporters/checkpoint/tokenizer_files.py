@@ -12,11 +12,8 @@ from msgspec import UNSET, UnsetType
 from tokenizers import Tokenizer
 
 from ...runtimes.bundle.ranges import Token
-from ...runtimes.prompt.tokenizer_check import (
-    Id,
-    make_tokenizer,
-    open_tokenizer,
-)
+from ...runtimes.prompt.tokenizer_check import make_tokenizer, open_tokenizer
+from ...runtimes.prompt.tokenizer_parts import Id
 from ...runtimes.storage.files import read_json
 from ...targets.errors import InputError
 from .folder import Checkpoint

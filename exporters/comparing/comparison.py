@@ -15,8 +15,8 @@ from typing import Any
 
 from ...runtimes.bundle.calibration_evidence import read_evidence
 from ...runtimes.bundle.opening import Bundle, open_bundle
+from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.generation.loading import answers
-from ...runtimes.generation.model import DEFAULT_CONTEXT
 from ...runtimes.media.pixels import image_spec
 from ...runtimes.storage.files import read_json, write_json
 from ...targets.errors import (

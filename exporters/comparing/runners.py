@@ -28,7 +28,8 @@ from ...runtimes.prompt.requests import (
     make_request,
     user_message,
 )
-from ..evidence.reference import Reference, import_torch
+from ..evidence.reference import Reference
+from ..evidence.torch_loading import import_torch
 from .cases import Case
 
 

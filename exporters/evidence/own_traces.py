@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...runtimes.bundle.bundle_writer import BundleWriter
-from ...runtimes.bundle.manifest import Inputs
+from ...runtimes.bundle.manifest import InputSections
 from ...runtimes.bundle.opening import Bundle
 from ...runtimes.engines.arithmetic import arithmetic
 from ...runtimes.engines.contract import Floats, ImageFeatures, Vision
@@ -63,7 +63,7 @@ FEW_TILES = 2  # along the longer side of the picture that is asked about, where
 FEW = 16  # tokens of the picture that is asked about, where a model takes any size
 
 
-def own_pictures(inputs: Inputs) -> dict[str, int | None]:
+def own_pictures(inputs: InputSections) -> dict[str, int | None]:
     """The files of a bundle's own traces and how many pixels each may have, None for the bundle's own limit.
 
     The conversation is about the first.

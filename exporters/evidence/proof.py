@@ -31,9 +31,9 @@ from ..job import Job
 from .constants import check_constants, of_modules
 from .float_twin import FOLDER, float_job, written
 from .nudging import LEAST_NOISE
-from .reference import import_torch
 from .rounded_cache import check_scales, round_cache
 from .self_replay import Way, replayed
+from .torch_loading import import_torch
 from .written_weights import SAMPLE, check_written
 
 # Float graphs of the trained models are off by 0.4 to 1.5 times what noise in their last bits changes.

@@ -23,7 +23,7 @@ from ...runtimes.media.pixels import PixelSpec, image_spec
 from ...runtimes.media.tiles import TileSpec
 from ...targets.errors import CheckFailed
 from .golden_media import CLIP
-from .reference import import_torch
+from .torch_loading import import_torch
 
 log = logging.getLogger(__name__)
 # Root mean square relative to the spread of the values: another resampling of the same is below, stripes that moved by

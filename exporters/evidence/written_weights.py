@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...targets.errors import CheckFailed
-from ..graphs.blocks import Source
+from ..graphs.blocks import SourceTensor
 from ..graphs.graph_files import Graph
 from ..job import Job
 from ..storage.scheme import UNQUANTIZED, Scheme
@@ -63,7 +63,7 @@ class StoredGraph:
         saved = ir.load(folder / f"{graph.name}.onnx").graph.initializers
         self._tensors: Mapping[str, Any] = {name: value.const_value for name, value in saved.items()}
 
-    def parts(self, source: Source) -> list[NDArray[Any]]:
+    def parts(self, source: SourceTensor) -> list[NDArray[Any]]:
         """The stored form of a source tensor, one array [rows, ...] for each parameter; mapped, not read."""
         return [self._part(str(parameter.name)) for parameter in source.parameters]
 
@@ -78,7 +78,9 @@ class StoredGraph:
         return np.memmap(self.folder / tensor.location, kind, self.mode, tensor.offset or 0, shape or (1,))
 
 
-def _check(job: Job, source: Source, plain: Source, files: StoredGraph, copies: StoredGraph | None, every: int) -> None:
+def _check(
+    job: Job, source: SourceTensor, plain: SourceTensor, files: StoredGraph, copies: StoredGraph | None, every: int
+) -> None:
     tensor, parts = job.checkpoint.tensor(source.name), files.parts(source)
     given, matrix = job.calibrated.floats(plain, tensor), source.matrix
     low = given is not None and matrix is not None and matrix.scheme.bits < 8
@@ -122,7 +124,7 @@ def _blocks(name: str, shape: tuple[int, ...], every: int) -> Iterator[tuple[int
         yield start, min(start + step, rows)
 
 
-def _near(found: Floats, expected: Floats, source: Source, stored: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+def _near(found: Floats, expected: Floats, source: SourceTensor, stored: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
     """Whether each row is what it should be, within what its scheme allows; NaN is not near anything."""
     scheme = UNQUANTIZED if source.matrix is None else source.matrix.scheme
     off = np.abs(found - expected)

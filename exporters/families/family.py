@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 from ..checkpoint.conventions import Conventions
 from ..checkpoint.folder import Checkpoint
 from ..checkpoint.tokenizer_files import SourceTokenizer
-from ..evidence.golden import Recorder, record
-from ..evidence.reference import empty_model
+from ..evidence.recording import Recorder, record
+from ..evidence.torch_loading import empty_model
 from ..formats.gguf.gguf_family import GgufFamily
-from ..graphs.blocks import Dialect
+from ..graphs.dialect import Dialect
 from ..graphs.graph_files import Graph, Prefixes
 from ..spec import Spec
 from ..storage.scheme import Policy

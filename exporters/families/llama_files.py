@@ -15,7 +15,7 @@ from ..graphs.rope import NO_SCALING
 from ..spec import ModelSpec
 
 
-class LlamaDecoder(DecoderFile):
+class LlamaDecoderFile(DecoderFile):
     """A decoder whose queries and keys stand in llama.cpp's order for Llama."""
 
     def tensor(self, name: str, inner: str, source: LazyTensor) -> Tensor:
@@ -44,4 +44,4 @@ def decoder_file(spec: ModelSpec, prefixes: Prefixes) -> DecoderFile:
         )
     if decoder.qk_norm:
         return DecoderFile(spec, prefixes, MODEL_ARCH.QWEN3)
-    return LlamaDecoder(spec, prefixes, MODEL_ARCH.LLAMA)
+    return LlamaDecoderFile(spec, prefixes, MODEL_ARCH.LLAMA)

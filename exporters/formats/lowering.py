@@ -11,12 +11,12 @@ from ...runtimes.bundle.bundle_writer import BundleWriter
 from ...runtimes.evidence.replay import LLAMA_CPP, Exactness
 from ...targets.errors import InputError, closest
 from ...targets.profile import TargetProfile
-from ..graphs.blocks import Dialect
+from ..graphs.dialect import Dialect
 from ..graphs.graph_files import Graph
 from ..progress import Progress
 from ..spec import Spec
 from .elsewhere import Elsewhere
-from .gguf import gguf_files
+from .gguf import gguf_files, gguf_writing
 from .gguf.written_tensors import check_files
 from .onnx import onnx_files
 from .tensorrt import finish, limits
@@ -81,12 +81,12 @@ def _finish_tensorrt(
 
 
 def _write_gguf(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
-    gguf_files.write_files(job, writer, key, progress)
+    gguf_writing.write_files(job, writer, key, progress)
     onnx_files.write_graphs(job, writer, key, progress)
 
 
 def _write_plain_gguf(job: Job, folder: Path) -> None:
-    gguf_files.write_plain(job, folder)
+    gguf_writing.write_plain(job, folder)
     onnx_files.write_plain_graphs(job, folder)
 
 

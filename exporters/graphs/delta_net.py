@@ -7,13 +7,10 @@ from onnxscript import nn
 
 from ..spec import DecoderSpec, DeltaNetSpec
 from ..storage.scheme import GATES, Policy
-from .blocks import (
-    Derived,
-    Dialect,
-    Linear,
-    Op,
-    Value,
-)
+from .blocks import Linear
+from .dialect import Dialect
+from .graph_values import Op, Value
+from .matrices import Derived
 
 L2_EPS = 1e-6  # of normalized queries and keys, a constant of the architecture
 

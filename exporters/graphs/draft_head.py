@@ -12,20 +12,12 @@ from onnxscript import nn
 
 from ..spec import DecoderSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Dialect,
-    Linear,
-    Op,
-    RMSNorm,
-    Table,
-)
-from .decoder import (
-    DecoderOutputs,
-    Layer,
-    MtpInputs,
-    make_logits,
-    make_step,
-)
+from .blocks import Linear, RMSNorm
+from .decoder import DecoderOutputs, MtpInputs, make_logits, make_step
+from .decoder_layer import Layer
+from .dialect import Dialect
+from .graph_values import Op
+from .matrices import Table
 
 
 class MtpHead(nn.Module):

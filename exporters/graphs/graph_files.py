@@ -11,17 +11,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder, nn
 
 from ..formats.functions import add_functions
-from ..spec import ClipSpec, ModelSpec, VisionSpec
+from ..spec import ClipTowerSpec, ModelSpec, VisionSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Dialect,
-    Linear,
-    Port,
-    Source,
-    Value,
-    sources,
-)
+from .blocks import Linear, SourceTensor, sources
 from .decoder import Decoder
+from .dialect import Dialect
 from .draft_head import MtpHead
 from .graph_ports import (
     F32,
@@ -32,6 +26,7 @@ from .graph_ports import (
     decoder_inputs,
     mtp_inputs,
 )
+from .graph_values import Port, Value
 from .kv_cache import FLOAT_CACHE
 from .state_names import kv_states, layer_states
 from .vit import INDEX_PORTS, VisionEncoder
@@ -57,9 +52,9 @@ class Graph:
 
     name: str
     model: ir.Model
-    sources: tuple[Source, ...]
+    sources: tuple[SourceTensor, ...]
     lender: Graph | None = None  # whose data file also holds the bytes of `borrowed`
-    borrowed: tuple[Source, ...] = ()
+    borrowed: tuple[SourceTensor, ...] = ()
 
 
 class EncoderShape(Protocol):
@@ -122,7 +117,7 @@ def encoder_graph(
 def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
     """The vision encoder of LLaVA."""
     vision = spec.vision
-    assert isinstance(vision, ClipSpec)
+    assert isinstance(vision, ClipTowerSpec)
     tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
     projector._set_name("multi_modal_projector")
     return pixel_graph(tower, projector, vision, prefixes, opsets)
@@ -206,9 +201,11 @@ def _drop_unused(graph: ir.Graph, *names: str) -> None:
         graph.inputs.remove(value)
 
 
-def _graph(builder: GraphBuilder, used: tuple[Source, ...]) -> Graph:
+def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
+    # Module scopes: half of the file, and the names already say it. Bodies of loops keep theirs, in which classes are
+    # named: renaming `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
     for node in builder.graph:
-        node.metadata_props.clear()  # module scopes: half of the file, and the names already say it
+        node.metadata_props.clear()
     version = IR_VERSIONS[builder.graph.opset_imports[""]]
     model = ir.Model(
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from ..spec import ModelSpec
-from .blocks import Port, Ports, Value
 from .decoder import DecoderInputs, MtpInputs
+from .dialect import Ports
+from .graph_values import Port, Value
 from .kv_cache import FLOAT_CACHE, KvCache
 from .state_names import (
     CAPACITY,

@@ -10,17 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import PatchTransformer, VisionSpec
+from ..spec import VisionSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Angles,
-    Dialect,
-    LayerNorm,
-    Linear,
-    Op,
-    Port,
-    Value,
-)
+from .blocks import LayerNorm, Linear
+from .dialect import Angles, Dialect
+from .graph_values import Op, Port, Value
+from .patch_blocks import PatchAttention, PatchProjection, ResidualBlock
 
 
 class AxialSpec(Protocol):
@@ -33,7 +28,7 @@ class AxialSpec(Protocol):
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridSizes:
     """Sizes read from image_grid_thw at run time, int64 [1] each, and the row and column of each patch of a frame.
 
     Patches come in the order of the image processor: merge blocks in raster order, patches in raster order inside.
@@ -56,13 +51,13 @@ INDEX_PORTS: Mapping[str, Port] = {"patch_rows": (ir.DataType.INT64, ["patches"]
                                    "patch_columns": (ir.DataType.INT64, ["patches"])}  # fmt: skip
 
 
-def given_grid(op: Op, grid_thw: Value, places: Mapping[str, Value]) -> Grid:
+def given_grid(op: Op, grid_thw: Value, places: Mapping[str, Value]) -> GridSizes:
     """The grid of one frame, whose patches come with their rows and columns."""
     height, width = (op.Reshape(op.Slice(grid_thw, [axis], [axis + 1], [1]), [1]) for axis in (1, 2))
-    return Grid(None, height, width, places["patch_rows"], places["patch_columns"])
+    return GridSizes(None, height, width, places["patch_rows"], places["patch_columns"])
 
 
-def read_grid(op: Op, grid_thw: Value, merge: int) -> Grid:
+def read_grid(op: Op, grid_thw: Value, merge: int) -> GridSizes:
     """The grid of equal images, from image_grid_thw int64 [images, 3]."""
     height = op.Slice(op.Slice(grid_thw, [0], [1], [0]), [1], [2], [1])
     width = op.Slice(op.Slice(grid_thw, [0], [1], [0]), [2], [3], [1])
@@ -76,10 +71,10 @@ def read_grid(op: Op, grid_thw: Value, merge: int) -> Grid:
         return op.Reshape(op.Transpose(op.Reshape(table, blocks), perm=[0, 2, 1, 3]), [-1])
 
     rows, columns = (op.Range(0, op.Squeeze(x, [0]), 1) for x in (height, width))
-    return Grid(frames, height, width, in_patch_order(rows, 1), in_patch_order(columns, 0))
+    return GridSizes(frames, height, width, in_patch_order(rows, 1), in_patch_order(columns, 0))
 
 
-def patch_angles(op: Op, dialect: Dialect, grid: Grid, spec: AxialSpec) -> Angles:
+def patch_angles(op: Op, dialect: Dialect, grid: GridSizes, spec: AxialSpec) -> Angles:
     """2-D rotary angles of one frame: the first quarter of a head turns with the row, the second with the column."""
     quarter = spec.head_dim // 2
     inverse = 1.0 / spec.rope_theta ** (np.arange(0, quarter, 2, dtype=np.float32) / np.float32(quarter))
@@ -101,7 +96,7 @@ class PositionTable(nn.Module):
         self.side = round(spec.positions**0.5)
         self.weight = nn.Parameter([spec.positions, spec.hidden])
 
-    def forward(self, op: Op, grid: Grid) -> Value:
+    def forward(self, op: Op, grid: GridSizes) -> Value:
         """Position embeddings of one frame, float32 [height * width, hidden]."""
         total = None
         for row, row_weight in self._taps(op, grid.rows, grid.height):
@@ -122,36 +117,7 @@ class PositionTable(nn.Module):
         return [(low, op.Sub([1.0], weight)), (high, weight)]
 
 
-class PatchEmbed(nn.Module):
-    """The patch projection; its convolution covers a patch exactly, so it is a matrix product."""
-
-    def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
-        super().__init__()
-        scheme = policy.scheme("vision.patch", spec.patch_dim)
-        self.proj = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=True)
-
-    def forward(self, op: Op, patches: Value) -> Value:
-        return self.proj(op, patches)
-
-
-class Attention(nn.Module):
-    """Full self-attention within a frame, with 2-D rotary positions."""
-
-    def __init__(self, dialect: Dialect, spec: PatchTransformer, policy: Policy) -> None:
-        super().__init__()
-        self.dialect, self.heads = dialect, spec.heads
-        size = spec.hidden
-        self.qkv = Linear(dialect, size, 3 * size, policy.scheme("vision.qkv", size), bias=True)
-        self.proj = Linear(dialect, size, size, policy.scheme("vision.proj", size), bias=True)
-
-    def forward(self, op: Op, x: Value, angles: Angles) -> Value:
-        q, k, v = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
-        q, k = (self.dialect.rotary(op, part, angles, self.heads) for part in (q, k))
-        quantized = self.qkv.weight.scheme.quantized
-        return self.proj(op, self.dialect.attention(op, q, k, v, self.heads, rounded=quantized))
-
-
-class MLP(nn.Module):
+class PatchMLP(nn.Module):
     """Two linear layers with an activation between them."""
 
     def __init__(self, dialect: Dialect, sizes: tuple[int, int, int], policy: Policy, *, role: str, act: str) -> None:
@@ -164,24 +130,7 @@ class MLP(nn.Module):
         return self.linear_fc2(op, self.dialect.activation(op, self.linear_fc1(op, x), self.act))
 
 
-class Block(nn.Module):
-    """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
-
-    def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
-        super().__init__()
-        sizes = (spec.hidden, spec.intermediate, spec.hidden)
-        self.norm1 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
-        self.norm2 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
-        self.attn = Attention(dialect, spec, policy)
-        self.mlp = MLP(dialect, sizes, policy, role="vision", act=spec.activation)
-
-    def forward(self, op: Op, stream: Value, delta: Value | None, angles: Angles) -> tuple[Value, Value]:
-        normed, stream = self.norm1(op, stream, delta)
-        normed, stream = self.norm2(op, stream, self.attn(op, normed, angles))
-        return stream, self.mlp(op, normed)
-
-
-class Merger(MLP):
+class DeepStackMerger(PatchMLP):
     """Merges each block of patches into one image token; DeepStack's mergers normalize after the merge."""
 
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy, *, norm_after: bool) -> None:
@@ -203,12 +152,19 @@ class VisionEncoder(nn.Module):
     def __init__(self, dialect: Dialect, spec: VisionSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
-        self.patch_embed = PatchEmbed(dialect, spec, policy)
+        self.patch_embed = PatchProjection(dialect, spec, policy, bias=True)
         self.pos_embed = PositionTable(spec)
-        self.blocks = nn.ModuleList([Block(dialect, spec, policy) for _ in range(spec.depth)])
-        self.merger = Merger(dialect, spec, policy, norm_after=False)
-        taps: list[nn.Module] = [Merger(dialect, spec, policy, norm_after=True) for _ in spec.deepstack_layers]
+        self.blocks = nn.ModuleList([self._block(policy) for _ in range(spec.depth)])
+        self.merger = DeepStackMerger(dialect, spec, policy, norm_after=False)
+        taps: list[nn.Module] = [DeepStackMerger(dialect, spec, policy, norm_after=True) for _ in spec.deepstack_layers]
         self.deepstack_merger_list = nn.ModuleList(taps)
+
+    def _block(self, policy: Policy) -> ResidualBlock:
+        dialect, spec = self.dialect, self.spec
+        sizes = (spec.hidden, spec.intermediate, spec.hidden)
+        norms = LayerNorm(dialect, spec.hidden, spec.norm_eps), LayerNorm(dialect, spec.hidden, spec.norm_eps)
+        mlp = PatchMLP(dialect, sizes, policy, role="vision", act=spec.activation)
+        return ResidualBlock(norms, PatchAttention(dialect, spec, policy), mlp)
 
     def forward(
         self, op: Op, pixel_values: Value, grid_thw: Value, places: Mapping[str, Value]

@@ -6,15 +6,11 @@ from typing import Protocol
 
 from onnxscript import nn
 
-from ..spec import ClipSpec
+from ..spec import ClipTowerSpec
 from ..storage.scheme import Policy
-from .blocks import (
-    Dialect,
-    LayerNorm,
-    Linear,
-    Op,
-    Value,
-)
+from .blocks import LayerNorm, Linear
+from .dialect import Dialect
+from .graph_values import Op, Value
 
 
 class PixelShape(Protocol):
@@ -59,16 +55,16 @@ def cut_patches(op: Op, pixels: Value, spec: PixelShape) -> Value:
     return op.Reshape(op.Transpose(cut, perm=[0, 2, 4, 1, 3, 5]), [-1, spec.side**2, spec.patch_dim])
 
 
-class Embeddings(nn.Module):
+class ClipEmbeddings(nn.Module):
     """Patches through a projection, a class token in front of them, and a learned position for each."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: ClipTowerSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
         scheme = policy.scheme("vision.patch", spec.patch_dim)
         self.class_embedding = nn.Parameter([spec.hidden])
         self.patch_embedding = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=False)
-        self.position_embedding = Positions(spec)
+        self.position_embedding = ClipPositions(spec)
 
     def forward(self, op: Op, pixels: Value) -> Value:
         """float32 [images, 1 + patches, hidden]."""
@@ -78,10 +74,10 @@ class Embeddings(nn.Module):
         return op.Add(op.Concat(first, patches, axis=1), self.dialect.enter(op, self.position_embedding(op)))
 
 
-class Positions(nn.Module):
+class ClipPositions(nn.Module):
     """The learned position table [1 + patches, hidden]."""
 
-    def __init__(self, spec: ClipSpec) -> None:
+    def __init__(self, spec: ClipTowerSpec) -> None:
         super().__init__()
         self.weight = nn.Parameter([spec.side**2 + 1, spec.hidden])
 
@@ -89,7 +85,7 @@ class Positions(nn.Module):
         return self.weight
 
 
-class Attention(nn.Module):
+class ClipAttention(nn.Module):
     """Full self-attention of each image."""
 
     def __init__(self, dialect: Dialect, spec: LayerShape, policy: Policy) -> None:
@@ -107,7 +103,7 @@ class Attention(nn.Module):
         return self.out_proj(op, self.dialect.attention(op, q, k, v, self.heads, rounded=quantized))
 
 
-class MLP(nn.Module):
+class ClipMLP(nn.Module):
     """Two linear layers with an activation between them."""
 
     def __init__(self, dialect: Dialect, spec: LayerShape, policy: Policy) -> None:
@@ -121,15 +117,15 @@ class MLP(nn.Module):
         return self.fc2(op, self.dialect.activation(op, self.fc1(op, x), self.act))
 
 
-class Layer(nn.Module):
+class ClipLayer(nn.Module):
     """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
 
     def __init__(self, dialect: Dialect, spec: LayerShape, policy: Policy) -> None:
         super().__init__()
         self.layer_norm1 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
         self.layer_norm2 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
-        self.self_attn = Attention(dialect, spec, policy)
-        self.mlp = MLP(dialect, spec, policy)
+        self.self_attn = ClipAttention(dialect, spec, policy)
+        self.mlp = ClipMLP(dialect, spec, policy)
 
     def forward(self, op: Op, stream: Value, delta: Value | None) -> tuple[Value, Value]:
         normed, stream = self.layer_norm1(op, stream, delta)
@@ -137,13 +133,13 @@ class Layer(nn.Module):
         return stream, self.mlp(op, normed)
 
 
-class Encoder(nn.Module):
+class ClipEncoder(nn.Module):
     """The layers up to the last one whose states are used; the others are neither run nor stored."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: ClipTowerSpec, policy: Policy) -> None:
         super().__init__()
         self.depths = spec.feature_depths
-        self.layers = nn.ModuleList([Layer(dialect, spec, policy) for _ in range(spec.used_depth)])
+        self.layers = nn.ModuleList([ClipLayer(dialect, spec, policy) for _ in range(spec.used_depth)])
 
     def forward(self, op: Op, stream: Value) -> list[Value]:
         """The states [images, 1 + patches, hidden] of each feature depth, in their order."""
@@ -159,12 +155,12 @@ class Encoder(nn.Module):
 class ClipTower(nn.Module):
     """pixel_values [images, 3, side, side] to the states that the projector takes."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: ClipTowerSpec, policy: Policy) -> None:
         super().__init__()
         self.spec = spec
-        self.embeddings = Embeddings(dialect, spec, policy)
+        self.embeddings = ClipEmbeddings(dialect, spec, policy)
         self.pre_layrnorm = LayerNorm(dialect, spec.hidden, spec.norm_eps)  # so spelt in the checkpoints
-        self.encoder = Encoder(dialect, spec, policy)
+        self.encoder = ClipEncoder(dialect, spec, policy)
 
     def forward(self, op: Op, pixels: Value) -> Value:
         """float32 [image_tokens, hidden * feature depths]."""
@@ -178,7 +174,7 @@ class ClipTower(nn.Module):
 class Projector(nn.Module):
     """Two linear layers from the width of the tower to that of the decoder."""
 
-    def __init__(self, dialect: Dialect, spec: ClipSpec, policy: Policy) -> None:
+    def __init__(self, dialect: Dialect, spec: ClipTowerSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.act = dialect, spec.projector_activation
         wide, out, bias = spec.hidden * len(spec.feature_depths), spec.out_hidden, spec.projector_bias

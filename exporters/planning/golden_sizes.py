@@ -22,14 +22,10 @@ from ...runtimes.media.no_images import refuse
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
 from ...runtimes.media.spaced_video import video_spec
 from ...runtimes.media.video import video_grid
-from ...runtimes.prompt.prompt_builder import Prompt, PromptBuilder
+from ...runtimes.prompt.prompt_builder import PromptBuilder
+from ...runtimes.prompt.prompt_parts import Prompt
 from ...targets.errors import InputError
-from ..evidence.golden import (
-    AUTO_BYTES,
-    STEPS,
-    conversations,
-    takes,
-)
+from ..evidence.golden import AUTO_BYTES
 from ..evidence.golden_media import (
     CLIP_FRAMES,
     CLIP_MS,
@@ -40,6 +36,7 @@ from ..evidence.golden_media import (
 )
 from ..evidence.own_traces import FEW, own_pictures, within
 from ..evidence.own_traces import STEPS as OWN_STEPS
+from ..evidence.recording import STEPS, conversations, takes
 from ..job import Job
 
 ENTRY = 300  # bytes around each array of an .npz file: its header, and its name twice

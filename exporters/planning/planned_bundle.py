@@ -10,10 +10,10 @@ from typing import Any
 import onnx_ir as ir
 
 from ...runtimes.bundle.checked_manifest import inputs_of
-from ...runtimes.generation.model import DEFAULT_CONTEXT
+from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
 from ..formats.onnx.ort import SCORES
-from ..graphs.blocks import Source
+from ..graphs.blocks import SourceTensor
 from ..graphs.graph_files import Graph
 from ..graphs.state_names import State, all_states
 from ..job import Job
@@ -164,7 +164,7 @@ def _stored(job: Job, graph: Graph) -> Iterator[tuple[str, int, int]]:
         yield _precision(source), size, sum(weights.stored_bytes(parameter) for parameter in source.parameters)
 
 
-def _precision(source: Source) -> str:
+def _precision(source: SourceTensor) -> str:
     if source.matrix is None:
         return "float32 (norms, biases, tables)"
     scheme = source.matrix.scheme

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...runtimes.bundle.calibration_evidence import CalibrationEvidence
-from . import calibration_plots, calibration_sections, calibration_summary
+from . import calibration_plots, calibration_sections, calibration_summary, judgement_rows
 from .plots import draw
 from .records import Report
 from .sections import (
@@ -27,7 +27,7 @@ from .sections import (
 __all__ = ["Report", "calibration_html", "calibration_table", "html", "table"]
 
 TEMPLATES = Path(__file__).parent / "templates"
-EMPHASIZED = ("total", "all tasks", RATIO, *calibration_sections.EMPHASIZED)
+EMPHASIZED = ("total", "all tasks", RATIO, *judgement_rows.EMPHASIZED)
 
 
 def table(report: Report) -> Group:

@@ -21,7 +21,7 @@ from ...targets.errors import InputError, closest
 from ..checkpoint.folder import Checkpoint
 from ..checkpoint.lazy_tensors import LazyTensor
 from ..checkpoint.prequantized.kept import kept_rows
-from ..graphs.blocks import Source
+from ..graphs.blocks import SourceTensor
 from ..graphs.graph_files import Graph
 from ..progress import Advance
 from .positioned import PositionedFile
@@ -30,7 +30,7 @@ PAGE = 4096  # large tensors start on a page, so that engines can map them
 BLOCK_ELEMENTS = 1 << 20  # elements of a block of rows: 4 MB of float32, near the size of a core's cache
 THREADS = 2  # numpy releases the interpreter lock in the heavy steps; the bytes do not depend on the number
 
-Parts = Callable[[Source, LazyTensor], list[NDArray[Any]] | None]  # a tensor that is not packed from its rows
+Parts = Callable[[SourceTensor, LazyTensor], list[NDArray[Any]] | None]  # a tensor that is not packed from its rows
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Placed:
     """One source tensor, its description and the offsets of its parts in the data file."""
 
     tensor: LazyTensor
-    source: Source
+    source: SourceTensor
     offsets: tuple[int, ...]
 
-    def pairs(self, source: Source) -> Iterator[tuple[ir.Value, int]]:
+    def pairs(self, source: SourceTensor) -> Iterator[tuple[ir.Value, int]]:
         """The parameters of a description of this tensor, which may be another graph's, each with its offset."""
         yield from zip(source.parameters, self.offsets, strict=True)
         if source.alias is not None:

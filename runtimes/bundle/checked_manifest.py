@@ -12,7 +12,7 @@ import msgspec
 
 from ...targets.errors import InputError
 from .agreement import Disagreement, check_agreement
-from .manifest import FORMAT_VERSION, Inputs, Manifest
+from .manifest import FORMAT_VERSION, InputSections, Manifest
 
 Content: TypeAlias = dict[str, Any]  # of a manifest, as its file has it
 
@@ -39,14 +39,14 @@ def typed(content: Mapping[str, Any]) -> Manifest:
     return msgspec.convert(_with_kinds(content), Manifest)
 
 
-def inputs_of(sections: Mapping[str, Any]) -> Inputs:
+def inputs_of(sections: Mapping[str, Any]) -> InputSections:
     """The record of the sections that say what a bundle takes, of which the others are left aside.
 
     Raises InputError for a value out of its range, which the files of a checkpoint may have.
     """
-    known = {name: sections[name] for name in Inputs.__struct_fields__ if name in sections}
+    known = {name: sections[name] for name in InputSections.__struct_fields__ if name in sections}
     try:
-        return msgspec.convert(_with_kinds(known), Inputs)
+        return msgspec.convert(_with_kinds(known), InputSections)
     except msgspec.ValidationError as error:
         raise InputError(
             f"the checkpoint's settings do not fit into a bundle: {_in_words(str(error))}; correct its config.json or "

@@ -77,7 +77,7 @@ class OptionEntry(msgspec.Struct, frozen=True):
     kv_cache: Literal["float", "int8"] = "float"
 
 
-class Inputs(Section, frozen=True, kw_only=True):
+class InputSections(Section, frozen=True, kw_only=True):
     """The sections that say what a bundle takes."""
 
     image: PatchImages | CropImages | TileImages | NoImagesEntry
@@ -135,7 +135,7 @@ class Inputs(Section, frozen=True, kw_only=True):
         return self.prompt
 
 
-class Manifest(Inputs, frozen=True, kw_only=True):
+class Manifest(InputSections, frozen=True, kw_only=True):
     """All sections. `BundleWriter` fills in format_version and files."""
 
     format_version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]

@@ -27,6 +27,11 @@ class ImageFeatures:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return self.features.nbytes + (0 if self.deepstack is None else self.deepstack.nbytes)
+
     def __getitem__(self, tokens: slice) -> ImageFeatures:
         return ImageFeatures(self.features[tokens], None if self.deepstack is None else self.deepstack[:, tokens])
 

@@ -45,7 +45,7 @@ class EngineDecoder(ABC, Generic[StatesT]):
         if states.length + len(step.ids) > self.capacity:
             raise ContextFull(
                 f"the conversation needs {states.length + len(step.ids)} tokens but the context holds {self.capacity}; "
-                "load with a larger context or shorten it"
+                "load with a larger context=N (--context N; 8192 by default), or shorten it"
             )
         if os.getpid() != self._process:
             raise InputError("this answer was begun before the process was forked; ask the model again")

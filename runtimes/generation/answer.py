@@ -14,6 +14,7 @@ from ...targets.errors import InputError
 from ..dialogue.dialogue_parser import DialogueParser
 from ..dialogue.events import Event, ToolCall, message_of
 from ..engines.contract import Ints
+from ..process.interrupt import Interrupt, Interrupted
 from .logprobs import TokenLogprob
 from .timings import Timings
 
@@ -28,7 +29,12 @@ class Progress:
     logprobs: list[TokenLogprob] | None = None
     finish_reason: str = ""
     stopped_by: str | None = None
-    closed: bool = False
+    interrupt: Interrupt = field(default_factory=Interrupt)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody wants more of it."""
+        return self.interrupt.stopped
 
     def finish(self, reason: str) -> None:
         """Note why it ended; the first reason is the one."""
@@ -39,6 +45,8 @@ class Progress:
         """Note what ends it from outside."""
         try:
             yield
+        except Interrupted:
+            self.finish("closed")
         except GeneratorExit:
             self.finish("closed")
             raise
@@ -142,8 +150,12 @@ class Answer:
         return self.text
 
     def close(self) -> None:
-        """End it where it is, and leave its conversation to others. A thread that reads it stops at its next token."""
-        self._progress.closed = True
+        """End it where it is, and leave its conversation to others.
+
+        A thread that reads it stops at its next token, in front of the next piece of the prompt or of the next image;
+        ONNX Runtime breaks off an image, too.
+        """
+        self._progress.interrupt.stop()
         try:
             self._pieces.close()
         except ValueError:  # "generator already executing", by that thread

@@ -11,17 +11,19 @@ from ..bundle.opening import Bundle, open_bundle
 from ..bundle.signature import Key
 from ..media.frames import VideoLimits
 from ..media.image_files import ImageLimits
+from ..media.media_encoder import FEATURE_BYTES
 from .conversation_pool import CONVERSATIONS
 from .encoder import Encoder
 from .model import Model
 from .prefix_cache import PREFIX_BYTES
 
-OF_MODELS = {
+OF_MODELS = {  # and their defaults
     "max_video_pixels": None,
     "video_limits": None,
     "conversations": CONVERSATIONS,
     "prefix_bytes": PREFIX_BYTES,
-}  # and their defaults; fmt: skip
+    "feature_bytes": FEATURE_BYTES,
+}
 
 
 def load(
@@ -38,6 +40,7 @@ def load(
     video_limits: VideoLimits | None = None,
     conversations: int = CONVERSATIONS,
     prefix_bytes: int = PREFIX_BYTES,
+    feature_bytes: int = FEATURE_BYTES,
     native: bool | None = None,
     profile: bool = False,
 ) -> Model | Encoder:
@@ -54,6 +57,8 @@ def load(
     - `conversations`: most answers that are open at once, 1 to 1,024.
     - `prefix_bytes`: memory for copies of what prompts and answers left in states, from which any conversation goes on
       that begins with the same tokens and images (by default 512 MB at most; 0: each goes on from itself alone).
+    - `feature_bytes`: memory for the features of the latest images, which are found by the hash of their file (by
+      default 256 MB at most, and what the latest conversation uses).
     - `native`: whether lensmith's own kernels compute; None means where there are some for this processor.
     - `profile`: write ONNX Runtime's profiles into the current folder.
 
@@ -64,7 +69,8 @@ def load(
     return open_loaded(
         bundle, threads=threads, context=context, device=device, min_pixels=min_pixels, max_pixels=max_pixels,
         max_video_pixels=max_video_pixels, image_limits=image_limits, video_limits=video_limits,
-        conversations=conversations, prefix_bytes=prefix_bytes, native=native, profile=profile,
+        conversations=conversations, prefix_bytes=prefix_bytes, feature_bytes=feature_bytes, native=native,
+        profile=profile,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import asdict
 
 from ...targets.errors import InputError
-from ..bundle.manifest import DECODER, DRAFT_HEAD, Inputs
+from ..bundle.manifest import DECODER, DRAFT_HEAD, InputSections
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
 from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
@@ -22,24 +22,19 @@ from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.frames import VideoLimits, VideoSource, check_limit_objects
 from ..media.image_files import ImageLimits
-from ..media.media_encoder import MediaEncoder, layout_of
+from ..media.media_encoder import FEATURE_BYTES, MediaEncoder
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
 from ..media.spaced_video import video_spec
-from ..media.wishes import MEDIA_LIMITS
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
+from ..process.interrupt import heeding
 from ..prompt.messages import SAMPLING as FRAMES
-from ..prompt.messages import Messages, another_conversation
+from ..prompt.messages import Messages
 from ..prompt.positions import PositionSpec, text_positions
-from ..prompt.prompt_builder import (
-    PromptBuilder,
-    PromptSpec,
-    check_context,
-    open_prompt,
-)
-from ..prompt.requests import Request, assemble, question_message
-from ..prompt.variables import checked_variables
+from ..prompt.prompt_builder import PromptBuilder, open_prompt
+from ..prompt.prompt_parts import PromptSpec
+from ..prompt.requests import Request, question_message
 from ..values import only, whole
 from .answer import Answer, Progress
 from .constraints import Form, Vocabulary, check_available
@@ -47,19 +42,15 @@ from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
 from .guide import Guide, open_guide
+from .intake import DEFAULT_CONTEXT, Intake, OpenedChat
 from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
-from .prefill import shared
 from .prefix_cache import PREFIX_BYTES, PrefixCache
 from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .streaming import TextStream
 from .timings import Timings
 from .tool_grammar import call_form
-
-OF_TOOLS = ("tool_choice", "parallel_tool_calls")
-KEYWORDS = (*OPTIONS, *MEDIA_LIMITS, *FRAMES, *OF_TOOLS, "images", "videos", "options", "continue_final_message")
-DEFAULT_CONTEXT = 8192  # tokens; costs address space only until they are used
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,7 @@ class Model(OfOneProcess):
         device: str | None = None,
         conversations: int = CONVERSATIONS,
         prefix_bytes: int = PREFIX_BYTES,
+        feature_bytes: int = FEATURE_BYTES,
     ) -> None:
         manifest = bundle.manifest
         if DECODER not in manifest.graphs:
@@ -125,6 +117,7 @@ class Model(OfOneProcess):
             image_limits=image_limits or ImageLimits(),
             video_limits=video_limits or VideoLimits(frame=image_limits or ImageLimits()),
             threads=threads,
+            feature_bytes=whole("feature_bytes", feature_bytes, 0),
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
                        conversations=whole("conversations", conversations, 1, 1024),
@@ -187,8 +180,9 @@ class Model(OfOneProcess):
         and SamplingOptions (max_new_tokens, stop, temperature, seed, json_schema, ...), which count over `options`;
         min_pixels, max_pixels and max_video_pixels for this call; continue_final_message; tool_choice ("auto", "none",
         "required" or a tool) and parallel_tool_calls as of OpenAI's interface; and the variables of the chat template
-        (tools, enable_thinking, ...). The prompt is processed when the first piece is asked for. Raises InputError for
-        unusable images or messages, prompts over the context, and for whatever would not be obeyed.
+        (tools, enable_thinking, ...). Images are encoded and the prompt is processed when the first piece is asked for;
+        files of videos are read then, too. Raises InputError for unusable images or messages and for whatever would not
+        be obeyed, and ContextFull, one of these, for prompts over the context.
         """
         progress = Progress(Timings())
         given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
@@ -198,11 +192,11 @@ class Model(OfOneProcess):
         tools = chosen.pop("tools", None)
         tools = None if choice == "none" else tools
         form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
-        request = self.prepare(messages, progress.timings, tools=tools, **chosen)
-        progress.prompt_ids = request.prompt.ids
-        parser = DialogueParser(self.prompts.speech, tools, thinking=request.prompt.thinking is True)
-        guide = open_guide(self.prompts, request.prompt.thinking, generation.thinking_budget, form, self.eos_token_ids)
-        return Answer(self._pieces(request, generation, progress, guide), progress, parser)
+        chat = self._intake.open(messages, progress.timings, tools=tools, **chosen)
+        progress.prompt_ids, thinking = chat.prompt.ids, chat.prompt.thinking
+        parser = DialogueParser(self.prompts.speech, tools, thinking=thinking is True)
+        guide = open_guide(self.prompts, thinking, generation.thinking_budget, form, self.eos_token_ids)
+        return Answer(self._pieces(chat, generation, progress, guide), progress, parser)
 
     def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
         """Go on with a text, or with token ids, as they are: without a chat template and without images.
@@ -214,11 +208,11 @@ class Model(OfOneProcess):
         generation = with_options(base, chosen, asdict(self.manifest.generation))
         form = self._form(generation, None)
         progress = Progress(Timings())
-        request = assemble(raw_prompt(self.prompts, prompt, self.manifest.vocab), self.positions, [], [])
-        check_context(len(request.prompt), self.decoder.capacity)
-        progress.prompt_ids, progress.timings.prompt_tokens = request.prompt.ids, len(request.prompt)
+        raw = raw_prompt(self.prompts, prompt, self.manifest.vocab)
+        chat = self._intake.check(OpenedChat(raw), progress.timings)
+        progress.prompt_ids = chat.prompt.ids
         guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
-        return Answer(self._pieces(request, generation, progress, guide), progress)
+        return Answer(self._pieces(chat, generation, progress, guide), progress)
 
     def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
         """What an answer is held to; InputError where there can be no such answer."""
@@ -239,24 +233,11 @@ class Model(OfOneProcess):
     def prepare(self, messages: Messages, timings: Timings | None = None, **chosen: Any) -> Request:
         """Encode the images, the videos and the text of a conversation; `chosen` and errors as of `generate`."""
         timings = timings or Timings()
-        limits = {name: chosen.pop(name) for name in MEDIA_LIMITS if name in chosen}
-        variables = checked_variables(chosen, self.prompts.template, KEYWORDS)
-        images, videos = self.media.open(messages, timings, limits)
-        grids, layouts = [image.grid for image in images], [layout_of(video) for video in videos]
-        build = partial(self.prompts.build, messages, grids, layouts, **variables)
-        prompt = build()
-        check_context(len(prompt), self.decoder.capacity)  # before anything is encoded
-        encoded, clips = self.media.encode(images, videos, timings)
-        request = assemble(prompt, self.positions, encoded, clips)
-        if self.decoder.recurrent:
-            turns = build(add_generation_prompt=False)
-            other = self.prompts.build(another_conversation(messages), **variables)
-            system_end, turn_end = (shared(part.ids, prompt.ids) for part in (other, turns))
-            request = replace(request, system_end=system_end, turn_end=turn_end)
-        self.media.trim([*encoded, *(frame for clip in clips for frame in clip.frames)])
-        timings.prompt_tokens = len(prompt)
-        timings.image_tokens, timings.video_tokens = prompt.media_tokens()
-        return request
+        return self._intake.encode(self._intake.open(messages, timings, **chosen), timings)
+
+    @property
+    def _intake(self) -> Intake:
+        return Intake(self.prompts, self.positions, self.media, self.decoder, self.manifest.limits.context)
 
     def conversation(self, request: Request | None = None) -> AbstractContextManager[Conversation]:
         """A conversation for steps of one's own, while the context is entered; raises InputError as an answer does.
@@ -296,11 +277,19 @@ class Model(OfOneProcess):
         self.media.forget()
 
     def _pieces(
-        self, request: Request, options: GenerationOptions, progress: Progress, guide: Guide | None = None
+        self, chat: OpenedChat, options: GenerationOptions, progress: Progress, guide: Guide | None = None
     ) -> Generator[str, None, None]:
         """The text of an answer. Nothing refers to the answer itself, which its last reader lets go."""
+        with progress.ending():
+            with heeding(progress.interrupt):
+                request = self._intake.encode(chat, progress.timings)
+            yield from self._said(request, options, progress, guide)
+
+    def _said(
+        self, request: Request, options: GenerationOptions, progress: Progress, guide: Guide | None
+    ) -> Generator[str, None, None]:
         stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
-        with progress.ending(), self.conversation(request) as conversation:
+        with self.conversation(request) as conversation:
             started = time.perf_counter()
             try:
                 with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
@@ -383,7 +372,7 @@ def _open(
     return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
 
 
-def prompt_spec(inputs: Inputs) -> PromptSpec:
+def prompt_spec(inputs: InputSections) -> PromptSpec:
     """The special tokens and end tokens of a manifest."""
     section = inputs.asked()
     return PromptSpec(
@@ -399,7 +388,7 @@ def prompt_spec(inputs: Inputs) -> PromptSpec:
     )
 
 
-def position_spec(inputs: Inputs, prompts: PromptBuilder) -> PositionSpec:
+def position_spec(inputs: InputSections, prompts: PromptBuilder) -> PositionSpec:
     """How the decoder of a manifest counts positions."""
     return PositionSpec(
         prompts.image_token_id,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ...targets.errors import InputError
-from ..prompt.prompt_builder import Prompt, PromptBuilder
+from ..prompt.prompt_builder import PromptBuilder
+from ..prompt.prompt_parts import Prompt
 from ..values import shown
 
 

@@ -23,8 +23,9 @@ from ..engines.contract import Vision
 from ..generation.timings import Timings
 from ..process.cores import at_most
 from ..process.forks import computing
+from ..process.interrupt import in_turn
 from ..prompt.messages import Messages, find_media
-from ..prompt.prompt_builder import VideoLayout
+from ..prompt.prompt_parts import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
 from ..values import finite, whole
 from .frames import Clip, VideoLimits, open_clip
@@ -54,7 +55,7 @@ from .wishes import (
     wished_size,
 )
 
-CACHED_TOKENS = 8192  # of the latest images and frames, so that a later turn does not encode them again
+FEATURE_BYTES = 256_000_000  # of the latest images: about 7,800 tokens of a model with 2 billion parameters
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,15 @@ class MediaEncoder:
         image_limits: ImageLimits,
         video_limits: VideoLimits,
         threads: int | None = None,
+        feature_bytes: int = FEATURE_BYTES,
     ) -> None:
-        """`video_spec` None: the model takes no videos. `threads` bound what decodes and resizes, None to the cores."""
+        """`video_spec` None: the model takes no videos. `threads` bound what decodes and resizes, None to the cores;
+        `feature_bytes` the features that are kept, but for those that the latest conversation uses.
+        """
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits, self.threads = image_limits, video_limits, threads
-        self._lock = threading.Lock()  # of the features, and of the engine, which encodes one image at a time
+        self.most_bytes = feature_bytes
+        self._lock, self._turn = threading.Lock(), threading.Lock()  # of the features; of the engine, image by image
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._seen = SeenSources()
 
@@ -107,7 +112,7 @@ class MediaEncoder:
     def encode(
         self, images: Sequence[Medium], videos: Sequence[Medium], timings: Timings
     ) -> tuple[list[EncodedImage], list[EncodedVideo]]:
-        """Features of images, and of all temporal patches of videos."""
+        """Features of images, and of all temporal patches of videos; Interrupted between two of them, or within."""
         with at_most(self.threads):
             encoded = [image for medium in images for image in self._encode(medium, timings)]
             return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
@@ -128,9 +133,9 @@ class MediaEncoder:
         """Drop the oldest features over the limit, but none of those that the latest conversation uses."""
         keys = {image.key for image in used}
         with self._lock:
-            excess = sum(len(image.features) for image in self._features.values()) - CACHED_TOKENS
+            excess = sum(image.features.nbytes for image in self._features.values()) - self.most_bytes
             while excess > 0 and next(iter(self._features)) not in keys:
-                excess -= len(self._features.popitem(last=False)[1].features)
+                excess -= self._features.popitem(last=False)[1].features.nbytes
 
     def forget(self) -> None:
         """Drop all features."""
@@ -193,18 +198,32 @@ class MediaEncoder:
         encoded = []
         started = time.perf_counter()
         for patches in medium.patches():
-            key = hashlib.sha256(patches.data).digest() + bytes(str(medium.grid), "ascii")
             prepared = time.perf_counter()
-            with self._lock, computing():
-                if key not in self._features:
-                    self._features[key] = EncodedImage(key, medium.grid, self.vision(patches, medium.grid))
-                self._features.move_to_end(key)
-                encoded.append(self._features[key])
+            encoded.append(self._features_of(patches, medium.grid))
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)
         self._seen.add(medium.identity, Seen(medium.grid, medium.layout, tuple(image.key for image in encoded)))
         return tuple(encoded)
+
+    def _features_of(self, patches: Patches, grid: Grid) -> EncodedImage:
+        key = hashlib.sha256(patches.data).digest() + bytes(str(grid), "ascii")
+        if (kept := self._kept(key)) is not None:
+            return kept
+        with in_turn(self._turn):
+            if (kept := self._kept(key)) is not None:  # made while this one waited
+                return kept
+            with computing():
+                made = EncodedImage(key, grid, self.vision(patches, grid))
+        with self._lock:
+            self._features[key] = made
+        return made
+
+    def _kept(self, key: bytes) -> EncodedImage | None:
+        with self._lock:
+            if key in self._features:
+                self._features.move_to_end(key)
+            return self._features.get(key)
 
 
 def layout_of(medium: Medium) -> VideoLayout:

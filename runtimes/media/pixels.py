@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from ..bundle.input_sections import CropImages, NoImagesEntry, PatchImages, TileImages
-from ..bundle.manifest import Inputs
+from ..bundle.manifest import InputSections
 from ..prompt.prompt_builder import tile_count
 from . import crops, images, tiles
 from .crops import CropSpec
@@ -26,14 +26,14 @@ PixelSpec: TypeAlias = ImageSpec | CropSpec | TileSpec | NoImages
 class Kind:
     """What one kind of preprocessing knows: its constants, an image's grid before anything is done, and the work."""
 
-    spec: Callable[[Inputs], PixelSpec]
+    spec: Callable[[InputSections], PixelSpec]
     grid: Callable[[int, int, Any], Grid]  # of height, width and the constants
     preprocess: Callable[[Image.Image, Any], tuple[Patches, Grid]]
     frames: Callable[[Patches, Grid, Any], UInt8]  # the way back from it
     pieces: Callable[[Grid], int] = lambda _: 1  # that the image tokens of a grid fall into, alike
 
 
-def image_spec(inputs: Inputs) -> PixelSpec:
+def image_spec(inputs: InputSections) -> PixelSpec:
     """How a manifest wants images prepared."""
     return KINDS[type(inputs.image)].spec(inputs)
 
@@ -62,7 +62,7 @@ def to_frames(patches: Patches, grid: Grid, spec: PixelSpec) -> UInt8:
     return BY_SPEC[type(spec)].frames(patches, grid, spec)
 
 
-def _patch_spec(inputs: Inputs) -> ImageSpec:
+def _patch_spec(inputs: InputSections) -> ImageSpec:
     """How images are cut, with the pixel range that a manifest allows."""
     image, low, high = inputs.image, inputs.limits.min_pixels, inputs.limits.max_pixels
     assert isinstance(image, PatchImages)
@@ -71,12 +71,12 @@ def _patch_spec(inputs: Inputs) -> ImageSpec:
     return images.of_section(image, min_pixels=low, max_pixels=high, allowed_pixels=(floor, high))
 
 
-def _crop_spec(inputs: Inputs) -> CropSpec:
+def _crop_spec(inputs: InputSections) -> CropSpec:
     assert isinstance(inputs.image, CropImages)
     return CropSpec.from_manifest(inputs.image)
 
 
-def _tile_spec(inputs: Inputs) -> TileSpec:
+def _tile_spec(inputs: InputSections) -> TileSpec:
     assert isinstance(inputs.image, TileImages)
     return TileSpec.from_manifest(inputs.image)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...targets.errors import InputError
 from ..bundle.input_sections import LocalityEntry, PatchImages
-from ..bundle.manifest import VISION_ENCODER, Inputs, Role
+from ..bundle.manifest import VISION_ENCODER, InputSections, Role
 from .images import Grid
 
 Ints = NDArray[np.int64]
@@ -74,7 +74,7 @@ class ArlowPlaces:
     strength: float
 
     @classmethod
-    def from_manifest(cls, inputs: Inputs) -> ArlowPlaces:
+    def from_manifest(cls, inputs: InputSections) -> ArlowPlaces:
         """The constants of a bundle's encoder."""
         assert isinstance(inputs.image, PatchImages)
         assert inputs.encoder is not UNSET
@@ -109,7 +109,7 @@ class ArlowPlaces:
         return {"offset_bias": bias.astype(np.float32), "key_offsets": numbers, "query_offsets": numbers - centre}
 
 
-def _qwen_places(inputs: Inputs) -> Callable[[Grid], Index]:
+def _qwen_places(inputs: InputSections) -> Callable[[Grid], Index]:
     """A graph that attends within windows says by the shape of an input how large they are."""
     merge = inputs.asked().merge_size
     windows = inputs.graphs[VISION_ENCODER].inputs.get("window_patches")
@@ -129,13 +129,13 @@ def window_side(shape: Sequence[int | str], merge: int) -> int:
     return side
 
 
-INDEXING: Mapping[Role, Callable[[Inputs], Callable[[Grid], Index]]] = {
+INDEXING: Mapping[Role, Callable[[InputSections], Callable[[Grid], Index]]] = {
     "model": _qwen_places,
     "encoder": ArlowPlaces.from_manifest,
 }
 
 
-def indexing(inputs: Inputs) -> tuple[Callable[[Grid], Index], bool]:
+def indexing(inputs: InputSections) -> tuple[Callable[[Grid], Index], bool]:
     """The index inputs of a vision encoder for a grid, and whether its graph knows single frames alone."""
     return INDEXING[inputs.role](inputs), inputs.role == "model"
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..prompt.messages import SOURCES
-from ..prompt.prompt_builder import VideoLayout
+from ..prompt.prompt_parts import VideoLayout
 from ..storage.files import hash_file
 from ..storage.reading import sized
 from .frames import MAX_OPENED_BYTES, VideoLimits

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...targets.errors import InputError
 from ..bundle.input_sections import FrameVideos
-from ..bundle.manifest import Inputs
+from ..bundle.manifest import InputSections
 from ..values import whole
 from .images import CLIP_MEAN, CLIP_STD, ImageSpec, of_section, smart_resize
 from .video import SAMPLING, Indices, VideoSpec, check_frames, check_number, wished_rate
@@ -105,7 +105,7 @@ class SpacedVideoSpec(VideoSpec):
         return tuple(index * interval for index in range(-(-len(indices) // step)))
 
 
-def video_spec(inputs: Inputs, max_pixels: int | None = None) -> VideoSpec | None:
+def video_spec(inputs: InputSections, max_pixels: int | None = None) -> VideoSpec | None:
     """How a manifest wants videos cut, with at most `max_pixels` in all frames; None for a model without videos.
 
     Raises InputError for max_pixels outside the range of the manifest.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ...targets.errors import ContextFull, InputError
@@ -19,81 +18,12 @@ from .call_history import with_calls
 from .continuation import ends_in_thoughts
 from .messages import Messages, as_messages
 from .positions import NO_TOKEN, Grids
+from .prompt_parts import Ids, Prompt, PromptSpec, VideoLayout
 from .reach import MARK, Chat, check_reaches
 from .speech import find_speech
 from .template import MOST_SOURCE_BYTES, ChatTemplate
 from .tokenizer_check import open_tokenizer, panics_told
 from .variables import checked_variables
-
-Ids: TypeAlias = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class PromptSpec:
-    """The special tokens of a model by name, its end tokens by id, and what its template gets besides the messages."""
-
-    image_token: str | None = "<|image_pad|>"  # None: the model takes no images
-    video_token: str | None = "<|video_pad|>"
-    vision_start_token: str | None = "<|vision_start|>"
-    vision_end_token: str | None = "<|vision_end|>"
-    eos_token_ids: tuple[int, ...] = ()
-    merge_size: int = 2
-    timestamps: bool = True  # stand in front of each temporal patch of a video; False: its tokens are one run
-    token_ids: Mapping[str, int] = field(default_factory=dict)  # ids the model expects, by token, checked on opening
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    tiles: TileWords | None = None  # images are cut into tiles, each with tokens of its own
-    bos_token: str | None = None  # the tokenizer adds its special tokens unless the text begins with this one
-    speech: Speech | None = None  # None: found in the template
-
-    def __post_init__(self) -> None:
-        if self.merge_size < 1:
-            raise InputError(f"prompt merge_size is {self.merge_size}; expected at least 1")
-        if any(not isinstance(token, int) or token < 0 for token in self.eos_token_ids):
-            raise InputError(f"prompt eos_token_ids are {self.eos_token_ids}; expected token ids of at least 0")
-
-    @property
-    def special_tokens(self) -> tuple[str, ...]:
-        """The names that the tokenizer must know."""
-        named = [self.image_token, self.video_token, self.vision_start_token, self.vision_end_token]
-        named += [] if self.tiles is None else [self.tiles.around, self.tiles.whole]
-        return tuple(name for name in named if name is not None)
-
-
-@dataclass(frozen=True)
-class VideoLayout:
-    """The grid (t, h, w) of a video in patches, and the seconds of each of its t temporal patches."""
-
-    grid: tuple[int, int, int]
-    seconds: tuple[float, ...]
-
-    def frame_grids(self) -> list[tuple[int, int, int]]:
-        """One grid for each temporal patch, since each has tokens of its own in the prompt."""
-        return [(1, *self.grid[1:])] * self.grid[0]
-
-    @property
-    def interval(self) -> float:
-        """Seconds from the first temporal patch to the second; 0 where there is none."""
-        return self.seconds[1] - self.seconds[0] if len(self.seconds) > 1 else 0.0
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids [seq], and where the tokens of each image and each temporal patch of a video are, in their order."""
-
-    ids: Ids
-    image_spans: npt.NDArray[np.int64]  # [images, (start, end)]
-    grids: npt.NDArray[np.int64]  # [images, (t, h, w)]
-    of_video: npt.NDArray[np.bool_]  # [images], whether it is a temporal patch of a video, or a whole one
-    intervals: tuple[float, ...] = ()  # [images], seconds between temporal patches of whole videos; (): there are none
-    thinking: bool | None = None  # whether it ends within the model's thoughts, which None leaves to the model
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def media_tokens(self) -> tuple[int, int]:
-        """How many tokens are of images, and how many of videos."""
-        lengths = self.image_spans[:, 1] - self.image_spans[:, 0]
-        return int(lengths[~self.of_video].sum()), int(lengths[self.of_video].sum())
 
 
 class PromptBuilder:
@@ -289,8 +219,8 @@ def _token_id(tokenizer: Tokenizer, name: str) -> int:
     return found
 
 
-def check_context(n_tokens: int, limit: int) -> None:
-    """Raise InputError when a prompt of `n_tokens` leaves no room for an answer in a context of `limit` tokens."""
+def check_context(n_tokens: int, limit: int, larger: str) -> None:
+    """Raise ContextFull when a prompt leaves no room for an answer in `limit` tokens; `larger` says how to get more."""
     if n_tokens >= limit:
         raise ContextFull(f"the prompt has {n_tokens} tokens, the context holds {limit} with the answer; "
-                         "shorten the conversation, or use smaller images or fewer frames")  # fmt: skip
+                         f"shorten the conversation, use smaller images or fewer frames, or {larger}")  # fmt: skip

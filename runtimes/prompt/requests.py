@@ -16,7 +16,8 @@ from ..engines.contract import ImageFeatures, Ints
 from ..media.frames import VideoSource
 from ..media.sources import ImageSource
 from .positions import PositionSpec, rotary_positions
-from .prompt_builder import Prompt, PromptBuilder, VideoLayout
+from .prompt_builder import PromptBuilder
+from .prompt_parts import Prompt, VideoLayout
 
 Message = Mapping[str, Any]
 

@@ -28,7 +28,7 @@ from unittest import mock
 from lensmith.calibration import calibrated_export
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.exporters.comparing.cases import Case, read_tasks
-from lensmith.exporters.evidence import golden
+from lensmith.exporters.evidence import recording
 from lensmith.exporters.evidence.golden_media import CLIP, sources
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.storage.scheme import CHANNEL
@@ -149,7 +149,7 @@ def exported(name: str, chosen: Set, traces: Any, out: Path) -> Bundle:
 
     def record(checkpoint: Any, spec: Any, writer: Any, manifest: Mapping[str, Any], **_: Any) -> Traces:
         files = {file: made for file, made in sources().items() if file != CLIP or "video" in manifest}
-        return golden.write(recorded, writer, files)
+        return recording.write(recorded, writer, files)
 
     job = replace(job, family=replace(job.family, record=record))
     if chosen.calibration is None:

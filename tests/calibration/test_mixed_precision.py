@@ -19,7 +19,7 @@ from lensmith.calibration.layerwise.sensitivity import (
     unit_of,
 )
 from lensmith.calibration.mixed_precision import bundle_bytes, decoder_names, sensitivities
-from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.graphs.matrices import Matrix
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.storage.scheme import UNQUANTIZED, Scheme
 from lensmith.exporters.storage.weights import stored_bytes

@@ -7,10 +7,12 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
+from lensmith.cli import long_work
 from lensmith.cli.calibration_tables import print_calibration
 from lensmith.cli.export import _proof
 from lensmith.cli.inspect import _flat, _precision
@@ -110,6 +112,25 @@ def test_a_package_that_is_missing_names_its_extra() -> None:
         assert not isinstance(raised.value, LensmithError)
     with contextlib.suppress(KeyError), needs("torch", "a thing"):
         raise KeyError
+
+
+def test_long_work_that_nobody_watches_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter(range(0, 300, 20))  # seconds: each call of the clock is 20 later
+    monkeypatch.setattr(long_work, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with long_work.stages() as progress:
+        for done in range(1, 7):
+            progress("own_answers", done, 6)
+    captured = capsys.readouterr()
+    assert [line.split(", ")[0] for line in captured.err.splitlines()] == ["own answers: 3 of 6", "own answers: 6 of 6"]
+    assert not captured.out
+
+
+def test_short_work_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with long_work.stages() as progress:
+        progress("weights", 1, 1)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_peak_memory_is_in_bytes() -> None:

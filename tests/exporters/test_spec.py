@@ -10,7 +10,7 @@ import pytest
 from lensmith.exporters.graphs.kv_cache import FLOAT_CACHE, KvCache, make_kv_cache
 from lensmith.exporters.graphs.state_names import all_states, kv_states
 from lensmith.exporters.spec import (
-    ClipSpec,
+    ClipTowerSpec,
     DecoderSpec,
     DeltaNetSpec,
     ModelSpec,
@@ -25,7 +25,7 @@ VISION = VisionSpec(
     temporal_patch_size=2, merge_size=2, positions=2304, out_hidden=128, deepstack_layers=(3, 0), rope_theta=1e4,
     norm_eps=1e-6,
 )  # fmt: skip
-CLIP = ClipSpec(
+CLIP = ClipTowerSpec(
     hidden=96, heads=4, intermediate=192, activation="quick_gelu", channels=3, image_size=60, patch_size=14,
     norm_eps=1e-5, depth=4, feature_depths=(3,), keep_class=False, out_hidden=128, projector_activation="gelu",
     projector_bias=True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lensmith.runtimes.bundle.checked_manifest import inputs_of, typed
-from lensmith.runtimes.bundle.manifest import Inputs, Manifest
+from lensmith.runtimes.bundle.manifest import InputSections, Manifest
 
 STORED = {"bits": 32, "group_size": 0, "symmetric": True, "reason": "a test"}
 
@@ -43,6 +43,6 @@ def manifest(*given: Any, **sections: Any) -> Manifest:
     return typed(content(*given, **sections))
 
 
-def inputs(**sections: Any) -> Inputs:
+def inputs(**sections: Any) -> InputSections:
     """The record of the sections that say what a bundle takes."""
     return inputs_of({"image": {"kind": "none"}, "limits": {"context": 1024}, **sections})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.exporters.formats.tensorrt.tensorrt_weights import FLOAT8, INT8
-from lensmith.exporters.graphs.blocks import Source
+from lensmith.exporters.graphs.blocks import SourceTensor
 from lensmith.runtimes.engines.contract import Floats
 
 from tests.helpers import ladder
@@ -49,7 +49,7 @@ def dequantize_weights(pair: Pair) -> None:
     assert rounded > 20
 
 
-def unpack(source: Source, rows: Floats) -> Floats:
+def unpack(source: SourceTensor, rows: Floats) -> Floats:
     """Rows of a matrix as DequantizeLinear reads them: signed, the first of two in the low bits of a byte."""
     values, scales = source.pack(rows)
     if scales.ndim == 1:  # the factors of rows

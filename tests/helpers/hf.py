@@ -17,7 +17,7 @@ def import_transformers() -> Any:
     """transformers, with torchvision as the product imports it; skips the test when they are missing."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     pytest.importorskip("safetensors", reason="the comparison with Hugging Face needs lensmith[export]")
-    from lensmith.exporters.evidence.reference import import_torch
+    from lensmith.exporters.evidence.torch_loading import import_torch
     from lensmith.targets.errors import MissingExtra
 
     try:

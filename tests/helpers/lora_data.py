@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from lensmith.exporters.evidence.reference import import_torch
+from lensmith.exporters.evidence.torch_loading import import_torch
 
 from tests.paths import DATA, TINY
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lensmith.exporters.evidence.reference import import_torch
+from lensmith.exporters.evidence.torch_loading import import_torch
 
 from tests.paths import DATA
 

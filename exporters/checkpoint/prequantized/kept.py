@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...graphs.blocks import Matrix
+from ...graphs.matrices import Matrix
 from ...storage.rounding import Groups
 from ..lazy_tensors import Floats, LazyTensor
 from .integers import Integers, IntegerTensor

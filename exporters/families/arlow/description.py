@@ -8,7 +8,7 @@ from typing import Any
 
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, Prefixes, encoder_graph
 from ...spec import require
 from ...storage.scheme import Policy

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.blocks import (
-    Angles,
-    Dialect,
-    Op,
-    Value,
-)
+from ...graphs.dialect import Angles, Dialect
+from ...graphs.graph_values import Op, Value
 from .arlow_spec import ArlowSpec, Locality
 
 F32, F64, I64 = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64
@@ -26,7 +22,7 @@ ROUNDING = 1e-12  # of float64: pairs exactly on the radius are inside
 
 
 @dataclass(frozen=True)
-class Grid:
+class ArlowGrid:
     """Sizes of one image or clip in patches, read at run time, int64 [1] each."""
 
     frames: Value
@@ -103,13 +99,13 @@ class Grid:
         return op.Reshape(_double_along(op, _double_along(op, mean, 1), 2), op.Shape(x))
 
 
-def read_grid(op: Op, grid_thw: Value) -> Grid:
+def read_grid(op: Op, grid_thw: Value) -> ArlowGrid:
     """The grid of one item, from image_grid_thw int64 [1, 3]."""
     row = op.Reshape(grid_thw, [3])
-    return Grid(*(op.Slice(row, [axis], [axis + 1], [0]) for axis in range(3)))
+    return ArlowGrid(*(op.Slice(row, [axis], [axis + 1], [0]) for axis in range(3)))
 
 
-def _offset_bias(op: Op, grid: Grid, locality: Locality) -> Value:
+def _offset_bias(op: Op, grid: ArlowGrid, locality: Locality) -> Value:
     """The bias of each offset along the three axes, float32 [2 frames - 1, 2 height - 1, 2 width - 1]."""
     squares = None
     for axis, size in enumerate(grid.sizes):

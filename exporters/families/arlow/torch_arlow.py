@@ -73,7 +73,7 @@ def group(x: Tensor, grid: Grid, merge: int) -> Tensor:
     return cells.permute(0, 1, 3, 2, 4, 5).reshape(-1, merge**2 * x.shape[-1])
 
 
-class PatchEmbed(nn.Module):
+class TorchPatches(nn.Module):
     """The convolution whose kernel is its stride, as a product with flat patches."""
 
     def __init__(self, spec: ArlowSpec) -> None:
@@ -85,7 +85,7 @@ class PatchEmbed(nn.Module):
         return patches @ self.proj.weight.flatten(1).T
 
 
-class Attention(nn.Module):
+class TorchAttention(nn.Module):
     """Attention among all patches, with the rotary pairs and the layout of the output that the revision has."""
 
     def __init__(self, spec: ArlowSpec) -> None:
@@ -108,14 +108,14 @@ class Attention(nn.Module):
         return (wide * cos + partners(wide, self.spec.conventions.rotary_pairs) * sin).to(x.dtype)
 
 
-class Block(nn.Module):
+class TorchBlock(nn.Module):
     """One transformer layer."""
 
     def __init__(self, spec: ArlowSpec) -> None:
         super().__init__()
         self.approximate = ACTIVATIONS[spec.activation]
         self.norm1, self.norm2 = (nn.LayerNorm(spec.hidden, eps=spec.norm_eps) for _ in range(2))
-        self.attn = Attention(spec)
+        self.attn = TorchAttention(spec)
         self.fc1 = nn.Linear(spec.hidden, spec.intermediate)
         self.fc2 = nn.Linear(spec.intermediate, spec.hidden)
 
@@ -125,7 +125,7 @@ class Block(nn.Module):
         return x + self.fc2(inner)  # type: ignore[no-any-return]
 
 
-class Merger(nn.Module):
+class TorchMerger(nn.Module):
     """Groups of patches to image tokens; its activation is the exact GELU whatever that of the blocks."""
 
     def __init__(self, spec: ArlowSpec) -> None:
@@ -139,18 +139,18 @@ class Merger(nn.Module):
         return self.mlp(self.ln_q(group(x, grid, self.merge)))  # type: ignore[no-any-return]
 
 
-class ArlowEncoder(nn.Module):
+class TorchArlow(nn.Module):
     """The whole encoder; parameters are named as in the checkpoint."""
 
     def __init__(self, spec: ArlowSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.patch_embed = PatchEmbed(spec)
-        self.blocks = nn.ModuleList([Block(spec) for _ in range(spec.depth)])
+        self.patch_embed = TorchPatches(spec)
+        self.blocks = nn.ModuleList([TorchBlock(spec) for _ in range(spec.depth)])
         if spec.progressive:
             self.progressive_proj = nn.Linear(spec.hidden, spec.hidden)
-        self.merger = Merger(spec)
-        self.deepstack_mergers = nn.ModuleList([Merger(spec) for _ in spec.deepstack_layers])
+        self.merger = TorchMerger(spec)
+        self.deepstack_mergers = nn.ModuleList([TorchMerger(spec) for _ in spec.deepstack_layers])
 
     def forward(self, patches: Tensor, grid: Grid) -> tuple[Tensor, list[Tensor]]:
         """Flat patches [S, patch_dim] in raster order to image tokens [S / merge**2, out_hidden] and DeepStack's."""
@@ -209,10 +209,10 @@ def from_windows(rows: Tensor, grid: Grid, merge: int) -> Tensor:
     return cells.permute(0, 1, 3, 2, 4, 5).reshape(rows.shape)
 
 
-def load(checkpoint: Checkpoint, spec: ArlowSpec, dtype: torch.dtype) -> ArlowEncoder:
+def load(checkpoint: Checkpoint, spec: ArlowSpec, dtype: torch.dtype) -> TorchArlow:
     """The module with the weights of a checkpoint, one tensor at a time."""
     with torch.device("meta"):
-        model = ArlowEncoder(spec)
+        model = TorchArlow(spec)
     for name, empty in list(model.named_parameters()):
         values = torch.from_numpy(checkpoint.tensor(name).numpy())
         if math.prod(values.shape) != empty.numel():

@@ -10,17 +10,13 @@ from dataclasses import dataclass
 
 from onnxscript import nn
 
-from ...graphs.blocks import (
-    Angles,
-    Dialect,
-    LayerNorm,
-    Linear,
-    Op,
-    Value,
-)
+from ...graphs.blocks import LayerNorm, Linear
+from ...graphs.dialect import Angles, Dialect
+from ...graphs.graph_values import Op, Value
+from ...graphs.patch_blocks import PatchProjection
 from ...storage.scheme import Policy
 from .arlow_spec import ArlowSpec
-from .grid import Grid, read_grid
+from .grid import ArlowGrid, read_grid
 from .indexed_grid import IndexedGrid
 
 
@@ -97,7 +93,7 @@ class Block(nn.Module):
         return stream, self.fc2(op, self.dialect.activation(op, self.fc1(op, normed), self.act))
 
 
-class Merger(nn.Module):
+class ArlowMerger(nn.Module):
     """Blocks of patches to image tokens; the exact GELU whatever the activation of the blocks."""
 
     def __init__(self, dialect: Dialect, spec: ArlowSpec, policy: Policy, *, role: str) -> None:
@@ -109,22 +105,10 @@ class Merger(nn.Module):
         second = Linear(dialect, size, spec.out_hidden, policy.scheme(f"{role}.fc2", size), bias=True)
         self.mlp = nn.ModuleList([first, nn.Module(), second])  # the place between them is the activation's
 
-    def forward(self, op: Op, x: Value, grid: Grid | IndexedGrid) -> Value:
+    def forward(self, op: Op, x: Value, grid: ArlowGrid | IndexedGrid) -> Value:
         """[1, S, D] to [S / merge**2, out_hidden]."""
         normed, _ = self.ln_q(op, grid.group(op, x, self.spec.merge_size, self.spec.hidden))
         return self.mlp[2](op, self.dialect.activation(op, self.mlp[0](op, normed), "gelu"))
-
-
-class PatchEmbed(nn.Module):
-    """The patch projection; its convolution covers a patch exactly, so it is a matrix product."""
-
-    def __init__(self, dialect: Dialect, spec: ArlowSpec, policy: Policy) -> None:
-        super().__init__()
-        scheme = policy.scheme("vision.patch", spec.patch_dim)
-        self.proj = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=False)
-
-    def forward(self, op: Op, patches: Value) -> Value:
-        return self.proj(op, patches)
 
 
 class ArlowEncoder(nn.Module):
@@ -133,13 +117,13 @@ class ArlowEncoder(nn.Module):
     def __init__(self, dialect: Dialect, spec: ArlowSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
-        self.patch_embed = PatchEmbed(dialect, spec, policy)
+        self.patch_embed = PatchProjection(dialect, spec, policy, bias=False)
         if spec.progressive:
             scheme = policy.scheme("vision.progressive", spec.hidden)
             self.progressive_proj = Linear(dialect, spec.hidden, spec.hidden, scheme, bias=True)
         self.blocks = nn.ModuleList([Block(dialect, spec, policy) for _ in range(spec.depth)])
-        self.merger = Merger(dialect, spec, policy, role="merger")
-        taps: list[nn.Module] = [Merger(dialect, spec, policy, role="deepstack") for _ in spec.deepstack_layers]
+        self.merger = ArlowMerger(dialect, spec, policy, role="merger")
+        taps: list[nn.Module] = [ArlowMerger(dialect, spec, policy, role="deepstack") for _ in spec.deepstack_layers]
         self.deepstack_mergers = nn.ModuleList(taps)
 
     def forward(
@@ -163,7 +147,7 @@ class ArlowEncoder(nn.Module):
         leave = self.dialect.leave
         return leave(op, features), None if joined is None else leave(op, joined)
 
-    def _embed(self, op: Op, patches: Value, grid: Grid | IndexedGrid) -> tuple[Value, Value | None]:
+    def _embed(self, op: Op, patches: Value, grid: ArlowGrid | IndexedGrid) -> tuple[Value, Value | None]:
         """The embedded patches [1, S, D] in raster order, and what progressive patches add to them."""
         x = op.Unsqueeze(self.patch_embed(op, patches), [0])
         if self.spec.conventions.patch_order == "windows":
@@ -172,7 +156,7 @@ class ArlowEncoder(nn.Module):
             return x, None
         return x, self.progressive_proj(op, grid.coarse(op, x, self.spec.hidden))
 
-    def _surroundings(self, op: Op, grid: Grid | IndexedGrid) -> Surroundings:
+    def _surroundings(self, op: Op, grid: ArlowGrid | IndexedGrid) -> Surroundings:
         angles, locality = grid.patch_angles(op, self.dialect, self.spec), self.spec.locality
         if locality is None:
             return Surroundings(angles, None, None)

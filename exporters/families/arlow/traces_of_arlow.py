@@ -10,8 +10,8 @@ from ....runtimes.bundle.bundle_writer import BundleWriter
 from ....runtimes.evidence.traces import ImageTrace, Traces
 from ....runtimes.generation.encoder import Encoder
 from ...checkpoint.folder import Checkpoint
-from ...evidence.golden import write
 from ...evidence.golden_media import CLIP, sources
+from ...evidence.recording import write
 from .arlow_spec import ArlowSpec
 
 
@@ -19,10 +19,10 @@ def modules(_: Checkpoint, spec: ArlowSpec) -> Any:
     """The modules of an encoder in PyTorch, without weights."""
     import torch
 
-    from .torch_arlow import ArlowEncoder
+    from .torch_arlow import TorchArlow
 
     with torch.device("meta"):
-        return ArlowEncoder(spec)
+        return TorchArlow(spec)
 
 
 def record(

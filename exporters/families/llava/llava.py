@@ -8,14 +8,14 @@ from typing import Any
 from ...checkpoint import names
 from ...checkpoint.conventions import Conventions
 from ...checkpoint.folder import Checkpoint
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import (
     Graph,
     Prefixes,
     build_clip,
     build_decoder,
 )
-from ...spec import ClipSpec, ModelSpec
+from ...spec import ClipTowerSpec, ModelSpec
 from ...storage.scheme import Policy
 from ..configs import Config, never_null
 from ..family import Family
@@ -67,7 +67,7 @@ def _never_null(config: Config) -> set[str]:
     return (never | more) - fewer
 
 
-def _vision(config: Config, out_hidden: int) -> ClipSpec:
+def _vision(config: Config, out_hidden: int) -> ClipTowerSpec:
     section = config.section("vision_config")
     section.only("model_type", "clip_vision_model")
     vision = replace(section, values={**CLIP_DEFAULTS, **section.values})
@@ -77,7 +77,7 @@ def _vision(config: Config, out_hidden: int) -> ClipSpec:
     if found == 0:  # transformers cannot run it either: it takes the 0 for "no hidden states"
         config.only("vision_feature_layer", -2)
     given = [found] if isinstance(found, int) else found
-    return ClipSpec(
+    return ClipTowerSpec(
         hidden=vision.need("hidden_size"),
         heads=vision.need("num_attention_heads"),
         intermediate=vision.need("intermediate_size"),
@@ -115,7 +115,7 @@ def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
 
 def _reason(name: str, spec: ModelSpec) -> str:
     vision = spec.vision
-    assert isinstance(vision, ClipSpec)
+    assert isinstance(vision, ClipTowerSpec)
     inner = name.removeprefix(f"{PREFIXES.vision}.")
     if name == f"{PREFIXES.head}.weight" and spec.decoder.tied:
         return "tied to the embedding table"

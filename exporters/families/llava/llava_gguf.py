@@ -15,7 +15,7 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import SUFFIXES, common_metadata
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import ClipSpec, ModelSpec
+from ...spec import ClipTowerSpec, ModelSpec
 from ..llama_files import decoder_file
 
 CLIP_ACTIVATIONS = {"quick_gelu": False, "gelu_tanh": True, "gelu": True}  # whether llama.cpp's gelu stands for it
@@ -35,7 +35,7 @@ class ClipVision:
     is, which `feature_layer` says.
     """
 
-    spec: ClipSpec
+    spec: ClipTowerSpec
     prefixes: Prefixes
     image: dict[str, Any]
 
@@ -86,7 +86,7 @@ def _projector_name(inner: str, names: gguf.TensorNameMap) -> str:
 
 def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> ClipVision:
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
-    assert isinstance(spec.vision, ClipSpec)
+    assert isinstance(spec.vision, ClipTowerSpec)
     return ClipVision(spec.vision, prefixes, sections["image"])
 
 

@@ -8,7 +8,7 @@ from ....runtimes.media.crops import CropSpec
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
-from ...spec import ClipSpec, ModelSpec
+from ...spec import ClipTowerSpec, ModelSpec
 from ..prompts import check_class, prompt_section
 
 
@@ -17,7 +17,7 @@ def sections(
 ) -> dict[str, dict[str, Any]]:
     """The sections of the manifest; InputError where the files of the processor contradict the model."""
     vision = spec.vision
-    assert isinstance(vision, ClipSpec)
+    assert isinstance(vision, ClipTowerSpec)
     check_class("processor_class", checkpoint.processor_class, ("LlavaProcessor",))
     _check_processor(checkpoint, vision)
     section = prompt_section(checkpoint, tokenizer.library, spec, {"image_token": spec.image_token_id})
@@ -35,7 +35,7 @@ def sections(
     }
 
 
-def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:
+def _image(checkpoint: Checkpoint, vision: ClipTowerSpec) -> CropSpec:
     spec = CropSpec.from_config(checkpoint.image_settings, vision.image_tokens)
     if spec.size != (vision.image_size, vision.image_size):
         found = "images of their own sizes" if spec.size is None else f"{spec.size[1]} x {spec.size[0]} pixels"
@@ -46,7 +46,7 @@ def _image(checkpoint: Checkpoint, vision: ClipSpec) -> CropSpec:
     return spec
 
 
-def _limits(spec: ModelSpec, vision: ClipSpec, max_pixels: int | None) -> dict[str, Any]:
+def _limits(spec: ModelSpec, vision: ClipTowerSpec, max_pixels: int | None) -> dict[str, Any]:
     area = vision.image_size**2
     if max_pixels is not None:
         raise InputError(
@@ -61,7 +61,7 @@ def _limits(spec: ModelSpec, vision: ClipSpec, max_pixels: int | None) -> dict[s
     }
 
 
-def _check_processor(checkpoint: Checkpoint, vision: ClipSpec) -> None:
+def _check_processor(checkpoint: Checkpoint, vision: ClipTowerSpec) -> None:
     """LlavaProcessor writes as many image tokens as the tower gives features, or PyTorch would refuse them too."""
     config = checkpoint.processor_config
     patch = _whole(config, "patch_size", 1) or vision.patch_size

@@ -7,11 +7,11 @@ from typing import Any
 
 from ....runtimes.media.spaced_video import SpacedVideoSpec
 from ....runtimes.media.video import video_constants
-from ....runtimes.prompt.tokenizer_check import PATTERNS
+from ....runtimes.prompt.tokenizer_parts import PATTERNS
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, encoder_graph
 from ...spec import DecoderSpec, ModelSpec, Tower
 from ...storage.scheme import Policy

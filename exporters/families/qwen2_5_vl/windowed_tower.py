@@ -12,8 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from ...graphs.blocks import Angles, Dialect, Linear, Op, Port, RMSNorm, Value
-from ...graphs.vit import INDEX_PORTS, Grid, given_grid, patch_angles, read_grid
+from ...graphs.blocks import Linear, RMSNorm
+from ...graphs.dialect import Angles, Dialect
+from ...graphs.graph_values import Op, Port, Value
+from ...graphs.patch_blocks import PatchMerger, PatchProjection, ResidualBlock
+from ...graphs.vit import INDEX_PORTS, GridSizes, given_grid, patch_angles, read_grid
 from ...storage.scheme import Policy
 from .windowed_spec import WindowedSpec
 
@@ -38,7 +41,7 @@ class Windows:
         return op.Gather(op.Reshape(x, [1, -1, width]), self.places, axis=1)
 
 
-def make_windows(op: Op, dialect: Dialect, grid: Grid, patches: Value, spec: WindowedSpec) -> Windows:
+def make_windows(op: Op, dialect: Dialect, grid: GridSizes, patches: Value, spec: WindowedSpec) -> Windows:
     """The windows of a grid of so many `patches`, int64 [1], which come in blocks that become an image token."""
     side, unit = spec.window, spec.merge_size**2
     rows, columns = (op.Div(size, [spec.merge_size]) for size in (grid.height, grid.width))
@@ -110,7 +113,7 @@ def _bias(op: Op, tokens: Value, places: int, unit: int) -> Value:
     return op.Expand(patches, [1, 1, area, 1])
 
 
-class Attention(nn.Module):
+class WindowedAttention(nn.Module):
     """Self-attention within windows or the whole image, with 2-D rotary positions."""
 
     def __init__(self, dialect: Dialect, spec: WindowedSpec, policy: Policy) -> None:
@@ -132,7 +135,7 @@ class Attention(nn.Module):
         return self.proj(op, windows.join(op, y, self.size))
 
 
-class GatedMLP(nn.Module):
+class WindowedMLP(nn.Module):
     """down(act(gate(x)) * up(x)) with biases."""
 
     def __init__(self, dialect: Dialect, spec: WindowedSpec, policy: Policy) -> None:
@@ -148,62 +151,22 @@ class GatedMLP(nn.Module):
         return self.down_proj(op, op.Mul(gate, self.up_proj(op, x)))
 
 
-class Block(nn.Module):
-    """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
-
-    def __init__(self, dialect: Dialect, spec: WindowedSpec, policy: Policy) -> None:
-        super().__init__()
-        self.norm1 = RMSNorm(dialect, spec.hidden, spec.norm_eps)
-        self.norm2 = RMSNorm(dialect, spec.hidden, spec.norm_eps)
-        self.attn = Attention(dialect, spec, policy)
-        self.mlp = GatedMLP(dialect, spec, policy)
-
-    def forward(
-        self, op: Op, stream: Value, delta: Value | None, angles: Angles, windows: Windows | None
-    ) -> tuple[Value, Value]:
-        normed, stream = self.norm1(op, stream, delta)
-        normed, stream = self.norm2(op, stream, self.attn(op, normed, angles, windows))
-        return stream, self.mlp(op, normed)
-
-
-class Merger(nn.Module):
-    """Blocks of patches to image tokens, with the exact GELU."""
-
-    def __init__(self, dialect: Dialect, spec: WindowedSpec, policy: Policy) -> None:
-        super().__init__()
-        self.dialect, self.merged = dialect, spec.merged_hidden
-        self.ln_q = RMSNorm(dialect, spec.hidden, spec.norm_eps)
-        first = Linear(dialect, self.merged, self.merged, policy.scheme("merger.fc1", self.merged), bias=True)
-        second = Linear(dialect, self.merged, spec.out_hidden, policy.scheme("merger.fc2", self.merged), bias=True)
-        self.mlp = nn.ModuleList([first, nn.Module(), second])  # the place between them is the activation's
-
-    def forward(self, op: Op, x: Value) -> Value:
-        """[1, P, D] to [image tokens, out_hidden]."""
-        blocks = op.Reshape(self.ln_q(op, x)[0], [-1, self.merged])
-        return self.mlp[2](op, self.dialect.activation(op, self.mlp[0](op, blocks), "gelu"))
-
-
-class PatchEmbed(nn.Module):
-    """The patch projection; its convolution covers a patch exactly, so it is a matrix product."""
-
-    def __init__(self, dialect: Dialect, spec: WindowedSpec, policy: Policy) -> None:
-        super().__init__()
-        scheme = policy.scheme("vision.patch", spec.patch_dim)
-        self.proj = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=False)
-
-    def forward(self, op: Op, patches: Value) -> Value:
-        return self.proj(op, patches)
-
-
 class WindowedEncoder(nn.Module):
     """pixel_values [patches, patch_dim] and image_grid_thw [1, 3] of one image to image tokens."""
 
     def __init__(self, dialect: Dialect, spec: WindowedSpec, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
-        self.patch_embed = PatchEmbed(dialect, spec, policy)
-        self.blocks = nn.ModuleList([Block(dialect, spec, policy) for _ in range(spec.depth)])
-        self.merger = Merger(dialect, spec, policy)
+        self.patch_embed = PatchProjection(dialect, spec, policy, bias=False)
+        self.blocks = nn.ModuleList([self._block(policy) for _ in range(spec.depth)])
+        self.merger = PatchMerger(dialect, self._norm(), (spec.merged_hidden, spec.out_hidden), policy)
+
+    def _norm(self) -> RMSNorm:
+        return RMSNorm(self.dialect, self.spec.hidden, self.spec.norm_eps)
+
+    def _block(self, policy: Policy) -> ResidualBlock:
+        attn, mlp = WindowedAttention(self.dialect, self.spec, policy), WindowedMLP(self.dialect, self.spec, policy)
+        return ResidualBlock((self._norm(), self._norm()), attn, mlp)
 
     def forward(
         self, op: Op, pixel_values: Value, grid_thw: Value, places: Mapping[str, Value]

@@ -9,56 +9,14 @@ from collections.abc import Mapping
 
 from onnxscript import nn
 
-from ...graphs.blocks import Angles, Dialect, LayerNorm, Linear, Op, Value
-from ...graphs.vit import Attention, given_grid, patch_angles, read_grid
-from ...graphs.vit_clip import MLP
+from ...graphs.blocks import LayerNorm
+from ...graphs.dialect import Dialect
+from ...graphs.graph_values import Op, Value
+from ...graphs.patch_blocks import PatchAttention, PatchMerger, PatchProjection, ResidualBlock
+from ...graphs.vit import given_grid, patch_angles, read_grid
+from ...graphs.vit_clip import ClipMLP
 from ...storage.scheme import Policy
 from .axial_spec import AxialTransformer
-
-
-class PatchProjection(nn.Module):
-    """The patch projection; its convolution covers a patch exactly, so it is a matrix product."""
-
-    def __init__(self, dialect: Dialect, spec: AxialTransformer, policy: Policy) -> None:
-        super().__init__()
-        scheme = policy.scheme("vision.patch", spec.patch_dim)
-        self.proj = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=False)
-
-    def forward(self, op: Op, patches: Value) -> Value:
-        return self.proj(op, patches)
-
-
-class AxialBlock(nn.Module):
-    """One transformer layer. Carries the residual stream and the last addition to it, so that norms can fuse them."""
-
-    def __init__(self, dialect: Dialect, spec: AxialTransformer, policy: Policy) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
-        self.norm2 = LayerNorm(dialect, spec.hidden, spec.norm_eps)
-        self.attn = Attention(dialect, spec, policy)
-        self.mlp = MLP(dialect, spec, policy)
-
-    def forward(self, op: Op, stream: Value, delta: Value | None, angles: Angles) -> tuple[Value, Value]:
-        normed, stream = self.norm1(op, stream, delta)
-        normed, stream = self.norm2(op, stream, self.attn(op, normed, angles))
-        return stream, self.mlp(op, normed)
-
-
-class PatchMerger(nn.Module):
-    """Blocks of patches to image tokens, with the exact GELU."""
-
-    def __init__(self, dialect: Dialect, spec: AxialTransformer, policy: Policy) -> None:
-        super().__init__()
-        self.dialect, self.merged = dialect, spec.merged_hidden
-        self.ln_q = LayerNorm(dialect, spec.hidden, spec.norm_eps)
-        first = Linear(dialect, self.merged, self.merged, policy.scheme("merger.fc1", self.merged), bias=True)
-        second = Linear(dialect, self.merged, spec.out_hidden, policy.scheme("merger.fc2", self.merged), bias=True)
-        self.mlp = nn.ModuleList([first, nn.Module(), second])  # the place between them is the activation's
-
-    def forward(self, op: Op, stream: Value, delta: Value | None) -> Value:
-        """[images, P, D] and the last addition to it to [image tokens, out_hidden]."""
-        blocks = op.Reshape(self.ln_q(op, stream, delta)[0], [-1, self.merged])
-        return self.mlp[2](op, self.dialect.activation(op, self.mlp[0](op, blocks), "gelu"))
 
 
 class AxialEncoder(nn.Module):
@@ -67,9 +25,16 @@ class AxialEncoder(nn.Module):
     def __init__(self, dialect: Dialect, spec: AxialTransformer, policy: Policy) -> None:
         super().__init__()
         self.dialect, self.spec = dialect, spec
-        self.patch_embed = PatchProjection(dialect, spec, policy)
-        self.blocks = nn.ModuleList([AxialBlock(dialect, spec, policy) for _ in range(spec.depth)])
-        self.merger = PatchMerger(dialect, spec, policy)
+        self.patch_embed = PatchProjection(dialect, spec, policy, bias=False)
+        self.blocks = nn.ModuleList([self._block(policy) for _ in range(spec.depth)])
+        self.merger = PatchMerger(dialect, self._norm(), (spec.merged_hidden, spec.out_hidden), policy)
+
+    def _norm(self) -> LayerNorm:
+        return LayerNorm(self.dialect, self.spec.hidden, self.spec.norm_eps)
+
+    def _block(self, policy: Policy) -> ResidualBlock:
+        attn, mlp = PatchAttention(self.dialect, self.spec, policy), ClipMLP(self.dialect, self.spec, policy)
+        return ResidualBlock((self._norm(), self._norm()), attn, mlp)
 
     def forward(
         self, op: Op, pixel_values: Value, grid_thw: Value, places: Mapping[str, Value]

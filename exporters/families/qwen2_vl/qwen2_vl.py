@@ -7,7 +7,7 @@ from typing import Any
 
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, encoder_graph
 from ...graphs.vit import INDEX_PORTS
 from ...spec import ModelSpec

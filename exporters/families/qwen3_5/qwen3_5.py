@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ....runtimes.prompt.tokenizer_check import PATTERNS
+from ....runtimes.prompt.tokenizer_parts import PATTERNS
 from ....targets.errors import InputError
 from ...checkpoint import names
 from ...checkpoint.folder import Checkpoint
-from ...evidence.golden import record
-from ...graphs.blocks import Dialect
+from ...evidence.recording import record
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import (
     Graph,
     build_decoder,

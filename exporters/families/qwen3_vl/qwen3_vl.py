@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ....runtimes.prompt.tokenizer_check import PATTERNS
-from ...graphs.blocks import Dialect
+from ....runtimes.prompt.tokenizer_parts import PATTERNS
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, build_vision
 from ...spec import DecoderSpec, ModelSpec
 from ...storage.scheme import Policy

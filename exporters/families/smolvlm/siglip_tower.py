@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from onnxscript import nn
 
-from ...graphs.blocks import Dialect, LayerNorm, Linear, Op, Value
-from ...graphs.vit_clip import Layer, cut_patches
+from ...graphs.blocks import LayerNorm, Linear
+from ...graphs.dialect import Dialect
+from ...graphs.graph_values import Op, Value
+from ...graphs.vit_clip import ClipLayer, cut_patches
 from ...storage.scheme import Policy
 from .siglip_spec import SiglipSpec
 
 
-class Positions(nn.Module):
+class SiglipPositions(nn.Module):
     """The learned position of each patch [patches, hidden]."""
 
     def __init__(self, spec: SiglipSpec) -> None:
@@ -21,7 +23,7 @@ class Positions(nn.Module):
         return self.weight
 
 
-class Embeddings(nn.Module):
+class SiglipEmbeddings(nn.Module):
     """Patches through a projection, and a learned position for each. A tile has no padding: all positions are used."""
 
     def __init__(self, dialect: Dialect, spec: SiglipSpec, policy: Policy) -> None:
@@ -29,7 +31,7 @@ class Embeddings(nn.Module):
         self.dialect, self.spec = dialect, spec
         scheme = policy.scheme("vision.patch", spec.patch_dim)
         self.patch_embedding = Linear(dialect, spec.patch_dim, spec.hidden, scheme, bias=True)
-        self.position_embedding = Positions(spec)
+        self.position_embedding = SiglipPositions(spec)
 
     def forward(self, op: Op, pixels: Value) -> Value:
         """[tiles, patches, hidden]."""
@@ -37,12 +39,12 @@ class Embeddings(nn.Module):
         return op.Add(patches, self.dialect.enter(op, self.position_embedding(op)))
 
 
-class Encoder(nn.Module):
+class SiglipEncoder(nn.Module):
     """All layers. Gives the residual stream and the last addition to it, so that the norm behind can fuse them."""
 
     def __init__(self, dialect: Dialect, spec: SiglipSpec, policy: Policy) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([Layer(dialect, spec, policy) for _ in range(spec.depth)])
+        self.layers = nn.ModuleList([ClipLayer(dialect, spec, policy) for _ in range(spec.depth)])
 
     def forward(self, op: Op, stream: Value) -> tuple[Value, Value | None]:
         delta: Value | None = None
@@ -56,8 +58,8 @@ class SiglipTower(nn.Module):
 
     def __init__(self, dialect: Dialect, spec: SiglipSpec, policy: Policy) -> None:
         super().__init__()
-        self.embeddings = Embeddings(dialect, spec, policy)
-        self.encoder = Encoder(dialect, spec, policy)
+        self.embeddings = SiglipEmbeddings(dialect, spec, policy)
+        self.encoder = SiglipEncoder(dialect, spec, policy)
         self.post_layernorm = LayerNorm(dialect, spec.hidden, spec.norm_eps)
 
     def forward(self, op: Op, pixels: Value) -> Value:

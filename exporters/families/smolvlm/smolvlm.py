@@ -8,7 +8,7 @@ from typing import Any
 from ...checkpoint import names
 from ...checkpoint.conventions import Conventions
 from ...checkpoint.folder import Checkpoint
-from ...graphs.blocks import Dialect
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, Prefixes, build_decoder, pixel_graph
 from ...spec import ModelSpec
 from ...storage.scheme import Policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 import tempfile
@@ -13,27 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
-import yaml
 from gguf import GGMLQuantizationType as Type
 
-from ....runtimes.bundle.bundle_writer import BundleWriter
 from ....runtimes.engines.llamacpp.header import read_gguf
 from ....runtimes.engines.llamacpp.library import llama
 from ....targets.errors import InputError
-from ...checkpoint.hub import repository_of
-from ...progress import Progress
 from ...spec import ModelSpec
 from . import vocabulary
 from .file_types import MMPROJ_NUMBERS, file_type
-from .imatrix import by_tensor, write_imatrix
 from .llama_quantizer import (
     Outlook,
     check_type,
     foresee,
-    quantize,
 )
 from .tensors import Tensor
-from .writer import add, write, write_outline
+from .writer import add, write_outline
 from .written_tensors import check_samples
 
 if TYPE_CHECKING:
@@ -42,7 +35,6 @@ if TYPE_CHECKING:
     from ...job import Job, Options
 
 MODEL, MMPROJ, IMATRIX = "model.gguf", "mmproj.gguf", "imatrix.gguf"
-LOSSLESS = ".lossless.gguf"  # what the quantizer reads; not a part of the bundle
 ENCODER = "vision_encoder"
 TOOLS = ("gguf",)
 
@@ -112,7 +104,7 @@ def outlook(job: Job, file: File) -> Outlook:
     number, overrides = file_type(job.options.precision).number, tensor_types(job.options.tensor_types)
     columns = {tensor.name: tensor.shape[1] for tensor in file.tensors if tensor.type(Type.F16) == Type.F16}
     with tempfile.TemporaryDirectory() as folder:
-        outline, kept = Path(folder) / file.name, _without_loss(job, file)
+        outline, kept = Path(folder) / file.name, without_loss(job, file)
         write_outline(outline, file.architecture, file.tensors, kept, lambda writer: add(writer, file.metadata))
         found = foresee(outline, number, columns={}, overrides=overrides)
         if not (found.needs_importance or job.calibrated.importance):
@@ -157,55 +149,7 @@ def files(job: Job) -> tuple[File, ...]:
     return File(ENCODER, MMPROJ, "clip", Type[kind.mmproj], tuple(vision.tensors(sources)), encoder), written
 
 
-def write_files(job: Job, writer: BundleWriter, key: str, progress: Progress) -> None:
-    """Write both files, each a stage of its own; holds a block of rows of one tensor in memory."""
-    for file in files(job):
-        with writer.stage(f"{file.graph}-{key}", [file.name]) as done:
-            if not done and file.quantizer:
-                _write_quantized(job, file, writer, progress)
-            elif not done:
-                _write_file(job, file, writer.add(file.name), file.stored, progress)
-    if job.calibrated.importance:
-        model = next(file for file in files(job) if file.name == MODEL)
-        energies = by_tensor(job.calibrated.importance, model.tensors)
-        write_imatrix(writer.add(IMATRIX), energies, [str(job.calibrated.evidence["samples"]["source"])])
-
-
-def _write_file(job: Job, file: File, path: Path, stored: Type, progress: Progress) -> None:
-    fill = functools.partial(_fill, job=job, file=file)
-    total, done = sum(prod(tensor.shape) for tensor in file.tensors), 0
-
-    def advance(elements: int) -> None:
-        nonlocal done
-        done += elements
-        progress(file.graph, done, total)
-
-    write(path, file.architecture, file.tensors, stored, fill, advance)
-
-
-def write_plain(job: Job, folder: Path) -> None:
-    """Write both files of a job in floats into any folder."""
-    for file in files(job):
-        _write_file(job, file, folder / file.name, file.stored, lambda *_: None)
-
-
-def _write_quantized(job: Job, file: File, writer: BundleWriter, progress: Progress) -> None:
-    """Write a file without loss, let llama.cpp quantize it, and remove it."""
-    lossless = writer.partial / LOSSLESS
-    try:
-        _write_file(job, file, lossless, _without_loss(job, file), progress)
-        quantize(
-            lossless,
-            writer.add(file.name),
-            file_type(job.options.precision).number,
-            energies=by_tensor(job.calibrated.importance, file.tensors),
-            overrides=tensor_types(job.options.tensor_types),
-        )
-    finally:
-        lossless.unlink(missing_ok=True)
-
-
-def _without_loss(job: Job, file: File) -> Type:
+def without_loss(job: Job, file: File) -> Type:
     """The smallest float type that holds what the checkpoint has."""
     kinds = {job.checkpoint.tensors[t.sources[0]].dtype for t in file.tensors if t.type(Type.F16) == Type.F16}
     return {"F16": Type.F16, "BF16": Type.BF16}.get(kinds.pop(), Type.F32) if len(kinds) == 1 else Type.F32
@@ -223,33 +167,6 @@ def tensor_types(wishes: Iterable[str]) -> dict[str, str]:
             raise InputError(f"the tensor type's pattern {pattern!r} is given twice; leave one of them out")
         found[pattern] = kind
     return found
-
-
-def _fill(writer: gguf.GGUFWriter, *, job: Job, file: File) -> None:
-    _general(writer, job)
-    add(writer, file.metadata)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    if file.name == MODEL:
-        assert job.spec.decoder is not None
-        vocabulary.add_vocabulary(
-            writer, job.tokenizer, job.spec.decoder.vocab, job.sections["prompt"]["eos_token_ids"]
-        )
-
-
-def _general(writer: gguf.GGUFWriter, job: Job) -> None:
-    """Name, licence, base model and sampling defaults, as the checkpoint's README.md and configurations say."""
-    parameters, shared, experts, count = writer.get_total_parameter_count()
-    folder, hub = job.checkpoint.path.resolve(), repository_of(job.checkpoint.path)
-    name = None if hub is None else hub["repository"].rpartition("/")[2]
-    try:
-        metadata = gguf.Metadata.load(None, folder, name, parameters)
-    except (yaml.YAMLError, UnicodeDecodeError):  # of a README.md that is written for people alone
-        metadata = gguf.Metadata(license=job.checkpoint.license)
-    metadata.name = metadata.name or name or folder.name
-    penalty = job.checkpoint.generation_config.get("repetition_penalty")  # in its own word, which gguf 0.19 misses
-    metadata.sampling_penalty_repeat = metadata.sampling_penalty_repeat or penalty
-    metadata.size_label = metadata.size_label or gguf.size_label(parameters, shared, experts, count)
-    metadata.set_gguf_meta_model(writer)
 
 
 def signatures(job: Job) -> dict[str, Any]:
@@ -306,7 +223,7 @@ def planned(job: Job) -> dict[str, Iterator[tuple[str, int, int]]]:
 
 def stored(job: Job, file: File) -> Iterator[tuple[str, int, int]]:
     """How each tensor of a file is stored, its values and its bytes."""
-    plain = _without_loss(job, file) if file.quantizer else file.stored
+    plain = without_loss(job, file) if file.quantizer else file.stored
     chosen = outlook(job, file).types if file.quantizer else {}
     for tensor in file.tensors:
         kind, size = chosen.get(tensor.name, tensor.type(plain)), prod(tensor.shape)

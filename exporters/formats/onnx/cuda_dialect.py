@@ -10,14 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...graphs.blocks import (
-    Angles,
-    Matrix,
-    Op,
-    Ports,
-    Table,
-    Value,
-)
+from ...graphs.dialect import Angles, Ports
+from ...graphs.graph_values import Op, Value
+from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
 from ..indexed_dialect import Indexed
 from .ort import MS, OrtDialect

@@ -14,7 +14,8 @@ from ....runtimes.engines.cuda.cuda_executor import cuda_works
 from ....targets.errors import InputError
 from ....targets.profile import TargetProfile
 from ...checkpoint.prequantized.kept import how_made, kept_rows
-from ...graphs.blocks import Dialect, Source
+from ...graphs.blocks import SourceTensor
+from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph
 from ...progress import Progress
 from ...spec import Spec
@@ -75,7 +76,7 @@ def precision(job: Job, _: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield source.name, row
 
 
-def _how_made(job: Job, source: Source) -> str:
+def _how_made(job: Job, source: SourceTensor) -> str:
     """How the integers of a matrix came about: by calibration, or from the checkpoint's own values."""
     assert source.matrix is not None
     tensor, known = job.checkpoint.tensors[source.name], job.calibrated.reasons.get(source.name)

@@ -8,15 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.blocks import (
-    Angles,
-    Cache,
-    Matrix,
-    Op,
-    Ports,
-    Table,
-    Value,
-)
+from ...graphs.dialect import Angles, Cache, Ports
+from ...graphs.graph_values import Op, Value
+from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
 from .native_operators import BLOCK_SIZES, DOMAIN, NATIVE_BITS
 

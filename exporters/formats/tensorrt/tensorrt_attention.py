@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.blocks import Cache, Op, Value
+from ...graphs.dialect import Cache
+from ...graphs.graph_values import Op, Value
 
 DOMAIN, VERSION = "trt", 1
 F32, I64 = ir.DataType.FLOAT, ir.DataType.INT64

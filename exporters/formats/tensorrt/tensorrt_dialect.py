@@ -12,15 +12,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.blocks import (
-    Angles,
-    Cache,
-    Matrix,
-    Op,
-    Ports,
-    Table,
-    Value,
-)
+from ...graphs.dialect import Angles, Cache, Ports
+from ...graphs.graph_values import Op, Value
+from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
 from ..indexed_dialect import Indexed
 from . import tensorrt_attention, tensorrt_delta

@@ -17,12 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from ...graphs.blocks import (
-    Matrix,
-    Op,
-    Table,
-    Value,
-)
+from ...graphs.graph_values import Op, Value
+from ...graphs.matrices import Matrix, Table
 from ...storage.packing import pack_low_first, unpack_low_first
 from ...storage.rounding import Groups
 from ...storage.scheme import Scheme

@@ -9,7 +9,7 @@ import numpy as np
 from ...media.images import Grid, Patches
 from ..contract import ImageFeatures
 from ..refusals import refusal_is_input
-from .sessions import session
+from .sessions import interruptible, session
 
 
 class OnnxVision:
@@ -31,5 +31,5 @@ class OnnxVision:
         if grid[0] > 1 and self.by_frame:
             return ImageFeatures.join([self(part, (1, *grid[1:])) for part in np.split(patches, grid[0])])
         feed = {"pixel_values": patches, "image_grid_thw": np.array([grid], np.int64)}
-        with refusal_is_input(self.path):
-            return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}))
+        with refusal_is_input(self.path), interruptible() as options:
+            return ImageFeatures(*self.session.run(self.outputs, {name: feed[name] for name in self.inputs}, options))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
 from ....targets.errors import InputError
+from ...process.interrupt import ended_by
 from ..native import LIBRARY, wanted_kernels
 from ..refusals import reason_of
 
@@ -42,3 +44,15 @@ def load_session(
     except Exception as error:  # ONNX Runtime raises its own unrelated types here
         message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason_of(error)}); export it again"
         raise InputError(message) from error
+
+
+@contextmanager
+def interruptible() -> Iterator[ort.RunOptions]:
+    """Options of one run, which ONNX Runtime ends at its next operator once the caller's work is no longer wanted."""
+    options = ort.RunOptions()
+
+    def end() -> None:
+        options.terminate = True
+
+    with ended_by(end):
+        yield options

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lensmith.calibration.layerwise.matrix_outcomes import Outcome, OutcomeJournal
 from lensmith.calibration.layerwise.store import CalibratedTensor, Store
 from lensmith.exporters.checkpoint.safetensors_files import read_header
-from lensmith.exporters.graphs.blocks import Matrix, Source, offset
+from lensmith.exporters.graphs.blocks import SourceTensor
+from lensmith.exporters.graphs.matrices import Matrix, offset
 from lensmith.exporters.storage.rounding import Groups, dequantize, quantize
 from lensmith.exporters.storage.scheme import Scheme
 from numpy.typing import NDArray
@@ -135,7 +136,7 @@ def test_parts_are_the_stored_form(tmp_path: Path, bits: int, symmetric: bool) -
     """A matrix that calibration rounds to nearest gives the bytes of one that is only rounded to nearest."""
     weight = np.random.default_rng(3).normal(size=(8, 128)).astype(np.float32)
     matrix = Matrix(8, 128, Scheme(bits, 32, symmetric))
-    source, store = Source("a.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
+    source, store = SourceTensor("a.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
     tensor = lazy(tmp_path, "a.weight", weight)
     assert store.parts(source, tensor) is None
     store.put("a.weight", CalibratedTensor(quantize(weight, bits=bits, group_size=32, symmetric=symmetric)))
@@ -149,7 +150,7 @@ def test_parts_of_a_matrix_that_is_not_quantized(tmp_path: Path, bits: int) -> N
     draw = np.random.default_rng(4)
     weight, columns, rows = (draw.uniform(0.5, 2, shape).astype(np.float32) for shape in ((8, 64), 64, 8))
     matrix = Matrix(8, 64, Scheme(bits))
-    source, store = Source("a.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
+    source, store = SourceTensor("a.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
     store.put("a.weight", CalibratedTensor(columns=columns, rows=rows))
     (found,) = store.parts(source, lazy(tmp_path, "a.weight", weight)) or []
     assert found.dtype == (np.float16 if bits == 16 else np.float32)
@@ -165,7 +166,7 @@ def test_parts_of_a_norm_are_divided_as_the_graph_multiplies(tmp_path: Path, by:
     assert isinstance(parameter, nn.Parameter)
     store = Store(tmp_path / "store")
     store.divide_rows("norm.weight", rows)
-    (found,) = store.parts(Source("norm.weight", (parameter,)), lazy(tmp_path, "norm.weight", weight)) or []
+    (found,) = store.parts(SourceTensor("norm.weight", (parameter,)), lazy(tmp_path, "norm.weight", weight)) or []
     np.testing.assert_allclose(found, (weight + by) / rows, rtol=1e-6)
 
 
@@ -173,7 +174,7 @@ def test_parts_of_a_divided_matrix(tmp_path: Path) -> None:
     """Its rows give what was divided when the next matrix multiplies it again."""
     rows, made = np.linspace(0.5, 2, 6, dtype=np.float32), make(4, symmetric=True)
     matrix = Matrix(6, 64, Scheme(4, 32))
-    source, store = Source("v.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
+    source, store = SourceTensor("v.weight", tuple(matrix.parameters(recurse=False)), matrix), Store(tmp_path / "store")
     store.put("v.weight", CalibratedTensor(made))
     store.divide_rows("v.weight", rows)
     values, scales = store.parts(source, lazy(tmp_path, "v.weight", np.zeros((6, 64), np.float32))) or []

@@ -21,7 +21,7 @@ from lensmith.exporters.checkpoint.safetensors_files import read_header
 from lensmith.exporters.checkpoint.source_weights import open_weights
 from lensmith.exporters.evidence.reference import Reference
 from lensmith.exporters.formats.tensorrt.tensorrt_weights import QdqMatrix
-from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.graphs.matrices import Matrix
 from lensmith.exporters.pipeline import (
     Job,
     Options,

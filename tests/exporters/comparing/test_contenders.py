@@ -28,7 +28,7 @@ from lensmith.exporters.comparing.runners import BundleRunner, PyTorchRunner
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.bundle.opening import Bundle
 from lensmith.runtimes.generation.answer import Answer
-from lensmith.runtimes.generation.model import DEFAULT_CONTEXT
+from lensmith.runtimes.generation.intake import DEFAULT_CONTEXT
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.storage.files import write_json

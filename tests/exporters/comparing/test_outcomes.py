@@ -29,7 +29,7 @@ from lensmith.exporters.comparing.tensor_outcomes import (
 )
 from lensmith.exporters.reports.records import HISTOGRAM_EDGES
 from lensmith.runtimes.generation.timings import Timings
-from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.prompt_parts import Prompt
 from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 from PIL import Image

@@ -13,10 +13,10 @@ import onnx_ir as ir
 import pytest
 from lensmith.exporters.evidence import constants
 from lensmith.exporters.evidence.constants import check_constants, of_modules
-from lensmith.exporters.evidence.reference import import_torch
+from lensmith.exporters.evidence.torch_loading import import_torch
 from lensmith.exporters.families.llava import llava_gguf
 from lensmith.exporters.formats.gguf import gguf_decoder
-from lensmith.exporters.formats.gguf import gguf_files as gguf
+from lensmith.exporters.formats.gguf import gguf_writing as gguf
 from lensmith.exporters.formats.onnx.ort import OrtDialect
 from lensmith.exporters.formats.tensorrt.tensorrt_dialect import TensorRTDialect
 from lensmith.exporters.graphs import decoder, rope, vit

@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 from lensmith.calibration.solvers.kv_scales import kv_scales
 from lensmith.exporters.checkpoint.lazy_tensors import ComputedTensor, LazyTensor
-from lensmith.exporters.evidence import golden, written_weights
+from lensmith.exporters.evidence import recording, written_weights
 from lensmith.exporters.evidence.float_twin import float_job
 from lensmith.exporters.evidence.golden_media import CLIP, sources
 from lensmith.exporters.evidence.proof import LEAST, exactness
-from lensmith.exporters.formats.gguf import gguf_files
+from lensmith.exporters.formats.gguf import gguf_writing
 from lensmith.exporters.formats.gguf import tensors as gguf_tensors
 from lensmith.exporters.formats.gguf.written_tensors import check_files
 from lensmith.exporters.formats.onnx import ort
 from lensmith.exporters.graphs import decoder, rope
-from lensmith.exporters.graphs.blocks import Cache, Matrix, Source
+from lensmith.exporters.graphs.blocks import SourceTensor
+from lensmith.exporters.graphs.dialect import Cache
 from lensmith.exporters.graphs.kv_cache import KvCache, KvScales
+from lensmith.exporters.graphs.matrices import Matrix
 from lensmith.exporters.job import Calibrated
 from lensmith.exporters.pipeline import (
     Job,
@@ -86,7 +88,7 @@ def build(
     broken(job)
 
     def record(checkpoint: Any, spec: Any, writer: Any, manifest: Mapping[str, Any], **_: Any) -> Traces:
-        return golden.write(traces, writer, {n: s for n, s in sources().items() if n != CLIP or "video" in manifest})
+        return recording.write(traces, writer, {n: s for n, s in sources().items() if n != CLIP or "video" in manifest})
 
     return export(replace(job, family=replace(job.family, record=record)), out, golden="always")
 
@@ -331,7 +333,7 @@ def test_rounding_is_allowed_and_a_step_more_is_not(bits: int, symmetric: bool, 
     rows = np.random.default_rng(bits).normal(0, 0.02, (16, 128)).astype(np.float32)
     matrix = Matrix(16, 128, Scheme(bits, group, symmetric))
     stored = matrix.pack(rows)
-    source = Source("w", tuple(matrix.parameters(recurse=False)), matrix)
+    source = SourceTensor("w", tuple(matrix.parameters(recurse=False)), matrix)
     found = matrix.unpack(stored)
     near = partial(written_weights._near, expected=rows, source=source, stored=stored)
     assert near(found).all()
@@ -375,10 +377,10 @@ def test_calibrated_weights_are_those_of_calibration_and_of_the_same_tensor(tmp_
     turned, mirrored = source.matrix.pack(rows), source.matrix.pack(np.ascontiguousarray(rows[:, ::-1]))
 
     def calibrated(made: list[Any]) -> Job:
-        def parts(asked: Source, _: LazyTensor) -> list[Any] | None:
+        def parts(asked: SourceTensor, _: LazyTensor) -> list[Any] | None:
             return made if asked.name == name else None
 
-        def floats(asked: Source, tensor: LazyTensor) -> list[Any] | None:
+        def floats(asked: SourceTensor, tensor: LazyTensor) -> list[Any] | None:
             return asked.pack(tensor.numpy()) if asked.name == name else None
 
         return replace(job, calibrated=Calibrated(parts=parts, floats=floats, key="some"))
@@ -473,7 +475,7 @@ def test_tensors_of_gguf_files_are_compared(tmp_path: Path) -> None:
     plain, stored = tmp_path / "plain", tmp_path / "stored"
     for folder, each in ((plain, float_job(job)), (stored, job)):
         folder.mkdir()
-        gguf_files.write_plain(each, folder)
+        gguf_writing.write_plain(each, folder)
     check_files(plain, stored)
     name = "blk.1.ffn_up.weight"
     data: Any = next(t for t in gguf.GGUFReader(stored / "model.gguf", "r+").tensors if t.name == name).data

@@ -13,8 +13,7 @@ import gguf
 import numpy as np
 import onnx_ir as ir
 import pytest
-from lensmith.exporters.evidence import golden, proof, self_replay
-from lensmith.exporters.evidence.golden import CONVERSATIONS
+from lensmith.exporters.evidence import golden, proof, recording, self_replay
 from lensmith.exporters.evidence.golden_media import FILES, sources
 from lensmith.exporters.evidence.nudging import (
     FLOAT_NOISE,
@@ -25,6 +24,7 @@ from lensmith.exporters.evidence.nudging import (
     nudged_norms,
 )
 from lensmith.exporters.evidence.own_traces import _asked, _cut
+from lensmith.exporters.evidence.recording import CONVERSATIONS
 from lensmith.exporters.evidence.self_replay import Way, replayed, with_meant
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.bundle.opening import Bundle
@@ -249,10 +249,10 @@ def test_recorded_answers_go_on_behind_their_end() -> None:
         return SimpleNamespace(ids=[1] * count, logits=np.zeros((count, 20), np.float32))
 
     recorder: Any = SimpleNamespace(
-        reference=SimpleNamespace(greedy=greedy), head=None, context=5 + golden.STEPS, sources={},
+        reference=SimpleNamespace(greedy=greedy), head=None, context=5 + recording.STEPS, sources={},
         theirs=SimpleNamespace(check_ids=lambda *_: None), request=lambda _: SimpleNamespace(prompt=Prompt()),
     )  # fmt: skip
-    (case,) = golden._Recorder.case(recorder, "case", [{"role": "user"}])
-    assert len(case.answer) == len(case.tops.ids) == golden.STEPS
+    (case,) = recording._Recorder.case(recorder, "case", [{"role": "user"}])
+    assert len(case.answer) == len(case.tops.ids) == recording.STEPS
     recorder.context -= 1
-    assert not [*golden._Recorder.case(recorder, "case", [{"role": "user"}])]
+    assert not [*recording._Recorder.case(recorder, "case", [{"role": "user"}])]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.evidence.golden import CONVERSATIONS
 from lensmith.exporters.evidence.golden_media import FILES, sources
+from lensmith.exporters.evidence.recording import CONVERSATIONS
 from lensmith.exporters.evidence.their_inputs import TheirInputs
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options, prepare

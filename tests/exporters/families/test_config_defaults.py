@@ -20,7 +20,7 @@ from lensmith.exporters.families.configs import (
 )
 from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.spec import (
-    ClipSpec,
+    ClipTowerSpec,
     DecoderSpec,
     ModelSpec,
     VisionSpec,
@@ -138,7 +138,7 @@ def test_clip_towers() -> None:
                   "vision_config": {"model_type": "clip_vision_model", **vision}}  # fmt: skip
         whole, spec = theirs(config), described(config).vision
         tower = whole.vision_config
-        assert isinstance(spec, ClipSpec)
+        assert isinstance(spec, ClipTowerSpec)
         assert (spec.hidden, spec.heads, spec.intermediate, spec.depth) == (
             tower.hidden_size, tower.num_attention_heads, tower.intermediate_size, tower.num_hidden_layers)  # fmt: skip
         assert (spec.image_size, spec.patch_size, spec.channels) == (

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from lensmith.exporters.evidence.reference import import_torch
+from lensmith.exporters.evidence.torch_loading import import_torch
 from lensmith.exporters.families.families import FAMILIES
 from lensmith.targets.errors import InputError
 

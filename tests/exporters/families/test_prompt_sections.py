@@ -11,7 +11,7 @@ from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
 from lensmith.exporters.families.llava.llava_sections import _check_processor, _limits
 from lensmith.exporters.families.prompts import check_patches, pixel_limits, prompt_section
 from lensmith.exporters.pipeline import Options, prepare
-from lensmith.exporters.spec import ClipSpec, ModelSpec
+from lensmith.exporters.spec import ClipTowerSpec, ModelSpec
 from lensmith.runtimes.media.images import ImageSpec
 from lensmith.targets.errors import InputError
 
@@ -65,10 +65,10 @@ def test_tokens_by_role() -> None:
     assert (made["merge_size"], made["template"], made["tokenizer"]) == (2, "chat_template.jinja", "tokenizer.json")
 
 
-def clip(**changes: Any) -> ClipSpec:
+def clip(**changes: Any) -> ClipTowerSpec:
     spec = prepare(TINY / "llava", Options()).spec
     assert isinstance(spec, ModelSpec)
-    assert isinstance(spec.vision, ClipSpec)
+    assert isinstance(spec.vision, ClipTowerSpec)
     return replace(spec.vision, **changes)
 
 
@@ -105,7 +105,7 @@ def test_what_no_processor_says(key: str, value: Any) -> None:
 def test_limits_of_images_of_one_size() -> None:
     spec = prepare(TINY / "llava", Options(context=300)).spec
     assert isinstance(spec, ModelSpec)
-    assert isinstance(spec.vision, ClipSpec)
+    assert isinstance(spec.vision, ClipTowerSpec)
     area = 112 * 112
     assert _limits(spec, spec.vision, None) == {"min_pixels": area, "max_pixels": area, "max_image_tokens": 49,
                                                 "context": 300}  # fmt: skip

@@ -21,7 +21,7 @@ from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.prompt.positions import text_positions
-from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.prompt_parts import Prompt
 from lensmith.runtimes.prompt.requests import Request, user_message
 from lensmith.targets.errors import InputError
 from safetensors.numpy import load_file, save_file

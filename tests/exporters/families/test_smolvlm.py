@@ -16,7 +16,7 @@ from lensmith.exporters.families.smolvlm import siglip_tower
 from lensmith.exporters.families.smolvlm.siglip_spec import MOST_SIDE, ROUNDED, SiglipSpec
 from lensmith.exporters.families.smolvlm.smolvlm import describe
 from lensmith.exporters.families.smolvlm.smolvlm_synth import smolvlm_tensors
-from lensmith.exporters.graphs.blocks import Op, Value
+from lensmith.exporters.graphs.graph_values import Op, Value
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.synth.synth_layouts import SynthTensor
@@ -271,7 +271,7 @@ WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         siglip_tower.Connector, "forward", lambda self, op, x: _shuffled(self, op, x, [0, 3, 1, 2, 4, 5])
     ),
     "no positions": lambda patch: patch.setattr(
-        siglip_tower.Positions, "forward", lambda self, op: op.Mul(self.weight, 0.0)
+        siglip_tower.SiglipPositions, "forward", lambda self, op: op.Mul(self.weight, 0.0)
     ),
     "no last norm": lambda patch: patch.setattr(siglip_tower.SiglipTower, "forward", _without_norm),
 }

@@ -17,7 +17,8 @@ from lensmith.calibration.samples.builtin.kinds import BuiltinSamples, Ways
 from lensmith.calibration.samples.calibration_samples import case_key
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.evidence.constants import of_modules
-from lensmith.exporters.evidence.reference import Reference, import_torch
+from lensmith.exporters.evidence.reference import Reference
+from lensmith.exporters.evidence.torch_loading import import_torch
 from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.llamacpp.header import read_gguf

@@ -22,7 +22,8 @@ from lensmith.exporters.families.qwen3_vl import qwen3_vl_gguf
 from lensmith.exporters.families.qwen3_vl.qwen3_vl_gguf import QwenVision
 from lensmith.exporters.formats.gguf import tensors
 from lensmith.exporters.formats.gguf.file_types import FILE_TYPES, MMPROJ_NUMBERS, file_type
-from lensmith.exporters.formats.gguf.gguf_files import _general, encoder_precision
+from lensmith.exporters.formats.gguf.gguf_files import encoder_precision
+from lensmith.exporters.formats.gguf.gguf_writing import _general
 from lensmith.exporters.formats.gguf.imatrix import (
     Energy,
     by_tensor,

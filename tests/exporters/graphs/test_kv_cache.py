@@ -27,7 +27,7 @@ from lensmith.calibration.solvers.kv_scales import (
 )
 from lensmith.exporters.bundle_manifest import key_of
 from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
-from lensmith.exporters.graphs.blocks import Cache
+from lensmith.exporters.graphs.dialect import Cache
 from lensmith.exporters.graphs.graph_files import IR_VERSIONS
 from lensmith.exporters.graphs.kv_cache import KvScales, Scales
 from lensmith.exporters.pipeline import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
-from lensmith.runtimes.generation.model import DEFAULT_CONTEXT
+from lensmith.runtimes.generation.intake import DEFAULT_CONTEXT
 
 from tests.helpers import arlow
 from tests.paths import TINY

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.graphs.matrices import Matrix
 from lensmith.exporters.storage.packing import pack_low_first, unpack_low_first
 from lensmith.exporters.storage.rounding import dequantize, quantize
 from lensmith.exporters.storage.scheme import Scheme, largest_group, make_policy

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import pytest
 from lensmith.exporters.evidence import golden as module
 from lensmith.exporters.evidence.golden import Golden
-from lensmith.exporters.graphs.blocks import Matrix
+from lensmith.exporters.graphs.matrices import Matrix
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.bundle.opening import MANIFEST, open_bundle
 from lensmith.runtimes.evidence.traces import ARRAYS, CASES, read_traces

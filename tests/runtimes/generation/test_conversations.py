@@ -34,7 +34,7 @@ from lensmith.runtimes.generation.model import prompt_spec
 from lensmith.runtimes.generation.sampling import Sampler
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.prompt.positions import text_positions
-from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.prompt_parts import Prompt
 from lensmith.runtimes.prompt.requests import Request
 from lensmith.targets.errors import InputError
 

@@ -23,7 +23,8 @@ from lensmith.runtimes.generation.guide import Guide, open_guide
 from lensmith.runtimes.generation.sampling import Sampler, SamplingOptions
 from lensmith.runtimes.generation.streaming import TextStream
 from lensmith.runtimes.generation.tool_grammar import call_form
-from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, PromptSpec, open_prompt
+from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, open_prompt
+from lensmith.runtimes.prompt.prompt_parts import PromptSpec
 from lensmith.targets.errors import InputError
 from tokenizers import Tokenizer
 

@@ -26,7 +26,7 @@ IMAGE = TINY / "heldout" / "images" / "0001.png"
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Ours and theirs."""
-    from lensmith.exporters.evidence.reference import _import_torchvision
+    from lensmith.exporters.evidence.torch_loading import _import_torchvision
     from lensmith.exporters.pipeline import Options, export, prepare
 
     checkpoint = TINY / "qwen3_vl"

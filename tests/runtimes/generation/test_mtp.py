@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lensmith.runtimes.engines.contract import ImageFeatures, Step
 from lensmith.runtimes.generation.drafting import DraftHead
-from lensmith.runtimes.prompt.prompt_builder import Prompt
+from lensmith.runtimes.prompt.prompt_parts import Prompt
 from lensmith.runtimes.prompt.requests import EncodedImage, Request
 from numpy.typing import NDArray
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from lensmith.runtimes import Model, load, user_message
 from lensmith.runtimes.engines.contract import ImageFeatures
-from lensmith.runtimes.media import media_encoder as media_module
 from PIL import Image
 
 from tests.helpers.ladder import random_image
@@ -64,7 +63,7 @@ def test_features_in_use_are_kept(
     loaded: Model, encodings: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However few tokens are to be kept; others go, the oldest first."""
-    monkeypatch.setattr(media_module, "CACHED_TOKENS", 11)
+    monkeypatch.setattr(loaded.media, "most_bytes", 11 * loaded.decoder.hidden * 4 * (1 + loaded.decoder.taps))
     assert prepare(loaded, FIRST) == [4]
     assert prepare(loaded, SECOND) == [6]
     assert prepare(loaded, FIRST, SECOND) == [4, 6]

@@ -12,7 +12,6 @@ import pytest
 from lensmith.runtimes.engines.contract import ImageFeatures
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media import frames, image_files
-from lensmith.runtimes.media import media_encoder as media
 from lensmith.runtimes.media.frames import VideoLimits
 from lensmith.runtimes.media.image_files import ImageLimits
 from lensmith.runtimes.media.images import Grid, ImageSpec, Patches
@@ -116,8 +115,8 @@ def test_an_image_drawn_on_before_it_is_encoded(counted: Counted) -> None:
     assert counted.ask("image", image).features.features[0, 0] != encoded.features.features[0, 0]
 
 
-def test_dropped_features_are_made_again(counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "CACHED_TOKENS", 6)  # one image
+def test_dropped_features_are_made_again(counted: Counted, tmp_path: Path) -> None:
+    counted.media.most_bytes = 6 * 4  # one image
     path = save(tmp_path / "a", RED)
     first = counted.ask("image", path)
     other = counted.ask("image", save(tmp_path / "b", BLUE))
@@ -131,13 +130,11 @@ def test_dropped_features_are_made_again(counted: Counted, tmp_path: Path, monke
     assert counted.counts() == (4, 0, 4)
 
 
-def test_a_video_of_which_some_features_were_dropped(
-    counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_of_which_some_features_were_dropped(counted: Counted, tmp_path: Path) -> None:
     path = animation(tmp_path / "a.gif", [RED, RED, BLUE, BLUE, (9, 9, 9), (9, 9, 9)])
     first = counted.ask("video", path, num_frames=6)
     assert counted.encoded == 3
-    monkeypatch.setattr(media, "CACHED_TOKENS", 2 * len(first.frames[0].features))
+    counted.media.most_bytes = 2 * first.frames[0].features.nbytes
     counted.media.trim(first.frames[1:])
     again = counted.ask("video", path, num_frames=6)
     assert counted.encoded == 4

@@ -28,13 +28,8 @@ from lensmith.runtimes.media.video import (
     video_size,
 )
 from lensmith.runtimes.prompt.positions import PositionSpec, mrope_positions
-from lensmith.runtimes.prompt.prompt_builder import (
-    Prompt,
-    PromptBuilder,
-    PromptSpec,
-    VideoLayout,
-    open_prompt,
-)
+from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, open_prompt
+from lensmith.runtimes.prompt.prompt_parts import Prompt, PromptSpec, VideoLayout
 from lensmith.targets.errors import InputError
 from PIL import Image
 

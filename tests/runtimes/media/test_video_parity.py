@@ -14,7 +14,6 @@ from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
-from lensmith.runtimes.media.media_encoder import CACHED_TOKENS
 from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError
 from PIL import Image
@@ -183,9 +182,8 @@ def test_memory_follows_one_frame(pair: Pair, encodings: list[int]) -> None:
 
 
 def test_old_features_are_dropped(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert CACHED_TOKENS > 0
-    monkeypatch.setattr("lensmith.runtimes.media.media_encoder.CACHED_TOKENS", 20)
-    media = pair.model.media
+    media, decoder = pair.model.media, pair.model.decoder
+    monkeypatch.setattr(media, "most_bytes", 20 * decoder.hidden * 4 * (1 + decoder.taps))
     media.forget()
     pair.model.prepare([user_message("?", videos=[SEVEN])])
     assert len(media._features) == 4  # the latest conversation stays whole

@@ -15,12 +15,8 @@ import pytest
 from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.images import ImageSpec, preprocess_images
 from lensmith.runtimes.prompt.messages import find_images
-from lensmith.runtimes.prompt.prompt_builder import (
-    PromptBuilder,
-    PromptSpec,
-    check_context,
-    open_prompt,
-)
+from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, check_context, open_prompt
+from lensmith.runtimes.prompt.prompt_parts import PromptSpec
 from lensmith.runtimes.prompt.template import ChatTemplate
 from lensmith.runtimes.prompt.tokenizer_check import open_tokenizer
 from lensmith.targets.errors import InputError
@@ -208,6 +204,6 @@ def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
 
 
 def test_context_leaves_room_for_an_answer() -> None:
-    check_context(99, 100)
-    with pytest.raises(InputError, match="100 tokens, the context holds 100"):
-        check_context(100, 100)
+    check_context(99, 100, "wait")
+    with pytest.raises(InputError, match=r"100 tokens, the context holds 100 .*, or wait"):
+        check_context(100, 100, "wait")

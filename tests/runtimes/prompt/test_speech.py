@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from lensmith.runtimes.bundle.input_sections import Speech
-from lensmith.runtimes.prompt.prompt_builder import PromptSpec, open_prompt
+from lensmith.runtimes.prompt.prompt_builder import open_prompt
+from lensmith.runtimes.prompt.prompt_parts import PromptSpec
 from lensmith.runtimes.prompt.speech import find_speech
 from lensmith.runtimes.prompt.template import ChatTemplate
 from lensmith.targets.errors import InputError
