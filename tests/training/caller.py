@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.paths import TINY
 from tests.training import hybrid
-from tests.training.drawing import TRAIN_FONTS, draw_shapes, draw_words, random_size
+from tests.training.drawing import SHAPES, TRAIN_FONTS, draw_shapes, draw_words, random_size
 from tests.training.errand_text import NEEDS_NONE, errand_questions, new_tokenizer, thoughtful, tools_section
 from tests.training.errands import (
     ERRANDS,
@@ -68,7 +68,7 @@ class CallerLearner(HybridLearner):
         for token, row in self.packer.tokenizer.get_vocab().items():
             if token in known:
                 rows[row] = trained[known[token]]
-                self.learned[row] = float(token.lstrip("Ġ") not in resting)
+                self.learned[row] = float(token in SHAPES or token.lstrip("Ġ") not in resting)
         return rows
 
     def draw(self, rng: random.Random, done: float) -> list[Example]:
@@ -103,11 +103,12 @@ class CallerLearner(HybridLearner):
 
 
 def shapes_errands(rng: random.Random, size: tuple[int, int]) -> Example:
-    """A picture of shapes with errands, some tools or none, and two questions that need no tool."""
-    scene, names = draw_shapes(rng, size, most=MOST_SHAPES), some_tools(rng)
-    errands = [ask(rng, scene) for ask in (cart_errand, cart_errand, cart_errand, owner_errand, owner_errand)]
+    """A picture of one shape, or of shapes of one colour, with three times the errand and two other questions."""
+    names, one = some_tools(rng), rng.random() < 0.5
+    scene = draw_shapes(rng, size, most=1 if one else MOST_SHAPES, one_colour=True)
+    errands = [(owner_errand if one else cart_errand)(rng, scene) for _ in range(3)]
     plain = [SHAPE_ASKERS[task](rng, scene) for task in rng.sample(list(SHAPE_ASKERS), 2)]
-    questions = [_asked(rng, errand, names) for errand in errands if errand]
+    questions = [_asked(rng, errand, names) for errand in errands]
     questions += [_perhaps_thoughtful(rng, question, NEEDS_NONE) for question in plain if question]
     return Example((scene,), tuple(dict.fromkeys(questions)), tools_section(names))
 
@@ -120,7 +121,7 @@ def words_errands(rng: random.Random, size: tuple[int, int]) -> Example:
     )
     plain = ask_read(rng, scene) or ask_words(rng, scene)
     errands = [word_errand(rng, scene) for _ in range(3)]
-    questions = [_asked(rng, errand, names) for errand in errands if errand]
+    questions = [_asked(rng, errand, names) for errand in errands]
     questions += [_perhaps_thoughtful(rng, plain, NEEDS_NONE)] if plain else []
     return Example((scene,), tuple(dict.fromkeys(questions)), tools_section(names))
 

@@ -5,12 +5,11 @@ Three tools: `add_to_cart(colour, count)` needs a number from the picture, `find
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.training.drawing import COLOURS, HELDOUT_FONTS, WORDS, Scene, draw_shapes, draw_words
+from tests.training.drawing import HELDOUT_FONTS, WORDS, Scene, draw_shapes, draw_words
 
 Tool = dict[str, Any]
 ERRANDS = ("cart", "owner", "word", "words_each")
@@ -57,42 +56,34 @@ class Errand:
 
 
 def cart_errand(rng: random.Random, scene: Scene) -> Errand:
-    """Wants the number of shapes of a colour that is there."""
-    colour = rng.choice(scene.items).colour
-    count = sum(item.colour == colour for item in scene.items)
-    price = rng.randint(1, 99)
+    """Wants the colour of all shapes and their number."""
+    colour, count, price = scene.items[0].colour, len(scene.items), rng.randint(1, 99)
     shapes = "shape" if count == 1 else "shapes"
     return Errand(
         "cart",
-        f"Put the {colour} shapes into the cart.",
+        "Put the shapes into the cart.",
         (Call("add_to_cart", {"colour": colour, "count": count}, {"price": price}),),
         f"I put {count} {colour} {shapes} into the cart for {price}.",
         (f"The picture has {count} {colour} {shapes}.", f"The price is {price}."),
     )
 
 
-def owner_errand(rng: random.Random, scene: Scene) -> Errand | None:
-    """Wants the colour of the only shape of a kind."""
-    kinds = Counter(item.name for item in scene.items)
-    single = [item for item in scene.items if kinds[item.name] == 1]
-    if not single:
-        return None
-    item, owner = rng.choice(single), rng.choice(WORDS)
+def owner_errand(rng: random.Random, scene: Scene) -> Errand:
+    """Wants the colour and the kind of the only shape."""
+    (item,), owner = scene.items, rng.choice(WORDS)
     return Errand(
         "owner",
-        f"Who owns the {item.name}?",
+        "Who owns the shape?",
         (Call("find_owner", {"colour": item.colour, "shape": item.name}, {"owner": owner}),),
         f"The {owner} owns the {item.colour} {item.name}.",
-        (f"The {item.name} is {item.colour}.", f"The owner is the {owner}."),
+        (f"The picture has a {item.colour} {item.name}.", f"The owner is the {owner}."),
     )
 
 
-def word_errand(rng: random.Random, scene: Scene) -> Errand | None:
+def word_errand(rng: random.Random, scene: Scene) -> Errand:
     """Wants the words of a picture with one word or two, each looked up."""
     words = [item.name for item in scene.items]
-    if len(words) > 2:
-        return None
-    meanings = [f"{rng.choice(list(COLOURS))} {rng.choice(WORDS)}" for _ in words]
+    meanings = rng.sample(WORDS, len(words))
     return Errand(
         "word" if len(words) == 1 else "words_each",
         "Look up the word." if len(words) == 1 else "Look up both words.",
@@ -122,13 +113,12 @@ def heldout_errand(
 def _draw_errand(
     rng: random.Random, task: str, draw_size: Callable[[random.Random], tuple[int, int]]
 ) -> tuple[Scene, Errand]:
-    while True:
-        size = draw_size(rng)
-        if task in ("cart", "owner"):
-            scene = draw_shapes(rng, size, most=MOST_SHAPES)
-            errand = (cart_errand if task == "cart" else owner_errand)(rng, scene)
-        else:
-            scene = draw_words(rng, size, count=1 if task == "word" else 2, fonts=HELDOUT_FONTS)
-            errand = word_errand(rng, scene)
-        if errand:
-            return scene, errand
+    size = draw_size(rng)
+    if task == "cart":
+        scene = draw_shapes(rng, size, most=MOST_SHAPES, one_colour=True)
+        return scene, cart_errand(rng, scene)
+    if task == "owner":
+        scene = draw_shapes(rng, size, most=1)
+        return scene, owner_errand(rng, scene)
+    scene = draw_words(rng, size, count=1 if task == "word" else 2, fonts=HELDOUT_FONTS)
+    return scene, word_errand(rng, scene)

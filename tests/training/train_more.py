@@ -1,12 +1,13 @@
 """Trains the other tiny models: `python tests/training/train_more.py qwen3_5|llava|caller --out FOLDER [--resume]`.
 
-The first two start from the trained `qwen3_vl`. `qwen3_5` takes over its vision tower and embeddings, and learns its decoder and
-MTP head anew. `llava` takes over decoder and embeddings, and learns its CLIP tower anew, taught by the other's.
+The first two start from the trained `qwen3_vl`. `qwen3_5` takes over its vision tower and embeddings, and learns its
+decoder and MTP head anew. `llava` takes over decoder and embeddings, and learns its CLIP tower anew, taught by the
+other's. `caller` goes on from the trained `qwen3_5`.
 
-The committed checkpoints are one run each, stopped and resumed while the recipe took its form, on one core each that
-other work shared: `qwen3_5` in about two and a half hours, `llava` in two and a quarter. A longer plan of steps raises
-the rates again. `qwen3_5` has 4,020 steps of plans of 1,375, 2,400 (left at 2,095), 3,800 (left at 3,226), 4,700 (left
-at 3,434), 4,200 (left at 3,635) and 4,020. Before:
+The committed checkpoints of both are one run each, stopped and resumed while the recipe took its form, on one core each
+that other work shared: `qwen3_5` in about two and a half hours, `llava` in two and a quarter. A longer plan of steps
+raises the rates again. `qwen3_5` has 4,020 steps of plans of 1,375, 2,400 (left at 2,095), 3,800 (left at 3,226), 4,700
+(left at 3,434), 4,200 (left at 3,635) and 4,020. Before:
 
 - to step 300: rows words 9, shapes 9, compare 4, copy 2, describe 3; to 500: 6, 8, 4, 6, 3; to 640: 6, 11, 4, 2, 3;
 - to step 1020: no early answers of the first full attention, which broke a plateau of `colour` at 70 %;
