@@ -50,7 +50,7 @@ test: lint $(KERNELS)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
 
 test-oldest:
-	$(MAKE) $(OLDEST)/ready VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
+	$(MAKE) $(OLDEST)/ready $(KERNELS) VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
 	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
 
 docs: setup

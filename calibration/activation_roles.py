@@ -28,7 +28,10 @@ class Roles:
 def choose_roles(model: FloatModel, job: Job, pictures: Sequence[Picture], progress: Steps = lambda *_: None) -> Roles:
     """Measure the roles that the target offers on pictures, and keep those within the limit."""
     plain = _schemes(job, ())
-    found = {role: _rounded(_schemes(job, (role,))) for role in job.policy.int8_roles}
+    found = {
+        role: {name: scheme for name, scheme in _schemes(job, (role,)).items() if scheme.int8_activations}
+        for role in job.policy.int8_roles
+    }
     offered: Offered = {role: schemes for role, schemes in found.items() if schemes}
     if not offered or not pictures:
         return Roles(job)
@@ -39,10 +42,6 @@ def choose_roles(model: FloatModel, job: Job, pictures: Sequence[Picture], progr
 
 def _schemes(job: Job, roles: tuple[str, ...]) -> dict[str, Scheme]:
     return schemes_of(with_policy(job, replace(job.policy, int8_roles=roles)).graphs)
-
-
-def _rounded(schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:
-    return {name: scheme for name, scheme in schemes.items() if scheme.int8_activations}
 
 
 def _reasons(measured: Activations, offered: Offered) -> Iterator[tuple[str, str]]:

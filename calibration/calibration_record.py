@@ -8,7 +8,7 @@ from typing import Any
 
 from ..exporters.storage.scheme import Scheme
 from .layerwise.activations import Activations
-from .layerwise.matrix_outcomes import Outcome
+from .layerwise.judge import Judgement
 from .layerwise.sensitivity import Sensitivity
 from .layerwise.verdict import NEAREST, Verdict
 
@@ -24,22 +24,25 @@ def record(
     judged = {name: made.judged[name] for name in ("float", NEAREST, "encoder") if name in made.judged}
     if made.store is not None:
         judged["calibrated"] = made.judged[made.method]
+    matrices = []
+    for outcome in made.store.journal.outcomes if made.store else ():
+        scheme = schemes[outcome.name]
+        matrices.append({**_short(asdict(outcome)), "bits": scheme.bits, "group_size": scheme.group_size})
     evidence = {
         "method": made.method,
         "samples": samples,
-        "matrices": [_row(outcome, schemes[outcome.name]) for outcome in made.store.journal.outcomes]
-        if made.store
-        else [],
+        "matrices": matrices,
         "sensitivity": {unit: value.kl for unit, value in found.items()},
-        "judgement": {name: _short(asdict(value)) for name, value in judged.items()},
+        "judgement": {name: _short(_told(value)) for name, value in judged.items()},
         "tried": made.tried,
         "kept": made.kept,
     }
     return evidence if activations is None else {**evidence, "activations": _short(asdict(activations))}
 
 
-def _row(outcome: Outcome, scheme: Scheme) -> dict[str, Any]:
-    return {**_short(asdict(outcome)), "bits": scheme.bits, "group_size": scheme.group_size}
+def _told(judgement: Judgement) -> dict[str, Any]:
+    """A judgement without the figures of single samples."""
+    return {name: value for name, value in asdict(judgement).items() if name != "answers"}
 
 
 def _short(values: Any) -> Any:

@@ -113,7 +113,8 @@ def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, A
     from ..runtimes.generation.model import Model
     from ..runtimes.prompt.variables import checked_variables
 
-    model = Model(bundle, **{name: chosen.pop(name) for name in LOAD_NAMES})
+    # One conversation at a time goes on from itself: copies for others would take memory for nothing.
+    model = Model(bundle, prefix_bytes=0, **{name: chosen.pop(name) for name in LOAD_NAMES})
     checked_variables(variables, model.prompts.template)
     return model, model.default_options(**chosen)
 
@@ -121,6 +122,26 @@ def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, A
 def system_messages(system: str | None) -> list[dict[str, Any]]:
     """The messages at the head of a conversation."""
     return [] if system is None else [{"role": "system", "content": system}]
+
+
+def stream_parts(answer: Answer) -> None:
+    """Print what an answer says while it is made, and its thoughts dim beside it, where errors go; calls are left out.
+
+    Terminals get no control characters.
+    """
+    from ..runtimes.dialogue.events import Reasoning, ToolCall
+
+    thinking = False
+    for event in answer.events():
+        if isinstance(event, ToolCall):
+            continue
+        if thinking and not isinstance(event, Reasoning):
+            click.echo(err=True)
+        thinking = isinstance(event, Reasoning)
+        clean = CONTROLS if (sys.stderr if thinking else sys.stdout).isatty() else {}
+        click.secho(event.text.translate(clean), nl=False, err=thinking, dim=thinking or None)
+        sys.stdout.flush()
+    click.echo(err=thinking)
 
 
 def stream(answer: Answer) -> None:

@@ -12,7 +12,7 @@ from .answering import LOAD_NAMES, LOADING
 from .option_types import KEYS, AboveZero, Once, parse_size
 from .screen import console
 
-OF_SESSIONS = ("conversations", "prefix_bytes", "feature_bytes")
+OF_SESSIONS = ("conversations", "prefix_bytes", "feature_bytes", "cache_folder", "cache_bytes")
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -28,6 +28,10 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
               callback=parse_size, help="Memory of each bundle for what conversations share.")  # fmt: skip
 @click.option("--feature-size", "feature_bytes", metavar="SIZE", default="256MB", show_default=True,
               callback=parse_size, help="Memory of each bundle for the features of the latest images.")  # fmt: skip
+@click.option("--cache", "cache_folder", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Keep states and features there, for the time behind a restart.")  # fmt: skip
+@click.option("--cache-size", "cache_bytes", metavar="SIZE", callback=parse_size,
+              help="Most bytes of all that is in it; default: 2GB.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(0), default=64, show_default=True,
               help="Requests that wait; further ones get status 429.")  # fmt: skip
 @click.option("--deadline", type=AboveZero(1e6), default=600.0, show_default=True, metavar="SECONDS",

@@ -29,17 +29,14 @@ class Outlet(io.RawIOBase):
     def write(self, data: Any) -> int:
         if self.error is None:
             try:
-                return self._write(data)
+                while (count := self.raw.write(data)) is None:  # a pipe that does not block and is full
+                    select.select([], [self.raw], [])
+                return count
             except OSError as error:
                 self.error = OSError(error.errno, error.strerror, self.stream)
                 if self.stops:
                     raise self.error from None
         return len(data)
-
-    def _write(self, data: Any) -> int:
-        while (count := self.raw.write(data)) is None:  # a pipe that does not block and is full
-            select.select([], [self.raw], [])
-        return count
 
     def writable(self) -> bool:
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,9 +15,8 @@ from ..runtimes.generation.model import Model
 from ..runtimes.generation.options import GenerationOptions
 from ..runtimes.prompt.requests import user_message
 from ..targets.errors import InputError, LensmithError, closest
-from .answering import stream, system_messages
+from .answering import stream_parts, system_messages
 from .standard_streams import read_line, unicode
-from .template_options import tool_calls
 
 HELP = """/image FILE   add an image to the next message; several are possible
 /video FILE   add a video or an animated image to it
@@ -48,7 +46,7 @@ class Talk:
         self.messages: list[dict[str, Any]] = system_messages(system)
         self.images: list[str] = []
         self.videos: list[str] = []
-        self.called: list[str] = []  # tools whose results the model waits for
+        self.called: list[dict[str, Any]] = []  # calls whose results the model waits for
         self.results: list[dict[str, Any]] = []
         self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self.commands: dict[str, Callable[[str], str | None]] = {
@@ -101,15 +99,17 @@ class Talk:
     def _tool(self, text: str) -> None:
         """Take the result of one call; the model goes on when it has those of all."""
         name, _, result = text.partition(" ")
-        if name not in self.called:
-            hint = closest(name, self.called) if self.called else "its last answer calls no tool"
+        called = [call["function"]["name"] for call in self.called]
+        if name not in called:
+            hint = closest(name, called) if called else "its last answer calls no tool"
             raise InputError(f"the model did not call {name or 'a tool without a name'}; {hint}")
         if not result.strip():
             raise InputError(f"the result of {name} is empty; expected /tool {name} and its result")
-        self.called.remove(name)
-        self.results.append({"role": "tool", "name": name, "content": result.strip()})
-        if self.called:
-            click.echo(f"(still to come: {', '.join(self.called)})", err=True)
+        call = self.called.pop(called.index(name))
+        called.remove(name)
+        self.results.append({"role": "tool", "tool_call_id": call["id"], "name": name, "content": result.strip()})
+        if called:
+            click.echo(f"(still to come: {', '.join(called)})", err=True)
         else:
             self._go_on(self.results)
 
@@ -118,15 +118,17 @@ class Talk:
         answer = self.model.generate([*self.messages, *new], self.generation, **self.variables)
         self._drop_media()
         try:
-            stream(answer)
+            stream_parts(answer)
         except KeyboardInterrupt:
             click.echo("\n(stopped)", err=True)
-        self.messages += [*new, {"role": "assistant", "content": answer.text}]
-        calls = tool_calls(answer.text, self.variables.get("tools", ()))
-        self.called, self.results = [call["name"] for call in calls], []
-        for call in calls:
-            click.echo(f"(calls {call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}; "
-                       f"answer with /tool {call['name']} RESULT)", err=True)  # fmt: skip
+        message = answer.message
+        if not self.model.prompts.reads_thoughts:
+            message.pop("reasoning_content", None)
+        self.messages += [*new, message]
+        self.called, self.results = [*message.get("tool_calls", ())], []
+        for function in (call["function"] for call in self.called):
+            click.echo(f"(calls {function['name']} {function['arguments']}; "
+                       f"answer with /tool {function['name']} RESULT)", err=True)  # fmt: skip
 
     def _add(self, kind: str, to: list[str], path: str) -> None:
         if not Path(path).is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,17 +65,6 @@ def template_variables(chosen: dict[str, Any]) -> dict[str, Any]:
                 raise InputError(f"--variable {name} and --{option} say the same thing; leave one of them out")
             found[name] = value
     return found
-
-
-def tool_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The calls in an answer, in its order: name and arguments. What is no call in either form is left out."""
-    from ..runtimes.bundle.input_sections import Speech
-    from ..runtimes.dialogue.dialogue_parser import DialogueParser
-    from ..runtimes.dialogue.events import ToolCall
-
-    parser = DialogueParser(Speech(tool_calls="xml"), tools)
-    return [{"name": event.name, "arguments": json.loads(event.arguments)}
-            for event in (*parser.push(text), *parser.finish()) if isinstance(event, ToolCall)]  # fmt: skip
 
 
 def calls_of(answer: Answer) -> list[dict[str, Any]]:

@@ -43,18 +43,15 @@ def fitted_spec(
 
     InputError where its weights and its configuration do not belong together.
     """
-    spec: Spec = _limited(family.describe(checkpoint.config).revised(options.revision), options, target)
+    spec: Spec = family.describe(checkpoint.config).revised(options.revision)
+    wanted = options.context
+    if wanted is None and target.gpu is not None and spec.decoder is not None:
+        wanted = min(spec.context, target.gpu.context)
+    spec = spec.limited(wanted)
     check_depths(checkpoint, family.depths(spec))
     if isinstance(spec, ModelSpec):
         checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)
     return checkpoint, family.fit(spec, checkpoint)
-
-
-def _limited(spec: Spec, options: Options, target: TargetProfile) -> Spec:
-    wanted = options.context
-    if wanted is None and target.gpu is not None and spec.decoder is not None:
-        wanted = min(spec.context, target.gpu.context)
-    return spec.limited(wanted)
 
 
 def refuse_idle(options: Options, lowering: Lowering, *, grouped: bool) -> None:

@@ -24,11 +24,11 @@ class BoundedBodies:
         try:
             body = await asyncio.wait_for(self._read(scope, receive), self.seconds)
         except TimeoutError:
-            await _refuse(
+            await refuse(
                 scope, send, Refusal(408, f"the body did not come within {self.seconds:g} seconds; send it faster")
             )
         except Refusal as refusal:
-            await _refuse(scope, send, refusal)
+            await refuse(scope, send, refusal)
         else:
             if body is not None:
                 await self.app(scope, _once(body, receive), send)
@@ -63,8 +63,10 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-async def _refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
+async def refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
+    """Answer a request with a refusal, in the words of its API."""
     content = as_json(error_body(scope["path"], refusal))
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    more = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close"), *more]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

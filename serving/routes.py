@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ from .server_metrics import ServerMetrics
 from .server_options import ServerOptions
 from .writer import as_json
 
+NAME = re.compile(r"\w+")  # the other places in an error are pydantic's words for alternatives
 PAGE = Path(__file__).with_name("page.html")
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 PATHS = frozenset(("/", "/health", "/metrics", "/v1/models", *(api.path for api in APIS)))
@@ -162,5 +164,5 @@ def _digest(key: str) -> bytes:
 def _first_of(errors: Sequence[Any]) -> Refusal:
     """What is wrong with a request, as one sentence: of several ways to read it, what the one that fits best lacks."""
     first = max(errors, key=lambda error: len(error["loc"]))
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    place = ".".join(str(part) for part in first["loc"] if part != "body" and NAME.fullmatch(str(part)))
     return Refusal(400, f"{place or 'the body'}: {first['msg']}", param=place or None)

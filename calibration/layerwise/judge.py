@@ -51,8 +51,9 @@ class Judgement:
     """Means over held-out positions of kinds that were calibrated on.
 
     `kl` and `top1` by kind of token; `accuracy` by task, of whole right answers to samples that came with one. `groups`
-    are KL divergences by group, over all samples: see GROUPS. `drift` is the relative mean square error of the inputs
-    of each matrix, which all layers in front add up to.
+    are KL divergences by group, over all samples: see GROUPS. `answers` are those of each sample, where its answer is
+    predicted: they tell what a difference of two candidates is worth. `drift` is the relative mean square error of the
+    inputs of each matrix, which all layers in front add up to.
     """
 
     kl: Mapping[str, float]
@@ -61,6 +62,7 @@ class Judgement:
     perplexity: float
     accuracy: Mapping[str, float]
     groups: Mapping[str, float] = field(default_factory=dict)
+    answers: tuple[float, ...] = ()  # 0 for a sample without an answer
     drift: Mapping[str, float] = field(default_factory=dict)
     drafts: Drafts | None = None  # None without a draft head
 
@@ -190,10 +192,10 @@ def worse_groups(judged: Judgement, *simpler: Judgement) -> list[str]:
 
 def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictions) -> Judgement:
     kinds, foreign = _of_positions(samples, rows)
-    same, own = found.top == found.reference_top, ~foreign
+    same, own, places = found.top == found.reference_top, ~foreign, _answers(samples, rows)
     parts = {name: own & (kinds == kind) for kind, name in enumerate(KINDS) if (own & (kinds == kind)).any()}
     right: dict[str, list[bool]] = {}
-    for sample, place in zip(samples, _answers(samples, rows), strict=True):
+    for sample, place in zip(samples, places, strict=True):
         if sample.answer and not sample.own and not sample.foreign:
             right.setdefault(sample.task, []).append(bool((found.top[place] == sample.ids[-sample.answer :]).all()))
     counted = _counted(samples, rows)
@@ -204,6 +206,7 @@ def _judgement(samples: Sequence[Sample], rows: Sequence[Rows], found: Predictio
         perplexity=float(np.exp(min(found.loss[counted].mean(), 700.0))),
         accuracy={task: float(np.mean(values)) for task, values in right.items()},
         groups=dict(_groups(found.kl, kinds, foreign)),
+        answers=tuple(float(found.kl[place].mean()) if place.start < place.stop else 0.0 for place in places),
     )
 
 

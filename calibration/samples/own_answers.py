@@ -91,7 +91,7 @@ def own_answers(
     left = [key for key in sorted(keys, key=lambda key: (keys[key].images, key)) if key not in journal.ids]
     if left and wording.tokens:
         bundle = _at_8_bits(job, scratch / f"speaker-{name}")
-        speaker = Model(bundle, context=context, threads=threads, conversations=1)
+        speaker = Model(bundle, context=context, threads=threads, conversations=1, prefix_bytes=0)
         for done, key in enumerate(left, start=1):
             journal.record(key, _answer(speaker, keys[key], wording))
             progress(done, len(left))

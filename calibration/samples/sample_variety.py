@@ -20,7 +20,10 @@ Item = TypeVar("Item")
 def monotony(cases: Sequence[Case], source: str) -> Iterator[str]:
     """What all samples of a user have in common, a sentence each; `cases` are theirs alone."""
     asked = [frozenset(case.prompt.lower().split()) for case in cases if case.given]
-    pictures = [_shades(path) for path in sorted({path for case in cases for path in case.images})]
+    pictures = [
+        np.asarray(open_image(path).convert("L").resize((SIDE, SIDE)), np.float32)
+        for path in sorted({path for case in cases for path in case.images})
+    ]
     several = "so what the model does elsewhere is not seen; add samples of all that it will be asked"
     if _too_few(kinds := _different(asked, _alike_words), asked):
         yield f"the {len(asked)} samples of {source} ask {_count(kinds, 'question')}, {several}"
@@ -51,7 +54,3 @@ def _alike_words(one: frozenset[str], other: frozenset[str]) -> bool:
 
 def _alike_shades(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     return float(np.abs(one - other).mean()) <= SAME_SHADES
-
-
-def _shades(path: str) -> NDArray[np.float32]:
-    return np.asarray(open_image(path).convert("L").resize((SIDE, SIDE)), np.float32)

@@ -85,7 +85,11 @@ class StoredTensor(LazyTensor):
             for at in range(0, count, BLOCK):
                 part = block[: count - at]
                 self._fill(file, part)
-                _convert(part, out[at : at + BLOCK])
+                target = out[at : at + BLOCK]
+                if part.dtype == DTYPES["BF16"] and target.dtype == np.float32:  # of which it is the upper half
+                    np.left_shift(part.view(np.uint16), 16, out=target.view(np.uint32), dtype=np.uint32)
+                else:
+                    np.copyto(target, part, casting="unsafe")
         return out
 
     def _fill(self, file: Any, out: NDArray[Any]) -> None:
@@ -95,13 +99,6 @@ class StoredTensor(LazyTensor):
             if not got:
                 raise InputError(f"{self.file} became shorter while {self.name} was read; open the checkpoint again.")
             view = view[got:]
-
-
-def _convert(source: NDArray[Any], out: NDArray[Any]) -> None:
-    if source.dtype == DTYPES["BF16"] and out.dtype == np.float32:  # a bfloat16 is the upper half of a float32
-        np.left_shift(source.view(np.uint16), 16, out=out.view(np.uint32), dtype=np.uint32)
-    else:
-        np.copyto(out, source, casting="unsafe")
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:

@@ -59,7 +59,7 @@ class BundleRunner:
 
     def __init__(self, path: str | Path, *, threads: int) -> None:
         started = time.perf_counter()
-        self.model = Model(open_bundle(path), threads=threads)
+        self.model = Model(open_bundle(path), threads=threads, prefix_bytes=0)
         self.load_ms = _since(started)
         self.engine = engine_name(self.model)
         self.tokenizer = self.model.prompts.tokenizer

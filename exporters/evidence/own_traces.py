@@ -189,12 +189,11 @@ class _Kept:
             yield output
 
     def traces(self) -> Traces:
-        images = tuple(replace(image, features=self._made(image.file)) for image in self.blank.images)
+        taps = {file: np.stack(found) for file, found in self._taps.items()}
+        features = {file: ImageFeatures(rows, taps.get(file)) for file, rows in self._features.items()}
+        images = tuple(replace(image, features=features[image.file]) for image in self.blank.images)
         logits = {name: np.stack(steps) for name, steps in self._logits.items()}
         cases = tuple(
             replace(case, logits=logits[case.name][0], tops=tops_of(logits[case.name])) for case in self.blank.cases
         )
         return Traces(self.blank.reference, images, cases)
-
-    def _made(self, file: str) -> ImageFeatures:
-        return ImageFeatures(self._features[file], np.stack(self._taps[file]) if file in self._taps else None)

@@ -40,7 +40,19 @@ def round_cache(scales: KvScales, folder: Path) -> None:
     model = ir.load(path)
     for layer, node in _attention(model):
         for place, steps in enumerate(scales[layer], start=KEY):
-            _round(model.graph, node, place, steps.reshape(-1))
+            # Rounding to int8 and back, between an input [batch, seq, channels] of the node and the node.
+            flat = steps.reshape(-1)
+            name = f"{node.name}.{place}.steps"
+            tensor = ir.tensor(flat, name=name)
+            scale = ir.Value(
+                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(flat.shape), const_value=tensor
+            )
+            model.graph.register_initializer(scale)
+            to_int8 = {"axis": 2, "output_dtype": int(ir.DataType.INT8)}
+            down = ir.node("QuantizeLinear", [node.inputs[place], scale], attributes=to_int8)
+            up = ir.node("DequantizeLinear", [down.outputs[0], scale], attributes={"axis": 2})
+            model.graph.insert_before(node, [down, up])
+            node.replace_input_with(place, up.outputs[0])
     ir.save(model, path)
 
 
@@ -56,16 +68,3 @@ def _attention(model: ir.Model) -> Iterator[tuple[int, ir.Node]]:
 def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
     tensor = None if value is None else value.const_value
     return None if tensor is None else np.asarray(tensor.numpy(), np.float32)
-
-
-def _round(graph: ir.Graph, node: ir.Node, place: int, steps: NDArray[np.float32]) -> None:
-    """Put rounding to int8 and back between an input [batch, seq, channels] of a node and the node."""
-    name = f"{node.name}.{place}.steps"
-    tensor = ir.tensor(steps, name=name)
-    scale = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(steps.shape), const_value=tensor)
-    graph.register_initializer(scale)
-    to_int8 = {"axis": 2, "output_dtype": int(ir.DataType.INT8)}
-    down = ir.node("QuantizeLinear", [node.inputs[place], scale], attributes=to_int8)
-    up = ir.node("DequantizeLinear", [down.outputs[0], scale], attributes={"axis": 2})
-    graph.insert_before(node, [down, up])
-    node.replace_input_with(place, up.outputs[0])

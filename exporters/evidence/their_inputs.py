@@ -19,11 +19,11 @@ from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.generation.prefill import shared
 from ...runtimes.media.crops import CropSpec
 from ...runtimes.media.images import Grid, ImageSpec, Patches
-from ...runtimes.media.pixels import PixelSpec, image_spec
+from ...runtimes.media.pixels import PixelSpec, image_spec, processor_size
 from ...runtimes.media.tiles import TileSpec
 from ...targets.errors import CheckFailed
 from .golden_media import CLIP
-from .torch_loading import import_torch
+from .torch_loading import import_torch, lacks_lanczos
 
 log = logging.getLogger(__name__)
 # Root mean square relative to the spread of the values: another resampling of the same is below, stripes that moved by
@@ -38,6 +38,10 @@ class TheirInputs:
         self.name, self.spec = str(path), image_spec(inputs_of(manifest))
         limited = manifest["options"].get("max_pixels") is not None
         self.text_only, self._processor = text_only, None  # type: bool, Any
+        self._other_weights = isinstance(self.spec, TileSpec) and self.spec.resample == "lanczos" and lacks_lanczos()
+        if self._other_weights:
+            log.warning("pixels were not compared with transformers', which cannot resize by Lanczos' weights with the "
+                        "torchvision that is installed; install 0.27 or later")  # fmt: skip
         try:
             self._processor = _open(path, self.spec, text_only=self.text_only, limited=limited)
         except Exception as error:  # anything: these are other people's classes, and what they lack
@@ -48,7 +52,7 @@ class TheirInputs:
 
     def check_image(self, name: str, source: bytes, patches: Patches, grid: Grid) -> None:
         """Raises CheckFailed for other pixels of a picture; videos are not compared."""
-        if self._processor is None or name == CLIP:
+        if self._processor is None or self._other_weights or name == CLIP:
             return
         _check_normalization(self._processor.image_processor, self.spec, self.name)
         theirs = self._processor.image_processor(images=[_picture(source)], return_tensors="np")
@@ -80,12 +84,8 @@ def _open(path: Path, spec: PixelSpec, *, text_only: bool, limited: bool) -> Any
     if text_only:
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
-    if limited and isinstance(spec, ImageSpec):
-        processor.image_processor.size = type(processor.image_processor.size)(
-            shortest_edge=spec.min_pixels, longest_edge=spec.max_pixels
-        )
-    if limited and isinstance(spec, TileSpec):
-        processor.image_processor.size = type(processor.image_processor.size)(longest_edge=spec.longest_edge)
+    if limited and (size := processor_size(spec)):
+        processor.image_processor.size = type(processor.image_processor.size)(**size)
     return processor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import re
 import sys
 from typing import Any
@@ -11,8 +12,7 @@ from ...targets.errors import InputError, MissingExtra
 from ..checkpoint.folder import Checkpoint
 
 OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
-
-
+LANCZOS = (0, 27)  # the first torchvision that resizes by Lanczos' weights
 OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
 
 
@@ -28,6 +28,15 @@ def import_torch() -> tuple[Any, Any]:
     if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST_TRANSFORMERS:
         raise MissingExtra(f"{feature} (with transformers {transformers.__version__})", "torch")
     return torch, transformers
+
+
+def lacks_lanczos() -> bool:
+    """Whether transformers resizes by cubic weights what a processor wants resized by Lanczos', for want of these."""
+    try:
+        version = importlib.metadata.version("torchvision")
+    except importlib.metadata.PackageNotFoundError:  # it resizes with Pillow then
+        return False
+    return tuple(map(int, re.findall(r"\d+", version)[:2])) < LANCZOS
 
 
 _schemas: list[Any] = []  # torch forgets a schema with the library object that defined it

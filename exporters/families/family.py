@@ -34,7 +34,7 @@ class Family(Generic[S]):
     dropped: Callable[[Checkpoint, S], dict[str, str]]  # unused tensors with their reasons
     sections: Callable[[Checkpoint, SourceTokenizer, S, int | None], Sections]  # the last: largest image area in pixels
     conventions: Conventions  # of its files
-    gguf: GgufFamily | None  # None: llama.cpp has no place for it
+    gguf: GgufFamily[Any] | None  # None: llama.cpp has no place for it
     synth: Mapping[str, Architecture] = field(default_factory=dict)  # that can be drawn at random, by name
     record: Recorder[Any] = record  # of golden traces
     modules: Callable[[Checkpoint, S], Any] = empty_model  # in PyTorch, without weights

@@ -103,6 +103,9 @@ def prompt_section(
     ids = {role: number for role, number in given.items() if number is not None} if ids is None else ids
     names = {role: _token(tokenizer, role, number) for role, number in ids.items()}
     ends = end_tokens(checkpoint, tokenizer, spec.decoder.vocab, set(ids.values()))
+    speech = {}
+    if checkpoint.chat_template is not None:  # else the checkpoint is refused elsewhere
+        speech["speech"] = asdict(find_speech(ChatTemplate(checkpoint.chat_template, max_seconds=1)))
     return {
         "template": "chat_template.jinja",
         "tokenizer": "tokenizer.json",
@@ -113,13 +116,8 @@ def prompt_section(
         "merge_size": spec.merge_size,
         "bos_token": checkpoint.special_tokens.get("bos_token"),
         "template_kwargs": dict(checkpoint.special_tokens),
-        **_speech(checkpoint.chat_template),
+        **speech,
     }
-
-
-def _speech(template: str | None) -> dict[str, Any]:
-    """How the model writes calls and thoughts; a checkpoint without a template is refused elsewhere."""
-    return {} if template is None else {"speech": asdict(find_speech(ChatTemplate(template, max_seconds=1)))}
 
 
 def _token(tokenizer: Tokenizer, role: str, number: int) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..checkpoint.conventions import QWEN_TOKENS, Conventions
 from ..checkpoint.folder import Checkpoint
 from ..checkpoint.names import QWEN
 from ..graphs.graph_files import Prefixes
-from ..spec import DecoderSpec, ModelSpec, VisionSpec
+from ..spec import DecoderSpec, ModelSpec, QwenModelSpec, VisionLanguageSpec
+from ..tower_specs import VisionSpec
 from .configs import Config
 
 CONVENTIONS = Conventions(names=QWEN, special_tokens=QWEN_TOKENS)
@@ -17,9 +19,9 @@ PREFIXES = Prefixes(vision="model.visual", text="model.language_model", head="lm
 
 def describe(
     config: Config, vision: Callable[[Config], VisionSpec], decoder: Callable[[Config, bool], DecoderSpec]
-) -> ModelSpec:
+) -> QwenModelSpec:
     """A whole config.json, with what a family makes of its sections; `decoder` is told whether its table is tied."""
-    return ModelSpec(
+    return VisionLanguageSpec(
         family=config.model_type,
         vision=vision(config.section("vision_config")),
         decoder=decoder(config.section("text_config"), config.only("tie_word_embeddings", False, True)),
@@ -57,9 +59,8 @@ def check_names(config: Config) -> None:
     config.only("num_attention_heads", config.need("num_heads"))
 
 
-def depths(spec: ModelSpec) -> dict[str, int]:
+def depths(spec: VisionLanguageSpec[Any]) -> dict[str, int]:
     """Layers by what the names of their tensors begin with."""
-    assert spec.vision is not None
     return {f"{PREFIXES.text}.layers.": spec.decoder.layers, f"{PREFIXES.vision}.blocks.": spec.vision.used_depth}
 
 

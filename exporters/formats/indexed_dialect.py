@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..graphs.graph_values import Op, Value
+from ..graphs.graph_terms import Op, Value
 
 F32, I64 = ir.DataType.FLOAT, ir.DataType.INT64
 FLOATS = {"float32": F32, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}

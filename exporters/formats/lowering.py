@@ -16,7 +16,7 @@ from ..graphs.graph_files import Graph
 from ..progress import Progress
 from ..spec import Spec
 from .elsewhere import Elsewhere
-from .gguf import gguf_files, gguf_writing
+from .gguf import gguf_files, gguf_stored, gguf_writing
 from .gguf.written_tensors import check_files
 from .onnx import onnx_files
 from .tensorrt import finish, limits
@@ -127,7 +127,7 @@ LOWERINGS = {
         write=_write_gguf,
         write_plain=_write_plain_gguf,
         signatures=_gguf_signatures,
-        precision=gguf_files.precision,
+        precision=gguf_stored.precision,
         bits=gguf_files.decoder_bits,
         tools=("lensmith", "numpy", *gguf_files.TOOLS),
         graphs=gguf_files.encoder_graphs,

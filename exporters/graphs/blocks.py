@@ -12,7 +12,7 @@ from onnxscript import nn
 
 from ..storage.scheme import Scheme
 from .dialect import Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 from .matrices import Derived, Matrix, Table, offset, to_float
 
 

@@ -14,7 +14,7 @@ from ..storage.scheme import Policy
 from .blocks import Linear, RMSNorm
 from .decoder_layer import Layer, StepTables
 from .dialect import Angles, Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 from .matrices import Table
 from .rope import inverse_frequencies
 

@@ -12,7 +12,7 @@ from ..storage.scheme import Policy
 from .blocks import Linear, RMSNorm
 from .delta_net import DeltaNet
 from .dialect import Angles, Cache, Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 from .kv_cache import Scales
 from .matrices import offset
 

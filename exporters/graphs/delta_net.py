@@ -9,7 +9,7 @@ from ..spec import DecoderSpec, DeltaNetSpec
 from ..storage.scheme import GATES, Policy
 from .blocks import Linear
 from .dialect import Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 from .matrices import Derived
 
 L2_EPS = 1e-6  # of normalized queries and keys, a constant of the architecture

@@ -8,7 +8,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from ..storage.scheme import Scheme
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 from .matrices import Matrix, Table
 from .state_names import CAPACITY
 

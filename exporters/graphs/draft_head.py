@@ -16,7 +16,7 @@ from .blocks import Linear, RMSNorm
 from .decoder import DecoderOutputs, MtpInputs, make_logits, make_step
 from .decoder_layer import Layer
 from .dialect import Dialect
-from .graph_values import Op
+from .graph_terms import Op
 from .matrices import Table
 
 

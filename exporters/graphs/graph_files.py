@@ -11,7 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder, nn
 
 from ..formats.functions import add_functions
-from ..spec import ClipTowerSpec, ModelSpec, VisionSpec
+from ..spec import ClipModelSpec, ModelSpec, QwenModelSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, SourceTensor, sources
 from .decoder import Decoder
@@ -26,7 +26,7 @@ from .graph_ports import (
     decoder_inputs,
     mtp_inputs,
 )
-from .graph_values import Port, Value
+from .graph_terms import Port, Value
 from .kv_cache import FLOAT_CACHE
 from .state_names import kv_states, layer_states
 from .vit import INDEX_PORTS, VisionEncoder
@@ -80,10 +80,9 @@ class PixelEncoderShape(Protocol):
 
 
 def build_vision(
-    spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
+    spec: QwenModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]
 ) -> Graph:
     """The vision encoder: pixel_values and image_grid_thw to image_features (and deepstack_features)."""
-    assert isinstance(spec.vision, VisionSpec)
     encoder, places = VisionEncoder(dialect, spec.vision, policy), INDEX_PORTS if dialect.ports.indexed else {}
     return encoder_graph(encoder, spec.vision, prefixes.vision, opsets, places)
 
@@ -114,10 +113,15 @@ def encoder_graph(
     return _graph(builder, tuple(sources(encoder, prefix)))
 
 
-def build_clip(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes, opsets: dict[str, int]) -> Graph:
+def build_clip(
+    spec: ClipModelSpec,
+    policy: Policy,
+    dialect: Dialect,
+    prefixes: Prefixes,
+    opsets: dict[str, int],
+) -> Graph:
     """The vision encoder of LLaVA."""
     vision = spec.vision
-    assert isinstance(vision, ClipTowerSpec)
     tower, projector = ClipTower(dialect, vision, policy), Projector(dialect, vision, policy)
     projector._set_name("multi_modal_projector")
     return pixel_graph(tower, projector, vision, prefixes, opsets)
@@ -195,12 +199,6 @@ def _builder(name: str, inputs: list[Value], opsets: dict[str, int]) -> GraphBui
     return GraphBuilder(ir.Graph(inputs, [], nodes=[], opset_imports=dict(opsets), name=name))
 
 
-def _drop_unused(graph: ir.Graph, *names: str) -> None:
-    """Leave out inputs that dialects have no use for."""
-    for value in [value for value in graph.inputs if value.name in names and not value.uses()]:
-        graph.inputs.remove(value)
-
-
 def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
     # Module scopes: half of the file, and the names already say it. Bodies of loops keep theirs, in which classes are
     # named: renaming `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
@@ -211,5 +209,7 @@ def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)
     )
     RemoveUnusedNodesPass()(model)
-    _drop_unused(builder.graph, "image_grid_thw", "past_lengths")
+    unused = {"image_grid_thw", "past_lengths"}  # by dialects that have no use for them
+    for value in [value for value in builder.graph.inputs if value.name in unused and not value.uses()]:
+        builder.graph.inputs.remove(value)
     return Graph(str(builder.graph.name), model, used)

@@ -10,7 +10,7 @@ from onnxscript import GraphBuilder
 from ..spec import ModelSpec
 from .decoder import DecoderInputs, MtpInputs
 from .dialect import Ports
-from .graph_values import Port, Value
+from .graph_terms import Port, Value
 from .kv_cache import FLOAT_CACHE, KvCache
 from .state_names import (
     CAPACITY,

@@ -20,7 +20,7 @@ from ..storage.packing import (
 )
 from ..storage.rounding import Groups, dequantize, quantize
 from ..storage.scheme import Scheme
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 
 FLOATS = {32: (ir.DataType.FLOAT, np.float32), 16: (ir.DataType.FLOAT16, np.float16)}
 

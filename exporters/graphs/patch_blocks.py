@@ -7,11 +7,11 @@ from typing import Any
 
 from onnxscript import nn
 
-from ..spec import PatchTransformer
 from ..storage.scheme import Policy
+from ..tower_specs import PatchTransformer
 from .blocks import LayerNorm, Linear, RMSNorm
 from .dialect import Angles, Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 
 
 class PatchProjection(nn.Module):

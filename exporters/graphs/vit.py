@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import VisionSpec
 from ..storage.scheme import Policy
+from ..tower_specs import VisionSpec
 from .blocks import LayerNorm, Linear
 from .dialect import Angles, Dialect
-from .graph_values import Op, Port, Value
+from .graph_terms import Op, Port, Value
 from .patch_blocks import PatchAttention, PatchProjection, ResidualBlock
 
 

@@ -6,11 +6,11 @@ from typing import Protocol
 
 from onnxscript import nn
 
-from ..spec import ClipTowerSpec
 from ..storage.scheme import Policy
+from ..tower_specs import ClipTowerSpec
 from .blocks import LayerNorm, Linear
 from .dialect import Dialect
-from .graph_values import Op, Value
+from .graph_terms import Op, Value
 
 
 class PixelShape(Protocol):

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
-from ..formats.onnx.ort import SCORES
+from ..formats.onnx.ort_attention import SCORES
 from ..graphs.blocks import SourceTensor
 from ..graphs.graph_files import Graph
 from ..graphs.state_names import State, all_states

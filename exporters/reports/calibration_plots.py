@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...runtimes.bundle.calibration_evidence import (
@@ -78,7 +78,17 @@ def _bits(figure: Any, evidence: CalibrationEvidence) -> None:
     heights = [len(found) + TITLE for found in kinds.values()]
     figure.set_figheight(0.9 + CELL * sum(heights))
     figure.get_layout_engine().set(h_pad=0.03, hspace=0)
-    shades = _shades(row for row in matrices.values() if place(row.name))
+    # Opacity by bits and group size, of all groups with as many bits.
+    sizes: dict[int, set[int]] = defaultdict(set)
+    for row in matrices.values():
+        if place(row.name):
+            sizes[row.bits or 0].add(row.group_size or 0)
+    weak, strong = GROUP_SHADES
+    shades = {
+        (bits, size): strong - (strong - weak) * index / max(len(found) - 1, 1)
+        for bits, found in sizes.items()
+        for index, size in enumerate(sorted(found))
+    }
     panels = figure.subplots(len(stacks), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     handles: dict[tuple[int, int], Any] = {}
     for axes, (stack, layers) in zip(panels, stacks.items(), strict=True):
@@ -104,19 +114,6 @@ def _kinds(layers: Mapping[int, Sequence[str]]) -> list[str]:
 
 def _block(kind: str) -> str:
     return kind.rpartition(".")[0]
-
-
-def _shades(matrices: Iterable[CalibratedMatrix]) -> dict[tuple[int, int], float]:
-    """Opacity by bits and group size, of all groups with as many bits."""
-    sizes: dict[int, set[int]] = defaultdict(set)
-    for row in matrices:
-        sizes[row.bits or 0].add(row.group_size or 0)
-    weak, strong = GROUP_SHADES
-    return {
-        (bits, size): strong - (strong - weak) * index / max(len(found) - 1, 1)
-        for bits, found in sizes.items()
-        for index, size in enumerate(sorted(found))
-    }
 
 
 def _heat(

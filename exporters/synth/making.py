@@ -55,7 +55,9 @@ def synth(
     `progress` is called with the bytes done and the bytes in all. An unknown name, a folder in use or a full disk is
     an InputError, and then nothing is left behind. With `force`, another checkpoint of `synth` at `out` is replaced.
     """
-    architecture = _architecture(name)
+    if name not in ARCHITECTURES:
+        raise InputError(f"no architecture {name!r} to synthesize; {closest(name, ARCHITECTURES)}")
+    architecture = ARCHITECTURES[name]
     out = check_out(out, "checkpoint of lensmith synth", _is_synthetic, force=force)
     files = small_files(architecture, tiny=tiny)
     tensors = list(architecture.tensors(files))
@@ -80,12 +82,6 @@ def _is_synthetic(folder: Path) -> bool:
         return MADE_BY in (folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _architecture(name: str) -> Architecture:
-    if name not in ARCHITECTURES:
-        raise InputError(f"no architecture {name!r} to synthesize; {closest(name, ARCHITECTURES)}")
-    return ARCHITECTURES[name]
 
 
 def small_files(architecture: Architecture, *, tiny: bool) -> dict[str, dict[str, Any]]:

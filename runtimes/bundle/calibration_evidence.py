@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -151,17 +151,15 @@ def read_evidence(manifest: Mapping[str, Any]) -> CalibrationEvidence | None:
             recorded = {**recorded, "matrices": [], "measured": recorded["matrices"]}
         found = msgspec.convert(recorded, CalibrationEvidence)
         known = {row.name for row in found.matrices}
-        rest = msgspec.convert(list(_others(manifest, known)), tuple[CalibratedMatrix, ...])
+        others = [  # the other quantized tensors: the tables of tokens and of the output head
+            {"name": name, "bits": entry["bits"], "group_size": entry["group_size"]}
+            for name, entry in manifest.get("precision", {}).items()
+            if entry["bits"] <= MOST_BITS and name not in known
+        ]
+        rest = msgspec.convert(others, tuple[CalibratedMatrix, ...])
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"the manifest's calibration evidence is damaged ({error}); export the bundle again") from None
     return replace(found, matrices=(*found.matrices, *rest))
-
-
-def _others(manifest: Mapping[str, Any], known: Collection[str]) -> Iterator[dict[str, Any]]:
-    """How the other quantized tensors are stored, which are the tables of tokens and of the output head."""
-    for name, entry in manifest.get("precision", {}).items():
-        if entry["bits"] <= MOST_BITS and name not in known:
-            yield {"name": name, "bits": entry["bits"], "group_size": entry["group_size"]}
 
 
 @dataclass(frozen=True)

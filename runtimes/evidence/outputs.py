@@ -90,7 +90,7 @@ def _of_case(model: Model, case: CaseTrace) -> Iterator[Fed | Output]:
         return  # logits of another prompt say nothing
     head = model.open_draft_head() if DRAFT_HEAD in model.manifest.graphs else None
     with model.conversation(request) as conversation:
-        yield Output(case.name, "logits", 0, conversation.prefill(request, head=head)[-1])
+        yield Output(case.name, "logits", 0, conversation.prefill(request, share=False, head=head)[-1])
         for step, token in enumerate(case.answer[:-1], start=1):
             ids, positions = np.array([token], np.int64), text_positions(1, request.next_position + step - 1)
             drafting = head is not None and step <= DRAFTED

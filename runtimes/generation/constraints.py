@@ -25,9 +25,8 @@ SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separ
 MOST_GRAMMAR = 1 << 20  # characters
 
 
-def _json_schema(value: Any) -> str:
-    from llguidance import LLMatcher
-
+def schema_object(value: Any) -> Mapping[str, Any]:
+    """A JSON schema as an object. Raises InputError for what is none, and for one that no answer fits."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -37,9 +36,14 @@ def _json_schema(value: Any) -> str:
         raise InputError(f"json_schema is {shown(value)}; expected a schema, as an object")
     if value is False:
         raise InputError("json_schema is False, which no answer fits; give another, or True for any JSON")
-    value = {} if value is True else value
+    return {} if value is True else value
+
+
+def _json_schema(value: Any) -> str:
+    from llguidance import LLMatcher
+
     try:
-        return LLMatcher.grammar_from_json_schema(dumped("json_schema", value), defaults=SPACING)
+        return LLMatcher.grammar_from_json_schema(dumped("json_schema", schema_object(value)), defaults=SPACING)
     except ValueError as error:  # deeper than it reads
         raise InputError(f"json_schema cannot be obeyed: {_line(error)}; correct or simplify it") from None
 
@@ -157,6 +161,10 @@ class Form:
         """Go on with a token that is allowed."""
         if not self._matcher.consume_token(token):
             raise InputError(f"{self._option} cannot be obeyed: {_line(self._matcher.get_error())}; simplify it")
+
+    def takes(self, tokens: Sequence[int]) -> bool:
+        """Go on with tokens that are there already, if all of them are allowed."""
+        return self._matcher.try_consume_tokens([*tokens]) == len(tokens)
 
     @property
     def complete(self) -> bool:

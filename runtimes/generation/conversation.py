@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,8 @@ from .drafting import DraftHead
 from .prefill import chunks, worth_saving
 from .prefix_cache import PrefixCache
 from .token_run import TokenRun
+
+log = logging.getLogger(__name__)
 
 
 class Conversation:
@@ -81,10 +84,13 @@ class Conversation:
         found = self.prefixes.find(prompt, wanted, exact=self.states.recurrent)
         if found.length <= own:
             return self.rewind(own)
-        parts = [(segment.tokens.begin, segment.states) for segment in found.segments]
-        positions = np.concatenate([segment.tokens.positions for segment in found.segments], axis=1)
         known = min(self._shared(prompt), found.length)
-        reached = self.states.adopt(parts, positions, found.length, known)
+        try:
+            reached = self.states.adopt(found.parts, found.positions, found.length, known)
+        except (ValueError, KeyError) as error:
+            log.warning("what was kept of an earlier prompt does not fit (%s); it is computed again", error)
+            self.prefixes.drop(found)
+            return self.rewind(0)
         self._ids[:reached], self._positions[:, :reached] = prompt.ids[:reached], prompt.positions[:, :reached]
         return reached
 
@@ -100,6 +106,7 @@ class Conversation:
         num_logits: int = 1,
         chunk: int | None = None,
         reuse: bool = True,
+        share: bool = True,
         head: DraftHead | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Floats:
@@ -107,19 +114,19 @@ class Conversation:
 
         Once `stopped` says so it ends between two chunks, with no logits.
 
-        What the states hold of an earlier turn is used again, and what others left; without `reuse` nothing is, and
-        nothing left for others. All logits come from the last chunk, which is as long as they are, if not longer. A
-        draft `head` reads what the decoder reads.
+        What the states hold of an earlier turn is used again, and what others left. Without `share` nothing of others
+        is, and nothing is left for them; without `reuse` all is computed. All logits come from the last chunk, which is
+        as long as they are, if not longer. A draft `head` reads what the decoder reads.
         """
         ids = request.prompt.ids
         last = len(ids) - whole("num_logits", num_logits, 1, len(ids))
         chunk = self.chunk if chunk is None else whole("chunk", chunk, 1)
-        others = reuse and head is None  # a head follows this conversation alone
+        others = reuse and share and head is None  # a head follows this conversation alone
         start = self.begin(request, num_logits) if others else self.rewind(self.start(request, num_logits) * reuse)
         self.reused = start
         if head is not None:
             head.states.rewind(max(0, start - 1))  # its last entry knew the token behind
-        self._images, self._told = TokenRun.of(request).images, reuse
+        self._images, self._told = TokenRun.of(request).images, reuse and share
         fed, chunk = self.prompts.for_decoder(ids), max(chunk, num_logits)
         stops = worth_saving(request, start, last) if self.states.recurrent else []
         logits: Floats = np.zeros((0, 0), np.float32)

@@ -23,6 +23,8 @@ OF_MODELS = {  # and their defaults
     "conversations": CONVERSATIONS,
     "prefix_bytes": PREFIX_BYTES,
     "feature_bytes": FEATURE_BYTES,
+    "cache_folder": None,
+    "cache_bytes": None,
 }
 
 
@@ -41,6 +43,8 @@ def load(
     conversations: int = CONVERSATIONS,
     prefix_bytes: int = PREFIX_BYTES,
     feature_bytes: int = FEATURE_BYTES,
+    cache_folder: str | Path | None = None,
+    cache_bytes: int | None = None,
     native: bool | None = None,
     profile: bool = False,
 ) -> Model | Encoder:
@@ -59,6 +63,9 @@ def load(
       that begins with the same tokens and images (by default 512 MB at most; 0: each goes on from itself alone).
     - `feature_bytes`: memory for the features of the latest images, which are found by the hash of their file (by
       default 256 MB at most, and what the latest conversation uses).
+    - `cache_folder`: where copies of states and features outlive the process, in files that hold what was asked and
+      said; those of the same bundle, engine and processor are taken. `cache_bytes`: most bytes of all files in it, of
+      which the least used go first (by default 2 GB).
     - `native`: whether lensmith's own kernels compute; None means where there are some for this processor.
     - `profile`: write ONNX Runtime's profiles into the current folder.
 
@@ -69,7 +76,8 @@ def load(
     return open_loaded(
         bundle, threads=threads, context=context, device=device, min_pixels=min_pixels, max_pixels=max_pixels,
         max_video_pixels=max_video_pixels, image_limits=image_limits, video_limits=video_limits,
-        conversations=conversations, prefix_bytes=prefix_bytes, feature_bytes=feature_bytes, native=native,
+        conversations=conversations, prefix_bytes=prefix_bytes, feature_bytes=feature_bytes,
+        cache_folder=cache_folder, cache_bytes=cache_bytes, native=native,
         profile=profile,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,11 @@ from ..prompt.positions import PositionSpec, text_positions
 from ..prompt.prompt_builder import PromptBuilder, open_prompt
 from ..prompt.prompt_parts import PromptSpec
 from ..prompt.requests import Request, question_message
+from ..prompt.variables import check_objects
 from ..values import only, whole
 from .answer import Answer, Progress
-from .constraints import Form, Vocabulary, check_available
+from .answer_forms import open_forms
+from .constraints import Vocabulary
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
 from .drafting import DraftHead
@@ -48,9 +51,9 @@ from .options import OPTIONS, GenerationOptions, with_options
 from .prefix_cache import PREFIX_BYTES, PrefixCache
 from .raw_prompt import raw_prompt
 from .sampling import Sampler, SamplingOptions
+from .shelves import Shelves
 from .streaming import TextStream
 from .timings import Timings
-from .tool_grammar import call_form
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Model(OfOneProcess):
         conversations: int = CONVERSATIONS,
         prefix_bytes: int = PREFIX_BYTES,
         feature_bytes: int = FEATURE_BYTES,
+        cache_folder: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         manifest = bundle.manifest
         if DECODER not in manifest.graphs:
@@ -121,7 +126,8 @@ class Model(OfOneProcess):
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
                        conversations=whole("conversations", conversations, 1, 1024),
-                       prefix_bytes=whole("prefix_bytes", prefix_bytes, 0))  # fmt: skip
+                       prefix_bytes=whole("prefix_bytes", prefix_bytes, 0),
+                       shelves=Shelves(cache_folder, cache_bytes))  # fmt: skip
         self._engines = PerProcess(partial(made_of, bundle, make), remade_on_cpu(bundle, self._wishes, make))
 
     @property
@@ -191,11 +197,14 @@ class Model(OfOneProcess):
         choice, parallel = chosen.pop("tool_choice", None), chosen.pop("parallel_tool_calls", None)
         tools = chosen.pop("tools", None)
         tools = None if choice == "none" else tools
-        form = self._form(generation, call_form(choice, parallel, tools, self.prompts.speech))
+        if tools is not None:
+            check_objects("tools", tools)
+        form, watch = open_forms(generation, tools, choice, parallel, self.prompts, lambda: self._vocabulary)
         chat = self._intake.open(messages, progress.timings, tools=tools, **chosen)
         progress.prompt_ids, thinking = chat.prompt.ids, chat.prompt.thinking
         parser = DialogueParser(self.prompts.speech, tools, thinking=thinking is True)
-        guide = open_guide(self.prompts, thinking, generation.thinking_budget, form, self.eos_token_ids)
+        budget = generation.thinking_budget
+        guide = open_guide(self.prompts, thinking, budget, form, self.eos_token_ids, watch)
         return Answer(self._pieces(chat, generation, progress, guide), progress, parser)
 
     def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
@@ -206,25 +215,13 @@ class Model(OfOneProcess):
         only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
         base = GenerationOptions() if options is None else options
         generation = with_options(base, chosen, asdict(self.manifest.generation))
-        form = self._form(generation, None)
+        form, _ = open_forms(generation, None, None, None, self.prompts, lambda: self._vocabulary)
         progress = Progress(Timings())
         raw = raw_prompt(self.prompts, prompt, self.manifest.vocab)
         chat = self._intake.check(OpenedChat(raw), progress.timings)
         progress.prompt_ids = chat.prompt.ids
         guide = open_guide(self.prompts, False, None, form, self.eos_token_ids)
         return Answer(self._pieces(chat, generation, progress, guide), progress)
-
-    def _form(self, options: GenerationOptions, calls: str | None) -> Form | None:
-        """What an answer is held to; InputError where there can be no such answer."""
-        if calls is not None and options.form is not None:
-            raise InputError(f"tool_choice asks for a call and {options.form[0]} for another form; give one of them")
-        if calls is None and options.form is None:
-            return None
-        check_available()
-        if calls is not None:
-            return self._vocabulary.form_of("tool_choice", calls)
-        assert options.form is not None
-        return self._vocabulary.form(*options.form)
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -271,10 +268,19 @@ class Model(OfOneProcess):
         return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
     def forget(self) -> None:
-        """Drop what earlier prompts left: idle KV caches, copies of states and the features of images."""
+        """Drop what earlier prompts left: idle KV caches, copies of states and the features of images.
+
+        What is on disk stays; its folder may be removed while nothing uses it.
+        """
         self.conversations.forget()
         self.prefixes.forget()
         self.media.forget()
+
+    def flush(self) -> None:
+        """Return when all that is to be kept on disk is there, as it is anyway when the process ends by itself."""
+        for shelf in (self.prefixes.shelf, self.media.shelf):
+            if shelf is not None:
+                shelf.folder.flush()
 
     def _pieces(
         self, chat: OpenedChat, options: GenerationOptions, progress: Progress, guide: Guide | None = None
@@ -362,14 +368,16 @@ def _open(
     bundle: Bundle,
     *,
     wishes: Wishes,
-    media: Callable[[Vision], MediaEncoder],
+    media: Callable[..., MediaEncoder],
     prompts: PromptBuilder,
     conversations: int,
     prefix_bytes: int,
+    shelves: Shelves,
 ) -> Shared:
-    opened, prefixes = open_engines(bundle, wishes), PrefixCache(prefix_bytes)
+    opened, (states, features) = open_engines(bundle, wishes), shelves.open(bundle, wishes)
+    prefixes = PrefixCache(prefix_bytes, states)
     make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk, prefixes)
-    return Shared(opened, media(opened.vision), prefixes, ConversationPool(make, conversations))
+    return Shared(opened, media(opened.vision, shelf=features), prefixes, ConversationPool(make, conversations))
 
 
 def prompt_spec(inputs: InputSections) -> PromptSpec:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engines.contract import Ints
 from ..prompt.requests import Request
+from ..storage.cache_folder import NAME
 from .prefill import shared
 
 
@@ -60,9 +61,9 @@ class TokenRun:
         """The same in memory of its own."""
         return TokenRun(self.ids.copy(), self.positions.copy(), self.images, self.begin)
 
-    def name(self, before: str = "") -> str:
-        """A hash of these tokens, positions and images, and of what is `before` them."""
-        digest = hashlib.sha256(f"{before} {self.begin} {[*self.images]}".encode())
+    def name(self) -> str:
+        """A hash of these tokens, positions and images."""
+        digest = hashlib.sha256(f"{self.begin} {[*self.images]}".encode())
         for row in (self.ids, *self.positions):
             digest.update(np.ascontiguousarray(row, np.int64).data)
-        return digest.hexdigest()
+        return digest.hexdigest()[:NAME]

@@ -8,11 +8,12 @@ from typing import Any
 
 from ...targets.errors import InputError, closest
 from ..bundle.input_sections import Speech
-from ..dialogue.call_forms import Tools, tool_schemas
+from ..dialogue.call_forms import FUNCTION, OPENING, Tools, tool_schemas
 from ..dialogue.typed_values import as_strings, kinds_of
 from ..values import shown, truth
 
 AUTO, NONE, REQUIRED = "auto", "none", "required"
+WRAPPED = 'call: "<tool_call>\\n" {} "\\n</tool_call>"'
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -54,12 +55,30 @@ def call_form(
     return call_grammar(wanted, speech, parallel=several and choice == REQUIRED)
 
 
+def begun_calls(tools: Sequence[Mapping[str, Any]] | None, speech: Speech) -> Mapping[str, str]:
+    """Grammars of one call of the tools, by the texts with which a call begins; none without a form that is known."""
+    known = tool_schemas(tools)
+    if not known or speech.tool_calls is None:
+        return {}
+    one = {OPENING: call_grammar(known, speech, parallel=False)}
+    return {**one, FUNCTION: _grammar("start: call", "call: {}", known, speech)} if speech.tool_calls == "xml" else one
+
+
+def answer_or_calls(schema: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], speech: Speech) -> str:
+    """A grammar of either JSON of a schema or calls of the tools."""
+    start = f'start: answer | call ("\\n" call)*\nanswer: {_json(schema)}'
+    return _grammar(start, WRAPPED, tool_schemas(tools), speech)
+
+
 def call_grammar(tools: Tools, speech: Speech, *, parallel: bool) -> str:
     """A Lark grammar of one call of the tools, or of one or more where `parallel`."""
+    return _grammar('start: call ("\\n" call)*' if parallel else "start: call", WRAPPED, tools, speech)
+
+
+def _grammar(start: str, call: str, tools: Tools, speech: Speech) -> str:
+    """Rules of calls, behind those that use them; `call` has a place for the names of the tools' own rules."""
     write = _xml_rules if speech.tool_calls == "xml" else _json_rules
-    names = " | ".join(f"f{index}" for index in range(len(tools)))
-    more = ' ("\\n" call)*' if parallel else ""
-    rules = [f"start: call{more}", f'call: "<tool_call>\\n" ({names}) "\\n</tool_call>"']
+    rules = [start, call.format(f"({' | '.join(f'f{index}' for index in range(len(tools)))})")]
     for index, (name, schema) in enumerate(tools.items()):
         rules += write(f"f{index}", name, schema)
     return "\n".join(rules) + "\n"

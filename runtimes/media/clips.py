@@ -87,7 +87,8 @@ def plan_clip(total: int, height: int, width: int, spec: ClipSpec, rate: float |
         raise InputError(f"the frames are {width} x {height} pixels; expected at least {factor} x {factor}")
     check_aspect(height, width)
     rows, columns = frame_size(height, width, _frame_limits(spec))
-    groups = -(-(_budget(count, spec) // step) // step) * step
+    budget = min(max(spec.max_frames // step, 1), count // step)  # temporal patches, all of them whole
+    groups = -(-budget // step) * step
     groups, rows, columns = _within_tokens(groups, rows // factor, columns // factor, spec)
     frames = max(step, min(groups * step, max(spec.max_frames // step, 1) * step))
     return ClipPlan(sampled[_spread(count, frames)], rows * factor, columns * factor)
@@ -121,12 +122,6 @@ def frame_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     if prod(size) < spec.min_pixels:
         size = grown(height, width, factor, spec.min_pixels)
     return size
-
-
-def _budget(count: int, spec: ClipSpec) -> int:
-    """Frames to fill temporal patches with, all of them whole."""
-    step = spec.image.temporal_patch_size
-    return min(max(spec.max_frames // step, 1), count // step) * step
 
 
 def _within_tokens(groups: int, rows: int, columns: int, spec: ClipSpec) -> tuple[int, int, int]:

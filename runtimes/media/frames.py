@@ -85,7 +85,22 @@ def open_clip(source: VideoSource, limits: VideoLimits | None = None) -> Clip:
     Files are given as those of images are: by path or URL, as bytes or opened. Raises InputError for what is no video,
     has no frames or is over a limit, and MissingExtra for a video file without PyAV.
     """
-    return _opened(source, limits or VideoLimits())
+    limits = limits or VideoLimits()
+    if isinstance(source, list | tuple | np.ndarray):
+        if isinstance(source, np.ndarray) and source.ndim != 4:
+            raise InputError(f"a video is an array {list(source.shape)}; expected [frames, height, width, 3]")
+        check_total("the list of frames", len(source), 1, limits)
+        return Clip("the list of frames", len(source), None, partial(_listed, source, limits.frame), chosen=True)
+    source = opened_source(source, "a video", min(limits.max_file_bytes, MAX_OPENED_BYTES))
+    if isinstance(source, Image.Image):
+        raise InputError("a video is one image object; expected a file or a list of frames")
+    name = "the video data" if isinstance(source, bytes) else str(source)[:200]
+    file = _in_memory(name, source, limits)
+    if _is_image(name, file):
+        return _animation(name, read_bytes(file, limits.frame)[1], limits)
+    from .video_files import open_file  # which builds on this file
+
+    return open_file(name, file, limits)
 
 
 def check_limit_objects(images: ImageLimits | None, videos: VideoLimits | None) -> None:
@@ -107,24 +122,6 @@ def check_total(name: str, total: int, pixels: int, limits: VideoLimits) -> None
         most = limits.max_source_pixels
         raise InputError(f"{name} has {total * pixels} pixels in {total} frames, more than the limit of {most}; "
                          "cut it shorter or scale it down")  # fmt: skip
-
-
-def _opened(source: VideoSource, limits: VideoLimits) -> Clip:
-    if isinstance(source, list | tuple | np.ndarray):
-        if isinstance(source, np.ndarray) and source.ndim != 4:
-            raise InputError(f"a video is an array {list(source.shape)}; expected [frames, height, width, 3]")
-        check_total("the list of frames", len(source), 1, limits)
-        return Clip("the list of frames", len(source), None, partial(_listed, source, limits.frame), chosen=True)
-    source = opened_source(source, "a video", min(limits.max_file_bytes, MAX_OPENED_BYTES))
-    if isinstance(source, Image.Image):
-        raise InputError("a video is one image object; expected a file or a list of frames")
-    name = "the video data" if isinstance(source, bytes) else str(source)[:200]
-    file = _in_memory(name, source, limits)
-    if _is_image(name, file):
-        return _animation(name, read_bytes(file, limits.frame)[1], limits)
-    from .video_files import open_file  # which builds on this file
-
-    return open_file(name, file, limits)
 
 
 def _in_memory(name: str, source: Path | bytes, limits: VideoLimits) -> Path | bytes:

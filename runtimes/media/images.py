@@ -83,7 +83,7 @@ class ImageSpec:
         values = {**DEFAULTS, **config}
         size = values["size"] if values["size"] is not None else DEFAULTS["size"]
         _require(isinstance(size, Mapping), f"preprocessor_config size is {size!r}; expected {EDGES}")
-        pixels = {name: _either(config.get(name), size.get(edge)) for name, edge in LIMITS}
+        pixels = {name: size.get(edge) if config.get(name) is None else config[name] for name, edge in LIMITS}
         _require(None not in pixels.values(), f"preprocessor_config size is {dict(size)}; expected {EDGES}")
         return cls(
             **{name: values[name] for name in ("patch_size", "temporal_patch_size", "merge_size")},
@@ -115,8 +115,7 @@ class ImageSpec:
         """The same spec, by which images get a size (height, width) in whole tokens; InputError outside the range."""
         height, width = whole_tokens(size, self.factor)
         low, high = self.allowed_pixels or (self.min_pixels, self.max_pixels)
-        shown = f"an image of {height} x {width} pixels (resized_height x resized_width)"
-        check_area(height * width, low, high, shown)
+        check_area(height * width, low, high, f"an image of {height} x {width} pixels (resized_height x resized_width)")
         return dataclasses.replace(self, exact_size=(height, width))
 
     @property
@@ -161,10 +160,6 @@ def three(key: str, value: Any) -> tuple[float, float, float]:
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number within float32's range."""
     return type(value) in (int, float) and abs(value) < 1e38  # false for NaN
-
-
-def _either(value: Any, other: Any) -> Any:
-    return other if value is None else value
 
 
 def smart_resize(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:

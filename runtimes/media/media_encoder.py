@@ -28,6 +28,7 @@ from ..prompt.messages import Messages, find_media
 from ..prompt.prompt_parts import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
 from ..values import finite, whole
+from .feature_shelf import FeatureShelf
 from .frames import Clip, VideoLimits, open_clip
 from .image_files import ImageLimits, decode_image, read_image
 from .images import Grid, Patches
@@ -80,13 +81,15 @@ class MediaEncoder:
         video_limits: VideoLimits,
         threads: int | None = None,
         feature_bytes: int = FEATURE_BYTES,
+        shelf: FeatureShelf | None = None,
     ) -> None:
         """`video_spec` None: the model takes no videos. `threads` bound what decodes and resizes, None to the cores;
-        `feature_bytes` the features that are kept, but for those that the latest conversation uses.
+        `feature_bytes` the features that are kept, but for those that the latest conversation uses. A `shelf` has those
+        of earlier runs, too.
         """
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits, self.threads = image_limits, video_limits, threads
-        self.most_bytes = feature_bytes
+        self.most_bytes, self.shelf = feature_bytes, shelf
         self._lock, self._turn = threading.Lock(), threading.Lock()  # of the features; of the engine, image by image
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._seen = SeenSources()
@@ -154,7 +157,7 @@ class MediaEncoder:
             identity: Identity = (content.size, hashlib.sha256(content.tobytes()).digest(), spec)
         else:
             identity = (hashlib.sha256(content).digest(), spec)
-        if (seen := self._seen.get(identity)) is not None:
+        if (seen := self._seen.get(identity) or self._recalled(identity)) is not None:
             pixels = partial(decode_image, name, content, limits)
             return Medium(seen.grid, lambda: iter([preprocess(pixels(), spec)[0]]), identity=identity)
         image = content if isinstance(content, Image.Image) else decode_image(name, content, limits)
@@ -168,7 +171,7 @@ class MediaEncoder:
             raise InputError("this bundle takes no videos; send frames as images")
         spec = video_wishes(self.video_spec, part, limits)
         source, identity = identify_video(source, part, spec, self.video_limits)
-        if (seen := self._seen.get(identity)) is not None:
+        if (seen := self._seen.get(identity) or self._recalled(identity)) is not None:
             again = partial(self._open_clip, source, part, spec, identity)
             return Medium(seen.grid, lambda: again().patches(), seen.layout, identity)
         return self._open_clip(source, part, spec, identity)
@@ -185,12 +188,29 @@ class MediaEncoder:
     def _at_hand(self, medium: Medium) -> tuple[EncodedImage, ...] | None:
         """The features of a source that was encoded before, if all are still kept."""
         seen = self._seen.get(medium.identity)
+        kept = None if seen is None else self._all_of(seen)
+        if seen is not None and kept is None and self._recalled(medium.identity) is not None:
+            kept = self._all_of(seen)
+        return kept
+
+    def _all_of(self, seen: Seen) -> tuple[EncodedImage, ...] | None:
         with self._lock:
-            if seen is None or not all(key in self._features for key in seen.keys):
+            if not all(key in self._features for key in seen.keys):
                 return None
             for key in seen.keys:
                 self._features.move_to_end(key)
             return tuple(self._features[key] for key in seen.keys)
+
+    def _recalled(self, identity: Identity | None) -> Seen | None:
+        """What the shelf has of a source, whose features are taken from there."""
+        found = None if identity is None or self.shelf is None else self.shelf.find(identity)
+        if found is None:
+            return None
+        seen, images = found
+        with self._lock:
+            self._features.update((image.key, image) for image in images)
+        self._seen.add(identity, seen)
+        return seen
 
     def _encode(self, medium: Medium, timings: Timings) -> tuple[EncodedImage, ...]:
         if (kept := self._at_hand(medium)) is not None:
@@ -203,7 +223,10 @@ class MediaEncoder:
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)
-        self._seen.add(medium.identity, Seen(medium.grid, medium.layout, tuple(image.key for image in encoded)))
+        seen = Seen(medium.grid, medium.layout, tuple(image.key for image in encoded))
+        self._seen.add(medium.identity, seen)
+        if self.shelf is not None and medium.identity is not None:
+            self.shelf.put(medium.identity, seen, encoded)
         return tuple(encoded)
 
     def _features_of(self, patches: Patches, grid: Grid) -> EncodedImage:

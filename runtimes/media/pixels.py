@@ -31,6 +31,7 @@ class Kind:
     preprocess: Callable[[Image.Image, Any], tuple[Patches, Grid]]
     frames: Callable[[Patches, Grid, Any], UInt8]  # the way back from it
     pieces: Callable[[Grid], int] = lambda _: 1  # that the image tokens of a grid fall into, alike
+    limits: Callable[[Any], dict[str, int]] = lambda _: {}  # of sizes, as transformers' processors name them
 
 
 def image_spec(inputs: InputSections) -> PixelSpec:
@@ -55,6 +56,11 @@ def grid_tokens(grid: Grid, spec: PixelSpec) -> int:
     """How many tokens an image of this grid takes in the prompt, those around them left out."""
     pieces = BY_SPEC[type(spec)].pieces(grid)
     return prod(grid) // spec.merge_size**2 if pieces == 1 else pieces * grid[2]
+
+
+def processor_size(spec: PixelSpec) -> dict[str, int]:
+    """The limits of sizes as `size` of transformers' image processor has them; empty where all images become one."""
+    return BY_SPEC[type(spec)].limits(spec)
 
 
 def to_frames(patches: Patches, grid: Grid, spec: PixelSpec) -> UInt8:
@@ -86,9 +92,11 @@ def _patch_grid(height: int, width: int, spec: ImageSpec) -> Grid:
     return 1, height // spec.patch_size, width // spec.patch_size
 
 
-PATCHES = Kind(_patch_spec, _patch_grid, images.preprocess, images.frames_of)
+PATCHES = Kind(_patch_spec, _patch_grid, images.preprocess, images.frames_of,
+               limits=lambda spec: {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels})  # fmt: skip
 CROPS = Kind(_crop_spec, crops.crop_grid, crops.crop, crops.frames_of_crop)
-TILES = Kind(_tile_spec, tiles.tile_grid, tiles.cut_tiles, tiles.frames_of_tiles, lambda grid: tile_count(*grid[:2]))
+TILES = Kind(_tile_spec, tiles.tile_grid, tiles.cut_tiles, tiles.frames_of_tiles, lambda grid: tile_count(*grid[:2]),
+             limits=lambda spec: {"longest_edge": spec.longest_edge})  # fmt: skip
 NONE = Kind(lambda _: NoImages(), refuse, refuse, refuse)
 KINDS: Mapping[type, Kind] = {PatchImages: PATCHES, CropImages: CROPS, TileImages: TILES, NoImagesEntry: NONE}
 BY_SPEC: Mapping[type, Kind] = {ImageSpec: PATCHES, CropSpec: CROPS, TileSpec: TILES, NoImages: NONE}

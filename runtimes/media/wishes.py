@@ -83,7 +83,10 @@ def wished_size(frames: int, height: int, width: int, spec: VideoSpec, part: Map
     if least > most or most < patches.factor**2:
         raise InputError(f"each frame of the video is asked for {least:.0f} to {most:.0f} pixels, and one image token "
                          f"takes {patches.factor**2}; widen the range or take fewer frames")  # fmt: skip
-    return _frame_size(height, width, patches.factor, least, most)
+    size = whole_tokens((height, width), patches.factor)
+    if prod(size) > most:
+        return shrunk(height, width, patches.factor, most)
+    return grown(height, width, patches.factor, least) if prod(size) < least else size
 
 
 def frame_range(
@@ -121,10 +124,3 @@ def _resized(part: Mapping[str, Any], limits: Mapping[str, Any]) -> Size | None:
         raise InputError(f"a part has {', '.join((*given, *limits))}; expected both resized_height and resized_width, "
                          "and no other limit of pixels")  # fmt: skip
     return given["resized_height"], given["resized_width"]
-
-
-def _frame_size(height: int, width: int, factor: int, least: float, most: float) -> Size:
-    size = whole_tokens((height, width), factor)
-    if prod(size) > most:
-        return shrunk(height, width, factor, most)
-    return grown(height, width, factor, least) if prod(size) < least else size

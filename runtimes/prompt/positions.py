@@ -67,7 +67,15 @@ def mrope_positions(
     marks = [token for token in (spec.image_token_id, spec.video_token_id) if token is not None]
     tokens = np.flatnonzero(np.isin(input_ids, marks))
     ends = np.cumsum([offset.shape[1] for offset in offsets], dtype=np.int64)
-    _check_images(tokens, ends, offsets)
+    expected = int(ends[-1]) if len(ends) else 0
+    if len(tokens) != expected:
+        raise InputError(f"the prompt has {len(tokens)} image tokens, the {len(ends)} image grids need {expected}; "
+                         "build the prompt with the grids of the same images")  # fmt: skip
+    for end, offset in zip(ends, offsets, strict=True):
+        count = offset.shape[1]
+        if tokens[end - 1] - tokens[end - count] != count - 1:
+            raise InputError(f"the {count} tokens of an image are not consecutive in the prompt; "
+                             "build the prompt with the grids of the same images")  # fmt: skip
     advance = np.ones(len(input_ids), np.int64)
     advance[tokens] = 0
     advance[tokens[ends - 1]] = [int(offset[1:].max()) + 1 for offset in offsets]
@@ -95,15 +103,3 @@ def _grid_offsets(grid: Sequence[int] | npt.NDArray[np.int64], merge_size: int, 
     offsets = np.indices((time, height // merge_size, width // merge_size), np.int64).reshape(3, -1)
     offsets[0] = (offsets[0].astype(np.float32) * space).astype(np.int64)
     return offsets
-
-
-def _check_images(tokens: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], offsets: list[Positions]) -> None:
-    expected = int(ends[-1]) if len(ends) else 0
-    if len(tokens) != expected:
-        raise InputError(f"the prompt has {len(tokens)} image tokens, the {len(ends)} image grids need {expected}; "
-                         "build the prompt with the grids of the same images")  # fmt: skip
-    for end, offset in zip(ends, offsets, strict=True):
-        count = offset.shape[1]
-        if tokens[end - 1] - tokens[end - count] != count - 1:
-            raise InputError(f"the {count} tokens of an image are not consecutive in the prompt; "
-                             "build the prompt with the grids of the same images")  # fmt: skip

@@ -19,7 +19,7 @@ from .continuation import ends_in_thoughts
 from .messages import Messages, as_messages
 from .positions import NO_TOKEN, Grids
 from .prompt_parts import Ids, Prompt, PromptSpec, VideoLayout
-from .reach import MARK, Chat, check_reaches
+from .reach import MARK, REASONING, Chat, check_reaches
 from .speech import find_speech
 from .template import MOST_SOURCE_BYTES, ChatTemplate
 from .tokenizer_check import open_tokenizer, panics_told
@@ -45,6 +45,11 @@ class PromptBuilder:
     def speech(self) -> Speech:
         """How the model writes calls and thoughts."""
         return self.spec.speech or find_speech(self.template)
+
+    @property
+    def reads_thoughts(self) -> bool:
+        """Whether the template reads those of earlier turns; where it does not, messages must not have any."""
+        return bool({*REASONING} & self.template.words.keys)
 
     @cached_property
     def tags(self) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,15 +19,16 @@ def write_arrays(file: IO[bytes], arrays: Arrays) -> None:
     np.savez(file, **named)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a file by name; ValueError for compressed ones, of which a few bytes become any number."""
+def read_arrays(path: Path, only: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """All arrays of a file by name, or `only` some; ValueError for compressed ones, which grow from a few bytes."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
         if packed:
             raise ValueError("its arrays are compressed")
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: _plain(name, arrays[name]) for name in arrays.files}
+            wanted = arrays.files if only is None else only
+            return {name: _plain(name, arrays[name]) for name in wanted}
     except Exception as error:  # numpy reads headers with Python's own parser, which raises errors of many kinds
         raise ValueError(f"{path.name}: {error or type(error).__name__}") from error
 

@@ -40,5 +40,5 @@ APIS = (
 
 def error_body(path: str, refusal: Refusal) -> dict[str, Any]:
     """The body of a response that refuses, in the words of the API of a path."""
-    error = next((api.error for api in APIS if api.path == path), openai_error)
+    error = next((api.error for api in APIS if path.startswith(api.path)), openai_error)
     return error(refusal)

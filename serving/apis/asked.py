@@ -40,7 +40,7 @@ def sampling_of(request: Sampled, model: Model) -> dict[str, Any]:
 
 def tokens_of(wanted: int | None, limits: ServerOptions, name: str) -> int:
     """How many new tokens an answer may have. Raises Refusal where the server allows fewer."""
-    tokens = wanted or limits.default_new_tokens
+    tokens = wanted or min(limits.default_new_tokens, limits.most_new_tokens)
     if tokens > limits.most_new_tokens:
         raise Refusal(400, f"{tokens} new tokens are more than the {limits.most_new_tokens} of this server", param=name)
     return tokens

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ...runtimes.generation.intake import KEYWORDS
 from ..picture_links import PictureLinks
 from ..served import Served
 from ..server_errors import Refusal
 from .asked import Asked, sampling_of, seeded, tokens_of
 from .chat_schema import ChatMessage, ChatRequest, NamedTool, Part
 
+OWN = ("self", "messages", "tools")  # of `Model.generate`, which variables must not replace
 SIZES = ("min_pixels", "max_pixels", "fps")
 
 
@@ -61,6 +63,9 @@ def _part(part: Part, links: PictureLinks) -> dict[str, Any]:
 
 def _variables(request: ChatRequest) -> dict[str, Any]:
     variables = dict(request.chat_template_kwargs or {})
+    if option := next((name for name in variables if name in KEYWORDS or name in OWN), None):
+        raise Refusal(400, f"chat_template_kwargs has {option!r}, which is no variable of a template; give it as an "
+                      "option of the request, where there is one", param="chat_template_kwargs")  # fmt: skip
     if request.continue_final_message:
         variables["continue_final_message"] = True
     if request.reasoning_effort == "none":

@@ -3,9 +3,11 @@
 python tests/training/calibration_samples.py --out SAMPLES [--long]
 python tests/benchmarks/calibration.py CHECKPOINT --held-out TASKS/tasks.jsonl --samples built-in SAMPLES/tasks.jsonl
 
-KL divergences are in nats, means over the positions of the held-out tasks. Methods run side by side, so that they see
-the same inputs. `auto` is what `lensmith export --calibrate auto` keeps. "judged" are the divergences on
-own kinds, foreign kinds and answers that the calibration itself measured on samples that it did not see.
+KL divergences are in nats, means over the positions of the held-out tasks. "next to nearest" is how far the divergence
+of answers is above that of rounding to nearest, question by question, and the standard error of this difference: what
+is within two of them is chance. Methods run side by side, so that they see the same inputs. `auto` is what
+`lensmith export --calibrate auto` keeps. "judged" are the divergences on own kinds, foreign kinds and answers that the
+calibration itself measured on samples that it did not see.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lensmith.calibration.calibrated_export import _judge, _quantize, float_model
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.calibration.layerwise.candidates import Candidate, nearest, stored
@@ -37,8 +40,8 @@ from rich.table import Table
 BUILT_IN, AUTO = "built-in", "auto"
 GRIDS = ("int4:128", "int4:32", "int3:128", "int2:32")
 METHODS = ("gptq", "descent")
-COLUMNS = ("samples", "grid", "method", "KL answers", "KL image", "right %", "most lost", "right by task", "judged",
-           "matrices")  # fmt: skip
+COLUMNS = ("samples", "grid", "method", "KL answers", "next to nearest", "KL image", "right %", "most lost",
+           "right by task", "judged", "matrices")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,24 @@ def rows(source: str, grid: str, one: Candidates, found: Mapping[str, Judgement]
         yield {
             "samples": source if source == BUILT_IN else Path(source).parent.name, "grid": grid,
             "method": f"{AUTO}: {method}" if name == AUTO else name,
-            "kl": dict(own.kl), "right": 100 * sum(own.accuracy.values()) / len(plain), "worst": worst,
+            "kl": dict(own.kl), "next_to_nearest": difference(own, found[NEAREST]),
+            "right": 100 * sum(own.accuracy.values()) / len(plain), "worst": worst,
             "tasks": {task: 100 * share for task, share in own.accuracy.items()},
             "judged": dict(said.groups), "matrices": one.matrices.get(method, {}),
         }  # fmt: skip
 
 
+def difference(one: Judgement, other: Judgement) -> tuple[float, float]:
+    """The mean difference of the divergence of answers over the questions, and its standard error."""
+    paired = np.subtract(one.answers, other.answers)
+    return float(paired.mean()), float(paired.std(ddof=1) / len(paired) ** 0.5)
+
+
 def cells(row: Mapping[str, Any]) -> list[str]:
     """A row as it is shown."""
     return [
-        row["samples"], row["grid"], row["method"], f"{row['kl']['answers']:.5f}", f"{row['kl']['image']:.4f}",
+        row["samples"], row["grid"], row["method"], f"{row['kl']['answers']:.5f}",
+        "{:+.5f} ± {:.5f}".format(*row["next_to_nearest"]), f"{row['kl']['image']:.4f}",
         f"{row['right']:.1f}", f"{row['worst'][0]:+.0f} {row['worst'][1]}",
         " ".join(f"{share:.0f}" for share in row["tasks"].values()),
         " ".join(f"{kl:.4f}" for kl in row["judged"].values()),

@@ -124,7 +124,7 @@ def test_chat_survives_a_stopped_answer(cli: Cli, tiny_bundle: Path, monkeypatch
         next(iter(answer))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(talk, "stream", interrupted)
+    monkeypatch.setattr(talk, "stream_parts", interrupted)
     type_in(monkeypatch, "One\nTwo\n")
     ran = cli("chat", tiny_bundle, "--greedy", "--max-new-tokens", 4)
     assert ran.code == 0

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lensmith.cli.app import lensmith
 from lensmith.cli.option_types import Once
 from lensmith.cli.talk import Talk
-from lensmith.cli.template_options import read_variables, tool_calls
+from lensmith.cli.template_options import read_variables
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.bundle.input_sections import Speech
+from lensmith.runtimes.dialogue.dialogue_parser import DialogueParser
+from lensmith.runtimes.generation.answer import Answer, Progress
 from lensmith.runtimes.generation.options import GenerationOptions
+from lensmith.runtimes.generation.timings import Timings
 from lensmith.targets.errors import InputError
 from PIL import Image
 
@@ -144,24 +150,10 @@ def test_values_of_variables() -> None:
     }  # fmt: skip
 
 
-CALLS: list[tuple[str, list[dict[str, Any]]]] = [
-    ('<tool_call>\n{"name": "zoom", "arguments": {"x": 1}}\n</tool_call>', [{"name": "zoom", "arguments": {"x": 1}}]),
-    ("a<tool_call>\n<function=zoom>\n<parameter=x>\n1\n2\n</parameter>\n<parameter=y>\nz\n</parameter>\n</function>\n</tool_call>",
-     [{"name": "zoom", "arguments": {"x": "1\n2", "y": "z"}}]),
-    ('<tool_call>{"name": "a"}</tool_call>\n<tool_call><function=b></function></tool_call>',
-     [{"name": "a", "arguments": {}}, {"name": "b", "arguments": {}}]),
-    ("<tool_call>{</tool_call><tool_call>[1]</tool_call><tool_call>", []), ("no call", []),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "calls"), CALLS)
-def test_calls_in_answers(text: str, calls: list[dict[str, Any]]) -> None:
-    assert tool_calls(text, [TOOL]) == calls
-    assert tool_calls(text, []) == []
-
-
 class Told:
     """A model that gives answers in order, and remembers what it was asked."""
+
+    prompts = SimpleNamespace(reads_thoughts=True)
 
     def __init__(self, *answers: str) -> None:
         self.answers, self.asked = list(answers), []  # type: tuple[list[str], list[tuple[Any, Any]]]
@@ -170,13 +162,10 @@ class Told:
         self.asked.append((messages, variables))
         text = self.answers.pop(0)
 
-        class Answer:
-            def __iter__(self) -> Iterator[str]:
-                yield text
-
-        answer = Answer()
-        answer.text = text  # type: ignore[attr-defined]
-        return answer
+        speech = Speech(tool_calls="xml", reasoning=True)
+        ids = (f"id{number}" for number in itertools.count())
+        parser = DialogueParser(speech, variables.get("tools"), make_id=lambda: next(ids))
+        return Answer((piece for piece in (text[:9], text[9:])), Progress(Timings()), parser)
 
 
 def talk(model: Told, typed: str, monkeypatch: pytest.MonkeyPatch, **variables: Any) -> None:
@@ -192,9 +181,11 @@ def test_results_of_tools_in_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     talk(model, "Look\n/tool turn left\n/tool zoom 2 times\nThanks\n", monkeypatch, tools=[TOOL])
     messages, variables = model.asked[1]
     assert variables == {"tools": [TOOL]}
-    assert messages[1] == {"role": "assistant", "content": two}
-    assert messages[2:] == [{"role": "tool", "name": "turn", "content": "left"},
-                            {"role": "tool", "name": "zoom", "content": "2 times"}]  # fmt: skip
+    calls = [{"id": f"id{i}", "type": "function", "function": {"name": name, "arguments": '{"x": "ä"}'}}
+             for i, name in enumerate(("zoom", "turn"))]  # fmt: skip
+    assert messages[1] == {"role": "assistant", "content": None, "tool_calls": calls}
+    assert messages[2:] == [{"role": "tool", "tool_call_id": "id1", "name": "turn", "content": "left"},
+                            {"role": "tool", "tool_call_id": "id0", "name": "zoom", "content": "2 times"}]  # fmt: skip
     assert [message["role"] for message in model.asked[2][0]] == [
         "user",
         "assistant",
@@ -206,6 +197,21 @@ def test_results_of_tools_in_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     told = capsys.readouterr().err
     assert '(calls zoom {"x": "ä"}; answer with /tool zoom RESULT)' in told
     assert "(still to come: zoom)" in told
+
+
+def test_thoughts_in_chat_are_shown_beside_the_answer_and_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Told("<think>\nIs it?\n</think>\n\nIt is.", "bye")
+    talk(model, "Look\nThanks\n", monkeypatch)
+    assert model.asked[1][0][1] == {"role": "assistant", "content": "It is.", "reasoning_content": "Is it?"}
+    model = Told("<think>\nIs it?\n</think>\n\nIt is.", "bye")
+    model.prompts = SimpleNamespace(reads_thoughts=False)
+    told = capsys.readouterr()
+    talk(model, "Look\nThanks\n", monkeypatch)
+    assert model.asked[1][0][1] == {"role": "assistant", "content": "It is."}
+    assert told.out == "It is.\nbye\n"
+    assert told.err == "Is it?\n"
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from lensmith.exporters.graphs.kv_cache import FLOAT_CACHE, KvCache, make_kv_cache
 from lensmith.exporters.graphs.state_names import all_states, kv_states
-from lensmith.exporters.spec import (
-    ClipTowerSpec,
-    DecoderSpec,
-    DeltaNetSpec,
-    ModelSpec,
-    VisionSpec,
-)
+from lensmith.exporters.spec import DecoderSpec, DeltaNetSpec, ModelSpec
+from lensmith.exporters.tower_specs import ClipTowerSpec, VisionSpec
 from lensmith.targets.errors import InputError
 from numpy.typing import NDArray
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
           "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography",
           "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "httpx", "openai", "anthropic",
-          "llguidance")  # fmt: skip
+          "llguidance", "ray")  # fmt: skip
 BLOCK = """
 import sys
 class Blocked:

@@ -139,6 +139,17 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
 }
 
 
+def packed_error(
+    source: Path, folder: Path, images: Sequence[Image.Image], patch: pytest.MonkeyPatch, **options: Any
+) -> float:
+    """The largest error of a bundle of packed weights, next to PyTorch with the values that they stand for."""
+    need_torch()
+    exact_kernels(patch)
+    pair = compile_pair(source, folder, **options)
+    dequantize_weights(pair)
+    return max(pair.worst_error(images, CONVERSATIONS["one image"]).values())
+
+
 class Ladder:
     """Tests that a file inherits for its fixture `pair`: the compiled model equals PyTorch from features to tokens.
 

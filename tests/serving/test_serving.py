@@ -97,7 +97,7 @@ class Nothing:
     content: tuple[Any, ...] = ()
 
 
-TOOLS = [
+TOOLS: list[Any] = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": {
         "type": "object",
         "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9}, "kind": {"enum": ["a", "b"]}},
@@ -156,6 +156,33 @@ def test_one_call_where_no_more_are_wanted(model: Model, monkeypatch: pytest.Mon
         one = client.chat.completions.create(parallel_tool_calls=False, **asked).choices[0]
         assert ([call.function.name for call in one.message.tool_calls], one.finish_reason) == (
             ["count_things"], "tool_calls")  # fmt: skip
+
+
+def test_a_call_that_the_model_begins_follows_its_schema(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights, which would never write a call of their own: from its opening on, there is no other way."""
+    pytest.importorskip("llguidance", reason="needs lensmith[constrain]")
+    begun = model.prompts.tokenizer.encode("Well.\n<tool_call>", add_special_tokens=False).ids
+
+    class Begins(Sampler):
+        def __call__(self, logits: Any, history: Any = ()) -> int:
+            self.count = getattr(self, "count", 0) + 1
+            return begun[self.count - 1] if self.count <= len(begun) else super().__call__(logits, history)
+
+    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Begins)
+    strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+    with served({"tiny": model}) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        asked = {**SHORT, "max_tokens": 120, "messages": QUESTION}
+        for tools in (TOOLS, strict):
+            made = client.chat.completions.create(tools=tools, tool_choice="auto", **asked).choices[0].message
+            arguments = json.loads(made.tool_calls[0].function.arguments)
+            assert made.content.startswith("Well.")
+            assert arguments.keys() == {"count", "kind"}
+            assert 0 <= arguments["count"] <= 9
+        schema = {"type": "array", "uniqueItems": True}
+        impossible = {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {"x": schema}}}
+        with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+            client.chat.completions.create(tools=[{"type": "function", "function": impossible}], **asked)
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -246,6 +273,13 @@ def test_keys(model: Model) -> None:
             wrong.chat.completions.create(messages=QUESTION, **SHORT)
         assert httpx.get(f"{address}/v1/models").status_code == 401
         assert httpx.get(f"{address}/health").status_code == 200  # of probes, which have no key
+
+
+def test_requests_that_do_not_say_how_many_tokens(model: Model) -> None:
+    with served({"tiny": model}, most_new_tokens=4) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        made = client.chat.completions.create(model="tiny", messages=QUESTION, temperature=0)
+        assert (made.usage.completion_tokens, made.choices[0].finish_reason) == (4, "length")
 
 
 LONG: Any = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 600, "stream": True}

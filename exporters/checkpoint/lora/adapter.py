@@ -89,7 +89,13 @@ def open_adapter(path: str | Path, rules: Rules) -> Adapter:
             changes.setdefault(module_there, Change(module)).parts[part] = stored[name]
             owners.add(owner)
         else:
-            _add(saved, _base_name(module, rules), stored[name])
+            whole = _base_name(module, rules)
+            tensor = stored[name]
+            if whole in saved:
+                raise InputError(
+                    f"the adapter holds {whole} twice, as {saved[whole].name} and {tensor.name}; save it again"
+                )
+            saved[whole] = tensor
     if len(owners) > 1:
         raise InputError(f"{folder / WEIGHTS} holds several adapters ({', '.join(sorted(owners))}); save each in a "
                          f"folder of its own, or {WITH_PEFT}")  # fmt: skip
@@ -133,9 +139,3 @@ def _parts(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, tuple[str,
 
 def _base_name(name: str, rules: Rules) -> str:
     return canonical_names([name], rules)[name]
-
-
-def _add(saved: dict[str, StoredTensor], name: str, tensor: StoredTensor) -> None:
-    if name in saved:
-        raise InputError(f"the adapter holds {name} twice, as {saved[name].name} and {tensor.name}; save it again")
-    saved[name] = tensor

@@ -94,7 +94,14 @@ def dequantized(
     InputError that names the tensor for parts that are missing or left over, and for weights that lack their scales.
     """
     if declared is None:
-        _refuse_undeclared(folder, tensors)
+        ends = {end for form in FORMATS.values() for end in form.parts}
+        for name, tensor in tensors.items():
+            if tensor.dtype.startswith("F8") or any(name.endswith(f".{end}") for end in ends):
+                raise InputError(
+                    f"{folder} has {name!r} ({tensor.dtype}), a part of quantized weights, but its config.json has no "
+                    "quantization_config that says how to read them; download config.json again, and do not remove "
+                    "that entry"
+                )
         return dict(tensors), ()
     rest: dict[str, LazyTensor] = dict(tensors)
     unused = tuple(name for name in tensors if name.rpartition(".")[2] in ACTIVATIONS)
@@ -130,12 +137,3 @@ def _modules(tensors: Mapping[str, StoredTensor], ends: tuple[str, ...]) -> dict
         if f"{name}.weight" in tensors:
             parts["weight"] = tensors[f"{name}.weight"]
     return found
-
-
-def _refuse_undeclared(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    ends = {end for form in FORMATS.values() for end in form.parts}
-    for name, tensor in tensors.items():
-        if tensor.dtype.startswith("F8") or any(name.endswith(f".{end}") for end in ends):
-            raise InputError(f"{folder} has {name!r} ({tensor.dtype}), a part of quantized weights, but its "
-                             "config.json has no quantization_config that says how to read them; download config.json "
-                             "again, and do not remove that entry")  # fmt: skip

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from ....targets.errors import InputError
-from ...spec import PatchTransformer, require
+from ...config_errors import require
+from ...tower_specs import PatchTransformer
 
 DEFAULT_PATCHES = 8192  # of one image or clip: a bias of 268 MB, and time that grows with the square
 

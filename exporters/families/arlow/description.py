@@ -8,9 +8,9 @@ from typing import Any
 
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
+from ...config_errors import require
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, Prefixes, encoder_graph
-from ...spec import require
 from ...storage.scheme import Policy
 from .arlow_spec import ArlowSpec, Locality
 from .indexed_grid import index_ports

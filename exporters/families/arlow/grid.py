@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graphs.dialect import Angles, Dialect
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from .arlow_spec import ArlowSpec, Locality
 
 F32, F64, I64 = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graphs.dialect import Angles, Dialect
-from ...graphs.graph_values import Op, Port, Value
+from ...graphs.graph_terms import Op, Port, Value
 from .arlow_spec import ArlowSpec, Locality
 
 F32, I64 = ir.DataType.FLOAT, ir.DataType.INT64

@@ -12,7 +12,7 @@ from onnxscript import nn
 
 from ...graphs.blocks import LayerNorm, Linear
 from ...graphs.dialect import Angles, Dialect
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.patch_blocks import PatchProjection
 from ...storage.scheme import Policy
 from .arlow_spec import ArlowSpec

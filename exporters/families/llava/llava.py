@@ -15,8 +15,9 @@ from ...graphs.graph_files import (
     build_clip,
     build_decoder,
 )
-from ...spec import ClipTowerSpec, ModelSpec
+from ...spec import ClipModelSpec, VisionLanguageSpec
 from ...storage.scheme import Policy
+from ...tower_specs import ClipTowerSpec
 from ..configs import Config, never_null
 from ..family import Family
 from ..text_decoders import describe_text
@@ -47,7 +48,7 @@ TOWER_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", "sil
 PROJECTOR_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish")
 
 
-def describe(values: dict[str, Any]) -> ModelSpec:
+def describe(values: dict[str, Any]) -> ClipModelSpec:
     """Turn a Hugging Face config of model_type llava into a ModelSpec; InputError for what is not supported."""
     config = Config(values, MODEL_TYPE, never_null=_never_null)
     text = config.section("text_config")
@@ -55,7 +56,7 @@ def describe(values: dict[str, Any]) -> ModelSpec:
     tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
     decoder = describe_text(replace(text, values={**text.values, "tie_word_embeddings": tied}), "llama")
     token = config.get("image_token_index", config.get("image_token_id", 32000))
-    return ModelSpec(MODEL_TYPE, _vision(config, decoder.hidden), decoder, int(token))
+    return VisionLanguageSpec(MODEL_TYPE, _vision(config, decoder.hidden), decoder, int(token))
 
 
 def _never_null(config: Config) -> set[str]:
@@ -95,27 +96,26 @@ def _vision(config: Config, out_hidden: int) -> ClipTowerSpec:
     )
 
 
-def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+def graphs(spec: ClipModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_clip, build_decoder))
 
 
-def depths(spec: ModelSpec) -> dict[str, int]:
+def depths(spec: ClipModelSpec) -> dict[str, int]:
     """Layers by what the names of their tensors begin with."""
     assert spec.vision is not None
     layers = f"{PREFIXES.vision}.encoder.layers."
     return {f"{PREFIXES.text}.layers.": spec.decoder.layers, layers: spec.vision.used_depth}
 
 
-def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
+def dropped(checkpoint: Checkpoint, spec: ClipModelSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason."""
     reasons = {name: _reason(name, spec) for name in checkpoint.tensors}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _reason(name: str, spec: ModelSpec) -> str:
+def _reason(name: str, spec: ClipModelSpec) -> str:
     vision = spec.vision
-    assert isinstance(vision, ClipTowerSpec)
     inner = name.removeprefix(f"{PREFIXES.vision}.")
     if name == f"{PREFIXES.head}.weight" and spec.decoder.tied:
         return "tied to the embedding table"

@@ -15,7 +15,8 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import SUFFIXES, common_metadata
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import ClipTowerSpec, ModelSpec
+from ...spec import ClipModelSpec
+from ...tower_specs import ClipTowerSpec
 from ..llama_files import decoder_file
 
 CLIP_ACTIVATIONS = {"quick_gelu": False, "gelu_tanh": True, "gelu": True}  # whether llama.cpp's gelu stands for it
@@ -84,9 +85,8 @@ def _projector_name(inner: str, names: gguf.TensorNameMap) -> str:
     return f"{PROJECTOR[part]}.{suffix}"
 
 
-def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> ClipVision:
+def vision_file(spec: ClipModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> ClipVision:
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
-    assert isinstance(spec.vision, ClipTowerSpec)
     return ClipVision(spec.vision, prefixes, sections["image"])
 
 

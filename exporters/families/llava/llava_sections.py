@@ -8,16 +8,16 @@ from ....runtimes.media.crops import CropSpec
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
-from ...spec import ClipTowerSpec, ModelSpec
+from ...spec import ClipModelSpec, ModelSpec
+from ...tower_specs import ClipTowerSpec
 from ..prompts import check_class, prompt_section
 
 
 def sections(
-    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ClipModelSpec, max_pixels: int | None
 ) -> dict[str, dict[str, Any]]:
     """The sections of the manifest; InputError where the files of the processor contradict the model."""
     vision = spec.vision
-    assert isinstance(vision, ClipTowerSpec)
     check_class("processor_class", checkpoint.processor_class, ("LlavaProcessor",))
     _check_processor(checkpoint, vision)
     section = prompt_section(checkpoint, tokenizer.library, spec, {"image_token": spec.image_token_id})

@@ -13,7 +13,7 @@ from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, encoder_graph
-from ...spec import DecoderSpec, ModelSpec, Tower
+from ...spec import DecoderSpec, V, VisionLanguageSpec
 from ...storage.scheme import Policy
 from .. import qwen_configs
 from ..configs import DEPTH, Config, never_null, some, whole
@@ -22,7 +22,7 @@ from ..prompts import IMAGE_CLASSES, check_class, check_patches, still_sections,
 from ..qwen_configs import PREFIXES
 from .qwen2_5_vl_gguf import GGUF
 from .qwen2_5_vl_synth import SYNTH
-from .windowed_spec import WindowedSpec
+from .windowed_spec import WindowedModelSpec, WindowedSpec
 from .windowed_tower import WindowedEncoder, window_ports
 
 MODEL_TYPE = "qwen2_5_vl"
@@ -40,18 +40,18 @@ PROCESSOR = "Qwen2_5_VLProcessor"
 VIDEO_CLASSES = ("", *(f"Qwen2VLVideoProcessor{kind}" for kind in ("", "Fast", "Pil")))
 
 
-def describe(values: dict[str, Any]) -> ModelSpec:
+def describe(values: dict[str, Any]) -> WindowedModelSpec:
     """Turn a Hugging Face config of model_type qwen2_5_vl into a ModelSpec; InputError for what is not supported."""
     config = Config(values, MODEL_TYPE, kinds=KINDS, never_null=refuses_null)
     return model_spec(config, _vision(config.section("vision_config")))
 
 
-def model_spec(config: Config, vision: Tower) -> ModelSpec:
+def model_spec(config: Config, vision: V) -> VisionLanguageSpec[V]:
     """A whole config.json with its tower, of Qwen2-VL, too: their decoders are the same."""
     # Published files have the values of the decoder at the top, beside those of the model.
     text = config.section("text_config") if config.get("text_config") is not None else config
     tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
-    return ModelSpec(
+    return VisionLanguageSpec(
         family=config.model_type,
         vision=vision,
         decoder=_decoder(replace(text, values={**TEXT, **text.values}, of_text=True), tied),
@@ -123,10 +123,9 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
     )
 
 
-def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+def graphs(spec: WindowedModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     vision = spec.vision
-    assert isinstance(vision, WindowedSpec)
     places = window_ports(vision) if dialect.ports.indexed else {}
     encoder = WindowedEncoder(dialect, vision, policy)
     return (
@@ -135,14 +134,15 @@ def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
     )
 
 
-def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None) -> Sections:
+def sections(
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: WindowedModelSpec, max_pixels: int | None
+) -> Sections:
     """The sections of the manifest: prompt, image, limits, and video where its processor is a known one."""
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
     check_class("processor_class", checkpoint.processor_class, (PROCESSOR,))
     made = still_sections(checkpoint, tokenizer, spec, max_pixels)
     if not takes_videos(checkpoint, (PROCESSOR,), VIDEO_CLASSES):
         return made
-    assert isinstance(spec.vision, WindowedSpec)
     video = SpacedVideoSpec.from_processor(checkpoint.video_settings, spec.vision.tokens_per_second)
     check_patches("video_preprocessor_config.json", video.patches, spec.vision)
     most = min(video.patches.max_pixels, made["limits"]["max_pixels"])  # of a frame, as the encoder is built for images

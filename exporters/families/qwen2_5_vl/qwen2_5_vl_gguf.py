@@ -16,8 +16,7 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import by_frame, common_metadata, name_in_file
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import ModelSpec
-from .windowed_spec import WindowedSpec
+from .windowed_spec import WindowedModelSpec, WindowedSpec
 
 WINDOW, MERGE, FRAMES = 112, 2, 2  # pixels, patches and frames that llama.cpp's graph is written for
 SIDE = 40  # patches of the image that the file names; no position depends on it
@@ -96,9 +95,8 @@ def _third(name: str, source: LazyTensor, index: int) -> Tensor:
     return Tensor(name, shape, (source.name,), lambda: iter([source.rows(index * rows, (index + 1) * rows)]))
 
 
-def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> WindowedVision:
+def vision_file(spec: WindowedModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> WindowedVision:
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
-    assert isinstance(spec.vision, WindowedSpec)
     return WindowedVision(spec.vision, prefixes, spec.decoder.hidden, sections["image"], sections["limits"])
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from ...spec import PatchTransformer, require
+from ...config_errors import require
+from ...spec import VisionLanguageSpec
+from ...tower_specs import PatchTransformer
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,6 @@ class WindowedSpec(PatchTransformer):
     def deepstack_layers(self) -> tuple[int, ...]:
         """None: the decoder takes the last states alone."""
         return ()
+
+
+WindowedModelSpec: TypeAlias = VisionLanguageSpec[WindowedSpec]

@@ -14,7 +14,7 @@ from onnxscript import nn
 
 from ...graphs.blocks import Linear, RMSNorm
 from ...graphs.dialect import Angles, Dialect
-from ...graphs.graph_values import Op, Port, Value
+from ...graphs.graph_terms import Op, Port, Value
 from ...graphs.patch_blocks import PatchMerger, PatchProjection, ResidualBlock
 from ...graphs.vit import INDEX_PORTS, GridSizes, given_grid, patch_angles, read_grid
 from ...storage.scheme import Policy

@@ -11,7 +11,7 @@ from onnxscript import nn
 
 from ...graphs.blocks import LayerNorm
 from ...graphs.dialect import Dialect
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.patch_blocks import PatchAttention, PatchMerger, PatchProjection, ResidualBlock
 from ...graphs.vit import given_grid, patch_angles, read_grid
 from ...graphs.vit_clip import ClipMLP

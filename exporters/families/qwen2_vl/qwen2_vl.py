@@ -10,7 +10,6 @@ from ...checkpoint.tokenizer_files import SourceTokenizer
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, encoder_graph
 from ...graphs.vit import INDEX_PORTS
-from ...spec import ModelSpec
 from ...storage.scheme import Policy
 from .. import qwen_configs
 from ..configs import DEPTH, SIZE, Config, whole
@@ -18,7 +17,7 @@ from ..family import Family, Sections
 from ..prompts import IMAGE_CLASSES, STILL_PROCESSORS, check_class, still_sections
 from ..qwen2_5_vl import qwen2_5_vl
 from ..qwen_configs import PREFIXES
-from .axial_spec import AxialTransformer
+from .axial_spec import AxialModelSpec, AxialTransformer
 from .axial_tower import AxialEncoder
 from .qwen2_vl_synth import SYNTH
 
@@ -29,7 +28,7 @@ VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "mlp_ratio": 4, "
           "spatial_merge_size": 2, "temporal_patch_size": 2}  # fmt: skip
 
 
-def describe(values: dict[str, Any]) -> ModelSpec:
+def describe(values: dict[str, Any]) -> AxialModelSpec:
     """Turn a Hugging Face config of model_type qwen2_vl into a ModelSpec; InputError for what is not supported."""
     config = Config(values, MODEL_TYPE, kinds=KINDS, never_null=_never_null)
     return qwen2_5_vl.model_spec(config, _vision(config.section("vision_config")))
@@ -63,10 +62,9 @@ def _vision(section: Config) -> AxialTransformer:
     )
 
 
-def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+def graphs(spec: AxialModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     vision = spec.vision
-    assert isinstance(vision, AxialTransformer)
     encoder, places = AxialEncoder(dialect, vision, policy), INDEX_PORTS if dialect.ports.indexed else {}
     return (
         encoder_graph(encoder, vision, PREFIXES.vision, opsets, places),
@@ -74,7 +72,12 @@ def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
     )
 
 
-def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None) -> Sections:
+def sections(
+    checkpoint: Checkpoint,
+    tokenizer: SourceTokenizer,
+    spec: AxialModelSpec,
+    max_pixels: int | None,
+) -> Sections:
     """The sections of the manifest: prompt, image and limits; videos are not taken."""
     check_class("image_processor_type", checkpoint.image_settings.get("image_processor_type"), IMAGE_CLASSES)
     check_class("processor_class", checkpoint.processor_class, STILL_PROCESSORS)

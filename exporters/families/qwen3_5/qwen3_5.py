@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ....runtimes.prompt.tokenizer_parts import PATTERNS
 from ....targets.errors import InputError
@@ -18,13 +18,9 @@ from ...graphs.graph_files import (
     build_mtp,
     build_vision,
 )
-from ...spec import (
-    DecoderSpec,
-    DeltaNetSpec,
-    ModelSpec,
-    VisionSpec,
-)
+from ...spec import DecoderSpec, DeltaNetSpec, ModelSpec, QwenModelSpec
 from ...storage.scheme import Policy
+from ...tower_specs import VisionSpec
 from .. import qwen_configs
 from ..configs import Config
 from ..family import Family
@@ -51,7 +47,10 @@ FIXED = {"attn_output_gate": True, "mlp_only_layers": [], "mtp_use_dedicated_emb
          "mamba_ssm_dtype": "float32", "use_sliding_window": False, "is_causal": True}  # fmt: skip
 
 
-def describe(values: dict[str, Any]) -> ModelSpec:
+M = TypeVar("M", bound=ModelSpec)
+
+
+def describe(values: dict[str, Any]) -> QwenModelSpec:
     """Turn a Hugging Face config of model_type qwen3_5 into a ModelSpec; InputError for what is not supported."""
     return qwen_configs.describe(Config(values, MODEL_TYPE), _vision, _decoder)
 
@@ -123,13 +122,13 @@ def _delta_net(config: Config) -> DeltaNetSpec:
     )
 
 
-def fit(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+def fit(spec: M, checkpoint: Checkpoint) -> M:
     """Without multi-token prediction where the weights lack it: fine-tuning with transformers drops these tensors."""
     there = any(name.startswith(f"{PREFIXES.mtp}.") for name in checkpoint.tensors)
     return replace(spec, decoder=replace(spec.decoder, mtp=spec.decoder.mtp and there))
 
 
-def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+def graphs(spec: QwenModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     encoder, decoder = (build(spec, policy, dialect, PREFIXES, opsets) for build in (build_vision, build_decoder))
     if not spec.decoder.mtp:

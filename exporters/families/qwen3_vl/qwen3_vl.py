@@ -8,7 +8,7 @@ from typing import Any
 from ....runtimes.prompt.tokenizer_parts import PATTERNS
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, build_decoder, build_vision
-from ...spec import DecoderSpec, ModelSpec
+from ...spec import DecoderSpec, QwenModelSpec
 from ...storage.scheme import Policy
 from .. import qwen_configs
 from ..configs import Config, never_null
@@ -22,7 +22,7 @@ MODEL_TYPE = "qwen3_vl"
 DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128}  # of transformers' class, which writes what differs from them
 
 
-def describe(values: dict[str, Any]) -> ModelSpec:
+def describe(values: dict[str, Any]) -> QwenModelSpec:
     """Turn a Hugging Face config of model_type qwen3_vl into a ModelSpec; InputError for what is not supported."""
     return qwen_configs.describe(Config(values, MODEL_TYPE, never_null=_never_null), qwen_configs.vision, _decoder)
 
@@ -58,7 +58,7 @@ def _decoder(config: Config, tied: bool) -> DecoderSpec:
     )
 
 
-def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+def graphs(spec: QwenModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     return tuple(build(spec, policy, dialect, PREFIXES, opsets) for build in (build_vision, build_decoder))
 

@@ -16,7 +16,8 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import by_frame, common_metadata, name_in_file
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import ModelSpec, VisionSpec
+from ...spec import QwenModelSpec
+from ...tower_specs import VisionSpec
 
 EXACT_MERGE, EXACT_TEMPORAL = 2, 2  # what llama.cpp's graph of the Qwen encoders is written for
 MERGER = {
@@ -99,9 +100,8 @@ def _deepstack_name(layer: int, rest: str) -> str:
     return f"{gguf.TENSOR_NAMES[DEEPSTACK[part]].format(bid=layer)}.{suffix}"
 
 
-def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> QwenVision:
+def vision_file(spec: QwenModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> QwenVision:
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
-    assert isinstance(spec.vision, VisionSpec)
     return QwenVision(spec.vision, prefixes, spec.decoder.hidden, sections["image"], sections["limits"])
 
 

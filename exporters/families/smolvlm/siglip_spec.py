@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from ...spec import require
+from ...config_errors import require
+from ...spec import VisionLanguageSpec
 
 MOST_SIDE = 64
 # Patches a side with which transformers finds, by rounding in float32, the place of a neighbour for some patches.
@@ -74,3 +76,6 @@ class SiglipSpec:
     def biased(self) -> bool:
         """Whether attention adds a bias for each pair of patches."""
         return False
+
+
+SmolModelSpec: TypeAlias = VisionLanguageSpec[SiglipSpec]

@@ -6,7 +6,7 @@ from onnxscript import nn
 
 from ...graphs.blocks import LayerNorm, Linear
 from ...graphs.dialect import Dialect
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.vit_clip import ClipLayer, cut_patches
 from ...storage.scheme import Policy
 from .siglip_spec import SiglipSpec

@@ -10,12 +10,12 @@ from ...checkpoint.conventions import Conventions
 from ...checkpoint.folder import Checkpoint
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph, Prefixes, build_decoder, pixel_graph
-from ...spec import ModelSpec
+from ...spec import VisionLanguageSpec
 from ...storage.scheme import Policy
 from ..configs import Config, never_null, whole
 from ..family import Family
 from ..text_decoders import describe_text
-from .siglip_spec import SiglipSpec
+from .siglip_spec import SiglipSpec, SmolModelSpec
 from .siglip_tower import Connector, SiglipTower
 from .smolvlm_gguf import GGUF
 from .smolvlm_sections import sections
@@ -39,13 +39,15 @@ ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "gelu_new", "quick_gelu", "silu", "s
 TEXT_NULLS = {"attention_dropout", "head_dim", "max_window_layers", "use_sliding_window"}  # that Llama's class takes
 
 
-def describe(values: dict[str, Any], model_type: str) -> ModelSpec:
+def describe(values: dict[str, Any], model_type: str) -> SmolModelSpec:
     """Turn a Hugging Face config of one of the two types into a ModelSpec; InputError for what is not supported."""
     config = Config(values, model_type, kinds=KINDS, never_null=_never_null)
     text = config.section("text_config")
     tied = bool(config.get("tie_word_embeddings"))  # what the section of the decoder says has no effect
     decoder = describe_text(replace(text, values={**text.values, "tie_word_embeddings": tied}), "llama")
-    return ModelSpec(model_type, _vision(config, decoder.hidden), decoder, int(config.get("image_token_id", 128257)))
+    return VisionLanguageSpec(
+        model_type, _vision(config, decoder.hidden), decoder, int(config.get("image_token_id", 128257))
+    )
 
 
 def _never_null(config: Config) -> set[str]:
@@ -72,10 +74,9 @@ def _vision(config: Config, out_hidden: int) -> SiglipSpec:
     )
 
 
-def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
+def graphs(spec: SmolModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, int]) -> tuple[Graph, ...]:
     """The graphs of the family in the order they are written."""
     vision = spec.vision
-    assert isinstance(vision, SiglipSpec)
     tower, connector = SiglipTower(dialect, vision, policy), Connector(dialect, vision, policy)
     connector._set_name("connector")
     return (
@@ -84,14 +85,14 @@ def graphs(spec: ModelSpec, policy: Policy, dialect: Dialect, opsets: dict[str, 
     )
 
 
-def depths(spec: ModelSpec) -> dict[str, int]:
+def depths(spec: SmolModelSpec) -> dict[str, int]:
     """Layers by what the names of their tensors begin with."""
     assert spec.vision is not None
     layers = f"{PREFIXES.vision}.encoder.layers."
     return {f"{PREFIXES.text}.layers.": spec.decoder.layers, layers: spec.vision.used_depth}
 
 
-def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
+def dropped(checkpoint: Checkpoint, spec: SmolModelSpec) -> dict[str, str]:
     """Source tensors that no graph uses, each with its reason."""
     unused = {}
     if spec.decoder.tied and f"{PREFIXES.head}.weight" in checkpoint.tensors:
@@ -104,7 +105,7 @@ def dropped(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, str]:
     return unused
 
 
-def _family(model_type: str, **more: Any) -> Family[ModelSpec]:
+def _family(model_type: str, **more: Any) -> Family[SmolModelSpec]:
     return Family(
         name=model_type,
         describe=lambda values: describe(values, model_type),

@@ -16,9 +16,8 @@ from ...formats.gguf.gguf_family import GgufFamily
 from ...formats.gguf.gguf_vision import SUFFIXES, common_metadata
 from ...formats.gguf.tensors import Tensor, plain
 from ...graphs.graph_files import Prefixes
-from ...spec import ModelSpec
 from ..llama_files import decoder_file
-from .siglip_spec import SiglipSpec
+from .siglip_spec import SiglipSpec, SmolModelSpec
 
 ACTIVATIONS: Mapping[str, Mapping[str, bool]] = {  # that llama.cpp's tower has, and what its file says of them
     "gelu_tanh": {"clip.use_gelu": True},
@@ -67,9 +66,8 @@ class SiglipVision:
         }
 
 
-def vision_file(spec: ModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> SiglipVision:
+def vision_file(spec: SmolModelSpec, prefixes: Prefixes, sections: dict[str, dict[str, Any]]) -> SiglipVision:
     """The vision encoder file of a model; InputError for one that llama.cpp cannot run."""
-    assert isinstance(spec.vision, SiglipSpec)
     return SiglipVision(spec.vision, prefixes, sections["image"])
 
 

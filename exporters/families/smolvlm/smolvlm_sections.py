@@ -12,10 +12,9 @@ from ....runtimes.media.tiles import TileSpec
 from ....targets.errors import InputError
 from ...checkpoint.folder import Checkpoint
 from ...checkpoint.tokenizer_files import SourceTokenizer
-from ...spec import ModelSpec
 from ..family import Sections
 from ..prompts import check_class, prompt_section
-from .siglip_spec import SiglipSpec
+from .siglip_spec import SiglipSpec, SmolModelSpec
 
 PROCESSORS = ("SmolVLMProcessor", "Idefics3Processor")
 IMAGE_TOKENS = 169  # of each tile, where the processor's file does not say it
@@ -30,10 +29,11 @@ CELL = "<row_{row}_col_{column}>"
 log = logging.getLogger(__name__)
 
 
-def sections(checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: ModelSpec, max_pixels: int | None) -> Sections:
+def sections(
+    checkpoint: Checkpoint, tokenizer: SourceTokenizer, spec: SmolModelSpec, max_pixels: int | None
+) -> Sections:
     """The sections of the manifest; InputError where the files of the processor contradict the model."""
     vision = spec.vision
-    assert isinstance(vision, SiglipSpec)
     check_class("processor_class", checkpoint.processor_class, PROCESSORS)
     # The processor writes as many image tokens as the encoder gives features, or PyTorch would refuse them too.
     written = checkpoint.processor_config.get("image_seq_len", IMAGE_TOKENS)
@@ -68,7 +68,7 @@ def _most_tokens(image: TileSpec) -> int:
     return most
 
 
-def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:
+def _prompt(checkpoint: Checkpoint, tokenizer: Tokenizer, spec: SmolModelSpec) -> dict[str, Any]:
     section = prompt_section(checkpoint, tokenizer, spec, {"image_token": spec.image_token_id})
     words = dict(WORDS)
     if checkpoint.processor_class != "Idefics3Processor":  # SmolVLM's follows what the tokenizer calls them

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...graphs.dialect import Angles, Ports
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
 from ..indexed_dialect import Indexed
-from .ort import MS, OrtDialect
+from .ort import OrtDialect
+from .ort_attention import MS
 
 
 @dataclass(frozen=True)

@@ -81,21 +81,15 @@ def run(request: BuildRequest, progress: Progress = lambda *_: None) -> dict[str
         ) as child:
             assert child.stdout is not None
             assert child.stderr is not None
-            last = _follow(child.stdout, progress)
+            last: dict[str, Any] = {}
+            for line in child.stdout:
+                if not line.startswith("{"):
+                    continue  # TensorRT's own words
+                last = json.loads(line)
+                if "phase" in last and last["total"]:
+                    progress(last["phase"], last["done"], last["total"])
             errors = child.stderr.read()
     if "built" not in last:
         reason = last.get("failed") or f"its process ended with {child.returncode}: {errors.strip()[-300:]}"
         raise LensmithError(f"{request.flavour} cannot build {Path(request.onnx).name}: {reason}")
     return dict(last["built"])
-
-
-def _follow(lines: Any, progress: Progress) -> dict[str, Any]:
-    """Show the progress of each line of JSON; the last one."""
-    last: dict[str, Any] = {}
-    for line in lines:
-        if not line.startswith("{"):
-            continue  # TensorRT's own words
-        last = json.loads(line)
-        if "phase" in last and last["total"]:
-            progress(last["phase"], last["done"], last["total"])
-    return last

@@ -61,10 +61,10 @@ def build(
     """
     bundle = open_bundle(path, check="sha256")
     gpu, manifest = _gpu(bundle), bundle.content
-    for name in manifest["graphs"]:
+    for name in bundle.manifest.graphs:
         bundle.graph(name)  # nothing strange reaches TensorRT
     with BundleWriter(Path(out or path), force or out is None) as writer:
-        for name in manifest["files"]:
+        for name in bundle.manifest.files:
             if not name.endswith(GRAPH_FILES):
                 shutil.copyfile(bundle.file(name), writer.add(name))
         key = hashlib.sha256(dump_json(manifest).encode()).hexdigest()[:32]
@@ -74,10 +74,10 @@ def build(
 
 
 def _gpu(bundle: Bundle) -> GpuTarget:
-    graphs = bundle.content["graphs"].values()
-    if any(graph.get("dialect") != "tensorrt" for graph in graphs):
+    graphs = bundle.manifest.graphs.values()
+    if any(graph.dialect != "tensorrt" for graph in graphs):
         raise InputError(f"the bundle {bundle.path} is not for TensorRT; export it with --format tensorrt")
-    if any(graph["file"].endswith(".engine") for graph in graphs):
+    if any(graph.file.endswith(".engine") for graph in graphs):
         raise InputError(f"the bundle {bundle.path} has its engines; export it again to build others")
     gpu = load_target(bundle.manifest.target).gpu
     if gpu is None:

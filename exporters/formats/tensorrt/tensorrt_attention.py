@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graphs.dialect import Cache
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 
 DOMAIN, VERSION = "trt", 1
 F32, I64 = ir.DataType.FLOAT, ir.DataType.INT64

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 
 CHUNK = 64  # tokens; a power of two
 F32 = ir.DataType.FLOAT

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graphs.dialect import Angles, Cache, Ports
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
 from ..indexed_dialect import Indexed

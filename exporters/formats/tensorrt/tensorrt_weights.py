@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from ...graphs.graph_values import Op, Value
+from ...graphs.graph_terms import Op, Value
 from ...graphs.matrices import Matrix, Table
 from ...storage.packing import pack_low_first, unpack_low_first
 from ...storage.rounding import Groups

@@ -91,6 +91,6 @@ class LlamaStates(EngineStates):
         library.llama_memory_clear(library.llama_get_memory(self.context), False)
         address = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         if not library.llama_state_seq_set_data(self.context, address, len(state), 0):
-            raise LensmithError("llama.cpp could not go on from what it kept of an earlier conversation")
+            raise ValueError("llama.cpp does not take it")
         self.note(positions[0])
         return int(positions.shape[1])

@@ -96,12 +96,18 @@ class BoundStates(EngineStates):
             state[:] = copies.get(name, 0)
 
     def _adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int) -> int:
-        for begin, kept in parts:
+        ends = [*(begin for begin, _ in parts[1:]), wanted]
+        for (begin, kept), end in zip(parts, ends, strict=True):
             for name, cache in self._caches.items():
-                rows = kept[name]
-                first, last = max(known, begin), min(wanted, begin + rows.shape[1])
-                cache[0, :, first:last] = rows[:, first - begin : last - begin]
+                rows, (_, heads, _, width) = kept[name], cache.shape
+                if rows.dtype != cache.dtype or rows.shape[::2] != (heads, width) or rows.shape[1] < end - begin:
+                    raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}")
+                first = max(known, begin)
+                if first < end:
+                    cache[0, :, first:end] = rows[:, first - begin : end - begin]
         for name, state in self._recurrent.items():
+            if parts[-1][1][name].shape != state.shape:
+                raise ValueError(f"{name} is {list(parts[-1][1][name].shape)}")
             state[:] = parts[-1][1][name]
         return wanted
 

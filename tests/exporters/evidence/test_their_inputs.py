@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import logging
 import re
 import shutil
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.exporters.evidence import their_inputs
 from lensmith.exporters.evidence.golden_media import FILES, sources
 from lensmith.exporters.evidence.recording import CONVERSATIONS
 from lensmith.exporters.evidence.their_inputs import TheirInputs
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options, prepare
+from lensmith.exporters.synth.making import synth
 from lensmith.runtimes.bundle.checked_manifest import inputs_of
 from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.pixels import image_spec, preprocess
@@ -143,3 +148,21 @@ def test_a_processor_that_does_not_open_is_told(tmp_path: Path, caplog: pytest.L
     assert "were not compared with transformers', whose processor" in caplog.text
     checked.check_image(NAME, sources()[NAME], *cut(TINY / "llava"))
     checked.check_ids("one image", CONVERSATIONS["one image"], sources(), [1])
+
+
+@pytest.mark.parametrize(
+    ("version", "lacks"), [("0.23.0", True), ("0.26.1+cpu", True), ("0.27.0", False), ("1.0", False)]
+)
+def test_a_torchvision_without_lanczos(
+    version: str, lacks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers takes cubic weights then, and other pixels would be no fault of the bundle's."""
+    source = synth("smolvlm2-500m", tmp_path / "tiny", tiny=True)
+    made = manifest(source)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
+    monkeypatch.setattr(their_inputs, "_open", lambda *_, **__: SimpleNamespace(image_processor=None))
+    with caplog.at_level(logging.WARNING):
+        checked = TheirInputs(source, made, text_only=False)
+    assert ("install 0.27 or later" in caplog.text) == lacks
+    with contextlib.nullcontext() if lacks else pytest.raises(AttributeError):  # of the processor that is asked
+        checked.check_image(NAME, sources()[NAME], *cut(source))

@@ -19,12 +19,8 @@ from lensmith.exporters.families.configs import (
     whole,
 )
 from lensmith.exporters.families.families import FAMILIES
-from lensmith.exporters.spec import (
-    ClipTowerSpec,
-    DecoderSpec,
-    ModelSpec,
-    VisionSpec,
-)
+from lensmith.exporters.spec import DecoderSpec, ModelSpec
+from lensmith.exporters.tower_specs import ClipTowerSpec, VisionSpec
 from lensmith.targets.errors import InputError
 
 from tests.helpers import hf

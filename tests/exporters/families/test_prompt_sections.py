@@ -11,7 +11,8 @@ from lensmith.exporters.checkpoint.tokenizer_files import SourceTokenizer
 from lensmith.exporters.families.llava.llava_sections import _check_processor, _limits
 from lensmith.exporters.families.prompts import check_patches, pixel_limits, prompt_section
 from lensmith.exporters.pipeline import Options, prepare
-from lensmith.exporters.spec import ClipTowerSpec, ModelSpec
+from lensmith.exporters.spec import ModelSpec
+from lensmith.exporters.tower_specs import ClipTowerSpec
 from lensmith.runtimes.media.images import ImageSpec
 from lensmith.targets.errors import InputError
 

@@ -26,24 +26,15 @@ from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError
 
 from tests.helpers import hf, ladder
-from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, random_image
+from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, packed_error, random_image
 from tests.paths import ROOT
+
+ARCHITECTURE = "qwen2.5-vl-3b"
 
 # Measured are 2e-6 for features and 4e-6 for logits; both sides compute in float32 in other orders. Patches that see
 # one neighbour of another window are off by 0.1 and more.
 FEATURES, LOGITS, CHUNKED = 2e-5, 5e-5, 5e-5
 SIZES = [(28, 28), (56, 500), (224, 224), (230, 220), (28, 2800), (252, 250)]  # width, height; windows have 112 pixels
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ladder.tiny(tmp_path_factory.mktemp("qwen2_5_vl") / "tiny", "qwen2.5-vl-3b")
-
-
-@pytest.fixture(scope="module")
-def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    ladder.need_torch()
-    return compile_pair(base, tmp_path_factory.mktemp("bundle") / "bundle")
 
 
 class TestLadder(Ladder):
@@ -129,12 +120,8 @@ def test_packed_weights_are_what_they_stand_for(
     options: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ladder.need_torch()
-    ladder.exact_kernels(monkeypatch)
     source = variant(base, tmp_path / "source", VARIANTS["an odd width inside"])
-    pair = compile_pair(source, tmp_path / "bundle", **options)
-    dequantize_weights(pair)
-    errors = pair.worst_error(IMAGES[:2], CONVERSATIONS["one image"])
-    assert max(errors.values()) < LOGITS
+    assert packed_error(source, tmp_path / "bundle", IMAGES[:2], monkeypatch, **options) < LOGITS
 
 
 def test_the_default_export_is_proven(base: Path, tmp_path: Path) -> None:

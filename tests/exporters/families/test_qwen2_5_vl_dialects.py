@@ -22,21 +22,18 @@ from tests.helpers import dialect_pairs, ladder
 from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, random_image
 from tests.runtimes.media.test_video_parity import frames
 
+ARCHITECTURE = "qwen2.5-vl-3b"
+
 DIALECTS: dict[str, dict[str, Any]] = {
     "cuda": {"target": "cuda"},
     "tensorrt": {"format": "tensorrt", "target": "rtx-40", "context": 2048},
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ladder.need_torch()
-    return ladder.tiny(tmp_path_factory.mktemp("qwen2_5_vl_dialects") / "tiny", "qwen2.5-vl-3b")
-
-
 @pytest.fixture(scope="module", params=DIALECTS)
 def pair(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """In float32, so that nothing but the order of sums differs from PyTorch."""
+    ladder.need_torch()
     with pytest.MonkeyPatch.context() as patch:
         ladder.change_target(patch, activations="float32", lacks=())
         made = compile_pair(base, tmp_path_factory.mktemp("bundle") / "b", **DIALECTS[request.param])

@@ -23,22 +23,13 @@ from lensmith.targets.errors import InputError
 from PIL import Image
 
 from tests.exporters.families.test_qwen2_5_vl import FEATURES, LOGITS
-from tests.helpers import hf, ladder
+from tests.helpers import hf
 from tests.helpers.extras import latest, load
-from tests.helpers.ladder import ANSWER, IMAGES, Pair, compile_pair
+from tests.helpers.ladder import ANSWER, IMAGES, Pair
 from tests.runtimes.media.test_video import layout_of, noise, opened, with_wishes
 from tests.runtimes.media.test_video_parity import frames
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ladder.tiny(tmp_path_factory.mktemp("qwen2_5_vl_video") / "tiny", "qwen2.5-vl-3b")
-
-
-@pytest.fixture(scope="module")
-def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    ladder.need_torch()
-    return compile_pair(base, tmp_path_factory.mktemp("bundle") / "bundle")
+ARCHITECTURE = "qwen2.5-vl-3b"
 
 
 @pytest.fixture(scope="module")

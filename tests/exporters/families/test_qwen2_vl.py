@@ -23,24 +23,15 @@ from lensmith.targets.errors import InputError
 
 from tests.exporters.families.test_qwen2_5_vl import nested, text, variant, vision
 from tests.helpers import hf, ladder
-from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, random_image
+from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, packed_error, random_image
 from tests.paths import ROOT
 from tests.runtimes.media.test_video_parity import frames
+
+ARCHITECTURE = "qwen2-vl-2b"
 
 # Both sides compute in float32 in other orders.
 FEATURES, LOGITS, CHUNKED = 2e-5, 5e-5, 5e-5
 SIZES = [(28, 28), (56, 500), (28, 2800), (252, 250)]  # width, height: one image token, one row, one column
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ladder.tiny(tmp_path_factory.mktemp("qwen2_vl") / "tiny", "qwen2-vl-2b")
-
-
-@pytest.fixture(scope="module")
-def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    ladder.need_torch()
-    return compile_pair(base, tmp_path_factory.mktemp("bundle") / "bundle")
 
 
 class TestLadder(Ladder):
@@ -89,11 +80,7 @@ def test_packed_weights_are_what_they_stand_for(
     options: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ladder.need_torch()
-    ladder.exact_kernels(monkeypatch)
-    pair = compile_pair(base, tmp_path / "bundle", **options)
-    dequantize_weights(pair)
-    errors = pair.worst_error(IMAGES[:2], CONVERSATIONS["one image"])
-    assert max(errors.values()) < LOGITS
+    assert packed_error(base, tmp_path / "bundle", IMAGES[:2], monkeypatch, **options) < LOGITS
 
 
 def test_the_default_export_is_proven(base: Path, tmp_path: Path) -> None:

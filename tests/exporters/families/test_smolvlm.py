@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lensmith.exporters.evidence.torch_loading import lacks_lanczos
 from lensmith.exporters.families.smolvlm import siglip_tower
 from lensmith.exporters.families.smolvlm.siglip_spec import MOST_SIDE, ROUNDED, SiglipSpec
 from lensmith.exporters.families.smolvlm.smolvlm import describe
 from lensmith.exporters.families.smolvlm.smolvlm_synth import smolvlm_tensors
-from lensmith.exporters.graphs.graph_values import Op, Value
+from lensmith.exporters.graphs.graph_terms import Op, Value
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.synth.synth_layouts import SynthTensor
@@ -34,24 +35,15 @@ from lensmith.targets.errors import CheckFailed, InputError
 from PIL import Image
 
 from tests.helpers import hf, ladder
-from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, dequantize_weights, random_image
+from tests.helpers.ladder import CONVERSATIONS, IMAGES, Ladder, Pair, compile_pair, packed_error, random_image
 from tests.paths import ROOT
+
+ARCHITECTURE = "smolvlm2-500m"
 
 # Measured are 1e-6 for features and 3e-6 for logits; both sides compute in float32 in other orders.
 FEATURES, LOGITS, CHUNKED = 2e-5, 5e-5, 5e-5
 CONFIG = ROOT / "exporters/synth/synth_configs/smolvlm2-500m/config.json"
 Change = Callable[[dict[str, Any]], None]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ladder.tiny(tmp_path_factory.mktemp("smolvlm") / "tiny", "smolvlm2-500m")
-
-
-@pytest.fixture(scope="module")
-def pair(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    ladder.need_torch()
-    return compile_pair(base, tmp_path_factory.mktemp("bundle") / "bundle")
 
 
 class TestLadder(Ladder):
@@ -153,11 +145,8 @@ def test_packed_weights_are_what_they_stand_for(
     options: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ladder.need_torch()
-    ladder.exact_kernels(monkeypatch)
-    pair = compile_pair(variant(base, tmp_path / "source", lambda _: None), tmp_path / "bundle", **options)
-    dequantize_weights(pair)
-    errors = pair.worst_error(IMAGES[1:3], CONVERSATIONS["one image"])
-    assert max(errors.values()) < LOGITS
+    source = variant(base, tmp_path / "source", lambda _: None)
+    assert packed_error(source, tmp_path / "bundle", IMAGES[1:3], monkeypatch, **options) < LOGITS
 
 
 @pytest.mark.parametrize("kind", ["smolvlm", "idefics3"])
@@ -194,7 +183,9 @@ def check_conversation(model: Model, processor: Any, draw: random.Random) -> Non
         for image in (part["image"] for part in message["content"] if part["type"] == "image"):
             theirs = processor.image_processor(images=[image], return_tensors="np")["pixel_values"][0]
             pixels, grid = preprocess(image, model.image_spec)
-            np.testing.assert_array_equal(pixels, theirs)
+            assert pixels.shape == theirs.shape
+            if not lacks_lanczos():
+                np.testing.assert_array_equal(pixels, theirs)
             rgb = np.asarray(to_frames(pixels, grid, model.image_spec), np.float32) / 127.5 - 1
             np.testing.assert_allclose(np.moveaxis(rgb[:, 0], -1, 1), pixels, atol=1e-6)
 

@@ -12,7 +12,7 @@ import pytest
 from lensmith.calibration.calibrated_export import calibrate
 from lensmith.calibration.calibration_options import CalibrationOptions
 from lensmith.exporters.families.qwen3_5.draft_reference import DraftReference
-from lensmith.exporters.formats.onnx.ort import MS
+from lensmith.exporters.formats.onnx.ort_attention import MS
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes.engines.indexed import IndexedDecoder
 from lensmith.runtimes.engines.onnx.onnx_executor import OnnxExecutor

@@ -13,7 +13,8 @@ from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.families.text_decoders import describe_text
 from lensmith.exporters.graphs.decoder import mrope_source
 from lensmith.exporters.graphs.rope import NO_SCALING, RopeScaling, inverse_frequencies
-from lensmith.exporters.spec import ModelSpec, VisionSpec
+from lensmith.exporters.spec import ModelSpec
+from lensmith.exporters.tower_specs import VisionSpec
 from lensmith.targets.errors import InputError
 
 from tests.helpers import hf

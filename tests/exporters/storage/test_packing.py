@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lensmith.exporters.formats.functions import add_functions
 from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
 from lensmith.exporters.graphs.graph_files import IR_VERSIONS
-from lensmith.exporters.graphs.graph_values import Value
+from lensmith.exporters.graphs.graph_terms import Value
 from lensmith.exporters.graphs.matrices import Matrix, Table
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning.planned_bundle import make_plan

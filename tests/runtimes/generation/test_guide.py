@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from lensmith.runtimes import GenerationOptions, Model
 from lensmith.runtimes.bundle.input_sections import Speech
 from lensmith.runtimes.dialogue.dialogue_parser import DialogueParser
 from lensmith.runtimes.dialogue.events import Reasoning, Text, ToolCall, merged
+from lensmith.runtimes.generation.call_watch import CallWatch, open_watch
 from lensmith.runtimes.generation.constraints import Vocabulary
 from lensmith.runtimes.generation.guide import Guide, open_guide
 from lensmith.runtimes.generation.sampling import Sampler, SamplingOptions
 from lensmith.runtimes.generation.streaming import TextStream
-from lensmith.runtimes.generation.tool_grammar import call_form
+from lensmith.runtimes.generation.tool_grammar import answer_or_calls, call_form
 from lensmith.runtimes.prompt.prompt_builder import PromptBuilder, open_prompt
 from lensmith.runtimes.prompt.prompt_parts import PromptSpec
 from lensmith.targets.errors import InputError
@@ -173,6 +175,92 @@ def test_calls_of_any_logits_are_right_by_their_schema(form: str, choice: Any, s
     assert arguments.pop("flip", None) in (True, False, None)
     assert isinstance(arguments.pop("why", ""), str)
     assert not arguments
+
+
+@pytest.mark.parametrize("opening", ["<tool_call>", "<function=", "none"])
+@pytest.mark.parametrize("form", ["xml", "json"])
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 1 << 32), thinking=st.booleans())
+def test_calls_that_a_free_model_begins_are_right_by_their_schema(
+    form: str, opening: str, seed: int, thinking: bool
+) -> None:
+    """It says what it likes until it begins a call, which then has random logits; behind it it is free again."""
+    speech = Speech(tool_calls=form, reasoning=True)  # type: ignore[arg-type]
+    made = replace(prompts().spec, speech=speech)
+    builder = PromptBuilder(prompts().tokenizer, prompts().template.source, made)
+    watch = open_watch("auto", TOOLS, speech, vocabulary, builder.tokenizer)
+    guide = open_guide(builder, thinking, None, None, ends(builder), watch)
+    assert guide is not None
+    assert watch is not None
+    head = ("I think of a <tool_call> here.</think>\n\n" if thinking else "") + "Well < tool_call, "
+    head += {"none": "<tool_call", "<function=": "so\n<function="}.get(opening, opening)
+    behind = "<tool_call no, "
+    sampler, random = Sampler(SamplingOptions(temperature=1.0, seed=seed)), np.random.default_rng(seed)
+    wanted, stream, text = (
+        iter(builder.tokenizer.encode(head, add_special_tokens=False).ids),
+        TextStream(builder.tokenizer),
+        "",
+    )
+    ended = False
+    for _ in range(1500):
+        logits = random.normal(0, 3, 900).astype(np.float32)
+        if (token := next(wanted, None)) is not None:
+            logits[token] = 99
+        elif watch.form is None and not ended:
+            ended = True
+            wanted = iter(builder.tokenizer.encode(behind, add_special_tokens=False).ids)
+            logits[next(wanted)] = 99
+        elif ended:
+            break
+        text += stream.push(guide.choose(sampler, logits, np.zeros(0, np.int64)))
+    assert text.startswith(head)
+    parser = DialogueParser(speech, TOOLS, thinking=thinking)
+    events = merged([*parser.push(text), *parser.finish()])
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    if opening == "none" or (form, opening) == ("json", "<function="):  # which begins no call in JSON
+        assert (text, calls) == (head + behind, [])
+        return
+    assert ended or not calls  # a long text among the arguments
+    for call in calls:
+        arguments = json.loads(call.arguments)
+        assert call.name in ("zoom", "stop")
+        assert call.name == "stop" or (0 <= arguments.pop("x") <= 9 and arguments.pop("unit", "px") in ("px", "cm"))
+        assert arguments.pop("flip", None) in (True, False, None)
+        assert isinstance(arguments.pop("why", ""), str)
+        assert not arguments
+    assert len(calls) == ended
+    assert not ended or text.endswith(behind)
+
+
+def test_tools_that_are_strict_are_obeyed_or_refused() -> None:
+    def watch(strict: bool | None, schema: dict[str, Any]) -> CallWatch | None:
+        tool = {"type": "function", "function": {"name": "zoom", "strict": strict, "parameters": schema}}
+        return open_watch(None, [tool], Speech(tool_calls="json"), vocabulary, prompts().tokenizer)
+
+    impossible = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    with pytest.raises(InputError, match=r"the schema of the tools cannot be obeyed: .*uniqueItems"):
+        watch(True, impossible)
+    free = watch(False, impossible)
+    assert free is not None
+    for token in prompts().tokenizer.encode('<tool_call>{"name":', add_special_tokens=False).ids:
+        free.push(token, prompts().tokenizer.id_to_token(token) or "")
+        assert free.form is None
+    assert watch(True, {"type": "object", "properties": {}}) is not None
+    assert open_watch("auto", TOOLS, Speech(), vocabulary, prompts().tokenizer) is None  # no form that is known
+    assert open_watch("required", TOOLS, Speech(tool_calls="xml"), vocabulary, prompts().tokenizer) is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1 << 32))
+def test_an_answer_of_a_form_or_calls(seed: int) -> None:
+    speech = Speech(tool_calls="xml", reasoning=True)
+    grammar = answer_or_calls({"enum": ["yes", 5]}, TOOLS, speech)
+    guide = open_guide(prompts(), False, None, vocabulary().form_of("json_schema", grammar), ends(prompts()))
+    text, ended = told(guide, seed, most=1500)
+    parser = DialogueParser(speech, TOOLS)
+    events = [*parser.push(text), *parser.finish()]
+    if ended:
+        assert text in ('"yes"', "5") or (events and all(isinstance(event, ToolCall) for event in events))
 
 
 def test_several_calls_where_the_model_wants_them() -> None:

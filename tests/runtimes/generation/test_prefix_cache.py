@@ -11,24 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 from lensmith.exporters.pipeline import Options, export, prepare
-from lensmith.runtimes import GenerationOptions, Model, user_message
+from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.engines.contract import Kept, Step
 from lensmith.runtimes.engines.states import EngineStates
 from lensmith.runtimes.generation.prefill import worth_saving
 from lensmith.runtimes.generation.prefix_cache import PrefixCache
 from lensmith.runtimes.generation.token_run import TokenRun
 from lensmith.targets.errors import InputError
-from PIL import Image
 
 from tests.helpers.extras import load
 from tests.helpers.forking import in_threads
+from tests.helpers.sessions import ANSWERED, OPTIONS, SYSTEM, alone, pictures, taken
 from tests.paths import TINY
 
-FILES = sorted((TINY / "heldout" / "images").iterdir())[:3]
-PICTURES = [Image.open(file).resize((288, 256)) for file in FILES]  # of more tokens than a copy of states is made for
-SYSTEM = {"role": "system", "content": "Answer in short words, and only about what is seen. " * 6}
-ANSWERED = {"role": "assistant", "content": "a red circle"}
-OPTIONS = GenerationOptions(max_new_tokens=6, ignore_eos=True)
+PICTURES = pictures()
 FIRST = user_message("How many circles are there?", [PICTURES[0]])
 LATER = user_message("And what colour has this one?", [PICTURES[1]])
 # Two questions, one behind the other.
@@ -78,19 +74,6 @@ def warm(kind: Path) -> Model:
 @pytest.fixture(scope="module")
 def cold(kind: Path) -> Model:
     return load(kind, threads=1, context=1024, prefix_bytes=0, conversations=1)
-
-
-def taken(model: Model, messages: list[dict[str, Any]]) -> tuple[list[int], int]:
-    answer = model.generate(messages, OPTIONS)
-    answer.read()
-    return answer.ids, answer.timings.reused_tokens
-
-
-def alone(model: Model, messages: list[dict[str, Any]]) -> list[int]:
-    model.forget()
-    found, reused = taken(model, messages)
-    assert reused == 0
-    return found
 
 
 def by_others(model: Model) -> None:
@@ -167,7 +150,7 @@ def kept(cache: PrefixCache, *ids: int, recurrent: bool = False) -> None:
 def held(cache: PrefixCache, *ids: int, exact: bool = False, most: int = 99) -> list[int]:
     """What is kept of the longest beginning."""
     found = cache.find(run_of(*ids), most, exact=exact)
-    rows = [row for segment in found.segments for row in segment.states["rows"][0].tolist()]
+    rows = [row for _, states in found.parts for row in states["rows"][0].tolist()]
     assert rows[: found.length] == list(ids[: found.length])
     return rows[: found.length]
 
@@ -234,9 +217,8 @@ def test_another_picture_and_another_place_are_other_tokens() -> None:
         assert (tokens.common(other), other.common(tokens)) == (common, common)
     moved = TokenRun(tokens.ids, tokens.positions + (np.arange(40) >= 20), tokens.images)
     assert tokens.common(moved) == 20
-    assert (
-        len({tokens.name(), moved.name(), tokens.name("x"), tokens.part(0, 39).name(), run_of(*range(40)).name()}) == 5
-    )
+    others = moved, tokens.part(0, 39), tokens.part(1, 40), run_of(*range(40))
+    assert len({tokens.name(), *(other.name() for other in others)}) == 5
 
 
 def test_a_finalizer_within_the_cache_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
