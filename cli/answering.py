@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .option_types import DEVICE, THREADS, AboveZero, options
+from ..targets.errors import InputError
+from .option_types import DEVICE, THREADS, AboveZero, named, options
 
 if TYPE_CHECKING:
     from ..runtimes.bundle.opening import Bundle
@@ -100,6 +101,20 @@ SYSTEM = click.option("--system", metavar="TEXT", help="The system message.")
 
 
 LOAD_NAMES = ("min_pixels", "max_pixels", "max_video_pixels", "image_limits", "context", "threads", "device")
+
+
+LIMITS_OF = {"min_pixels": ("images",), "max_pixels": ("images",), "max_video_pixels": ("videos",),
+             "image_limits": ("images", "videos")}  # fmt: skip
+MEDIA = {"images": "--image", "videos": "--video"}
+
+
+def check_limits(chosen: Mapping[str, Any], **media: Sequence[str]) -> None:
+    """Raise InputError for a limit of images or videos without any."""
+    unread = [name for name, of in LIMITS_OF.items() if chosen[name] is not None and not any(media[o] for o in of)]
+    if unread:
+        option = next(each for each in click.get_current_context().command.params if each.name == unread[0])
+        wanted = " or ".join(MEDIA[kind] for kind in LIMITS_OF[unread[0]])
+        raise InputError(f"{named(option)} has no effect without {wanted}; leave it out")
 
 
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}

@@ -24,6 +24,7 @@ from .batch import batch
 from .build import build
 from .chat import chat
 from .compare import compare
+from .embed import embed
 from .export import export
 from .inspect import inspect
 from .plan import plan
@@ -38,7 +39,15 @@ from .verify import verify
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
 REPORT = "please report it with the command and what LENSMITH_DEBUG=1 prints"
-WORKERS = ("batch", "export", "build", "synth", "compare", "verify")  # have work to finish, whoever reads their output
+WORKERS = (
+    "batch",
+    "embed",
+    "export",
+    "build",
+    "synth",
+    "compare",
+    "verify",
+)  # have work to finish, whoever reads their output
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,7 +56,23 @@ def lensmith() -> None:
     """Compile vision-language models into small, exact, provable bundles, and run them without PyTorch."""
 
 
-for command in (plan, export, synth, build, ask, chat, batch, serve, compare, verify, inspect, targets, keygen, sign):
+for command in (
+    plan,
+    export,
+    synth,
+    build,
+    ask,
+    chat,
+    batch,
+    embed,
+    serve,
+    compare,
+    verify,
+    inspect,
+    targets,
+    keygen,
+    sign,
+):
     lensmith.add_command(command)
 
 

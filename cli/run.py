@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ..targets.errors import InputError
-from .answering import LOAD_NAMES, LOADING, SAMPLING, SYSTEM, VIDEO, open_model, stream, system_messages
+from .answering import LOAD_NAMES, LOADING, SAMPLING, SYSTEM, VIDEO, check_limits, open_model, stream, system_messages
 from .option_types import AS_JSON, KEYS, Once, named
 from .screen import console, pairs, print_json
 from .standard_streams import read_text
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 ENCODING = ("bundle", "question", "images", "videos", "fps", "num_frames", "out", "keys", "as_json", "min_pixels",
             "max_pixels", "image_limits", "context", "threads", "device")  # fmt: skip
-
-
-LIMITS_OF = {"min_pixels": ("--image",), "max_pixels": ("--image",), "max_video_pixels": ("--video",),
-             "image_limits": ("--image", "--video")}  # fmt: skip
 
 
 @click.command(cls=Once)
@@ -78,12 +74,8 @@ def run(
     if question is None or out is not None:
         raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
     variables = template_variables(chosen)
-    media = {"--image": images, "--video": videos}
-    unread = [name for name, of in LIMITS_OF.items() if chosen[name] is not None and not any(media[o] for o in of)]
+    check_limits(chosen, images=images, videos=videos)
     model, generation = open_model(opened, chosen, variables)
-    if unread:
-        option = next(each for each in click.get_current_context().command.params if each.name == unread[0])
-        raise InputError(f"{named(option)} has no effect without {' or '.join(LIMITS_OF[unread[0]])}; leave it out")
     question = read_text() if question == "-" else question
     message = question_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation, **variables)

@@ -10,6 +10,7 @@ from ..targets.errors import (
 from .dialogue.events import BrokenCall, Reasoning, Text, ToolCall
 from .generation.answer import Answer
 from .generation.encoder import Encoder, Features, save_features
+from .generation.hidden_states import HiddenStates
 from .generation.loading import load
 from .generation.model import Model
 from .generation.options import GenerationOptions
@@ -27,6 +28,7 @@ __all__ = [
     "Encoder",
     "Features",
     "GenerationOptions",
+    "HiddenStates",
     "ImageLimits",
     "ImageSource",
     "InputError",

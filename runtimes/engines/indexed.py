@@ -12,16 +12,18 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...targets.errors import InputError
 from ..media.images import Grid, Patches
 from .contract import Arrays, Floats, ImageFeatures, Step
 from .decoding import EngineDecoder
 from .states import CACHE, RECURRENT, EngineStates
 
 PRESENT = "present."
+HIDDEN_STATES = ("hidden_states", "draft_hidden_states")  # outputs, of a decoder in front of a draft head and of that
 Shape: TypeAlias = tuple[Any, ...]  # ints, and names of what may vary
 
 
-class Kept(Protocol):
+class KeptArrays(Protocol):
     """The states of one conversation, where an engine wants them; those of a graph without states hold nothing."""
 
     def read(self, name: str) -> NDArray[Any]:
@@ -33,7 +35,7 @@ class Kept(Protocol):
         ...
 
 
-KeptT = TypeVar("KeptT", bound=Kept)
+KeptT = TypeVar("KeptT", bound=KeptArrays)
 
 
 class Executor(Protocol[KeptT]):
@@ -121,9 +123,14 @@ class IndexedDecoder(EngineDecoder[KeptStates[KeptT]]):
         return KeptStates(self.executor)
 
     def _compute(self, states: KeptStates[KeptT], step: Step) -> Floats:
+        if step.num_hidden_states and not any(name in self.executor.outputs for name in HIDDEN_STATES):
+            raise InputError(
+                "graphs for GPUs give hidden states only in front of a draft head, which this bundle lacks; use a "
+                "bundle of --target cpu or --format gguf"
+            )
         feed = self._feed(states.length, step)
         made = self.executor.run({name: feed[name] for name in self.executor.inputs if name in feed}, states.kept)
-        for name in ("hidden_states", "draft_hidden_states"):
+        for name in HIDDEN_STATES:
             if name in made:
                 states.hidden_states = made[name][0]
         logits: Floats = made["logits"][0, made["logits"].shape[1] - step.num_logits :]

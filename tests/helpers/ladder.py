@@ -29,9 +29,12 @@ from lensmith.exporters.storage.scheme import Scheme
 from lensmith.exporters.synth.making import synth
 from lensmith.exporters.synth.synth_layouts import SynthTensor
 from lensmith.exporters.synth.synth_weights import write_weights
+from lensmith.runtimes.bundle.manifest import DECODER
 from lensmith.runtimes.engines.contract import Floats, ImageFeatures, Step
+from lensmith.runtimes.engines.onnx.onnx_decoder import OnnxDecoder
 from lensmith.runtimes.engines.run_wishes import usable_device
 from lensmith.runtimes.evidence.replay import relative_error
+from lensmith.runtimes.generation.hidden_states import run_for_hidden_states
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
@@ -45,6 +48,7 @@ from lensmith.runtimes.prompt.requests import (
     make_request,
     user_message,
 )
+from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -72,6 +76,20 @@ class Pair:
         """Of one image: ours and PyTorch's."""
         patches, grid = preprocess(image, self.model.image_spec)
         return self.model.vision(patches, grid), self.reference.vision(patches, grid)
+
+    def their_hidden_states(self, messages: list[dict[str, Any]]) -> Floats:
+        """PyTorch's last hidden states [seq, hidden]."""
+        found: list[Any] = []
+        reference, model = self.reference, self.reference.model
+        hooks = [
+            model.register_forward_pre_hook(lambda _, a, k: (a, {**k, "output_hidden_states": True}), with_kwargs=True),
+            model.register_forward_hook(lambda _, __, out: found.append(out.hidden_states[-1][0].numpy())),
+        ]
+        reference.logits(self.theirs(messages), 1)
+        for hook in hooks:
+            hook.remove()
+        states: Floats = found[0]
+        return states
 
     def theirs(self, messages: list[dict[str, Any]]) -> Request:
         """The conversation with PyTorch's features of images, and of whole videos at once."""
@@ -193,6 +211,24 @@ class Ladder:
         assert relative_error(parts, whole) < self.CHUNKED
         assert relative_error(parts, pair.reference.logits(pair.theirs(messages), 1)) < self.LOGITS
         assert worst(states.copies(), after) < self.CHUNKED
+
+    @pytest.mark.parametrize("name", ["no image", "three images"])
+    def test_hidden_states(self, pair: Pair, name: str) -> None:
+        """As transformers' hidden_states[-1], whatever the chunks. They are as far off as logits, which follow them."""
+        messages, model = CONVERSATIONS[name], pair.model
+        if not isinstance(model.decoder, OnnxDecoder) and "hidden_states" not in model.manifest.graphs[DECODER].outputs:
+            with pytest.raises(InputError, match="draft head, which this bundle lacks"):
+                model.hidden_states(messages)
+            return
+        theirs = pair.their_hidden_states(messages)
+        found = model.hidden_states(messages)
+        assert relative_error(found.states, theirs) < self.LOGITS
+        assert relative_error(found.pooled(), theirs[-1]) < self.LOGITS
+        assert np.linalg.norm(found.pooled(normalize=True)) == pytest.approx(1, abs=1e-6)
+        request = model.prepare(messages)
+        assert found.ids.tolist() == request.prompt.ids.tolist()
+        parts = run_for_hidden_states(model.decoder, model.prompts, request, 7)
+        assert relative_error(parts.states, theirs) < self.LOGITS
 
     def test_greedy_tokens(self, pair: Pair) -> None:
         messages, steps = CONVERSATIONS["one image"], 256

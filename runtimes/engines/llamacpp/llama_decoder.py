@@ -23,6 +23,7 @@ from .llama_states import LlamaStates
 
 F32, F16 = 0, 1  # ggml_type
 AXES = 4  # llama.cpp's M-RoPE has a fourth axis, which these models do not use
+HIDDEN_BATCH = 64  # most tokens at once whose hidden states are wanted: llama.cpp makes logits of them, too
 CONTEXT_STEP = 256  # llama.cpp rounds contexts up to it
 
 
@@ -61,26 +62,30 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
         return LlamaStates(self.model, options, self.capacity)
 
     def _compute(self, states: LlamaStates, step: Step) -> Floats:
-        if step.num_hidden_states:
-            raise InputError("llama.cpp gives no hidden states; draft tokens need a bundle of --format onnx")
-        ids, positions = step.ids, step.positions
-        first, used = len(ids) - step.num_logits, 0
-        parts = [np.zeros((0, self.vocab), np.float32)]
-        for begin, end, of_image in self._segments(ids):
+        ids, positions, wanted = step.ids, step.positions, max(step.num_logits, step.num_hidden_states)
+        first, used = len(ids) - wanted, 0
+        llama().llama_set_embeddings(states.context, step.num_hidden_states > 0)
+        logits, hidden = [np.zeros((0, self.vocab), np.float32)], [np.zeros((0, self.hidden), np.float32)]
+        for begin, end, of_image in self._segments(ids, self.batch if not step.num_hidden_states else HIDDEN_BATCH):
             rows = None
             if of_image:
                 rows, used = self._embeddings(step.images, used, end - begin), used + end - begin
-            parts.append(self._decode(states, ids[begin:end], rows, positions[:, begin:end], max(0, first - begin)))
+            places = self._decode(states, ids[begin:end], rows, positions[:, begin:end], max(0, first - begin))
+            chosen = range(max(places.start, len(ids) - step.num_logits - begin), places.stop)
+            logits += _rows(llama().llama_get_logits_ith, states, chosen, self.vocab)
+            if step.num_hidden_states:
+                hidden += _rows(llama().llama_get_embeddings_ith, states, places, self.hidden)
         states.note(positions[0])
-        return np.concatenate(parts)
+        states.hidden_states = np.concatenate(hidden)
+        return np.concatenate(logits)
 
-    def _segments(self, ids: Ints) -> Iterator[tuple[int, int, bool]]:
-        """Begin and end of runs of text tokens or image tokens, none longer than a batch."""
+    def _segments(self, ids: Ints, longest: int) -> Iterator[tuple[int, int, bool]]:
+        """Begin and end of runs of text tokens or image tokens, none longer than `longest`."""
         of_image = ids == self.image_token_id
         turns = np.flatnonzero(np.diff(of_image)) + 1
         for begin, end in pairwise([0, *map(int, turns), len(ids)]):
-            for start in range(begin, end, self.batch):
-                yield start, min(start + self.batch, end), bool(of_image[begin])
+            for start in range(begin, end, longest):
+                yield start, min(start + longest, end), bool(of_image[begin])
 
     def _embeddings(self, images: ImageFeatures | None, begin: int, count: int) -> Floats:
         """Rows [count, hidden * (1 + taps)] of the image tokens from `begin` on."""
@@ -90,8 +95,8 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
         taps = [] if part.deepstack is None else list(part.deepstack)
         return np.ascontiguousarray(np.concatenate([part.features, *taps], axis=1), dtype=np.float32)
 
-    def _decode(self, states: LlamaStates, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> Floats:
-        """One batch; logits of its tokens from `first` on."""
+    def _decode(self, states: LlamaStates, ids: Ints, rows: Floats | None, positions: Ints, first: int) -> range:
+        """One batch; the places of its tokens from `first` on, of which llama.cpp keeps what it made."""
         count, library = len(ids), llama()
         wanted = np.zeros(count, np.int8)
         wanted[first:] = 1
@@ -112,9 +117,7 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
         )
         if code := compute(library.llama_decode, states.context, batch):
             raise LensmithError(f"llama.cpp could not compute {count} tokens behind {states.length} (code {code})")
-        found = [library.llama_get_logits_ith(states.context, index) for index in range(first, count)]
-        arrays = [np.ctypeslib.as_array(pointer, (self.vocab,)) for pointer in found]
-        return np.stack(arrays).astype(np.float32, copy=True) if arrays else np.zeros((0, self.vocab), np.float32)
+        return range(first, count)
 
     def _places(self, positions: Ints, *, of_image: bool) -> Any:
         """Positions as llama.cpp takes them: one for each token of text, time, height and width one behind another."""
@@ -122,6 +125,12 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
         padded = np.zeros((AXES if len(rows) > 1 else 1, positions.shape[1]), np.int32)
         padded[: len(rows)] = rows
         return padded.reshape(-1)
+
+
+def _rows(read: Any, states: LlamaStates, places: range, width: int) -> list[Floats]:
+    """What llama.cpp made of tokens of the latest batch, each [1, width]."""
+    found = [read(states.context, place) for place in places]
+    return [np.ctypeslib.as_array(pointer, (1, width)).astype(np.float32, copy=True) for pointer in found]
 
 
 def _pointer(array: Any, kind: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from ..contract import Floats, ImageFeatures, Ints, Kept, KeptTokens, Step
 from ..decoding import EngineDecoder
 from ..refusals import refusal_is_input
 from ..states import CACHE, RECURRENT, EngineStates
+from .hidden_graph import with_hidden_states
 from .sessions import session
 
+HIDDEN, DRAFT_HIDDEN = "hidden_states", "draft_hidden_states"  # outputs
 CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
 
 
@@ -37,6 +40,7 @@ def _lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 class BoundStep:
     """Bound inputs and outputs of steps with the same number of tokens, logits and image tokens."""
 
+    session: ort.InferenceSession
     binding: Any
     arrays: dict[str, NDArray[Any]]
     logits: Floats
@@ -127,10 +131,9 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         native: bool | None = None,
     ) -> None:
         super().__init__()
-        self.path, self.session = path, session(path, threads, profile=profile, native=native)
-        self.capacity = capacity
-        self._inputs = {value.name: value for value in self.session.get_inputs()}
-        self._outputs = [value.name for value in self.session.get_outputs()]
+        self.path, self.capacity = path, capacity
+        self._open = partial(session, path, threads, profile=profile, native=native)
+        self._use(self._open())
         self.hidden = int(self._inputs["image_features"].shape[1])
         self.axes = tuple(self._inputs["position_ids"].shape[:-2])  # (3,) with M-RoPE, else ()
         self.vocab = int(self.session.get_outputs()[0].shape[2])
@@ -138,11 +141,18 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         self.taps = 0 if deepstack is None else int(deepstack.shape[0])
         self.recurrent = any(name.startswith(RECURRENT) for name in self._inputs)
 
+    def _use(self, opened: ort.InferenceSession) -> None:
+        self.session = opened
+        self._inputs = {value.name: value for value in opened.get_inputs()}
+        self._outputs = [value.name for value in opened.get_outputs()]
+
     def open_states(self) -> BoundStates:
         """Buffers of a new conversation."""
         return BoundStates(self._inputs.values(), self.capacity)
 
     def _compute(self, states: BoundStates, step: Step) -> Floats:
+        if step.num_hidden_states and HIDDEN not in self._outputs and DRAFT_HIDDEN not in self._outputs:
+            self._use(self._open(graph=with_hidden_states(self.path)))  # from now on they are given
         bound = self._bound(states, step)
         bound.arrays["input_ids"][0] = step.ids
         bound.arrays["position_ids"][:] = step.positions[:, None] if self.axes else step.positions[:1]
@@ -159,7 +169,8 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
     def _bound(self, states: BoundStates, step: Step) -> BoundStep:
         num_hidden = max(step.num_logits, step.num_hidden_states)
         if len(step.ids) == num_hidden == step.num_logits == 1 and step.images is None:
-            states.single = states.single or self._bind(states, 1, 1, 1, None)
+            if states.single is None or states.single.session is not self.session:
+                states.single = self._bind(states, 1, 1, 1, None)
             return states.single
         return self._bind(states, len(step.ids), step.num_logits, num_hidden, step.images)
 
@@ -172,14 +183,14 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         made = {
             "logits": np.empty((1, num_logits, self.vocab), np.float32),
-            "hidden_states": np.empty((1, num_hidden, self.hidden), np.float32),
-            "draft_hidden_states": np.empty((1, num_logits, self.hidden), np.float32),
+            HIDDEN: np.empty((1, num_hidden, self.hidden), np.float32),
+            DRAFT_HIDDEN: np.empty((1, num_logits, self.hidden), np.float32),
         }
         made = {name: array for name, array in made.items() if name in self._outputs}
         for name, array in made.items():
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         states.bind(binding)
-        return BoundStep(binding, arrays, made.pop("logits"), next(iter(made.values()), None))
+        return BoundStep(self.session, binding, arrays, made.pop("logits"), next(iter(made.values()), None))
 
     def _arrays(
         self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None

@@ -16,9 +16,17 @@ from ..refusals import reason_of
 
 
 def session(
-    path: Path, threads: int | None, *, profile: bool = False, native: bool | None = None
+    path: Path,
+    threads: int | None,
+    *,
+    profile: bool = False,
+    native: bool | None = None,
+    graph: bytes | None = None,
 ) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU; `threads` None means one for each core, `native` as of `wanted_kernels`."""
+    """An ONNX Runtime session on the CPU; `threads` None means one for each core, `native` as of `wanted_kernels`.
+
+    `graph` takes the place of what is in the file; its data lie beside that, or where a link there leads.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -30,17 +38,25 @@ def session(
     options.log_severity_level = 4  # none: what fails is raised, and said once
     if wanted_kernels(native):
         options.register_custom_ops_library(str(LIBRARY))
-    return load_session(path, options, ["CPUExecutionProvider"], profile=profile)
+    return load_session(path, options, ["CPUExecutionProvider"], profile=profile, graph=graph)
 
 
 def load_session(
-    path: Path, options: ort.SessionOptions, providers: Sequence[Any], *, profile: bool = False
+    path: Path,
+    options: ort.SessionOptions,
+    providers: Sequence[Any],
+    *,
+    profile: bool = False,
+    graph: bytes | None = None,
 ) -> ort.InferenceSession:
-    """A session with these options and providers; an InputError where ONNX Runtime refuses."""
+    """A session with these options and providers; an InputError where ONNX Runtime refuses. `graph` as of `session`."""
     options.log_severity_level = max(options.log_severity_level, 3)
     options.enable_profiling = profile
+    if graph is not None:
+        folder = str(path.resolve().parent)  # where a link of the hub's cache leads, as when the file itself is opened
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(str(path) if graph is None else graph, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own unrelated types here
         message = f"{path} cannot be loaded by onnxruntime {ort.__version__} ({reason_of(error)}); export it again"
         raise InputError(message) from error
