@@ -28,7 +28,7 @@ then together. Before:
 
 The whole recipe from step 0 in one go has not been run.
 
-`caller` goes on from `qwen3_5`: @@CALLER@@
+`caller` is not among the committed checkpoints: no plan of its steps has been run to a model that does all its errands.
 """
 
 import argparse
