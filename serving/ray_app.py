@@ -35,6 +35,7 @@ from .server_errors import Refusal
 from .server_options import ServerOptions
 
 TRIES = 3  # of a request whose replica dies before it said a word
+LOADING = ("conversations", "threads", "context", "device", "prefix_bytes", "cache_folder", "cache_bytes")  # of `load`
 REPLICA_HEADER = b"x-lensmith-replica"  # which one answered
 PASSED_ON = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers")
 
@@ -55,6 +56,9 @@ class RayArguments(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     context: int | None = Field(default=None, ge=1)
     device: str | None = None
+    prefix_bytes: int | None = Field(default=None, ge=0)
+    cache_folder: str | None = None
+    cache_bytes: int | None = Field(default=None, ge=1)
     api_keys: list[str] = Field(default_factory=list)
     queue: int = Field(default=64, ge=0)
     deadline: float = Field(default=600.0, gt=0)
@@ -93,7 +97,7 @@ class ReplicaOfServer:
 
     def __init__(self, arguments: RayArguments) -> None:
         paths = [arguments.bundles] if isinstance(arguments.bundles, str) else arguments.bundles
-        loading = {name: getattr(arguments, name) for name in ("conversations", "threads", "context", "device")}
+        loading = {name: value for name in LOADING if (value := getattr(arguments, name)) is not None}
         models: dict[str, Model] = {}
         for path in paths:
             model = load(path, **loading)

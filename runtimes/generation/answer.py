@@ -29,6 +29,7 @@ class Progress:
     logprobs: list[TokenLogprob] | None = None
     finish_reason: str = ""
     stopped_by: str | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     @property
@@ -85,6 +86,11 @@ class Answer:
     def logprobs(self) -> list[TokenLogprob] | None:
         """Those of the tokens so far, without an end token; None unless they were asked for."""
         return self._progress.logprobs
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob] | None:
+        """Those of the prompt's tokens, nan for the first one; None unless `Model.complete` was asked for them."""
+        return self._progress.prompt_logprobs
 
     @property
     def timings(self) -> Timings:

@@ -17,7 +17,7 @@ from ...targets.errors import InputError
 from ..bundle.manifest import DECODER, DRAFT_HEAD, InputSections
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
-from ..engines.contract import Decoder, Floats, OpenedEngines, Step, Vision
+from ..engines.contract import Decoder, Floats, Ints, OpenedEngines, Step, Vision
 from ..engines.engine_table import Wishes, open_decoder, open_engines
 from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
@@ -37,7 +37,7 @@ from ..prompt.prompt_builder import PromptBuilder, open_prompt
 from ..prompt.prompt_parts import PromptSpec
 from ..prompt.requests import Request, question_message
 from ..prompt.variables import check_objects
-from ..values import only, whole
+from ..values import only, truth, whole
 from .answer import Answer, Progress
 from .answer_forms import open_forms
 from .constraints import Vocabulary
@@ -50,7 +50,7 @@ from .intake import DEFAULT_CONTEXT, Intake, OpenedChat
 from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefix_cache import PREFIX_BYTES, PrefixCache
-from .raw_prompt import raw_prompt
+from .raw_prompt import logprobs_of_prompt, raw_prompt
 from .sampling import Sampler, SamplingOptions
 from .shelves import Shelves
 from .streaming import TextStream
@@ -208,16 +208,27 @@ class Model(OfOneProcess):
         guide = open_guide(self.prompts, thinking, budget, form, self.eos_token_ids, watch)
         return Answer(self._pieces(chat, generation, progress, guide), progress, parser)
 
-    def complete(self, prompt: str | Sequence[int], options: GenerationOptions | None = None, **chosen: Any) -> Answer:
+    def complete(
+        self,
+        prompt: str | Sequence[int] | Ints,
+        options: GenerationOptions | None = None,
+        *,
+        prompt_logprobs: bool = False,
+        **chosen: Any,
+    ) -> Answer:
         """Go on with a text, or with token ids, as they are: without a chat template and without images.
 
-        `options` and `chosen` are as of `generate`, without variables of the template. Raises InputError as it does.
+        `options` and `chosen` are as of `generate`, without variables of the template. With `prompt_logprobs` the
+        tokens of the prompt have the probabilities that `logprobs` asks for, too; nothing of it is then taken from a
+        cache. Raises InputError as `generate` does.
         """
         only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
         base = GenerationOptions() if options is None else options
         generation = with_options(base, chosen, asdict(self.manifest.generation))
         form, _ = open_forms(generation, None, None, None, self.prompts, lambda: self._vocabulary)
-        progress = Progress(Timings())
+        if truth("prompt_logprobs", prompt_logprobs) and generation.logprobs is None:
+            raise InputError("prompt_logprobs are given only with logprobs; give both, or none")
+        progress = Progress(Timings(), prompt_logprobs=[] if prompt_logprobs else None)
         raw = raw_prompt(self.prompts, prompt, self.manifest.vocab)
         chat = self._intake.check(OpenedChat(raw), progress.timings)
         progress.prompt_ids = chat.prompt.ids
@@ -339,6 +350,10 @@ class Model(OfOneProcess):
         sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
         progress.logprobs = None if options.logprobs is None else []
         started = time.perf_counter()
+        if progress.prompt_logprobs is not None and options.logprobs is not None:
+            progress.prompt_logprobs += logprobs_of_prompt(
+                conversation, request, options.logprobs, lambda: progress.closed
+            )
         logits = conversation.prefill(request, stopped=lambda: progress.closed)
         timings.reused_tokens = conversation.reused
         if not len(logits):

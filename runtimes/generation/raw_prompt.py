@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ...targets.errors import InputError
+from ..engines.contract import Ints, Step
 from ..prompt.prompt_builder import PromptBuilder
 from ..prompt.prompt_parts import Prompt
+from ..prompt.requests import Request
 from ..values import shown
+from .conversation import Conversation
+from .logprobs import TokenLogprob, spelled, token_logprob
+
+PIECE = 64  # tokens whose logits are there at once
 
 
-def raw_prompt(prompts: PromptBuilder, text: str | Sequence[int], vocab: int) -> Prompt:
+def raw_prompt(prompts: PromptBuilder, text: str | Sequence[int] | Ints, vocab: int) -> Prompt:
     """Raises InputError for an empty prompt, ids beyond the vocabulary, and placeholders of images."""
     if isinstance(text, str):
         prompt = prompts.encode(text)
@@ -30,3 +37,23 @@ def raw_prompt(prompts: PromptBuilder, text: str | Sequence[int], vocab: int) ->
                              "pictures in a conversation")  # fmt: skip
     nothing = np.zeros((0, 3), np.int64)
     return Prompt(np.array(text, np.int64), nothing[:, :2], nothing, np.zeros(0, np.bool_), thinking=False)
+
+
+def logprobs_of_prompt(
+    conversation: Conversation, request: Request, alternatives: int, stopped: Callable[[], bool]
+) -> list[TokenLogprob]:
+    """How likely the model takes each token of a prompt without images; nan for the first, which nothing precedes.
+
+    Ends early once `stopped` says so.
+    """
+    conversation.forget()
+    ids, tokenizer = request.prompt.ids, conversation.prompts.tokenizer
+    found = [TokenLogprob(int(ids[0]), math.nan, spelled(tokenizer, int(ids[0])))]
+    for begin in range(0, len(ids) - 1, PIECE):
+        if stopped():
+            break
+        end = min(begin + PIECE, len(ids) - 1)
+        step = Step(ids[begin:end], request.positions[:, begin:end], num_logits=end - begin)
+        rows = zip(conversation.run(step), ids[begin + 1 : end + 1], strict=True)
+        found += [token_logprob(tokenizer, row, int(token), alternatives) for row, token in rows]
+    return found

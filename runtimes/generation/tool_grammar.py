@@ -85,8 +85,10 @@ def _grammar(start: str, call: str, tools: Tools, speech: Speech) -> str:
 
 
 def _json_rules(rule: str, name: str, schema: Mapping[str, Any]) -> Iterator[str]:
-    head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
-    yield f'{rule}: {_literal(head)} {rule}a "}}"'
+    """The name in front, as most templates write it, or the arguments, as Hermes' first models learnt it."""
+    named = f'"name": {json.dumps(name, ensure_ascii=False)}'
+    first, arguments, last = map(_literal, (f'{{{named}, "arguments": ', '{"arguments": ', f", {named}}}"))
+    yield f'{rule}: {first} {rule}a "}}" | {arguments} {rule}a {last}'
     yield f"{rule}a: {_json({'type': 'object', 'additionalProperties': False, **schema})}"
 
 

@@ -32,18 +32,22 @@ def asked_of_chat(request: ChatRequest, served: Served) -> Asked:
     elif request.top_logprobs is not None:
         raise Refusal(400, "top_logprobs are given only with logprobs: true", param="top_logprobs")
     given = {name: value for name, value in chosen.items() if value is not None}
-    messages = [_message(message, served.links) for message in request.messages]
+    messages = [_message(message, served) for message in request.messages]
     generate = partial(served.model.generate, messages, served.model.default_options())
     makes = [partial(generate, **seeded(given, index)) for index in range(request.n or 1)]
     return Asked(makes, one_call=request.parallel_tool_calls is False)
 
 
-def _message(message: ChatMessage, links: PictureLinks) -> dict[str, Any]:
-    """As the runtime has it: sources as data URLs or bytes, so that no path of this machine is ever opened."""
-    made = message.model_dump(exclude_none=True, exclude={"content", "refusal"})
+def _message(message: ChatMessage, served: Served) -> dict[str, Any]:
+    """As the runtime has it: sources as data URLs or bytes, so that no path of this machine is ever opened.
+
+    Clients send back what they got. So thoughts are left out where the template reads none of earlier turns.
+    """
+    left_out = {"content", "refusal"} | (set() if served.model.prompts.reads_thoughts else {"reasoning_content"})
+    made = message.model_dump(exclude_none=True, exclude=left_out)
     made["role"] = "system" if message.role == "developer" else message.role
     if isinstance(message.content, list):
-        made["content"] = [_part(part, links) for part in message.content]
+        made["content"] = [_part(part, served.links) for part in message.content]
     elif message.content is not None or message.role != "assistant":
         made["content"] = message.content
     return made

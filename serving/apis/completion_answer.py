@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -34,13 +35,10 @@ def asked_of_completion(request: CompletionRequest, served: Served) -> Asked:
     if request.best_of not in (None, request.n or 1):
         raise Refusal(400, f"best_of is {request.best_of} and n {request.n or 1}; this server gives all answers "
                       "that it makes: leave best_of out", param="best_of")  # fmt: skip
-    if request.echo and request.logprobs is not None:
-        raise Refusal(400, "echo with logprobs asks for the probabilities of the prompt, which are not given; leave "
-                      "one of them out", param="echo")  # fmt: skip
     tokens = tokens_of(request.max_tokens or USUAL_TOKENS, served.options, "max_tokens")
     chosen = {**sampling_of(request, served.model), "max_new_tokens": tokens}
     if request.logprobs is not None:
-        chosen["logprobs"] = request.logprobs
+        chosen |= {"logprobs": request.logprobs, "prompt_logprobs": bool(request.echo)}
     complete = partial(served.model.complete, options=served.model.default_options())
     makes = [partial(complete, prompt, **seeded(chosen, index))
              for prompt in prompts_of(request) for index in range(request.n or 1)]  # fmt: skip
@@ -59,20 +57,31 @@ class CompletionWriter(Writer):
         self.echoed = ["" if not request.echo else prompt if isinstance(prompt, str) else decode(prompt)
                        for prompt in prompts_of(request)]  # fmt: skip
         self.special = special_tokens(served.model.prompts.tokenizer) - served.model.prompts.tags  # have no text
-        self.said = 0  # characters of the latest choice whose tokens were told
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with a choice of which nothing was said."""
+        self.fresh, self.said = True, 0  # the latter in characters
+        self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def begin(self) -> bytes:
-        echoed = self._echoed(len(self.made) - 1)
-        self.said = len(echoed)
-        return self._chunk(echoed) if echoed else b""
+        self._start()
+        return b""
 
     def add(self, event: Event) -> bytes:
         assert isinstance(event, Text | BrokenCall)
-        return self._chunk(event.text, logprobs=self._logprobs(self.latest, self.latest.lengths[-1]))
+        return self._grown(event.text, self.latest.lengths[-1])
 
     def end(self) -> bytes:
-        reason = self.latest.answer.openai_finish_reason
-        return self._chunk("", logprobs=self._logprobs(self.latest), finish_reason=reason)
+        return self._grown("", None, finish_reason=self.latest.answer.openai_finish_reason)
+
+    def _grown(self, text: str, length: int | None, **more: Any) -> bytes:
+        """A piece of the latest choice, the first one behind its prompt, if that is echoed."""
+        index = len(self.made) - 1
+        echoed = self._echoed(index) if self.fresh else ""
+        logprobs = self._logprobs(self.latest, self._echoed(index), length)
+        self.fresh = False
+        return self._chunk(echoed + text, logprobs=logprobs, **more)
 
     def close(self) -> bytes:
         last = {**self.head, "choices": [], "usage": openai_usage(self)}
@@ -84,9 +93,10 @@ class CompletionWriter(Writer):
     def whole(self) -> dict[str, Any]:
         choices = []
         for index, each in enumerate(self.made):
-            self.said = len(self._echoed(index))
-            text = self._echoed(index) + "".join(event.text for event in each.events if isinstance(event, Text))
-            choices.append({"index": index, "text": text, "logprobs": self._logprobs(each),
+            self._start()
+            echoed = self._echoed(index)
+            text = echoed + "".join(event.text for event in each.events if isinstance(event, Text))
+            choices.append({"index": index, "text": text, "logprobs": self._logprobs(each, echoed),
                             "finish_reason": each.answer.openai_finish_reason})  # fmt: skip
         return {**self.head, "choices": choices, "usage": openai_usage(self)}
 
@@ -97,20 +107,26 @@ class CompletionWriter(Writer):
         choice = {"index": len(self.made) - 1, "text": text, "logprobs": None, "finish_reason": None, **more}
         return bare_event({**self.head, "choices": [choice]})
 
-    def _logprobs(self, answer: AnswerSoFar, length: int | None = None) -> dict[str, Any] | None:
-        """Of the tokens that were not sent yet, up to a length, in four lists."""
+    def _logprobs(self, answer: AnswerSoFar, echoed: str, length: int | None = None) -> dict[str, Any] | None:
+        """Of the tokens that were not sent yet, up to a length, in four lists; first those of an echoed prompt."""
         new = answer.new_logprobs(length)
         if new is None:
             return None
+        of_prompt = (answer.answer.prompt_logprobs or []) if self.fresh else []
         offsets = []
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in of_prompt:  # whose tokenizer may add tokens and spaces that the text has not
+            offsets.append(self.said)
+            text = self.utf8.decode(token.spelled)
+            found = next((each for each in (text, text.lstrip()) if echoed.startswith(each, self.said)), "")
+            self.said += len(found)
         for token in new:
             offsets.append(self.said)
-            self.said += 0 if token.id in self.special else len(utf8.decode(token.spelled))
+            self.said += 0 if token.id in self.special else len(self.utf8.decode(token.spelled))
+        tokens = [*of_prompt, *new]
         return {
-            "tokens": [old_spelling(token) for token in new],
-            "token_logprobs": [token.logprob for token in new],
-            "top_logprobs": [{old_spelling(top): top.logprob for top in token.top} for token in new],
+            "tokens": [old_spelling(token) for token in tokens],
+            "token_logprobs": [None if math.isnan(token.logprob) else token.logprob for token in tokens],
+            "top_logprobs": [{old_spelling(top): top.logprob for top in token.top} or None for token in tokens],
             "text_offset": offsets,
         }
 

@@ -28,8 +28,7 @@ Message = dict[str, Any]
 def messages_as_chat(request: MessagesRequest, served: Served) -> ChatRequest:
     """A message of the assistant at the end is gone on with. Raises Refusal for blocks in the wrong place."""
     system = [] if request.system is None else [{"role": "system", "content": _content(request.system)}]
-    thoughts = served.model.prompts.reads_thoughts  # where it does not, Anthropic's clients send them back all the same
-    turns = [message for turn in request.messages for message in _turn(turn, thoughts)]
+    turns = [message for turn in request.messages for message in _turn(turn)]
     choice = request.tool_choice
     body: dict[str, Any] = {name: getattr(request, name) for name in SAME}
     body |= {
@@ -46,13 +45,13 @@ def messages_as_chat(request: MessagesRequest, served: Served) -> ChatRequest:
     return ChatRequest.model_validate({name: value for name, value in body.items() if value is not None})
 
 
-def _turn(turn: InMessage, with_thoughts: bool) -> Iterator[Message]:
+def _turn(turn: InMessage) -> Iterator[Message]:
     """Results of tools are messages of their own, in front of what else the user says."""
     blocks: Sequence[ContentBlock] = (
         [TextBlock(type="text", text=turn.content)] if isinstance(turn.content, str) else turn.content
     )
     if turn.role == "assistant":
-        yield _said([block for block in blocks if with_thoughts or not isinstance(block, ThinkingBlock)])
+        yield _said(blocks)
         return
     results = [block for block in blocks if isinstance(block, ResultBlock)]
     for result in results:

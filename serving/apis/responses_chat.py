@@ -23,17 +23,10 @@ def responses_as_chat(request: ResponsesRequest, served: Served) -> ChatRequest:
     given: list[Item] = (
         [InputMessage(role="user", content=request.input)] if isinstance(request.input, str) else request.input
     )
-    if not served.model.prompts.reads_thoughts:  # clients send back all items of the output
-        given = [item for item in given if not isinstance(item, InputReasoning)]
-        before = [{key: value for key, value in each.items() if key != "reasoning_content"} for each in before]
     instructions = [] if request.instructions is None else [{"role": "system", "content": request.instructions}]
-    messages = [*instructions, *before, *messages_of(given)]
-    if not messages:
-        raise Refusal(400, "input has nothing but thoughts, which the chat template of this bundle does not read",
-                      param="input")  # fmt: skip
     body: dict[str, Any] = {name: getattr(request, name) for name in SAME}
     body |= {
-        "messages": messages,
+        "messages": [*instructions, *before, *messages_of(given)],
         "max_completion_tokens": request.max_output_tokens,
         "tools": [_tool(tool.model_dump(exclude_none=True)) for tool in request.tools or ()] or None,
         "tool_choice": _choice(request),

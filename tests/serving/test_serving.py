@@ -185,6 +185,16 @@ def test_a_call_that_the_model_begins_follows_its_schema(model: Model, monkeypat
             client.chat.completions.create(tools=[{"type": "function", "function": impossible}], **asked)
 
 
+def test_thoughts_of_earlier_turns_go_in_where_the_template_reads_them(client: Any, model: Model) -> None:
+    """That of Qwen3-VL reads none; a client sends back what it got all the same."""
+    assert not model.prompts.reads_thoughts
+    said = [*QUESTION, {"role": "assistant", "content": "A lens."}, *about(text="Why?")]
+    thought = [*QUESTION, {"role": "assistant", "content": "A lens.", "reasoning_content": "Hm."}, *about(text="Why?")]
+    made = [client.chat.completions.create(messages=messages, **SHORT) for messages in (said, thought)]
+    assert made[0].usage.prompt_tokens == made[1].usage.prompt_tokens
+    assert made[0].choices[0].message.content == made[1].choices[0].message.content
+
+
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "model": ({"model": "other"}, 404, "known: tiny"),
     "no messages": ({"messages": []}, 400, "messages"),
@@ -282,6 +292,10 @@ def test_requests_that_do_not_say_how_many_tokens(model: Model) -> None:
         assert (made.usage.completion_tokens, made.choices[0].finish_reason) == (4, "length")
 
 
+def without(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in names}
+
+
 LONG: Any = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 600, "stream": True}
 
 
@@ -329,10 +343,21 @@ def slow_model(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     return model
 
 
-def test_whoever_leaves_without_reading_frees_the_place(address: str, slow_model: Model) -> None:
+LONG_OF: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": LONG, "/v1/completions": {**without(LONG, "messages"), "prompt": "What is this?"},
+    "/v1/responses": {**without(LONG, "messages", "max_tokens"), "input": "What is this?", "max_output_tokens": 600},
+    "/v1/messages": LONG,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("path", LONG_OF)
+def test_whoever_leaves_without_reading_frees_the_place(
+    address: str, slow_model: Model, path: str, stream: bool
+) -> None:
     host, port = address.removeprefix("http://").split(":")
-    body = json.dumps({**LONG, "stream": False}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    body = json.dumps({**LONG_OF[path], "stream": stream}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     head += "Content-Type: application/json"
     with socket.create_connection((host, int(port))) as leaving:
         leaving.sendall(head.encode() + b"\r\n\r\n" + body)
@@ -342,14 +367,16 @@ def test_whoever_leaves_without_reading_frees_the_place(address: str, slow_model
 
 def test_deadline(slow_model: Model) -> None:
     with served({"tiny": slow_model}, deadline=0.3) as address:
-        url = f"{address}/v1/chat/completions"
-        late = httpx.post(url, json={**LONG, "stream": False}, timeout=20)
-        assert late.status_code == 504
-        assert late.json()["error"]["code"] == "deadline_exceeded"
-        streamed = httpx.post(url, json=LONG, timeout=20).text
-        assert '"code":"deadline_exceeded"' in streamed
-        assert streamed.endswith("data: [DONE]\n\n")
-        assert wait_for(lambda: running(address) == 0)
+        for path, body in LONG_OF.items():
+            late = httpx.post(f"{address}{path}", json={**body, "stream": False}, timeout=20)
+            assert late.status_code == 504
+            error = late.json()["error"]
+            assert "not done at its deadline" in error["message"]
+            assert error["type" if path == "/v1/messages" else "code"] in ("timeout_error", "deadline_exceeded")
+            streamed = httpx.post(f"{address}{path}", json=body, timeout=20).text.split("\n\n")
+            last = streamed[-3 if "[DONE]" in streamed[-2] else -2]
+            assert "not done at its deadline" in last
+            assert wait_for(lambda: running(address) == 0)
 
 
 def test_answers_that_share_the_server_are_those_of_each_alone(client: Any, model: Model) -> None:

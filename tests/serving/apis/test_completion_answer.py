@@ -88,6 +88,29 @@ def test_logprobs_in_the_old_form(client: Any, model: Model) -> None:
     assert [offset for each in told for offset in each.text_offset] == found.text_offset
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_logprobs_of_an_echoed_prompt(client: Any, model: Model, stream: bool) -> None:
+    """As tools that score texts ask for them; the reference are the logits of the whole prompt at once."""
+    prompt = "<|im_start|>user\nThe colour of the sky is blüe." + " And so on." * 30  # more than one piece
+    request = _request(model, model.prompts.tokenizer.encode(prompt).ids)
+    logits = model.prefill(request, num_logits=len(request.prompt), reuse=False).astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    wanted = logits[np.arange(len(request.prompt) - 1), request.prompt.ids[1:]]
+    asked = {"model": "tiny", "prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}
+    made = [client.completions.create(**asked)] if not stream else [*client.completions.create(stream=True, **asked)]
+    text = "".join(each.choices[0].text for each in made)
+    told = [each.choices[0].logprobs for each in made if each.choices[0].logprobs]
+    logprobs = [logprob for each in told for logprob in each.token_logprobs]
+    assert text.startswith(prompt)
+    assert logprobs[0] is None
+    assert logprobs[1 : len(request.prompt)] == pytest.approx(wanted, abs=0.05)  # in pieces, with 8-bit activations
+    assert len(logprobs) == len(request.prompt) + 1
+    offsets = [offset for each in told for offset in each.text_offset]
+    for token, begin in zip((token for each in told for token in each.tokens), offsets, strict=True):
+        assert token.startswith("bytes:") or text.startswith(token, begin) or begin >= len(prompt)
+
+
 def test_stop(client: Any, model: Model) -> None:
     answer = model.complete(PROMPT, max_new_tokens=10, temperature=0)
     stop = answer.read()[3:6]
@@ -98,7 +121,6 @@ def test_stop(client: Any, model: Model) -> None:
 @pytest.mark.parametrize(("changes", "words"), [
     ({"suffix": "end"}, "suffix"),
     ({"best_of": 3}, "leave best_of out"),
-    ({"echo": True, "logprobs": 1}, "probabilities of the prompt"),
     ({"prompt": ""}, "the prompt is empty"),
     ({"prompt": []}, "prompt"),
     ({"prompt": [1, -1]}, "prompt"),
