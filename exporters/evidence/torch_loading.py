@@ -62,7 +62,7 @@ def _import_torchvision(torch: Any) -> None:
         importlib.import_module("torchvision")
 
 
-def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
+def load_model(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
     """The model on the CPU, ready to run; a tensor that transformers would have to invent is an InputError."""
     transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
     path, options = checkpoint.path, {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True,
