@@ -11,7 +11,7 @@ from typing import Any
 from ...targets.errors import InputError, MissingExtra
 from ..checkpoint.folder import Checkpoint
 
-OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
+OLDEST_TRANSFORMERS = (5, 24)  # as in pyproject.toml: before, tiles and crops of images come otherwise
 LANCZOS = (0, 27)  # the first torchvision that resizes by Lanczos' weights
 OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
 
