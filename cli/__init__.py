@@ -13,7 +13,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code; Ctrl-C counts from the first import on."""
     try:
-        from .interrupt import wait_for_imports
+        from .ctrl_c import wait_for_imports
 
         wait_for_imports()
         from .app import main as run

@@ -74,8 +74,9 @@ def run(
     if question is None or out is not None:
         raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
     variables = template_variables(chosen)
-    check_limits(chosen, images=images, videos=videos)
+    limits = dict(chosen)
     model, generation = open_model(opened, chosen, variables)
+    check_limits(limits, images=images, videos=videos)
     question = read_text() if question == "-" else question
     message = question_message(question, images, videos, fps=fps, num_frames=num_frames)
     answer = model.generate([*system_messages(system), message], generation, **variables)

@@ -56,6 +56,8 @@ def make_app(models: Mapping[str, Model], options: ServerOptions) -> FastAPI:
         for service in services.values():
             service.shut()
         executor.shutdown(wait=True, cancel_futures=True)
+        for model in models.values():
+            model.flush()  # to the cache: a signal ends the process without Python's own end
 
     app = FastAPI(title="lensmith", lifespan=life)
     app.add_middleware(BoundedBodies, most_bytes=options.body_bytes, seconds=options.body_seconds)

@@ -18,7 +18,7 @@ from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
 from ...runtimes.prompt.requests import Request
 from ...targets.errors import InputError, closest
 from ..checkpoint.folder import open_checkpoint
-from .torch_loading import _load, import_torch
+from .torch_loading import import_torch, load_model
 
 DTYPES = ("float32", "bfloat16")
 
@@ -72,7 +72,7 @@ class Reference:
         self.name = f"PyTorch {self.torch.__version__}, transformers {transformers.__version__}, {dtype}"
         self.dtype = getattr(self.torch, dtype)
         self.checkpoint = open_checkpoint(path, adapter)
-        self.model = _load(transformers, self.checkpoint, self.dtype)
+        self.model = load_model(transformers, self.checkpoint, self.dtype)
         self.one_size, self.tiled = self.checkpoint.conventions.one_size, self.checkpoint.conventions.tiled
         self.last_ms = 0.0
         self._cache: Any = None

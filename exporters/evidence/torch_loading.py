@@ -11,7 +11,7 @@ from typing import Any
 from ...targets.errors import InputError, MissingExtra
 from ..checkpoint.folder import Checkpoint
 
-OLDEST_TRANSFORMERS = (5, 20)  # as in pyproject.toml: models take features of images in place of pixels
+OLDEST_TRANSFORMERS = (5, 24)  # as in pyproject.toml: before, tiles and crops of images come otherwise
 LANCZOS = (0, 27)  # the first torchvision that resizes by Lanczos' weights
 OPERATORS = ("nms", "qnms")  # of torchvision; transformers needs their schemas only
 
@@ -62,7 +62,7 @@ def _import_torchvision(torch: Any) -> None:
         importlib.import_module("torchvision")
 
 
-def _load(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
+def load_model(transformers: Any, checkpoint: Checkpoint, dtype: Any) -> Any:
     """The model on the CPU, ready to run; a tensor that transformers would have to invent is an InputError."""
     transformers.utils.logging.disable_progress_bar()  # whoever calls shows progress in its own way
     path, options = checkpoint.path, {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True,

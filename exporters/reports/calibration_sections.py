@@ -22,7 +22,7 @@ from ...runtimes.bundle.calibration_evidence import (
     unit_name,
 )
 from .calibration_summary import less
-from .judgement_rows import COLUMNS, NONE, SIDES, _change, _judged_rows
+from .judgement_rows import COLUMNS, NONE, SIDES, change_of, judged_rows
 from .sections import ReportSection, Row
 from .units import (
     duration,
@@ -52,7 +52,7 @@ def _judgement(evidence: CalibrationEvidence) -> ReportSection:
         "which a token of an answer comes."
     )
     head = ("", *(COLUMNS[name].replace("{method}", evidence.method) for name in names), "change")
-    return ReportSection("judgement", "Held-out samples", lead, head, tuple(_judged_rows(judged)))
+    return ReportSection("judgement", "Held-out samples", lead, head, tuple(judged_rows(judged)))
 
 
 def _drift(evidence: CalibrationEvidence) -> ReportSection:
@@ -75,7 +75,7 @@ def _drift(evidence: CalibrationEvidence) -> ReportSection:
 def _drift_row(row: LayerDrift) -> Row:
     nearest, calibrated = row.mean(NEAREST), row.mean(CALIBRATED)
     shown = ("0" if value is None else f"{value:.2e}" for value in (nearest, calibrated))
-    return str(row.layer), *shown, _change(nearest, calibrated, less)
+    return str(row.layer), *shown, change_of(nearest, calibrated, less)
 
 
 def _bits(evidence: CalibrationEvidence) -> ReportSection:

@@ -67,7 +67,7 @@ COLUMNS = {  # of candidates; ENCODER is judged where the divergence is limited
 }  # fmt: skip
 
 
-def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
+def judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
     for figure in FIGURES:
         for name in dict.fromkeys(name for j in judged for name in figure.of(j)):
             yield _row(f"{figure.what}, {name}", [figure.of(j).get(name) for j in judged], figure)
@@ -84,8 +84,8 @@ def _judged_rows(judged: Sequence[Judged]) -> Iterator[Row]:
 def _row(name: str, values: Sequence[float | None], figure: Figure) -> Row:
     """A figure of each candidate, the last two of them nearest and calibrated, and what calibration changed."""
     shown = (NONE if value is None else figure.show(value) for value in values)
-    return name, *shown, _change(values[-2], values[-1], figure.change)
+    return name, *shown, change_of(values[-2], values[-1], figure.change)
 
 
-def _change(nearest: float | None, calibrated: float | None, change: Callable[[float, float], str]) -> str:
+def change_of(nearest: float | None, calibrated: float | None, change: Callable[[float, float], str]) -> str:
     return NONE if nearest is None or calibrated is None else change(nearest, calibrated)

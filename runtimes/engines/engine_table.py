@@ -19,7 +19,7 @@ from ..media.places import indexing
 from ..prompt.positions import NO_TOKEN
 from .contract import Decoder, OpenedEngines, Vision
 from .cuda.cuda_executor import CudaExecutor
-from .indexed import Executor, IndexedDecoder, IndexedVision, Kept
+from .indexed import Executor, IndexedDecoder, IndexedVision, KeptArrays
 from .llamacpp.library import LlamaModel
 from .llamacpp.llama_decoder import LlamaDecoder, Settings
 from .llamacpp.llama_vision import LlamaVision
@@ -33,7 +33,7 @@ CPU, CUDA = "cpu", "cuda"
 DEVICES = (CPU, CUDA)
 ONNX, INDEXED, TENSORRT, PLUGIN, LLAMACPP = "onnx", "onnx-indexed", "tensorrt", "tensorrt-plugin", "llamacpp"
 BY_DIALECT = {"ort": ONNX, "cuda": CUDA, "tensorrt": INDEXED}  # graphs that no one has compiled yet
-KeptT = TypeVar("KeptT", bound=Kept)
+KeptT = TypeVar("KeptT", bound=KeptArrays)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ HIDDEN_STATES = ("hidden_states", "draft_hidden_states")  # outputs, of a decode
 Shape: TypeAlias = tuple[Any, ...]  # ints, and names of what may vary
 
 
-class Kept(Protocol):
+class KeptArrays(Protocol):
     """The states of one conversation, where an engine wants them; those of a graph without states hold nothing."""
 
     def read(self, name: str) -> NDArray[Any]:
@@ -35,7 +35,7 @@ class Kept(Protocol):
         ...
 
 
-KeptT = TypeVar("KeptT", bound=Kept)
+KeptT = TypeVar("KeptT", bound=KeptArrays)
 
 
 class Executor(Protocol[KeptT]):

@@ -164,9 +164,9 @@ class PrefixCache:
             self._shelve(kept, parent)
             if kept.nbytes <= self.most_bytes:
                 self._add(kept, parent)
-                self._shrink()
         else:
             self._touch(parent.path())
+        self._shrink()
 
     def _shelve(self, segment: Segment, parent: Segment) -> None:
         if self.shelf is not None and segment.name is not None and segment.states is not None:

@@ -9,8 +9,6 @@ import argparse
 import base64
 import json
 import random
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +18,10 @@ from typing import Any
 
 import httpx
 from lensmith.runtimes import Model, load
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
+
+from tests.helpers.local_server import LENSMITH, local_server
 
 WORDS = ("What word is written?", "Describe the image.", "How many things are there?", "Which colour is largest?")
 
@@ -94,20 +96,7 @@ def main() -> None:
     assert isinstance(model, Model)
     asked = questions(given.images)
     wanted = [model.generate(a["messages"], max_new_tokens=24, temperature=0).read() for a in asked]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from lensmith.cli import main; main()", "serve", str(given.bundle),
-               "--port", str(port), "--queue", "4"]  # fmt: skip
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            try:
-                httpx.get(f"{address}/health")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+    with local_server([*LENSMITH, "serve", given.bundle, "--queue", 4]) as (address, process):
         load_ = Load(address, given.bundle.resolve().name, asked, wanted)
         clients = [threading.Thread(target=load_.ask, args=(seed,)) for seed in range(given.clients)]
         for client in clients:
@@ -115,7 +104,7 @@ def main() -> None:
         sizes, end = [], time.monotonic() + given.seconds
         while time.monotonic() < end:
             time.sleep(given.seconds / 10)
-            sizes.append(round(memory_mb(server.pid), 1))
+            sizes.append(round(memory_mb(process), 1))
         load_.stopped.set()
         for client in clients:
             client.join()
@@ -123,9 +112,6 @@ def main() -> None:
         figures = httpx.get(f"{address}/metrics").text
         left = next(line for line in figures.splitlines() if line.startswith("lensmith_running_requests "))
         print(dict(load_.found), "memory in MB:", sizes, left, "a second after the last client")
-    finally:
-        server.terminate()
-        print("exit code", server.wait(30))
 
 
 if __name__ == "__main__":

@@ -28,13 +28,6 @@ def import_transformers() -> Any:
     return transformers
 
 
-def spelt(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A conversation as this transformers takes it: before 5.24 it gave a template a content of None as it was."""
-    if tuple(map(int, import_transformers().__version__.split(".")[:2])) >= (5, 24):
-        return messages
-    return [{key: value for key, value in message.items() if value is not None} for message in messages]
-
-
 @cache
 def processor() -> Any:
     """The Qwen3-VL processor that AutoProcessor picks, with the small tokenizer."""

@@ -73,7 +73,9 @@ def random_size(rng: random.Random, level: float = 1.0) -> tuple[int, int]:
             return width, height
 
 
-def draw_shapes(rng: random.Random, size: tuple[int, int], *, level: float = 1.0, most: int = 8) -> Scene:
+def draw_shapes(
+    rng: random.Random, size: tuple[int, int], *, level: float = 1.0, most: int = 8, one_colour: bool = False
+) -> Scene:
     """A picture of one to `most` shapes on a jittered grid, of few kinds and colours so that kinds repeat."""
     width, height = size
     rows, cols = (rng.randint(2, max(2, min(4, side // 21))) for side in (height, width))
@@ -82,6 +84,8 @@ def draw_shapes(rng: random.Random, size: tuple[int, int], *, level: float = 1.0
     count = rng.randint(1, min(most, rows * cols, 3 + round(5 * level)))
     cells = sorted(rng.sample(range(rows * cols), count))
     kinds, colours = rng.sample(SHAPES, rng.randint(1, 6)), rng.sample(list(COLOURS), rng.randint(2, 8))
+    if one_colour:
+        colours = colours[:1]
     items = [
         _place_shape(rng, rng.choice(kinds), rng.choice(colours), divmod(cell, cols), (width / cols, height / rows))
         for cell in cells

@@ -37,6 +37,7 @@ LIBRARY = import_torchvision()
 from transformers import (  # noqa: E402  (needs torchvision)
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Qwen3_5Config,
@@ -53,6 +54,7 @@ from transformers.vision_utils import (  # noqa: E402
 __all__ = [
     "AutoModelForImageTextToText",
     "AutoProcessor",
+    "AutoTokenizer",
     "LlavaConfig",
     "LlavaForConditionalGeneration",
     "Qwen3VLConfig",

@@ -24,6 +24,7 @@ FORMAT = PromptFormat(
     after_picture="<|vision_end|>",
     turn="\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
     grid=True,
+    thinking_turn="\n<|im_start|>assistant\n<think>\n",
 )
 TEXT = {
     "attention_bias": False,

@@ -1,5 +1,6 @@
 """What the trainer asks of each further architecture: its parameters, its losses on a batch, its checkpoint folder."""
 
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,9 +13,10 @@ from tests.paths import TINY
 from tests.training import hybrid, llava_model
 from tests.training.batches import IGNORED
 from tests.training.hugging_face import AutoModelForImageTextToText
-from tests.training.long_tasks import ALL_TASKS
+from tests.training.long_tasks import draw_rows, scale_example, square_examples
 from tests.training.model import TAPS, TEXT_WIDTH
 from tests.training.mtp import FULL_ATTENTION
+from tests.training.scenes import Example
 from tests.training.towers import Probes, see
 from tests.training.tree_decoder import decode
 from tests.training.trees import Tree, TreePacker
@@ -27,12 +29,14 @@ class Learner(Protocol):
     """One architecture in training."""
 
     packer: TreePacker
-    square: bool  # whether its pictures are
     weights: Mapping[str, float]  # of the questions of some tasks; 1 of the others
-    hard: int  # further questions about a picture, of the kinds that are learned last
+    warm_up: int  # steps until the learning rate is at its peak
 
-    def lesson(self, done: float) -> tuple[float, dict[str, int]]:
-        """The level of the pictures, from small and plain (0) to all (1), and the rows of each kind in a step."""
+    def draw(self, rng: random.Random, done: float) -> list[Example]:
+        """The examples of one step."""
+
+    def heldout(self, task: str, count: int, seed: int) -> list[Example]:
+        """Examples of a task that no step draws, each with one question."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything to train, by name."""
@@ -59,7 +63,7 @@ def answer_loss(logits: Tensor, tree: Tree, by_task: Mapping[str, float] = NO_WE
     labelled = tree.labels != IGNORED
     question = tree.question[labelled]
     weights = torch.bincount(question, minlength=len(tree.tasks))[question] ** -0.5
-    weights = weights * torch.tensor([by_task.get(task, 1.0) for task in ALL_TASKS])[tree.tasks[question]]
+    weights = weights * torch.tensor([by_task.get(task, 1.0) for task in tree.task_names])[tree.tasks[question]]
     return (F.cross_entropy(logits, tree.labels[labelled], reduction="none") * weights).sum() / weights.sum()
 
 
@@ -68,8 +72,9 @@ class HybridLearner:
 
     ROWS: ClassVar[dict[str, int]] = {"words": 3, "shapes": 5, "compare": 7, "copy": 1, "describe": 2, "recite": 1}
     weights: Mapping[str, float] = {"compare": 3.0, "describe": 1.5, "recite": 1.5}
-    square, hard = False, 3
+    warm_up = 100
     EARLY_ANSWERS = 0.9  # the share of the steps in which the first full attention has to answer, too
+    AHEAD_FROM = 0.0  # the share behind which the MTP head learns
 
     def __init__(self, seed: int) -> None:
         tokenizer = hybrid.new_tokenizer()
@@ -77,9 +82,13 @@ class HybridLearner:
         self.model, self.head = hybrid.new_model(seed, tokenizer)
         hybrid.take_over(self.model, tokenizer, SOURCE)
 
-    def lesson(self, done: float) -> tuple[float, dict[str, int]]:
-        """All levels soon: the tower sees already."""
-        return min(1.0, 0.3 + done / 0.15), self.ROWS
+    def draw(self, rng: random.Random, done: float) -> list[Example]:
+        """All levels soon: the tower sees already; with further questions of the kinds that are learned last."""
+        return draw_rows(rng, min(1.0, 0.3 + done / 0.15), self.ROWS, square=False, hard=3)
+
+    def heldout(self, task: str, count: int, seed: int) -> list[Example]:
+        """Square pictures, scaled as the processor would."""
+        return [scale_example(example) for example in square_examples(task, count, seed)]
 
     def modules(self) -> dict[str, nn.Module]:
         """The model and its MTP head."""
@@ -101,15 +110,17 @@ class HybridLearner:
         embeds = fill_in(self.model, features, tree)
         states = decode(language_model, embeds, tree)
         hidden = language_model.norm(states[-1])
-        ahead = self.head(language_model, embeds, hidden, tree)
         labelled = tree.labels != IGNORED
+        ahead = None
+        if done >= self.AHEAD_FROM:
+            ahead = self.model.lm_head(self.head(language_model, embeds, hidden, tree)[labelled])
         lost = torch.zeros(())
         if torch.is_grad_enabled():
             lost = 0.3 * self._picture_loss(states[FULL_ATTENTION - 1], tree)
         if torch.is_grad_enabled() and done < self.EARLY_ANSWERS:
             early = language_model.norm(states[FULL_ATTENTION][labelled])
             lost = lost + 0.3 * answer_loss(self.model.lm_head(early).float(), tree, self.weights)
-        return self.model.lm_head(hidden[labelled]), self.model.lm_head(ahead[labelled]), lost
+        return self.model.lm_head(hidden[labelled]), ahead, lost
 
     def _picture_loss(self, states: Tensor, tree: Tree) -> Tensor:
         """Whether image tokens know in front of the first full attention which picture of two they belong to.
@@ -140,7 +151,7 @@ class LlavaLearner:
     ROWS: ClassVar[dict[str, int]] = {"words": 26, "shapes": 8, "compare": 3, "copy": 1, "describe": 6, "recite": 3}
     TOWER_ROWS: ClassVar[dict[str, int]] = {"words": 30, "shapes": 6, "describe": 4}
     weights: Mapping[str, float] = {"describe": 4.0, "recite": 4.0}
-    square, hard = True, 0
+    warm_up = 100
     APART, ALONE = 0.2, 0.65  # the shares of the steps at which the first and the second part end
     TAUGHT, PROBED = 0.75, 0.95  # those without a loss of the tower's distance, and of the probes
 
@@ -154,13 +165,18 @@ class LlavaLearner:
         self.probes = Probes(TEXT_WIDTH, 0)
         self.taps = nn.ModuleList(nn.Linear(TEXT_WIDTH, TEXT_WIDTH) for _ in range(TAPS))
 
-    def lesson(self, done: float) -> tuple[float, dict[str, int]]:
+    def draw(self, rng: random.Random, done: float) -> list[Example]:
         """Levels begin anew when the tower learns alone."""
+        level, rows = 1.0, self.ROWS
         if done < self.APART:
-            return min(1.0, 0.3 + done / 0.15), self.ROWS
-        if done < self.ALONE:
-            return min(1.0, (done - self.APART) / 0.4), self.TOWER_ROWS
-        return 1.0, self.ROWS
+            level = min(1.0, 0.3 + done / 0.15)
+        elif done < self.ALONE:
+            level, rows = min(1.0, (done - self.APART) / 0.4), self.TOWER_ROWS
+        return draw_rows(rng, level, rows, square=True)
+
+    def heldout(self, task: str, count: int, seed: int) -> list[Example]:
+        """Square pictures, scaled as the processor would."""
+        return [scale_example(example) for example in square_examples(task, count, seed)]
 
     def modules(self) -> dict[str, nn.Module]:
         """The model and the heads that teach its tower."""
@@ -204,6 +220,3 @@ class LlavaLearner:
     def save(self, folder: Path) -> None:
         """Writes the checkpoint folder."""
         llava_model.save_checkpoint(self.model, self.packer.tokenizer, folder)
-
-
-LEARNERS: dict[str, type[HybridLearner] | type[LlavaLearner]] = {"qwen3_5": HybridLearner, "llava": LlavaLearner}

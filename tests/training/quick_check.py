@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of it
 
 from tests.paths import TINY
 from tests.training.hugging_face import AutoModelForImageTextToText
-from tests.training.learners import LEARNERS, Learner
-from tests.training.train_more import check
+from tests.training.learners import Learner
+from tests.training.train_more import LEARNERS, check
 
 
 def load_learner(architecture: str, checkpoint: Path) -> Learner:

@@ -38,19 +38,29 @@ PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape
 
 @dataclass(frozen=True)
 class Question:
-    """A task's name, the text of the user's turn after the pictures, and the exact answer."""
+    """A task's name, the text of the user's turn after the pictures, and the exact answer.
+
+    What follows the answer in the same conversation is `later`: text that is given and the answer to it. With `thinks`,
+    the answer begins with thoughts.
+    """
 
     task: str
     prompt: str
     answer: str
+    later: tuple[tuple[str, str], ...] = ()
+    thinks: bool = False
 
 
 @dataclass(frozen=True)
 class Example:
-    """No, one or two scenes and the questions about them; training asks all of them, the held-out set the first."""
+    """No, one or two scenes and the questions about them; training asks all of them, the held-out set the first.
+
+    `system` is the template's text before the user's turn.
+    """
 
     scenes: tuple[Scene, ...]
     questions: tuple[Question, ...] = field(default=())
+    system: str = ""
 
     @property
     def images(self) -> list[Image.Image]:
@@ -197,7 +207,7 @@ def copy_example(rng: random.Random, lines: int = 3) -> Example:
     return Example((), tuple(ask_copy(rng) for _ in range(lines)))
 
 
-def _odd_size(rng: random.Random) -> tuple[int, int]:
+def odd_size(rng: random.Random) -> tuple[int, int]:
     """Mostly a multiple of 16; one in four is a few pixels off, so that the processor has to round it."""
     width, height = random_size(rng)
     if rng.random() < 0.25:
@@ -210,7 +220,7 @@ def single_example(
     task: str,
     *,
     fonts: Sequence[str] = TRAIN_FONTS,
-    draw_size: Callable[[random.Random], tuple[int, int]] = _odd_size,
+    draw_size: Callable[[random.Random], tuple[int, int]] = odd_size,
 ) -> Example:
     """An example with exactly one question, of the task asked for."""
     if task == "copy":

@@ -122,9 +122,9 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
-def schedule(step: int, steps: int) -> float:
-    """The share of the peak learning rate: a warm-up of 100 steps, level, then down to zero over the last 40 %."""
-    return min(1.0, (step + 1) / 100, (steps - step) / (0.4 * steps))
+def schedule(step: int, steps: int, warm_up: int = 100) -> float:
+    """The share of the peak learning rate: a warm-up, level, then down to zero over the last 40 %."""
+    return min(1.0, (step + 1) / warm_up, (steps - step) / (0.4 * steps))
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

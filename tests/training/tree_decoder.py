@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tests.training.trees import Tree, Trunks
 
-CHUNK = 32  # tokens that the delta rule solves for at once; its result does not depend on it
+CHUNK = 64  # tokens that the delta rule solves for at once; its result does not depend on it
 
 
 def decode(language_model: Any, embeds: Tensor, tree: Tree) -> list[Tensor]:

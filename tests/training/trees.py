@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.training.batches import CELL, IGNORED, MARKS, count_before, group_pictures, join, truth
 from tests.training.long_tasks import ALL_TASKS
-from tests.training.scenes import Example
+from tests.training.scenes import Example, Question
 
 LENGTHS = (24, 40, 72, 128, 256, 512)  # branches up to the same one of these are padded together
 
@@ -30,6 +30,7 @@ class PromptFormat:
     grid: bool
     start: str = "<|im_start|>user\n"
     end: str = "<|im_end|>"
+    thinking_turn: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Branches:
 
 @dataclass(frozen=True)
 class Trunks:
-    """The shared beginnings [B, P] of examples with as many pictures, and the questions that go on from them."""
+    """The shared beginnings [B, P] of examples of about one length, and the questions that go on from them."""
 
     index: Tensor
     branches: list[Branches]
@@ -57,7 +58,8 @@ class Tree:
     positions: Tensor  # [3, N]
     labels: Tensor  # [N], the next token or IGNORED
     question: Tensor  # [N], the number of the question in the batch; 0 in trunks
-    tasks: Tensor  # [Q], index into ALL_TASKS
+    tasks: Tensor  # [Q], index into `task_names`
+    task_names: tuple[str, ...]
     before: Tensor  # [3, N], the tokens one, two and three places before
     groups: list[Trunks]
     where: Tensor  # [N], the place of each token in the concatenation of all padded rows
@@ -98,8 +100,10 @@ class _Growing:
     question: list[int] = field(default_factory=list)
     before: list[int] = field(default_factory=list)
     positions: list[tuple[int, int, int]] = field(default_factory=list)
-    trunks: dict[int, list[list[int]]] = field(default_factory=dict)  # by number of pictures
-    branches: dict[int, list[tuple[int, list[int]]]] = field(default_factory=dict)
+    trunks: dict[bool, list[list[int]]] = field(
+        default_factory=dict
+    )  # by whether there is a system's turn, which is long
+    branches: dict[bool, list[tuple[int, list[int]]]] = field(default_factory=dict)
     questions: int = 0
 
     def add(self, stretch: _Stretch, labels: Sequence[int], last: int = -1) -> list[int]:
@@ -116,8 +120,8 @@ class _Growing:
 class TreePacker:
     """Turns examples into a `Tree` with one tokenizer and chat format."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_format: PromptFormat) -> None:
-        self.tokenizer, self.format = tokenizer, prompt_format
+    def __init__(self, tokenizer: Tokenizer, prompt_format: PromptFormat, tasks: tuple[str, ...] = ALL_TASKS) -> None:
+        self.tokenizer, self.format, self.tasks = tokenizer, prompt_format, tasks
         self.picture = self._ids(prompt_format.picture)[0]
 
     def _ids(self, text: str) -> list[int]:
@@ -141,7 +145,8 @@ class TreePacker:
             positions=torch.tensor(lists.positions).T.contiguous(),
             labels=torch.tensor(lists.labels),
             question=torch.tensor(lists.question),
-            tasks=torch.tensor([ALL_TASKS.index(asked.task) for example in examples for asked in example.questions]),
+            tasks=torch.tensor([self.tasks.index(asked.task) for example in examples for asked in example.questions]),
+            task_names=self.tasks,
             before=_before(torch.tensor(lists.before)),
             groups=groups,
             where=_where(groups, count),
@@ -156,21 +161,32 @@ class TreePacker:
     def _add_example(self, lists: _Growing, example: Example) -> None:
         stretch = self._trunk(example)
         trunk = lists.add(stretch, [IGNORED] * len(stretch.ids))
-        trunks = lists.trunks.setdefault(len(example.scenes), [])
-        branches = lists.branches.setdefault(len(example.scenes), [])
+        kind = bool(example.system)
+        trunks, branches = lists.trunks.setdefault(kind, []), lists.branches.setdefault(kind, [])
         trunks.append(trunk)
         for asked in example.questions:
-            prompt = self._ids(asked.prompt) + self._ids(self.format.end + self.format.turn)
-            answer = self._ids(asked.answer) + self._ids(self.format.end)
+            ids, is_answer = self._branch(asked)
             branch = _Stretch(stretch.position)
-            branch.text(prompt + answer[:-1])
-            numbers = lists.add(branch, [IGNORED] * (len(prompt) - 1) + answer, trunk[-1])
-            branches.append((len(trunks) - 1, numbers))
+            branch.text(ids[:-1])
+            labels = [token if wanted else IGNORED for token, wanted in zip(ids, is_answer, strict=True)]
+            branches.append((len(trunks) - 1, lists.add(branch, labels[1:], trunk[-1])))
             lists.questions += 1
+
+    def _branch(self, asked: Question) -> tuple[list[int], list[bool]]:
+        """A question's tokens from the prompt to the end of the last answer, and which of them are answers."""
+        turn = self.format.thinking_turn if asked.thinks else self.format.turn
+        ids: list[int] = []
+        is_answer: list[bool] = []
+        for given, answer in ((asked.prompt + self.format.end + turn, asked.answer), *asked.later):
+            for text, wanted in ((given, False), (answer + self.format.end, True)):
+                part = self._ids(text)
+                ids += part
+                is_answer += [wanted] * len(part)
+        return ids, is_answer
 
     def _trunk(self, example: Example) -> _Stretch:
         stretch = _Stretch()
-        stretch.text(self._ids(self.format.start))
+        stretch.text(self._ids(example.system + self.format.start))
         for scene in example.scenes:
             rows, cols = scene.image.height // CELL, scene.image.width // CELL
             stretch.text(self._ids(self.format.before_picture))
@@ -192,9 +208,9 @@ def _before(previous: Tensor) -> Tensor:
 
 def _pad_groups(lists: _Growing, filler: int) -> list[Trunks]:
     groups = []
-    for pictures, trunks in lists.trunks.items():
+    for kind, trunks in lists.trunks.items():
         by_length: dict[int, list[tuple[int, list[int]]]] = {}
-        for branch in lists.branches[pictures]:
+        for branch in lists.branches[kind]:
             by_length.setdefault(next(length for length in LENGTHS if len(branch[1]) <= length), []).append(branch)
         branches = [
             Branches(torch.tensor([trunk for trunk, _ in group]), _pad([tokens for _, tokens in group], filler))

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.engines.contract import Kept, Step
 from lensmith.runtimes.engines.states import EngineStates
 from lensmith.runtimes.generation.prefill import worth_saving
 from lensmith.runtimes.generation.prefix_cache import PrefixCache
+from lensmith.runtimes.generation.prefix_shelf import PrefixShelf
 from lensmith.runtimes.generation.token_run import TokenRun
+from lensmith.runtimes.storage.cache_folder import CacheFolder
 from lensmith.targets.errors import InputError
 
 from tests.helpers.extras import load
 from tests.helpers.forking import in_threads
-from tests.helpers.sessions import ANSWERED, OPTIONS, SYSTEM, alone, pictures, taken
-from tests.paths import TINY
+from tests.helpers.sessions import ANSWERED, FILES, OPTIONS, SYSTEM, alone, pictures, taken
 
 PICTURES = pictures()
 FIRST = user_message("How many circles are there?", [PICTURES[0]])
@@ -36,34 +37,17 @@ SCENES: dict[str, list[list[dict[str, Any]]]] = {
         [SYSTEM, FIRST],
         [SYSTEM, user_message("How many circles are there?", [PICTURES[2]])],
     ],
-    "the second turn": [[FIRST], [FIRST, ANSWERED, user_message("And squares?")]],
 }
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    folder = tmp_path_factory.mktemp("trained")
-
-    @cache
-    def make(family: str, precision: str) -> Path:
-        options: dict[str, Any] = {"precision": precision}
-        if family.endswith(" gguf"):
-            pytest.importorskip("llama_cpp", reason="needs lensmith[gguf]")
-            options["format"] = "gguf"
-        job = prepare(TINY / family.removesuffix(" gguf"), Options(**options))
-        return export(job, folder / f"{family} {precision}", golden="never").path
-
-    return make
 
 
 ONNX = [*itertools.product(("qwen3_vl", "qwen3_5", "llava"), ("fp32", "int4"))]
 GGUF = [("qwen3_vl gguf", "f32"), ("qwen3_5 gguf", "f32")]
-CASES = [*itertools.product(ONNX, SCENES), *itertools.product(GGUF, ["the system's message, another picture"])]
+CASES = [*itertools.product(ONNX, SCENES), (GGUF[0], "a picture, another question"), (GGUF[1], "text")]
 
 
 @pytest.fixture(scope="module")
-def kind(request: pytest.FixtureRequest, bundles: Callable[[str, str], Path]) -> Path:
-    return bundles(*request.param)
+def kind(request: pytest.FixtureRequest, trained: Callable[[str, str], Path]) -> Path:
+    return trained(*request.param)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +85,7 @@ def test_another_conversation_goes_on(scene: str, warm: Model, cold: Model) -> N
     assert expected > 16
 
 
-@pytest.mark.parametrize("kind", [*ONNX, *GGUF], indirect=True)
+@pytest.mark.parametrize("kind", [*ONNX, GGUF[1]], indirect=True)
 def test_conversations_that_are_open(warm: Model, cold: Model) -> None:
     """Three at once about one picture: the second begins while the first is in the middle of its answer."""
     warm.forget()
@@ -234,10 +218,10 @@ def test_a_finalizer_within_the_cache_keeps_nothing(monkeypatch: pytest.MonkeyPa
     assert (held(cache, 7, 8), held(cache, 1, 2, 3)) == ([], [1, 2, 3])
 
 
-def test_threads_share_what_fits(bundles: Callable[[str, str], Path]) -> None:
+def test_threads_share_what_fits(trained: Callable[[str, str], Path]) -> None:
     """More conversations than bytes and states: what is dropped meanwhile is computed again."""
-    model = load(bundles("qwen3_vl", "int4"), threads=1, context=512, conversations=3, prefix_bytes=200_000)
-    questions = [[user_message(f"What is number {number}?", [PICTURES[number % 2]])] for number in range(4)]
+    model = load(trained("qwen3_vl", "int4"), threads=1, context=512, conversations=3, prefix_bytes=150_000)
+    questions = [[user_message(f"What is number {number}?", [FILES[number % 2]])] for number in range(4)]
     expected = [taken(model, messages)[0] for messages in questions]
     found, model_cache = dict[int, list[int]](), model.prefixes
 
@@ -252,9 +236,9 @@ def test_threads_share_what_fits(bundles: Callable[[str, str], Path]) -> None:
     assert [answer for _, answer in sorted(found.items())] == expected * 4
 
 
-def test_pictures_that_came_by_hand_are_not_kept(bundles: Callable[[str, str], Path]) -> None:
+def test_pictures_that_came_by_hand_are_not_kept(trained: Callable[[str, str], Path]) -> None:
     """Their tokens are those of any picture of the size."""
-    model = load(bundles("qwen3_vl", "int4"), threads=1, context=512)
+    model = load(trained("qwen3_vl", "int4"), threads=1, context=512)
     request = model.prepare([FIRST])
     with model.conversation() as conversation:
         whole = slice(0, len(request.prompt))
@@ -267,6 +251,26 @@ def test_pictures_that_came_by_hand_are_not_kept(bundles: Callable[[str, str], P
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "1GB", True])
-def test_sizes_that_are_none(bundles: Callable[[str, str], Path], value: Any) -> None:
+def test_sizes_that_are_none(trained: Callable[[str, str], Path], value: Any) -> None:
     with pytest.raises(InputError, match="prefix_bytes is"):
-        load(bundles("qwen3_vl", "int4"), prefix_bytes=value)
+        load(trained("qwen3_vl", "int4"), prefix_bytes=value)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_kept_and_looked_for(seed: int, tmp_path: Path) -> None:
+    """In any order, with any limit, in memory and on disk: what is found are the tokens that were asked for."""
+    draw, recurrent, most = random.Random(seed), seed % 2 == 1, [0, 500, 3000, 10**6][seed % 4]
+    shelf = PrefixShelf(CacheFolder(tmp_path, 60_000, "owner")) if seed % 4 < 2 else None
+    cache, known, hits = PrefixCache(most, shelf), [[draw.randrange(3) for _ in range(40)]], 0
+    for _ in range(80):
+        ids = draw.choice(known)[: draw.randrange(1, 80)] + [draw.randrange(3) for _ in range(draw.randrange(20))]
+        known.append(ids)
+        if draw.random() < 0.5:
+            kept(cache, *ids, recurrent=recurrent)
+        else:
+            hits += bool(held(cache, *ids, exact=recurrent, most=len(ids) - 1))
+        if shelf is not None and draw.random() < 0.1:  # another process
+            shelf.folder.flush()
+            cache = PrefixCache(most, PrefixShelf(CacheFolder(tmp_path, 60_000, "owner")))
+        assert cache.bytes == sum(segment.nbytes for segment in cache._used) <= most
+    assert hits > 3

@@ -76,7 +76,7 @@ def test_ids_equal_hf(seed: int) -> None:
     messages, images = random_conversation(draw, reasoning=False)
     options: dict[str, Any] = {"tools": draw.choice([None, None, TOOLS]), "add_generation_prompt": draw.random() < 0.7}
     options |= draw.choice([{}, {}, {"add_vision_id": True}, {}])
-    expected = hf.processor().apply_chat_template(hf.spelt(messages), tokenize=True, return_dict=True, **options)
+    expected = hf.processor().apply_chat_template(messages, tokenize=True, return_dict=True, **options)
     assert find_images(messages) == images
     _, grids = preprocess_images(map(open_image, images), ImageSpec())
     prompt = BUILDER.build(messages, grids, **options)

@@ -15,10 +15,10 @@ def wait_for_imports() -> None:
     """Let Ctrl-C wait for the end of an import, unless this process ignores or handles it in its own way."""
     here = threading.current_thread() is threading.main_thread()
     if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, Interrupt())
+        signal.signal(signal.SIGINT, CtrlC())
 
 
-class Interrupt:
+class CtrlC:
     """The handler of the signal."""
 
     def __init__(self) -> None:
