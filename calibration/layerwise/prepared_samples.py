@@ -17,9 +17,9 @@ from ...exporters.graphs.state_names import CAPACITY, State, all_states
 from ...exporters.spec import ModelSpec
 from ...runtimes.bundle.manifest import InputSections
 from ...runtimes.engines.contract import Floats, ImageFeatures, Ints
-from ...runtimes.generation.model import position_spec, prompt_spec
 from ...runtimes.media.image_files import open_image
 from ...runtimes.media.pixels import image_spec, preprocess
+from ...runtimes.prompt.manifest_specs import position_spec, prompt_spec
 from ...runtimes.prompt.positions import rotary_positions, text_positions
 from ...runtimes.prompt.prompt_builder import PromptBuilder
 from ...targets.errors import InputError

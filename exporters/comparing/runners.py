@@ -15,11 +15,12 @@ from tokenizers import Tokenizer
 
 from ...runtimes.bundle.opening import open_bundle
 from ...runtimes.engines.contract import Floats, Ints, Step
-from ...runtimes.generation.model import Model, position_spec, prompt_spec
+from ...runtimes.generation.model import Model
 from ...runtimes.generation.options import GenerationOptions
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.image_files import open_image
 from ...runtimes.media.pixels import image_spec, preprocess
+from ...runtimes.prompt.manifest_specs import position_spec, prompt_spec
 from ...runtimes.prompt.positions import text_positions
 from ...runtimes.prompt.prompt_builder import open_prompt
 from ...runtimes.prompt.requests import (

@@ -21,13 +21,13 @@ from ...runtimes.evidence.traces import (
     tops_of,
     write_traces,
 )
-from ...runtimes.generation.model import position_spec, prompt_spec
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.frames import VideoLimits
 from ...runtimes.media.image_files import ImageLimits
 from ...runtimes.media.media_encoder import MediaEncoder
 from ...runtimes.media.pixels import image_spec
 from ...runtimes.media.spaced_video import video_spec
+from ...runtimes.prompt.manifest_specs import position_spec, prompt_spec
 from ...runtimes.prompt.messages import find_media
 from ...runtimes.prompt.prompt_builder import PromptBuilder, open_prompt
 from ...runtimes.prompt.requests import Request, make_request, user_message

@@ -11,7 +11,6 @@ from ...runtimes.bundle.input_sections import Clips
 from ...runtimes.evidence.built import SAMPLED
 from ...runtimes.evidence.outputs import with_sources
 from ...runtimes.evidence.traces import DRAFTED, TOP
-from ...runtimes.generation.model import prompt_spec
 from ...runtimes.generation.timings import Timings
 from ...runtimes.media.clips import clip_spec, plan_clip
 from ...runtimes.media.frames import VideoLimits
@@ -22,6 +21,7 @@ from ...runtimes.media.no_images import refuse
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
 from ...runtimes.media.spaced_video import video_spec
 from ...runtimes.media.video import video_grid
+from ...runtimes.prompt.manifest_specs import prompt_spec
 from ...runtimes.prompt.prompt_builder import PromptBuilder
 from ...runtimes.prompt.prompt_parts import Prompt
 from ...targets.errors import InputError

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from msgspec.structs import asdict
 
 from ...targets.errors import InputError
-from ..bundle.manifest import DECODER, DRAFT_HEAD, InputSections
+from ..bundle.manifest import DECODER, DRAFT_HEAD
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
-from ..engines.contract import Decoder, Floats, Ints, OpenedEngines, Step, Vision
+from ..engines.contract import Decoder, Floats, Ints, OpenedEngines, Vision
 from ..engines.engine_table import Wishes, open_decoder, open_engines
 from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
@@ -30,11 +28,10 @@ from ..media.spaced_video import video_spec
 from ..process.cpu import warn_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
 from ..process.interrupt import heeding
+from ..prompt.manifest_specs import position_spec, prompt_spec
 from ..prompt.messages import SAMPLING as FRAMES
 from ..prompt.messages import Messages
-from ..prompt.positions import PositionSpec, text_positions
 from ..prompt.prompt_builder import PromptBuilder, open_prompt
-from ..prompt.prompt_parts import PromptSpec
 from ..prompt.requests import Request, question_message
 from ..prompt.variables import check_objects
 from ..values import only, truth, whole
@@ -47,14 +44,14 @@ from .drafting import DraftHead
 from .guide import Guide, open_guide
 from .hidden_states import HiddenStates, run_for_hidden_states
 from .intake import DEFAULT_CONTEXT, Intake, OpenedChat
-from .logprobs import token_logprob
 from .options import OPTIONS, GenerationOptions, with_options
 from .prefix_cache import PREFIX_BYTES, PrefixCache
-from .raw_prompt import logprobs_of_prompt, raw_prompt
-from .sampling import Sampler, SamplingOptions
+from .raw_prompt import raw_prompt
+from .sampling import SamplingOptions
 from .shelves import Shelves
 from .streaming import TextStream
 from .timings import Timings
+from .token_loop import TokenLoop
 
 
 @dataclass(frozen=True)
@@ -313,83 +310,12 @@ class Model(OfOneProcess):
         with progress.ending():
             with heeding(progress.interrupt):
                 request = self._intake.encode(chat, progress.timings)
-            yield from self._said(request, options, progress, guide)
-
-    def _said(
-        self, request: Request, options: GenerationOptions, progress: Progress, guide: Guide | None
-    ) -> Generator[str, None, None]:
-        stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
-        with self.conversation(request) as conversation:
-            started = time.perf_counter()
-            try:
-                with closing(self._tokens(conversation, request, options, progress, guide)) as tokens:
-                    for token in tokens:
-                        piece = stream.push(token)
-                        spent = 1000 * (time.perf_counter() - started)
-                        progress.timings.decode_ms = spent - progress.timings.prefill_ms
-                        if piece:
-                            yield piece
-                        if stream.stopped_by is not None:
-                            progress.stopped_by = stream.stopped_by
-                            progress.finish("stop")
-                            return
-            finally:
-                conversation.keep()
-        if rest := stream.finish():
-            yield rest
-
-    def _tokens(
-        self,
-        conversation: Conversation,
-        request: Request,
-        options: GenerationOptions,
-        progress: Progress,
-        guide: Guide | None = None,
-    ) -> Generator[int, None, None]:
-        """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
-        sampler, timings, length = Sampler(options.sampling), progress.timings, len(request.prompt)
-        progress.logprobs = None if options.logprobs is None else []
-        started = time.perf_counter()
-        if progress.prompt_logprobs is not None and options.logprobs is not None:
-            progress.prompt_logprobs += logprobs_of_prompt(
-                conversation, request, options.logprobs, lambda: progress.closed
-            )
-        logits = conversation.prefill(request, stopped=lambda: progress.closed)
-        timings.reused_tokens = conversation.reused
-        if not len(logits):
-            progress.finish("closed")
-            return
-        history = np.empty(min(length + options.max_new_tokens, self.decoder.capacity + 1), np.int64)
-        history[:length] = request.prompt.ids
-        for index in range(options.max_new_tokens):
-            choose = sampler if guide is None else partial(guide.choose, sampler)
-            token = choose(logits[-1], history[: length + index])
-            if index == 0:
-                timings.prefill_ms = 1000 * (time.perf_counter() - started)
-            timings.new_tokens += 1
-            progress.ids.append(token)
-            history[length + index] = token
-            if token in self.eos_token_ids and not options.ignore_eos:
-                progress.finish("eos")
-                return
-            if options.logprobs is not None and progress.logprobs is not None:
-                found = token_logprob(self.prompts.tokenizer, logits[-1], token, options.logprobs)
-                progress.logprobs.append(found)
-            yield token
-            if guide is not None and guide.complete:
-                progress.finish("stop")
-                return
-            if index + 1 == options.max_new_tokens:
-                progress.finish("length")
-                return
-            if conversation.length == conversation.decoder.capacity:
-                progress.finish("context")
-                return
-            if progress.closed:
-                progress.finish("closed")
-                return
-            positions = text_positions(1, request.next_position + index)
-            logits = conversation.run(Step(history[length + index : length + index + 1], positions))
+            stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
+            with self.conversation(request) as conversation:
+                loop = TokenLoop(conversation, request, options, progress, guide, self.eos_token_ids)
+                yield from loop.pieces(stream)
+            if stream.stopped_by is None and (rest := stream.finish()):
+                yield rest
 
 
 def _open(
@@ -406,30 +332,3 @@ def _open(
     prefixes = PrefixCache(prefix_bytes, states)
     make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk, prefixes)
     return Shared(opened, media(opened.vision, shelf=features), prefixes, ConversationPool(make, conversations))
-
-
-def prompt_spec(inputs: InputSections) -> PromptSpec:
-    """The special tokens and end tokens of a manifest."""
-    section = inputs.asked()
-    return PromptSpec(
-        **asdict(section.tokens),
-        eos_token_ids=tuple(section.eos_token_ids),
-        merge_size=section.merge_size,
-        timestamps=inputs.tokens_per_second is None,
-        token_ids=section.token_ids,
-        bos_token=section.bos_token,
-        template_kwargs=section.template_kwargs,
-        tiles=section.tiles,
-        speech=section.speech,
-    )
-
-
-def position_spec(inputs: InputSections, prompts: PromptBuilder) -> PositionSpec:
-    """How the decoder of a manifest counts positions."""
-    return PositionSpec(
-        prompts.image_token_id,
-        prompts.spec.merge_size,
-        prompts.video_token_id,
-        mrope=inputs.mrope,
-        tokens_per_second=inputs.tokens_per_second,
-    )

@@ -69,8 +69,8 @@ def _gpu_bytes() -> int:
 def _torch_inputs(args: argparse.Namespace, torch: Any, model: Any) -> dict[str, Any]:
     """Token ids and patches as the bundle makes them."""
     from lensmith.runtimes.bundle.opening import open_bundle
-    from lensmith.runtimes.generation.model import prompt_spec
     from lensmith.runtimes.media.pixels import image_spec, preprocess
+    from lensmith.runtimes.prompt.manifest_specs import prompt_spec
     from lensmith.runtimes.prompt.prompt_builder import open_prompt
     from lensmith.runtimes.prompt.requests import user_message
 

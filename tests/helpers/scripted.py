@@ -17,7 +17,7 @@ def script(monkeypatch: pytest.MonkeyPatch, model: Model, text: str) -> None:
             self.count = getattr(self, "count", 0) + 1
             return tokens[self.count - 1] if self.count <= len(tokens) else end
 
-    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Scripted)
+    monkeypatch.setattr("lensmith.runtimes.generation.token_loop.Sampler", Scripted)
 
 
 def xml_call(city: str) -> str:

@@ -168,7 +168,7 @@ def test_a_call_that_the_model_begins_follows_its_schema(model: Model, monkeypat
             self.count = getattr(self, "count", 0) + 1
             return begun[self.count - 1] if self.count <= len(begun) else super().__call__(logits, history)
 
-    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Begins)
+    monkeypatch.setattr("lensmith.runtimes.generation.token_loop.Sampler", Begins)
     strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
     with served({"tiny": model}) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)

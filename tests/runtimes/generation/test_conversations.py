@@ -30,9 +30,10 @@ from lensmith.runtimes.engines.onnx.onnx_decoder import _lazy_zeros
 from lensmith.runtimes.engines.onnx.onnx_executor import OnnxExecutor
 from lensmith.runtimes.generation.answer import Progress
 from lensmith.runtimes.generation.conversation_pool import ConversationPool
-from lensmith.runtimes.generation.model import prompt_spec
 from lensmith.runtimes.generation.sampling import Sampler
 from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.generation.token_loop import TokenLoop
+from lensmith.runtimes.prompt.manifest_specs import prompt_spec
 from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.runtimes.prompt.prompt_parts import Prompt
 from lensmith.runtimes.prompt.requests import Request
@@ -135,7 +136,8 @@ def tokens_one_by_one(model: Model, question: list[dict[str, Any]]) -> Iterator[
     """The tokens of an answer, also of those that make no text yet."""
     request = model.prepare(question)
     with model.conversation(request) as conversation:
-        yield from model._tokens(conversation, request, OPTIONS, Progress(Timings()))
+        progress = Progress(Timings())
+        yield from TokenLoop(conversation, request, OPTIONS, progress, None, model.eos_token_ids).tokens()
 
 
 def side_by_side(model: Model, questions: list[list[dict[str, Any]]]) -> list[list[int]]:
@@ -416,7 +418,7 @@ def test_where_an_answer_ends(bundles: Callable[[str], Path], plain: Model, monk
     question = QUESTIONS[2]
     prompt = len(plain.prepare(question).prompt)
     monkeypatch.setattr(
-        "lensmith.runtimes.generation.model.Sampler", lambda _: lambda _, history: said[len(history) - prompt]
+        "lensmith.runtimes.generation.token_loop.Sampler", lambda _: lambda _, history: said[len(history) - prompt]
     )
     full = open_model(bundles("onnx"), context=prompt + 2)
     cases: list[tuple[Model, dict[str, Any], Any]] = [
@@ -608,7 +610,7 @@ def test_penalties_count_the_tokens_of_the_answer(plain: Model, monkeypatch: pyt
             seen.append(list(history))
             return super().__call__(logits, history)
 
-    monkeypatch.setattr("lensmith.runtimes.generation.model.Sampler", Watched)
+    monkeypatch.setattr("lensmith.runtimes.generation.token_loop.Sampler", Watched)
     said, prompt = ids(plain, QUESTIONS[2]), list(plain.prepare(QUESTIONS[2]).prompt.ids)
     assert seen == [[*prompt, *said[:step]] for step in range(len(said))]
 

@@ -14,7 +14,6 @@ import pytest
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.synth.making import synth
 from lensmith.runtimes.bundle.checked_manifest import inputs_of
-from lensmith.runtimes.generation.model import prompt_spec
 from lensmith.runtimes.media.crops import (
     CropSpec,
     center_crop,
@@ -23,6 +22,7 @@ from lensmith.runtimes.media.crops import (
 )
 from lensmith.runtimes.media.image_files import open_image
 from lensmith.runtimes.media.pixels import image_spec
+from lensmith.runtimes.prompt.manifest_specs import prompt_spec
 from lensmith.runtimes.prompt.messages import find_images
 from lensmith.runtimes.prompt.prompt_builder import open_prompt
 from lensmith.targets.errors import InputError

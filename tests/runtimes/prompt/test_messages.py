@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.runtimes.bundle.checked_manifest import inputs_of
-from lensmith.runtimes.generation.model import prompt_spec
+from lensmith.runtimes.prompt.manifest_specs import prompt_spec
 from lensmith.runtimes.prompt.messages import as_messages, find_images, find_media
 from lensmith.runtimes.prompt.prompt_builder import PromptBuilder
 from lensmith.runtimes.prompt.template import ChatTemplate

@@ -1,0 +1,106 @@
+"""The loop of an answer: a prompt, then one token after the other, as text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..engines.contract import Floats, Step
+from ..prompt.positions import text_positions
+from ..prompt.requests import Request
+from .answer import Progress
+from .conversation import Conversation
+from .guide import Guide
+from .logprobs import token_logprob
+from .options import GenerationOptions
+from .raw_prompt import logprobs_of_prompt
+from .sampling import Sampler
+from .streaming import TextStream
+
+
+@dataclass(frozen=True)
+class TokenLoop:
+    """One answer in a conversation; what comes of it is told to `progress`."""
+
+    conversation: Conversation
+    request: Request
+    options: GenerationOptions
+    progress: Progress
+    guide: Guide | None
+    eos_token_ids: Collection[int]
+
+    def pieces(self, stream: TextStream) -> Generator[str, None, None]:
+        """Pieces of text as a stream cuts them, up to its stop string; what it holds back at the end is left in it."""
+        progress, started = self.progress, time.perf_counter()
+        try:
+            with closing(self.tokens()) as tokens:
+                for token in tokens:
+                    piece = stream.push(token)
+                    progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
+                    if piece:
+                        yield piece
+                    if stream.stopped_by is not None:
+                        progress.stopped_by = stream.stopped_by
+                        progress.finish("stop")
+                        return
+        finally:
+            self.conversation.keep()
+
+    def tokens(self) -> Generator[int, None, None]:
+        """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
+        request, options, progress, conversation = self.request, self.options, self.progress, self.conversation
+        sampler, length, capacity = Sampler(options.sampling), len(request.prompt), conversation.decoder.capacity
+        choose = sampler if self.guide is None else partial(self.guide.choose, sampler)
+        progress.logprobs = None if options.logprobs is None else []
+        started = time.perf_counter()
+        logits = self._prefill()
+        if not len(logits):
+            progress.finish("closed")
+            return
+        history = np.empty(min(length + options.max_new_tokens, capacity + 1), np.int64)
+        history[:length] = request.prompt.ids
+        for index in range(options.max_new_tokens):
+            token = choose(logits[-1], history[: length + index])
+            if index == 0:
+                progress.timings.prefill_ms = 1000 * (time.perf_counter() - started)
+            progress.timings.new_tokens += 1
+            progress.ids.append(token)
+            history[length + index] = token
+            if token in self.eos_token_ids and not options.ignore_eos:
+                progress.finish("eos")
+                return
+            if options.logprobs is not None and progress.logprobs is not None:
+                tokenizer = conversation.prompts.tokenizer
+                progress.logprobs.append(token_logprob(tokenizer, logits[-1], token, options.logprobs))
+            yield token
+            if (reason := self._end(index)) is not None:
+                progress.finish(reason)
+                return
+            positions = text_positions(1, request.next_position + index)
+            logits = conversation.run(Step(history[length + index : length + index + 1], positions))
+
+    def _prefill(self) -> Floats:
+        """The logits behind the prompt; none where the answer was closed on the way."""
+        progress, conversation, logprobs = self.progress, self.conversation, self.options.logprobs
+        if progress.prompt_logprobs is not None and logprobs is not None:
+            progress.prompt_logprobs += logprobs_of_prompt(
+                conversation, self.request, logprobs, lambda: progress.closed
+            )
+        logits = conversation.prefill(self.request, stopped=lambda: progress.closed)
+        progress.timings.reused_tokens = conversation.reused
+        return logits
+
+    def _end(self, index: int) -> str | None:
+        """Why the answer ends behind its token `index`, if it does."""
+        if self.guide is not None and self.guide.complete:
+            return "stop"
+        if index + 1 == self.options.max_new_tokens:
+            return "length"
+        if self.conversation.length == self.conversation.decoder.capacity:
+            return "context"
+        return "closed" if self.progress.closed else None
