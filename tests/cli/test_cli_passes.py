@@ -173,8 +173,8 @@ class Work:
         self.note({"keys": trusted_keys})
         return "opened"
 
-    def model(self, bundle: str, **loading: Any) -> SimpleNamespace:
-        assert bundle == "opened"
+    def model(self, bundle: str, *, prefix_bytes: int, **loading: Any) -> SimpleNamespace:
+        assert (bundle, prefix_bytes) == ("opened", 0)  # no command asks for copies: each has one conversation
         self.note(loading)
         return SimpleNamespace(
             prompts=SimpleNamespace(template=None), default_options=self.options, generate=self.answer
