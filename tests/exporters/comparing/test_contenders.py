@@ -155,7 +155,7 @@ def test_contenders_load_what_their_job_says(bundle: Bundle, monkeypatch: pytest
             run(job)
     (theirs, named), (_, ours) = seen
     assert (theirs, named) == (("there", "bfloat16"), {"threads": 3, "adapter": "changes"})
-    assert ours == {"threads": 3}
+    assert ours == {"threads": 3, "prefix_bytes": 0}
 
 
 def test_memory_is_that_of_the_timed_answers(monkeypatch: pytest.MonkeyPatch) -> None:
