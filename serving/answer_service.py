@@ -17,12 +17,12 @@ from fastapi.responses import Response, StreamingResponse
 from ..runtimes.dialogue.events import Event, ToolCall
 from ..runtimes.generation.answer import Answer
 from .admission import Admission
+from .answer_writer import AnswerSoFar, Writer, as_json, used
 from .apis.api import Api
 from .live_answer import Beginning, Begun, LiveAnswer, unless_gone
 from .served import Served
 from .server_errors import as_refusal
 from .server_metrics import ServerMetrics
-from .writer import AnswerSoFar, Writer, as_json, used
 
 LOG = logging.getLogger("lensmith.serving")
 

@@ -6,9 +6,9 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .answer_writer import as_json
 from .apis.api_table import error_body
 from .server_errors import Refusal
-from .writer import as_json
 
 
 class BoundedBodies:

@@ -22,6 +22,7 @@ from ..runtimes.generation.model import Model
 from ..targets.errors import LensmithError
 from .access_log import AccessLog
 from .answer_service import AnswerService
+from .answer_writer import as_json
 from .apis.api import Api
 from .apis.api_table import APIS, error_body
 from .bodies import BoundedBodies
@@ -32,7 +33,6 @@ from .served import Served
 from .server_errors import Refusal, as_refusal
 from .server_metrics import ServerMetrics
 from .server_options import ServerOptions
-from .writer import as_json
 
 NAME = re.compile(r"\w+")  # the other places in an error are pydantic's words for alternatives
 PAGE = Path(__file__).with_name("page.html")

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..answer_writer import Writer
 from ..served import Served
 from ..server_errors import Refusal
-from ..writer import Writer
 from .asked import Asked
 
 

@@ -7,9 +7,9 @@ import uuid
 from typing import Any
 
 from ...runtimes.dialogue.events import BrokenCall, Event, Reasoning, Text, ToolCall, message_of
+from ..answer_writer import AnswerSoFar, Writer, bare_event, used
 from ..served import Served
 from ..server_errors import Refusal
-from ..writer import AnswerSoFar, Writer, bare_event, used
 from .chat_schema import ChatRequest
 from .openai_errors import openai_error
 

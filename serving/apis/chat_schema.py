@@ -97,15 +97,12 @@ class StreamOptions(Strict):
     include_obfuscation: StrictBool | None = None
 
 
-class ChatRequest(Strict):
-    """A question of a client."""
+class AnswerWishes(Strict):
+    """What chat completions and completions are asked for alike: how tokens are chosen, and how they are sent."""
 
-    model: Text
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[StrictInt, Field(ge=0, lt=1 << 31)] | None = None
@@ -116,6 +113,14 @@ class ChatRequest(Strict):
     seed: Seed | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     n: Annotated[StrictInt, Field(ge=1, le=16)] | None = None
+
+
+class ChatRequest(AnswerWishes):
+    """A question of a client."""
+
+    model: Text
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Field(max_length=1024)] | None = None

@@ -13,9 +13,9 @@ from typing import Any
 from ...runtimes.dialogue.events import BrokenCall, Event, Text
 from ...runtimes.generation.logprobs import TokenLogprob
 from ...runtimes.generation.streaming import special_tokens
+from ..answer_writer import AnswerSoFar, Writer, bare_event
 from ..served import Served
 from ..server_errors import Refusal
-from ..writer import AnswerSoFar, Writer, bare_event
 from .asked import Asked, sampling_of, seeded, tokens_of
 from .chat_answer import DONE, openai_usage
 from .completion_schema import CompletionRequest

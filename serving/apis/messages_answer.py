@@ -7,9 +7,9 @@ import uuid
 from typing import Any
 
 from ...runtimes.dialogue.events import BrokenCall, Event, Reasoning, Text, ToolCall, merged
+from ..answer_writer import Writer, named_event, used
 from ..served import Served
 from ..server_errors import Refusal
-from ..writer import Writer, named_event, used
 from .chat_schema import ChatRequest
 from .messages_schema import MessagesRequest
 

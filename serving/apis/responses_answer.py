@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...runtimes.dialogue.events import BrokenCall, Event, Reasoning, Text, ToolCall, message_of
+from ..answer_writer import Writer, named_event, used
 from ..served import Served
 from ..server_errors import Refusal
-from ..writer import Writer, named_event, used
 from .chat_schema import ChatRequest
 from .responses_schema import ResponsesRequest
 

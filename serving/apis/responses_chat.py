@@ -42,7 +42,7 @@ def messages_of(items: Sequence[Item]) -> list[Message]:
     """The messages of items. Thoughts, a text and calls that follow one another are one message of the assistant."""
     made: list[Message] = []
     for before, item in zip([None, *items], items, strict=False):
-        message = _of_item(item)
+        message = WRITTEN[type(item)](item)
         if _goes_on(before, item):
             made[-1] = _joined(made[-1], message)
         else:
@@ -66,10 +66,6 @@ def _joined(one: Message, other: Message) -> Message:
     texts = [text for text in (one.get("content"), other.get("content")) if text]
     joined = {**one, **other, "content": "".join(texts) if texts else None}
     return {**joined, "tool_calls": calls} if calls else joined
-
-
-def _of_item(item: Item) -> Message:
-    return WRITTEN[type(item)](item)
 
 
 def _message(item: InputMessage) -> Message:

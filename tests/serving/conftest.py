@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,14 @@ from lensmith.runtimes import Model, load
 @pytest.fixture(scope="module")
 def model(tiny_bundle: Path) -> Model:
     found = load(tiny_bundle, context=1024, conversations=2)
+    assert isinstance(found, Model)
+    return found
+
+
+@pytest.fixture(scope="module")
+def thinker(made: Callable[[str], Path]) -> Model:
+    """One that thinks and calls tools in XML."""
+    found = load(made("tarn-2b"), context=1024)
     assert isinstance(found, Model)
     return found
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lensmith.runtimes import Model, load
+from lensmith.runtimes import Model
 from PIL import Image
 
 from tests.helpers import chromium
@@ -24,14 +23,6 @@ PHONE, SCREEN = (390, 844), (1280, 800)
 LONG_WORD = "lens" * 60
 SAID = "document.querySelector('article.assistant .said')?.textContent"
 WIDEST = "Math.max(...[...document.querySelectorAll('*')].map(each => each.getBoundingClientRect().right))"
-
-
-@pytest.fixture(scope="module")
-def thinker(made: Callable[[str], Path]) -> Model:
-    """One that thinks and calls tools in XML."""
-    found = load(made("tarn-2b"), context=1024)
-    assert isinstance(found, Model)
-    return found
 
 
 def test_an_image_is_dropped_and_asked_about(thinker: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

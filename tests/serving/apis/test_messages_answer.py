@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from lensmith.runtimes import Model, load
+from lensmith.runtimes import Model
 
 from tests.helpers.scripted import script, xml_call
 
@@ -35,14 +34,6 @@ def connected(address: str, key: str = "none") -> Any:
 @pytest.fixture(scope="module")
 def client(address: str) -> Any:
     return connected(address)
-
-
-@pytest.fixture(scope="module")
-def thinker(made: Callable[[str], Path]) -> Model:
-    """One that thinks and calls tools in XML."""
-    found = load(made("tarn-2b"), context=1024)
-    assert isinstance(found, Model)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lensmith.runtimes import Model, load
+from lensmith.runtimes import Model
 
 from tests.helpers.scripted import script, xml_call
 
@@ -32,14 +31,6 @@ OF_CHAT = {
 @pytest.fixture(scope="module")
 def client(address: str) -> Any:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def thinker(made: Callable[[str], Path]) -> Model:
-    """One that thinks and calls tools in XML."""
-    found = load(made("tarn-2b"), context=1024)
-    assert isinstance(found, Model)
-    return found
 
 
 @pytest.fixture(scope="module")
