@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,36 @@ FOLDER = Path(__file__).parent / "runtimes" / "engines" / "kernels"
 LIBRARY = FOLDER / "kernels.so"
 PACKAGE = Path(__file__).parent / ".src" / "lensmith"
 LINKED = ("calibration", "cli", "exporters", "runtimes", "serving", "targets")
-FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=default"]
-WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2"]
-INT8 = [*WIDE, "-mavx512vnni", "-mf16c"]
-BF16 = [*WIDE, "-mavx512bf16"]
-# The instructions that a file may use. Those without any run on every processor and ask what this one can do.
-SOURCES: dict[str, list[str]] = {
-    "library.c": [],
-    "operator.c": [],
-    "matmul_int.c": [],
-    "round_int8.c": INT8,
-    "few_rows.c": INT8,
-    "panel.c": INT8,
-    "attention.c": [],
-    "attention_pack.c": BF16,
-    "attention_block.c": BF16,
+# Nothing but what the sources say is fused: each instruction set must give the same bits.
+SAME_BITS = ["-ffp-contract=off", "-fno-math-errno"]
+FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", *SAME_BITS, "-fvisibility=hidden"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"]
+# Files that run on every processor and ask what this one can do, then those of each instruction set with its flags.
+COMMON = ("library.c", "operator.c", "cpu.c", "instruction_set.c", "matmul_int.c", "attention.c")
+INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
+    "x86_64": {
+        "avx2.c": AVX2,
+        "avxvnni.c": [*AVX2, "-mavxvnni"],
+        "avx512.c": AVX512,
+        "avx512bf16.c": [*AVX512, "-mavx512bf16"],
+    },
+    "aarch64": {
+        "neon.c": [],
+        "dotprod.c": ["-march=armv8.2-a+dotprod"],
+    },
 }
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names for them
+
+
+def sources(machine: str) -> dict[str, list[str]]:
+    """The files of the library for a kind of processor, each with the flags that it alone needs."""
+    return {**{name: [] for name in COMMON}, **INSTRUCTION_SETS[MACHINES.get(machine.lower(), machine)]}
 
 
 def cannot_compile() -> str:
     """Why there can be no kernels here, or nothing where there can."""
-    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+    if platform.system() != "Linux" or platform.machine() not in INSTRUCTION_SETS:
         return f"there are no kernels for {platform.system()} on {platform.machine()}"
     command = _compiler()
     if not command or shutil.which(command[0]) is None:
@@ -101,11 +111,16 @@ def _compiler() -> list[str]:
 
 
 def _compile(command: list[str], folder: Path, target: Path) -> None:
-    objects = [folder / f"{name}.o" for name in SOURCES]
-    for (name, flags), out in zip(SOURCES.items(), objects, strict=True):
-        _run([*command, "-c", *FLAGS, *flags, str(FOLDER / name), "-o", str(out)])
+    files = sources(platform.machine())
+    objects = {name: folder / f"{name}.o" for name in files}
+
+    def compile_one(name: str) -> None:
+        _run([*command, "-c", *FLAGS, *files[name], str(FOLDER / name), "-o", str(objects[name])])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, files))
     made = folder / "kernels.so"
-    _run([*command, "-shared", *map(str, objects), "-lm", "-o", str(made)])
+    _run([*command, "-shared", *map(str, objects.values()), "-lm", "-o", str(made)])
     part = target.with_suffix(".part")
     shutil.copyfile(made, part)
     os.replace(part, target)  # at once: a process may have the old one mapped
