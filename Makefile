@@ -2,6 +2,7 @@
 # make demo         the main job on a small trained model: export, ask, verify, compare with PyTorch
 # make docs         the documentation as pages in build/site, strictly
 # make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own
+# make test-arm     tests on emulated Arm processors, all of them; `make test` has a few
 # make clean        remove what these made
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ KERNELS = runtimes/engines/kernels/kernels.so
 
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
 
-.PHONY: setup test test-oldest lint demo docs clean
+.PHONY: setup test test-oldest test-arm lint demo docs clean
 
 # Two stamps: what the demo needs, and what the tests need beside it. llama.cpp comes as source and takes minutes.
 $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
@@ -54,6 +55,9 @@ test: lint $(KERNELS)
 test-oldest:
 	$(MAKE) $(OLDEST)/ready $(KERNELS) VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
 	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
+
+test-arm: setup $(KERNELS)
+	LENSMITH_ARM_TESTS=1 $(BIN)/python -m pytest -rs tests/arm
 
 docs: setup
 	$(BIN)/mkdocs build --strict
