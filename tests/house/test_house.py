@@ -138,8 +138,8 @@ def test_the_source_distribution_holds_what_a_wheel_needs(tmp_path: Path) -> Non
         found = {member.name.partition("/")[2] for member in archive.getmembers()}
     wanted = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()}
     names = {path.relative_to(ROOT).as_posix() for path in wanted if "__pycache__" not in path.parts}
-    others = {".src/lensmith/__init__.py", ".src/lensmith/py.typed", ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO",
-              "README.md", "build_wheels.py", "hatch_build.py", "pyproject.toml"}  # fmt: skip
+    others = {".src/lensmith/__init__.py", ".src/lensmith/py.typed", ".gitignore", "CHANGELOG.md", "LICENSE",
+              "PKG-INFO", "README.md", "build_wheels.py", "hatch_build.py", "pyproject.toml"}  # fmt: skip
     assert found == {name for name in names if not name.startswith(COMPILED)} | others
 
 
