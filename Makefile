@@ -3,6 +3,7 @@
 # make docs         the documentation as pages in build/site, strictly
 # make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own
 # make lint-platforms   mypy as on Windows and on macOS, which finds calls that these lack
+# make test-arm     tests on emulated Arm processors, all of them; `make test` has a few
 # make wheels       the wheels of all platforms and the sdist in build/wheels, and what is in them
 # make clean        remove what these made
 
@@ -24,7 +25,7 @@ KERNELS = runtimes/engines/kernels/kernels.so
 
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
 
-.PHONY: setup test test-oldest lint lint-platforms demo docs wheels clean
+.PHONY: setup test test-oldest test-arm lint lint-platforms demo docs wheels clean
 
 # Two stamps: what the demo needs, and what the tests need beside it. llama.cpp comes as source and takes minutes.
 $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
@@ -62,6 +63,9 @@ test: lint $(KERNELS)
 test-oldest:
 	$(MAKE) $(OLDEST)/ready $(KERNELS) VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
 	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
+
+test-arm: setup $(KERNELS)
+	LENSMITH_ARM_TESTS=1 $(BIN)/python -m pytest -rs tests/arm
 
 docs: setup
 	$(BIN)/mkdocs build --strict
