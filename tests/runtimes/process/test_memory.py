@@ -39,9 +39,9 @@ def test_on_windows(answer: int, expected: int, monkeypatch: pytest.MonkeyPatch)
 
     def told(process: int, counters: Any, size: int) -> int:
         assert (process, size) == (-1, 8 + 8 * ctypes.sizeof(ctypes.c_void_p))
-        raw = (ctypes.c_char * size).from_address(ctypes.addressof(counters._obj))
-        assert int.from_bytes(raw[:4], sys.byteorder) == size
-        raw[8 : 8 + ctypes.sizeof(ctypes.c_size_t)] = bytes(ctypes.c_size_t(5678))
+        place = ctypes.addressof(counters._obj)
+        assert ctypes.c_uint32.from_address(place).value == size
+        ctypes.c_size_t.from_address(place + 8).value = 5678
         return answer
 
     def current() -> int:

@@ -28,7 +28,7 @@ def locking(descriptor: int, mode: int, size: int) -> None:
 def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     if request.param == "posix":
         return locks
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     return as_on_windows("runtimes.storage.locks", monkeypatch)
 
 
