@@ -73,7 +73,7 @@ def test_answers_are_those_of_this_machine(
 ) -> None:
     all_or_quick(name, "max")
     monkeypatch.setenv("LENSMITH_NATIVE", "0")
-    question = ["run", bundles(name), QUESTION, "--image", PICTURE, "--json", "--max-new-tokens", "8"]
+    question: list[str | Path] = ["run", bundles(name), QUESTION, "--image", PICTURE, "--json", "--max-new-tokens", "8"]
     here = cli(*question)
     assert here.code == 0, here.err
     there = run(arm, "max", ["-m", "lensmith.cli", *question], LENSMITH_NATIVE="0")
