@@ -2,6 +2,7 @@
 # make demo         the main job on a small trained model: export, ask, verify, compare with PyTorch
 # make docs         the documentation as pages in build/site, strictly
 # make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own
+# make lint-platforms   mypy as on Windows and on macOS, which finds calls that these lack
 # make test-arm     tests on emulated Arm processors, all of them; `make test` has a few
 # make wheels       the wheels of all platforms and the sdist in build/wheels, and what is in them
 # make clean        remove what these made
@@ -24,7 +25,7 @@ KERNELS = runtimes/engines/kernels/kernels.so
 
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
 
-.PHONY: setup test test-oldest test-arm lint demo docs wheels clean
+.PHONY: setup test test-oldest test-arm lint lint-platforms demo docs wheels clean
 
 # Two stamps: what the demo needs, and what the tests need beside it. llama.cpp comes as source and takes minutes.
 $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
@@ -50,6 +51,10 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+lint-platforms: setup
+	for platform in win32 darwin; do \
+	  $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform .src/lensmith || exit 1; done
 
 # -rs: what was skipped, and why.
 test: lint $(KERNELS)
