@@ -2,11 +2,16 @@
 # make demo         the main job on a small trained model: export, ask, verify, compare with PyTorch
 # make docs         the documentation as pages in build/site, strictly
 # make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own
+# make lint-platforms   mypy as on Windows and on macOS, which finds calls that these lack
+# make test-arm     tests on emulated Arm processors, all of them; `make test` has a few
+# make wheels       the wheels of all platforms and the sdist in build/wheels, and what is in them
 # make clean        remove what these made
 
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST = .venv-oldest
+PACKAGER = .venv-wheels
+WHEELS = build/wheels
 CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 MODEL = tests/tiny_vlm/qwen3_vl
@@ -20,7 +25,7 @@ KERNELS = runtimes/engines/kernels/kernels.so
 
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
 
-.PHONY: setup test test-oldest lint demo docs clean
+.PHONY: setup test test-oldest test-arm lint lint-platforms demo docs wheels clean
 
 # Two stamps: what the demo needs, and what the tests need beside it. llama.cpp comes as source and takes minutes.
 $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
@@ -47,6 +52,10 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+lint-platforms: setup
+	for platform in win32 darwin; do \
+	  $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform .src/lensmith || exit 1; done
+
 # -rs: what was skipped, and why.
 test: lint $(KERNELS)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
@@ -55,8 +64,24 @@ test-oldest:
 	$(MAKE) $(OLDEST)/ready $(KERNELS) VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
 	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
 
+test-arm: setup $(KERNELS)
+	LENSMITH_ARM_TESTS=1 $(BIN)/python -m pytest -rs tests/arm
+
 docs: setup
 	$(BIN)/mkdocs build --strict
+
+$(PACKAGER)/ready: $(CONSTRAINTS)
+	$(PYTHON) -m venv $(PACKAGER)
+	$(PACKAGER)/bin/python -m pip install --quiet -c $(CONSTRAINTS) auditwheel hatchling lief twine ziglang
+	touch $@
+
+# zig compiles parts of each system's C library at the first time, which takes minutes.
+wheels: $(PACKAGER)/ready
+	rm -rf $(WHEELS)
+	$(PACKAGER)/bin/python build_wheels.py --out $(WHEELS)
+	$(PACKAGER)/bin/twine check --strict $(WHEELS)/*
+	for wheel in $(WHEELS)/*manylinux*; do $(PACKAGER)/bin/auditwheel show $$wheel || exit 1; done
+	$(PACKAGER)/bin/python -m tests.wheels.check_wheels $(WHEELS)
 
 demo: $(VENV)/demo-ready $(KERNELS)
 	$(BIN)/lensmith export $(MODEL) -o $(BUNDLE) --precision int4 --golden always --force
@@ -67,4 +92,4 @@ demo: $(VENV)/demo-ready $(KERNELS)
 	@echo build/report.html
 
 clean:
-	rm -rf build dist $(VENV) $(OLDEST)
+	rm -rf build dist $(VENV) $(OLDEST) $(PACKAGER)

@@ -1,27 +1,29 @@
 """Compiles the kernels when lensmith is installed or built, where there is a C compiler; without one it goes on.
 
-An editable install gets the library in place, a wheel gets it inside and is then one for this platform. An editable
-install also needs the links in .src/lensmith, which are made where git could not.
+An editable install gets the library in place, a wheel gets it inside and is then one for this platform: on Linux, for
+systems whose C library is as new as the one here. LENSMITH_PLATFORM in the environment names another platform by the
+tag of its wheel, and CC a compiler for it; build_wheels.py does that for all. An editable install also needs the links
+in .src/lensmith, which are made where git could not.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import platform_tags
 
+WANTED = "LENSMITH_PLATFORM"
+ENDINGS = {"win": "dll", "macosx": "dylib"}  # of shared libraries, by how a platform's tag begins; elsewhere so
 FOLDER = Path(__file__).parent / "runtimes" / "engines" / "kernels"
-LIBRARY = FOLDER / "kernels.so"
 PACKAGE = Path(__file__).parent / ".src" / "lensmith"
 LINKED = ("calibration", "cli", "exporters", "runtimes", "serving", "targets")
 # Nothing but what the sources say is fused: each instruction set must give the same bits.
@@ -43,18 +45,40 @@ INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
         "dotprod.c": ["-march=armv8.2-a+dotprod"],
     },
 }
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names for them
+OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
-def sources(machine: str) -> dict[str, list[str]]:
+def platform_tag() -> str:
+    """What the library is made for, as the tag of a wheel says it: "manylinux_2_28_x86_64", "win_amd64"."""
+    here = sorted(platform_tags(), key=lambda tag: tag.startswith("linux_"))  # which indexes refuse
+    return os.environ.get(WANTED) or here[0]
+
+
+def machine() -> str:
+    """The kind of processor that the library is made for: "x86_64", "aarch64"."""
+    tag = platform_tag()
+    found = next((name for name in (*INSTRUCTION_SETS, *OTHER_NAMES) if tag.endswith(f"_{name}")), tag)
+    return OTHER_NAMES.get(found, found)
+
+
+def sources(processor: str) -> dict[str, list[str]]:
     """The files of the library for a kind of processor, each with the flags that it alone needs."""
-    return {**{name: [] for name in COMMON}, **INSTRUCTION_SETS[MACHINES.get(machine.lower(), machine)]}
+    return {**{name: [] for name in COMMON}, **INSTRUCTION_SETS[processor]}
+
+
+def library_name() -> str:
+    """What `lensmith.runtimes.engines.native` looks for."""
+    ending = next((ending for system, ending in ENDINGS.items() if platform_tag().startswith(system)), "so")
+    return f"kernels.{ending}"
+
+
+LIBRARY = FOLDER / library_name()
 
 
 def cannot_compile() -> str:
     """Why there can be no kernels here, or nothing where there can."""
-    if platform.system() != "Linux" or platform.machine() not in INSTRUCTION_SETS:
-        return f"there are no kernels for {platform.system()} on {platform.machine()}"
+    if machine() not in INSTRUCTION_SETS:
+        return f"there are no kernels for {platform_tag()}"
     command = _compiler()
     if not command or shutil.which(command[0]) is None:
         return "there is no C compiler (set CC, or install gcc)"
@@ -111,7 +135,7 @@ def _compiler() -> list[str]:
 
 
 def _compile(command: list[str], folder: Path, target: Path) -> None:
-    files = sources(platform.machine())
+    files = sources(machine())
     objects = {name: folder / f"{name}.o" for name in files}
 
     def compile_one(name: str) -> None:
@@ -119,8 +143,8 @@ def _compile(command: list[str], folder: Path, target: Path) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, files))
-    made = folder / "kernels.so"
-    _run([*command, "-shared", *map(str, objects.values()), "-lm", "-o", str(made)])
+    made = folder / target.name
+    _run([*command, "-shared", "-s", *map(str, objects.values()), "-lm", "-o", str(made)])
     part = target.with_suffix(".part")
     shutil.copyfile(made, part)
     os.replace(part, target)  # at once: a process may have the old one mapped
@@ -140,18 +164,30 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             unlinked = make_links()
             if unlinked:
                 self.app.abort(unlinked)
-        else:
-            for name in ("__init__.py", "py.typed"):
-                build_data["force_include"][str(PACKAGE / name)] = f"lensmith/{name}"
-        reason = compile_library()
-        if reason:
-            LIBRARY.unlink(missing_ok=True)
-            self.app.display_warning(f"lensmith's own kernels are left out: {reason}; ONNX Runtime's are used")
+            if not self._made(LIBRARY):
+                LIBRARY.unlink(missing_ok=True)
             return
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        if version != "editable":
-            build_data["force_include"][str(LIBRARY)] = "lensmith/runtimes/engines/kernels/kernels.so"
+        self._folder = tempfile.TemporaryDirectory()
+        for name in ("__init__.py", "py.typed"):
+            build_data["force_include"][str(PACKAGE / name)] = f"lensmith/{name}"
+        library = Path(self._folder.name) / library_name()
+        if self._made(library):
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{platform_tag()}"
+            build_data["force_include"][str(library)] = f"lensmith/runtimes/engines/kernels/{library.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if self.target_name == "wheel" and version != "editable":
+            self._folder.cleanup()
+
+    def _made(self, library: Path) -> bool:
+        """Whether the kernels could be compiled. Without them, a wheel for a platform that was named is none."""
+        reason = compile_library(library)
+        if reason and WANTED in os.environ:
+            self.app.abort(f"no wheel for {platform_tag()}: {reason}")
+        if reason:
+            self.app.display_warning(f"lensmith's own kernels are left out: {reason}; ONNX Runtime's are used")
+        return not reason
 
 
 def main(arguments: list[str]) -> int:

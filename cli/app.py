@@ -35,6 +35,7 @@ from .sign import keygen, sign
 from .standard_streams import close_streams, open_streams, unicode
 from .synth import synth
 from .targets import targets
+from .verbs import Verbs
 from .verify import verify
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 3, 130, 141
@@ -50,26 +51,31 @@ WORKERS = (
 )  # have work to finish, whoever reads their output
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Verbs, invoke_without_command=True,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})  # fmt: skip
 @click.version_option(importlib.metadata.version("lensmith"), prog_name="lensmith")
-def lensmith() -> None:
+@click.pass_context
+def lensmith(context: click.Context) -> None:
     """Compile vision-language models into small, exact, provable bundles, and run them without PyTorch."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 for command in (
     plan,
     export,
-    synth,
-    build,
     ask,
     chat,
+    verify,
+    compare,
+    inspect,
     batch,
     embed,
     serve,
-    compare,
-    verify,
-    inspect,
+    synth,
     targets,
+    build,
     keygen,
     sign,
 ):

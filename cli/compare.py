@@ -18,7 +18,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Measure size, memory, speed and accuracy next to PyTorch.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--against",

@@ -15,7 +15,7 @@ from .standard_streams import read_text
 from .template_options import TEMPLATE, template_variables
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Write the last hidden states of TEXT and images to a file.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("text", required=False)
 @click.option("--image", "images", multiple=True, metavar="FILE", help="An image in front of the text. Repeatable.")

@@ -10,7 +10,7 @@ import click
 
 from .calibration_tables import print_calibration
 from .checkpoint_options import CHOICES, prepared
-from .long_work import peak_memory_bytes, stages
+from .long_work import stages
 from .option_types import AS_JSON, FORCE, NEW_FOLDER, AboveZero, Once, options, parse_size
 from .screen import console, pairs, print_json, size, table
 from .storage_tables import component_sizes, print_plan
@@ -101,6 +101,8 @@ def _integers(job: Job, wishes: dict[str, Any]) -> dict[str, Integers]:
 
 
 def _result(bundle: Bundle, plan: Plan, seconds: float) -> dict[str, Any]:
+    from ..runtimes.process.memory import peak_memory_bytes
+
     files = {name: file.size for name, file in bundle.manifest.files.items()}
     files["lensmith.json"] = (bundle.path / "lensmith.json").stat().st_size
     total = sum(files.values())

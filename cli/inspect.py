@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..runtimes.bundle.origin import Source
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Show what BUNDLE is: sizes, precision, limits, evidence.")
 @BUNDLE
 @click.option("--tensors", is_flag=True, help="List each tensor with how it is stored and why.")
 @click.option(

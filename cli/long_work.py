@@ -1,9 +1,8 @@
-"""What long work needs: its extra installed, a progress bar for each stage, and the memory that it took."""
+"""What long work needs: its extra installed, and a progress bar for each stage."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,13 +57,3 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 def _line(task: Task) -> str:
     left = "" if task.time_remaining is None else f", about {timedelta(seconds=round(task.time_remaining))} left"
     return f"{task.description}: {task.completed:.0f} of {task.total or 0:.0f}{left}"
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

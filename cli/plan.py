@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..exporters.planning.planned_bundle import Plan
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Say what the bundle of CHECKPOINT will take; write nothing.")
 @CHOICES
 @AS_JSON
 def plan(as_json: bool, **choices: Any) -> None:

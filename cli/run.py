@@ -71,8 +71,11 @@ def run(
         loading = {name: chosen[name] for name in LOAD_NAMES}
         encode(opened, images, out, videos=videos, fps=fps, num_frames=num_frames, as_json=as_json, **loading)
         return
-    if question is None or out is not None:
-        raise InputError(f"{bundle} answers questions; expected a QUESTION and no --out; see: lensmith run --help")
+    if question is None:
+        raise InputError(f'{bundle} answers questions; expected a QUESTION, as in: lensmith run {bundle} '
+                         '"What is shown?" --image FILE; see: lensmith run --help')  # fmt: skip
+    if out is not None:
+        raise InputError(f"{bundle} answers questions and writes no features; leave out --out")
     variables = template_variables(chosen)
     limits = dict(chosen)
     model, generation = open_model(opened, chosen, variables)

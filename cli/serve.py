@@ -16,7 +16,7 @@ OF_SESSIONS = ("conversations", "prefix_bytes", "feature_bytes", "cache_folder",
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Serve BUNDLEs to OpenAI's and Anthropic's clients.")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine 0.0.0.0.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)

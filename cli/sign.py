@@ -22,7 +22,7 @@ def keygen(out: Path) -> None:
     click.echo(public)
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Sign BUNDLE with a private key.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--key", type=FILE, required=True, metavar="FILE", help="The private key: PEM, or 32 raw bytes.")
 def sign(bundle: Path, key: Path) -> None:

@@ -17,6 +17,8 @@ from ..targets.errors import InputError
 
 MOST_TEXT = 1 << 24  # bytes of text on standard input, or of one line of it
 NAMES = ("stdin", "stdout", "stderr")
+# What a system says when nobody reads a pipe any more. What is written is right, so that Windows' EINVAL means no more.
+UNREAD = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
 
 
 class Outlet(io.RawIOBase):
@@ -33,7 +35,8 @@ class Outlet(io.RawIOBase):
                     select.select([], [self.raw], [])
                 return count
             except OSError as error:
-                self.error = OSError(error.errno, error.strerror, self.stream)
+                number = errno.EPIPE if error.errno in UNREAD else error.errno
+                self.error = OSError(number, error.strerror, self.stream)
                 if self.stops:
                     raise self.error from None
         return len(data)
@@ -70,9 +73,16 @@ def _outlet(attribute: str, name: str, *, stops: bool) -> Outlet | None:
     if buffer is None:
         return None
     outlet = Outlet(getattr(buffer, "raw", buffer), name, stops=stops)
-    text = io.TextIOWrapper(io.BufferedWriter(outlet), stream.encoding, "replace", line_buffering=stream.isatty())
+    text = io.TextIOWrapper(io.BufferedWriter(outlet), _encoding(stream), "replace", line_buffering=stream.isatty())
     setattr(sys, attribute, text)
     return outlet
+
+
+def _encoding(stream: TextIO) -> str:
+    """What a stream is written in: as Python has it, but for pipes and files of Windows, whose old code pages lack most
+    letters of an answer: UTF-8, as text that comes in, unless PYTHONIOENCODING asks for another one.
+    """
+    return "utf-8" if sys.platform == "win32" and "PYTHONIOENCODING" not in os.environ else stream.encoding
 
 
 def close_streams(outlets: list[Outlet]) -> OSError | None:

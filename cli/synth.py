@@ -10,7 +10,7 @@ from .long_work import needs, stages
 from .option_types import FORCE, NEW_FOLDER, Once
 
 
-@click.command(cls=Once)
+@click.command(cls=Once, short_help="Write a checkpoint of random weights, to measure with.")
 @click.argument("name")
 @click.option("-o", "--out", "out", required=True, type=NEW_FOLDER, help="The new folder.")
 @click.option("--tiny", is_flag=True, help="The same architecture at a few million parameters.")

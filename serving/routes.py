@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(http: HttpRequest, error: HTTPException) -> Response:
-        return refused(http, Refusal(error.status_code, str(error.detail)))
+        known = f"; known: {', '.join(sorted(PATHS))}" if error.status_code == HTTPStatus.NOT_FOUND else ""
+        asked = f"{http.method} {http.url.path[:200]}"
+        return refused(http, Refusal(error.status_code, f"{asked}: {error.detail}{known}"))
 
     @app.exception_handler(ClientGone)
     async def gone(_: HttpRequest, __: ClientGone) -> Response:
@@ -166,5 +169,9 @@ def _digest(key: str) -> bytes:
 def _first_of(errors: Sequence[Any]) -> Refusal:
     """What is wrong with a request, as one sentence: of several ways to read it, what the one that fits best lacks."""
     first = max(errors, key=lambda error: len(error["loc"]))
+    if first["type"] == "json_invalid":
+        return Refusal(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+    if isinstance(first["input"], bytes):  # which nothing tried to read
+        return Refusal(400, "the body is not read as JSON without the header Content-Type: application/json; send it")
     place = ".".join(str(part) for part in first["loc"] if part != "body" and NAME.fullmatch(str(part)))
     return Refusal(400, f"{place or 'the body'}: {first['msg']}", param=place or None)

@@ -7,12 +7,14 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <map>
 
 #include "pixels.hpp"
 
+namespace fs = std::filesystem;
 using nlohmann::json;
 using Ids = std::vector<int64_t>;
 
@@ -161,17 +163,17 @@ struct Prompt {
   }
 };
 
-Ids answer(const std::string& folder, const std::string& picture, const char* kernels, const Ids& given) {
-  const json manifest = json::parse(std::ifstream(folder + "/lensmith.json"));
+Ids answer(const fs::path& folder, const std::string& picture, const char* kernels, const Ids& given) {
+  const json manifest = json::parse(std::ifstream(folder / "lensmith.json"));
   if (manifest["format_version"] != 1) throw std::runtime_error("this example knows bundles of format version 1");
   const json &graphs = manifest["graphs"], &prompt_spec = manifest["prompt"];
 
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "answer");
   Ort::SessionOptions options;
-  if (kernels) options.RegisterCustomOpsLibrary(kernels);
+  if (kernels) options.RegisterCustomOpsLibrary(fs::path(kernels).c_str());
   // Sessions map the data files beside the graphs by themselves.
-  Ort::Session encoder(env, (folder + "/" + graphs["vision_encoder"]["file"].get<std::string>()).c_str(), options);
-  Ort::Session decoder(env, (folder + "/" + graphs["decoder"]["file"].get<std::string>()).c_str(), options);
+  Ort::Session encoder(env, (folder / graphs["vision_encoder"]["file"].get<std::string>()).c_str(), options);
+  Ort::Session decoder(env, (folder / graphs["decoder"]["file"].get<std::string>()).c_str(), options);
 
   const Pixels pixels = pixels_of(read_ppm(picture), manifest);
   const Features features = encode(encoder, pixels);
@@ -205,8 +207,17 @@ Ids answer(const std::string& folder, const std::string& picture, const char* ke
   return made;
 }
 
+// ONNX Runtime 1.31 and later report to their maker otherwise.
+void keep_quiet() {
+#ifdef _WIN32
+  if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv("ORT_DISABLE_TELEMETRY=1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
+}
+
 int main(int count, char** arguments) {
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // ONNX Runtime 1.31 and later report to their maker otherwise
+  keep_quiet();
   if (count < 3 || count > 4) {
     std::cerr << "answer BUNDLE PICTURE.ppm [KERNELS] < IDS\n";
     return 2;

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...runtimes.bundle.manifest import MANIFEST
 from ...runtimes.storage.files import read_json
 from ...targets.errors import InputError
 from .hub import NAME
@@ -60,6 +61,10 @@ def find_layout(path: str | Path) -> Layout:
         return Layout(chosen / ENCODER, tuple(_upwards(chosen, folder)))
     if (folder / "config.json").is_file():
         return Layout(folder, (folder, *(_upwards(folder.absolute().parent) if folder.name == ENCODER else ())))
+    if (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{folder} is a bundle and has no config.json; expected the folder of the checkpoint that it was made from"
+        )
     raise InputError(
         f"{folder} has no config.json; expected the folder that save_pretrained or the hub made, "
         f"or one with {ENCODER}/config.json in it or in its checkpoint-NNN."

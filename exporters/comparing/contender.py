@@ -18,6 +18,7 @@ import numpy as np
 
 from ...runtimes.engines.contract import Ints
 from ...runtimes.generation.timings import Timings
+from ...runtimes.process.memory import peak_memory_bytes
 from ...runtimes.prompt.requests import Request
 from ...runtimes.storage.files import read_json, write_json
 from ...targets.errors import InputError, LensmithError
@@ -158,23 +159,6 @@ def _answers(job: Assignment, runner: Runner) -> list[str]:
         ids = runner.greedy(runner.prepare(case), len(expected) + SPARE_TOKENS)
         texts.append(runner.tokenizer.decode(ids, skip_special_tokens=True))
     return texts
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has had resident; 0 where the system does not tell.
-
-    Linux lets `ru_maxrss` begin with the memory of the process that started this one, so its status file is read.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _progress(stage: str, done: int, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 
@@ -15,7 +16,7 @@ class PositionedFile:
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes from an offset."""
-        if hasattr(os, "pread"):
+        if sys.platform != "win32":
             return os.pread(self.descriptor, size, offset)
         with self._lock:
             os.lseek(self.descriptor, offset, os.SEEK_SET)
@@ -29,7 +30,7 @@ class PositionedFile:
             left, offset = left[written:], offset + written
 
     def _write(self, data: memoryview, offset: int) -> int:
-        if hasattr(os, "pwrite"):
+        if sys.platform != "win32":
             return os.pwrite(self.descriptor, data, offset)
         with self._lock:
             os.lseek(self.descriptor, offset, os.SEEK_SET)

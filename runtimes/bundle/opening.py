@@ -117,7 +117,9 @@ def open_bundle(path: str | Path, *, check: Check = "size", trusted_keys: Iterab
         raise InputError(f"a bundle is {shown(path)}; expected the path of its folder")
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: lensmith export.")
+        lacks = f"it has no {MANIFEST}" if folder.exists() else "there is no such folder"
+        source = folder if (folder / "config.json").is_file() else "CHECKPOINT"
+        raise InputError(f"{folder} is not a bundle: {lacks}; make one with: lensmith export {source} -o BUNDLE")
     data = _read_bytes(folder / MANIFEST)
     if trusted_keys is not None:
         check_signature(folder, data, trusted_keys)

@@ -10,8 +10,8 @@ class Timings:
     """Where the time of one answer went, in milliseconds, and how many tokens it had.
 
     `image_ms` is decoding, resizing and cutting, `vision_ms` encoding, `prefill_ms` the prompt and its first token,
-    `decode_ms` all tokens behind it. `reused_tokens` of the `prompt_tokens` were still in the cache from an earlier
-    turn.
+    `decode_ms` all tokens behind it, an end token among them, without what the reader of the answer does meanwhile.
+    `reused_tokens` of the `prompt_tokens` were still in the cache from an earlier turn.
     """
 
     image_ms: float = 0.0  # decoding, resizing and cutting images and frames of videos

@@ -36,18 +36,21 @@ class TokenLoop:
 
     def pieces(self, stream: TextStream) -> Generator[str, None, None]:
         """Pieces of text as a stream cuts them, up to its stop string; what it holds back at the end is left in it."""
-        progress, started = self.progress, time.perf_counter()
+        progress, started, away = self.progress, time.perf_counter(), 0.0
         try:
             with closing(self.tokens()) as tokens:
                 for token in tokens:
                     piece = stream.push(token)
-                    progress.timings.decode_ms = 1000 * (time.perf_counter() - started) - progress.timings.prefill_ms
+                    self._note_decoding(started + away)
                     if piece:
+                        left = time.perf_counter()
                         yield piece
+                        away += time.perf_counter() - left  # the reader's own time
                     if stream.stopped_by is not None:
                         progress.stopped_by = stream.stopped_by
                         progress.finish("stop")
                         return
+                self._note_decoding(started + away)  # an end token, which is not given, was a step too
         finally:
             self.conversation.keep()
 
@@ -83,6 +86,11 @@ class TokenLoop:
                 return
             positions = text_positions(1, request.next_position + index)
             logits = conversation.run(Step(history[length + index : length + index + 1], positions))
+
+    def _note_decoding(self, started: float) -> None:
+        timings = self.progress.timings
+        if timings.new_tokens:
+            timings.decode_ms = 1000 * (time.perf_counter() - started) - timings.prefill_ms
 
     def _prefill(self) -> Floats:
         """The logits behind the prompt; none where the answer was closed on the way."""

@@ -13,9 +13,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +25,7 @@ from ...targets.errors import InputError
 from ..process.forks import computing
 from .array_files import Arrays, read_arrays, write_arrays
 from .files import sync_folder
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two processes may go over the limit of bytes together
-    fcntl = None  # type: ignore[assignment]
+from .locks import held
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -93,7 +89,8 @@ class CacheFolder:
         except Exception as error:
             if path.is_file():
                 log.warning("%s is no whole file of this cache and is left out (%s)", path, error)
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows removes no file that another process has open
+                    path.unlink()
             return None
 
     def put(self, name: str, said: dict[str, Any], arrays: Arrays, behind: str | None = None) -> None:
@@ -135,7 +132,8 @@ class CacheFolder:
         header = json.dumps({**said, "format": FORMAT, "owner": self.owner, "name": name}).encode()
         contents = {HEADER: np.frombuffer(header, np.uint8), **arrays}
         try:
-            with computing(), self._only_writer():
+            (self.folder / LOCK).touch(mode=0o600)
+            with computing(), held(self.folder / LOCK, wait=True):
                 if behind is not None and not self.has(behind):
                     return
                 self._remove_partial()
@@ -151,21 +149,8 @@ class CacheFolder:
             log.warning("%s could not be written (%s); it will be computed again", path, error.strerror or error)
             partial.unlink(missing_ok=True)
 
-    @contextmanager
-    def _only_writer(self) -> Iterator[None]:
-        """Wait for other processes that write. One that is killed lets go."""
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
     def _remove_partial(self) -> None:
         """Remove what writers left that were killed: whoever writes holds the lock."""
-        if fcntl is None:
-            return
         for name in os.listdir(self.folder):
             if PARTIAL.fullmatch(name):
                 (self.folder / name).unlink(missing_ok=True)

@@ -12,18 +12,15 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from ...targets.errors import InputError
+from .locks import held
 from .reading import read_limited
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two builds into one folder are not noticed
-    fcntl = None  # type: ignore[assignment]
-
 MOST_JSON_BYTES = 1 << 28
+_NOT_ON_WINDOWS = re.compile(r"^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)|[. ]$", re.IGNORECASE)  # and ".." nowhere
 
 
 class FileRecord(TypedDict):
@@ -96,10 +93,13 @@ def write_json(path: Path, data: object) -> None:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether `name` is a plain relative path below its folder, on every system: no `..`, drive, root or backslash."""
+    """Whether `name` is a plain relative path below its folder, on every system: no `..`, root, drive or backslash.
+
+    Nor is it one of those that Windows takes for a device (NUL), for a part of a file (a:b), or for another name (a. ).
+    """
     path = PurePosixPath(name)
-    plain = bool(name) and "\\" not in name and "\0" not in name and str(path) == name and name != "."
-    return plain and not path.is_absolute() and ".." not in path.parts and not PureWindowsPath(name).drive
+    plain = bool(name) and str(path) == name and name != "." and not set("\\:\0") & set(name)
+    return plain and not path.is_absolute() and not any(map(_NOT_ON_WINDOWS.search, path.parts))
 
 
 def stays_inside(path: Path, folder: Path) -> bool:
@@ -183,15 +183,9 @@ def sync_file(path: Path) -> None:
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold `folder` against a second process; an InputError when one has it. A killed process lets go."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder, wait=False))
         except BlockingIOError as error:
             raise InputError(f"another process is writing {folder}; wait for it or choose another folder.") from error
         yield
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from ...targets.errors import InputError
 from .files import sync_folder
 
 PARTIAL, CALIBRATION = "partial", "calibration"  # folders beside it while it is made
-REPLACED, READY = "replaced", "ready"  # inside of one that cannot be exchanged: what goes, and what comes
+# What goes, beside it or inside of one that must not be moved, and there what comes, too.
+REPLACED, READY = "replaced", "ready"
 
 
 def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, force: bool = False) -> Path:
@@ -20,6 +22,9 @@ def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, fo
     if not str(out):
         raise InputError(f"the name of the new {kind} is empty; expected the path of a folder")
     real = Path(os.path.realpath(out))
+    aside = real.with_name(_hidden(real.name, REPLACED))
+    if aside.is_dir() and not real.exists():  # stopped between the two moves of `put_in_place`
+        aside.rename(real)
     if real.is_dir():
         # Bring to an end, or undo, what was stopped in the middle of `_fill`
         replaced, ready, new = (real / _hidden("", purpose) for purpose in (REPLACED, READY, PARTIAL))
@@ -46,19 +51,23 @@ def workplace(out: Path, purpose: str) -> Path:
 
 
 def put_in_place(new: Path, final: Path, *, last: str) -> None:
-    """Give `new` the name `final`, whose old content goes: atomic where Linux can exchange two names.
+    """Give `new` the name `final`, whose old content goes: atomic where Linux or macOS can exchange two names.
 
-    A folder that cannot be exchanged is emptied and filled, the file `last` at the end. What stops that in the middle
-    leaves all of both in it, and `check_out` makes one of them whole again.
+    Elsewhere the old folder is moved away first, which Windows refuses while a program has one of its files open: then
+    nothing has changed. A folder that must not be moved is emptied and filled, the file `last` at the end. What stops
+    that in the middle leaves all of both, and `check_out` makes one of them whole again.
     """
     if new.parent == final:
         _fill(new, final, last)
     elif final.exists() and _exchange(new, final):
         shutil.rmtree(new, ignore_errors=True)  # now the old content
     else:
+        aside = final.with_name(_hidden(final.name, REPLACED))
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier one that could not go
         if final.exists():
-            shutil.rmtree(final)
-        new.replace(final)
+            final.rename(aside)
+        new.rename(final)
+        shutil.rmtree(aside, ignore_errors=True)
     sync_folder(final.parent)
 
 
@@ -98,10 +107,13 @@ def _move(source: Path, target: Path, names: Iterable[str]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; whether the system could (renameat2 of Linux, with RENAME_EXCHANGE)."""
+    """Exchange two names in one step; whether the system could."""
+    here, flag = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+    names = os.fsencode(one), os.fsencode(other)
     try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return bool(library.renamex_np(*names, flag) == 0)
+        return bool(library.renameat2(here, names[0], here, names[1], flag) == 0)
     except (AttributeError, OSError, TypeError):
         return False
-    here = -100  # AT_FDCWD
-    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), 2) == 0)

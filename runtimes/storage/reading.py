@@ -10,6 +10,8 @@ import logging
 import os
 import select
 import stat
+import sys
+import time
 from pathlib import Path
 
 from ...targets.errors import InputError
@@ -91,12 +93,25 @@ def _content(file: io.FileIO, most: int, beginning: float) -> bytes:
 
 def _wait(file: io.FileIO, seconds: float, *, must: bool = True) -> None:
     """Wait until there is something to read; an OSError where that `must` come and does not."""
-    poll = select.poll()
-    poll.register(file, select.POLLIN)
     announced = min(seconds, BEGINNING_S)
-    if poll.poll(1000 * announced):
+    if _comes(file, announced):
         return
     if seconds > announced:
         log.warning("waiting up to %g s for the program that writes %s", seconds, file.name)
-    if not poll.poll(1000 * (seconds - announced)) and must:
+    if not _comes(file, seconds - announced) and must:
         raise OSError(None, f"a stream in which nothing came for {seconds:g} s")
+
+
+if sys.platform == "win32":  # where reading waits by itself, and select knows sockets alone
+
+    def _comes(file: io.FileIO, seconds: float) -> bool:
+        time.sleep(seconds)
+        return True
+
+else:
+
+    def _comes(file: io.FileIO, seconds: float) -> bool:
+        """Whether there is something to read, or the end, within some time."""
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))

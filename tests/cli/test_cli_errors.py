@@ -137,9 +137,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "pixels over the bundle's": (("run", "BUNDLE", "Hi", "--max-pixels", "99999999"), "99999999", "choose a value"),
     "sampling": (("run", "BUNDLE", "Hi", "--sample", "--temperature", "0"), "temperature 0", "leave it out"),
     "empty stop": (("run", "BUNDLE", "Hi", "--stop", ""), "stop", "expected"),
-    "not a bundle": (("run", "CHECKPOINT", "Hi"), "is not a bundle", "make one with"),
-    "no folder": (("inspect", "nowhere"), "nowhere", "make one with"),
-    "not a checkpoint": (("plan", "BUNDLE"), "config.json", "expected the folder"),
+    "not a bundle": (("run", "CHECKPOINT", "Hi"), "is not a bundle", "/tiny -o BUNDLE"),
+    "no folder": (("inspect", "nowhere"), "nowhere is not a bundle: there is no such folder", "export CHECKPOINT -o"),
+    "neither": (("inspect", "."), ". is not a bundle: it has no lensmith.json", "export CHECKPOINT -o"),
+    "not a checkpoint": (("plan", "BUNDLE"), "is a bundle and has no config.json", "expected the folder"),
     "unknown precision": (("plan", "CHECKPOINT", "--precision", "int5"), "int5", "'int4'"),
     "unknown group size": (("plan", "CHECKPOINT", "--group-size", "48"), "48", "'128'"),
     "unknown target": (("plan", "CHECKPOINT", "--target", "cpx"), "cpx", "did you mean 'cpu'?"),
@@ -147,6 +148,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "pixels of an export": (("plan", "CHECKPOINT", "--max-pixels", "1"), "1", "range of"),
     "unknown architecture": (("synth", "qwen3-vl-3b", "-o", "x"), "qwen3-vl-3b", "did you mean 'qwen3-vl-2b'?"),
     "unknown command": (("exprot",), "exprot", "lensmith --help"),
+    "another's command": (("calibrate", "CHECKPOINT"), "no command 'calibrate'", "export CHECKPOINT -o BUNDLE --calib"),
+    "features of an answer": (("run", "BUNDLE", "Hi", "-o", "x.npz"), "writes no features", "leave out --out"),
     "no golden traces": (("verify", "BUNDLE"), "golden", "--golden always"),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from lensmith.cli.app import lensmith
 from lensmith.cli.option_types import Once
 from lensmith.cli.talk import Talk
 from lensmith.cli.template_options import read_variables
+from lensmith.cli.verbs import MEANT
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.synth.making import synth
 from lensmith.runtimes.bundle.input_sections import Speech
@@ -303,3 +304,27 @@ def test_no_command_takes_an_option_twice(cli: Cli) -> None:
                       ("plan", "x", "--precision", "int4", "--precision", "int8")):  # fmt: skip
         ran = cli(*arguments)
         assert (ran.code, "is given twice" in ran.err) == (2, True), ran.err
+
+
+def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
+    asked, alone = cli("--help"), cli()
+    assert (asked.code, asked.err) == (0, "")
+    assert (alone.code, alone.out, alone.err) == (2, "", asked.out)
+
+
+def test_the_list_of_commands_is_whole(cli: Cli) -> None:
+    """Each with a sentence that fits in its line, in the order of the main job."""
+    listed = cli("--help").out.split("Commands:\n")[1].splitlines()
+    assert [line.split()[0] for line in listed] == [*lensmith.commands]
+    assert [line.split()[0] for line in listed[:3]] == ["plan", "export", "run"]
+    assert all(line.endswith(".") and not line.endswith("..") for line in listed)
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_names_of_others(name: str, cli: Cli) -> None:
+    """What is suggested is a command, and the name is none."""
+    assert name not in lensmith.commands
+    verb, *rest = MEANT[name].split()
+    known = {option for each in lensmith.commands[verb].params for option in each.opts}
+    assert {word for word in rest if word.startswith("-")} <= known
+    assert f"try: lensmith {MEANT[name]};" in cli(name).err

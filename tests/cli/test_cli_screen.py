@@ -16,7 +16,7 @@ from lensmith.cli import long_work
 from lensmith.cli.calibration_tables import print_calibration
 from lensmith.cli.export import _proof
 from lensmith.cli.inspect import _flat, _precision
-from lensmith.cli.long_work import needs, peak_memory_bytes
+from lensmith.cli.long_work import needs
 from lensmith.cli.option_types import AboveZero, parse_size
 from lensmith.cli.screen import cell, console, count, finite, print_json, size
 from lensmith.cli.storage_tables import component_sizes
@@ -131,10 +131,6 @@ def test_short_work_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with long_work.stages() as progress:
         progress("weights", 1, 1)
     assert capsys.readouterr() == ("", "")
-
-
-def test_peak_memory_is_in_bytes() -> None:
-    assert 50_000_000 < peak_memory_bytes() < 1 << 40
 
 
 def test_files_of_a_graph_count_together() -> None:

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ OPTIMUM = ROOT / "cli" / "optimum_register.py"  # belongs to optimum's namespace
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != OPTIMUM)
 BASE_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "matplotlib", "safetensors", "ml_dtypes")
 START_SECONDS = 0.6  # of CPU for `import lensmith.runtimes`, twice what it takes: PyTorch alone would take seconds
+COMPILED = "runtimes/engines/kernels/kernels."
 LIGHT = ("runtimes", "targets", "exporters.reports", "cli")  # what a device imports
 
 
@@ -124,6 +126,21 @@ def test_wheel_holds_nothing_else(wheel: set[str]) -> None:
     assert tops == {"lensmith", "optimum"}
     assert not any(name.endswith("optimum/__init__.py") for name in wheel)  # optimum is a namespace of many packages
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
+
+
+def test_the_source_distribution_holds_what_a_wheel_needs(tmp_path: Path) -> None:
+    """And no tests, with models that are many times as large."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        found = {member.name.partition("/")[2] for member in archive.getmembers()}
+    wanted = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()}
+    names = {path.relative_to(ROOT).as_posix() for path in wanted if "__pycache__" not in path.parts}
+    others = {".src/lensmith/__init__.py", ".src/lensmith/py.typed", ".gitignore", "CHANGELOG.md", "LICENSE",
+              "PKG-INFO", "README.md", "build_wheels.py", "hatch_build.py", "pyproject.toml"}  # fmt: skip
+    assert found == {name for name in names if not name.startswith(COMPILED)} | others
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -239,6 +239,27 @@ def test_bodies_that_are_no_request(address: str, body: bytes) -> None:
     assert response.json()["error"]["message"]
 
 
+def test_what_a_first_call_by_hand_may_lack(address: str) -> None:
+    """curl says application/x-www-form-urlencoded of itself, quotes and paths are mistyped, and GET is its default."""
+    path = "/v1/chat/completions"
+    body = json.dumps({**SHORT, "messages": QUESTION})
+
+    def said(method: str, where: str, kind: str = "application/json", content: str = body) -> tuple[int, str]:
+        found = httpx.request(method, address + where, content=content, headers={"content-type": kind})
+        return found.status_code, found.json()["error"]["message"]
+
+    for kind in ("application/x-www-form-urlencoded", "text/plain"):
+        status, message = said("POST", path, kind)
+        assert (status, "Content-Type: application/json" in message) == (400, True), message
+    assert said("POST", path, content=body[:-1]) == (
+        400, f"the body is not JSON: Expecting ',' delimiter at character {len(body) - 1}")  # fmt: skip
+    status, message = said("POST", "/v1/chat/completion")
+    assert status == 404
+    assert message.startswith("POST /v1/chat/completion: Not Found; known: /, /health,")
+    assert path in message
+    assert said("GET", path) == (405, f"GET {path}: Method Not Allowed")
+
+
 def test_large_and_slow_bodies(address: str) -> None:
     large = httpx.post(f"{address}/v1/chat/completions", content=b"x" * ((1 << 20) + 1))
     assert large.status_code == 413

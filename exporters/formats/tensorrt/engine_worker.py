@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ....runtimes.engines.tensorrt.tensorrt_library import load_library
+from ....runtimes.process.memory import peak_memory_bytes
 from .kernels import read_kernels
 from .profiles import Profile
 from .spelled_out import FUSED, spell_out
@@ -61,7 +62,7 @@ def build(request: BuildRequest) -> dict[str, Any]:
         "sha256": digest,
         "warnings": sorted({line for line in log.lines if not any(words in line for words in USUAL)})[:20],
         "seconds": round(time.perf_counter() - started, 1),
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
@@ -183,14 +184,6 @@ def _kernels(trt: Any, request: BuildRequest) -> dict[str, Any] | None:
     if found is not None and set(found["capabilities"]) != set(request.capabilities):
         raise ValueError(f"it is compiled for {found['capabilities']} instead of {request.capabilities}")
     return found
-
-
-def _peak_memory_bytes() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def tell(line: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,12 +27,14 @@ CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), 
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros that take memory page by page when touched; numpy's own would take 2 MB at a time from the system.
+    """Zeros that take memory page by page when touched; on Linux numpy's own would take 2 MB at a time.
 
     The memory is private: a forked process writes into its own.
     """
+    if sys.platform != "linux":
+        return np.zeros(shape, dtype)
     memory = mmap.mmap(-1, prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # which a kernel for small devices may lack
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype).reshape(shape)
 

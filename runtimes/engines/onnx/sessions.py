@@ -35,6 +35,8 @@ def session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # DequantizeLinear in front of a product becomes MatMulNBits at load: with activations as they are, not in 8 bits.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # On Arm KleidiAI rounds activations by row and scales to bfloat16: not what a bundle was proven with.
+    options.add_session_config_entry("mlas.disable_kleidiai", "1")
     options.log_severity_level = 4  # none: what fails is raised, and said once
     if wanted_kernels(native):
         options.register_custom_ops_library(str(LIBRARY))

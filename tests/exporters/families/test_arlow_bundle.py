@@ -76,8 +76,7 @@ def test_refused(cli: Any, bundle: Path, arguments: tuple[Any, ...], message: st
     assert len(ran.err.strip().splitlines()) == 1
 
 
-def test_a_model_takes_no_output_file(cli: Any, tiny_bundle: Path) -> None:
-    assert "expected a QUESTION and no --out" in cli("run", tiny_bundle, "What?", "-o", "x.npz").err
+def test_a_model_is_no_encoder(cli: Any, tiny_bundle: Path) -> None:
     assert "expected a QUESTION" in cli("run", tiny_bundle).err
     assert isinstance(load(tiny_bundle), Model)
     with pytest.raises(InputError, match="answers questions"):

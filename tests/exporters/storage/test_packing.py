@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.exporters.formats.functions import add_functions
-from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
-from lensmith.exporters.graphs.graph_files import IR_VERSIONS
+from lensmith.exporters.formats.onnx.ort import OrtDialect
 from lensmith.exporters.graphs.graph_terms import Value
 from lensmith.exporters.graphs.matrices import Matrix, Table
 from lensmith.exporters.pipeline import Options, export, prepare
@@ -27,62 +24,32 @@ from lensmith.exporters.storage.packing import (
     unpack_planes,
 )
 from lensmith.exporters.storage.rounding import Groups, dequantize
-from lensmith.exporters.storage.scheme import CHANNEL, Scheme, make_policy
+from lensmith.exporters.storage.scheme import CHANNEL, make_policy
 from lensmith.runtimes import user_message
 from lensmith.runtimes.evidence.replay import relative_error
 from numpy.typing import NDArray
 from onnx import helper
-from onnxscript import GraphBuilder, nn
+from onnxscript import nn
 
 from tests.exporters.storage.test_quantize import run
 from tests.helpers.extras import load
 from tests.helpers.ladder import TRAINED
+from tests.helpers.packed_products import draw_groups, operator_graph, product_graph, scheme_of
 
 Array = NDArray[Any]
 FEW = settings(max_examples=30, deadline=None)
 BITS, GROUPS = (2, 3, 4, 8), (32, 64, 128, CHANNEL)
 
 
-def draw_groups(rows: int, columns: int, group: int, bits: int, symmetric: bool, seed: int = 0) -> Groups:
-    """Any integers with scales of both signs; `group` CHANNEL is a whole row."""
-    draw, count = np.random.default_rng(seed), columns // (group or columns)
-    points = None if symmetric else draw.integers(0, 2**bits, (rows, count), np.uint8)
-    scales = draw.normal(0, 0.1, (rows, count)).astype(np.float16)
-    return Groups(draw.integers(0, 2**bits, (rows, columns), np.uint8), scales, points, bits)
-
-
-def scheme_of(groups: Groups) -> Scheme:
-    size = groups.values.shape[1] // groups.scales.shape[1]
-    return Scheme(groups.bits, size, groups.zero_points is None)
-
-
-def session(kind: ir.DataType, shape: list[Any], build: Callable[[Any, Value], tuple[Value, nn.Module]], groups: Groups,
-            matrix: Callable[[nn.Module], Matrix]) -> ort.InferenceSession:  # fmt: skip
-    """A graph of one operator of the dialect over stored groups."""
-    x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(shape))
-    builder = GraphBuilder(ir.Graph([x], [], nodes=[], opset_imports=dict(OPSETS), name="g"))
-    y, module = build(builder.op, x)
-    weight = matrix(module)
-    for parameter, array in zip(weight.parameters(recurse=False), weight.store(groups), strict=True):
-        assert parameter.shape is not None
-        parameter.const_value = ir.tensor(array.reshape(parameter.shape.numpy()), name=parameter.name)
-    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
-    builder.graph.outputs.append(y)
-    model = ir.Model(builder.graph, ir_version=IR_VERSIONS[OPSETS[""]], functions=add_functions(builder.graph))
+def session(graph: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def products(groups: Groups, x: Array, *, accuracy_level: int = 1) -> Array:
     """x [n, columns] times the weights as the dialect has it compute."""
-    rows, columns = groups.values.shape
-    weight = Matrix(rows, columns, scheme_of(groups))
-    weight._set_name("weight")
-    dialect = OrtDialect(accuracy_level=accuracy_level)
-    made = session(ir.DataType.FLOAT, [None, columns], lambda op, x: (dialect.matmul(op, x, weight, None), weight),
-                   groups, lambda _: weight)  # fmt: skip
-    found: Array = made.run(None, {"x": x})[0]
+    found: Array = session(product_graph(groups, accuracy_level)).run(None, {"x": x})[0]
     return found
 
 
@@ -157,7 +124,7 @@ def test_looked_up_rows_are_the_weights(bits: int, group: int, symmetric: bool, 
 
     if table.view is not None:
         table.view.const_value = ir.tensor(pack_low_first(groups.values, bits), name="view")
-    made = session(ir.DataType.INT64, [None], build, groups, lambda _: table.weight)
+    made = session(operator_graph(ir.DataType.INT64, [None], build, groups, lambda _: table.weight))
     ids = np.array([47, 0, 3, 2])
     np.testing.assert_array_equal(made.run(None, {"x": ids})[0], dequantize(groups)[ids])
 

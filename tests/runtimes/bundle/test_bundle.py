@@ -111,6 +111,31 @@ def test_replaces_a_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch, exchan
     assert entries(bundle.parent) == ["out"]
 
 
+def test_a_folder_that_is_in_use_stays_whole(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows moves no folder while a program has one of its files open."""
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self == bundle:
+            raise PermissionError(13, "Access is denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(new_folder, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        write(bundle, b"new")
+    assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"graph"
+    assert entries(bundle.parent) == ["out"]
+
+
+def test_what_stopped_between_two_moves_is_undone(bundle: Path) -> None:
+    bundle.rename(bundle.with_name(".out.replaced"))
+    with pytest.raises(InputError, match="is a bundle already"):
+        write(bundle, b"new", force=False)
+    assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"graph"
+    assert entries(bundle.parent) == ["out"]
+
+
 def test_two_folders_are_exchanged_or_stay(tmp_path: Path) -> None:
     """In one step, so that the name of a bundle is never without one."""
     for name in ("one", "other"):
@@ -202,10 +227,32 @@ def test_a_link_to_a_bundle_stays_a_link(bundle: Path) -> None:
     assert (bundle / "decoder.onnx").read_bytes() == b"new"
 
 
-UNSAFE = ("../x", "/x", "a/../../x", "", ".", "a\\b", "C:/x", "a//b", "./a")
+UNSAFE = (
+    "../x",
+    "/x",
+    "a/../../x",
+    "",
+    ".",
+    "a\\b",
+    "C:/x",
+    "a//b",
+    "./a",
+    "nul",
+    "a/CON.txt",
+    "Com1",
+    "a:b",
+    "a.",
+    "a /b",
+)  # fmt: skip  (the last six as Windows reads them)
+SAFE = (MANIFEST, "stages.json")
 
 
-@pytest.mark.parametrize("name", [*UNSAFE, MANIFEST, "stages.json"])
+@pytest.mark.parametrize("name", ["console.txt", "a/nul_1", "a.com1", ".a", "a b", "..a", "lpt10x"])
+def test_names_that_are_like_unsafe_ones(name: str) -> None:
+    assert is_safe_name(name)
+
+
+@pytest.mark.parametrize("name", [*UNSAFE, *SAFE])
 def test_unsafe_names_cannot_be_added(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not a name"), BundleWriter(tmp_path / "out") as bundle:
         bundle.add(name)
@@ -246,7 +293,6 @@ def test_mistakes_of_the_caller(tmp_path: Path) -> None:
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     with pytest.raises(InputError, match="another process is writing"), BundleWriter(tmp_path / "out"):
         write(tmp_path / "out")
 

@@ -7,6 +7,7 @@ import gc
 import itertools
 import multiprocessing
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -292,8 +293,12 @@ def test_a_fork_waits_for_threads_that_compute(plain: Model) -> None:
             thread.join(SECONDS)
 
 
-def test_caches_are_private_memory() -> None:
-    array = _lazy_zeros((2, 3), np.dtype(np.float32))
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_caches_are_private_memory(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(sys, "platform", system)
+        array = _lazy_zeros((2, 3), np.dtype(np.float32))
+    assert not array.any()
 
     def write() -> float:
         array[:] = 7

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from lensmith.runtimes.storage.files import read_json
 from lensmith.runtimes.storage.reading import MOST_STREAMED, read_limited, read_utf8
 from lensmith.targets.errors import InputError
 from PIL import Image
+
+from tests.helpers.windows import as_on_windows
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 SOON_S = 5  # of processor time, on any machine; a hang would last for ever
@@ -177,3 +180,14 @@ def test_limits_count_what_is_read(tmp_path: Path) -> None:
 def test_made_up_files_are_read(tmp_path: Path) -> None:
     if Path("/proc/self/status").exists():
         assert b"Name:" in read_limited("/proc/self/status", 1 << 20, "")
+
+
+def test_without_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where a read waits by itself."""
+    windows = as_on_windows("runtimes.storage.reading", monkeypatch)
+    monkeypatch.delattr(select, "poll")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe that nobody writes into"):
+        windows.read_limited(tmp_path / "pipe", 100, "a file")
+    (tmp_path / "file").write_bytes(b"text")
+    assert windows.read_limited(tmp_path / "file", 100, "a file") == b"text"
