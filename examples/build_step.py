@@ -28,4 +28,6 @@ def main(checkpoint: str, bundle: str, most_mb: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -34,4 +34,6 @@ def main(first: str, second: str, file: str, limit: str = "100") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

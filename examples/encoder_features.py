@@ -23,4 +23,6 @@ def main(bundle: str, out: str, *images: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

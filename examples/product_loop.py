@@ -24,6 +24,8 @@ def main(bundle: str, image: str, *questions: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
     except InputError as error:  # one sentence: what was found, what was expected, what to do

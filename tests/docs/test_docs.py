@@ -8,6 +8,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import click
@@ -64,13 +66,51 @@ def test_every_section_of_the_manifest_is_described() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("model", ["qwen3_vl", "qwen3_5"])
-def test_a_bundle_is_driven_from_its_description(model: str, tmp_path: Path) -> None:
-    """The driver that the page prints, which knows nothing of lensmith, gives the answer of its runtime."""
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a small trained model, made once."""
     pytest.importorskip("onnx_ir", reason="needs lensmith[export]")
     from lensmith.exporters.pipeline import Options, export, prepare
 
-    bundle = export(prepare(TINY / model, Options()), tmp_path / "bundle", golden="never").path
+    @cache
+    def made(model: str) -> Path:
+        folder = tmp_path_factory.mktemp(model) / "bundle"
+        return export(prepare(TINY / model, Options()), folder, golden="never").path
+
+    return made
+
+
+def test_a_picture_of_ones_own(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the page draws is answered as the page says."""
+    page = ROOT / "docs" / "getting-started.md"
+    monkeypatch.chdir(tmp_path)
+    exec(next(code for code in code_of(page) if code.startswith("# draw.py")), {})
+    asked = re.findall(r'qwen3_vl-int4 "(.+)" --image mine\.png +# (\w+)', page.read_text(encoding="utf-8"))
+    assert len(asked) == 3
+    model = runtimes.load(bundle_of("qwen3_vl"))
+    assert [model.ask(question, ["mine.png"]).read() for question, _ in asked] == [answer for _, answer in asked]
+
+
+def test_a_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page makes with transformers is a checkpoint without tensors that are zeros or ones alone."""
+    pytest.importorskip("transformers", reason="needs lensmith[torch]")
+    from lensmith.exporters.pipeline import Options, prepare
+    from safetensors.numpy import load_file
+
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    code = code_of(ROOT / "docs" / "add-a-family.md")
+    exec(next(part for part in code if part.startswith("# first.py")), {})
+    assert prepare("build/first", Options(precision="fp32")).spec.family == "llava"
+    assert all(tensor.std() > 0 for tensor in load_file("build/first/model.safetensors").values())
+
+
+@pytest.mark.parametrize("model", ["qwen3_vl", "qwen3_5"])
+def test_a_bundle_is_driven_from_its_description(model: str, bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """The driver that the page prints, which knows nothing of lensmith, gives the answer of its runtime."""
+    bundle = bundle_of(model)
     code = next(code for code in code_of(ROOT / "docs" / "bundle-format.md") if code.startswith("# driver.py"))
     (tmp_path / "driver.py").write_text(code, encoding="utf-8")
     assert "lensmith." not in code.replace("lensmith.json", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -96,3 +97,11 @@ def test_compare_bundles(bundle: Path, tmp_path: Path) -> None:
     lines = ran.stdout.splitlines()
     assert len(lines) == 2  # and no answer that differs
     assert all(": 1/2 right, " in line for line in lines)
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+def test_examples_say_what_they_take(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), "BUNDLE"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(script), run_name="__main__")
+    assert f"python examples/{script.name} " in str(left.value.code)
