@@ -14,7 +14,8 @@ from typing import Any
 
 import lief
 
-EXPORTS = {"RegisterCustomOps", "lensmith_operator"}  # what ONNX Runtime and the runtime call
+# What ONNX Runtime and the runtime call.
+EXPORTS = {"RegisterCustomOps", "lensmith_operator", "lensmith_instruction_set", "lensmith_choose"}
 KERNELS = "lensmith/runtimes/engines/kernels/kernels."
 Version = tuple[int, int]
 
@@ -94,6 +95,7 @@ READERS: Mapping[type, Callable[[Any], Library]] = {
 
 def read_library(data: bytes) -> Library:
     """What the bytes of a shared library say; ValueError for bytes that are none."""
+    lief.logging.disable()  # it tells of what it does not know, too
     binary = lief.parse(list(data))
     if type(binary) not in READERS:
         raise ValueError("it is no shared library")

@@ -100,7 +100,7 @@ def test_each_wheel_is_compiled_for_its_tag(monkeypatch: pytest.MonkeyPatch, tmp
     targets = {env[hatch_build.WANTED]: shlex.split(env["CC"])[-1] for _, env in wheels}
     assert targets == build_wheels.PLATFORMS
     assert all(command[command.index("--directory") + 1] == str(tmp_path) for command, _ in ran)
-    assert set(targets) <= set(PROMISES)
+    assert set(targets) == set(PROMISES)
 
 
 def test_an_unknown_platform_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_what_keeps_its_promise(tag: str) -> None:
     [
         ({"machine": "ARM64"}, "it is for ARM64, expected"),
         ({"least": (20, 0)}, "it wants version (20, 0) of its system"),
-        ({"exports": frozenset({"RegisterCustomOps"})}, "it lacks lensmith_operator"),
+        ({"exports": frozenset(EXPORTS - {"lensmith_operator"})}, "it lacks lensmith_operator"),
         ({"needs": frozenset({"libonnxruntime.so.1"})}, "it needs libonnxruntime.so.1, which"),
         ({"faults": ("it is not signed",)}, "it is not signed"),
     ],

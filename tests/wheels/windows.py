@@ -36,11 +36,15 @@ def zig(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "ziglang", *map(str, arguments)], check=True)
 
 
+def settings(folder: Path) -> dict[str, str]:
+    """Wine's: its own drives and registry stay in a folder."""
+    return {"WINEPREFIX": str(folder / "prefix"), "WINEDEBUG": "-all"}
+
+
 def wine(folder: Path, *command: str, given: str = "") -> str:
-    """What a program for Windows prints; its own drives and registry stay in `folder`."""
-    settings = {**os.environ, "WINEPREFIX": str(folder / "prefix"), "WINEDEBUG": "-all", "ORT_DISABLE_TELEMETRY": "1"}
-    ran = subprocess.run([WINE, *command], cwd=folder, input=given, env=settings, stdout=subprocess.PIPE, text=True,
-                         check=True)  # fmt: skip
+    """What a program for Windows prints."""
+    ran = subprocess.run([WINE, *command], cwd=folder, input=given, env={**os.environ, **settings(folder)},
+                         stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
     return ran.stdout
 
 
