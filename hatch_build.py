@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +26,44 @@ ENDINGS = {"win": "dll", "macosx": "dylib"}  # of shared libraries, by how a pla
 FOLDER = Path(__file__).parent / "runtimes" / "engines" / "kernels"
 PACKAGE = Path(__file__).parent / ".src" / "lensmith"
 LINKED = ("calibration", "cli", "exporters", "runtimes", "serving", "targets")
-FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=default"]
-WIDE = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2"]
-INT8 = [*WIDE, "-mavx512vnni", "-mf16c"]
-BF16 = [*WIDE, "-mavx512bf16"]
-# The endings of the tags of platforms that have kernels.
-KERNELS_FOR = ("_x86_64", "_amd64")
-# The instructions that a file may use. Those without any run on every processor and ask what this one can do.
-SOURCES: dict[str, list[str]] = {
-    "library.c": [],
-    "operator.c": [],
-    "matmul_int.c": [],
-    "round_int8.c": INT8,
-    "few_rows.c": INT8,
-    "panel.c": INT8,
-    "attention.c": [],
-    "attention_pack.c": BF16,
-    "attention_block.c": BF16,
+# Nothing but what the sources say is fused: each instruction set must give the same bits.
+SAME_BITS = ["-ffp-contract=off", "-fno-math-errno"]
+FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", *SAME_BITS, "-fvisibility=hidden"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"]
+# Files that run on every processor and ask what this one can do, then those of each instruction set with its flags.
+COMMON = ("library.c", "operator.c", "cpu.c", "instruction_set.c", "matmul_int.c", "attention.c")
+INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
+    "x86_64": {
+        "avx2.c": AVX2,
+        "avxvnni.c": [*AVX2, "-mavxvnni"],
+        "avx512.c": AVX512,
+        "avx512bf16.c": [*AVX512, "-mavx512bf16"],
+    },
+    "aarch64": {
+        "neon.c": [],
+        "dotprod.c": ["-march=armv8.2-a+dotprod"],
+    },
 }
+OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def platform_tag() -> str:
     """What the library is made for, as the tag of a wheel says it: "manylinux_2_28_x86_64", "win_amd64"."""
     here = sorted(platform_tags(), key=lambda tag: tag.startswith("linux_"))  # which indexes refuse
     return os.environ.get(WANTED) or here[0]
+
+
+def machine() -> str:
+    """The kind of processor that the library is made for: "x86_64", "aarch64"."""
+    tag = platform_tag()
+    found = next((name for name in (*INSTRUCTION_SETS, *OTHER_NAMES) if tag.endswith(f"_{name}")), tag)
+    return OTHER_NAMES.get(found, found)
+
+
+def sources(processor: str) -> dict[str, list[str]]:
+    """The files of the library for a kind of processor, each with the flags that it alone needs."""
+    return {**{name: [] for name in COMMON}, **INSTRUCTION_SETS[processor]}
 
 
 def library_name() -> str:
@@ -62,7 +77,7 @@ LIBRARY = FOLDER / library_name()
 
 def cannot_compile() -> str:
     """Why there can be no kernels here, or nothing where there can."""
-    if not platform_tag().endswith(KERNELS_FOR):
+    if machine() not in INSTRUCTION_SETS:
         return f"there are no kernels for {platform_tag()}"
     command = _compiler()
     if not command or shutil.which(command[0]) is None:
@@ -120,11 +135,16 @@ def _compiler() -> list[str]:
 
 
 def _compile(command: list[str], folder: Path, target: Path) -> None:
-    objects = [folder / f"{name}.o" for name in SOURCES]
-    for (name, flags), out in zip(SOURCES.items(), objects, strict=True):
-        _run([*command, "-c", *FLAGS, *flags, str(FOLDER / name), "-o", str(out)])
+    files = sources(machine())
+    objects = {name: folder / f"{name}.o" for name in files}
+
+    def compile_one(name: str) -> None:
+        _run([*command, "-c", *FLAGS, *files[name], str(FOLDER / name), "-o", str(objects[name])])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, files))
     made = folder / target.name
-    _run([*command, "-shared", "-s", *map(str, objects), "-lm", "-o", str(made)])
+    _run([*command, "-shared", "-s", *map(str, objects.values()), "-lm", "-o", str(made)])
     part = target.with_suffix(".part")
     shutil.copyfile(made, part)
     os.replace(part, target)  # at once: a process may have the old one mapped

@@ -35,7 +35,7 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
     """Show what BUNDLE is: identity, sizes, precision, inputs and outputs, limits, evidence."""
     from ..runtimes.bundle.calibration_evidence import read_evidence
     from ..runtimes.bundle.opening import open_bundle
-    from ..runtimes.engines.native import wanted_kernels
+    from ..runtimes.engines.native import wanted_instructions, wanted_kernels
 
     opened = open_bundle(bundle)
     calibration = read_evidence(opened.content)
@@ -53,7 +53,8 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
         )
         write_text(page, made)
     if as_json:
-        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), **opened.content})
+        print_json({"bundle": str(bundle), "kernels": wanted_kernels(), "instructions": wanted_instructions(),
+                    **opened.content})  # fmt: skip
     else:
         _print_parts(opened, calibration, tensors=tensors)
     if page is not None:
@@ -79,9 +80,9 @@ def _print_parts(opened: Bundle, calibration: CalibrationEvidence | None, *, ten
 
 
 def _identity(bundle: Bundle) -> Any:
-    from ..runtimes.engines.native import wanted_kernels
+    from ..runtimes.engines.native import wanted_instructions, wanted_kernels
 
-    manifest, source = bundle.manifest, bundle.manifest.source
+    manifest, source, instructions = bundle.manifest, bundle.manifest.source, wanted_instructions()
     every = bundle.content["options"]  # also those that no runtime reads
     return pairs("Bundle", {
         "path": bundle.path,
@@ -91,7 +92,7 @@ def _identity(bundle: Bundle) -> Any:
         "parameters": f"{source.parameters:,}",
         "target": manifest.target,
         "options": ", ".join(f"{name} {value}" for name, value in every.items()),
-        "kernels here": ", ".join(wanted_kernels()) or "ONNX Runtime's",
+        "kernels here": f"{', '.join(wanted_kernels())} with {instructions}" if instructions else "ONNX Runtime's",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     })  # fmt: skip
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from ...runtimes.bundle.opening import open_bundle
 from ...runtimes.engines.contract import Floats, Ints, Step
+from ...runtimes.engines.native import wanted_instructions
 from ...runtimes.generation.model import Model
 from ...runtimes.generation.options import GenerationOptions
 from ...runtimes.generation.timings import Timings
@@ -114,7 +115,8 @@ def engine_name(model: Model) -> str:
     """The libraries that compute a bundle, with their versions."""
     if model.manifest.options.format == "gguf":
         return f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}"
-    return " + ".join((f"ONNX Runtime {onnxruntime.__version__}", *model.kernels))
+    own = f" + {', '.join(model.kernels)} with {wanted_instructions(True)}" if model.kernels else ""
+    return f"ONNX Runtime {onnxruntime.__version__}{own}"
 
 
 class PyTorchRunner:

@@ -22,7 +22,7 @@ def check_out(out: str | Path, kind: str, is_kind: Callable[[Path], bool], *, fo
     if not str(out):
         raise InputError(f"the name of the new {kind} is empty; expected the path of a folder")
     real = Path(os.path.realpath(out))
-    aside = real.with_name(_hidden(real.name, REPLACED))
+    aside = real.parent / _hidden(real.name, REPLACED)  # the root of all folders has no name
     if aside.is_dir() and not real.exists():  # stopped between the two moves of `put_in_place`
         aside.rename(real)
     if real.is_dir():

@@ -5,13 +5,20 @@
  * in front of it is poisoned. Outputs and scratch memory begin as NaN. Tasks run from the last to the first. */
 #include "operator.h"
 
-#include <sanitizer/asan_interface.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else /* for processors that are emulated */
+#define ASAN_POISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
+extern const char *lensmith_choose(const char *name);
 extern OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
 
 enum { MOST_INPUTS = 8, MOST_RANK = 8, SLOTS = 300, OPERATORS = 8 };
@@ -301,9 +308,14 @@ static void one_case(const char *name) {
     }
 }
 
-int main(void) {
+/* The argument, if there is one, names the instruction set. */
+int main(int count, char **arguments) {
     const OrtApiBase base = {get_api, NULL};
     char name[16];
+    if (count > 1 && !lensmith_choose(arguments[1])) {
+        fprintf(stderr, "this processor lacks %s\n", arguments[1]);
+        return 3;
+    }
     if (RegisterCustomOps(NULL, &base)) return 3;
     while (read_bytes(name, sizeof name))
         one_case(name);

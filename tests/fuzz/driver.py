@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import struct
 import subprocess
@@ -19,8 +20,12 @@ import hatch_build
 
 Array = NDArray[Any]
 DRIVER = Path(__file__).with_name("driver.c")
-FLAGS = ("-std=gnu11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{hatch_build.FOLDER}")
+FLAGS = ("-std=gnu11", "-g", *hatch_build.SAME_BITS, f"-I{hatch_build.FOLDER}")
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# AVX-VNNI's products are tried in AVX-512's encoding: more processors have that.
+OTHER_FLAGS = {"avxvnni.c": [*hatch_build.AVX2, "-mavx512vl", "-mavx512vnni"]}
 ATTRIBUTES = 3
+LACKING = 3  # the exit code where the processor lacks an instruction set
 
 
 @dataclass(frozen=True)
@@ -72,33 +77,43 @@ def cannot_sanitize(folder: Path) -> str:
     """Why this compiler cannot build with both sanitizers, or nothing."""
     source = folder / "empty.c"
     source.write_text("int main(void) { return 0; }\n")
-    command = [*_compiler(), *FLAGS, str(source), "-o", str(folder / "empty")]
+    command = [*_compiler(), *SANITIZED, str(source), "-o", str(folder / "empty")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         return f"the C compiler has no AddressSanitizer (install libasan and libubsan): {ran.stderr.strip()[-200:]}"
     return ""
 
 
-def build(folder: Path, optimize: str = "-O0") -> Path:
-    """Compile the kernels and the driver with sanitizers; the program. CalledProcessError where that fails."""
-    sources = {hatch_build.FOLDER / name: flags for name, flags in hatch_build.SOURCES.items()} | {DRIVER: []}
+def build(
+    folder: Path, optimize: str = "-O0", *, machine: str = platform.machine(), compiler: Sequence[str] = (),
+    flags: Sequence[str] = SANITIZED,
+) -> Path:  # fmt: skip
+    """Compile the kernels and the driver, with sanitizers unless `flags` are others; the program.
+
+    `compiler` is one for another `machine`, such as aarch64. Raises CalledProcessError where that fails.
+    """
+    command = [*(compiler or _compiler()), *FLAGS, *flags]
+    files = hatch_build.sources(machine) | {name: own for name, own in OTHER_FLAGS.items() if machine == "x86_64"}
+    sources = {hatch_build.FOLDER / name: own for name, own in files.items()} | {DRIVER: []}
     objects = {source: folder / f"{source.stem}.o" for source in sources}
 
     def compile_one(source: Path) -> None:
-        options = [optimize, *FLAGS, *sources[source]]
-        _run([*_compiler(), "-c", *options, str(source), "-o", str(objects[source])])
+        _run([*command, "-c", optimize, *sources[source], str(source), "-o", str(objects[source])])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, sources))
     program = folder / "driver"
-    _run([*_compiler(), *FLAGS, *map(str, objects.values()), "-lm", "-o", str(program)])
+    _run([*command, *map(str, objects.values()), "-lm", "-o", str(program)])
     return program
 
 
-def run_cases(program: Path, cases: Sequence[Case], *, timeout: float = 300) -> Run:
-    """Outcomes of all cases, in one process; those behind a crash are missing."""
+def run_cases(
+    program: Path, cases: Sequence[Case], *arguments: str, emulator: Sequence[str] = (), timeout: float = 300
+) -> Run:
+    """Outcomes of all cases, in one process; those behind a crash are missing. The argument is an instruction set."""
     given = b"".join(map(_encode, cases))
-    ran = subprocess.run([str(program)], input=given, capture_output=True, timeout=timeout, check=False)
+    command = [*emulator, str(program), *arguments]
+    ran = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)
     outcomes = list(_decode(ran.stdout))
     if ran.returncode == 0 and len(outcomes) == len(cases):
         return Run(outcomes)

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from lensmith.exporters.formats.functions import FUNCTIONS, with_dependencies
 from lensmith.exporters.formats.onnx.native_operators import DOMAIN
-from lensmith.runtimes.engines.native import LIBRARY, available_kernels
+from lensmith.runtimes.engines.native import LIBRARY, available_kernels, wanted_instructions
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -49,6 +49,7 @@ def session(name: str, feed: Mapping[str, Array], weights: Mapping[str, Array], 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     if native:
+        wanted_instructions(True)
         options.register_custom_ops_library(str(LIBRARY))
     made = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

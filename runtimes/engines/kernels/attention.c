@@ -1,5 +1,6 @@
 /* The operator AttentionBf16: full attention of float tensors, rounded to bfloat16 inside. */
 #include "attention.h"
+#include "instruction_set.h"
 #include "operator.h"
 
 #include <inttypes.h>
@@ -34,9 +35,9 @@ static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Attention
     TRY(open_scratch(kernel, context, room_for(k_bytes) + room_for(v_bytes), &scratch));
     a->packed_k = take(&scratch, k_bytes);
     a->packed_v = take(&scratch, v_bytes);
-    OrtStatus *status = parallel_for(kernel, context, tiles, pack_tile_task, a);
+    OrtStatus *status = parallel_for(kernel, context, tiles, instructions()->pack_tile, a);
     if (!status)
-        status = parallel_for(kernel, context, pairs * divide_up(a->queries, QUERY_BLOCK), query_block_task, a);
+        status = parallel_for(kernel, context, pairs * divide_up(a->queries, QUERY_BLOCK), instructions()->query_block, a);
     close_scratch(kernel, &scratch);
     return status;
 }
@@ -52,15 +53,8 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     return elements(&out) ? run(kernel, context, &a) : NULL;
 }
 
-static int supported(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bf16");
-}
-
 Operator attention_bf16 = {
     .name = "AttentionBf16",
-    .supported = supported,
     .compute = compute,
     .required = 3,
     .inputs = 3,

@@ -10,6 +10,7 @@
 
 enum { WORDS = 16, TILE_KEYS = 64, TILE_VECTORS = TILE_KEYS / WORDS, MAX_WIDTH = 256, QUERY_BLOCK = 48 };
 
+/* A task packs one tile of one head of one batch row, another computes QUERY_BLOCK queries of one head of one row. */
 typedef struct Attention {
     const float *q;     /* [batch, queries, heads * width] */
     const float *k, *v; /* [batch, keys, heads * width] */
@@ -23,9 +24,5 @@ typedef struct Attention {
 
 static inline size_t k_tile_words(const Attention *a) { return a->width / 2 * TILE_KEYS; }
 static inline size_t v_tile_words(const Attention *a) { return TILE_KEYS / 2 * a->vectors * WORDS; }
-
-/* Tasks for parallel_for; the job is an Attention. */
-void pack_tile_task(void *attention, size_t index);    /* one tile of one head of one batch row */
-void query_block_task(void *attention, size_t index);  /* QUERY_BLOCK queries of one head of one batch row */
 
 #endif

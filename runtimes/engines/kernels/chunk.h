@@ -1,56 +1,50 @@
-/* Loads a chunk of weights of 2, 3 or 4 bits: the one place that knows how they lie. */
-#ifndef LENSMITH_CHUNK_H
-#define LENSMITH_CHUNK_H
+/* Loads a chunk of weights of 2, 3 or 4 bits, a vector after the other: the one place that knows how they lie. */
 
-#include "matmul_int.h"
+enum { PARTS = CHUNK / 2 / VECTOR_BYTES };
 
-#include <immintrin.h>
+/* The values of a part of a chunk, a byte each. Those behind the end of the row meet activations of zero. */
+typedef struct Part {
+    Bytes even, odd; /* inputs */
+} Part;
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* The values of a chunk, a byte each. Those behind the end of the row are any, and meet activations of zero. */
+/* Where the bytes of a chunk lie. */
 typedef struct Chunk {
-    __m512i even, odd; /* inputs */
+    const uint8_t *low, *tops; /* 4 or 2 bits of each input; of 3 bits the low two, and the top ones */
 } Chunk;
 
-INLINE __mmask64 bytes_within(size_t left) { return left >= 64 ? ~0ull : (1ull << left) - 1; }
+/* The end of a row, from where all bytes of a chunk may be read. */
+typedef struct Ending {
+    uint8_t low[CHUNK / 2], tops[CHUNK / 8];
+} Ending;
 
-/* Four bits of each input, two inputs in a byte. */
-INLINE Chunk split_halves(__m512i packed) {
-    const __m512i low = _mm512_set1_epi8(15);
-    return (Chunk){_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16(packed, 4), low)};
-}
-
-/* Two bits of each input, four inputs in a byte. */
-INLINE Chunk split_quarters(__m256i packed) {
-    const __m512i low = _mm512_set1_epi8(3), words = _mm512_cvtepu8_epi16(packed);
-    const __m512i spread = _mm512_or_si512(words, _mm512_slli_epi16(words, 4)); /* inputs 0 and 1, then 2 and 3 */
-    return (Chunk){_mm512_and_si512(spread, low), _mm512_and_si512(_mm512_srli_epi16(spread, 2), low)};
-}
-
-/* Adds the top bits of 3, those of eight inputs in a byte. */
-INLINE Chunk add_tops(Chunk chunk, __m128i tops) {
-    const __m512i from = _mm512_set_epi32(0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a,
-                                          0x09090909, 0x08080808, 0x07070707, 0x06060606, 0x05050505, 0x04040404,
-                                          0x03030303, 0x02020202, 0x01010101, 0x00000000);
-    const __m512i eights = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(tops), from), top = _mm512_set1_epi8(4);
-    const __mmask64 even = _mm512_test_epi8_mask(eights, _mm512_set1_epi32(0x40100401));
-    const __mmask64 odd = _mm512_test_epi8_mask(eights, _mm512_set1_epi32((int)0x80200802));
-    chunk.even = _mm512_mask_add_epi8(chunk.even, even, chunk.even, top);
-    chunk.odd = _mm512_mask_add_epi8(chunk.odd, odd, chunk.odd, top);
-    return chunk;
-}
-
-/* Only the `last` chunk of a row may be shorter. */
-INLINE Chunk load_chunk(const Product *p, int bits, size_t row, size_t chunk, int last) {
+/* Only the last chunk of a row may be shorter; it is copied to `ending`. */
+INLINE Chunk find_chunk(const Product *p, int bits, size_t row, size_t chunk, Ending *ending) {
+    const size_t inputs = p->blocks * p->block, left = inputs - chunk * CHUNK, low_bits = bits == 4 ? 4 : 2;
     const uint8_t *start = p->weights + row * row_bytes(p, bits);
-    const size_t inputs = p->blocks * p->block, left = last ? inputs - chunk * CHUNK : CHUNK;
-    if (bits == 4) return split_halves(_mm512_maskz_loadu_epi8(bytes_within(left / 2), start + chunk * CHUNK / 2));
-    const __mmask32 within = (__mmask32)bytes_within(left / 4);
-    const Chunk low = split_quarters(_mm256_maskz_loadu_epi8(within, start + chunk * CHUNK / 4));
-    if (bits == 2) return low;
-    const uint8_t *tops = start + inputs / 4 + chunk * CHUNK / 8;
-    return add_tops(low, _mm_maskz_loadu_epi8((__mmask16)bytes_within(left / 8), tops));
+    const uint8_t *low = start + chunk * CHUNK * low_bits / 8, *tops = start + inputs / 4 + chunk * CHUNK / 8;
+    if (left >= CHUNK) return (Chunk){low, tops};
+    memset(ending, 0, sizeof *ending);
+    memcpy(ending->low, low, left * low_bits / 8);
+    if (bits == 3) memcpy(ending->tops, tops, left / 8);
+    return (Chunk){ending->low, ending->tops};
 }
 
-#endif
+INLINE Part split_halves(Halves packed) { return (Part){(Bytes)packed & 15, (Bytes)(packed >> 4) & 15}; }
+
+/* Four inputs of two bits in each half: 0 and 2 in its low byte's low bits, 1 and 3 above them. */
+INLINE Part split_quarters(Halves words) {
+    const Halves spread = words | words << 4; /* inputs 0 and 1, then 2 and 3 */
+    return (Part){(Bytes)spread & 3, (Bytes)(spread >> 2) & 3};
+}
+
+/* Adds the top bits of 3: `eights` has those of eight inputs in each byte, and each byte four times. */
+INLINE Part add_tops(Part part, Bytes eights) {
+    const Bytes even = (Bytes)((Words){0} + 0x40100401u), odd = even << 1; /* the bits 0, 2, 4, 6 and 1, 3, 5, 7 */
+    return (Part){part.even | ((Bytes)((eights & even) == even) & 4), part.odd | ((Bytes)((eights & odd) == odd) & 4)};
+}
+
+INLINE Part load_part(Chunk chunk, int bits, size_t part) {
+    if (bits == 4) return split_halves((Halves)load_ints(chunk.low + part * VECTOR_BYTES));
+    const Part low = split_quarters(widen_bytes(chunk.low + part * VECTOR_BYTES / 2));
+    return bits == 2 ? low : add_tops(low, repeat_bytes(chunk.tops + part * VECTOR_BYTES / 4));
+}

@@ -1,6 +1,7 @@
-/* The entry point that ONNX Runtime calls: registers the operators that this processor can run.
+/* The entry point that ONNX Runtime calls: registers the operators where this processor can run them.
  *
  * What is not registered, ONNX Runtime replaces by the function of the same name in the graph file. */
+#include "instruction_set.h"
 #include "operator.h"
 
 extern Operator matmul_int4, matmul_int3, matmul_int2, attention_bf16;
@@ -9,12 +10,9 @@ static Operator *const OPERATORS[] = {&matmul_int4, &matmul_int3, &matmul_int2, 
 enum { OPERATOR_COUNT = sizeof OPERATORS / sizeof *OPERATORS };
 
 /* The name of the operator at `index`, NULL behind the last. */
-const char *lensmith_operator(size_t index) { return index < OPERATOR_COUNT ? OPERATORS[index]->name : NULL; }
+EXPORT const char *lensmith_operator(size_t index) { return index < OPERATOR_COUNT ? OPERATORS[index]->name : NULL; }
 
-/* Whether this processor can run the operator at `index`. */
-int lensmith_supported(size_t index) { return index < OPERATOR_COUNT && OPERATORS[index]->supported(); }
-
-OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     static OrtCustomOpDomain *domain; /* sessions share it, and it must outlive them */
     const OrtApi *api = base->GetApi(ORT_VERSION);
     if (!domain) {
@@ -22,7 +20,7 @@ OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
         TRY(ORT(api, CreateCustomOpDomain)("lensmith", &made));
         for (size_t i = 0; i < OPERATOR_COUNT; i++) {
             complete_definition(OPERATORS[i]);
-            if (OPERATORS[i]->supported()) TRY(ORT(api, CustomOpDomain_Add)(made, &OPERATORS[i]->definition));
+            if (instructions()) TRY(ORT(api, CustomOpDomain_Add)(made, &OPERATORS[i]->definition));
         }
         domain = made;
     }

@@ -1,5 +1,6 @@
 /* The operators MatMulInt4, 3 and 2: check their tensors and run the part for few or for many rows. */
 #include "matmul_int.h"
+#include "instruction_set.h"
 #include "operator.h"
 
 static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Product *p) {
@@ -24,27 +25,22 @@ static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Product *p) {
     return check_sizes(kernel, in, p);
 }
 
-static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Product *p, Scratch *scratch, int few) {
+static size_t scratch_bytes(const Product *p) {
+    return room_for(p->m * p->chunks * CHUNK) + 2 * room_for(p->m * row_blocks(p) * sizeof(float));
+}
+
+static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Product *p, Scratch *scratch) {
+    const InstructionSet *set = instructions();
     p->rounded = take(scratch, p->m * p->chunks * CHUNK);
     p->row_scales = take(scratch, p->m * row_blocks(p) * sizeof(float));
     p->row_sums = take(scratch, p->m * row_blocks(p) * sizeof(int32_t));
-    if (!few) {
-        TRY(parallel_for(kernel, context, p->m, round_row, p));
-        return parallel_for(kernel, context, divide_up(p->n, PANEL_COLUMNS), panel_task, p);
+    if (p->m > FEW_ROWS) {
+        TRY(parallel_for(kernel, context, p->m, set->round_row, p));
+        return parallel_for(kernel, context, divide_up(p->n, PANEL_COLUMNS), set->panel, p);
     }
-    p->lane_scales = take(scratch, p->m * p->chunks * LANES * sizeof(float));
-    p->lane_sums = take(scratch, p->m * p->chunks * LANES * sizeof(int32_t));
-    for (size_t row = 0; row < p->m; row++) {
-        round_row(p, row);
-        spread_row(p, row);
-    }
-    return parallel_for(kernel, context, divide_up(p->n, FEW_ROWS_COLUMNS), few_rows_task, p);
-}
-
-static size_t scratch_bytes(const Product *p, int few) {
-    const size_t by_block = 2 * room_for(p->m * row_blocks(p) * sizeof(float));
-    const size_t by_lane = 2 * room_for(p->m * p->chunks * LANES * sizeof(float));
-    return room_for(p->m * p->chunks * CHUNK) + by_block + (few ? by_lane : 0);
+    for (size_t row = 0; row < p->m; row++)
+        set->round_row(p, row); /* handing it to threads would take longer */
+    return parallel_for(kernel, context, divide_up(p->n, FEW_ROWS_COLUMNS), set->few_rows, p);
 }
 
 static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
@@ -58,17 +54,10 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     TRY(make_output(kernel, context, &out));
     if (!p.m) return NULL;
     p.y = out.data;
-    const int few = p.m <= FEW_ROWS;
-    TRY(open_scratch(kernel, context, scratch_bytes(&p, few), &scratch));
-    OrtStatus *status = run(kernel, context, &p, &scratch, few);
+    TRY(open_scratch(kernel, context, scratch_bytes(&p), &scratch));
+    OrtStatus *status = run(kernel, context, &p, &scratch);
     close_scratch(kernel, &scratch);
     return status;
-}
-
-static int supported(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
 }
 
 enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its bytes fit into 64 bits */
@@ -76,7 +65,6 @@ enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its by
 #define MATMUL_INT(BITS)                                                                                               \
     Operator matmul_int##BITS = {                                                                                      \
         .name = "MatMulInt" #BITS,                                                                                     \
-        .supported = supported,                                                                                        \
         .compute = compute,                                                                                            \
         .required = 3,                                                                                                 \
         .inputs = 5,                                                                                                   \

@@ -7,16 +7,22 @@
  * 4 bits, and where weights have fewer, those of the same weights as 4 bits around 8. Activations are rounded to int8
  * in the same blocks, symmetrically, as MatMulNBits does at accuracy level 4.
  *
- * A chunk is 128 inputs: 64 bytes of weights of 4 bits, which are one vector. Its low halves are the even inputs and
- * its high halves the odd ones, so rounded activations are kept as 64 even and 64 odd values, and no weight of 4 bits
- * is ever moved. */
+ * The order of sums is one for every processor and number of rows, so that each gives the same bits: an output begins
+ * as its bias or zero, and block after block, y = fma((float)s, scale of x * scale of the weight, y), where s is the
+ * exact sum of the products of rounded activations and weights of the block.
+ *
+ * A chunk is 128 inputs: 64 bytes of weights of 4 bits. Its low halves are the even inputs and its high halves the odd
+ * ones, so rounded activations are kept as 64 even and 64 odd values, and no weight of 4 bits is ever moved. */
 #ifndef LENSMITH_MATMUL_INT_H
 #define LENSMITH_MATMUL_INT_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CHUNK = 128, MAX_CHUNK_BLOCKS = 8, LANES = 16 };
+enum { CHUNK = 128, MAX_CHUNK_BLOCKS = 8 };
+
+/* Tasks: one row is rounded; FEW_ROWS_COLUMNS outputs of up to FEW_ROWS rows, or PANEL_COLUMNS outputs of all rows. */
+enum { FEW_ROWS = 8, FEW_ROWS_COLUMNS = 64, PANEL_COLUMNS = 64 };
 
 typedef struct Product {
     const float *x;         /* [m, k] */
@@ -32,8 +38,6 @@ typedef struct Product {
     int8_t *rounded;    /* [m, chunks * CHUNK], zeros behind the last input */
     float *row_scales;  /* [m, chunks * blocks in a chunk] */
     int32_t *row_sums;  /* like row_scales: minus the sum of the rounded values, times the middle without zero points */
-    float *lane_scales; /* [m, chunks, LANES], for few rows */
-    int32_t *lane_sums; /* [m, chunks, LANES], for few rows */
 } Product;
 
 static inline size_t chunk_blocks(const Product *p) { return CHUNK / p->block; }
@@ -42,18 +46,5 @@ static inline size_t row_bytes(const Product *p, int bits) { return p->blocks * 
 static inline size_t zero_bytes(const Product *p) { return (p->blocks + 1) / 2; } /* of a row */
 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
-static inline int zero_point(const Product *p, size_t row, size_t block) {
-    if (!p->zeros) return p->middle;
-    int pair = p->zeros[row * zero_bytes(p) + block / 2];
-    return (block % 2 ? pair >> 4 : pair & 15) + p->middle - 8;
-}
-
-/* Tasks for parallel_for; the job is a Product. */
-enum { FEW_ROWS = 2, FEW_ROWS_COLUMNS = 64, PANEL_COLUMNS = 64 };
-void round_row(void *product, size_t row);       /* x to rounded, row_scales, row_sums */
-void spread_row(void *product, size_t row);      /* row_scales and row_sums to lanes */
-void few_rows_task(void *product, size_t index); /* FEW_ROWS_COLUMNS outputs of all of up to FEW_ROWS rows */
-void panel_task(void *product, size_t index);    /* PANEL_COLUMNS outputs of all rows */
 
 #endif

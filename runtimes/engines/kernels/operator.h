@@ -23,7 +23,6 @@ typedef struct Input {
 typedef struct Operator {
     OrtCustomOp definition; /* first, so that ONNX Runtime's pointer to it is a pointer to the operator */
     const char *name;
-    int (*supported)(void); /* whether this processor has the instructions */
     OrtStatus *(*compute)(const Kernel *kernel, OrtKernelContext *context);
     size_t required, inputs; /* inputs behind the first `required` may be missing */
     Input named[MAX_INPUTS];
@@ -75,6 +74,12 @@ void close_scratch(const Kernel *kernel, Scratch *scratch);
 enum { ANY = -1 };
 OrtStatus *expect_shape(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rank, const int64_t *dims);
 OrtStatus *expect_rows(const Kernel *kernel, const Tensor *inputs, size_t index, size_t rows, size_t row_elements);
+
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
 
 enum { CACHE_LINE = 64 };
 

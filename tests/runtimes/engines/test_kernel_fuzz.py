@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.fuzz.cases import attention, is_right, product
-from tests.fuzz.driver import Array, Case, Tensor, build, cannot_sanitize, run_cases
+from tests.fuzz.cases import attention, is_right, product, right_case
+from tests.fuzz.driver import LACKING, Array, Case, Tensor, build, cannot_sanitize, describe, run_cases
 from tests.fuzz.kernels import check, draw_cases
 from tests.helpers.native import need
 
@@ -84,6 +85,21 @@ def test_products_of_any_magnitude(program: Path, rows: int, exponent: int) -> N
     scaled = Tensor.of(x.values * np.float32(2.0**exponent))
     plain, made = outputs(program, *(replace(case, inputs=(some, *without_bias)) for some in (x, scaled)))
     np.testing.assert_array_equal(made, plain * np.float32(2.0**exponent))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the sets of x86-64")
+@pytest.mark.parametrize("name", ["avx2", "avxvnni", "avx512", "avx512bf16"])
+def test_every_instruction_set_gives_the_same_bits(program: Path, name: str) -> None:
+    draw = np.random.default_rng(7)
+    cases = [right_case(draw) for _ in range(SOME)]
+    quickest, run = run_cases(program, cases), run_cases(program, cases, name)
+    if run.crash and run.crash.returncode == LACKING:
+        pytest.skip(run.crash.text)
+    assert run.crash is None, run.crash
+    for case, outcome, wanted in zip(cases, run.outcomes, quickest.outcomes, strict=True):
+        assert outcome.output is not None, describe(case)
+        assert wanted.output is not None, describe(case)
+        assert outcome.output.tobytes() == wanted.output.tobytes(), describe(case)
 
 
 def attend(program: Path, q: Array, k: Array, v: Array) -> Array:

@@ -1,0 +1,24 @@
+/* AVX2 with FMA and F16C: nearly every x86-64 processor since 2013. */
+#include "attention.h"
+#include "matmul_int.h"
+#include "avx2.h"
+
+/* Sums of products of two bytes in 16 bits, of at most 2 * 15 * 127 each: eight of them fit. */
+typedef __m256i Partial;
+INLINE Partial begin(Ints sum) {
+    (void)sum;
+    return _mm256_setzero_si256();
+}
+INLINE Partial dot(Partial sum, Bytes weights, Ints four) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16((__m256i)weights, (__m256i)four));
+}
+INLINE Ints finish(Partial sum, Ints before) {
+    return before + (Ints)_mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+}
+enum { PARTIAL_WORDS = 8 };
+
+#include "bfloat16.h"
+#include "fma_pairs.h"
+#include "tasks.h"
+
+const InstructionSet avx2 = TASKS("avx2", AVX2_FMA_F16C);

@@ -1,0 +1,30 @@
+/* AVX2 with FMA and F16C: what its sets share. */
+#define VECTOR_BYTES 32
+#include "vectors.h"
+
+#include <immintrin.h>
+
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+
+/* Bytes as halves of words. */
+INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from)); }
+
+/* Each byte four times. */
+INLINE Bytes repeat_bytes(const uint8_t *from) {
+    const __m256i four = _mm256_set_epi32(0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303, 0x02020202,
+                                          0x01010101, 0x00000000);
+    return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadl_epi64((const __m128i *)from)), four);
+}
+
+INLINE void store_eight_halves(float *to, Eight halves) { _mm256_storeu_ps(to, _mm256_cvtph_ps((__m128i)halves)); }
+
+/* The two 16 bytes of a vector, each to a row of its own. */
+INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
+    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128((__m256i)v));
+    _mm_storeu_si128((__m128i *)(to + stride), _mm256_extracti128_si256((__m256i)v, 1));
+}
+
+#define TILE_ROWS 3 /* times TILE_VECTORS are the sums in registers */
+#define TILE_VECTORS 4
+#define ATTENTION_ROWS 4
+#define ATTENTION_VECTORS 2

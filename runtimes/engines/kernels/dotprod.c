@@ -1,0 +1,21 @@
+/* Arm with products of four bytes (FEAT_DotProd): Cortex-A76 of a Raspberry Pi 5, Neoverse, Apple's, most since 2018. */
+#include "attention.h"
+#include "matmul_int.h"
+#include "neon.h"
+
+typedef Ints Partial;
+INLINE Partial begin(Ints sum) { return sum; }
+INLINE Partial dot(Partial sum, Bytes weights, Ints four) {
+    return (Ints)vdotq_s32((int32x4_t)sum, (int8x16_t)weights, (int8x16_t)four);
+}
+INLINE Ints finish(Partial sum, Ints before) {
+    (void)before; /* it began with them */
+    return sum;
+}
+enum { PARTIAL_WORDS = CHUNK / 4 };
+
+#include "bfloat16.h"
+#include "fma_pairs.h"
+#include "tasks.h"
+
+const InstructionSet dotprod = TASKS("dotprod", NEON | NEON_DOTPROD);

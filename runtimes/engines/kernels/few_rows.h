@@ -1,0 +1,146 @@
+/* Decoding: a few rows, as fast as memory gives the weights. The weights of 16 outputs meet the inputs four rows of
+ * weights at a time, which leaves whole numbers; then these are scaled and summed for all 16 side by side. */
+
+enum { GROUP = 16, QUADS = GROUP / 4, ROWS_AHEAD = 4 /* of prefetching: memory gives rows fastest one by one */ };
+enum { SEGMENT = 32, SEGMENT_BLOCKS = SEGMENT * MAX_CHUNK_BLOCKS, SUMS = 2 * SEGMENT_BLOCKS };
+
+/* Up to SEGMENT chunks of 16 outputs, fewer where the sums of all rows would not fit. */
+typedef struct Segment {
+    int32_t sums[SUMS][GROUP] __attribute__((aligned(64))); /* [rows, chunks, pieces] */
+    float scales[SEGMENT_BLOCKS][GROUP] __attribute__((aligned(64)));
+    int32_t zeros[SEGMENT_BLOCKS][GROUP] __attribute__((aligned(64)));
+    size_t column, chunk, chunks;
+} Segment;
+
+#ifndef QUAD_SUMS
+/* The sum of each 16 bytes of four vectors, side by side. */
+INLINE Ints quad_sums(Ints a, Ints b, Ints c, Ints d) {
+    const Ints ab = zip_low(a, b) + zip_high(a, b), cd = zip_low(c, d) + zip_high(c, d);
+    return pair_low(ab, cd) + pair_high(ab, cd);
+}
+#define QUAD_SUMS quad_sums
+#endif
+
+/* Of each 8 bytes: the sums of the first ones, and of the second ones. */
+INLINE Ints first_sums(Ints a, Ints b, Ints c, Ints d) {
+    const Ints ab = zip_low(a, b), cd = zip_low(c, d);
+    return pair_low(ab, cd) + pair_high(ab, cd);
+}
+INLINE Ints second_sums(Ints a, Ints b, Ints c, Ints d) {
+    const Ints ab = zip_high(a, b), cd = zip_high(c, d);
+    return pair_low(ab, cd) + pair_high(ab, cd);
+}
+
+/* A chunk has so many sums of each output: of 32 inputs, or of a block if that is smaller. */
+INLINE size_t pieces(const Product *p) { return CHUNK / smaller(p->block, 32); }
+
+/* A part of a chunk of four rows of weights; `halves` if blocks are of 16 inputs. */
+INLINE void add_part(const Product *p, int bits, int halves, const Chunk from[4], size_t c, size_t part, Segment *s,
+                     size_t quad) {
+    const size_t in_chunk = halves ? 8 : 4, piece = c * in_chunk + part * in_chunk / PARTS;
+    const int8_t *x = p->rounded + (s->chunk + c) * CHUNK + part * VECTOR_BYTES;
+    int32_t *to = &s->sums[piece][4 * quad];
+    Part w[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        w[i] = load_part(from[i], bits, part);
+    for (size_t r = 0; r < p->m; r++, x += p->chunks * CHUNK, to += s->chunks * in_chunk * GROUP) {
+        const Ints even = load_ints(x), odd = load_ints(x + CHUNK / 2), none = {0};
+        Ints v[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            v[i] = finish(dot(dot(begin(none), w[i].even, even), w[i].odd, odd), none);
+        if (halves) {
+            store_quads(first_sums(v[0], v[1], v[2], v[3]), to, 2 * GROUP);
+            store_quads(second_sums(v[0], v[1], v[2], v[3]), to + GROUP, 2 * GROUP);
+        } else {
+            store_quads(QUAD_SUMS(v[0], v[1], v[2], v[3]), to, GROUP);
+        }
+    }
+}
+
+INLINE void add_quad(const Product *p, int bits, int halves, Segment *s, size_t quad) {
+    const size_t column = s->column + 4 * quad;
+    Ending endings[4];
+    for (size_t c = 0; c < s->chunks; c++) {
+        Chunk from[4];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++) {
+            from[i] = find_chunk(p, bits, smaller(column + i, p->n - 1), s->chunk + c, &endings[i]);
+            __builtin_prefetch(from[i].low + ROWS_AHEAD * row_bytes(p, bits));
+        }
+#pragma GCC unroll 4
+        for (size_t part = 0; part < PARTS; part++)
+            add_part(p, bits, halves, from, c, part, s, quad);
+    }
+}
+
+INLINE void add_quads(const Product *p, int bits, Segment *s) {
+    for (size_t quad = 0; quad < QUADS; quad++)
+        if (p->block < 32)
+            add_quad(p, bits, 1, s, quad);
+        else
+            add_quad(p, bits, 0, s, quad);
+}
+
+/* Adds the chunks to the sums of 16 outputs of one row; the exact sum of a block is in `each` pieces. */
+INLINE void scale_row(const Product *p, size_t each, const Segment *s, size_t r, float y[GROUP]) {
+    const size_t blocks = s->chunks * chunk_blocks(p), first = r * row_blocks(p) + s->chunk * chunk_blocks(p);
+    const int32_t(*pieces)[GROUP] = s->sums + r * blocks * each;
+    Floats sums[GROUP / LANES];
+    memcpy(sums, y, sizeof sums);
+    for (size_t b = 0; b < blocks; b++) {
+        const Ints start = all_ints(p->row_sums[first + b]);
+        const Floats scale = all_floats(p->row_scales[first + b]);
+#pragma GCC unroll 4
+        for (size_t h = 0; h < GROUP / LANES; h++) {
+            Ints sum = p->zeros ? start * load_ints(&s->zeros[b][h * LANES]) : start;
+#pragma GCC unroll 4
+            for (size_t i = 0; i < each; i++)
+                sum += load_ints(&pieces[b * each + i][h * LANES]);
+            sums[h] = multiply_add(to_floats(sum), scale * load_floats(&s->scales[b][h * LANES]), sums[h]);
+        }
+    }
+    memcpy(y, sums, sizeof sums);
+}
+
+static void scale_rows(const Product *p, const Segment *s, float y[FEW_ROWS][GROUP]) {
+    for (size_t r = 0; r < p->m; r++)
+        switch (p->block) {
+        case 128: scale_row(p, 4, s, r, y[r]); break;
+        case 64: scale_row(p, 2, s, r, y[r]); break;
+        default: scale_row(p, 1, s, r, y[r]);
+        }
+}
+
+static void add_segment(const Product *p, Segment *s, float y[FEW_ROWS][GROUP]) {
+    const size_t blocks = chunk_blocks(p), scales = GROUP * p->blocks;
+    load_scales(p, s->column, GROUP, s->chunk * blocks, s->chunks * blocks, s->scales[0], s->zeros[0]);
+    for (size_t i = 0; i < scales; i += 32)
+        __builtin_prefetch(p->scales + s->column * p->blocks + scales + i); /* the next ones */
+    switch (p->bits) {
+    case 2: add_quads(p, 2, s); break;
+    case 3: add_quads(p, 3, s); break;
+    default: add_quads(p, 4, s);
+    }
+    scale_rows(p, s, y);
+}
+
+static void few_rows(void *product, size_t index) {
+    const Product local = *(const Product *)product, *p = &local; /* which no store can change */
+    const size_t first = index * FEW_ROWS_COLUMNS, last = smaller(p->n, first + FEW_ROWS_COLUMNS);
+    const size_t most = smaller(SEGMENT, SUMS / (CHUNK / smaller(p->block, 32)) / p->m / 2 * 2);
+    Segment s;
+    for (s.column = first; s.column < last; s.column += GROUP) {
+        const size_t width = smaller(GROUP, p->n - s.column);
+        float y[FEW_ROWS][GROUP] = {{0}};
+        for (size_t r = 0; r < p->m && p->bias; r++)
+            memcpy(y[r], p->bias + s.column, width * sizeof(float));
+        for (s.chunk = 0; s.chunk < p->chunks; s.chunk += most) {
+            s.chunks = smaller(most, p->chunks - s.chunk);
+            add_segment(p, &s, y);
+        }
+        for (size_t r = 0; r < p->m; r++)
+            memcpy(p->y + r * p->n + s.column, y[r], width * sizeof(float));
+    }
+}

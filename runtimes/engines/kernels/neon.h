@@ -1,0 +1,39 @@
+/* 64-bit Arm: what its sets share. */
+#define VECTOR_BYTES 16
+#include "vectors.h"
+
+#include <arm_neon.h>
+
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
+    return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+
+/* Bytes as halves of words. */
+INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)vmovl_u8(vld1_u8(from)); }
+
+/* Each byte four times. */
+INLINE Bytes repeat_bytes(const uint8_t *from) {
+    const uint8x16_t four = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    return (Bytes)vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(word)), four);
+}
+
+INLINE void store_eight_halves(float *to, Eight halves) {
+    const float16x8_t values = (float16x8_t)halves;
+    vst1q_f32(to, vcvt_f32_f16(vget_low_f16(values)));
+    vst1q_f32(to + 4, vcvt_high_f32_f16(values));
+}
+
+INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
+    (void)stride; /* there is one */
+    vst1q_s32(to, (int32x4_t)v);
+}
+
+#define QUAD_SUMS(a, b, c, d)                                                                                          \
+    (Ints) vpaddq_s32(vpaddq_s32((int32x4_t)(a), (int32x4_t)(b)), vpaddq_s32((int32x4_t)(c), (int32x4_t)(d)))
+
+#define TILE_ROWS 4 /* times TILE_VECTORS are the sums in registers */
+#define TILE_VECTORS 4
+#define ATTENTION_ROWS 4
+#define ATTENTION_VECTORS 4
