@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent
 # The tag of a wheel, and what zig compiles for: with the C library and the system's version that the tag promises.
 PLATFORMS = {
     "manylinux_2_28_x86_64": "x86_64-linux-gnu.2.28",
+    "manylinux_2_28_aarch64": "aarch64-linux-gnu.2.28",
     "win_amd64": "x86_64-windows-gnu",
 }
 
