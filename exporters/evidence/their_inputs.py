@@ -5,6 +5,7 @@ The reference runs on lensmith's patches and ids, so that nothing else at an exp
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ class TheirInputs:
         except Exception as error:  # anything: these are other people's classes, and what they lack
             log.warning(
                 "pixels and token ids were not compared with transformers', whose processor of %s does not open: %s",
-                path, " ".join(str(error).split())[:200],
+                path, _why(error),
             )  # fmt: skip
 
     def check_image(self, name: str, source: bytes, patches: Patches, grid: Grid) -> None:
@@ -77,6 +78,13 @@ class TheirInputs:
         if theirs != list(ids):
             at = shared(np.asarray(theirs), np.asarray(ids))
             raise _refused(self.name, f"{case!r} has {len(ids)} ids, there {len(theirs)}, the first other one at {at}")
+
+
+def _why(error: Exception) -> str:
+    told = " ".join(str(error).split())
+    if "torchvision" in told.lower() and importlib.util.find_spec("torchvision") is None:
+        return "it needs torchvision; run: pip install torchvision"
+    return told[:200]
 
 
 def _open(path: Path, spec: PixelSpec, *, text_only: bool, limited: bool) -> Any:

@@ -34,7 +34,7 @@ def wanted_instructions(native: bool | None = None) -> str | None:
         return None
     name = None if switch in ("0", "1") else switch
     library = _load(LIBRARY)
-    chosen: bytes | None = library and library.lensmith_choose(name and name.encode())
+    chosen: bytes | None = library.lensmith_choose(name and name.encode()) if library else None
     if name and not chosen:
         raise InputError(f"{SWITCH} is {name!r}, {_lacking(library)}; leave it out for the quickest, or set it to 0 "
                          "for ONNX Runtime's own kernels")  # fmt: skip

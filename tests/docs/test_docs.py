@@ -8,9 +8,11 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -86,10 +88,18 @@ def test_a_picture_of_ones_own(
     page = ROOT / "docs" / "getting-started.md"
     monkeypatch.chdir(tmp_path)
     exec(next(code for code in code_of(page) if code.startswith("# draw.py")), {})
-    asked = re.findall(r'qwen3_vl-int4 "(.+)" --image mine\.png +# (\w+)', page.read_text(encoding="utf-8"))
-    assert len(asked) == 3
+    asked = re.findall(r'(?m)^lensmith run \S+ "(.+)" --(.+) (mine\.\w+).* # (\w+)$', page.read_text(encoding="utf-8"))
+    assert {file for _, _, file, _ in asked} == {"mine.png", "mine.gif"}
     model = runtimes.load(bundle_of("qwen3_vl"))
-    assert [model.ask(question, ["mine.png"]).read() for question, _ in asked] == [answer for _, answer in asked]
+    for question, kind, file, answer in asked:
+        medium: dict[str, Any] = {"images": [file]} if kind == "image" else {"videos": [file], "fps": 1}
+        assert model.ask(question, **medium).read() == answer, question
+
+
+def test_every_extra_is_named() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    rows = "".join(re.findall(r"(?m)^\| (`.+?) \|", (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")))
+    assert set(re.findall(r"`([\w-]+)`", rows)) == extras.keys() - {"all"}
 
 
 def test_a_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

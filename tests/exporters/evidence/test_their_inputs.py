@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import logging
 import re
 import shutil
@@ -148,6 +149,25 @@ def test_a_processor_that_does_not_open_is_told(tmp_path: Path, caplog: pytest.L
     assert "were not compared with transformers', whose processor" in caplog.text
     checked.check_image(NAME, sources()[NAME], *cut(TINY / "llava"))
     checked.check_ids("one image", CONVERSATIONS["one image"], sources(), [1])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_processor_that_wants_torchvision(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What transformers says of it is long, and names no command."""
+    source = Path(shutil.copytree(TINY / "qwen3_vl", tmp_path / "source"))
+    made = manifest(source)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ImportError("Qwen3VLVideoProcessor requires the Torchvision library but\nit was not found")
+
+    monkeypatch.setattr(their_inputs, "_open", fails)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if there else None)
+    with caplog.at_level(logging.WARNING):
+        TheirInputs(source, made, text_only=False)
+    assert ("run: pip install torchvision" in caplog.text) != there
+    assert ("the Torchvision library but it was not found" in caplog.text) == there
 
 
 @pytest.mark.parametrize(
