@@ -65,7 +65,8 @@ def arm_root() -> ArmRoot:
         constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
         packages = _once("packages", f"{constraints} {_dependencies()} {WHEELS}", _install_packages)
         zig = _once("zig", constraints, lambda to: _pip(to, "ziglang"))
-        lensmith = _once("lensmith", _fingerprint(), lambda to: _install_lensmith(to, zig))
+        state = _fingerprint()  # another one may be in use by a long run
+        lensmith = _once(f"lensmith-{state}", state, lambda to: _install_lensmith(to, zig))
         return ArmRoot(qemu, system, packages, zig, lensmith)
 
 
@@ -113,7 +114,7 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for path in _files():
         digest.update(f"{path.relative_to(ROOT)} {path.stat().st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:12]
 
 
 def _files() -> Iterator[Path]:
