@@ -22,7 +22,9 @@ ROOT = Path(__file__).parent
 PLATFORMS = {
     "manylinux_2_28_x86_64": "x86_64-linux-gnu.2.28",
     "manylinux_2_28_aarch64": "aarch64-linux-gnu.2.28",
+    "macosx_14_0_arm64": "aarch64-macos.14.0",
     "win_amd64": "x86_64-windows-gnu",
+    "win_arm64": "aarch64-windows-gnu",
 }
 
 

@@ -17,7 +17,11 @@ from .option_types import FORCE, NEW_FOLDER, Once
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @FORCE
 def synth(name: str, out: Path, tiny: bool, seed: int, force: bool) -> None:
-    """Write a checkpoint of random weights in the architecture NAME, to measure size, memory and speed."""
+    """Write a checkpoint of random weights in the architecture NAME, to measure size, memory and speed.
+
+    NAME is qwen3-vl-2b, tarn-2b or nemotron-4b (Qwen3.5), vqwen3-4b (LLaVA), qwen2.5-vl-3b, qwen2-vl-2b, smolvlm2-500m
+    or arlow-vision.
+    """
     with needs("export", "lensmith synth"):
         from ..exporters.synth.making import synth as write
     with stages() as progress:

@@ -49,7 +49,8 @@ def _judgement(evidence: CalibrationEvidence) -> ReportSection:
     lead = (
         f"{sum(counts.values()):,} positions of samples that calibration never saw; KL divergence from the float32 "
         "model in nats, by what the position is: a token of an image, text alone, text behind an image, or one behind "
-        "which a token of an answer comes."
+        "which a token of an answer comes. Groups are kinds of samples that were calibrated on, kinds that were not, "
+        "and the answers of both."
     )
     head = ("", *(COLUMNS[name].replace("{method}", evidence.method) for name in names), "change")
     return ReportSection("judgement", "Held-out samples", lead, head, tuple(judged_rows(judged)))

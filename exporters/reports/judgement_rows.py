@@ -56,7 +56,7 @@ TOP = Figure("same top token", lambda j: j.top1, lambda j: j.same_top, ALL, perc
 
 FIGURES = (
     Figure("KL", lambda j: j.kl, lambda j: j.mean_kl, MEAN, nats, less),
-    Figure("KL on", lambda j: j.groups, lambda j: None, "", nats, less),
+    Figure("KL by group", lambda j: j.groups, lambda j: None, "", nats, less),
     TOP,
     Figure("right answers", lambda j: j.accuracy, lambda j: j.mean_accuracy, ALL_TASKS, percent, _gain),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from lensmith.cli.option_types import Once
 from lensmith.cli.talk import Talk
 from lensmith.cli.template_options import read_variables
 from lensmith.cli.verbs import MEANT
+from lensmith.exporters.families.families import FAMILIES
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.synth.making import synth
 from lensmith.runtimes.bundle.input_sections import Speech
@@ -318,6 +320,11 @@ def test_the_list_of_commands_is_whole(cli: Cli) -> None:
     assert [line.split()[0] for line in listed] == [*lensmith.commands]
     assert [line.split()[0] for line in listed[:3]] == ["plan", "export", "run"]
     assert all(line.endswith(".") and not line.endswith("..") for line in listed)
+
+
+def test_synth_says_what_it_knows(cli: Cli) -> None:
+    said = set(re.findall(r"[\w.-]+\w", cli("synth", "--help").out))
+    assert {name for family in FAMILIES.values() for name in family.synth} <= said
 
 
 @pytest.mark.parametrize("name", MEANT)
