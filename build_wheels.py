@@ -21,7 +21,10 @@ ROOT = Path(__file__).parent
 # The tag of a wheel, and what zig compiles for: with the C library and the system's version that the tag promises.
 PLATFORMS = {
     "manylinux_2_28_x86_64": "x86_64-linux-gnu.2.28",
+    "manylinux_2_28_aarch64": "aarch64-linux-gnu.2.28",
+    "macosx_14_0_arm64": "aarch64-macos.14.0",
     "win_amd64": "x86_64-windows-gnu",
+    "win_arm64": "aarch64-windows-gnu",
 }
 
 

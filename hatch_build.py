@@ -42,7 +42,7 @@ INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     },
     "aarch64": {
         "neon.c": [],
-        "dotprod.c": ["-march=armv8.2-a+dotprod"],
+        "dotprod.c": ["-mcpu=tsv110+dotprod"],  # an ARMv8.2-A by a name that gcc, clang and zig all take
     },
 }
 OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -143,15 +143,15 @@ def _compile(command: list[str], folder: Path, target: Path) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, files))
-    made = folder / target.name
-    _run([*command, "-shared", "-s", *map(str, objects.values()), "-lm", "-o", str(made)])
+    # In its folder, whose name would be in the library on macOS
+    _run([*command, "-shared", "-s", *map(str, objects.values()), "-lm", "-o", target.name], folder)
     part = target.with_suffix(".part")
-    shutil.copyfile(made, part)
+    shutil.copyfile(folder / target.name, part)
     os.replace(part, target)  # at once: a process may have the old one mapped
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def _run(command: list[str], folder: Path | None = None) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]

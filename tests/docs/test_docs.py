@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
 from lensmith import runtimes
@@ -129,3 +130,17 @@ def test_a_bundle_is_driven_from_its_description(model: str, bundle_of: Callable
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["text"] == answer.read() == "lion"
+
+
+def test_services_start_with_options_that_exist() -> None:
+    """The unit of systemd and the container of docs/install.md."""
+    from lensmith.cli.serve import serve
+
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    (unit,) = re.findall(r"^ExecStart=/opt/lensmith/bin/lensmith serve (.+)$", text, re.M)
+    entry, command = (json.loads(found) for found in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.+\])$", text, re.M))
+    assert entry[:2] == ["lensmith", "serve"]
+    for given in (unit.split(), [*entry[2:], *command]):
+        values, *_ = serve.make_parser(click.Context(serve)).parse_args([*given])  # an error for an unknown option
+        assert (values["threads"], values["context"]) == ("4", "4096")
+        assert values["bundles"] == (given[0],)

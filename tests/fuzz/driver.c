@@ -8,14 +8,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else /* for processors that are emulated */
 #define ASAN_POISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
 #define ASAN_UNPOISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#include <windows.h>
+static size_t page_size(void) { return 4096; }
+static char *take_pages(size_t bytes) { return VirtualAlloc(NULL, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE); }
+static void give_back(char *pages, size_t bytes) { (void)bytes, VirtualFree(pages, 0, MEM_RELEASE); }
+static void forbid(char *page) {
+    DWORD before;
+    VirtualProtect(page, page_size(), PAGE_NOACCESS, &before);
+}
+static void read_and_write_bytes(void) { _setmode(0, _O_BINARY), _setmode(1, _O_BINARY); }
+#else
+#include <sys/mman.h>
+#include <unistd.h>
+static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+static char *take_pages(size_t bytes) {
+    char *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages == MAP_FAILED ? NULL : pages;
+}
+static void give_back(char *pages, size_t bytes) { munmap(pages, bytes); }
+static void forbid(char *page) { mprotect(page, page_size(), PROT_NONE); }
+static void read_and_write_bytes(void) {}
 #endif
 
 extern const char *lensmith_choose(const char *name);
@@ -51,14 +74,12 @@ static const OrtCustomOp *operators[OPERATORS];
 static size_t operator_count;
 static int opened; /* infos, allocators and blocks that were not given back */
 
-static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
-
 static void map(OrtValue *value, size_t bytes) {
     const size_t room = divide_up(bytes, page_size()) * page_size();
     value->bytes = bytes, value->mapped = room + page_size();
-    value->pages = mmap(NULL, value->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (value->pages == MAP_FAILED) abort();
-    mprotect(value->pages + room, page_size(), PROT_NONE);
+    value->pages = take_pages(value->mapped);
+    if (!value->pages) abort();
+    forbid(value->pages + room);
     value->data = value->pages + room - bytes;
     memset(value->data, 0xff, bytes);
     ASAN_POISON_MEMORY_REGION(value->pages, room - bytes);
@@ -66,7 +87,7 @@ static void map(OrtValue *value, size_t bytes) {
 
 static void unmap(OrtValue *value) {
     ASAN_UNPOISON_MEMORY_REGION(value->pages, value->mapped);
-    munmap(value->pages, value->mapped);
+    give_back(value->pages, value->mapped);
 }
 
 static OrtStatus *create_status(enum ErrorCode code, const char *message) {
@@ -312,6 +333,7 @@ static void one_case(const char *name) {
 int main(int count, char **arguments) {
     const OrtApiBase base = {get_api, NULL};
     char name[16];
+    read_and_write_bytes();
     if (count > 1 && !lensmith_choose(arguments[1])) {
         fprintf(stderr, "this processor lacks %s\n", arguments[1]);
         return 3;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -17,9 +18,8 @@ from packaging.tags import platform_tags
 
 import build_wheels
 import hatch_build
-
-pytest.importorskip("lief", reason="needs lief, of lensmith[dev]")
-from tests.wheels.check_wheels import EXPORTS, PROMISES, Library, broken, check_wheel, read_library
+from tests.paths import ROOT
+from tests.wheels.promises import EXPORTS, PROMISES, Library, broken
 
 LINUX = "manylinux_2_28_x86_64"
 
@@ -100,7 +100,7 @@ def test_each_wheel_is_compiled_for_its_tag(monkeypatch: pytest.MonkeyPatch, tmp
     targets = {env[hatch_build.WANTED]: shlex.split(env["CC"])[-1] for _, env in wheels}
     assert targets == build_wheels.PLATFORMS
     assert all(command[command.index("--directory") + 1] == str(tmp_path) for command, _ in ran)
-    assert set(targets) <= set(PROMISES)
+    assert set(targets) == set(PROMISES)
 
 
 def test_an_unknown_platform_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_what_keeps_its_promise(tag: str) -> None:
     [
         ({"machine": "ARM64"}, "it is for ARM64, expected"),
         ({"least": (20, 0)}, "it wants version (20, 0) of its system"),
-        ({"exports": frozenset({"RegisterCustomOps"})}, "it lacks lensmith_operator"),
+        ({"exports": frozenset(EXPORTS - {"lensmith_operator"})}, "it lacks lensmith_operator"),
         ({"needs": frozenset({"libonnxruntime.so.1"})}, "it needs libonnxruntime.so.1, which"),
         ({"faults": ("it is not signed",)}, "it is not signed"),
     ],
@@ -144,28 +144,33 @@ def wheel_of(folder: Path, tag: str, library: str, data: bytes, said: str) -> Pa
     return path
 
 
+def checked(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the check says, in a process of its own: lief complains at the end of one that still refers to it."""
+    if importlib.util.find_spec("lief") is None:
+        pytest.skip("needs lief, of lensmith[dev]")
+    command = [sys.executable, "-m", "tests.wheels.check_wheels", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="for Linux on x86-64")
 def test_a_wheel_is_read(tmp_path: Path) -> None:
     if reason := hatch_build.cannot_compile():
         pytest.skip(reason)
     library = hatch_build.LIBRARY.read_bytes()  # as this machine's compiler made it
-    found = read_library(library)
-    assert found.machine == "X86_64"
-    assert found.exports >= EXPORTS
-    assert found.least >= (2, 2)
-    assert found.needs <= {"libc.so.6", "libm.so.6"}
-    row, wrong = check_wheel(wheel_of(tmp_path, LINUX, "kernels.so", library, LINUX))
-    assert not [each for each in wrong if "wants version" not in each]  # this machine's C library may be newer
-    assert row.split()[:2] == [LINUX, f"{(tmp_path / f'lensmith-0.1.0-py3-none-{LINUX}.whl').stat().st_size / 1e6:.2f}"]
+    path = wheel_of(tmp_path, LINUX, "kernels.so", library, LINUX)
+    ran = checked(tmp_path)
+    _, row = ran.stdout.splitlines()
+    tag, size, _, machine, least, exports, *needs = row.split()
+    assert (tag, size, machine, exports) == (LINUX, f"{path.stat().st_size / 1e6:.2f}", "X86_64", str(len(EXPORTS)))
+    assert needs == ["libc.so.6"] or needs[0] == "libc.so.6,"
+    newer = tuple(map(int, least.split("."))) > (2, 28)  # as this machine's C library may be
+    assert ran.returncode == (1 if newer else 0)
 
 
 @pytest.mark.parametrize(("library_name", "said"), [("kernels.dll", LINUX), ("kernels.so", "any")])
 def test_a_wheel_with_another_name_or_tag(library_name: str, said: str, tmp_path: Path) -> None:
-    _, (wrong,) = check_wheel(wheel_of(tmp_path, LINUX, library_name, b"", said))
-    assert library_name in wrong
-    assert said in wrong
-
-
-def test_no_library() -> None:
-    with pytest.raises(ValueError, match="no shared library"):
-        read_library(b"text")
+    wheel_of(tmp_path, LINUX, library_name, b"", said)
+    ran = checked(tmp_path)
+    assert ran.returncode == 1
+    assert f"its kernels are ['lensmith/runtimes/engines/kernels/{library_name}'] and its tags" in ran.stderr
+    assert f"Tag: py3-none-{said}" in ran.stderr
