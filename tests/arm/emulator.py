@@ -46,12 +46,16 @@ PROCESSORS = {
 def run(root: ArmRoot, processor: str, arguments: Sequence[str | Path], *, check: bool = True,
         **variables: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Python with these arguments and environment variables; what it printed is raised where it fails and `check`."""
-    chosen = PROCESSORS[processor]
-    command = [root.qemu, "-cpu", chosen.qemu, "-L", _seen_by(root, processor), root.python, *arguments]
+    command = [*emulated(root, processor), root.python, *arguments]
     ran = subprocess.run(command, env=_environment(root, variables), capture_output=True, text=True, check=False)
     if check and ran.returncode:
         raise AssertionError(f"on {processor}: exit code {ran.returncode}: {ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
     return ran
+
+
+def emulated(root: ArmRoot, processor: str) -> list[str]:
+    """What stands in front of a program for aarch64 and its arguments."""
+    return [str(root.qemu), "-cpu", PROCESSORS[processor].qemu, "-L", str(_seen_by(root, processor))]
 
 
 def _environment(root: ArmRoot, variables: Mapping[str, str]) -> dict[str, str]:

@@ -12,10 +12,10 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_wheels import PLATFORMS
 from tests.arm.debian import RELEASE, Unavailable, unpack
 from tests.paths import ROOT
 
@@ -25,22 +25,29 @@ PYTHON = "3.11"  # of this release
 PACKAGES = (f"python{PYTHON}", "libstdc++6")
 WHEELS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 HOST = {"x86_64": "amd64", "aarch64": "arm64"}
-SOURCES = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".src", "calibration", "cli", "exporters",
-           "runtimes", "serving", "targets")  # fmt: skip
+TAG = "manylinux_2_28_aarch64"
+SOURCES = ("pyproject.toml", "hatch_build.py", "build_wheels.py", "README.md", "LICENSE", ".src", "calibration", "cli",
+           "exporters", "runtimes", "serving", "targets")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ArmRoot:
-    """Folders of an emulated system: Debian's files, and what Python imports from."""
+    """Folders of an emulated system: Debian's files, what Python imports from, and zig, which compiles for it."""
 
     qemu: Path
     system: Path
     packages: Path
+    zig: Path
     lensmith: Path
 
     @property
     def python(self) -> Path:
         return self.system / "usr" / "bin" / f"python{PYTHON}"
+
+    @property
+    def compiler(self) -> list[str]:
+        """The command of a C compiler."""
+        return [str(self.zig / "ziglang" / "zig"), "cc", "-target", PLATFORMS[TAG]]
 
 
 def arm_root() -> ArmRoot:
@@ -56,8 +63,11 @@ def arm_root() -> ArmRoot:
         qemu = _qemu()
         system = _once("system", f"{RELEASE} {PACKAGES}", lambda to: unpack(PACKAGES, "arm64", to))
         constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-        packages = _once("packages", f"{constraints} {_dependencies()} {WHEELS}", _install)
-        return ArmRoot(qemu, system, packages, _once("lensmith", _fingerprint(), _install_lensmith))
+        packages = _once("packages", f"{constraints} {_dependencies()} {WHEELS}", _install_packages)
+        zig = _once("zig", constraints, lambda to: _pip(to, "ziglang"))
+        state = _fingerprint()  # another one may be in use by a long run
+        lensmith = _once(f"lensmith-{state}", state, lambda to: _install_lensmith(to, zig))
+        return ArmRoot(qemu, system, packages, zig, lensmith)
 
 
 def _qemu() -> Path:
@@ -85,15 +95,18 @@ def _dependencies() -> list[str]:
     return found
 
 
-def _install(folder: Path) -> None:
+def _install_packages(folder: Path) -> None:
     platforms = [word for name in WHEELS for word in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), *platforms,
-               "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp",
-               "-c", str(ROOT / "constraints.txt"), *_dependencies()]  # fmt: skip
+    _pip(folder, *platforms, "--python-version", PYTHON, "--implementation", "cp", *_dependencies())
+
+
+def _pip(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "--only-binary", ":all:",
+               "-c", str(ROOT / "constraints.txt"), *arguments]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         reason = ran.stderr.strip().splitlines()[-1:]
-        raise Unavailable(f"wheels for aarch64 cannot be had here: pip: {' '.join(reason)}")
+        raise Unavailable(f"wheels that Arm is emulated with cannot be had here: pip: {' '.join(reason)}")
 
 
 def _fingerprint() -> str:
@@ -101,7 +114,7 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for path in _files():
         digest.update(f"{path.relative_to(ROOT)} {path.stat().st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:12]
 
 
 def _files() -> Iterator[Path]:
@@ -114,20 +127,11 @@ def _is_source(path: Path) -> bool:
     return path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".so", ".part")
 
 
-def _install_lensmith(folder: Path) -> None:
-    """Its wheel, built in a copy: the build replaces the library of kernels, which here is this machine's."""
-    with _copy(folder.with_name("sources")) as sources:
-        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(sources / "dist")]
-        subprocess.run(command, cwd=sources, env={**os.environ, "CC": "false"}, check=True, capture_output=True)
-        zipfile.ZipFile(next((sources / "dist").glob("*.whl"))).extractall(folder)
-
-
-@contextmanager
-def _copy(folder: Path) -> Iterator[Path]:
-    shutil.rmtree(folder, ignore_errors=True)
-    for path in _files():
-        target = folder / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target, follow_symlinks=False)
-    yield folder
-    shutil.rmtree(folder)
+def _install_lensmith(folder: Path, zig: Path) -> None:
+    """Its wheel, as `make wheels` builds it."""
+    out = folder.with_name("wheels")
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "build_wheels.py", TAG, "--out", str(out)]
+    path = os.pathsep.join([str(zig), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True)
+    zipfile.ZipFile(next(out.glob("*.whl"))).extractall(folder)
