@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 RELEASE = "bookworm"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SETTINGS = """
 Dir "{folder}";
 Dir::State "{folder}";
 Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
 Dir::Etc "{folder}/etc";
-Dir::Etc::sourcelist "{folder}/sources.list";
+Dir::Etc::sourcelist "/etc/apt/sources.list";
+Dir::Etc::sourceparts "/etc/apt/sources.list.d";
+Dir::Etc::trustedparts "/etc/apt/trusted.gpg.d";
 Dir::Log "{folder}";
 APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
@@ -31,20 +32,20 @@ class Unavailable(Exception):
 
 
 def unpack(packages: Sequence[str], architecture: str, root: Path) -> None:
-    """Unpack packages and all that they need into a folder; no script of theirs runs.
+    """Unpack packages and all that they need into a folder, from where this system has its own; no script runs.
 
-    Raises Unavailable where there is no apt, or no way to Debian's servers.
+    Raises Unavailable where there is no apt, another release, or no way to Debian's servers.
     """
     missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
-    if missing or not KEYRING.is_file():
-        raise Unavailable(f"Arm is emulated with Debian's packages, and {(*missing, KEYRING)[0]} is missing here")
+    if missing or f"VERSION_CODENAME={RELEASE}" not in Path("/etc/os-release").read_text(encoding="utf-8"):
+        needed = missing[0] if missing else f"Debian's release {RELEASE}"
+        raise Unavailable(f"Arm is emulated with Debian's packages, and {needed} is missing here")
     folder = root.with_name(f"{root.name}.apt")
     for name in ("lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
     settings = folder / "apt.conf"
     settings.write_text(SETTINGS.format(folder=folder, architecture=architecture))
-    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] http://deb.debian.org/debian {RELEASE} main\n")
     _apt(settings, "update", "--error-on=any")
     _apt(settings, "install", "--yes", "--download-only", *packages)
     for package in sorted((folder / "cache" / "archives").glob("*.deb")):
