@@ -24,6 +24,12 @@ INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     _mm_storeu_si128((__m128i *)(to + stride), _mm256_extracti128_si256((__m256i)v, 1));
 }
 
+/* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
+typedef Ints Inputs;
+enum { INPUT_WORDS = 1 };
+INLINE Inputs load_inputs(const int8_t *from) { return all_of_four(from); }
+#define dot_word(sum, weights, inputs, word) dot(sum, weights, inputs)
+
 #define TILE_ROWS 3 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4
 #define ATTENTION_ROWS 4

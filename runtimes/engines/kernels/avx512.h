@@ -41,6 +41,12 @@ INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     _mm_storeu_si128((__m128i *)(to + 3 * stride), _mm512_extracti32x4_epi32((__m512i)v, 3));
 }
 
+/* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
+typedef Ints Inputs;
+enum { INPUT_WORDS = 1 };
+INLINE Inputs load_inputs(const int8_t *from) { return all_of_four(from); }
+#define dot_word(sum, weights, inputs, word) dot(sum, weights, inputs)
+
 #define TILE_ROWS 6 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4
 #define ATTENTION_ROWS 6

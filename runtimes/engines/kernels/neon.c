@@ -18,6 +18,10 @@ INLINE Partial dot(Partial sum, Bytes weights, Ints four) {
     sum.second = vmlal_high_s8(sum.second, w, x);
     return sum;
 }
+INLINE Partial dot_word(Partial sum, Bytes weights, Inputs inputs, size_t word) {
+    const int32x2_t words = vreinterpret_s32_s8(inputs);
+    return dot(sum, weights, (Ints)(word ? vdupq_lane_s32(words, 1) : vdupq_lane_s32(words, 0)));
+}
 INLINE Ints finish(Partial sum, Ints before) {
     return before + (Ints)vpaddq_s32(vpaddlq_s16(sum.first), vpaddlq_s16(sum.second));
 }

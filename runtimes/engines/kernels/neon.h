@@ -33,6 +33,11 @@ INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
 #define QUAD_SUMS(a, b, c, d)                                                                                          \
     (Ints) vpaddq_s32(vpaddq_s32((int32x4_t)(a), (int32x4_t)(b)), vpaddq_s32((int32x4_t)(c), (int32x4_t)(d)))
 
+/* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
+typedef int8x8_t Inputs;
+enum { INPUT_WORDS = 2 };
+INLINE Inputs load_inputs(const int8_t *from) { return vld1_s8(from); }
+
 #define TILE_ROWS 4 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4
 #define ATTENTION_ROWS 4

@@ -62,22 +62,24 @@ INLINE void block_sums(const int8_t *x, size_t stride, const uint8_t *values, si
 #pragma GCC unroll 4
             for (int v = 0; v < TILE_VECTORS; v++)
                 partial[r][v] = begin(sums[r][v]);
-        for (size_t i = first; i < last; i++) {
+        for (size_t i = first; i < last; i += INPUT_WORDS)
 #pragma GCC unroll 2
-            for (size_t half = 0; half < 2; half++) {
-                Bytes w[TILE_VECTORS];
+            for (size_t half = 0; half < 2; half++)
+#pragma GCC unroll 2
+                for (size_t word = 0; word < INPUT_WORDS; word++) {
+                    const uint8_t *from = values + (2 * (i + word) + half) * PANEL_COLUMNS * 4;
+                    Bytes w[TILE_VECTORS];
 #pragma GCC unroll 4
-                for (size_t v = 0; v < TILE_VECTORS; v++)
-                    w[v] = (Bytes)load_ints(values + (2 * i + half) * PANEL_COLUMNS * 4 + v * VECTOR_BYTES);
+                    for (size_t v = 0; v < TILE_VECTORS; v++)
+                        w[v] = (Bytes)load_ints(from + v * VECTOR_BYTES);
 #pragma GCC unroll 6
-                for (int r = 0; r < rows; r++) {
-                    const Ints four = all_of_four(x + (size_t)r * stride + half * (CHUNK / 2) + 4 * i);
+                    for (int r = 0; r < rows; r++) {
+                        const Inputs inputs = load_inputs(x + (size_t)r * stride + half * (CHUNK / 2) + 4 * i);
 #pragma GCC unroll 4
-                    for (int v = 0; v < TILE_VECTORS; v++)
-                        partial[r][v] = dot(partial[r][v], w[v], four);
+                        for (int v = 0; v < TILE_VECTORS; v++)
+                            partial[r][v] = dot_word(partial[r][v], w[v], inputs, word);
+                    }
                 }
-            }
-        }
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
