@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+BESIDE = ".lock"  # behind the name of a folder: the file that stands for it on Windows
 LOOK_AGAIN = 0.05  # seconds until Windows is asked again: it lets nobody wait for more than ten
 
 
@@ -32,7 +33,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _beside(folder: Path) -> Path:
-        return folder.with_name(f"{folder.name}.lock")
+        return folder.with_name(folder.name + BESIDE)
 
     def _open(place: Path) -> int:
         return os.open(_beside(place) if place.is_dir() else place, os.O_RDWR | os.O_CREAT)

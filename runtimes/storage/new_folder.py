@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...targets.errors import InputError
 from .files import sync_folder
+from .locks import BESIDE
 
 PARTIAL, CALIBRATION = "partial", "calibration"  # folders beside it while it is made
 # What goes, beside it or inside of one that must not be moved, and there what comes, too.
@@ -77,7 +78,8 @@ def _hidden(name: str, purpose: str) -> str:
 
 def _content(folder: Path) -> set[str]:
     """What is in a folder, but for what an interrupted run left."""
-    return set(os.listdir(folder)) - {_hidden("", purpose) for purpose in (PARTIAL, CALIBRATION, REPLACED, READY)}
+    own = {_hidden("", purpose) for purpose in (PARTIAL, PARTIAL + BESIDE, CALIBRATION, REPLACED, READY)}
+    return set(os.listdir(folder)) - own
 
 
 def _stays(folder: Path) -> bool:

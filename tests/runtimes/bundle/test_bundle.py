@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import logging
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,24 @@ def test_replaces_a_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch, exchan
     assert open_bundle(bundle).file("decoder.onnx").read_bytes() == b"new"
     assert not (bundle / "old").exists()
     assert entries(bundle.parent) == ["out"]
+
+
+def test_macos_exchanges_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def renamex_np(one: bytes, other: bytes, flags: int) -> int:
+        return -1 if flags != 2 else len({one, other}) - 2
+
+    names = tmp_path / "one", tmp_path / "other"
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ctypes, "CDLL", lambda name, use_errno: SimpleNamespace(renamex_np=renamex_np))
+        meanwhile.setattr(sys, "platform", "darwin")
+        assert new_folder._exchange(*names)
+        assert not new_folder._exchange(names[0], names[0])
+
+
+def test_the_lock_of_windows_is_no_content(tmp_path: Path) -> None:
+    """It lies inside of a folder that must not be moved."""
+    (tmp_path / ".partial.lock").touch()
+    assert check_new_bundle(tmp_path) == tmp_path
 
 
 def test_a_folder_that_is_in_use_stays_whole(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
