@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.synth.making import synth
 
 from tests.arm.emulator import PROCESSORS, run
+from tests.arm.patience import take_time
 from tests.arm.root import ArmRoot
 from tests.helpers import ladder
 from tests.helpers.extras import Ran
@@ -41,8 +41,7 @@ Bundles = Callable[[str], Path]
 
 
 def all_or_quick(name: str, processor: str = "max", native: str = "1") -> None:
-    if (name, processor, native) != QUICK and "LENSMITH_ARM_TESTS" not in os.environ:
-        pytest.skip("an emulated processor takes minutes for it: `make test-arm` runs it")
+    take_time((name, processor, native) == QUICK)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.arm.emulator import PROCESSORS, emulated, run
+from tests.arm.patience import take_time
 from tests.arm.root import ArmRoot
 from tests.fuzz import driver
 from tests.fuzz.cases import attention, product, right_case
@@ -17,6 +18,7 @@ from tests.fuzz.driver import Case
 from tests.helpers.native import need
 
 HAS = {"max": ("dotprod", "neon"), "cortex-a76": ("dotprod", "neon"), "cortex-a72": ("neon",)}  # the quickest first
+QUICK = [("max", "dotprod"), ("cortex-a72", "neon")]
 ROWS = (1, 2, 3, 7, 16, 64, 600)
 # inputs and outputs: several segments of 32 chunks, odd numbers of outputs, parts of a chunk and of a block
 SHAPES = ((384, 67), (4224, 66), (200, 33), (1000, 1))
@@ -79,6 +81,7 @@ def expected(programs: Programs) -> list[bytes]:
 def test_bits_are_those_of_this_machine(
     processor: str, instructions: str, arm: ArmRoot, programs: Programs, expected: list[bytes]
 ) -> None:
+    take_time((processor, instructions) in QUICK)
     cases = every_case()
     found = programs.results_on(arm, processor, cases, instructions)
     different = [case for case, here, there in zip(cases, expected, found, strict=True) if here != there]

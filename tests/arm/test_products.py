@@ -13,6 +13,7 @@ from lensmith.exporters.storage.rounding import Groups, dequantize
 from numpy.typing import NDArray
 
 from tests.arm.emulator import PROCESSORS, run
+from tests.arm.patience import take_time
 from tests.arm.root import ArmRoot
 from tests.helpers.packed_products import draw_groups, product_graph
 
@@ -56,7 +57,8 @@ def results(arm: ArmRoot, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     @cache
     def of(processor: str) -> dict[str, Array]:
         out = folder / f"{processor}.npz"
-        run(arm, processor, [Path(__file__).with_name("products.py"), folder, out], LENSMITH_NATIVE="0")
+        run(arm, processor, [Path(__file__).with_name("products.py"), folder, out],
+            LENSMITH_NATIVE="0", ORT_DISABLE_TELEMETRY="1")  # fmt: skip
         with np.load(out) as found:
             return dict(found)
 
@@ -72,6 +74,7 @@ def error(found: Array, expected: Array) -> float:
 def test_blocks_are_rounded_and_scales_are_whole(
     processor: str, kind: str, results: Callable[[str], dict[str, Array]]
 ) -> None:
+    take_time(processor == "max")
     matrix = dequantize(groups_of(kind)).astype(np.float64)
     # Without products of bytes nothing is rounded at all.
     x = activations() if processor == "cortex-a72" else rounded_by_block(activations(), KINDS[kind][1])
