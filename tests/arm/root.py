@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -14,6 +13,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from lensmith.runtimes.storage.locks import held
 
 from build_wheels import PLATFORMS
 from tests.arm.debian import RELEASE, Unavailable, unpack
@@ -58,8 +59,7 @@ def arm_root() -> ArmRoot:
     if platform.system() != "Linux":
         raise Unavailable(f"Arm is emulated under Linux alone, and this is {platform.system()}")
     HOME.mkdir(parents=True, exist_ok=True)
-    with open(HOME / "lock", "w") as lock:  # several workers of pytest may want it at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(HOME, wait=True):  # several workers of pytest may want it at once
         qemu = _qemu()
         system = _once("system", f"{RELEASE} {PACKAGES}", lambda to: unpack(PACKAGES, "arm64", to))
         constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
