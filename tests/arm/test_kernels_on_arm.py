@@ -67,7 +67,7 @@ def programs(arm: ArmRoot, tmp_path_factory: pytest.TempPathFactory) -> Programs
     need("MatMulInt4")
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("arm")
     return Programs(
-        here=driver.build(here, "-O3", flags=()),
+        here=driver.build(here, "-O1", flags=()),
         arm=driver.build(there, "-O3", machine="aarch64", compiler=arm.compiler, flags=()),
     )
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 OPTIMUM = ROOT / "cli" / "optimum_register.py"  # belongs to optimum's namespace, imports by full names
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != OPTIMUM)
 BASE_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "matplotlib", "safetensors", "ml_dtypes")
-START_SECONDS = 0.6  # of CPU for `import lensmith.runtimes`, twice what it takes: PyTorch alone would take seconds
+START_MODULES = 650  # behind `import lensmith.runtimes`; they are about 500, and PyTorch alone has twice as many
 COMPILED = "runtimes/engines/kernels/kernels."
 LIGHT = ("runtimes", "targets", "exporters.reports", "cli")  # what a device imports
 
@@ -88,15 +88,12 @@ def test_only_the_exporters_need_extras() -> None:
     assert "exporters.checkpoint.folder" in failed  # the block works
 
 
-def test_runtime_starts_light_and_fast() -> None:
-    code = (  # the time of this process alone, since other work on the machine is no fault of the import
-        "import sys, time; start = time.process_time(); import lensmith.runtimes; "
-        f"print(time.process_time() - start, [name for name in {BASE_ONLY} if name in sys.modules])"
-    )
-    outputs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-               for _ in range(5)]  # fmt: skip
-    assert {" ".join(rest) for _, *rest in outputs} == {"[]"}
-    assert min(float(seconds) for seconds, *_ in outputs) < START_SECONDS
+def test_runtime_starts_light() -> None:
+    code = f"import sys, lensmith.runtimes; print(len(sys.modules), [n for n in {BASE_ONLY} if n in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, heavy = ran.stdout.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert int(count) < START_MODULES
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.storage import positioned
 from lensmith.exporters.storage.positioned import PositionedFile
 
 
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positioned, "sys", SimpleNamespace(platform="win32"))
+    for name in ("pread", "pwrite", "posix_fallocate"):
+        monkeypatch.delattr(os, name, raising=False)
+
+
 @pytest.fixture(params=["posix", "windows"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def system(request: pytest.FixtureRequest) -> None:
     if request.param == "windows":
-        monkeypatch.delattr(os, "pread", raising=False)
-        monkeypatch.delattr(os, "pwrite", raising=False)
+        request.getfixturevalue("windows")
 
 
 @pytest.mark.usefixtures("system")
@@ -41,12 +49,8 @@ def test_short_writes_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "file").read_bytes() == b"\0\x000123456789"
 
 
-def test_an_export_without_the_calls_of_posix(
-    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(os, "pread")
-    monkeypatch.delattr(os, "pwrite")
-    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+@pytest.mark.usefixtures("windows")
+def test_an_export_without_the_calls_of_posix(tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     made = export(prepare(tiny_checkpoint, Options()), tmp_path / "bundle", golden="never").path
     for name in ("decoder.data", "vision_encoder.data"):
         assert (made / name).read_bytes() == (tiny_bundle / name).read_bytes()
