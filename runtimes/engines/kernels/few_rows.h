@@ -1,7 +1,7 @@
 /* Decoding: a few rows, as fast as memory gives the weights. The weights of 16 outputs meet the inputs four rows of
  * weights at a time, which leaves whole numbers; then these are scaled and summed for all 16 side by side. */
 
-enum { GROUP = 16, QUADS = GROUP / 4, ROWS_AHEAD = 4 /* of prefetching: memory gives rows fastest one by one */ };
+enum { GROUP = 16, QUADS = GROUP / 4 };
 enum { SEGMENT = 32, SEGMENT_BLOCKS = SEGMENT * MAX_CHUNK_BLOCKS, SUMS = 2 * SEGMENT_BLOCKS };
 
 /* Up to SEGMENT chunks of 16 outputs, fewer where the sums of all rows would not fit. */
@@ -59,15 +59,18 @@ INLINE void add_part(const Product *p, int bits, int halves, const Chunk from[4]
     }
 }
 
+/* The next four rows are fetched meanwhile, one behind the other: so memory gives them fastest. */
 INLINE void add_quad(const Product *p, int bits, int halves, Segment *s, size_t quad) {
     const size_t column = s->column + 4 * quad;
+    const uint8_t *ahead = p->weights + (column + 4) * row_bytes(p, bits) + s->chunk * CHUNK * (size_t)bits / 8;
     Ending endings[4];
-    for (size_t c = 0; c < s->chunks; c++) {
+    for (size_t c = 0, next = 0; c < s->chunks; c++) {
         Chunk from[4];
 #pragma GCC unroll 4
         for (size_t i = 0; i < 4; i++) {
             from[i] = find_chunk(p, bits, smaller(column + i, p->n - 1), s->chunk + c, &endings[i]);
-            __builtin_prefetch(from[i].low + ROWS_AHEAD * row_bytes(p, bits));
+            __builtin_prefetch(ahead + next * CHUNK * (size_t)bits / 8, 0, 3);
+            if (++next == s->chunks) next = 0, ahead += row_bytes(p, bits);
         }
 #pragma GCC unroll 4
         for (size_t part = 0; part < PARTS; part++)
