@@ -1,8 +1,7 @@
 /* AVX2 with FMA and F16C: what its sets share. */
 #define VECTOR_BYTES 32
 #include "vectors.h"
-
-#include <immintrin.h>
+#include "x86.h"
 
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 
@@ -16,19 +15,11 @@ INLINE Bytes repeat_bytes(const uint8_t *from) {
     return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadl_epi64((const __m128i *)from)), four);
 }
 
-INLINE void store_eight_halves(float *to, Eight halves) { _mm256_storeu_ps(to, _mm256_cvtph_ps((__m128i)halves)); }
-
 /* The two 16 bytes of a vector, each to a row of its own. */
 INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128((__m256i)v));
     _mm_storeu_si128((__m128i *)(to + stride), _mm256_extracti128_si256((__m256i)v, 1));
 }
-
-/* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
-typedef Ints Inputs;
-enum { INPUT_WORDS = 1 };
-INLINE Inputs load_inputs(const int8_t *from) { return all_of_four(from); }
-#define dot_word(sum, weights, inputs, word) dot(sum, weights, inputs)
 
 #define TILE_ROWS 3 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4

@@ -1,22 +1,15 @@
 /* AVX-512 with VNNI: what both sets of it share. */
 #define VECTOR_BYTES 64
 #include "vectors.h"
+#include "x86.h"
+#include "whole_sums.h"
 
-#include <immintrin.h>
-
-/* Sums of products of four bytes a lane. The instruction as it stands: the compiler would move loads ahead until sums
+/* The instruction as it stands: the compiler would move loads ahead until sums
  * no longer fit into registers. */
-typedef Ints Partial;
-INLINE Partial begin(Ints sum) { return sum; }
 INLINE Partial dot(Partial sum, Bytes weights, Ints four) {
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(four));
     return sum;
 }
-INLINE Ints finish(Partial sum, Ints before) {
-    (void)before; /* it began with them */
-    return sum;
-}
-enum { PARTIAL_WORDS = CHUNK / 4 }; /* so many words of inputs fit into a Partial */
 
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
@@ -31,8 +24,6 @@ INLINE Bytes repeat_bytes(const uint8_t *from) {
     return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)from)), four);
 }
 
-INLINE void store_eight_halves(float *to, Eight halves) { _mm256_storeu_ps(to, _mm256_cvtph_ps((__m128i)halves)); }
-
 /* The four 16 bytes of a vector, each to a row of its own. */
 INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128((__m512i)v));
@@ -40,12 +31,6 @@ INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     _mm_storeu_si128((__m128i *)(to + 2 * stride), _mm512_extracti32x4_epi32((__m512i)v, 2));
     _mm_storeu_si128((__m128i *)(to + 3 * stride), _mm512_extracti32x4_epi32((__m512i)v, 3));
 }
-
-/* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
-typedef Ints Inputs;
-enum { INPUT_WORDS = 1 };
-INLINE Inputs load_inputs(const int8_t *from) { return all_of_four(from); }
-#define dot_word(sum, weights, inputs, word) dot(sum, weights, inputs)
 
 #define TILE_ROWS 6 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4

@@ -2,6 +2,7 @@
 #include "attention.h"
 #include "matmul_int.h"
 #include "avx2.h"
+#include "whole_sums.h"
 #include "cpu.h"
 
 /* The same arithmetic in AVX-512's encoding, to try it on processors that have that one alone. */
@@ -13,16 +14,9 @@ enum { ENCODING = AVX_VNNI };
 enum { ENCODING = AVX512_VNNI };
 #endif
 
-typedef Ints Partial;
-INLINE Partial begin(Ints sum) { return sum; }
 INLINE Partial dot(Partial sum, Bytes weights, Ints four) {
     return (Ints)DPBUSD((__m256i)sum, (__m256i)weights, (__m256i)four);
 }
-INLINE Ints finish(Partial sum, Ints before) {
-    (void)before; /* it began with them */
-    return sum;
-}
-enum { PARTIAL_WORDS = CHUNK / 4 };
 
 #include "bfloat16.h"
 #include "fma_pairs.h"

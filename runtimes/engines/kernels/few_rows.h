@@ -89,7 +89,7 @@ INLINE void add_quads(const Product *p, int bits, Segment *s) {
 /* Adds the chunks to the sums of 16 outputs of one row; the exact sum of a block is in `each` pieces. */
 INLINE void scale_row(const Product *p, size_t each, const Segment *s, size_t r, float y[GROUP]) {
     const size_t blocks = s->chunks * chunk_blocks(p), first = r * row_blocks(p) + s->chunk * chunk_blocks(p);
-    const int32_t(*pieces)[GROUP] = s->sums + r * blocks * each;
+    const int32_t(*parts)[GROUP] = s->sums + r * blocks * each;
     Floats sums[GROUP / LANES];
     memcpy(sums, y, sizeof sums);
     for (size_t b = 0; b < blocks; b++) {
@@ -100,7 +100,7 @@ INLINE void scale_row(const Product *p, size_t each, const Segment *s, size_t r,
             Ints sum = p->zeros ? start * load_ints(&s->zeros[b][h * LANES]) : start;
 #pragma GCC unroll 4
             for (size_t i = 0; i < each; i++)
-                sum += load_ints(&pieces[b * each + i][h * LANES]);
+                sum += load_ints(&parts[b * each + i][h * LANES]);
             sums[h] = multiply_add(to_floats(sum), scale * load_floats(&s->scales[b][h * LANES]), sums[h]);
         }
     }
@@ -132,7 +132,7 @@ static void add_segment(const Product *p, Segment *s, float y[FEW_ROWS][GROUP]) 
 static void few_rows(void *product, size_t index) {
     const Product local = *(const Product *)product, *p = &local; /* which no store can change */
     const size_t first = index * FEW_ROWS_COLUMNS, last = smaller(p->n, first + FEW_ROWS_COLUMNS);
-    const size_t most = smaller(SEGMENT, SUMS / (CHUNK / smaller(p->block, 32)) / p->m / 2 * 2);
+    const size_t most = smaller(SEGMENT, SUMS / pieces(p) / p->m / 2 * 2);
     Segment s;
     for (s.column = first; s.column < last; s.column += GROUP) {
         const size_t width = smaller(GROUP, p->n - s.column);

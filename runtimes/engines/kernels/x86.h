@@ -1,0 +1,10 @@
+/* What the sets of x86-64 share. */
+#include <immintrin.h>
+
+INLINE void store_eight_halves(float *to, Eight halves) { _mm256_storeu_ps(to, _mm256_cvtph_ps((__m128i)halves)); }
+
+/* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
+typedef Ints Inputs;
+enum { INPUT_WORDS = 1 };
+INLINE Inputs load_inputs(const int8_t *from) { return all_of_four(from); }
+#define dot_word(sum, weights, inputs, word) dot(sum, weights, inputs)
