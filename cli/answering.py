@@ -88,6 +88,11 @@ SAMPLING = options(
     click.option("--min-p", type=float, metavar="X"),
     click.option("--repetition-penalty", type=float, metavar="X"),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
+    click.option(
+        "--draft/--no-draft",
+        default=None,
+        help="Guess tokens ahead from the text so far; the answer is the same. Default: where it is quicker.",
+    ),
 )
 
 

@@ -117,4 +117,5 @@ def _readable(timings: Timings) -> dict[str, str]:
         "prompt": f"{timings.prefill_ms:.0f} ms for {timings.prompt_tokens} tokens, {timings.reused_tokens} reused",
         "first token": f"{timings.first_token_ms:.0f} ms",
         "answer": f"{timings.decode_ms:.0f} ms for {timings.new_tokens} tokens, {timings.tokens_per_s:.1f} tokens/s",
+        "drafts": f"{timings.accepted_tokens} of {timings.drafted_tokens} tokens right",
     }

@@ -69,7 +69,8 @@ class BundleRunner:
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         self.model.forget()
-        answer = self.model.ask(prompt, [image] if image else [], GenerationOptions(steps + 1, ignore_eos=True))
+        options = GenerationOptions(steps + 1, ignore_eos=True, draft=False)  # PyTorch has none either
+        answer = self.model.ask(prompt, [image] if image else [], options)
         answer.read()
         return answer.timings
 

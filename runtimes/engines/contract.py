@@ -125,6 +125,7 @@ class Decoder(Protocol):
     vocab: int
     taps: int  # of DeepStack
     recurrent: bool  # whether there are states that do not simply get shorter
+    drafts: bool  # whether a step of a few tokens takes little longer than one of one, and is forgotten token by token
 
     def open_states(self) -> States:
         """States of a new conversation, with no token in them."""

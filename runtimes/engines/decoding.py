@@ -27,6 +27,7 @@ class EngineDecoder(ABC, Generic[StatesT]):
     vocab: int
     taps: int
     recurrent: bool
+    drafts: bool = False
 
     def __init__(self) -> None:
         self._turn, self._process = Turns(), os.getpid()

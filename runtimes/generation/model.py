@@ -190,8 +190,7 @@ class Model(OfOneProcess):
         """
         progress = Progress(Timings())
         given = {name: chosen.pop(name) for name in OPTIONS if name in chosen}
-        base = GenerationOptions() if options is None else options
-        generation = with_options(base, given, asdict(self.manifest.generation))
+        generation = self._options(options, given)
         choice, parallel = chosen.pop("tool_choice", None), chosen.pop("parallel_tool_calls", None)
         tools = chosen.pop("tools", None)
         tools = None if choice == "none" else tools
@@ -220,8 +219,7 @@ class Model(OfOneProcess):
         cache. Raises InputError as `generate` does.
         """
         only(chosen, tuple(name for name in OPTIONS if name != "thinking_budget"), "complete")
-        base = GenerationOptions() if options is None else options
-        generation = with_options(base, chosen, asdict(self.manifest.generation))
+        generation = self._options(options, chosen)
         form, _ = open_forms(generation, None, None, None, self.prompts, lambda: self._vocabulary)
         if truth("prompt_logprobs", prompt_logprobs) and generation.logprobs is None:
             raise InputError("prompt_logprobs are given only with logprobs; give both, or none")
@@ -243,6 +241,16 @@ class Model(OfOneProcess):
         request = self.prepare(messages, **chosen)
         chunk = self.manifest.options.prefill_chunk
         return run_for_hidden_states(self.decoder, self.prompts, request, chunk)
+
+    def _options(self, base: GenerationOptions | None, given: dict[str, Any]) -> GenerationOptions:
+        base = GenerationOptions() if base is None else base
+        options = with_options(base, given, asdict(self.manifest.generation))
+        if options.draft and self.decoder.recurrent:
+            raise InputError(
+                "draft is true, and this model has recurrent states, which cannot forget tokens that were guessed "
+                "wrong; leave it out"
+            )
+        return options
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

@@ -22,7 +22,8 @@ class GenerationOptions:
     An answer ends behind `max_new_tokens` tokens, at an end token unless `ignore_eos` (for measurements of a fixed
     length), or in front of the first of the texts in `stop`. After `thinking_budget` tokens of thoughts, their end is
     forced. What comes behind thoughts is held to one of `json_schema`, `regex`, `choices` and `grammar`: tokens that do
-    not fit are never chosen. Raises InputError for values out of range, and for options that contradict one another.
+    not fit are never chosen. `draft` changes how long an answer takes, and nothing in it. Raises InputError for values
+    out of range, and for options that contradict one another.
     """
 
     max_new_tokens: int = 512
@@ -35,6 +36,7 @@ class GenerationOptions:
     regex: str | None = None  # it matches this expression as a whole
     choices: Sequence[str] | None = None  # it is one of these texts
     grammar: str | None = None  # it follows this Lark grammar, as llguidance reads it
+    draft: bool | None = None  # guess tokens ahead from the text so far; None: where several cost little more than one
 
     def __post_init__(self) -> None:
         if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
@@ -44,6 +46,8 @@ class GenerationOptions:
         object.__setattr__(self, "max_new_tokens", whole("max_new_tokens", self.max_new_tokens, 1, MOST_NEW_TOKENS))
         object.__setattr__(self, "ignore_eos", truth("ignore_eos", self.ignore_eos))
         object.__setattr__(self, "stop", tuple(self.stop))
+        if self.draft is not None:
+            object.__setattr__(self, "draft", truth("draft", self.draft))
         if self.logprobs is not None:
             object.__setattr__(self, "logprobs", whole("logprobs", self.logprobs, 0, MOST_ALTERNATIVES))
         if self.thinking_budget is not None:
@@ -61,7 +65,7 @@ class GenerationOptions:
         return next(((name, value) for name in FORMS if (value := getattr(self, name)) is not None), None)
 
 
-ENDING = ("max_new_tokens", "stop", "ignore_eos", "logprobs", "thinking_budget", *FORMS)
+ENDING = ("max_new_tokens", "stop", "ignore_eos", "logprobs", "thinking_budget", *FORMS, "draft")
 CHOOSING = tuple(option.name for option in fields(SamplingOptions))
 OPTIONS = (*ENDING, *CHOOSING)
 

@@ -11,7 +11,8 @@ class Timings:
 
     `image_ms` is decoding, resizing and cutting, `vision_ms` encoding, `prefill_ms` the prompt and its first token,
     `decode_ms` all tokens behind it, an end token among them, without what the reader of the answer does meanwhile.
-    `reused_tokens` of the `prompt_tokens` were still in the cache from an earlier turn.
+    `reused_tokens` of the `prompt_tokens` were still in the cache from an earlier turn. Of the `drafted_tokens`, which
+    were guessed ahead, `accepted_tokens` were right and took no step of their own.
     """
 
     image_ms: float = 0.0  # decoding, resizing and cutting images and frames of videos
@@ -23,6 +24,8 @@ class Timings:
     image_tokens: int = 0
     video_tokens: int = 0
     new_tokens: int = 0
+    drafted_tokens: int = 0  # guessed ahead, to be computed several at once
+    accepted_tokens: int = 0  # of the drafted ones, those that were right
 
     @property
     def first_token_ms(self) -> float:

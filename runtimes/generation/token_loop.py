@@ -10,13 +10,14 @@ from functools import partial
 
 import numpy as np
 
-from ..engines.contract import Floats, Step
-from ..prompt.positions import text_positions
+from ..engines.contract import Floats
 from ..prompt.requests import Request
 from .answer import Progress
 from .conversation import Conversation
+from .drafted_steps import DraftedSteps
 from .guide import Guide
 from .logprobs import token_logprob
+from .ngram_drafts import NgramDrafts
 from .options import GenerationOptions
 from .raw_prompt import logprobs_of_prompt
 from .sampling import Sampler
@@ -56,19 +57,23 @@ class TokenLoop:
 
     def tokens(self) -> Generator[int, None, None]:
         """Choose tokens until an end token (which is not given), the limit of new tokens or the end of the context."""
-        request, options, progress, conversation = self.request, self.options, self.progress, self.conversation
-        sampler, length, capacity = Sampler(options.sampling), len(request.prompt), conversation.decoder.capacity
+        started = time.perf_counter()
+        rows = self._prefill()
+        if not len(rows):
+            self.progress.finish("closed")
+            return
+        with closing(self._steps()) as steps:
+            yield from self._decode(rows[-1], steps, started)
+
+    def _decode(self, logits: Floats, steps: DraftedSteps, started: float) -> Generator[int, None, None]:
+        options, progress, length = self.options, self.progress, len(self.request.prompt)
+        sampler, capacity = Sampler(options.sampling), self.conversation.decoder.capacity
         choose = sampler if self.guide is None else partial(self.guide.choose, sampler)
         progress.logprobs = None if options.logprobs is None else []
-        started = time.perf_counter()
-        logits = self._prefill()
-        if not len(logits):
-            progress.finish("closed")
-            return
         history = np.empty(min(length + options.max_new_tokens, capacity + 1), np.int64)
-        history[:length] = request.prompt.ids
+        history[:length] = self.request.prompt.ids
         for index in range(options.max_new_tokens):
-            token = choose(logits[-1], history[: length + index])
+            token = choose(logits, history[: length + index])
             if index == 0:
                 progress.timings.prefill_ms = 1000 * (time.perf_counter() - started)
             progress.timings.new_tokens += 1
@@ -78,14 +83,20 @@ class TokenLoop:
                 progress.finish("eos")
                 return
             if options.logprobs is not None and progress.logprobs is not None:
-                tokenizer = conversation.prompts.tokenizer
-                progress.logprobs.append(token_logprob(tokenizer, logits[-1], token, options.logprobs))
+                tokenizer = self.conversation.prompts.tokenizer
+                progress.logprobs.append(token_logprob(tokenizer, logits, token, options.logprobs))
             yield token
-            if (reason := self._end(index)) is not None:
+            if (reason := self._end(index, steps)) is not None:
                 progress.finish(reason)
                 return
-            positions = text_positions(1, request.next_position + index)
-            logits = conversation.run(Step(history[length + index : length + index + 1], positions))
+            logits = steps.run(history[: length + index + 1], options.max_new_tokens - index - 1)
+
+    def _steps(self) -> DraftedSteps:
+        prompts, decoder, wanted = self.conversation.prompts, self.conversation.decoder, self.options.draft
+        drafting = decoder.drafts if wanted is None else wanted
+        placeholders = [token for token in (prompts.image_token_id, prompts.video_token_id) if token is not None]
+        drafts = NgramDrafts(placeholders) if drafting else None
+        return DraftedSteps(self.conversation, self.request.next_position, self.progress.timings, drafts)
 
     def _note_decoding(self, started: float) -> None:
         timings = self.progress.timings
@@ -103,12 +114,12 @@ class TokenLoop:
         progress.timings.reused_tokens = conversation.reused
         return logits
 
-    def _end(self, index: int) -> str | None:
+    def _end(self, index: int, steps: DraftedSteps) -> str | None:
         """Why the answer ends behind its token `index`, if it does."""
         if self.guide is not None and self.guide.complete:
             return "stop"
         if index + 1 == self.options.max_new_tokens:
             return "length"
-        if self.conversation.length == self.conversation.decoder.capacity:
+        if steps.certain == self.conversation.decoder.capacity:
             return "context"
         return "closed" if self.progress.closed else None

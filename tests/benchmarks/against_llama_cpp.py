@@ -40,7 +40,7 @@ def lensmith(args: argparse.Namespace) -> dict[str, Any]:
 
     model = load(args.bundle, threads=args.threads, context=2048)
     image = picture(*args.size)
-    options = GenerationOptions(max_new_tokens=STEPS + 1, ignore_eos=True)
+    options = GenerationOptions(max_new_tokens=STEPS + 1, ignore_eos=True, draft=False)
     firsts, speeds = [], []
     for repeat in range(args.repeats + 1):
         model.forget()

@@ -37,7 +37,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     runs = []
     for _ in range(args.repeats + 1):
         model.forget()
-        options = GenerationOptions(max_new_tokens=args.steps + 1, ignore_eos=True)
+        options = GenerationOptions(max_new_tokens=args.steps + 1, ignore_eos=True, draft=False)
         answer = model.generate(messages, options)
         answer.read()
         runs.append(answer.timings)

@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace) -> None:
         model.forget()
         request = model.prepare(messages)
         model.prefill(request, chunk=len(request.prompt))
-    model.generate(messages, GenerationOptions(max_new_tokens=args.steps + 1, ignore_eos=True)).read()
+    model.generate(messages, GenerationOptions(max_new_tokens=args.steps + 1, ignore_eos=True, draft=False)).read()
     vision, vision_runs = profile_of(model.vision.session)
     show("vision encoder", costs(vision, vision_runs[1:2]))
     decoder, runs = profile_of(inside(model.decoder).session)

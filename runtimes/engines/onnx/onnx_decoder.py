@@ -143,6 +143,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         deepstack = self._inputs.get("deepstack_features")
         self.taps = 0 if deepstack is None else int(deepstack.shape[0])
         self.recurrent = any(name.startswith(RECURRENT) for name in self._inputs)
+        self.drafts = not self.recurrent
 
     def _use(self, opened: ort.InferenceSession) -> None:
         self.session = opened

@@ -1,0 +1,70 @@
+"""The steps of an answer: one token each, or several where drafts foresee what the decoder will choose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engines.contract import Floats, Ints, Step
+from ..prompt.positions import text_positions
+from .conversation import Conversation
+from .ngram_drafts import NgramDrafts
+from .timings import Timings
+
+
+class DraftedSteps:
+    """Logits behind one token after the other.
+
+    A step appends a token and the drafts behind it, and gives logits behind each of them. Those behind a draft count
+    only where it was then chosen: so answers are those without drafts, greedy or sampled, as every token is chosen from
+    the decoder's own logits. (For drafts that are certain of themselves this is the rejection sampling of Leviathan et
+    al., 2023.) Tokens of drafts that were not chosen are forgotten.
+    """
+
+    def __init__(
+        self, conversation: Conversation, position: int, timings: Timings, drafts: NgramDrafts | None = None
+    ) -> None:
+        """`position`: of the first token of the answer."""
+        self._conversation, self._timings, self._drafts = conversation, timings, drafts
+        self._offset = position - conversation.length  # from a place in the conversation to a position
+        self.certain = conversation.length  # tokens in the states that were chosen
+        self._ahead: list[int] = []  # drafts in the states behind these
+        self._rows: Floats = np.zeros((0, 0), np.float32)
+        self._row = 0
+
+    def run(self, history: Ints, room: int) -> Floats:
+        """Logits float32 [vocab] behind `history` [n], whose last token was chosen now; `room` more are wanted at most.
+
+        They are valid until the next call.
+        """
+        token = int(history[-1])
+        if self._ahead and self._ahead[0] == token:
+            del self._ahead[0]
+            self._row += 1
+            self._timings.accepted_tokens += 1
+        else:
+            self._step(history, room)
+        self.certain += 1
+        row: Floats = self._rows[self._row]
+        return row
+
+    def close(self) -> None:
+        """Leave in the states what was chosen."""
+        self._settle()
+
+    def _step(self, history: Ints, room: int) -> None:
+        self._settle()
+        free = self._conversation.decoder.capacity - self.certain - 1
+        wanted = min(room - 1, free)  # the last token that is wanted comes from the logits behind the one before
+        drafts = [] if self._drafts is None or wanted < 1 else self._drafts.propose(history, wanted)
+        ids = np.array([history[-1], *drafts], np.int64)
+        positions = text_positions(len(ids), self.certain + self._offset)
+        self._rows = self._conversation.run(Step(ids, positions, num_logits=len(ids)))
+        self._ahead, self._row = drafts, 0
+        self._timings.drafted_tokens += len(drafts)
+
+    def _settle(self) -> None:
+        if self._drafts is not None and self._row + len(self._ahead):
+            self._drafts.learn(self._row + len(self._ahead), self._row)
+        if self._ahead:
+            self._conversation.rewind(self.certain)
+        self._ahead, self._row = [], 0

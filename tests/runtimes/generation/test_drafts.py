@@ -1,0 +1,183 @@
+"""Drafts change how many steps an answer takes, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lensmith.runtimes import GenerationOptions, Model, load, user_message
+from lensmith.runtimes.engines.contract import Step
+from lensmith.runtimes.generation.answer import Progress
+from lensmith.runtimes.generation.ngram_drafts import LONGEST_PAUSE, MOST_DRAFTS, NgramDrafts
+from lensmith.runtimes.generation.options import CHOOSING
+from lensmith.runtimes.generation.sampling import SamplingOptions
+from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.generation.token_loop import TokenLoop
+from lensmith.targets.errors import InputError
+
+from tests.helpers.ladder import random_image
+
+VOCAB, PLACEHOLDER = 6, 5
+
+
+class Scripted:
+    """A conversation whose decoder gives logits that depend on all tokens before, and keeps what it was given."""
+
+    def __init__(self, prompt: list[int], capacity: int = 64) -> None:
+        self.decoder = SimpleNamespace(capacity=capacity, drafts=True, recurrent=False)
+        self.prompts = SimpleNamespace(image_token_id=PLACEHOLDER, video_token_id=None)
+        self.ids, self.places, self.steps, self.reused = list(prompt), list(range(len(prompt))), 0, 0
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    def logits(self, ids: list[int]) -> Any:
+        """Peaked, and often as behind the same two tokens before."""
+        random = np.random.default_rng(sum((token + 1) * 7**place for place, token in enumerate(ids[-2:])))
+        scores = random.normal(0, 2, VOCAB).astype(np.float32)
+        if len(ids) % 5:
+            return scores
+        return np.roll(scores, 1)
+
+    def prefill(self, *_: Any, **__: Any) -> Any:
+        return self.logits(self.ids)[None]
+
+    def run(self, step: Step) -> Any:
+        assert step.num_logits == len(step.ids) <= MOST_DRAFTS + 1
+        assert len(self.ids) + len(step.ids) <= self.decoder.capacity
+        assert PLACEHOLDER not in step.ids[1:]
+        self.steps += 1
+        rows = []
+        for token, place in zip(step.ids.tolist(), step.positions[0].tolist(), strict=True):
+            self.ids.append(token)
+            self.places.append(place)
+            rows.append(self.logits(self.ids))
+        return np.stack(rows)
+
+    def rewind(self, length: int) -> None:
+        del self.ids[length:], self.places[length:]
+
+    def keep(self) -> None:
+        pass
+
+
+class Letters:
+    """Each token is a piece of text; some text ends the answer."""
+
+    def __init__(self, stop: str) -> None:
+        self.stopped_by: str | None = None
+        self._stop, self._text = stop, ""
+
+    def push(self, token: int) -> str:
+        self._text += str(token)
+        self.stopped_by = self._stop if self._text.endswith(self._stop) else None
+        return str(token)
+
+
+def answered(
+    prompt: list[int], options: GenerationOptions, stop: str = "none", capacity: int = 64
+) -> tuple[Progress, Scripted]:
+    conversation: Any = Scripted(prompt, capacity)
+    request: Any = SimpleNamespace(
+        prompt=SimpleNamespace(ids=np.array(prompt), __len__=None), next_position=len(prompt)
+    )
+    request.prompt = np.array(prompt).view(WithIds)
+    progress = Progress(Timings())
+    stream: Any = Letters(stop)
+    for _ in TokenLoop(conversation, request, options, progress, None, {4}).pieces(stream):
+        pass
+    return progress, conversation
+
+
+class WithIds(np.ndarray):  # type: ignore[type-arg]
+    """A prompt: its ids, with a length."""
+
+    @property
+    def ids(self) -> Any:
+        return np.asarray(self)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30),
+    tokens=st.integers(1, 40),
+    capacity=st.integers(31, 64),
+    temperature=st.sampled_from([0.0, 1.0]),
+    ignore_eos=st.booleans(),
+    stop=st.sampled_from(["none", "1", "23"]),
+)
+def test_the_answer_and_the_states_are_those_without(
+    prompt: list[int], tokens: int, capacity: int, temperature: float, ignore_eos: bool, stop: str
+) -> None:
+    """Whatever the decoder makes of drafts, wherever the answer ends; sampled ones too, with one seed."""
+    sampling = SamplingOptions(temperature=1.0, seed=3) if temperature else SamplingOptions()
+    options = [
+        GenerationOptions(tokens, sampling=sampling, ignore_eos=ignore_eos, draft=draft, logprobs=None)
+        for draft in (False, True)
+    ]
+    (plain, before), (drafted, after) = (answered(prompt, each, stop, capacity) for each in options)
+    assert drafted.ids == plain.ids
+    assert (drafted.finish_reason, drafted.stopped_by) == (plain.finish_reason, plain.stopped_by)
+    chosen = [*prompt, *plain.ids]
+    assert after.ids == chosen[: len(after.ids)]
+    assert after.places == list(range(len(after.ids)))
+    assert len(before.ids) <= len(after.ids) <= len(chosen)
+    assert drafted.timings.accepted_tokens <= drafted.timings.drafted_tokens
+    assert after.steps == before.steps - drafted.timings.accepted_tokens
+
+
+def test_what_repeats_itself_takes_few_steps() -> None:
+    drafts = NgramDrafts()
+    history = [9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]
+    assert drafts.propose(np.array(history), 99) == [4, 5, 6]
+    drafts.learn(3, 3)
+    assert drafts.propose(np.array([*history, 4]), 99) == [5, 6, 7, 8, 9, 1]
+    drafts.learn(6, 2)
+    assert drafts.propose(np.array([*history, 4, 5]), 2) == [6, 7]
+    assert NgramDrafts().propose(np.array([1, 1, 1, 1, 1, 1]), 9) == [1, 1, 1]
+    assert NgramDrafts({6}).propose(np.array(history), 99) == [4, 5]
+
+
+def test_drafts_that_are_always_wrong_become_rare() -> None:
+    drafts, made = NgramDrafts(), 0
+    history = np.ones(2000, np.int64)
+    for end in range(1000, 2000):
+        proposed = drafts.propose(history[:end], 9)
+        made += bool(proposed)
+        if proposed:
+            drafts.learn(len(proposed), 0)
+    assert 1000 / (LONGEST_PAUSE + 1) <= made <= 1000 / LONGEST_PAUSE + 6
+
+
+def test_real_answers(tiny_bundle: Path) -> None:
+    """Of an int4 bundle of random weights that is made to repeat itself: tokens, probabilities and the next turn."""
+    model, other = (load(tiny_bundle, threads=1, context=512) for _ in range(2))
+    assert isinstance(model, Model)
+    assert isinstance(other, Model)
+    question = user_message("Say it again and again: one two one two one two.", [random_image(64, 64)])
+    chosen: dict[str, Any] = {"max_new_tokens": 96, "ignore_eos": True, "logprobs": 2, "repetition_penalty": 0.5}
+    drafted, plain = model.generate([question], **chosen), other.generate([question], **chosen, draft=False)
+    assert drafted.read() == plain.read()
+    assert drafted.ids == plain.ids
+    assert drafted.timings.accepted_tokens > 10
+    assert plain.timings.drafted_tokens == 0
+    assert drafted.logprobs is not None
+    assert plain.logprobs is not None
+    found = [[token.logprob for token in answer] for answer in (drafted.logprobs, plain.logprobs)]
+    np.testing.assert_allclose(*found, atol=1e-3)
+    again = [question, {"role": "assistant", "content": plain.text}, user_message("And then?")]
+    turns = [each.generate(again, max_new_tokens=12, ignore_eos=True) for each in (model, other)]
+    assert turns[0].read() == turns[1].read()
+    assert turns[0].timings.reused_tokens >= turns[1].timings.reused_tokens > 0
+
+
+def test_draft_is_no_wish_of_sampling(tiny_bundle: Path) -> None:
+    assert "draft" not in CHOOSING
+    with pytest.raises(InputError, match="draft is 'yes'"):
+        load(tiny_bundle, threads=1).ask("Hi", draft="yes")
