@@ -2,6 +2,11 @@
 
 enum { SLICE = 2, SLICE_BLOCKS = SLICE * MAX_CHUNK_BLOCKS, TILE_COLUMNS = TILE_VECTORS * LANES };
 
+#ifndef ARRANGE /* a set may multiply in another way, and let weights lie in another order for it */
+#define ARRANGE transpose
+#define BLOCK_SUMS block_sums
+#endif
+
 /* Weights of some chunks and 64 outputs: values for 4 inputs of each output beside each other. */
 typedef struct Slice {
     uint8_t values[SLICE * CHUNK / 4][PANEL_COLUMNS * 4] __attribute__((aligned(64)));
@@ -23,7 +28,7 @@ INLINE void unpack(const Product *p, int bits, const Slice *slice, size_t column
         const Part values = load_part(find_chunk(p, bits, row, slice->chunk + chunk, &ending), bits, part);
         v[i] = (Ints)(values.even | (Bytes)((Halves)values.odd << 4));
     }
-    transpose(v);
+    ARRANGE(v);
 #pragma GCC unroll 16
     for (size_t i = 0; i < LANES; i++) {
         const size_t word = chunk * CHUNK / 4 + 2 * (part * LANES + i);
@@ -107,7 +112,7 @@ INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row
         for (int v = 0; v < TILE_VECTORS; v++)
             sums[r][v] = p->zeros ? start * load_ints(&slice->zeros[b][column + (size_t)v * LANES]) : start;
     }
-    block_sums(x, p->chunks * CHUNK, slice->values[chunk * CHUNK / 4 + 2 * word] + 4 * column, words, rows, sums);
+    BLOCK_SUMS(x, p->chunks * CHUNK, slice->values[chunk * CHUNK / 4 + 2 * word] + 4 * column, words, rows, sums);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         const Floats scale = all_floats(p->row_scales[(row + (size_t)r) * blocks + block]);
