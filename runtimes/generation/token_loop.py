@@ -73,6 +73,7 @@ class TokenLoop:
         history = np.empty(min(length + options.max_new_tokens, capacity + 1), np.int64)
         history[:length] = self.request.prompt.ids
         for index in range(options.max_new_tokens):
+            logits = self._sayable(logits)
             token = choose(logits, history[: length + index])
             if index == 0:
                 progress.timings.prefill_ms = 1000 * (time.perf_counter() - started)
@@ -92,11 +93,19 @@ class TokenLoop:
             logits = steps.run(history[: length + index + 1], options.max_new_tokens - index - 1)
 
     def _steps(self) -> DraftedSteps:
-        prompts, decoder, wanted = self.conversation.prompts, self.conversation.decoder, self.options.draft
-        drafting = decoder.drafts if wanted is None else wanted
-        placeholders = [token for token in (prompts.image_token_id, prompts.video_token_id) if token is not None]
-        drafts = NgramDrafts(placeholders) if drafting else None
+        decoder, wanted = self.conversation.decoder, self.options.draft
+        drafts = (
+            NgramDrafts(self.conversation.prompts.placeholders)
+            if (decoder.drafts if wanted is None else wanted)
+            else None
+        )
         return DraftedSteps(self.conversation, self.request.next_position, self.progress.timings, drafts)
+
+    def _sayable(self, logits: Floats) -> Floats:
+        """Logits [vocab] without the tokens that stand for images: a step with one would need the image."""
+        scores = logits.copy()
+        scores[[token for token in self.conversation.prompts.placeholders if token < len(logits)]] = -np.inf
+        return scores
 
     def _note_decoding(self, started: float) -> None:
         timings = self.progress.timings
