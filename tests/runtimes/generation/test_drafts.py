@@ -191,7 +191,7 @@ def test_real_answers(
     drafted = model.generate([question], **chosen)
     drafted.read()
     assert drafted.ids == plain.ids
-    assert drafted.timings.drafted_tokens > 47
+    assert drafted.timings.drafted_tokens > 30
     assert (drafted.timings.accepted_tokens > 10) == (right > 0)
     assert plain.timings.drafted_tokens == 0
     assert drafted.logprobs is not None
