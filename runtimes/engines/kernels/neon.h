@@ -25,6 +25,9 @@ INLINE void store_eight_halves(float *to, Eight halves) {
     vst1q_f32(to + 4, vcvt_high_f32_f16(values));
 }
 
+INLINE Floats load_halves(const uint16_t *from) { return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
+INLINE void store_halves(uint16_t *to, Floats v) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
+
 INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     (void)stride; /* there is one */
     vst1q_s32(to, (int32x4_t)v);

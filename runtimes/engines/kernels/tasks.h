@@ -3,7 +3,8 @@
  * - Partial, begin, dot, finish, PARTIAL_WORDS: sums of products of four bytes a lane,
  * - Inputs, load_inputs, INPUT_WORDS, dot_word: the same of some words that were loaded at once,
  * - Narrow, store_narrow, dot_pair: sums of products of pairs of bfloat16,
- * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves, store_quads,
+ * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves, load_halves,
+ *   store_halves, store_quads,
  * - TILE_ROWS, TILE_VECTORS, ATTENTION_ROWS, ATTENTION_VECTORS: how many sums its registers hold. */
 #include "cpu.h"
 #include "instruction_set.h"
@@ -24,6 +25,8 @@
 #include "attention_pack.h"
 #include "attention_block.h"
 
+#include "cached_block.h"
+
 #define TASKS(named, features)                                                                                         \
     {.name = named,                                                                                                    \
      .needs = features,                                                                                                \
@@ -31,4 +34,8 @@
      .few_rows = few_rows,                                                                                             \
      .panel = panel,                                                                                                   \
      .pack_tile = pack_tile,                                                                                           \
-     .query_block = query_block}
+     .query_block = query_block,                                                                                       \
+     .cached_append = cached_append,                                                                                   \
+     .cached_range = cached_range,                                                                                     \
+     .cached_merge = cached_merge,                                                                                     \
+     .cached_block = cached_block}
