@@ -43,6 +43,7 @@ INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     "aarch64": {
         "neon.c": [],
         "dotprod.c": ["-mcpu=tsv110+dotprod"],  # an ARMv8.2-A by a name that gcc, clang and zig all take
+        "i8mm.c": ["-mcpu=tsv110+dotprod+i8mm+bf16"],
     },
 }
 OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -17,8 +17,9 @@ from tests.fuzz.cases import attention, product, right_case
 from tests.fuzz.driver import Case
 from tests.helpers.native import need
 
-HAS = {"max": ("dotprod", "neon"), "cortex-a76": ("dotprod", "neon"), "cortex-a72": ("neon",)}  # the quickest first
-QUICK = [("max", "dotprod"), ("cortex-a72", "neon")]
+# The sets of each processor, the quickest first
+HAS = {"max": ("i8mm", "dotprod", "neon"), "cortex-a76": ("dotprod", "neon"), "cortex-a72": ("neon",)}
+QUICK = [("max", "i8mm"), ("max", "dotprod"), ("cortex-a72", "neon")]
 ROWS = (1, 2, 3, 7, 16, 64, 600)
 # inputs and outputs: several segments of 32 chunks, odd numbers of outputs, parts of a chunk and of a block
 SHAPES = ((384, 67), (4224, 66), (200, 33), (1000, 1))
@@ -95,6 +96,7 @@ def test_the_quickest_is_chosen(processor: str, arm: ArmRoot) -> None:
     assert run(arm, processor, ["-c", CHOSEN]).stdout.strip() == HAS[processor][0]
 
 
-def test_what_a_processor_lacks_is_refused(arm: ArmRoot) -> None:
-    ran = run(arm, "cortex-a72", ["-c", CHOSEN], check=False, LENSMITH_NATIVE="dotprod")
-    assert "LENSMITH_NATIVE is 'dotprod', which this processor lacks" in ran.stderr
+@pytest.mark.parametrize(("processor", "instructions"), [("cortex-a72", "dotprod"), ("cortex-a76", "i8mm")])
+def test_what_a_processor_lacks_is_refused(processor: str, instructions: str, arm: ArmRoot) -> None:
+    ran = run(arm, processor, ["-c", CHOSEN], check=False, LENSMITH_NATIVE=instructions)
+    assert f"LENSMITH_NATIVE is '{instructions}', which this processor lacks" in ran.stderr

@@ -34,22 +34,28 @@ unsigned cpu_features(void) {
 #elif defined(__aarch64__)
 #if defined(__linux__)
 #include <sys/auxv.h>
-static int has_dotprod(void) { return (getauxval(AT_HWCAP) >> 20) & 1; } /* HWCAP_ASIMDDP */
+static int has_dotprod(void) { return (getauxval(AT_HWCAP) >> 20) & 1; }       /* HWCAP_ASIMDDP */
+static int has_i8mm_bf16(void) { return (getauxval(AT_HWCAP2) >> 13 & 3) == 3; } /* HWCAP2_I8MM, HWCAP2_BF16 */
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
-static int has_dotprod(void) {
+static int has(const char *feature) {
     int value = 0;
     size_t size = sizeof value;
-    return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, 0, 0) && value;
+    return !sysctlbyname(feature, &value, &size, 0, 0) && value;
 }
+static int has_dotprod(void) { return has("hw.optional.arm.FEAT_DotProd"); }
+static int has_i8mm_bf16(void) { return has("hw.optional.arm.FEAT_I8MM") && has("hw.optional.arm.FEAT_BF16"); }
 #elif defined(_WIN32)
 #include <windows.h>
 static int has_dotprod(void) { return IsProcessorFeaturePresent(43); } /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+/* PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE, PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE; older systems know neither */
+static int has_i8mm_bf16(void) { return IsProcessorFeaturePresent(66) && IsProcessorFeaturePresent(68); }
 #else
 static int has_dotprod(void) { return 0; }
+static int has_i8mm_bf16(void) { return 0; }
 #endif
 
-unsigned cpu_features(void) { return NEON | (has_dotprod() ? NEON_DOTPROD : 0); }
+unsigned cpu_features(void) { return NEON | (has_dotprod() ? NEON_DOTPROD : 0) | (has_i8mm_bf16() ? NEON_I8MM_BF16 : 0); }
 
 #else
 unsigned cpu_features(void) { return 0; }

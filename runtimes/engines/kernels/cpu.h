@@ -9,6 +9,7 @@ enum Feature {
     AVX512_BF16 = 8,
     NEON = 16, /* every 64-bit Arm processor */
     NEON_DOTPROD = 32,
+    NEON_I8MM_BF16 = 64,
 };
 
 unsigned cpu_features(void); /* a sum of the above; none on a processor of another kind */

@@ -9,8 +9,8 @@
 extern const InstructionSet avx512bf16, avx512, avxvnni, avx2;
 static const InstructionSet *const SETS[] = {&avx512bf16, &avx512, &avxvnni, &avx2}; /* the quickest first */
 #elif defined(__aarch64__)
-extern const InstructionSet dotprod, neon;
-static const InstructionSet *const SETS[] = {&dotprod, &neon};
+extern const InstructionSet i8mm, dotprod, neon;
+static const InstructionSet *const SETS[] = {&i8mm, &dotprod, &neon};
 #else
 static const InstructionSet *const SETS[] = {NULL};
 #endif

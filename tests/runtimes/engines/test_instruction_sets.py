@@ -13,7 +13,7 @@ from lensmith.runtimes.engines.native import SWITCH, wanted_instructions, wanted
 from tests.helpers.native import Array, need
 from tests.runtimes.engines.test_native import Product, activations, attend
 
-KNOWN = ("avx512bf16", "avx512", "avxvnni", "avx2", "dotprod", "neon")
+KNOWN = ("avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon")
 ROWS = (1, 2, 3, 7, 16, 64, 600)
 # inputs, outputs: more than a segment of 32 chunks, parts of a chunk, odd numbers of outputs, one output
 SHAPES = ((4224, 66), (384, 67), (96, 33), (200, 1), (1000, 19))
