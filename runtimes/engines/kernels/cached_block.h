@@ -213,7 +213,7 @@ static void attend_range(const CachedAttention *a, CachedBlock *block, size_t he
 }
 
 /* Where a row's queries and answers stand. */
-INLINE size_t row_start(const CachedAttention *a, size_t head, size_t row) {
+INLINE size_t answer_start(const CachedAttention *a, size_t head, size_t row) {
     const size_t query = head / a->kv_heads * a->queries + row / a->group;
     return ((query * a->kv_heads + head % a->kv_heads) * a->group + row % a->group) * a->width;
 }
@@ -221,7 +221,7 @@ INLINE size_t row_start(const CachedAttention *a, size_t head, size_t row) {
 static void load_rows(const CachedAttention *a, CachedBlock *block, size_t head, size_t first, size_t rows) {
     const Floats scale = all_floats(1.44269504f / sqrtf((float)a->width)); /* log2(e), for powers of two */
     for (size_t row = 0; row < rows; row++) {
-        const float *q = a->q + row_start(a, head, first + row);
+        const float *q = a->q + answer_start(a, head, first + row);
         block->ends[row] = (size_t)a->past[head / a->kv_heads] + (first + row) / a->group + 1;
         for (size_t i = 0; i < a->width; i += LANES)
             store_floats(block->q + row * a->width + i, scale * load_floats(q + i));
@@ -279,7 +279,7 @@ static void cached_merge(void *attention, size_t head) {
         begin_merged(&merged, a->width);
         for (size_t range = 0; range < a->ranges; range++, from += partial_size(a))
             merge(&merged, from, from[a->width], from[a->width + 1], a->width);
-        store_merged(&merged, a->out + row_start(a, head, row), a->width);
+        store_merged(&merged, a->out + answer_start(a, head, row), a->width);
     }
 }
 
@@ -299,5 +299,5 @@ static void cached_block(void *attention, size_t index) {
             merge(&merged[row], block.out + row * a->width, sum_of(block.sum[row]), block.largest[row], a->width);
     }
     for (size_t row = 0; row < rows; row++)
-        store_merged(&merged[row], a->out + row_start(a, head, first + row), a->width);
+        store_merged(&merged[row], a->out + answer_start(a, head, first + row), a->width);
 }

@@ -28,11 +28,6 @@ INLINE void store_eight_halves(float *to, Eight halves) {
 INLINE Floats load_halves(const uint16_t *from) { return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
 INLINE void store_halves(uint16_t *to, Floats v) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
 
-INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
-    (void)stride; /* there is one */
-    vst1q_s32(to, (int32x4_t)v);
-}
-
 #define QUAD_SUMS(a, b, c, d)                                                                                          \
     (Ints) vpaddq_s32(vpaddq_s32((int32x4_t)(a), (int32x4_t)(b)), vpaddq_s32((int32x4_t)(c), (int32x4_t)(d)))
 
