@@ -252,7 +252,7 @@ def _some_input(case: Case, draw: np.random.Generator) -> int:
 
 def _refill(case: Case, index: int, dims: tuple[int, ...], draw: np.random.Generator) -> Case:
     """An input with other dimensions, and with as many values as they say."""
-    kind = TYPES[case.operator.rstrip("234")]
+    kind = TYPES[case.operator.rstrip("2348")]
     size, dtype = math.prod(dims), kind[min(index, len(kind) - 1)]
     if size > 2**20:
         return case
