@@ -61,7 +61,9 @@ def cached(draw: np.random.Generator, **chosen: int) -> Case:
     queries = chosen.get("queries") or int(draw.integers(1, 4) if draw.integers(2) else draw.integers(1, 120))
     past = [chosen.get("past", int(draw.integers(0, 140 if draw.integers(4) else 1200))) for _ in range(batch)]
     capacity = max(past) + queries + int(draw.integers(0, 9))
-    shapes = [(batch, queries, heads * width) for heads in (kv_heads * group, kv_heads, kv_heads)]
+    shapes: list[tuple[int, ...]] = [
+        (batch, queries, heads * width) for heads in (kv_heads * group, kv_heads, kv_heads)
+    ]
     shapes += [(batch, kv_heads, capacity, width)] * 2
     parts = [
         draw.normal(size=shape).astype(kind) for shape, kind in zip(shapes, TYPES["CachedAttention"], strict=False)

@@ -37,7 +37,9 @@ class Attention:
 
     def inputs(self) -> dict[str, Array]:
         draw, batch = np.random.default_rng(self.queries + self.width), len(self.past)
-        shapes = [(batch, self.queries, heads * self.width) for heads in (self.heads, self.kv_heads, self.kv_heads)]
+        shapes: list[tuple[int, ...]] = [
+            (batch, self.queries, heads * self.width) for heads in (self.heads, self.kv_heads, self.kv_heads)
+        ]
         shapes += [(batch, self.kv_heads, self.capacity, self.width)] * 2
         made = {name: draw.normal(size=shape).astype(np.float32) for name, shape in zip(INPUTS, shapes, strict=False)}
         for name in ("past_key", "past_value"):
@@ -46,13 +48,13 @@ class Attention:
 
     def session(self, *, native: bool = True, threads: int = 2) -> ort.InferenceSession:
         node = helper.make_node(NAME, [*INPUTS], [*OUTPUTS], domain=DOMAIN, num_heads=self.heads,
-                                kv_num_heads=self.kv_heads)  # fmt: skip
-        ports = [[helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
-                 for named in (INPUTS, OUTPUTS)]  # fmt: skip
+                           kv_num_heads=self.kv_heads)  # fmt: skip
+        inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
+                 for named in (INPUTS, OUTPUTS))  # fmt: skip
         opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1),
                                                                                 (DOMAIN, 1))]  # fmt: skip
         functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, NAME)])]
-        graph = helper.make_graph([node], "g", *ports)
+        graph = helper.make_graph([node], "g", inputs, outputs)
         model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4
@@ -161,7 +163,7 @@ def test_what_float16_cannot_hold_is_its_largest(native: bool) -> None:
     feed = case.inputs()
     feed["value"][0, 0, :4] = [1e5, -1e9, 3e38, 65504]
     output, _, values = case.run(feed, native=native)
-    np.testing.assert_array_equal(values[0, 0, 0, :4], np.float16([65504, -65504, 65504, 65504]))
+    np.testing.assert_array_equal(values[0, 0, 0, :4], np.array([65504, -65504, 65504, 65504], np.float16))
     np.testing.assert_allclose(output[0, 0, :4], [65504, -65504, 65504, 65504], rtol=1e-6)
 
 
