@@ -32,6 +32,12 @@ INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
     _mm_storeu_si128((__m128i *)(to + 3 * stride), _mm512_extracti32x4_epi32((__m512i)v, 3));
 }
 
+INLINE Bytes keep(Bytes v) {
+    __asm__("" : "+v"(v));
+    return v;
+}
+#define KEEP keep
+
 #define TILE_ROWS 6 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4
 #define ATTENTION_ROWS 6

@@ -56,6 +56,11 @@ static void load_slice(const Product *p, Slice *slice) {
                 slice->zeros[0]);
 }
 
+/* Weights that all rows of a tile share: a set keeps them in registers where the compiler would load them again. */
+#ifndef KEEP
+#define KEEP(weights) (weights)
+#endif
+
 /* The words of one block, exactly, for a tile of rows and outputs. */
 INLINE void block_sums(const int8_t *x, size_t stride, const uint8_t *values, size_t words, int rows,
                        Ints sums[TILE_ROWS][TILE_VECTORS]) {
@@ -76,7 +81,7 @@ INLINE void block_sums(const int8_t *x, size_t stride, const uint8_t *values, si
                     Bytes w[TILE_VECTORS];
 #pragma GCC unroll 4
                     for (size_t v = 0; v < TILE_VECTORS; v++)
-                        w[v] = (Bytes)load_ints(from + v * VECTOR_BYTES);
+                        w[v] = KEEP((Bytes)load_ints(from + v * VECTOR_BYTES));
 #pragma GCC unroll 6
                     for (int r = 0; r < rows; r++) {
                         const Inputs inputs = load_inputs(x + (size_t)r * stride + half * (CHUNK / 2) + 4 * i);
@@ -95,7 +100,7 @@ INLINE void block_sums(const int8_t *x, size_t stride, const uint8_t *values, si
 
 /* One block of `rows` rows and TILE_COLUMNS outputs from `column` of the slice: exact sums, then one scale each. */
 INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row, size_t b, size_t column,
-                      float (*y)[PANEL_COLUMNS]) {
+                      float *y, size_t stride) {
     const size_t blocks = row_blocks(p), block = slice->chunk * chunk_blocks(p) + b, words = p->block / 8;
     const size_t word = b % chunk_blocks(p) * words, chunk = b / chunk_blocks(p);
     const int8_t *x = p->rounded + (row * p->chunks + slice->chunk + chunk) * CHUNK + 4 * word;
@@ -115,54 +120,71 @@ INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row
         for (int v = 0; v < TILE_VECTORS; v++) {
             const size_t lane = column + (size_t)v * LANES;
             const Floats both = scale * load_floats(&slice->scales[b][lane]);
-            store_floats(&y[r][lane], multiply_add(to_floats(sums[r][v]), both, load_floats(&y[r][lane])));
+            float *to = y + (size_t)r * stride + (size_t)v * LANES;
+            store_floats(to, multiply_add(to_floats(sums[r][v]), both, load_floats(to)));
         }
     }
 }
 
-/* The sums so far of one row: the bias before the first slice. */
-INLINE void load_sums(const Product *p, const Slice *slice, size_t row, float y[PANEL_COLUMNS]) {
-    const float *from = slice->chunk ? p->y + row * p->n : p->bias;
-    if (!from || slice->width < PANEL_COLUMNS) memset(y, 0, PANEL_COLUMNS * sizeof *y);
-    if (from) memcpy(y, from + slice->column, slice->width * sizeof *y);
-}
-
-INLINE void tile(const Product *p, const Slice *slice, int rows, size_t row) {
-    float y[TILE_ROWS][PANEL_COLUMNS] __attribute__((aligned(64)));
-    for (int r = 0; r < rows; r++)
-        load_sums(p, slice, row + (size_t)r, y[r]);
+/* Some rows of the slice's outputs, `stride` apart. */
+INLINE void tile(const Product *p, const Slice *slice, int rows, size_t row, float *y, size_t stride) {
     for (size_t column = 0; column < PANEL_COLUMNS; column += TILE_COLUMNS)
         for (size_t b = 0; b < slice->chunks * chunk_blocks(p); b++)
-            add_block(p, slice, rows, row, b, column, y);
-    for (int r = 0; r < rows; r++)
-        memcpy(p->y + (row + (size_t)r) * p->n + slice->column, y[r], slice->width * sizeof(float));
+            add_block(p, slice, rows, row, b, column, y + column, stride);
 }
 
 /* A copy of the loops for each number of rows, so that sums stay in registers. */
-static void add_slice(const Product *p, const Slice *slice) {
-    size_t row = 0;
-    for (; row + TILE_ROWS <= p->m; row += TILE_ROWS)
-        tile(p, slice, TILE_ROWS, row);
-    switch (p->m - row) {
+static void add_rows(const Product *p, const Slice *slice, size_t rows, size_t row, float *y, size_t stride) {
+    switch (rows) {
 #if TILE_ROWS > 5
-    case 5: tile(p, slice, 5, row); break;
-#endif
-#if TILE_ROWS > 4
-    case 4: tile(p, slice, 4, row); break;
+    case 6: tile(p, slice, 6, row, y, stride); break;
+    case 5: tile(p, slice, 5, row, y, stride); break;
 #endif
 #if TILE_ROWS > 3
-    case 3: tile(p, slice, 3, row); break;
+    case 4: tile(p, slice, 4, row, y, stride); break;
 #endif
-    case 2: tile(p, slice, 2, row); break;
-    case 1: tile(p, slice, 1, row); break;
-    default: break;
+    case 3: tile(p, slice, 3, row, y, stride); break;
+    case 2: tile(p, slice, 2, row, y, stride); break;
+    default: tile(p, slice, 1, row, y, stride);
+    }
+}
+
+/* Outputs begin as their bias or zero. */
+static void start_outputs(const Product *p, const Slice *slice) {
+    for (size_t row = 0; row < p->m; row++) {
+        float *y = p->y + row * p->n + slice->column;
+        if (p->bias)
+            memcpy(y, p->bias + slice->column, slice->width * sizeof *y);
+        else
+            memset(y, 0, slice->width * sizeof *y);
+    }
+}
+
+/* A panel that is not full has its sums in memory of its own meanwhile, which no other task writes. */
+static void add_narrow(const Product *p, const Slice *slice, size_t rows, size_t row) {
+    float sums[TILE_ROWS][PANEL_COLUMNS] = {{0}}, *y = p->y + row * p->n + slice->column;
+    for (size_t r = 0; r < rows; r++)
+        memcpy(sums[r], y + r * p->n, slice->width * sizeof *y);
+    add_rows(p, slice, rows, row, sums[0], PANEL_COLUMNS);
+    for (size_t r = 0; r < rows; r++)
+        memcpy(y + r * p->n, sums[r], slice->width * sizeof *y);
+}
+
+static void add_slice(const Product *p, const Slice *slice) {
+    for (size_t row = 0; row < p->m; row += TILE_ROWS) {
+        const size_t rows = smaller(TILE_ROWS, p->m - row);
+        if (slice->width == PANEL_COLUMNS)
+            add_rows(p, slice, rows, row, p->y + row * p->n + slice->column, p->n);
+        else
+            add_narrow(p, slice, rows, row);
     }
 }
 
 static void panel(void *product, size_t index) {
-    const Product *p = product;
+    const Product local = *(const Product *)product, *p = &local; /* which no store can change */
     Slice slice = {.column = index * PANEL_COLUMNS};
     slice.width = smaller(PANEL_COLUMNS, p->n - slice.column);
+    start_outputs(p, &slice);
     for (; slice.chunk < p->chunks; slice.chunk += SLICE) {
         slice.chunks = smaller(SLICE, p->chunks - slice.chunk);
         load_slice(p, &slice);
