@@ -3,11 +3,11 @@
     python -m tests.benchmarks.arm_model [--processor neoverse-v1] [--set i8mm] [--compiler aarch64-linux-gnu-gcc]
     python -m tests.benchmarks.arm_model --program PEER --symbol FUNCTION --values N [--rows M]
 
-The program is run by qemu, each instruction between the entry of a function and its return is written down, and llvm-mca
-says how many cycles these take in a row: turning of scales, addresses, tails and all. It knows no misses of the cache and
-no wrong guesses of branches. The second form does the same with another static program for aarch64 that calls FUNCTION
-once; N are the weights that the call multiplies, M the rows of inputs. Needs llvm-mca, llvm-objdump and llvm-nm, of
-version 19 (their names may end so).
+The program is run by qemu, each instruction between the entry of a function and its return is written down, and
+llvm-mca says how many cycles these take in a row: turning of scales, addresses, tails and all. It knows no misses of the
+cache and no wrong guesses of branches. The second form does the same with another static program for aarch64 that calls
+FUNCTION; N are the weights that its first call multiplies, M the rows of inputs. Needs llvm-mca, llvm-objdump and
+llvm-nm, of version 19 (their names may end so).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,15 @@ import numpy as np
 from tests.arm.emulator import emulated
 from tests.arm.root import ArmRoot, arm_root
 from tests.fuzz import driver
-from tests.fuzz.cases import product
+from tests.fuzz.cases import product as right_product
 
-# Products of four bytes and sums that a cycle can hold: pipelines times lanes, for the instruction a set multiplies by.
+# What begins a product of bytes each cycle, and how many of these an instruction of each set takes.
 PIPELINES = {"neoverse-n1": 2, "cortex-a76": 2, "neoverse-n2": 2, "neoverse-v1": 4}
-PRODUCTS = {"neon": 8, "dotprod": 16, "i8mm": 32}  # of bytes by one instruction
+PRODUCTS = {"neon": 8, "dotprod": 16, "i8mm": 32}
+QUICKEST = {"neoverse-v1": "i8mm", "neoverse-n2": "i8mm"}  # elsewhere dotprod
 FEATURES = "+dotprod,+i8mm,+bf16,+fullfp16"
-INPUTS, OUTPUTS = 1024, 64  # what one task computes; rounding of inputs is not part of it
+# Rows, inputs, outputs: parts of a task, in which nothing of it is left out. Rounding of inputs is another task.
+ONE, FEW, MANY = (1, 2048, 16), (4, 2048, 16), (64, 256, 64)
 JUMP = re.compile(r"^(b|bl|b\.\w+|cbn?z|tbn?z)\s")
 PAGE = re.compile(r"^adrp?\s")
 
@@ -79,21 +82,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1)
     given = parser.parse_args()
     root = arm_root()
-    chosen = given.set or ("i8mm" if given.processor in ("neoverse-v1", "neoverse-n2") else "dotprod")
+    chosen = given.set or QUICKEST.get(given.processor, "dotprod")
+    peak = PRODUCTS[chosen] * PIPELINES[given.processor]
     if given.program:
         other = Program(given.program.resolve(), emulated(root, "max"))
         cycles, count = model(other, [], b"", given.symbol, given.processor)
-        report(given.symbol, cycles, count, given.values, given.rows, PRODUCTS[chosen] * PIPELINES[given.processor])
+        report(given.symbol, cycles, count, given.values, given.rows, peak)
         return
     with tempfile.TemporaryDirectory() as folder:
         ours = build(root, Path(folder), given.compiler)
-        for rows, block in ((1, 32), (1, 128), (4, 32), (64, 32), (64, 128)):
-            case = product(np.random.default_rng(1), inputs=INPUTS, outputs=OUTPUTS, rows=rows, block=block, bits=4)
-            plain = driver.Case(case.operator, case.attributes, (*case.inputs[:3], None, None))
-            symbol = "few_rows" if rows <= 8 else "panel"
-            cycles, count = model(ours, [chosen], driver.encode(plain), symbol, given.processor)
-            name = f"{chosen}, blocks of {block}"
-            report(name, cycles, count, INPUTS * OUTPUTS, rows, PRODUCTS[chosen] * PIPELINES[given.processor])
+        for (rows, inputs, outputs), block in product((ONE, FEW, MANY), (32, 128)):
+            case = right_product(
+                np.random.default_rng(1), rows=rows, inputs=inputs, outputs=outputs, block=block, bits=4
+            )
+            plain = driver.encode(replace(case, inputs=(*case.inputs[:3], None, None)))
+            cycles, count = model(ours, [chosen], plain, "few_rows" if rows <= 8 else "panel", given.processor)
+            report(f"{chosen}, blocks of {block}", cycles, count, inputs * outputs, rows, peak)
 
 
 def build(root: ArmRoot, folder: Path, compiler: str | None) -> Program:
@@ -119,8 +123,9 @@ def model(program: Program, arguments: Sequence[str], given: bytes, symbol: str,
         before = address
     if not taken:
         raise SystemExit(f"{program.path} did not call {symbol}")
-    options = ["-mtriple=aarch64", f"-mcpu={processor}", f"-mattr={FEATURES}", "-iterations=1", "--skip-unsupported-instructions=any"]
-    said = _output([_tool("llvm-mca"), *options, "-instruction-info=0", "-resource-pressure=0"], "\n".join(taken))
+    options = ["-mtriple=aarch64", f"-mcpu={processor}", f"-mattr={FEATURES}", "-iterations=1"]
+    views = ["--skip-unsupported-instructions=any", "-instruction-info=0", "-resource-pressure=0"]
+    said = _output([_tool("llvm-mca"), *options, *views], "\n".join(taken))
     found = re.search(r"Total Cycles: *(\d+)", said)
     assert found, said[:2000]
     return int(found[1]), len(taken)

@@ -29,7 +29,16 @@ INLINE Chunk find_chunk(const Product *p, int bits, size_t row, size_t chunk, En
     return (Chunk){ending->low, ending->tops};
 }
 
-INLINE Part split_halves(Halves packed) { return (Part){(Bytes)packed & 15, (Bytes)(packed >> 4) & 15}; }
+/* The one behind it in the row. */
+INLINE Chunk next_chunk(Chunk chunk, int bits) {
+    return (Chunk){chunk.low + CHUNK / 8 * (bits == 4 ? 4 : 2), chunk.tops + CHUNK / 8};
+}
+
+#ifndef HIGH_HALVES /* where bytes cannot be shifted */
+#define HIGH_HALVES(packed) ((Bytes)((packed) >> 4) & 15)
+#endif
+
+INLINE Part split_halves(Halves packed) { return (Part){(Bytes)packed & 15, HIGH_HALVES(packed)}; }
 
 /* Four inputs of two bits in each half: 0 and 2 in its low byte's low bits, 1 and 3 above them. */
 INLINE Part split_quarters(Halves words) {

@@ -59,48 +59,91 @@ INLINE void add_part(const Product *p, int bits, int halves, const Chunk from[4]
     }
 }
 
+/* A part of a chunk of four rows of weights where there is one row of inputs: sums run on through the segment, so that
+ * none begins at zero again, and those at the end of each block are kept. Returns where the next ones go. */
+INLINE int32_t *run_on(const Product *p, int bits, const Chunk from[4], const int8_t *x, size_t part, Ints sums[4],
+                       int32_t *to) {
+    const Ints even = load_ints(x), odd = load_ints(x + CHUNK / 2);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const Part w = load_part(from[i], bits, part);
+        sums[i] = finish(dot(dot(begin(sums[i]), w.even, even), w.odd, odd), sums[i]);
+    }
+    if ((part + 1) * 2 * VECTOR_BYTES & (p->block - 1)) return to;
+    store_quads(QUAD_SUMS(sums[0], sums[1], sums[2], sums[3]), to, GROUP);
+    return to + GROUP;
+}
+
+/* Where a vector is not longer than what a block has at least. */
+INLINE int runs_on(const Product *p) { return VECTOR_BYTES == 16 && p->m == 1 && p->block >= 32; }
+
+/* A chunk of four rows of weights; where it is not whole it is copied to `endings`. */
+INLINE void find_chunks(const Product *p, int bits, size_t column, size_t chunk, Ending endings[4], Chunk from[4]) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        from[i] = find_chunk(p, bits, smaller(column + i, p->n - 1), chunk, &endings[i]);
+}
+
 /* The next four rows are fetched meanwhile, one behind the other: so memory gives them fastest. */
-INLINE void add_quad(const Product *p, int bits, int halves, Segment *s, size_t quad) {
-    const size_t column = s->column + 4 * quad;
-    const uint8_t *ahead = p->weights + (column + 4) * row_bytes(p, bits) + s->chunk * CHUNK * (size_t)bits / 8;
+INLINE void add_quad(const Product *p, int bits, int halves, int one, Segment *s, size_t quad) {
+    const size_t column = s->column + 4 * quad, chunks = s->chunks, bytes = row_bytes(p, bits);
+    const size_t whole = p->blocks * p->block / CHUNK - s->chunk; /* only the chunk behind these may be shorter */
+    const uint8_t *ahead = p->weights + (column + 4) * bytes + s->chunk * CHUNK * (size_t)bits / 8;
+    const int8_t *x = p->rounded + s->chunk * CHUNK;
     Ending endings[4];
-    for (size_t c = 0, next = 0; c < s->chunks; c++) {
-        Chunk from[4];
+    Chunk from[4];
+    Ints sums[4] = {{0}};
+    int32_t *to = &s->sums[0][4 * quad];
+    find_chunks(p, bits, column, s->chunk, endings, from);
+    for (size_t c = 0, next = 0; c < chunks; c++) {
+        if (__builtin_expect(c && c == whole, 0)) find_chunks(p, bits, column, s->chunk + c, endings, from);
 #pragma GCC unroll 4
         for (size_t i = 0; i < 4; i++) {
-            from[i] = find_chunk(p, bits, smaller(column + i, p->n - 1), s->chunk + c, &endings[i]);
             __builtin_prefetch(ahead + next * CHUNK * (size_t)bits / 8, 0, 3);
-            if (++next == s->chunks) next = 0, ahead += row_bytes(p, bits);
+            if (++next == chunks) next = 0, ahead += bytes;
         }
 #pragma GCC unroll 4
         for (size_t part = 0; part < PARTS; part++)
-            add_part(p, bits, halves, from, c, part, s, quad);
+            if (one)
+                to = run_on(p, bits, from, x + c * CHUNK + part * VECTOR_BYTES, part, sums, to);
+            else
+                add_part(p, bits, halves, from, c, part, s, quad);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++)
+            from[i] = next_chunk(from[i], bits);
     }
 }
 
 INLINE void add_quads(const Product *p, int bits, Segment *s) {
     for (size_t quad = 0; quad < QUADS; quad++)
-        if (p->block < 32)
-            add_quad(p, bits, 1, s, quad);
+        if (runs_on(p))
+            add_quad(p, bits, 0, 1, s, quad);
+        else if (p->block < 32)
+            add_quad(p, bits, 1, 0, s, quad);
         else
-            add_quad(p, bits, 0, s, quad);
+            add_quad(p, bits, 0, 0, s, quad);
 }
 
-/* Adds the chunks to the sums of 16 outputs of one row; the exact sum of a block is in `each` pieces. */
-INLINE void scale_row(const Product *p, size_t each, const Segment *s, size_t r, float y[GROUP]) {
+/* Adds the chunks to the sums of 16 outputs of one row; the exact sum of a block is in `each` pieces, or, of sums that
+ * run on, what is more than in the block before. */
+INLINE void scale_row(const Product *p, size_t each, int one, const Segment *s, size_t r, float y[GROUP]) {
     const size_t blocks = s->chunks * chunk_blocks(p), first = r * row_blocks(p) + s->chunk * chunk_blocks(p);
     const int32_t(*parts)[GROUP] = s->sums + r * blocks * each;
     Floats sums[GROUP / LANES];
+    Ints before[GROUP / LANES] = {{0}};
     memcpy(sums, y, sizeof sums);
     for (size_t b = 0; b < blocks; b++) {
-        const Ints start = all_ints(p->row_sums[first + b]);
         const Floats scale = all_floats(p->row_scales[first + b]);
 #pragma GCC unroll 4
         for (size_t h = 0; h < GROUP / LANES; h++) {
-            Ints sum = p->zeros ? start * load_ints(&s->zeros[b][h * LANES]) : start;
+            Ints sum = begin_block(p, first + b, &s->zeros[b][h * LANES]);
 #pragma GCC unroll 4
             for (size_t i = 0; i < each; i++)
                 sum += load_ints(&parts[b * each + i][h * LANES]);
+            if (one) {
+                sum -= before[h];
+                before[h] = load_ints(&parts[b][h * LANES]);
+            }
             sums[h] = multiply_add(to_floats(sum), scale * load_floats(&s->scales[b][h * LANES]), sums[h]);
         }
     }
@@ -109,10 +152,11 @@ INLINE void scale_row(const Product *p, size_t each, const Segment *s, size_t r,
 
 static void scale_rows(const Product *p, const Segment *s, float y[FEW_ROWS][GROUP]) {
     for (size_t r = 0; r < p->m; r++)
-        switch (p->block) {
-        case 128: scale_row(p, 4, s, r, y[r]); break;
-        case 64: scale_row(p, 2, s, r, y[r]); break;
-        default: scale_row(p, 1, s, r, y[r]);
+        switch (runs_on(p) ? 0 : p->block) {
+        case 0: scale_row(p, 1, 1, s, r, y[r]); break;
+        case 128: scale_row(p, 4, 0, s, r, y[r]); break;
+        case 64: scale_row(p, 2, 0, s, r, y[r]); break;
+        default: scale_row(p, 1, 0, s, r, y[r]);
         }
 }
 

@@ -55,7 +55,7 @@ static void round_row(void *product, size_t row) {
             const size_t count = start < p->k ? smaller(p->block, p->k - start) : 0;
             const float *x = p->x + row * p->k + (count ? start : 0);
             const int32_t sum = round_block(x, count, p->block, in_order + b * p->block, &p->row_scales[at]);
-            p->row_sums[at] = p->zeros ? sum : p->middle * sum;
+            p->row_sums[at] = p->zeros ? sum : p->middle * sum + RAISED;
         }
         for (size_t i = 0; i < CHUNK / 2; i++) {
             out[i] = in_order[2 * i];

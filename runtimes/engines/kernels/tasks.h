@@ -13,10 +13,11 @@
 
 #include "denormals.h"
 
+#include "scales.h"
+
 #include "round_int8.h"
 
 #include "chunk.h"
-#include "scales.h"
 
 #include "few_rows.h"
 #include "panel.h"
