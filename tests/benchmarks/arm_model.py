@@ -4,9 +4,9 @@
     python -m tests.benchmarks.arm_model --program PEER --symbol FUNCTION --values N [--rows M]
 
 The program is run by qemu, each instruction between the entry of a function and its return is written down, and
-llvm-mca says how many cycles these take in a row: turning of scales, addresses, tails and all. It knows no misses of the
-cache and no wrong guesses of branches. The second form does the same with another static program for aarch64 that calls
-FUNCTION; N are the weights that its first call multiplies, M the rows of inputs. Needs llvm-mca, llvm-objdump and
+llvm-mca says how many cycles these take in a row: turning of scales, addresses, tails and all. It knows no misses of
+the cache and no wrong guesses of branches. The second form does the same with another static program for aarch64 that
+calls FUNCTION; N are the weights that its first call multiplies, M the rows of inputs. Needs llvm-mca, llvm-objdump and
 llvm-nm, of version 19 (their names may end so).
 """
 

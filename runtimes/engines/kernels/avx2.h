@@ -15,11 +15,11 @@ INLINE Bytes repeat_bytes(const uint8_t *from) {
     return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadl_epi64((const __m128i *)from)), four);
 }
 
-/* The two 16 bytes of a vector, each to a row of its own. */
-INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
-    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128((__m256i)v));
-    _mm_storeu_si128((__m128i *)(to + stride), _mm256_extracti128_si256((__m256i)v, 1));
+/* The sum of each 16 bytes of four vectors, side by side. All 16 products of a weight and an input fit into 16 bits. */
+INLINE Ints pair_sums(Ints a, Ints b) {
+    return (Ints)_mm256_madd_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b), _mm256_set1_epi16(1));
 }
+#define QUAD_SUMS(a, b, c, d) pair_sums(pair_sums(a, b), pair_sums(c, d))
 
 #define TILE_ROWS 3 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4

@@ -24,13 +24,11 @@ INLINE Bytes repeat_bytes(const uint8_t *from) {
     return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)from)), four);
 }
 
-/* The four 16 bytes of a vector, each to a row of its own. */
-INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
-    _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128((__m512i)v));
-    _mm_storeu_si128((__m128i *)(to + stride), _mm512_extracti32x4_epi32((__m512i)v, 1));
-    _mm_storeu_si128((__m128i *)(to + 2 * stride), _mm512_extracti32x4_epi32((__m512i)v, 2));
-    _mm_storeu_si128((__m128i *)(to + 3 * stride), _mm512_extracti32x4_epi32((__m512i)v, 3));
+/* The sum of each 16 bytes of four vectors, side by side. All 16 products of a weight and an input fit into 16 bits. */
+INLINE Ints pair_sums(Ints a, Ints b) {
+    return (Ints)_mm512_madd_epi16(_mm512_packs_epi32((__m512i)a, (__m512i)b), _mm512_set1_epi16(1));
 }
+#define QUAD_SUMS(a, b, c, d) pair_sums(pair_sums(a, b), pair_sums(c, d))
 
 INLINE Bytes keep(Bytes v) {
     __asm__("" : "+v"(v));

@@ -17,21 +17,25 @@ typedef struct Ending {
     uint8_t low[CHUNK / 2], tops[CHUNK / 8];
 } Ending;
 
-/* Only the last chunk of a row may be shorter; it is copied to `ending`. */
-INLINE Chunk find_chunk(const Product *p, int bits, size_t row, size_t chunk, Ending *ending) {
-    const size_t inputs = p->blocks * p->block, left = inputs - chunk * CHUNK, low_bits = bits == 4 ? 4 : 2;
+INLINE size_t low_bits(int bits) { return bits == 4 ? 4 : 2; }
+
+INLINE Chunk row_start(const Product *p, int bits, size_t row) {
     const uint8_t *start = p->weights + row * row_bytes(p, bits);
-    const uint8_t *low = start + chunk * CHUNK * low_bits / 8, *tops = start + inputs / 4 + chunk * CHUNK / 8;
-    if (left >= CHUNK) return (Chunk){low, tops};
-    memset(ending, 0, sizeof *ending);
-    memcpy(ending->low, low, left * low_bits / 8);
-    if (bits == 3) memcpy(ending->tops, tops, left / 8);
-    return (Chunk){ending->low, ending->tops};
+    return (Chunk){start, start + p->blocks * p->block / 4};
 }
 
-/* The one behind it in the row. */
-INLINE Chunk next_chunk(Chunk chunk, int bits) {
-    return (Chunk){chunk.low + CHUNK / 8 * (bits == 4 ? 4 : 2), chunk.tops + CHUNK / 8};
+/* The chunk that lies `count` chunks behind in the same row. */
+INLINE Chunk behind(Chunk chunk, int bits, size_t count) {
+    return (Chunk){chunk.low + count * CHUNK * low_bits(bits) / 8, chunk.tops + count * CHUNK / 8};
+}
+
+/* A chunk of which `left` inputs are there. Only the last one of a row may be shorter; it is copied to `ending`. */
+INLINE Chunk complete(Chunk chunk, int bits, size_t left, Ending *ending) {
+    if (left >= CHUNK) return chunk;
+    memset(ending, 0, sizeof *ending);
+    memcpy(ending->low, chunk.low, left * low_bits(bits) / 8);
+    if (bits == 3) memcpy(ending->tops, chunk.tops, left / 8);
+    return (Chunk){ending->low, ending->tops};
 }
 
 #ifndef HIGH_HALVES /* where bytes cannot be shifted */

@@ -32,11 +32,6 @@ INLINE void store_eight_halves(float *to, Eight halves) {
     vst1q_f32(to + 4, vcvt_high_f32_f16(values));
 }
 
-INLINE void store_quads(Ints v, int32_t *to, size_t stride) {
-    (void)stride; /* there is one */
-    vst1q_s32(to, (int32x4_t)v);
-}
-
 #define QUAD_SUMS(a, b, c, d)                                                                                          \
     (Ints) vpaddq_s32(vpaddq_s32((int32x4_t)(a), (int32x4_t)(b)), vpaddq_s32((int32x4_t)(c), (int32x4_t)(d)))
 

@@ -20,12 +20,14 @@ typedef struct Slice {
  * odd ones in the high halves, so that half the words are turned. */
 INLINE void unpack(const Product *p, int bits, const Slice *slice, size_t column, size_t chunk, size_t part,
                    uint8_t (*to)[PANEL_COLUMNS * 4]) {
+    const size_t left = p->blocks * p->block - (slice->chunk + chunk) * CHUNK;
     Ints v[LANES];
 #pragma GCC unroll 16
     for (size_t i = 0; i < LANES; i++) {
         Ending ending;
-        const size_t row = smaller(slice->column + column + i, p->n - 1);
-        const Part values = load_part(find_chunk(p, bits, row, slice->chunk + chunk, &ending), bits, part);
+        const Chunk start = row_start(p, bits, smaller(slice->column + column + i, p->n - 1));
+        const Chunk from = complete(behind(start, bits, slice->chunk + chunk), bits, left, &ending);
+        const Part values = load_part(from, bits, part);
         v[i] = (Ints)(values.even | (Bytes)((Halves)values.odd << 4));
     }
     ARRANGE(v);

@@ -7,7 +7,7 @@ INLINE Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 #endif
 
 /* The end of a row, or less than eight rows: zeros behind the end, and the last row again behind the last. */
-static void load_rest(const uint8_t *matrix, size_t rows, size_t bytes, size_t row, size_t first,
+__attribute__((noinline, cold)) static void load_rest(const uint8_t *matrix, size_t rows, size_t bytes, size_t row, size_t first,
                       uint8_t to[8][sizeof(Eight)]) {
     memset(to, 0, 8 * sizeof *to);
     for (size_t i = 0; i < 8 && first < bytes; i++)
@@ -30,7 +30,7 @@ INLINE void load_eight_rows(const void *matrix, size_t rows, size_t bytes, size_
 }
 
 /* `count` blocks of 8 outputs to rows of `stride` floats. */
-static void turn_scales(const Product *p, size_t column, size_t first, size_t count, float *to, size_t stride) {
+INLINE void turn_scales(const Product *p, size_t column, size_t first, size_t count, float *to, size_t stride) {
     for (size_t b = 0; b < count; b += 8) {
         Eight v[8];
         load_eight_rows(p->scales, p->n, p->blocks * 2, column, (first + b) * 2, v);
@@ -57,7 +57,7 @@ static void turn_zeros(const Product *p, size_t column, size_t first, size_t cou
 }
 
 /* `columns` outputs, a multiple of 8; zeros are left alone where the product has none. */
-static void load_scales(const Product *p, size_t column, size_t columns, size_t first, size_t count, float *scales,
+INLINE void load_scales(const Product *p, size_t column, size_t columns, size_t first, size_t count, float *scales,
                         int32_t *zeros) {
     for (size_t i = 0; i < columns; i += 8) {
         turn_scales(p, column + i, first, count, scales + i, columns);

@@ -3,7 +3,7 @@
  * - Partial, begin, dot, finish, PARTIAL_WORDS: sums of products of four bytes a lane,
  * - Inputs, load_inputs, INPUT_WORDS, dot_word: the same of some words that were loaded at once,
  * - Narrow, store_narrow, dot_pair: sums of products of pairs of bfloat16,
- * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves, store_quads,
+ * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves,
  * - TILE_ROWS, TILE_VECTORS, ATTENTION_ROWS, ATTENTION_VECTORS: how many sums its registers hold. */
 #include "cpu.h"
 #include "instruction_set.h"
