@@ -18,13 +18,14 @@ TYPES = {
     "AttentionBf16": (np.float32, np.float32, np.float32),
 }
 MOST = 2**31 - 1
+BLOCKS = dict.fromkeys((2, 3, 4), (16, 32, 64, 128)) | {8: (16, 32, 64, 128, 256)}
 EXTREMES = (0, -1, 1, 2, 3, 17, MOST, MOST + 1, -MOST, 2**32, 2**62, 2**63 - 1, -(2**63), 2**61 + 8)
 
 
 def product(draw: np.random.Generator, **chosen: int) -> Case:
     """A right product; lengths are seldom multiples of a vector. `chosen`: inputs, outputs, rows, bits, block."""
-    bits = chosen.get("bits") or int(draw.choice([2, 3, 4]))
-    block = chosen.get("block") or int(draw.choice([16, 32, 64, 128]))
+    bits = chosen.get("bits") or int(draw.choice([2, 3, 4, 8]))
+    block = chosen.get("block") or int(draw.choice(BLOCKS[bits]))
     inputs = chosen.get("inputs") or int(draw.integers(1, 300))
     outputs = chosen.get("outputs") or int(draw.integers(1, 140))
     rows = [chosen["rows"]] if "rows" in chosen else [int(size) for size in draw.integers(1, 4, draw.integers(0, 4))]
@@ -35,6 +36,8 @@ def product(draw: np.random.Generator, **chosen: int) -> Case:
     zeros = draw.integers(0, 256, (outputs, (blocks + 1) // 2), np.uint8)
     bias = draw.normal(size=outputs).astype(np.float32)
     optional = [Tensor.of(part) if draw.integers(2) else None for part in (zeros, bias)]
+    if bits == 8:
+        optional[0] = None  # which these weights have not
     return Case(f"MatMulInt{bits}", (inputs, outputs, block), (*map(Tensor.of, (x, weights, scales)), *optional))
 
 
@@ -88,7 +91,9 @@ def has_finite_values(case: Case) -> bool:
 
 def _right_product(case: Case) -> bool:
     inputs, outputs, block = case.attributes
-    if not (1 <= inputs <= MOST and 1 <= outputs <= MOST and block in (16, 32, 64, 128)):
+    if not (1 <= inputs <= MOST and 1 <= outputs <= MOST and block in BLOCKS[int(case.operator[-1])]):
+        return False
+    if case.operator == "MatMulInt8" and len(case.inputs) > 3 and case.inputs[3] is not None:
         return False
     if not 3 <= len(case.inputs) <= 5 or None in case.inputs[:3]:
         return False

@@ -7,19 +7,21 @@ in the node's place. So one graph file runs everywhere, and stands for the same 
 from __future__ import annotations
 
 DOMAIN, VERSION = "lensmith", 1
-NATIVE_BITS = (4, 3, 2)  # of MatMulInt*
-BLOCK_SIZES = (16, 32, 64, 128)
+BLOCK_SIZES = dict.fromkeys((4, 3, 2), (16, 32, 64, 128)) | {8: (16, 32, 64, 128, 256)}  # of MatMulInt*, by bits
 
 FUNCTIONS = {
     # Scales stay float16, so that the kernel reads all of the weights where the file is mapped.
-    "MatMulInt4": """
+    **{
+        f"MatMulInt{bits}": f"""
         <opset_import: ["" : 21, "com.microsoft" : 1], domain: "lensmith">
-        MatMulInt4 <K, N, block_size> (A, B, scales, zero_points, bias) => (Y) {
+        MatMulInt{bits} <K, N, block_size> (A, B, scales, zero_points, bias) => (Y) {{
             wide = Cast <to: int = 1> (scales)
-            Y = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits: int = 4, block_size: int = @block_size,
+            Y = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits: int = {bits}, block_size: int = @block_size,
                 accuracy_level: int = 4> (A, B, wide, zero_points, "", bias)
-        }
-    """,
+        }}
+    """
+        for bits in (8, 4)
+    },
     # 2 and 3 bits as 4: MatMulNBits knows no 3 bits, and 2 of them only on some processors without unpacking all
     # weights in each step. On constants this is done once, when the graph is loaded.
     # v + 6 of two bits: the upper one and, twice, its opposite, then the lower one.

@@ -8,7 +8,7 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
     return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
-/* Sums of a block, below 2^18, as floats: conversions take four times as long as additions. A sum and RAISED are the bits
+/* Sums of a block, below 2^22, as floats: conversions take four times as long as additions. A sum and RAISED are the bits
  * of 3 * 2^22 and the sum. */
 #define RAISED 0x4b400000
 INLINE Floats to_floats(Ints raised) { return (Floats)raised - all_floats(12582912.0f); }
@@ -40,6 +40,7 @@ typedef int8x8_t Inputs;
 enum { INPUT_WORDS = 2 };
 INLINE Inputs load_inputs(const int8_t *from) { return vld1_s8(from); }
 
+#define SIGNED_WEIGHTS 1
 #define TILE_ROWS 4 /* times TILE_VECTORS are the sums in registers */
 #define TILE_VECTORS 4
 #define ATTENTION_ROWS 4

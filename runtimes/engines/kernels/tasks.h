@@ -3,6 +3,7 @@
  * - Partial, begin, dot, finish, PARTIAL_WORDS: sums of products of four bytes a lane,
  * - Inputs, load_inputs, INPUT_WORDS, dot_word: the same of some words that were loaded at once,
  * - Narrow, store_narrow, dot_pair: sums of products of pairs of bfloat16,
+ * - SIGNED_WEIGHTS, if those of 8 bits are multiplied as such, and DOT_BYTES where their sums are no Partial,
  * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves,
  * - TILE_ROWS, TILE_VECTORS, ATTENTION_ROWS, ATTENTION_VECTORS: how many sums its registers hold. */
 #include "cpu.h"
@@ -12,6 +13,10 @@
 #include <math.h>
 
 #include "denormals.h"
+
+#ifndef SIGNED_WEIGHTS
+#define SIGNED_WEIGHTS 0
+#endif
 
 #include "scales.h"
 

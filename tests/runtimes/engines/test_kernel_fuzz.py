@@ -44,7 +44,7 @@ def test_sizes_that_do_not_fit_are_refused_and_others_answered(program: Path) ->
     assert min(counts["answered"], counts["refused"]) > SOME / 4
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_products_of_every_length(program: Path, bits: int) -> None:
     draw = np.random.default_rng(bits)
     cases = [product(draw, bits=bits, inputs=length) for length in LENGTHS]
