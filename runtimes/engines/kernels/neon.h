@@ -8,6 +8,13 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
     return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
+/* Sums of a block, below 2^22, as floats: conversions take four times as long as additions. A sum and RAISED are the bits
+ * of 3 * 2^22 and the sum. */
+#define RAISED 0x4b400000
+INLINE Floats to_floats(Ints raised) { return (Floats)raised - all_floats(12582912.0f); }
+
+#define HIGH_HALVES(packed) (Bytes) vshrq_n_u8((uint8x16_t)(packed), 4)
+
 /* Bytes as halves of words. */
 INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)vmovl_u8(vld1_u8(from)); }
 

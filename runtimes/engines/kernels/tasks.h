@@ -19,10 +19,11 @@
 #define SIGNED_WEIGHTS 0
 #endif
 
+#include "scales.h"
+
 #include "round_int8.h"
 
 #include "chunk.h"
-#include "scales.h"
 
 #include "few_rows.h"
 #include "panel.h"
