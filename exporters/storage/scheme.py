@@ -22,6 +22,7 @@ class Scheme:
     reason: str = ""
     int8_activations: bool = False  # one group for each row, and activations rounded to 8 bits as one tensor
     float8: bool = False
+    many_rows: bool = False  # its inputs are the patches of an image, and never a single token
 
     @property
     def quantized(self) -> bool:
@@ -121,7 +122,7 @@ class Policy:
         if group is None:
             return Scheme(16, reason=f"{role}: {inputs} inputs are no multiple of 16")
         symmetric = self.symmetric or not decoder
-        return Scheme(bits, group, symmetric, f"{role}: {bits} bits")
+        return Scheme(bits, group, symmetric, f"{role}: {bits} bits", many_rows=not decoder)
 
     def _group(self, inputs: int) -> int | None:
         if self.group_size == CHANNEL:

@@ -76,5 +76,6 @@ class Stored(Section, frozen=True):
     reason: Text
     float8: bool = False
     int8_activations: bool = False
+    many_rows: bool = False
     parameters: Count = 0
     bytes: Count = 0

@@ -161,7 +161,7 @@ def _check_product(node: Any, weights: Mapping[str, list[int]]) -> None:
     fits = len(dims) >= 2 and dims[0] == outputs and dims[1] == -(-inputs // max(block, 1))
     kind = _text(node.op_type)
     _require(
-        fits or kind not in ("MatMulNBits", "MatMulInt4"),
+        fits or kind not in ("MatMulNBits", "MatMulInt4", "MatMulInt8"),
         f"{kind} says N {outputs}, K {inputs}, blocks of {block}; its weights {dims}",
     )
 

@@ -97,7 +97,7 @@ def _gather_quantized(call: Call) -> Made:
 
 PRODUCTS: Mapping[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "Gemm", "MatMul", "DynamicQuantizeMatMul"), _matmul),
-    **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4"), _packed_matmul),
+    **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4", "MatMulInt8"), _packed_matmul),
     **dict.fromkeys(("Attention", "AttentionBf16", "MultiHeadAttention"), _attention),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
     "GatherBlockQuantized": _gather_quantized, "GroupQueryAttention": _cached_attention,

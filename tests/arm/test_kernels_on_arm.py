@@ -59,6 +59,11 @@ def every_case() -> list[Case]:
         for block in (16, 32, 64, 128)
         for rows in ROWS[shape % 2 :: 2]
     ]
+    products += [
+        product(draw, inputs=1000, outputs=67, bits=8, block=block, rows=rows)
+        for block in (16, 128, 256)
+        for rows in (1, 7, 64)
+    ]
     widths = [attention(draw, heads=2, width=width) for width in (2, 14, 64, 72, 80, 128, 256)]
     return [*products, *widths, *(right_case(draw) for _ in range(60))]
 

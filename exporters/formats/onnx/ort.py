@@ -12,7 +12,7 @@ from ...graphs.dialect import Angles, Cache, Ports
 from ...graphs.graph_terms import Op, Value
 from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
-from .native_operators import BLOCK_SIZES, DOMAIN, NATIVE_BITS
+from .native_operators import BLOCK_SIZES, DOMAIN
 from .ort_attention import MS, biased_attention, cached_attention
 
 OPSETS = {"": 21, MS: 1}
@@ -102,7 +102,10 @@ class OrtDialect:
     def _is_native(self, weight: Matrix) -> bool:
         """Whether lensmith's kernel means the same as MatMulNBits would: activations rounded to int8 in each block."""
         scheme = weight.scheme
-        return scheme.bits in NATIVE_BITS and scheme.block_size in BLOCK_SIZES and self.accuracy_level == 4
+        if scheme.bits == 8 and (scheme.int8_activations or scheme.float8 or not scheme.many_rows):
+            return False
+        sizes = BLOCK_SIZES.get(scheme.bits, ())
+        return self.accuracy_level == 4 and bool(sizes) and scheme.block_size in sizes
 
     def _matmul_int(self, op: Op, x: Value, weight: Matrix, bias: Value | None) -> Value:
         scheme = weight.scheme
@@ -192,7 +195,7 @@ class OrtDialect:
     def cached_attention(
         self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
     ) -> tuple[Value, Value, Value]:
-        return cached_attention(op, (q, k, v), cache, heads, kv_heads)
+        return cached_attention(op, (q, k, v), cache, heads, kv_heads, self.ports.states)
 
     def l2_norm(self, op: Op, x: Value, size: int, eps: float) -> Value:
         """x / sqrt(sum(x^2) + eps) over the last axis, in float32: an RMS norm with a constant weight."""

@@ -1,5 +1,5 @@
 /* AVX2 with FMA and F16C: nearly every x86-64 processor since 2013. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "avx2.h"
 
@@ -16,6 +16,14 @@ INLINE Ints finish(Partial sum, Ints before) {
     return before + (Ints)_mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 enum { PARTIAL_WORDS = 8 };
+
+/* Two products with a weight of 8 bits fit into 16 bits only if it is signed, and then its sign goes to the input. */
+#define SIGNED_WEIGHTS 1
+#define DOT_BYTES(sum, weights, inputs, word) dot_bytes(sum, (__m256i)(weights), (__m256i)(inputs))
+INLINE Ints dot_bytes(Ints sum, __m256i weights, __m256i four) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(four, weights));
+    return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
 
 #include "bfloat16.h"
 #include "fma_pairs.h"

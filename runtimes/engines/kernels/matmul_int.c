@@ -1,4 +1,4 @@
-/* The operators MatMulInt4, 3 and 2: check their tensors and run the part for few or for many rows. */
+/* The operators MatMulInt8, 4, 3 and 2: check their tensors and run the part for few or for many rows. */
 #include "matmul_int.h"
 #include "instruction_set.h"
 #include "operator.h"
@@ -7,6 +7,7 @@ static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Prod
     const Tensor *x = &in[0];
     if (!x->rank || x->dims[x->rank - 1] != (int64_t)p->k)
         return expect_shape(kernel, in, 0, 2, (int64_t[]){ANY, (int64_t)p->k});
+    if (p->bits == 8 && p->zeros) return invalid(kernel, "weights of 8 bits have no zero_points");
     TRY(expect_rows(kernel, in, 1, p->n, row_bytes(p, p->bits)));
     TRY(expect_rows(kernel, in, 2, p->n, p->blocks));
     TRY(expect_rows(kernel, in, 3, p->n, zero_bytes(p)));
@@ -15,13 +16,13 @@ static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Prod
 
 static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Product *p) {
     const size_t k = (size_t)kernel->attributes[0], block = (size_t)kernel->attributes[2];
-    if (block & (block - 1)) return invalid(kernel, "block_size is %zu, expected 16, 32, 64 or 128", block);
+    if (block & (block - 1)) return invalid(kernel, "block_size is %zu, expected a power of two", block);
     *p = (Product){.x = in[0].data, .weights = in[1].data, .scales = in[2].data, .zeros = in[3].data};
     p->bias = in[4].data, p->n = (size_t)kernel->attributes[1], p->k = k, p->block = block;
     p->bits = kernel->operator->bits, p->middle = 1 << (p->bits - 1);
     p->m = elements(&in[0]) / k;
     p->blocks = divide_up(k, block);
-    p->chunks = divide_up(k, CHUNK);
+    p->chunks = divide_up(p->blocks * block, CHUNK);
     return check_sizes(kernel, in, p);
 }
 
@@ -34,7 +35,7 @@ static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Product *
     p->rounded = take(scratch, p->m * p->chunks * CHUNK);
     p->row_scales = take(scratch, p->m * row_blocks(p) * sizeof(float));
     p->row_sums = take(scratch, p->m * row_blocks(p) * sizeof(int32_t));
-    if (p->m > FEW_ROWS) {
+    if (p->m > FEW_ROWS || p->bits == 8) {
         TRY(parallel_for(kernel, context, p->m, set->round_row, p));
         return parallel_for(kernel, context, divide_up(p->n, PANEL_COLUMNS), set->panel, p);
     }
@@ -51,7 +52,7 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     TRY(describe(kernel, in, &p));
     out = in[0];
     out.dims[out.rank - 1] = (int64_t)p.n;
-    TRY(make_output(kernel, context, &out));
+    TRY(make_output(kernel, context, 0, &out));
     if (!p.m) return NULL;
     p.y = out.data;
     TRY(open_scratch(kernel, context, scratch_bytes(&p), &scratch));
@@ -62,21 +63,24 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
 
 enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its bytes fit into 64 bits */
 
-#define MATMUL_INT(BITS)                                                                                               \
+#define MATMUL_INT(BITS, BLOCK)                                                                                         \
     Operator matmul_int##BITS = {                                                                                      \
         .name = "MatMulInt" #BITS,                                                                                     \
         .compute = compute,                                                                                            \
         .required = 3,                                                                                                 \
         .inputs = 5,                                                                                                   \
+        .outputs = 1,                                                                                                  \
         .named = {{"A", TYPE_FLOAT},                                                                                   \
                   {"B", TYPE_UINT8},                                                                                   \
                   {"scales", TYPE_FLOAT16},                                                                            \
                   {"zero_points", TYPE_UINT8},                                                                         \
                   {"bias", TYPE_FLOAT}},                                                                               \
-        .attributes = {{"K", 1, MOST}, {"N", 1, MOST}, {"block_size", 16, CHUNK}},                                     \
+        .made = {TYPE_FLOAT},                                                                                          \
+        .attributes = {{"K", 1, MOST}, {"N", 1, MOST}, {"block_size", 16, BLOCK}},                                     \
         .bits = BITS,                                                                                                  \
     }
 
-MATMUL_INT(4);
-MATMUL_INT(3);
-MATMUL_INT(2);
+MATMUL_INT(8, 2 * CHUNK);
+MATMUL_INT(4, CHUNK);
+MATMUL_INT(3, CHUNK);
+MATMUL_INT(2, CHUNK);

@@ -16,6 +16,8 @@ typedef struct Slice {
     size_t chunk, chunks; /* of the inputs */
 } Slice;
 
+static size_t slice_blocks(const Product *p, const Slice *slice) { return slice->chunks * CHUNK / p->block; }
+
 /* A part of a chunk of LANES outputs; those behind the last repeat it. Even inputs stand in the low halves of bytes and
  * odd ones in the high halves, so that half the words are turned. */
 INLINE void unpack(const Product *p, int bits, const Slice *slice, size_t column, size_t chunk, size_t part,
@@ -40,6 +42,36 @@ INLINE void unpack(const Product *p, int bits, const Slice *slice, size_t column
     }
 }
 
+/* The same of weights of 8 bits, in order. Reads no byte behind the end of a row. */
+INLINE void unpack_bytes(const Product *p, const Slice *slice, size_t column, size_t chunk, size_t part,
+                         uint8_t (*to)[PANEL_COLUMNS * 4]) {
+    const size_t bytes = row_bytes(p, 8), first = (slice->chunk + chunk) * CHUNK + part * VECTOR_BYTES;
+    const Bytes middle = (Bytes){0} + (SIGNED_WEIGHTS ? 128 : 0);
+    Ints v[LANES];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < LANES; i++) {
+        const uint8_t *row = p->weights + smaller(slice->column + column + i, p->n - 1) * bytes;
+        uint8_t ending[VECTOR_BYTES] = {0};
+        const uint8_t *from = row + first;
+        if (first + VECTOR_BYTES > bytes) {
+            if (first < bytes) memcpy(ending, from, bytes - first);
+            from = ending;
+        }
+        v[i] = (Ints)((Bytes)load_ints(from) ^ middle);
+    }
+    transpose(v);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < LANES; i++)
+        memcpy(to[chunk * CHUNK / 4 + part * LANES + i] + 4 * column, &v[i], sizeof v[i]);
+}
+
+static void load_bytes(const Product *p, Slice *slice) {
+    for (size_t c = 0; c < slice->chunks; c++)
+        for (size_t column = 0; column < PANEL_COLUMNS; column += LANES)
+            for (size_t part = 0; part < 2 * PARTS; part++)
+                unpack_bytes(p, slice, column, c, part, slice->values);
+}
+
 INLINE void unpack_slice(const Product *p, int bits, Slice *slice) {
     for (size_t c = 0; c < slice->chunks; c++)
         for (size_t column = 0; column < PANEL_COLUMNS; column += LANES)
@@ -48,14 +80,14 @@ INLINE void unpack_slice(const Product *p, int bits, Slice *slice) {
 }
 
 static void load_slice(const Product *p, Slice *slice) {
-    const size_t blocks = chunk_blocks(p);
     switch (p->bits) {
+    case 8: load_bytes(p, slice); break;
     case 2: unpack_slice(p, 2, slice); break;
     case 3: unpack_slice(p, 3, slice); break;
     default: unpack_slice(p, 4, slice);
     }
-    load_scales(p, slice->column, PANEL_COLUMNS, slice->chunk * blocks, slice->chunks * blocks, slice->scales[0],
-                slice->zeros[0]);
+    load_scales(p, slice->column, PANEL_COLUMNS, slice->chunk * CHUNK / p->block, slice_blocks(p, slice),
+                slice->scales[0], slice->zeros[0]);
 }
 
 /* Weights that all rows of a tile share: a set keeps them in registers where the compiler would load them again. */
@@ -100,21 +132,52 @@ INLINE void block_sums(const int8_t *x, size_t stride, const uint8_t *values, si
     }
 }
 
+/* The sum with products of four weights of 8 bits a lane. */
+#ifndef DOT_BYTES
+#define DOT_BYTES(sum, weights, inputs, word) finish(dot_word(begin(sum), weights, inputs, word), sum)
+#endif
+
+/* The same with weights of 8 bits, whose words are in order. */
+INLINE void byte_sums(const int8_t *x, size_t stride, const uint8_t *values, size_t words, int rows,
+                      Ints sums[TILE_ROWS][TILE_VECTORS]) {
+#pragma GCC unroll 2
+    for (size_t i = 0; i < words; i += INPUT_WORDS)
+#pragma GCC unroll 2
+        for (size_t word = 0; word < INPUT_WORDS; word++) {
+            Bytes w[TILE_VECTORS];
+#pragma GCC unroll 4
+            for (size_t v = 0; v < TILE_VECTORS; v++)
+                w[v] = KEEP((Bytes)load_ints(values + (i + word) * PANEL_COLUMNS * 4 + v * VECTOR_BYTES));
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; r++) {
+                const Inputs inputs = load_inputs(x + (size_t)r * stride + 4 * i);
+#pragma GCC unroll 4
+                for (int v = 0; v < TILE_VECTORS; v++)
+                    sums[r][v] = DOT_BYTES(sums[r][v], w[v], inputs, word);
+            }
+        }
+}
+
 /* One block of `rows` rows and TILE_COLUMNS outputs from `column` of the slice: exact sums, then one scale each. */
-INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row, size_t b, size_t column,
-                      float *y, size_t stride) {
-    const size_t blocks = row_blocks(p), block = slice->chunk * chunk_blocks(p) + b, words = p->block / 8;
-    const size_t word = b % chunk_blocks(p) * words, chunk = b / chunk_blocks(p);
-    const int8_t *x = p->rounded + (row * p->chunks + slice->chunk + chunk) * CHUNK + 4 * word;
+INLINE void add_block(const Product *p, const Slice *slice, int bytes, int rows, size_t row, size_t b, size_t column,
+                      float *y, size_t apart) {
+    const size_t blocks = row_blocks(p), block = slice->chunk * CHUNK / p->block + b, stride = p->chunks * CHUNK;
+    const int8_t *x = p->rounded + row * stride + slice->chunk * CHUNK;
     Ints sums[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-        const Ints start = all_ints(p->row_sums[(row + (size_t)r) * blocks + block]);
+        const size_t at = (row + (size_t)r) * blocks + block;
 #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; v++)
-            sums[r][v] = p->zeros ? start * load_ints(&slice->zeros[b][column + (size_t)v * LANES]) : start;
+            sums[r][v] = begin_block(p, at, &slice->zeros[b][column + (size_t)v * LANES]);
     }
-    BLOCK_SUMS(x, p->chunks * CHUNK, slice->values[chunk * CHUNK / 4 + 2 * word] + 4 * column, words, rows, sums);
+    if (bytes) {
+        byte_sums(x + b * p->block, stride, slice->values[b * p->block / 4] + 4 * column, p->block / 4, rows, sums);
+    } else {
+        const size_t chunk = b * p->block / CHUNK, words = p->block / 8, word = b % chunk_blocks(p) * words;
+        const uint8_t *values = slice->values[chunk * CHUNK / 4 + 2 * word] + 4 * column;
+        BLOCK_SUMS(x + chunk * CHUNK + 4 * word, stride, values, words, rows, sums);
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         const Floats scale = all_floats(p->row_scales[(row + (size_t)r) * blocks + block]);
@@ -122,33 +185,41 @@ INLINE void add_block(const Product *p, const Slice *slice, int rows, size_t row
         for (int v = 0; v < TILE_VECTORS; v++) {
             const size_t lane = column + (size_t)v * LANES;
             const Floats both = scale * load_floats(&slice->scales[b][lane]);
-            float *to = y + (size_t)r * stride + (size_t)v * LANES;
+            float *to = y + (size_t)r * apart + (size_t)v * LANES;
             store_floats(to, multiply_add(to_floats(sums[r][v]), both, load_floats(to)));
         }
     }
 }
 
-/* Some rows of the slice's outputs, `stride` apart. */
-INLINE void tile(const Product *p, const Slice *slice, int rows, size_t row, float *y, size_t stride) {
+/* Some rows of the slice's outputs, which are `apart`. */
+INLINE void tile(const Product *p, const Slice *slice, int bytes, int rows, size_t row, float *y, size_t apart) {
     for (size_t column = 0; column < PANEL_COLUMNS; column += TILE_COLUMNS)
-        for (size_t b = 0; b < slice->chunks * chunk_blocks(p); b++)
-            add_block(p, slice, rows, row, b, column, y + column, stride);
+        for (size_t b = 0; b < slice_blocks(p, slice); b++)
+            add_block(p, slice, bytes, rows, row, b, column, y + column, apart);
 }
 
 /* A copy of the loops for each number of rows, so that sums stay in registers. */
-static void add_rows(const Product *p, const Slice *slice, size_t rows, size_t row, float *y, size_t stride) {
+INLINE void tile_of(const Product *p, const Slice *slice, int bytes, size_t rows, size_t row, float *y,
+                    size_t apart) {
     switch (rows) {
 #if TILE_ROWS > 5
-    case 6: tile(p, slice, 6, row, y, stride); break;
-    case 5: tile(p, slice, 5, row, y, stride); break;
+    case 6: tile(p, slice, bytes, 6, row, y, apart); break;
+    case 5: tile(p, slice, bytes, 5, row, y, apart); break;
 #endif
 #if TILE_ROWS > 3
-    case 4: tile(p, slice, 4, row, y, stride); break;
+    case 4: tile(p, slice, bytes, 4, row, y, apart); break;
 #endif
-    case 3: tile(p, slice, 3, row, y, stride); break;
-    case 2: tile(p, slice, 2, row, y, stride); break;
-    default: tile(p, slice, 1, row, y, stride);
+    case 3: tile(p, slice, bytes, 3, row, y, apart); break;
+    case 2: tile(p, slice, bytes, 2, row, y, apart); break;
+    default: tile(p, slice, bytes, 1, row, y, apart);
     }
+}
+
+static void add_rows(const Product *p, const Slice *slice, size_t rows, size_t row, float *y, size_t apart) {
+    if (p->bits == 8)
+        tile_of(p, slice, 1, rows, row, y, apart);
+    else
+        tile_of(p, slice, 0, rows, row, y, apart);
 }
 
 /* Outputs begin as their bias or zero. */

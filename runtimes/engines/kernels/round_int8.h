@@ -45,21 +45,42 @@ static int32_t round_block(const float *x, size_t count, size_t block, int8_t *o
     return sum;
 }
 
+/* A set that multiplies signed weights has those of 8 bits around zero, and nothing to take away. */
+INLINE int32_t start_of(const Product *p, int32_t sum) {
+    if (p->bits == 8 && SIGNED_WEIGHTS) return RAISED;
+    return p->zeros ? sum : p->middle * sum + RAISED;
+}
+
+static void round_chunk(const Product *p, size_t row, size_t c) {
+    const size_t blocks = row_blocks(p), in_chunk = chunk_blocks(p);
+    int8_t in_order[CHUNK], *out = p->rounded + (row * p->chunks + c) * CHUNK;
+    for (size_t b = 0; b < in_chunk; b++) {
+        const size_t at = row * blocks + c * in_chunk + b, start = c * CHUNK + b * p->block;
+        const size_t count = start < p->k ? smaller(p->block, p->k - start) : 0;
+        const float *x = p->x + row * p->k + (count ? start : 0);
+        p->row_sums[at] = start_of(p, round_block(x, count, p->block, in_order + b * p->block, &p->row_scales[at]));
+    }
+    for (size_t i = 0; i < CHUNK / 2; i++) {
+        out[i] = in_order[2 * i];
+        out[CHUNK / 2 + i] = in_order[2 * i + 1];
+    }
+}
+
+static void round_in_order(const Product *p, size_t row) {
+    for (size_t b = 0; b < row_blocks(p); b++) {
+        const size_t at = row * row_blocks(p) + b, start = b * p->block;
+        const size_t count = start < p->k ? smaller(p->block, p->k - start) : 0;
+        const float *x = p->x + row * p->k + (count ? start : 0);
+        int8_t *out = p->rounded + row * p->chunks * CHUNK + start;
+        p->row_sums[at] = start_of(p, round_block(x, count, p->block, out, &p->row_scales[at]));
+    }
+}
+
 static void round_row(void *product, size_t row) {
     const Product *p = product;
-    const size_t blocks = row_blocks(p), in_chunk = chunk_blocks(p);
-    for (size_t c = 0; c < p->chunks; c++) {
-        int8_t in_order[CHUNK], *out = p->rounded + (row * p->chunks + c) * CHUNK;
-        for (size_t b = 0; b < in_chunk; b++) {
-            const size_t at = row * blocks + c * in_chunk + b, start = c * CHUNK + b * p->block;
-            const size_t count = start < p->k ? smaller(p->block, p->k - start) : 0;
-            const float *x = p->x + row * p->k + (count ? start : 0);
-            const int32_t sum = round_block(x, count, p->block, in_order + b * p->block, &p->row_scales[at]);
-            p->row_sums[at] = p->zeros ? sum : p->middle * sum;
-        }
-        for (size_t i = 0; i < CHUNK / 2; i++) {
-            out[i] = in_order[2 * i];
-            out[CHUNK / 2 + i] = in_order[2 * i + 1];
-        }
-    }
+    if (p->bits == 8)
+        round_in_order(p, row);
+    else
+        for (size_t c = 0; c < p->chunks; c++)
+            round_chunk(p, row, c);
 }

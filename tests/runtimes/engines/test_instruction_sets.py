@@ -57,6 +57,19 @@ def test_products(block: int, width: int, monkeypatch: pytest.MonkeyPatch) -> No
                 np.testing.assert_array_equal(bits(product.run(x[-rows:])), whole[-rows:], err_msg=name)
 
 
+@pytest.mark.parametrize("block", [16, 64, 128, 256])
+def test_products_of_bytes(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for inputs, outputs in ((1280, 66), (200, 1)):
+        product = Product(inputs, outputs, block, bits=8, bias=True)
+        product.weights["B"][0], product.weights["B"][-1] = 0, 255
+        x = activations(64, inputs)
+        x[5, 3], x[6, :70], x[7], x[8] = 1e6, 0, 1, -1
+        whole = bits(product.run(x))
+        for name in sets_here(monkeypatch):
+            for rows in (1, 7, 64):
+                np.testing.assert_array_equal(bits(product.run(x[-rows:])), whole[-rows:], err_msg=name)
+
+
 @pytest.mark.parametrize("width", [2, 14, 64, 72, 80, 128, 256])
 def test_attention(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(width)

@@ -72,7 +72,7 @@ def test_product_refuses_an_input(key: str, part: Array, expected: str) -> None:
         ("N", 2**31 - 1, "the input B has the shape [5, 3, 16], expected [2147483647, 48]"),
         ("block_size", 0, "block_size is 0, expected 16 to 128"),
         ("block_size", 256, "block_size is 256, expected 16 to 128"),
-        ("block_size", 48, "block_size is 48, expected 16, 32, 64 or 128"),
+        ("block_size", 48, "block_size is 48, expected a power of two"),
         ("block_size", 64, "the input B has the shape [5, 3, 16], expected [5, 64]"),
     ],
 )

@@ -44,11 +44,11 @@ class Product:
     ) -> None:
         draw = np.random.default_rng(inputs + outputs + block)
         blocks, self.name = -(-inputs // block), f"MatMulInt{bits}"
-        values = draw.integers(0, 2**bits, (outputs, blocks * block), np.uint8)
+        values = draw.integers(0, 2**bits, (outputs, blocks * block)).astype(np.uint8)
         packed = pack_planes(values) if bits == 3 else pack_low_first(values, bits)
-        packed = packed.reshape(outputs, blocks, -1) if bits == 4 else packed
-        points = draw.integers(0, 2**bits, (outputs, blocks), np.uint8)
-        zero_points = {"zeros" if zeros else "_zeros": pack_low_first(around_eight(points, bits), 4)}
+        packed = packed.reshape(outputs, blocks, -1) if bits >= 4 else packed
+        points = draw.integers(0, 2 ** min(bits, 4), (outputs, blocks), np.uint8)
+        zero_points = {"zeros" if zeros else "_zeros": pack_low_first(around_eight(points, min(bits, 4)), 4)}
         self.scales = draw.normal(0, 0.01, (outputs, blocks)).astype(np.float16)
         self.bias = draw.normal(size=outputs).astype(np.float32)
         self.weights: dict[str, Array] = {
@@ -99,6 +99,19 @@ def test_product_is_that_of_rounded_activations(rows: int, inputs: int, outputs:
         found = product.run(x)
         # The bias is one more number to add, of a length of its own.
         assert product.error(x, found) < EXACT * (10 if bias else 1)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 611])
+@pytest.mark.parametrize(("inputs", "outputs", "block"), [*SHAPES, (1024, 66, 256), (300, 65, 256), (40, 3, 16)])
+def test_product_of_bytes(rows: int, inputs: int, outputs: int, block: int) -> None:
+    need("MatMulInt8")
+    product, x = Product(inputs, outputs, block, bits=8, bias=True), activations(rows, inputs)
+    found = product.run(x)
+    assert product.error(x, found) < 10 * EXACT
+    assert np.abs(found - product.run(x, native=False)).max() < 4e-3 * np.abs(found).max()  # where it rounds otherwise
+    product.weights["B"][:], x[:] = 255, -1
+    sums = product.scales.repeat(block, axis=1)[:, :inputs].sum(axis=1, dtype=float)
+    np.testing.assert_allclose(product.run(x)[-1], product.bias - 127 * sums, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [1, 7])
