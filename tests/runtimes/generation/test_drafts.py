@@ -182,6 +182,8 @@ def test_real_answers(
     model, other = (load(bundle, threads=1, context=512) for _ in range(2))
     assert isinstance(model, Model)
     assert isinstance(other, Model)
+    if precision == "int4" and not model.kernels:
+        pytest.skip("without lensmith's kernels the bits of a token depend on those beside it")
     question = user_message("Say it again.", [random_image(64, 64)])
     chosen: dict[str, Any] = {"max_new_tokens": 48, "ignore_eos": True, "logprobs": 2}
     plain = other.generate([question], **chosen, draft=False)
@@ -197,7 +199,7 @@ def test_real_answers(
     assert drafted.logprobs is not None
     assert plain.logprobs is not None
     found = [[token.logprob for token in answer] for answer in (drafted.logprobs, plain.logprobs)]
-    np.testing.assert_allclose(*found, atol=2e-5)  # products of many rows are summed in another order in fp32
+    np.testing.assert_allclose(*found, atol=2e-5 if precision == "fp32" else 0)  # whose products depend on the rows
     monkeypatch.undo()
     again = [question, {"role": "assistant", "content": plain.text}, user_message("And then?")]
     turns = [each.generate(again, max_new_tokens=12, ignore_eos=True, draft=False) for each in (model, other)]
