@@ -97,7 +97,7 @@ def answered(
     return progress, conversation
 
 
-class WithIds(np.ndarray):  # type: ignore[type-arg]
+class WithIds(np.ndarray):
     """A prompt: its ids, with a length."""
 
     @property
@@ -198,8 +198,9 @@ def test_real_answers(
     assert plain.timings.drafted_tokens == 0
     assert drafted.logprobs is not None
     assert plain.logprobs is not None
-    found = [[token.logprob for token in answer] for answer in (drafted.logprobs, plain.logprobs)]
-    np.testing.assert_allclose(*found, atol=2e-5 if precision == "fp32" else 0)  # whose products depend on the rows
+    found = np.array([[token.logprob for token in answer] for answer in (drafted.logprobs, plain.logprobs)])
+    # Products in fp32 depend on the number of rows, in their last bits.
+    assert np.abs(found[0] - found[1]).max() <= (2e-5 if precision == "fp32" else 0)
     monkeypatch.undo()
     again = [question, {"role": "assistant", "content": plain.text}, user_message("And then?")]
     turns = [each.generate(again, max_new_tokens=12, ignore_eos=True, draft=False) for each in (model, other)]
