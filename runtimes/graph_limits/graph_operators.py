@@ -17,7 +17,9 @@ MICROSOFT = """
     LinearAttention LinearAttentionGate MatMulNBits MultiHeadAttention QuickGelu RotaryEmbedding SkipLayerNormalization
     SkipSimplifiedLayerNormalization
 """
-LENSMITH = "AttentionBf16 MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 SplitQuarters UnpackInt2 UnpackInt3"
+LENSMITH = (
+    "AttentionBf16 MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 MatMulInt8Rows SplitQuarters UnpackInt2 UnpackInt3"
+)
 OPERATORS = {
     "": frozenset(ONNX.split()),
     "com.microsoft": frozenset(MICROSOFT.split()),
