@@ -44,8 +44,9 @@ CHOICES = options(
     click.option("--asymmetric", is_flag=True, help="Give each group of the decoder a zero point."),
     click.option("--target", metavar="NAME", help="A row of `lensmith targets`; default: cpu."),
     click.option("--context", type=click.IntRange(1), metavar="N", help="Most tokens; default: the model's."),
-    click.option("--kv-cache", type=click.Choice(KV_CACHES), default="float", show_default=True,
-                 help="How keys and values are kept: float32, or int8 in a quarter of the memory, with --calibrate."),
+    click.option("--kv-cache", type=click.Choice(KV_CACHES),
+                 help="How keys and values are kept: float16 by default where weights are quantized for a CPU, else "
+                      "float, as activations are; int8 in a quarter of the memory, with --calibrate."),
     click.option("--revision", metavar="NAME", help="Of the class that trained an Arlow encoder, A or B. Default: B."),
     click.option("--max-pixels", type=click.IntRange(1), metavar="N", help="Largest image area; default: the model's."),
     click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE",

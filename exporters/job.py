@@ -31,7 +31,7 @@ class Options:
     context: int | None = None  # tokens; None: what the model was made for
     revision: str | None = None  # of the class that the checkpoint was trained with, where a family has several
     max_pixels: int | None = None  # largest image area of the bundle; None: the checkpoint's
-    kv_cache: str = "float"  # or int8
+    kv_cache: str | None = None  # float, float16 or int8; None: float16 in quantized bundles for CPUs
     tensor_types: tuple[str, ...] = ()  # of GGUF: PATTERN=TYPE, for single tensors
 
     def settled(self) -> Settled:
@@ -47,6 +47,7 @@ class Settled(Options):
     group_size: int = 128
     symmetric: bool = True
     target: str = "cpu"
+    kv_cache: str = "float"
 
 
 @dataclass(frozen=True)

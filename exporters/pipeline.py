@@ -60,6 +60,7 @@ def prepare(
         whole_rows=lowering.whole_rows,
     )
     refuse_idle(given, lowering, grouped=policy.grouped and lowering.groups and spec.decoder is not None)
+    options = replace(options, kv_cache=given.kv_cache or lowering.usual_cache(policy, target, spec))
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, spec.decoder))
     dialect = lowering.dialect(target, options.precision, spec)
     graphs = family.graphs(spec, policy, dialect, dialect.opsets)

@@ -66,6 +66,13 @@ Features encode(Ort::Session& encoder, Pixels pixels) {
   return features;
 }
 
+// Of states: bytes of a value, and the type.
+const std::map<std::string, std::pair<size_t, ONNXTensorElementDataType>> TYPES = {
+    {"FLOAT", {4, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}},
+    {"FLOAT16", {2, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}},
+    {"INT8", {1, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8}},
+};
+
 // The decoder with the states of one conversation, which each step changes in place.
 class Conversation {
  public:
@@ -76,12 +83,11 @@ class Conversation {
       std::vector<int64_t> shape;
       for (const auto& size : port["shape"])
         shape.push_back(size == "batch" ? 1 : size == "capacity" ? capacity : size.get<int64_t>());
-      size_t count = port["dtype"] == "INT8" ? 1 : sizeof(float);
+      const auto& [bytes, type] = TYPES.at(port["dtype"]);
+      size_t count = bytes;
       for (int64_t size : shape) count *= size;
       auto& memory = states[name].memory;
       memory.resize(count);  // zeros
-      const auto type =
-          port["dtype"] == "INT8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
       states[name].value = Ort::Value::CreateTensor(CPU, memory.data(), count, shape.data(), shape.size(), type);
     }
   }

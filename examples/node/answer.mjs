@@ -84,6 +84,7 @@ for (const [name, port] of Object.entries(graphs.decoder.inputs)) {
   const shape = port.shape.map((size) => ({ batch: 1, capacity })[size] ?? size);
   const count = shape.reduce((product, size) => product * size, 1);
   states[name] = port.dtype === "INT8" ? new Tensor("int8", new Int8Array(count), shape)
+    : port.dtype === "FLOAT16" ? new Tensor("float16", new Uint16Array(count), shape)
     : float32(new Float32Array(count), shape);
 }
 const present = (name) => `present.${name.replace(/^past(_key_values)?\./, "")}`;

@@ -62,7 +62,9 @@ def prove(job: Job, writer: BundleWriter, manifest: Mapping[str, Any], traces: T
         check_written(job, floats, writer.partial, writer.partial / FOLDER)
         if job.policy.kv_cache.quantized:
             check_scales(job.policy.kv_cache.scales, writer.partial)
-            round_cache(job.policy.kv_cache.scales, writer.partial / FOLDER)
+            round_cache(writer.partial / FOLDER, job.policy.kv_cache.scales)
+        elif job.policy.kv_cache.kind == "float16":
+            round_cache(writer.partial / FOLDER)
         return Run(replayed(twin, traces, Way()))
 
 

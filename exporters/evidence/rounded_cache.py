@@ -1,7 +1,7 @@
-"""What an int8 KV cache stands for: keys and values through 8 bits in front of attention over a float cache.
+"""What a narrow KV cache stands for: keys and values through 8 or 16 bits in front of attention over a float cache.
 
-Made from the graphs of a float twin and the scales of calibration alone, so that it shares nothing with how the
-bundle's own graph got its int8 cache.
+Made from the graphs of a float twin alone, for 8 bits with the scales of calibration, so that it shares nothing with
+how the bundle's own graph got its cache.
 """
 
 from __future__ import annotations
@@ -34,26 +34,34 @@ def check_scales(scales: KvScales, folder: Path) -> None:
             )
 
 
-def round_cache(scales: KvScales, folder: Path) -> None:
-    """Make the float decoder in a folder round keys and values as an int8 cache of these scales does."""
+def round_cache(folder: Path, scales: KvScales | None = None) -> None:
+    """Make the float decoder in a folder round keys and values as an int8 cache of these scales, or a float16 one."""
     path = folder / f"{DECODER}.onnx"
     model = ir.load(path)
     for layer, node in _attention(model):
-        for place, steps in enumerate(scales[layer], start=KEY):
-            # Rounding to int8 and back, between an input [batch, seq, channels] of the node and the node.
-            flat = steps.reshape(-1)
-            name = f"{node.name}.{place}.steps"
-            tensor = ir.tensor(flat, name=name)
-            scale = ir.Value(
-                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(flat.shape), const_value=tensor
-            )
-            model.graph.register_initializer(scale)
-            to_int8 = {"axis": 2, "output_dtype": int(ir.DataType.INT8)}
-            down = ir.node("QuantizeLinear", [node.inputs[place], scale], attributes=to_int8)
-            up = ir.node("DequantizeLinear", [down.outputs[0], scale], attributes={"axis": 2})
+        for place in (KEY, KEY + 1):
+            # Between an input [batch, seq, channels] of the node and the node.
+            steps = None if scales is None else scales[layer][place - KEY]
+            down, up = _to_half(node, place) if steps is None else _to_int8(model, node, place, steps)
             model.graph.insert_before(node, [down, up])
             node.replace_input_with(place, up.outputs[0])
     ir.save(model, path)
+
+
+def _to_half(node: ir.Node, place: int) -> tuple[ir.Node, ir.Node]:
+    down = ir.node("Cast", [node.inputs[place]], attributes={"to": int(ir.DataType.FLOAT16)})
+    return down, ir.node("Cast", [down.outputs[0]], attributes={"to": int(ir.DataType.FLOAT)})
+
+
+def _to_int8(model: ir.Model, node: ir.Node, place: int, steps: NDArray[np.float32]) -> tuple[ir.Node, ir.Node]:
+    flat = steps.reshape(-1)
+    name = f"{node.name}.{place}.steps"
+    tensor = ir.tensor(flat, name=name)
+    scale = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(flat.shape), const_value=tensor)
+    model.graph.register_initializer(scale)
+    to_int8 = {"axis": 2, "output_dtype": int(ir.DataType.INT8)}
+    down = ir.node("QuantizeLinear", [node.inputs[place], scale], attributes=to_int8)
+    return down, ir.node("DequantizeLinear", [down.outputs[0], scale], attributes={"axis": 2})
 
 
 def _attention(model: ir.Model) -> Iterator[tuple[int, ir.Node]]:

@@ -15,6 +15,7 @@ from ..graphs.dialect import Dialect
 from ..graphs.graph_files import Graph
 from ..progress import Progress
 from ..spec import Spec
+from ..storage.scheme import Policy
 from .elsewhere import Elsewhere
 from .gguf import gguf_files, gguf_stored, gguf_writing
 from .gguf.written_tensors import check_files
@@ -40,6 +41,7 @@ class Lowering:
     tools: tuple[str, ...]  # packages that the files depend on
     dialect: Callable[[TargetProfile, str, Spec], Dialect] = onnx_files.dialect  # for a precision
     graphs: Callable[[Job], tuple[Graph, ...]] = lambda job: job.graphs  # that are written as ONNX
+    usual_cache: Callable[[Policy, TargetProfile, Spec], str] = lambda *_: "float"  # where none is named, see KINDS
     graph_precision: Callable[[str], str] = lambda precision: precision  # of the graphs
     files: Callable[[Job], Mapping[str, Iterable[Stored]]] = lambda _: {}  # that are written beside them, by component
     finish: Callable[[Job, BundleWriter, str, dict[str, Any], Progress], dict[str, Any]] = lambda *given: given[3]
@@ -104,6 +106,7 @@ LOWERINGS = {
         precision=onnx_files.precision,
         bits=onnx_files.decoder_bits,
         tools=TOOLS,
+        usual_cache=onnx_files.usual_cache,
         refuse=onnx_files.refuse,
         no_replay=onnx_files.no_replay,
         own_groups=True,

@@ -84,8 +84,8 @@ def _port(state: State, ports: Ports) -> Port:
 
 
 def _state_type(state: State, ports: Ports) -> ir.DataType:
-    if state.bits == 8:
-        return ir.DataType.INT8
+    if state.bits < 32:
+        return ir.DataType.INT8 if state.bits == 8 else ir.DataType.FLOAT16
     return F32 if state.exact else ports.states
 
 

@@ -19,7 +19,7 @@ class State:
     past: str
     present: str
     shape: tuple[int | str, ...]  # the first axis is the batch
-    bits: int = 32  # 32: float32, 8: int8
+    bits: int = 32  # 32: float32, 16: float16, 8: int8
     exact: bool = False  # float32 whatever the type of activations, since it carries errors to the last token
 
     @property
@@ -52,7 +52,7 @@ def layer_states(spec: DecoderSpec, layer: int, cache: KvCache) -> tuple[State, 
 
 def kv_states(spec: DecoderSpec, layer: int, cache: KvCache) -> tuple[State, State]:
     """Keys and values of an attention layer."""
-    shape, bits = ("batch", spec.kv_heads, CAPACITY, spec.head_dim), 8 if cache.quantized else 32
+    shape, bits = ("batch", spec.kv_heads, CAPACITY, spec.head_dim), cache.bits
     key, value = (
         State(f"past_key_values.{layer}.{kind}", f"present.{layer}.{kind}", shape, bits) for kind in ("key", "value")
     )

@@ -74,7 +74,7 @@ class OptionEntry(msgspec.Struct, frozen=True):
     precision: Name
     prefill_chunk: Annotated[int, Meta(ge=1, le=1 << 20)]
     cpu_features: list[Name] = []
-    kv_cache: Literal["float", "int8"] = "float"
+    kv_cache: Literal["float", "float16", "int8"] = "float"
 
 
 class InputSections(Section, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from ..engines.contract import Ints, Kept, KeptTokens, States
 from .prefix_shelf import PrefixShelf
 from .token_run import TokenRun
 
-PREFIX_BYTES = 512_000_000  # of a model with 2 billion parameters 2,200 tokens, or 8,000 with a cache in int8
+PREFIX_BYTES = 512_000_000  # of a model with 2 billion parameters 4,400 tokens, or 8,000 with a cache in int8
 LEAST_CUT = 16  # tokens: shorter beginnings are kept twice sooner than a segment is cut
 
 

@@ -177,7 +177,8 @@ def _reduce(call: Call) -> Made:
 BITS = ("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "LessOrEqual")
 ALIKE = """
     Cos CumSum DequantizeLinear Exp FastGelu Floor Gelu LayerNormalization QuantizeLinear QuickGelu RMSNormalization
-    RotaryEmbedding ScatterND Sigmoid SimplifiedLayerNormalization Sin Softmax Softplus Sqrt Swish TensorScatter
+    RotaryEmbedding ScatterElements ScatterND Sigmoid SimplifiedLayerNormalization Sin Softmax Softplus Sqrt Swish
+    TensorScatter
 """
 NUMBERS: Mapping[str, Rule] = {
     **dict.fromkeys(BITS, _elementwise),

@@ -9,17 +9,18 @@ ONNX = """
     Add Attention BitShift BitwiseAnd BitwiseOr BitwiseXor Cast CastLike Concat Constant Cos CumSum DequantizeLinear Div
     Equal Exp Expand Floor Gather Gelu Gemm Identity LayerNormalization LessOrEqual Loop MatMul Max Min Mul Neg NonZero
     Pad QuantizeLinear RMSNormalization Range ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape
-    RotaryEmbedding Scan ScatterND Shape Sigmoid SimplifiedLayerNormalization Sin Slice Softmax Softplus Split Sqrt
-    Squeeze Sub Swish TensorScatter Transpose Unsqueeze Where
+    RotaryEmbedding Scan ScatterElements ScatterND Shape Sigmoid SimplifiedLayerNormalization Sin Slice Softmax Softplus
+    Split Sqrt Squeeze Sub Swish TensorScatter Transpose Unsqueeze Where
 """
 MICROSOFT = """
     CausalConvWithState DynamicQuantizeMatMul FastGelu FusedMatMul GatherBlockQuantized Gelu GroupQueryAttention
     LinearAttention LinearAttentionGate MatMulNBits MultiHeadAttention QuickGelu RotaryEmbedding SkipLayerNormalization
     SkipSimplifiedLayerNormalization
 """
-LENSMITH = (
-    "AttentionBf16 MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 MatMulInt8Rows SplitQuarters UnpackInt2 UnpackInt3"
-)
+LENSMITH = """
+    AttentionBf16 CachedAttention EnterCache MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 MatMulInt8Rows PutRows
+    SplitQuarters UnpackInt2 UnpackInt3
+"""
 OPERATORS = {
     "": frozenset(ONNX.split()),
     "com.microsoft": frozenset(MICROSOFT.split()),

@@ -16,6 +16,7 @@ from tests.fuzz.driver import Array, Case, Tensor
 TYPES = {
     "MatMulInt": (np.float32, np.uint8, np.float16, np.uint8, np.float32),
     "AttentionBf16": (np.float32, np.float32, np.float32),
+    "CachedAttention": (np.float32, np.float32, np.float32, np.float16, np.float16, np.int32),
 }
 MOST = 2**31 - 1
 BLOCKS = dict.fromkeys((2, 3, 4), (16, 32, 64, 128)) | {8: (16, 32, 64, 128, 256)}
@@ -52,8 +53,27 @@ def attention(draw: np.random.Generator, **chosen: int) -> Case:
     return Case("AttentionBf16", (heads,), inputs)
 
 
+def cached(draw: np.random.Generator, **chosen: int) -> Case:
+    """Right attention over a cache, seldom of more than a range. `chosen`: group, width, queries, past."""
+    batch, kv_heads = (int(size) for size in draw.integers(1, 3, 2))
+    group = chosen.get("group") or int(draw.integers(1, 5))
+    width = chosen.get("width") or 16 * int(draw.integers(1, 17) if draw.integers(4) == 0 else draw.integers(1, 4))
+    queries = chosen.get("queries") or int(draw.integers(1, 4) if draw.integers(2) else draw.integers(1, 120))
+    past = [chosen.get("past", int(draw.integers(0, 140 if draw.integers(4) else 1200))) for _ in range(batch)]
+    capacity = max(past) + queries + int(draw.integers(0, 9))
+    shapes: list[tuple[int, ...]] = [
+        (batch, queries, heads * width) for heads in (kv_heads * group, kv_heads, kv_heads)
+    ]
+    shapes += [(batch, kv_heads, capacity, width)] * 2
+    parts = [
+        draw.normal(size=shape).astype(kind) for shape, kind in zip(shapes, TYPES["CachedAttention"], strict=False)
+    ]
+    inputs = (*map(Tensor.of, parts), Tensor.of(np.array(past, np.int32)))
+    return Case("CachedAttention", (kv_heads * group, kv_heads), inputs)
+
+
 def right_case(draw: np.random.Generator) -> Case:
-    return attention(draw) if draw.integers(3) == 0 else product(draw)
+    return (attention, cached, product, product)[draw.integers(4)](draw)
 
 
 def wrong_case(draw: np.random.Generator) -> Case:
@@ -68,25 +88,25 @@ def is_right(case: Case) -> bool:
     """Whether the contract of its operator holds."""
     if any(tensor is not None and len(tensor.dims) > 4 for tensor in case.inputs):
         return False
-    return _right_attention(case) if case.operator == "AttentionBf16" else _right_product(case)
+    return RIGHT.get(case.operator, _right_product)(case)
 
 
 def expected_dims(case: Case) -> tuple[int, ...]:
     """The shape of what a right case gives."""
     assert case.inputs[0] is not None
     dims = case.inputs[0].dims
-    return dims if case.operator == "AttentionBf16" else (*dims[:-1], case.attributes[1])
+    return (*dims[:-1], case.attributes[1]) if case.operator.startswith("MatMulInt") else dims
 
 
 def expected(case: Case) -> tuple[Array, Array]:
     """What a right case gives, flat, and by how much each value may differ."""
-    return _attend(case) if case.operator == "AttentionBf16" else _multiply(case)
+    return {"AttentionBf16": _attend, "CachedAttention": _attend_cached}.get(case.operator, _multiply)(case)
 
 
 def has_finite_values(case: Case) -> bool:
     """Whether values are such that the result is one that can be compared."""
     present = [tensor.values for tensor in case.inputs if tensor is not None]
-    return all(part.dtype == np.uint8 or (np.abs(part) < 100).all() for part in present)
+    return all((np.abs(part) < 100).all() for part in present if np.issubdtype(part.dtype, np.floating))
 
 
 def _right_product(case: Case) -> bool:
@@ -121,6 +141,26 @@ def _right_attention(case: Case) -> bool:
     alike = q[0] == k[0] == v[0] and q[2] == k[2] == v[2] and k[1] == v[1]
     width, rest = divmod(q[2], heads)
     return alike and not rest and 2 <= width <= 256 and width % 2 == 0 and (not math.prod(q) or bool(math.prod(k)))
+
+
+def _right_cached(case: Case) -> bool:
+    heads, kv_heads = case.attributes
+    shapes = [tensor.dims for tensor in case.inputs if tensor is not None]
+    if not (1 <= kv_heads <= 1 << 14 and 1 <= heads <= 1 << 14) or heads % kv_heads or len(shapes) != 6:
+        return False
+    q, k, v, key, value, past = shapes
+    if len(case.inputs) != 6 or [len(shape) for shape in shapes] != [3, 3, 3, 4, 4, 1] or key != value:
+        return False
+    batch, width, own = key[0], key[3], (q[0], q[1], kv_heads * key[3])
+    alike = q[0] == batch and q[2] == heads * width and k == v == own and key[1] == kv_heads and past == (batch,)
+    if not alike or not (16 <= width <= 256 and width % 16 == 0):
+        return False
+    lengths = case.inputs[5]
+    assert lengths is not None
+    return not math.prod(q) or all(0 <= length <= key[2] - q[1] for length in lengths.values.tolist())
+
+
+RIGHT: dict[str, Callable[[Case], bool]] = {"AttentionBf16": _right_attention, "CachedAttention": _right_cached}
 
 
 def _levels(packed: Array, bits: int) -> Array:
@@ -180,6 +220,27 @@ def _attend(case: Case) -> tuple[Array, Array]:
     return out.ravel(), bound.ravel()
 
 
+def _attend_cached(case: Case) -> tuple[Array, Array]:
+    heads, kv_heads = case.attributes
+    q, k, v, keys, values, past = (tensor.values for tensor in case.inputs if tensor is not None)
+    (batch, queries, _), width = q.shape, keys.shape[3]
+    out = np.zeros((batch, queries, heads, width))
+    for row in range(batch):
+        end = past[row] + queries
+        hidden = np.arange(end) > past[row] + np.arange(queries)[:, None]
+        for head in range(heads):
+            own = head // (heads // kv_heads)
+            seen = []
+            for cache, new in ((keys, k), (values, v)):
+                fresh = new[row].reshape(queries, kv_heads, width)[:, own].astype(np.float16)
+                seen.append(np.concatenate([cache[row, own, : past[row]], fresh]).astype(np.float64))
+            scores = q[row].reshape(queries, heads, width)[:, head].astype(np.float64) @ seen[0].T / math.sqrt(width)
+            scores[hidden] = -np.inf
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            out[row, :, head] = weights / weights.sum(axis=1, keepdims=True) @ seen[1]
+    return out.ravel(), np.full(out.size, 2e-5)
+
+
 Change = Callable[[Case, np.random.Generator], Case]
 
 
@@ -193,7 +254,7 @@ def _some_input(case: Case, draw: np.random.Generator) -> int:
 
 def _refill(case: Case, index: int, dims: tuple[int, ...], draw: np.random.Generator) -> Case:
     """An input with other dimensions, and with as many values as they say."""
-    kind = TYPES["AttentionBf16" if case.operator == "AttentionBf16" else "MatMulInt"]
+    kind = TYPES[case.operator.rstrip("2348")]
     size, dtype = math.prod(dims), kind[min(index, len(kind) - 1)]
     if size > 2**20:
         return case
@@ -263,7 +324,7 @@ def exchange_inputs(case: Case, draw: np.random.Generator) -> Case:
 def extreme_values(case: Case, draw: np.random.Generator) -> Case:
     index = _some_input(case, draw)
     tensor = case.inputs[index] if index >= 0 else None
-    if tensor is None or not tensor.values.size or tensor.values.dtype == np.uint8:
+    if tensor is None or not tensor.values.size or not np.issubdtype(tensor.values.dtype, np.floating):
         return case
     values = tensor.values.copy()
     with np.errstate(over="ignore"):

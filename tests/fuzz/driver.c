@@ -67,7 +67,8 @@ struct OrtKernelInfo {
 struct OrtKernelContext {
     size_t count;
     int present[MOST_INPUTS];
-    OrtValue inputs[MOST_INPUTS], output;
+    OrtValue inputs[MOST_INPUTS], outputs[MAX_OUTPUTS];
+    size_t element_bytes[MAX_OUTPUTS];
 };
 
 static const OrtCustomOp *operators[OPERATORS];
@@ -172,18 +173,18 @@ static OrtStatus *input(const OrtKernelContext *context, size_t index, const Ort
 }
 
 static OrtStatus *output(OrtKernelContext *context, size_t index, const int64_t *dims, size_t rank, OrtValue **out) {
-    OrtValue *made = *out = &context->output;
-    size_t count = 1;
+    OrtValue *made = *out = &context->outputs[index];
+    size_t count = 1, bytes = context->element_bytes[index];
     int empty = 0;
     for (size_t i = 0; i < rank; i++)
         empty |= !dims[i];
     for (size_t i = 0; i < rank; i++)
         if (!empty && __builtin_mul_overflow(count, (size_t)dims[i], &count)) count = MOST_BYTES;
-    if (index || made->pages || (!empty && count > MOST_BYTES / sizeof(float)))
+    if (made->pages || (!empty && count > MOST_BYTES / bytes))
         return create_status(ORT_RUNTIME_EXCEPTION, "no memory for the output");
     made->rank = rank;
     memcpy(made->dims, dims, rank * sizeof *dims);
-    map(made, empty ? 0 : count * sizeof(float));
+    map(made, empty ? 0 : count * bytes);
     return NULL;
 }
 
@@ -317,12 +318,15 @@ static void one_case(const char *name) {
     context.count = (size_t)read_number();
     for (size_t i = 0; i < context.count; i++)
         read_input(&context, i);
+    for (size_t i = 0; i < op->GetOutputTypeCount(op); i++)
+        context.element_bytes[i] = op->GetOutputType(op, i) == TYPE_FLOAT ? 4 : 2;
     OrtStatus *status = run(op, &info, &context);
-    answer(status, &context.output);
+    answer(status, &context.outputs[0]);
     free(status);
     for (size_t i = 0; i < context.count; i++)
         if (context.present[i]) unmap(&context.inputs[i]);
-    if (context.output.pages) unmap(&context.output);
+    for (size_t i = 0; i < MAX_OUTPUTS; i++)
+        if (context.outputs[i].pages) unmap(&context.outputs[i]);
     if (opened) {
         fprintf(stderr, "%s kept %d of what it opened\n", name, opened);
         exit(5);

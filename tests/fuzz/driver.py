@@ -111,7 +111,7 @@ def run_cases(
     program: Path, cases: Sequence[Case], *arguments: str, emulator: Sequence[str] = (), timeout: float = 300
 ) -> Run:
     """Outcomes of all cases, in one process; those behind a crash are missing. The argument is an instruction set."""
-    given = b"".join(map(_encode, cases))
+    given = b"".join(map(encode, cases))
     command = [*emulator, str(program), *arguments]
     ran = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)
     outcomes = list(_decode(ran.stdout))
@@ -132,7 +132,7 @@ def _numbers(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}q", *values)
 
 
-def _encode(case: Case) -> bytes:
+def encode(case: Case) -> bytes:
     attributes = (*case.attributes, *(0,) * (ATTRIBUTES - len(case.attributes)))
     parts = [case.operator.encode().ljust(16, b"\0"), _numbers(*attributes, len(case.inputs))]
     for tensor in case.inputs:

@@ -57,7 +57,7 @@ def refuse(options: Options, _: TargetProfile) -> None:
     """An InputError for wishes that llama.cpp's files have no place for."""
     if options.target is not None:
         raise InputError(f"GGUF files are the same for every device; leave out --target {options.target}")
-    if options.kv_cache != "float":
+    if options.kv_cache not in (None, "float"):
         raise InputError(f"--kv-cache {options.kv_cache} is no part of GGUF files; their runtime chooses: leave it out")
 
 

@@ -132,4 +132,70 @@ FUNCTIONS = {
             output = com.microsoft.MultiHeadAttention <num_heads: int = @num_heads> (query, key, value)
         }
     """,
+    # New keys and values enter the cache in float16, in place where the caller bound past and present to one buffer;
+    # attention reads the part of the cache that counts, in float32.
+    "CachedAttention": """
+        <opset_import: ["" : 21, "com.microsoft" : 1, "lensmith" : 1], domain: "lensmith">
+        CachedAttention <num_heads, kv_num_heads> (query, key, value, past_key, past_value, past_lengths)
+                => (output, present_key, present_value) {
+            first = Constant <value = int64[1] {0}> ()
+            sequence = Constant <value = int64[1] {2}> ()
+            kv_heads = Constant <value_int: int = @kv_num_heads> ()
+            any = Constant <value = int64[1] {-1}> ()
+            heads = Reshape (kv_heads, any)
+            split = Concat <axis: int = 0> (first, first, heads, any)
+            short_key, new_key = lensmith.EnterCache (key, split)
+            short_value, new_value = lensmith.EnterCache (value, split)
+            present_key = lensmith.PutRows (past_key, short_key, past_lengths)
+            present_value = lensmith.PutRows (past_value, short_value, past_lengths)
+            count = Shape <start: int = 1, end: int = 2> (query)
+            new = Cast <to: int = 6> (count)
+            lengths = Add (past_lengths, new)
+            one = Constant <value = int32 {1}> ()
+            last = Sub (lengths, one)
+            total = ReduceMax <keepdims: int = 0> (lengths)
+            longest = Cast <to: int = 7> (total)
+            end = Reshape (longest, any)
+            keys = Slice (present_key, first, end, sequence)
+            values = Slice (present_value, first, end, sequence)
+            wide_keys = Cast <to: int = 1> (keys)
+            wide_values = Cast <to: int = 1> (values)
+            output, all_keys, all_values = com.microsoft.GroupQueryAttention <num_heads: int = @num_heads,
+                kv_num_heads: int = @kv_num_heads> (query, new_key, new_value, wide_keys, wide_values, last, total)
+        }
+    """,
+    # [batch, seq, heads * width] as float16 [batch, heads, seq, width], and as it came but rounded so.
+    "EnterCache": """
+        <opset_import: ["" : 21], domain: "lensmith">
+        EnterCache (X, split) => (rows, rounded) {
+            most = Constant <value = float {65504.0}> ()
+            least = Constant <value = float {-65504.0}> ()
+            above = Max (X, least)
+            inside = Min (above, most)
+            short = Cast <to: int = 10> (inside)
+            heads = Reshape (short, split)
+            rows = Transpose <perm = [0, 2, 1, 3]> (heads)
+            rounded = Cast <to: int = 1> (short)
+        }
+    """,
+    # Rows [batch, heads, seq, width] into a cache, behind so many of each batch row.
+    "PutRows": """
+        <opset_import: ["" : 21], domain: "lensmith">
+        PutRows (cache, rows, lengths) => (present) {
+            zero = Constant <value = int64 {0}> ()
+            one = Constant <value = int64 {1}> ()
+            around = Constant <value = int64[3] {1, 2, 3}> ()
+            behind = Constant <value = int64[1] {1}> ()
+            sequence = Shape <start: int = 2, end: int = 3> (rows)
+            count = Squeeze (sequence)
+            new = Range (zero, count, one)
+            column = Unsqueeze (new, behind)
+            past = Cast <to: int = 7> (lengths)
+            starts = Unsqueeze (past, around)
+            places = Add (starts, column)
+            shape = Shape (rows)
+            indices = Expand (places, shape)
+            present = ScatterElements <axis: int = 2> (cache, indices, rows)
+        }
+    """,
 }

@@ -17,10 +17,11 @@ from ...checkpoint.prequantized.kept import how_made, kept_rows
 from ...graphs.blocks import SourceTensor
 from ...graphs.dialect import Dialect
 from ...graphs.graph_files import Graph
+from ...graphs.kv_cache import HALF_WIDTHS
 from ...progress import Progress
 from ...spec import Spec
 from ...storage import weights
-from ...storage.scheme import PRECISIONS, UNQUANTIZED
+from ...storage.scheme import PRECISIONS, UNQUANTIZED, Policy
 from ..elsewhere import Elsewhere
 from ..tensorrt.limits import refuse_elsewhere
 from .cuda_dialect import CudaDialect
@@ -109,9 +110,19 @@ def dialect(target: TargetProfile, _: str, __: Spec) -> Dialect:
     return OrtDialect(accuracy_level=target.accuracy_level)
 
 
+def usual_cache(policy: Policy, target: TargetProfile, spec: Spec) -> str:
+    """Keys and values in 16 bits where weights have fewer, and activations more."""
+    fits = spec.decoder is not None and spec.decoder.head_dim in HALF_WIDTHS
+    return "float16" if fits and target.dialect == ORT and policy.precision.decoder <= 8 else "float"
+
+
 def refuse(options: Options, target: TargetProfile) -> None:
     """An InputError for weights that ONNX Runtime, or the target, has no products for."""
     refuse_elsewhere(options, target)
+    if options.kv_cache == "float16" and target.dialect != ORT:
+        raise InputError(
+            f"a KV cache of the target {target.name} has the type of its activations; leave out --kv-cache float16"
+        )
     if options.precision in target.lacks:
         others = (name for name, precision in PRECISIONS.items() if not precision.float8)
         allowed = ", ".join(name for name in others if name not in target.lacks)

@@ -198,7 +198,7 @@ class OrtDialect:
     def cached_attention(
         self, op: Op, q: Value, k: Value, v: Value, cache: Cache, heads: int, kv_heads: int
     ) -> tuple[Value, Value, Value]:
-        return cached_attention(op, (q, k, v), cache, heads, kv_heads)
+        return cached_attention(op, (q, k, v), cache, heads, kv_heads, self.ports.states)
 
     def l2_norm(self, op: Op, x: Value, size: int, eps: float) -> Value:
         """x / sqrt(sum(x^2) + eps) over the last axis, in float32: an RMS norm with a constant weight."""

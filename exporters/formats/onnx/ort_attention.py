@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ...graphs.dialect import Cache
 from ...graphs.graph_terms import Op, Value
+from .native_operators import DOMAIN
 
 MS = "com.microsoft"
 I64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
@@ -52,13 +53,19 @@ def biased_attention(
 
 
 def cached_attention(
-    op: Op, qkv: tuple[Value, Value, Value], cache: Cache, heads: int, kv_heads: int
+    op: Op, qkv: tuple[Value, Value, Value], cache: Cache, heads: int, kv_heads: int, wide: ir.DataType
 ) -> tuple[Value, Value, Value]:
     """Causal attention over the cache and the new tokens: output, present key, present value.
 
     Writes into the cache itself when past and present are bound to one buffer. With scales, keys and values are
-    rounded to int8 as they enter it, and this step reads what was rounded.
+    rounded to int8 as they enter it, and this step reads what was rounded; so it is with float16 below float32, which
+    an operator of lensmith takes.
     """
+    if cache.scales is None and cache.key.dtype == ir.DataType.FLOAT16 != wide:
+        out = op.CachedAttention(
+            *qkv, cache.key, cache.value, cache.past, num_heads=heads, kv_num_heads=kv_heads, _domain=DOMAIN, _outputs=3
+        )
+        return out[0], out[1], out[2]
     scales: tuple[Value | None, ...] = ()
     options: dict[str, Any] = {}
     if cache.scales is not None:

@@ -42,7 +42,7 @@ def refuse(options: Options, target: TargetProfile) -> None:
         raise InputError(f"TensorRT has no products with {options.precision}; expected --precision {allowed}")
     if options.symmetric is False:
         raise InputError("TensorRT takes no zero points of 4 bits; leave out --asymmetric")
-    if options.kv_cache != "float":
+    if options.kv_cache not in (None, "float"):
         raise InputError(
             f"an engine's KV cache has the type of its activations; leave out --kv-cache {options.kv_cache}"
         )

@@ -48,7 +48,7 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     TRY(get_inputs(kernel, context, in));
     TRY(describe(kernel, in, &a));
     out = in[0];
-    TRY(make_output(kernel, context, &out));
+    TRY(make_output(kernel, context, 0, &out));
     a.out = out.data;
     return elements(&out) ? run(kernel, context, &a) : NULL;
 }
@@ -58,6 +58,8 @@ Operator attention_bf16 = {
     .compute = compute,
     .required = 3,
     .inputs = 3,
+    .outputs = 1,
     .named = {{"query", TYPE_FLOAT}, {"key", TYPE_FLOAT}, {"value", TYPE_FLOAT}},
+    .made = {TYPE_FLOAT},
     .attributes = {{"num_heads", 1, INT32_MAX}},
 };

@@ -1,5 +1,5 @@
 /* AVX2 with FMA and F16C: nearly every x86-64 processor since 2013. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "avx2.h"
 

@@ -1,5 +1,5 @@
 /* AVX-512 with VNNI, as Intel's processors have it since Ice Lake, without products of bfloat16. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "avx512.h"
 #include "bfloat16.h"

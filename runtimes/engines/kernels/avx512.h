@@ -13,6 +13,11 @@ INLINE Partial dot(Partial sum, Bytes weights, Ints four) {
 
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
+INLINE Floats load_halves(const uint16_t *from) { return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
+INLINE void store_halves(uint16_t *to, Floats v) {
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+}
+
 /* Bytes as halves of words. */
 INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)from)); }
 

@@ -1,5 +1,5 @@
 /* AVX-512 with VNNI and products of bfloat16: AMD since Zen 4, Intel's servers since Cooper Lake. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "avx512.h"
 #include "bfloat16.h"

@@ -1,5 +1,5 @@
 /* AVX2 with products of four bytes: Intel's desktops and laptops since Alder Lake, the N100 among them, and AMD's. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "avx2.h"
 #include "whole_sums.h"

@@ -38,7 +38,11 @@ INLINE Chunk complete(Chunk chunk, int bits, size_t left, Ending *ending) {
     return (Chunk){ending->low, ending->tops};
 }
 
-INLINE Part split_halves(Halves packed) { return (Part){(Bytes)packed & 15, (Bytes)(packed >> 4) & 15}; }
+#ifndef HIGH_HALVES /* where bytes cannot be shifted */
+#define HIGH_HALVES(packed) ((Bytes)((packed) >> 4) & 15)
+#endif
+
+INLINE Part split_halves(Halves packed) { return (Part){(Bytes)packed & 15, HIGH_HALVES(packed)}; }
 
 /* Four inputs of two bits in each half: 0 and 2 in its low byte's low bits, 1 and 3 above them. */
 INLINE Part split_quarters(Halves words) {

@@ -1,5 +1,5 @@
 /* Arm with products of four bytes (FEAT_DotProd): Cortex-A76 of a Raspberry Pi 5, Neoverse, Apple's, most since 2018. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "neon.h"
 #include "whole_sums.h"

@@ -36,6 +36,22 @@ INLINE Ints second_sums(Ints a, Ints b, Ints c, Ints d) {
     return pair_low(ab, cd) + pair_high(ab, cd);
 }
 
+/* Whether sums of one row run on through the parts of a chunk, so that none begins at zero again. What a block has is then
+ * what its last part has more than that of the block before. Where a vector has no more inputs than a block. */
+INLINE int runs_on(size_t in_chunk, size_t rows) { return VECTOR_BYTES == 16 && in_chunk < 8 && rows == 1; }
+
+/* A part of a chunk of four rows of weights, times one row: the sums run on, and are kept at the end of a block. */
+INLINE void run_on(int bits, size_t in_chunk, const Chunk from[4], const int8_t *x, size_t part, Ints sums[4], Quads to,
+                   size_t quad) {
+    const Ints even = load_ints(x), odd = load_ints(x + CHUNK / 2);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const Part w = load_part(from[i], bits, part);
+        sums[i] = finish(dot(dot(begin(sums[i]), w.even, even), w.odd, odd), sums[i]);
+    }
+    if ((part + 1) * in_chunk % PARTS == 0) to[2 * part][quad] = QUAD_SUMS(sums[0], sums[1], sums[2], sums[3]);
+}
+
 /* A part of a chunk of four rows of weights, times `rows` rows; `halves` if blocks are of 16 inputs. */
 INLINE void add_part(const Product *p, int bits, int halves, size_t rows, const Chunk from[4], const int8_t *x,
                      size_t part, Quads *to, size_t quad) {
@@ -78,39 +94,44 @@ INLINE void turn_quads(const Ints q[QUADS], Ints to[][GROUP / LANES], size_t str
 #endif
 }
 
-/* One block of 16 outputs of one row, whose exact sum is in `each` pieces. */
+/* One block of 16 outputs of one row, whose exact sum is in `each` pieces, less what is in `before`. */
 INLINE void scale_block(const Product *p, const Group *g, size_t each, size_t b, size_t at, Ints pieces[][GROUP / LANES],
-                        float y[GROUP]) {
-    const Ints start = all_ints(p->row_sums[at]);
+                        const Ints *before, Floats y[GROUP / LANES]) {
     const Floats scale = all_floats(p->row_scales[at]);
 #pragma GCC unroll 4
-    for (size_t h = 0; h < GROUP; h += LANES) {
-        Ints sum = p->zeros ? start * load_ints(&g->zeros[b][h]) : start;
+    for (size_t v = 0; v < GROUP / LANES; v++) {
+        Ints sum = begin_block(p, at, &g->zeros[b][v * LANES]);
 #pragma GCC unroll 4
         for (size_t i = 0; i < each; i++)
-            sum += pieces[i][h / LANES];
-        store_floats(y + h, multiply_add(to_floats(sum), scale * load_floats(&g->scales[b][h]), load_floats(y + h)));
+            sum += pieces[i][v];
+        if (before) sum -= before[v];
+        y[v] = multiply_add(to_floats(sum), scale * load_floats(&g->scales[b][v * LANES]), y[v]);
     }
 }
 
 /* Adds chunk `c`, of `in_chunk` blocks, to the sums of 16 outputs of one row. */
-INLINE void scale_chunk(const Product *p, size_t in_chunk, Group *g, size_t r, size_t c) {
-    const size_t halves = in_chunk == 8, each = in_chunk < 4 ? 4 / in_chunk : 1;
+INLINE void scale_chunk(const Product *p, size_t in_chunk, int running, Group *g, size_t r, size_t c) {
+    const size_t halves = in_chunk == 8, each = in_chunk < 4 ? 4 / in_chunk : 1, last = running ? each - 1 : 0;
     Ints pieces[8][GROUP / LANES];
+    Floats y[GROUP / LANES];
+    memcpy(y, g->y[r], sizeof y);
 #pragma GCC unroll 4
-    for (size_t part = 0; part < PARTS; part++)
+    for (size_t part = last; part < PARTS; part += 1 + last)
 #pragma GCC unroll 2
         for (size_t half = 0; half <= halves; half++)
             turn_quads(g->sums[r][2 * part + half], &pieces[part * PART_PIECES * (1 + halves) + half], 1 + halves);
 #pragma GCC unroll 8
     for (size_t b = 0; b < in_chunk; b++)
-        scale_block(p, g, each, c * in_chunk % TURNED + b, r * row_blocks(p) + c * in_chunk + b, pieces + b * each, g->y[r]);
+        scale_block(p, g, each - last, c * in_chunk % TURNED + b, r * row_blocks(p) + c * in_chunk + b,
+                    pieces + b * each + last, running && b ? pieces[b * each - 1] : NULL, y);
+    memcpy(g->y[r], y, sizeof y);
 }
 
 /* A chunk of 16 outputs; `left` inputs of it are there. The next 16 outputs are fetched meanwhile, as they lie, which is
  * how memory gives them fastest, and not into the first cache, which these fill. */
 INLINE void add_chunk(const Product *p, int bits, size_t in_chunk, size_t rows, Group *g, size_t c, size_t left) {
     const size_t bytes = CHUNK * (size_t)bits / 8;
+    const int running = runs_on(in_chunk, rows);
     const uint8_t *ahead = p->weights + (g->column + GROUP) * row_bytes(p, bits) + c * GROUP * bytes;
     const uint8_t *scales = (const uint8_t *)(p->scales + (g->column + GROUP) * p->blocks + c * GROUP * in_chunk);
     for (size_t i = 0; i < GROUP * in_chunk * 2; i += 64) /* a cache line */
@@ -118,17 +139,23 @@ INLINE void add_chunk(const Product *p, int bits, size_t in_chunk, size_t rows, 
     for (size_t quad = 0; quad < QUADS; quad++) {
         Chunk from[4];
         Ending endings[4];
+        Ints sums[4] = {{0}};
 #pragma GCC unroll 4
         for (size_t i = 0; i < 4; i++) {
             __builtin_prefetch(ahead + (4 * quad + i) * bytes, 0, 2);
             from[i] = complete(behind(g->start[4 * quad + i], bits, c), bits, left, &endings[i]);
         }
 #pragma GCC unroll 4
-        for (size_t part = 0; part < PARTS; part++)
-            add_part(p, bits, in_chunk == 8, rows, from, p->rounded + c * CHUNK + part * VECTOR_BYTES, part, g->sums, quad);
+        for (size_t part = 0; part < PARTS; part++) {
+            const int8_t *x = p->rounded + c * CHUNK + part * VECTOR_BYTES;
+            if (running)
+                run_on(bits, in_chunk, from, x, part, sums, g->sums[0], quad);
+            else
+                add_part(p, bits, in_chunk == 8, rows, from, x, part, g->sums, quad);
+        }
     }
     for (size_t r = 0; r < rows; r++)
-        scale_chunk(p, in_chunk, g, r, c);
+        scale_chunk(p, in_chunk, running, g, r, c);
 }
 
 INLINE void add_group(const Product *p, int bits, size_t in_chunk, size_t rows, Group *g) {

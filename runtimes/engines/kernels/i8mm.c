@@ -1,6 +1,6 @@
 /* Arm with products of small matrices of bytes (FEAT_I8MM) and bfloat16 (FEAT_BF16): Neoverse V1 and N2, Cortex-A710 and
  * X2, Apple's since the M2. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "neon.h"
 #include "whole_sums.h"

@@ -16,6 +16,8 @@ typedef struct InstructionSet {
     Task *few_rows, *panel;
     Task *pack_tile;         /* of an Attention: see attention.h */
     Task *query_block;
+    Task *cached_append;     /* of a CachedAttention: see cached_attention.h */
+    Task *cached_range, *cached_merge, *cached_block;
 } InstructionSet;
 
 const InstructionSet *instructions(void); /* NULL where this processor has none of them */

@@ -70,7 +70,7 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     TRY(kernel->operator->bits ? describe(kernel, in, &p) : describe_signed(kernel, in, &p));
     out = in[0];
     out.dims[out.rank - 1] = (int64_t)p.n;
-    TRY(make_output(kernel, context, &out));
+    TRY(make_output(kernel, context, 0, &out));
     if (!p.m) return NULL;
     p.y = out.data;
     TRY(open_scratch(kernel, context, scratch_bytes(&p), &scratch));
@@ -87,11 +87,13 @@ enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its by
         .compute = compute,                                                                                            \
         .required = 3,                                                                                                 \
         .inputs = 5,                                                                                                   \
+        .outputs = 1,                                                                                                  \
         .named = {{"A", TYPE_FLOAT},                                                                                   \
                   {"B", TYPE_UINT8},                                                                                   \
                   {"scales", TYPE_FLOAT16},                                                                            \
                   {"zero_points", TYPE_UINT8},                                                                         \
                   {"bias", TYPE_FLOAT}},                                                                               \
+        .made = {TYPE_FLOAT},                                                                                          \
         .attributes = {{"K", 1, MOST}, {"N", 1, MOST}, {"block_size", 16, BLOCK}},                                     \
         .bits = BITS,                                                                                                  \
     }
@@ -101,7 +103,7 @@ MATMUL_INT(4, CHUNK);
 MATMUL_INT(3, CHUNK);
 MATMUL_INT(2, CHUNK);
 
-Operator matmul_signed_int8 = {
+Operator matmul_int8_rows = {
     .name = "MatMulInt8Rows",
     .compute = compute,
     .required = 3,

@@ -41,7 +41,8 @@ typedef struct Product {
 
     int8_t *rounded;    /* [m, chunks * CHUNK], zeros behind the last input */
     float *row_scales;  /* [m, chunks * blocks in a chunk] */
-    int32_t *row_sums;  /* like row_scales: minus the sum of the rounded values, times the middle without zero points */
+    int32_t *row_sums;  /* like row_scales: minus the sum of the rounded values, times the middle without zero points
+                         * and then RAISED, see scales.h */
 } Product;
 
 static inline size_t chunk_blocks(const Product *p) { return CHUNK / p->block; }

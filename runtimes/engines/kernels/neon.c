@@ -1,5 +1,5 @@
 /* Every 64-bit Arm processor, such as the Cortex-A72 of a Raspberry Pi 4. */
-#include "attention.h"
+#include "cached_attention.h"
 #include "matmul_int.h"
 #include "neon.h"
 

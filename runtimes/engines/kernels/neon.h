@@ -8,6 +8,13 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
     return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
+/* Sums of a block, below 2^22, as floats: conversions take four times as long as additions. A sum and RAISED are the bits
+ * of 3 * 2^22 and the sum. */
+#define RAISED 0x4b400000
+INLINE Floats to_floats(Ints raised) { return (Floats)raised - all_floats(12582912.0f); }
+
+#define HIGH_HALVES(packed) (Bytes) vshrq_n_u8((uint8x16_t)(packed), 4)
+
 /* Bytes as halves of words. */
 INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)vmovl_u8(vld1_u8(from)); }
 
@@ -24,6 +31,9 @@ INLINE void store_eight_halves(float *to, Eight halves) {
     vst1q_f32(to, vcvt_f32_f16(vget_low_f16(values)));
     vst1q_f32(to + 4, vcvt_high_f32_f16(values));
 }
+
+INLINE Floats load_halves(const uint16_t *from) { return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
+INLINE void store_halves(uint16_t *to, Floats v) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
 
 #define QUAD_SUMS(a, b, c, d)                                                                                          \
     (Ints) vpaddq_s32(vpaddq_s32((int32x4_t)(a), (int32x4_t)(b)), vpaddq_s32((int32x4_t)(c), (int32x4_t)(d)))

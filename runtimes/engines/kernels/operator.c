@@ -21,14 +21,10 @@ static enum ElementType input_type(const OrtCustomOp *op, size_t index) { return
 static size_t input_count(const OrtCustomOp *op) { return as_operator(op)->inputs; }
 
 static enum ElementType output_type(const OrtCustomOp *op, size_t index) {
-    (void)index;
-    return as_operator(op)->named[0].type;
+    return as_operator(op)->made[index];
 }
 
-static size_t one_output(const OrtCustomOp *op) {
-    (void)op;
-    return 1;
-}
+static size_t output_count(const OrtCustomOp *op) { return as_operator(op)->outputs; }
 
 static enum Characteristic input_characteristic(const OrtCustomOp *op, size_t index) {
     return index < as_operator(op)->required ? REQUIRED : OPTIONAL;
@@ -82,7 +78,7 @@ void complete_definition(Operator *operator) {
         .GetInputType = input_type,
         .GetInputTypeCount = input_count,
         .GetOutputType = output_type,
-        .GetOutputTypeCount = one_output,
+        .GetOutputTypeCount = output_count,
         .GetInputCharacteristic = input_characteristic,
         .GetOutputCharacteristic = output_characteristic,
         .GetInputMemoryType = input_memory,
@@ -180,10 +176,10 @@ OrtStatus *expect_rows(const Kernel *kernel, const Tensor *inputs, size_t index,
     return unlike(kernel, inputs, index, 2, (int64_t[]){(int64_t)rows, (int64_t)row_elements});
 }
 
-/* Makes the output with the shape in `output`. */
-OrtStatus *make_output(const Kernel *kernel, OrtKernelContext *context, Tensor *output) {
+/* Makes an output with the shape in `output`. */
+OrtStatus *make_output(const Kernel *kernel, OrtKernelContext *context, size_t index, Tensor *output) {
     OrtValue *value;
-    TRY(ORT(kernel->api, KernelContext_GetOutput)(context, 0, output->dims, output->rank, &value));
+    TRY(ORT(kernel->api, KernelContext_GetOutput)(context, index, output->dims, output->rank, &value));
     return ORT(kernel->api, GetTensorMutableData)(value, &output->data);
 }
 

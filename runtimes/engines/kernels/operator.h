@@ -4,7 +4,7 @@
 
 #include "ort.h"
 
-enum { MAX_INPUTS = 5, MAX_ATTRIBUTES = 3, MAX_RANK = 4 };
+enum { MAX_INPUTS = 6, MAX_OUTPUTS = 3, MAX_ATTRIBUTES = 3, MAX_RANK = 4 };
 
 typedef struct Kernel Kernel;
 
@@ -19,13 +19,15 @@ typedef struct Input {
     enum ElementType type;
 } Input;
 
-/* One operator with one output, float like its first input. */
+/* One operator. */
 typedef struct Operator {
     OrtCustomOp definition; /* first, so that ONNX Runtime's pointer to it is a pointer to the operator */
     const char *name;
     OrtStatus *(*compute)(const Kernel *kernel, OrtKernelContext *context);
     size_t required, inputs; /* inputs behind the first `required` may be missing */
+    size_t outputs;
     Input named[MAX_INPUTS];
+    enum ElementType made[MAX_OUTPUTS];
     Attribute attributes[MAX_ATTRIBUTES];
     int bits; /* of the weights, for operators that differ in nothing else */
 } Operator;
@@ -60,7 +62,7 @@ typedef struct Scratch {
 
 void complete_definition(Operator *operator);
 OrtStatus *get_inputs(const Kernel *kernel, OrtKernelContext *context, Tensor *inputs);
-OrtStatus *make_output(const Kernel *kernel, OrtKernelContext *context, Tensor *output);
+OrtStatus *make_output(const Kernel *kernel, OrtKernelContext *context, size_t index, Tensor *output);
 OrtStatus *invalid(const Kernel *kernel, const char *format, ...) __attribute__((format(printf, 2, 3)));
 size_t elements(const Tensor *tensor);
 OrtStatus *open_scratch(const Kernel *kernel, OrtKernelContext *context, size_t bytes, Scratch *scratch);

@@ -180,10 +180,10 @@ INLINE void add_block(const Product *p, const Slice *slice, int bytes, int rows,
     Ints sums[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-        const Ints start = all_ints(p->row_sums[(row + (size_t)r) * blocks + block]);
+        const size_t at = (row + (size_t)r) * blocks + block;
 #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; v++)
-            sums[r][v] = p->zeros ? start * load_ints(&slice->zeros[b][column + (size_t)v * LANES]) : start;
+            sums[r][v] = begin_block(p, at, &slice->zeros[b][column + (size_t)v * LANES]);
     }
     if (bytes) {
         byte_sums(x + b * p->block, stride, slice->values[b * p->block / 4] + 4 * column, p->block / 4, rows, sums);

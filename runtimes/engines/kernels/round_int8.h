@@ -47,8 +47,8 @@ static int32_t round_block(const float *x, size_t count, size_t block, int8_t *o
 
 /* A set that multiplies signed weights has those of 8 bits around zero, and nothing to take away. */
 INLINE int32_t start_of(const Product *p, int32_t sum) {
-    if (p->bits == 8 && SIGNED_WEIGHTS) return 0;
-    return p->zeros ? sum : p->middle * sum;
+    if (p->bits == 8 && SIGNED_WEIGHTS) return RAISED;
+    return p->zeros ? sum : p->middle * sum + RAISED;
 }
 
 static void round_chunk(const Product *p, size_t row, size_t c) {

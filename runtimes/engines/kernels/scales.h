@@ -1,28 +1,36 @@
-/* Scales and zero points of some blocks and outputs, turned so that outputs lie beside each other. */
+/* Scales and zero points of some blocks and outputs, turned so that outputs lie beside each other; and what sums
+ * of a block begin with. */
+
+#ifndef RAISED /* sums of blocks as floats by a conversion: a set may add something to all of them for a quicker way */
+#define RAISED 0
+INLINE Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
+#endif
 
 /* The end of a row, or less than eight rows: zeros behind the end, and the last row again behind the last. */
-static void load_rest(const uint8_t *matrix, size_t rows, size_t bytes, size_t row, size_t first, Eight v[8]) {
-    for (size_t i = 0; i < 8; i++) {
-        v[i] = (Eight){0};
-        if (first < bytes)
-            memcpy(&v[i], matrix + smaller(row + i, rows - 1) * bytes + first, smaller(sizeof v[i], bytes - first));
-    }
+__attribute__((noinline, cold)) static void load_rest(const uint8_t *matrix, size_t rows, size_t bytes, size_t row, size_t first,
+                      uint8_t to[8][sizeof(Eight)]) {
+    memset(to, 0, 8 * sizeof *to);
+    for (size_t i = 0; i < 8 && first < bytes; i++)
+        memcpy(to[i], matrix + smaller(row + i, rows - 1) * bytes + first, smaller(sizeof *to, bytes - first));
 }
 
 /* Eight halves of each of eight rows of `bytes`, from the byte `first`, turned. */
 INLINE void load_eight_rows(const void *matrix, size_t rows, size_t bytes, size_t row, size_t first, Eight v[8]) {
+    uint8_t rest[8][sizeof *v];
     const uint8_t *from = (const uint8_t *)matrix + row * bytes + first;
-    if (row + 8 > rows || first + sizeof *v > bytes)
-        load_rest(matrix, rows, bytes, row, first, v);
-    else
+    size_t stride = bytes;
+    if (row + 8 > rows || first + sizeof *v > bytes) {
+        load_rest(matrix, rows, bytes, row, first, rest);
+        from = rest[0], stride = sizeof *v;
+    }
 #pragma GCC unroll 8
-        for (size_t i = 0; i < 8; i++, from += bytes)
-            memcpy(&v[i], from, sizeof v[i]);
+    for (size_t i = 0; i < 8; i++)
+        memcpy(&v[i], from + i * stride, sizeof v[i]);
     transpose_eight(v);
 }
 
 /* `count` blocks of 8 outputs to rows of `stride` floats. */
-static void turn_scales(const Product *p, size_t column, size_t first, size_t count, float *to, size_t stride) {
+INLINE void turn_scales(const Product *p, size_t column, size_t first, size_t count, float *to, size_t stride) {
     for (size_t b = 0; b < count; b += 8) {
         Eight v[8];
         load_eight_rows(p->scales, p->n, p->blocks * 2, column, (first + b) * 2, v);
@@ -49,10 +57,16 @@ static void turn_zeros(const Product *p, size_t column, size_t first, size_t cou
 }
 
 /* `columns` outputs, a multiple of 8; zeros are left alone where the product has none. */
-static void load_scales(const Product *p, size_t column, size_t columns, size_t first, size_t count, float *scales,
+INLINE void load_scales(const Product *p, size_t column, size_t columns, size_t first, size_t count, float *scales,
                         int32_t *zeros) {
     for (size_t i = 0; i < columns; i += 8) {
         turn_scales(p, column + i, first, count, scales + i, columns);
         if (p->zeros) turn_zeros(p, column + i, first, count, zeros + i, columns);
     }
+}
+
+/* What the sums of a block begin with, at `at` among those of all rows. */
+INLINE Ints begin_block(const Product *p, size_t at, const int32_t *zeros) {
+    const Ints start = all_ints(p->row_sums[at]);
+    return p->zeros ? all_ints(RAISED) + start * load_ints(zeros) : start;
 }

@@ -4,7 +4,8 @@
  * - Inputs, load_inputs, INPUT_WORDS, dot_word: the same of some words that were loaded at once,
  * - Narrow, store_narrow, dot_pair: sums of products of pairs of bfloat16,
  * - SIGNED_WEIGHTS, if those of 8 bits are multiplied as such, and DOT_BYTES where their sums are no Partial,
- * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves,
+ * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves, load_halves,
+ *   store_halves,
  * - TILE_ROWS, TILE_VECTORS, ATTENTION_ROWS, ATTENTION_VECTORS: how many sums its registers hold. */
 #include "cpu.h"
 #include "instruction_set.h"
@@ -18,16 +19,19 @@
 #define SIGNED_WEIGHTS 0
 #endif
 
+#include "scales.h"
+
 #include "round_int8.h"
 
 #include "chunk.h"
-#include "scales.h"
 
 #include "few_rows.h"
 #include "panel.h"
 
 #include "attention_pack.h"
 #include "attention_block.h"
+
+#include "cached_block.h"
 
 #define TASKS(named, features)                                                                                         \
     {.name = named,                                                                                                    \
@@ -36,4 +40,8 @@
      .few_rows = few_rows,                                                                                             \
      .panel = panel,                                                                                                   \
      .pack_tile = pack_tile,                                                                                           \
-     .query_block = query_block}
+     .query_block = query_block,                                                                                       \
+     .cached_append = cached_append,                                                                                   \
+     .cached_range = cached_range,                                                                                     \
+     .cached_merge = cached_merge,                                                                                     \
+     .cached_block = cached_block}

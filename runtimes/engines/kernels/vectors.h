@@ -45,8 +45,6 @@ INLINE Ints all_of_four(const void *from) {
     return all_ints(value);
 }
 
-INLINE Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
-
 #ifdef __clang__
 #define SHUFFLE(type, mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else

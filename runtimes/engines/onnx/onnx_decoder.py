@@ -23,7 +23,9 @@ from .hidden_graph import with_hidden_states
 from .sessions import session
 
 HIDDEN, DRAFT_HIDDEN = "hidden_states", "draft_hidden_states"  # outputs
-CACHE_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int8)": np.dtype(np.int8)}
+CACHE_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16), "tensor(int8)": np.dtype(np.int8),
+}  # fmt: skip
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -53,8 +55,8 @@ class BoundStep:
 class BoundStates(EngineStates):
     """Buffers that are past and present at once, so that each step writes in place.
 
-    A KV cache is [1, kv_heads, capacity, head_dim], float32 or int8. Its memory is touched only as far as tokens reach,
-    so a large capacity costs address space alone.
+    A KV cache is [1, kv_heads, capacity, head_dim], float32, float16 or int8. Its memory is touched only as far as
+    tokens reach, so a large capacity costs address space alone.
     """
 
     sharing = Kept.ROWS

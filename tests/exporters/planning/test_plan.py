@@ -20,7 +20,8 @@ CACHE, CONVOLUTION, MEMORY = 2 * 2 * 2 * 64, 6 * 256 * 3, 6 * 4 * 32 * 32
 
 @pytest.mark.parametrize(
     ("options", "cache", "convolution"),
-    [(Options(), 4, 4), (Options(kv_cache="int8"), 1, 4), (Options(target="cuda"), 2, 2),
+    [(Options(), 2, 4), (Options(kv_cache="float"), 4, 4), (Options(precision="fp16"), 4, 4),
+     (Options(kv_cache="int8"), 1, 4), (Options(target="cuda"), 2, 2),
      (Options(target="cuda", kv_cache="int8"), 1, 2), (Options(target="cuda-bf16"), 2, 2),
      (Options(format="tensorrt", target="jetson-thor"), 2, 2),
      (Options(format="tensorrt", target="jetson-thor", precision="fp32"), 4, 4)],

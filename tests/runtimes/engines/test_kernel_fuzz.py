@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz.cases import attention, is_right, product, right_case
+from tests.fuzz.cases import attention, cached, is_right, product, right_case
 from tests.fuzz.driver import LACKING, Array, Case, Tensor, build, cannot_sanitize, describe, run_cases
 from tests.fuzz.kernels import check, draw_cases
 from tests.helpers.native import need
@@ -89,6 +89,14 @@ def test_attention_of_every_length(program: Path) -> None:
     cases += [attention(draw, queries=length, width=16) for length in LENGTHS]
     cases += [attention(draw, width=width, queries=7, keys=70) for width in range(2, 68, 2)]
     check(program, [*cases, attention(draw, width=254), attention(draw, width=256)])
+
+
+def test_cached_attention_of_every_length(program: Path) -> None:
+    draw = np.random.default_rng(0)
+    cases = [cached(draw, past=length, width=16) for length in (*range(8), 63, 64, 65, 511, 512, 513, 1100)]
+    cases += [cached(draw, queries=length, past=100, width=16) for length in (*range(1, 20), 95, 96, 97, 130)]
+    cases += [cached(draw, width=width, queries=3) for width in range(16, 257, 16)]
+    check(program, [*cases, *(cached(draw, group=group) for group in range(1, 9))])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])  # few and many

@@ -224,7 +224,7 @@ def test_owners_differ_where_states_would(bundle: Path, trained: Callable[[str, 
 
 def test_the_least_used_files_go_first(bundle: Path, cold: Model, tmp_path: Path) -> None:
     """And the limit holds for all that have the folder."""
-    most = 900_000  # what they share, and of each what is its own, fit for some
+    most = 450_000  # what they share, and of each what is its own, fit for some
     models = [started(bundle, tmp_path, cache_bytes=most) for _ in range(2)]
     asked = [[SYSTEM, user_message(f"What is {number}? " * 9)] for number in range(6)]
     for turn, messages in enumerate(asked):

@@ -27,7 +27,8 @@ from lensmith.runtimes.media.places import ArlowPlaces, qwen_index
 onnx = pytest.importorskip("onnx", reason="needs lensmith[export]")
 GRID_SIZES, SEQ, CAPACITY = (1, 8, 12), 12, 20
 PATCHES = math.prod(GRID_SIZES)
-TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64,
+         "tensor(int32)": np.int32}  # fmt: skip
 SLACK = 3  # that all bounds together may be above the truth
 CASES = [("qwen3-vl-2b", "decoder"), ("qwen3-vl-2b", "vision_encoder"), ("tarn-2b", "decoder"), ("tarn-2b", "mtp"),
          ("vqwen3-4b", "vision_encoder"), ("arlow-vision", "vision_encoder")]  # fmt: skip

@@ -1,0 +1,303 @@
+/* Causal attention of some rows over the cache: one tile of keys at a time, with a running softmax in every range. */
+
+/* Rows, and what is known of their answers so far; keys are of one tile, those of a value of the width side by side. */
+typedef struct CachedBlock {
+    uint16_t keys[MAX_WIDTH * TILE_KEYS] __attribute__((aligned(64)));
+    float q[BLOCK_VALUES] __attribute__((aligned(64)));   /* scaled for powers of two */
+    float out[BLOCK_VALUES] __attribute__((aligned(64))); /* of a range, not yet divided by the sum */
+    float sum[BLOCK_ROWS][WORDS] __attribute__((aligned(64)));
+    float largest[BLOCK_ROWS];
+    size_t ends[BLOCK_ROWS]; /* keys that a row sees */
+    const uint16_t *values;  /* of the tile */
+    size_t keys_first;       /* of the tile, of all */
+} CachedBlock;
+
+/* 2^x within 1e-7: as power_of_two, with two terms more. */
+INLINE Floats exact_power(Floats x) {
+    const Floats rounder = all_floats(ROUNDER), least = all_floats(-126.0f);
+    const Ints below = x < least;
+    const Floats bounded = (Floats)(((Ints)x & ~below) | ((Ints)least & below)), shifted = bounded + rounder;
+    const Floats fraction = bounded - (shifted - rounder);
+    const Ints exponent = (Ints)shifted - (Ints)rounder;
+    Floats y = all_floats(1.5370705e-4f);
+    y = multiply_add(y, fraction, all_floats(1.3399848e-3f));
+    y = multiply_add(y, fraction, all_floats(9.6183736e-3f));
+    y = multiply_add(y, fraction, all_floats(5.550329e-2f));
+    y = multiply_add(y, fraction, all_floats(2.4022648e-1f));
+    y = multiply_add(y, fraction, all_floats(6.9314718e-1f));
+    y = multiply_add(y, fraction, all_floats(1.0f));
+    return (Floats)((Ints)(y * (Floats)((exponent + 127) << 23)) & ~below);
+}
+
+/* New keys or values of one head in float16, those that are too large as the largest. */
+static void append(const float *from, size_t stride, size_t width, size_t count, uint16_t *to) {
+    const Floats most = all_floats(65504.0f);
+    for (size_t row = 0; row < count; row++, from += stride, to += width)
+        for (size_t i = 0; i < width; i += LANES) {
+            Floats v = load_floats(from + i);
+            const Ints above = v > most, below = v < -most;
+            v = (Floats)(((Ints)v & ~(above | below)) | ((Ints)most & above) | ((Ints)-most & below));
+            store_halves(to + i, v);
+        }
+}
+
+static void cached_append(void *attention, size_t index) {
+    const CachedAttention *a = attention;
+    const size_t row = index / a->kv_heads, head = index % a->kv_heads, stride = a->kv_heads * a->width;
+    const size_t from = (row * a->queries * a->kv_heads + head) * a->width;
+    const size_t to = (index * a->capacity + (size_t)a->past[row]) * a->width;
+    append(a->k + from, stride, a->width, a->queries, a->keys + to);
+    append(a->v + from, stride, a->width, a->queries, a->values + to);
+}
+
+/* The tile of keys from `keys`, of which there are `count`, eight by eight. What comes `ahead` of it, and of the values,
+ * is fetched meanwhile: so memory gives it fastest. */
+static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t count, const uint16_t *values,
+                      uint16_t *out) {
+    const size_t width = a->width, ahead = TILE_KEYS * width;
+    if (count < TILE_KEYS) memset(out, 0, ahead * sizeof *out);
+    for (size_t key = 0; key < count; key += 8)
+        for (size_t i = 0; i < width; i += 8) {
+            const size_t next = ahead + key * width + i * 8;
+            Eight v[8];
+#pragma GCC unroll 2
+            for (size_t line = 0; line < 2; line++) {
+                __builtin_prefetch(keys + next + line * 32, 0, 2);
+                __builtin_prefetch(values + next + line * 32, 0, 2);
+            }
+#pragma GCC unroll 8
+            for (size_t r = 0; r < 8; r++)
+                memcpy(&v[r], keys + smaller(key + r, count - 1) * width + i, sizeof v[r]);
+            transpose_eight(v);
+#pragma GCC unroll 8
+            for (size_t r = 0; r < 8; r++)
+                memcpy(out + (i + r) * TILE_KEYS + key, &v[r], sizeof v[r]);
+        }
+}
+
+/* acc[r][v] += x[r][i] times the halves of `vectors` vectors, for `count` i. */
+INLINE void multiply_halves(Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS], int rows, int vectors, const float *x,
+                            size_t stride, const uint16_t *halves, size_t halves_stride, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        Floats w[ATTENTION_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            w[v] = load_halves(halves + i * halves_stride + (size_t)v * LANES);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                acc[r][v] = multiply_add(all_floats(x[(size_t)r * stride + i]), w[v], acc[r][v]);
+    }
+}
+
+/* Scores of some rows with the tile; keys that a row does not see have the least. */
+INLINE void cached_scores(const CachedAttention *a, const CachedBlock *block, int rows, size_t row,
+                          float scores[ATTENTION_ROWS][TILE_KEYS]) {
+    for (size_t key = 0; key < TILE_KEYS; key += ATTENTION_VECTORS * LANES) {
+        Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS] = {{{0}}};
+        multiply_halves(acc, rows, ATTENTION_VECTORS, block->q + row * a->width, a->width, block->keys + key, TILE_KEYS,
+                        a->width);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < ATTENTION_VECTORS; v++)
+                store_floats(&scores[r][key + (size_t)v * LANES], acc[r][v]);
+    }
+    for (int r = 0; r < rows; r++) {
+        const size_t end = block->ends[row + (size_t)r];
+        for (size_t key = end > block->keys_first ? end - block->keys_first : 0; key < TILE_KEYS; key++)
+            scores[r][key] = -INFINITY;
+    }
+}
+
+INLINE float most_of(const float scores[TILE_KEYS]) {
+    float most[TILE_KEYS / 2];
+#pragma GCC unroll 32
+    for (size_t i = 0; i < TILE_KEYS / 2; i++)
+        most[i] = scores[i] > scores[i + TILE_KEYS / 2] ? scores[i] : scores[i + TILE_KEYS / 2];
+#pragma GCC unroll 8
+    for (size_t half = TILE_KEYS / 4; half; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            most[i] = most[i] > most[i + half] ? most[i] : most[i + half];
+    return most[0];
+}
+
+/* Scores of a row become probabilities below the largest; what was summed before counts by a factor. */
+INLINE void cached_soften(CachedBlock *block, size_t row, float largest, float factor, float scores[TILE_KEYS]) {
+    Floats p[TILE_PARTS];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < TILE_PARTS; i++) {
+        p[i] = exact_power(load_floats(scores + i * LANES) - all_floats(largest));
+        store_floats(scores + i * LANES, p[i]);
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < WORD_PARTS; i++) { /* in the order of 16 lanes, however many there are */
+        float *sum = &block->sum[row][i * LANES];
+        const Floats first = p[i] + p[i + WORD_PARTS], second = p[i + 2 * WORD_PARTS] + p[i + 3 * WORD_PARTS];
+        store_floats(sum, multiply_add(load_floats(sum), all_floats(factor), first + second));
+    }
+}
+
+/* Probabilities of some rows; gives the factors for what was summed before. */
+INLINE void soften_rows(CachedBlock *block, int rows, size_t row, float scores[ATTENTION_ROWS][TILE_KEYS],
+                        float factors[LANES]) {
+    Floats shifts = {0};
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+        const float before = block->largest[row + (size_t)r], now = most_of(scores[r]);
+        block->largest[row + (size_t)r] = now > before ? now : before;
+        shifts[r] = before - block->largest[row + (size_t)r];
+    }
+    store_floats(factors, exact_power(shifts));
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+        cached_soften(block, row + (size_t)r, block->largest[row + (size_t)r], factors[r], scores[r]);
+}
+
+/* Adds the first `count` values of the tile, weighted, to some vectors of the answers of some rows. */
+INLINE void cached_values(const CachedAttention *a, CachedBlock *block, int rows, int vectors, size_t row,
+                          size_t column, const float *p, const float *factors, size_t count) {
+    Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS];
+    float *out = block->out + row * a->width + column;
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            acc[r][v] = all_floats(factors[r]) * load_floats(out + (size_t)r * a->width + (size_t)v * LANES);
+    multiply_halves(acc, rows, vectors, p, TILE_KEYS, block->values + column, a->width, count);
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            store_floats(out + (size_t)r * a->width + (size_t)v * LANES, acc[r][v]);
+}
+
+/* Some rows and the tile; of them, the last one sees most. */
+INLINE void cached_rows(const CachedAttention *a, CachedBlock *block, int rows, size_t row) {
+    float scores[ATTENTION_ROWS][TILE_KEYS] __attribute__((aligned(64))), factors[LANES];
+    const size_t end = block->ends[row + (size_t)rows - 1];
+    if (end <= block->keys_first) return;
+    cached_scores(a, block, rows, row, scores);
+    soften_rows(block, rows, row, scores, factors);
+    const size_t whole = a->width / LANES, count = smaller(end - block->keys_first, TILE_KEYS);
+    size_t vector = 0;
+    for (; vector + ATTENTION_VECTORS <= whole; vector += ATTENTION_VECTORS)
+        cached_values(a, block, rows, ATTENTION_VECTORS, row, vector * LANES, scores[0], factors, count);
+    for (; vector < whole; vector++)
+        cached_values(a, block, rows, 1, row, vector * LANES, scores[0], factors, count);
+}
+
+static void cached_tile(const CachedAttention *a, CachedBlock *block, size_t rows) {
+    size_t row = 0;
+    for (; row + ATTENTION_ROWS <= rows; row += ATTENTION_ROWS)
+        cached_rows(a, block, ATTENTION_ROWS, row);
+    for (; row + 2 <= rows; row += 2)
+        cached_rows(a, block, 2, row);
+    if (row < rows) cached_rows(a, block, 1, row);
+}
+
+/* The rows of a block over the keys of one range; `head` counts through the batch, too. */
+static void attend_range(const CachedAttention *a, CachedBlock *block, size_t head, size_t rows, size_t range) {
+    const size_t start = head * a->capacity * a->width, last = smaller(block->ends[rows - 1], (range + 1) * RANGE_KEYS);
+    memset(block->out, 0, rows * a->width * sizeof *block->out);
+    memset(block->sum, 0, rows * sizeof *block->sum);
+    for (size_t row = 0; row < rows; row++)
+        block->largest[row] = -FLT_MAX; /* no score is below it, and two of them have a distance */
+    for (size_t key = range * RANGE_KEYS; key < last; key += TILE_KEYS) {
+        block->keys_first = key;
+        block->values = a->values + start + key * a->width;
+        turn_keys(a, a->keys + start + key * a->width, smaller(last - key, TILE_KEYS), block->values, block->keys);
+        cached_tile(a, block, rows);
+    }
+}
+
+/* Where a row's queries and answers stand. */
+INLINE size_t answer_start(const CachedAttention *a, size_t head, size_t row) {
+    const size_t query = head / a->kv_heads * a->queries + row / a->group;
+    return ((query * a->kv_heads + head % a->kv_heads) * a->group + row % a->group) * a->width;
+}
+
+static void load_rows(const CachedAttention *a, CachedBlock *block, size_t head, size_t first, size_t rows) {
+    const Floats scale = all_floats(1.44269504f / sqrtf((float)a->width)); /* log2(e), for powers of two */
+    for (size_t row = 0; row < rows; row++) {
+        const float *q = a->q + answer_start(a, head, first + row);
+        block->ends[row] = (size_t)a->past[head / a->kv_heads] + (first + row) / a->group + 1;
+        for (size_t i = 0; i < a->width; i += LANES)
+            store_floats(block->q + row * a->width + i, scale * load_floats(q + i));
+    }
+}
+
+/* What is known of a row behind some ranges. */
+typedef struct Merged {
+    float out[MAX_WIDTH] __attribute__((aligned(64)));
+    float sum, largest;
+} Merged;
+
+INLINE Merged *begin_merged(Merged *merged, size_t width) {
+    memset(merged->out, 0, width * sizeof *merged->out);
+    merged->sum = 0, merged->largest = -FLT_MAX;
+    return merged;
+}
+
+/* Adds a range: its answer, not yet divided by the sum. */
+INLINE void merge(Merged *to, const float *out, float sum, float largest, size_t width) {
+    const float now = fmaxf(to->largest, largest);
+    const Floats kept = exact_power(all_floats(to->largest - now)), added = exact_power(all_floats(largest - now));
+    to->sum = multiply_add(all_floats(to->sum), kept, all_floats(sum) * added)[0];
+    to->largest = now;
+    for (size_t i = 0; i < width; i += LANES)
+        store_floats(to->out + i, multiply_add(load_floats(to->out + i), kept, load_floats(out + i) * added));
+}
+
+INLINE void store_merged(const Merged *merged, float *out, size_t width) {
+    const Floats inverse = all_floats(1.0f / merged->sum);
+    for (size_t i = 0; i < width; i += LANES)
+        store_floats(out + i, inverse * load_floats(merged->out + i));
+}
+
+/* All rows over one range, for cached_merge: of each row the answer, its sum and the largest score. */
+static void cached_range(void *attention, size_t index) {
+    const CachedAttention *a = attention;
+    const size_t head = index / a->ranges;
+    float *to = a->partial + index * partial_size(a);
+    CachedBlock block;
+    load_rows(a, &block, head, 0, a->rows);
+    attend_range(a, &block, head, a->rows, index % a->ranges);
+    for (size_t row = 0; row < a->rows; row++, to += a->width + 2) {
+        memcpy(to, block.out + row * a->width, a->width * sizeof *to);
+        to[a->width] = sum_of(block.sum[row]), to[a->width + 1] = block.largest[row];
+    }
+}
+
+/* The answers of one head from those of the ranges. */
+static void cached_merge(void *attention, size_t head) {
+    const CachedAttention *a = attention;
+    Merged merged;
+    for (size_t row = 0; row < a->rows; row++) {
+        const float *from = a->partial + head * a->ranges * partial_size(a) + row * (a->width + 2);
+        begin_merged(&merged, a->width);
+        for (size_t range = 0; range < a->ranges; range++, from += partial_size(a))
+            merge(&merged, from, from[a->width], from[a->width + 1], a->width);
+        store_merged(&merged, a->out + answer_start(a, head, row), a->width);
+    }
+}
+
+/* A block of many rows over all ranges. */
+static void cached_block(void *attention, size_t index) {
+    const CachedAttention *a = attention;
+    const size_t blocks = (a->rows + a->block_rows - 1) / a->block_rows, head = index / blocks;
+    const size_t first = index % blocks * a->block_rows, rows = smaller(a->block_rows, a->rows - first);
+    Merged merged[BLOCK_ROWS];
+    CachedBlock block;
+    load_rows(a, &block, head, first, rows);
+    for (size_t row = 0; row < rows; row++)
+        begin_merged(&merged[row], a->width);
+    for (size_t range = 0; range * RANGE_KEYS < block.ends[rows - 1]; range++) {
+        attend_range(a, &block, head, rows, range);
+        for (size_t row = 0; row < rows; row++)
+            merge(&merged[row], block.out + row * a->width, sum_of(block.sum[row]), block.largest[row], a->width);
+    }
+    for (size_t row = 0; row < rows; row++)
+        store_merged(&merged[row], a->out + answer_start(a, head, first + row), a->width);
+}

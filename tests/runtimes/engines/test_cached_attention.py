@@ -1,0 +1,173 @@
+"""Attention over a cache of float16: next to float64, the same bits however it is cut, and what it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from lensmith.exporters.formats.functions import FUNCTIONS, with_dependencies
+from lensmith.exporters.formats.onnx.native_operators import DOMAIN
+from lensmith.runtimes.engines.native import LIBRARY, wanted_instructions
+from onnx import helper
+
+from tests.fuzz.cases import expected
+from tests.fuzz.driver import Case, Tensor
+from tests.helpers.native import Array, need
+from tests.runtimes.engines.test_instruction_sets import bits, sets_here
+
+NAME = "CachedAttention"
+INPUTS = {"query": 1, "key": 1, "value": 1, "past_key": 10, "past_value": 10, "past_lengths": 6}
+OUTPUTS = {"output": 1, "present_key": 10, "present_value": 10}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Random inputs of one call; `capacity` rows of each cache are filled, of which `past` count."""
+
+    heads: int
+    kv_heads: int
+    width: int
+    queries: int
+    past: tuple[int, ...]
+    capacity: int
+
+    def inputs(self) -> dict[str, Array]:
+        draw, batch = np.random.default_rng(self.queries + self.width), len(self.past)
+        shapes: list[tuple[int, ...]] = [
+            (batch, self.queries, heads * self.width) for heads in (self.heads, self.kv_heads, self.kv_heads)
+        ]
+        shapes += [(batch, self.kv_heads, self.capacity, self.width)] * 2
+        made = {name: draw.normal(size=shape).astype(np.float32) for name, shape in zip(INPUTS, shapes, strict=False)}
+        for name in ("past_key", "past_value"):
+            made[name] = made[name].astype(np.float16)
+        return made | {"past_lengths": np.array(self.past, np.int32)}
+
+    def session(self, *, native: bool = True, threads: int = 2) -> ort.InferenceSession:
+        node = helper.make_node(NAME, [*INPUTS], [*OUTPUTS], domain=DOMAIN, num_heads=self.heads,
+                           kv_num_heads=self.kv_heads)  # fmt: skip
+        inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
+                 for named in (INPUTS, OUTPUTS))  # fmt: skip
+        opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1),
+                                                                                (DOMAIN, 1))]  # fmt: skip
+        functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, NAME)])]
+        graph = helper.make_graph([node], "g", inputs, outputs)
+        model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 4
+        if native:
+            wanted_instructions()
+            options.register_custom_ops_library(str(LIBRARY))
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(self, feed: dict[str, Array], **options: Any) -> list[Array]:
+        made: list[Array] = self.session(**options).run(None, feed)
+        return made
+
+    def expected(self, feed: dict[str, Array]) -> Array:
+        case = Case(NAME, (self.heads, self.kv_heads), tuple(map(Tensor.of, feed.values())))
+        return expected(case)[0].reshape(feed["query"].shape)
+
+
+# Head sizes and groups of real models, few and many rows, one range of keys and several, a cache that is full.
+SOME = [
+    Attention(4, 2, 64, 1, (5,), 70),
+    Attention(8, 1, 80, 1, (1200,), 1300),
+    Attention(16, 8, 128, 70, (611,), 900),
+    Attention(6, 2, 96, 130, (0,), 130),
+    Attention(2, 2, 256, 60, (700,), 760),
+    Attention(7, 1, 32, 3, (1999,), 2002),
+    Attention(12, 4, 128, 2, (513,), 520),
+    Attention(5, 1, 16, 1, (900,), 901),
+]
+
+
+@pytest.fixture(autouse=True)
+def kernel() -> None:
+    need(NAME)
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_it_is_what_float64_says_in_the_kernel_and_in_the_function(case: Attention) -> None:
+    feed = case.inputs()
+    wanted = case.expected(feed)
+    for native in (True, False):
+        output, *present = case.run(feed, native=native)
+        np.testing.assert_allclose(output, wanted, rtol=0, atol=5e-6)
+        past = case.past[0]
+        for made, cache, new in zip(present, ("past_key", "past_value"), ("key", "value"), strict=True):
+            kept = feed[cache].copy()
+            rows = feed[new].reshape(case.queries, case.kv_heads, case.width).transpose(1, 0, 2)
+            kept[0, :, past : past + case.queries] = rows.astype(np.float16)
+            np.testing.assert_array_equal(made, kept)
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_threads_and_instruction_sets_change_no_bit(case: Attention, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = case.inputs()
+    wanted = bits(case.run(feed)[0])
+    for threads in (1, 3):
+        np.testing.assert_array_equal(bits(case.run(feed, threads=threads)[0]), wanted)
+    for name in sets_here(monkeypatch):
+        np.testing.assert_array_equal(bits(case.run(feed)[0]), wanted, err_msg=name)
+
+
+@pytest.mark.parametrize("case", [case for case in SOME if case.queries > 1], ids=str)
+def test_a_row_of_many_is_the_row_alone(case: Attention) -> None:
+    """What makes answers the same however a prompt is cut, and drafted tokens those of single steps."""
+    feed, session = case.inputs(), case.session()
+    together = case.run(feed)[0]
+    caches = {"past_key": feed["past_key"], "past_value": feed["past_value"]}
+    for start, end in ((0, 1), (1, case.queries // 2 + 1), (case.queries // 2 + 1, case.queries)):
+        some = {name: feed[name][:, start:end] for name in ("query", "key", "value")}
+        some |= {**caches, "past_lengths": feed["past_lengths"] + start}
+        if start < end:
+            output, *kept = session.run(None, some)
+            caches = dict(zip(caches, kept, strict=True))
+            np.testing.assert_array_equal(bits(output), bits(np.ascontiguousarray(together[:, start:end])))
+
+
+def test_rows_of_a_batch_have_lengths_of_their_own() -> None:
+    case = Attention(4, 2, 32, 9, (600, 17, 0), 700)
+    feed = case.inputs()
+    np.testing.assert_allclose(case.run(feed)[0], case.expected(feed), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_caches_change_in_place(native: bool) -> None:
+    case = Attention(4, 2, 64, 3, (20,), 40)
+    feed, binding = case.inputs(), (session := case.session(native=native)).io_binding()
+    caches = {name: feed.pop(name) for name in ("past_key", "past_value")}
+    before = {name: cache.copy() for name, cache in caches.items()}
+    buffers = {name: ort.OrtValue.ortvalue_from_numpy(cache) for name, cache in caches.items()}
+    binding.bind_output("output")
+    for name, array in feed.items():
+        binding.bind_cpu_input(name, array)
+    for name, buffer in buffers.items():
+        binding.bind_ortvalue_input(name, buffer)
+        binding.bind_ortvalue_output(name.replace("past", "present"), buffer)
+    session.run_with_iobinding(binding)
+    wanted = case.run(case.inputs())
+    np.testing.assert_allclose(binding.get_outputs()[0].numpy(), wanted[0], rtol=0, atol=5e-6)
+    for name, present in zip(caches, wanted[1:], strict=True):
+        np.testing.assert_array_equal(buffers[name].numpy(), present)
+        assert (caches[name][:, :, 20:23] != before[name][:, :, 20:23]).any()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_what_float16_cannot_hold_is_its_largest(native: bool) -> None:
+    case = Attention(2, 1, 16, 2, (0,), 2)
+    feed = case.inputs()
+    feed["value"][0, 0, :4] = [1e5, -1e9, 3e38, 65504]
+    output, _, values = case.run(feed, native=native)
+    np.testing.assert_array_equal(values[0, 0, 0, :4], np.array([65504, -65504, 65504, 65504], np.float16))
+    np.testing.assert_allclose(output[0, 0, :4], [65504, -65504, 65504, 65504], rtol=1e-6)
+
+
+def test_a_cache_without_room_is_refused() -> None:
+    case = Attention(2, 1, 16, 2, (9,), 10)
+    with pytest.raises(Exception, match="CachedAttention: the cache has room for 10 keys, not for 9 and 2 new ones"):
+        case.run(case.inputs())
