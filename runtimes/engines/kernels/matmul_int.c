@@ -108,5 +108,7 @@ Operator matmul_int8_rows = {
     .compute = compute,
     .required = 3,
     .inputs = 4,
+    .outputs = 1,
     .named = {{"A", TYPE_FLOAT}, {"B", TYPE_INT8}, {"scales", TYPE_FLOAT16}, {"bias", TYPE_FLOAT}},
+    .made = {TYPE_FLOAT},
 };
