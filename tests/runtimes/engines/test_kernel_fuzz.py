@@ -57,8 +57,8 @@ def test_products_of_every_length(program: Path, bits: int) -> None:
 def signed(inputs: int, outputs: int, rows: int) -> Case:
     draw = np.random.default_rng(inputs + outputs)
     weights = draw.integers(-128, 128, (outputs, inputs)).astype(np.int8)
-    parts = (draw.normal(size=(rows, inputs)).astype(np.float32), weights, np.ones(outputs, np.float16))
-    return Case("MatMulInt8Rows", (), tuple(map(Tensor.of, (*parts, np.ones(outputs, np.float32)))))
+    x, scales, bias = draw.normal(size=(rows, inputs)), np.ones(outputs, np.float16), np.ones(outputs, np.float32)
+    return Case("MatMulInt8Rows", (), tuple(Tensor.of(part) for part in (x.astype(np.float32), weights, scales, bias)))
 
 
 def test_signed_products_of_every_length(program: Path) -> None:

@@ -60,7 +60,7 @@ class Product:
         self.attributes = {"K": inputs, "N": outputs, "block_size": block}
         levels = values.reshape(outputs, blocks, block).astype(np.float64)
         middle = points[..., None] if zeros else 2.0 ** (bits - 1)
-        self.matrix = ((levels - middle) * self.scales[..., None]).reshape(outputs, -1)
+        self.matrix: Array = ((levels - middle) * self.scales[..., None]).reshape(outputs, -1)
         self.added = self.bias if bias else np.zeros(outputs)
         self.block = block
 
