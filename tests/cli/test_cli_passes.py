@@ -55,7 +55,8 @@ ANSWER: dict[str, Row] = {
     "--fps": (2, {"fps": 2.0}), "--frames": (6, {"num_frames": 6}), "--system": ("Brief.", {"system": "Brief."}),
     "--thinking-budget": (9, {"thinking_budget": 9}), "--regex": ("a+", {"regex": "a+"}),
     "--choice": ("yes", {"choices": ("yes",)}), "--json-schema": (FORM, {"json_schema": FORM.read_text()}),
-    "--grammar": (FORM, {"grammar": FORM.read_text()}),
+    "--grammar": (FORM, {"grammar": FORM.read_text()}), "--draft": (None, {"draft": True}),
+    "--no-draft": (None, {"draft": False}),
 }  # fmt: skip
 ROWS: dict[str, dict[str, Row]] = {
     "plan": BUNDLE,

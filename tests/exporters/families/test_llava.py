@@ -99,7 +99,7 @@ def test_packed_weights_are_what_they_stand_for(
     ladder.need_torch()
     ladder.exact_kernels(monkeypatch)
     source = write_checkpoint(base, tmp_path / "source", changes, layout="transformers 5")
-    pair = compile_pair(source, tmp_path / "bundle", precision=precision, **options)
+    pair = compile_pair(source, tmp_path / "bundle", precision=precision, kv_cache="float", **options)
     dequantize_weights(pair)
     errors = pair.worst_error(IMAGES[:2], CONVERSATIONS["two turns"])
     assert max(errors.values()) < DEQUANTIZED
