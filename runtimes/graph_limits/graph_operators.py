@@ -18,8 +18,8 @@ MICROSOFT = """
     SkipSimplifiedLayerNormalization
 """
 LENSMITH = """
-    AttentionBf16 CachedAttention EnterCache MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 PutRows SplitQuarters
-    UnpackInt2 UnpackInt3
+    AttentionBf16 CachedAttention EnterCache MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 MatMulInt8Rows PutRows
+    SplitQuarters UnpackInt2 UnpackInt3
 """
 OPERATORS = {
     "": frozenset(ONNX.split()),

@@ -44,6 +44,15 @@ def _packed_matmul(call: Call) -> Made:
     return Made([Known(made)], times(product(made), Size(columns)))
 
 
+def _signed_matmul(call: Call) -> Made:
+    """Of weights [outputs, inputs]."""
+    x, weights = call.at(0), call.at(1)
+    if not x.dims or len(weights.dims) != 2:
+        raise Refused(f"its {call.kind} has no sizes")
+    made = (*x.dims[:-1], weights.dims[0])
+    return Made([Known(made)], times(product(made), weights.dims[1]))
+
+
 def _attention(call: Call) -> Made:
     """[batch, seq, width] or [batch, heads, seq, width]; values may be wider than queries."""
     q, k, v = (call.at(index).dims for index in range(3))
@@ -98,6 +107,7 @@ def _gather_quantized(call: Call) -> Made:
 PRODUCTS: Mapping[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "Gemm", "MatMul", "DynamicQuantizeMatMul"), _matmul),
     **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4", "MatMulInt8"), _packed_matmul),
+    "MatMulInt8Rows": _signed_matmul,
     **dict.fromkeys(("Attention", "AttentionBf16", "MultiHeadAttention"), _attention),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
     "GatherBlockQuantized": _gather_quantized, "GroupQueryAttention": _cached_attention,

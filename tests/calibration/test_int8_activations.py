@@ -86,7 +86,7 @@ def pictures(bench: Bench) -> list[Picture]:
 
 def operators(bundle: Path) -> int:
     graph = onnx.load(bundle / "vision_encoder.onnx", load_external_data=False).graph
-    return sum(node.op_type == "DynamicQuantizeMatMul" for node in graph.node)
+    return sum(node.op_type in ("DynamicQuantizeMatMul", "MatMulInt8Rows") for node in graph.node)
 
 
 def test_features_are_off_as_far_as_those_of_the_bundle(

@@ -22,6 +22,15 @@ FUNCTIONS = {
     """
         for bits in (8, 4)
     },
+    # The kernel rounds activations in blocks of 256, which is finer than ONNX Runtime's rounding of a whole tensor.
+    "MatMulInt8Rows": """
+        <opset_import: ["" : 21, "com.microsoft" : 1], domain: "lensmith">
+        MatMulInt8Rows (A, B, scales, bias) => (Y) {
+            columns_first = Transpose <perm = [1, 0]> (B)
+            wide = Cast <to: int = 1> (scales)
+            Y = com.microsoft.DynamicQuantizeMatMul (A, columns_first, wide, "", bias)
+        }
+    """,
     # 2 and 3 bits as 4: MatMulNBits knows no 3 bits, and 2 of them only on some processors without unpacking all
     # weights in each step. On constants this is done once, when the graph is loaded.
     # v + 6 of two bits: the upper one and, twice, its opposite, then the lower one.

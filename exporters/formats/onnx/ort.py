@@ -75,6 +75,9 @@ class OrtDialect:
         if not scheme.quantized:
             y = op.FusedMatMul(x, weight(op)["values"], transB=1, _domain=MS)
             return y if bias is None else op.Add(y, bias)
+        if scheme.int8_activations and self.accuracy_level == 4:
+            parts = weight(op, widen=False)
+            return op.MatMulInt8Rows(x, parts["values"], parts["scales"], bias, _domain=DOMAIN)
         if scheme.int8_activations:
             parts = weight(op)
             columns_first = op.Transpose(parts["values"], perm=[1, 0])  # a constant, folded at load

@@ -4,10 +4,10 @@
 #include "instruction_set.h"
 #include "operator.h"
 
-extern Operator matmul_int8, matmul_int4, matmul_int3, matmul_int2, attention_bf16, cached_attention;
+extern Operator matmul_int8_rows, matmul_int8, matmul_int4, matmul_int3, matmul_int2, attention_bf16, cached_attention;
 
-static Operator *const OPERATORS[] = {&matmul_int8, &matmul_int4,    &matmul_int3,
-                                      &matmul_int2, &attention_bf16, &cached_attention};
+static Operator *const OPERATORS[] = {&matmul_int8_rows, &matmul_int8,    &matmul_int4,     &matmul_int3,
+                                      &matmul_int2,      &attention_bf16, &cached_attention};
 enum { OPERATOR_COUNT = sizeof OPERATORS / sizeof *OPERATORS };
 
 /* The name of the operator at `index`, NULL behind the last. */

@@ -3,6 +3,8 @@
 #include "instruction_set.h"
 #include "operator.h"
 
+enum { SIGNED_BLOCK = 2 * CHUNK }; /* of activations */
+
 static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Product *p) {
     const Tensor *x = &in[0];
     if (!x->rank || x->dims[x->rank - 1] != (int64_t)p->k)
@@ -12,6 +14,22 @@ static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Prod
     TRY(expect_rows(kernel, in, 2, p->n, p->blocks));
     TRY(expect_rows(kernel, in, 3, p->n, zero_bytes(p)));
     return expect_rows(kernel, in, 4, p->n, 1);
+}
+
+/* Their sizes are those of the weights. */
+static OrtStatus *describe_signed(const Kernel *kernel, const Tensor *in, Product *p) {
+    const int64_t n = in[1].dims[0], k = in[1].dims[1];
+    TRY(expect_shape(kernel, in, 1, 2, (int64_t[]){ANY, ANY}));
+    if (n < 1 || n > INT32_MAX || k < 1 || k > INT32_MAX) return invalid(kernel, "the input B has no elements");
+    if (!in[0].rank || in[0].dims[in[0].rank - 1] != k) return expect_shape(kernel, in, 0, 2, (int64_t[]){ANY, k});
+    TRY(expect_shape(kernel, in, 2, 1, &n));
+    TRY(expect_shape(kernel, in, 3, 1, &n));
+    *p = (Product){.x = in[0].data, .weights = in[1].data, .scales = in[2].data, .bias = in[3].data};
+    p->n = (size_t)n, p->k = (size_t)k, p->block = SIGNED_BLOCK, p->bits = 8, p->middle = 128, p->is_signed = 1;
+    p->m = elements(&in[0]) / p->k;
+    p->blocks = divide_up(p->k, SIGNED_BLOCK);
+    p->chunks = p->blocks * SIGNED_BLOCK / CHUNK;
+    return NULL;
 }
 
 static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Product *p) {
@@ -49,7 +67,7 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     Product p;
     Scratch scratch;
     TRY(get_inputs(kernel, context, in));
-    TRY(describe(kernel, in, &p));
+    TRY(kernel->operator->bits ? describe(kernel, in, &p) : describe_signed(kernel, in, &p));
     out = in[0];
     out.dims[out.rank - 1] = (int64_t)p.n;
     TRY(make_output(kernel, context, 0, &out));
@@ -84,3 +102,13 @@ MATMUL_INT(8, 2 * CHUNK);
 MATMUL_INT(4, CHUNK);
 MATMUL_INT(3, CHUNK);
 MATMUL_INT(2, CHUNK);
+
+Operator matmul_int8_rows = {
+    .name = "MatMulInt8Rows",
+    .compute = compute,
+    .required = 3,
+    .inputs = 4,
+    .outputs = 1,
+    .named = {{"A", TYPE_FLOAT}, {"B", TYPE_INT8}, {"scales", TYPE_FLOAT16}, {"bias", TYPE_FLOAT}},
+    .made = {TYPE_FLOAT},
+};

@@ -13,7 +13,9 @@
  *
  * A chunk is 128 inputs: 64 bytes of weights of 4 bits. Its low halves are the even inputs and its high halves the odd
  * ones, so rounded activations are kept as 64 even and 64 odd values, and no weight of 4 bits is ever moved. For weights
- * of 8 bits they are kept in order. */
+ * of 8 bits they are kept in order.
+ *
+ * Signed weights are of 8 bits around zero, [n, k], with one scale for each row. */
 #ifndef LENSMITH_MATMUL_INT_H
 #define LENSMITH_MATMUL_INT_H
 
@@ -28,11 +30,12 @@ enum { FEW_ROWS = 8, FEW_ROWS_COLUMNS = 64, PANEL_COLUMNS = 64 };
 typedef struct Product {
     const float *x;         /* [m, k] */
     const uint8_t *weights; /* [n, blocks * block * bits / 8] */
-    const uint16_t *scales; /* float16 [n, blocks] */
+    const uint16_t *scales; /* float16 [n, blocks], with signed weights [n] */
     const uint8_t *zeros;   /* [n, ceil(blocks / 2)], or NULL where all are in the middle */
     const float *bias;      /* [n] or NULL */
     float *y;               /* [m, n] */
     size_t m, n, k, block;  /* block: 16, 32, 64 or 128, with 8 bits also 256 */
+    int is_signed;          /* weights */
     int bits, middle;       /* 2, 3, 4 or 8; half of the levels that these can have */
     size_t blocks, chunks;  /* in a row, rounded up */
 

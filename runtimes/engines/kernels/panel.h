@@ -45,8 +45,8 @@ INLINE void unpack(const Product *p, int bits, const Slice *slice, size_t column
 /* The same of weights of 8 bits, in order. Reads no byte behind the end of a row. */
 INLINE void unpack_bytes(const Product *p, const Slice *slice, size_t column, size_t chunk, size_t part,
                          uint8_t (*to)[PANEL_COLUMNS * 4]) {
-    const size_t bytes = row_bytes(p, 8), first = (slice->chunk + chunk) * CHUNK + part * VECTOR_BYTES;
-    const Bytes middle = (Bytes){0} + (SIGNED_WEIGHTS ? 128 : 0);
+    const size_t bytes = p->is_signed ? p->k : row_bytes(p, 8), first = (slice->chunk + chunk) * CHUNK + part * VECTOR_BYTES;
+    const Bytes middle = (Bytes){0} + (uint8_t)(SIGNED_WEIGHTS == p->is_signed ? 0 : 128);
     Ints v[LANES];
 #pragma GCC unroll 16
     for (size_t i = 0; i < LANES; i++) {
@@ -79,12 +79,26 @@ INLINE void unpack_slice(const Product *p, int bits, Slice *slice) {
                 unpack(p, bits, slice, column, c, part, slice->values);
 }
 
+/* One scale for each row of weights. */
+static void load_row_scales(const Product *p, Slice *slice) {
+    for (size_t i = 0; i < slice->width; i += 8) {
+        Eight halves = {0};
+        memcpy(&halves, p->scales + slice->column + i, smaller(8, slice->width - i) * sizeof *p->scales);
+        for (size_t b = 0; b < slice_blocks(p, slice); b++)
+            store_eight_halves(&slice->scales[b][i], halves);
+    }
+}
+
 static void load_slice(const Product *p, Slice *slice) {
     switch (p->bits) {
     case 8: load_bytes(p, slice); break;
     case 2: unpack_slice(p, 2, slice); break;
     case 3: unpack_slice(p, 3, slice); break;
     default: unpack_slice(p, 4, slice);
+    }
+    if (p->is_signed) {
+        load_row_scales(p, slice);
+        return;
     }
     load_scales(p, slice->column, PANEL_COLUMNS, slice->chunk * CHUNK / p->block, slice_blocks(p, slice),
                 slice->scales[0], slice->zeros[0]);

@@ -10,8 +10,8 @@ from lensmith.runtimes import InputError
 from lensmith.runtimes.engines import native
 from lensmith.runtimes.engines.native import SWITCH, wanted_instructions, wanted_kernels
 
-from tests.helpers.native import Array, need
-from tests.runtimes.engines.test_native import Product, activations, attend
+from tests.helpers.native import Array, need, session
+from tests.runtimes.engines.test_native import Product, activations, attend, signed_parts
 
 KNOWN = ("avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon")
 ROWS = (1, 2, 3, 7, 16, 64, 600)
@@ -68,6 +68,17 @@ def test_products_of_bytes(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in sets_here(monkeypatch):
             for rows in (1, 7, 64):
                 np.testing.assert_array_equal(bits(product.run(x[-rows:])), whole[-rows:], err_msg=name)
+
+
+def test_products_of_signed_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for inputs, outputs in ((1280, 66), (200, 1)):
+        x, parts = activations(64, inputs), signed_parts(inputs, outputs)
+        x[5, 3], x[6, :70], x[7], x[8] = 1e6, 0, 1, -1
+        whole = bits(session("MatMulInt8Rows", {"A": x}, parts)())
+        for name in sets_here(monkeypatch):
+            for rows in (1, 7, 64):
+                found = session("MatMulInt8Rows", {"A": x[-rows:]}, parts)()
+                np.testing.assert_array_equal(bits(found), whole[-rows:], err_msg=name)
 
 
 @pytest.mark.parametrize("width", [2, 14, 64, 72, 80, 128, 256])

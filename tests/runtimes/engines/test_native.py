@@ -60,7 +60,7 @@ class Product:
         self.attributes = {"K": inputs, "N": outputs, "block_size": block}
         levels = values.reshape(outputs, blocks, block).astype(np.float64)
         middle = points[..., None] if zeros else 2.0 ** (bits - 1)
-        self.matrix = ((levels - middle) * self.scales[..., None]).reshape(outputs, -1)
+        self.matrix: Array = ((levels - middle) * self.scales[..., None]).reshape(outputs, -1)
         self.added = self.bias if bias else np.zeros(outputs)
         self.block = block
 
@@ -112,6 +112,33 @@ def test_product_of_bytes(rows: int, inputs: int, outputs: int, block: int) -> N
     product.weights["B"][:], x[:] = 255, -1
     sums = product.scales.repeat(block, axis=1)[:, :inputs].sum(axis=1, dtype=float)
     np.testing.assert_allclose(product.run(x)[-1], product.bias - 127 * sums, rtol=1e-4, atol=1e-3)
+
+
+def signed_parts(inputs: int, outputs: int) -> dict[str, Array]:
+    draw = np.random.default_rng(inputs + outputs)
+    weights = draw.integers(-128, 128, (outputs, inputs)).astype(np.int8)
+    weights[0], weights[-1] = -128, 127
+    scales = draw.normal(0, 0.01, outputs).astype(np.float16)
+    return {"B": weights, "scales": scales, "bias": draw.normal(size=outputs).astype(np.float32)}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 611])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1024, 66), (300, 65), (40, 3), (257, 1), (128, 128)])
+def test_product_of_signed_bytes(rows: int, inputs: int, outputs: int) -> None:
+    """One scale for each row of weights; activations are rounded in blocks of 256."""
+    need("MatMulInt8Rows")
+    x, parts = activations(rows, inputs), signed_parts(inputs, outputs)
+    exact = Product(inputs, outputs, 256)
+    exact.matrix = np.zeros((outputs, -(-inputs // 256) * 256))
+    exact.matrix[:, :inputs] = parts["B"].astype(np.float64) * parts["scales"].astype(np.float64)[:, None]
+    exact.added = parts["bias"]
+    found = session("MatMulInt8Rows", {"A": x}, parts)()
+    assert exact.error(x, found) < 10 * EXACT
+    whole = session("MatMulInt8Rows", {"A": x}, parts, native=False)()  # which rounds the tensor as one
+    wanted = x.astype(np.float64) @ exact.matrix[:, :inputs].T + parts["bias"]
+    if rows > 100:  # enough to be no matter of chance
+        assert np.abs(found - wanted).mean() < np.abs(whole - wanted).mean()
+    assert np.abs(found - whole).max() < 0.05 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("rows", [1, 7])
