@@ -54,7 +54,7 @@ def test_plan_foretells_the_bundle(cli: Cli, tiny_checkpoint: Path, tiny_bundle:
     plan = json.loads(cli("plan", tiny_checkpoint, "--json").out)
     on_disk = sum(path.stat().st_size for path in tiny_bundle.rglob("*") if path.is_file())
     assert plan["bundle_bytes"] - plan["golden_bytes"] == pytest.approx(on_disk, rel=0.01)  # built without
-    assert plan["cache_bytes_per_token"] == 4 * 2 * 2 * 128 * 4  # layers, key and value, heads, head size, float32
+    assert plan["cache_bytes_per_token"] == 4 * 2 * 2 * 128 * 2  # layers, key and value, heads, head size, float16
     assert plan["image_tokens"]["640 x 480"] == 300
     weights = sum(row["disk_bytes"] for row in plan["storage"])
     assert weights == pytest.approx(sum(p.stat().st_size for p in tiny_bundle.glob("*.data")), rel=0.05)

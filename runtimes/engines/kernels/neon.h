@@ -45,6 +45,7 @@ INLINE Inputs load_inputs(const int8_t *from) { return vld1_s8(from); }
 
 #define SIGNED_WEIGHTS 1
 #define TILE_ROWS 4 /* times TILE_VECTORS are the sums in registers */
-#define TILE_VECTORS 4
+#define TILE_VECTORS 2
+#define OWN_SUMS 1
 #define ATTENTION_ROWS 4
 #define ATTENTION_VECTORS 4

@@ -205,11 +205,24 @@ INLINE void add_block(const Product *p, const Slice *slice, int bytes, int rows,
     }
 }
 
+#ifndef OWN_SUMS /* whether a tile's sums of floats, too, have registers of their own while it goes through a slice */
+#define OWN_SUMS 0
+#endif
+
 /* Some rows of the slice's outputs, which are `apart`. */
 INLINE void tile(const Product *p, const Slice *slice, int bytes, int rows, size_t row, float *y, size_t apart) {
-    for (size_t column = 0; column < PANEL_COLUMNS; column += TILE_COLUMNS)
+    for (size_t column = 0; column < PANEL_COLUMNS; column += TILE_COLUMNS, y += TILE_COLUMNS) {
+        float own[TILE_ROWS][TILE_COLUMNS], *sums = OWN_SUMS ? own[0] : y;
+        const size_t stride = OWN_SUMS ? TILE_COLUMNS : apart;
+#pragma GCC unroll 6
+        for (int r = 0; r < rows && OWN_SUMS; r++)
+            memcpy(own[r], y + (size_t)r * apart, sizeof own[r]);
         for (size_t b = 0; b < slice_blocks(p, slice); b++)
-            add_block(p, slice, bytes, rows, row, b, column, y + column, apart);
+            add_block(p, slice, bytes, rows, row, b, column, sums, stride);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows && OWN_SUMS; r++)
+            memcpy(y + (size_t)r * apart, own[r], sizeof own[r]);
+    }
 }
 
 /* A copy of the loops for each number of rows, so that sums stay in registers. */
