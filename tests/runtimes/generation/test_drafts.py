@@ -22,6 +22,7 @@ from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.generation.token_loop import TokenLoop
 from lensmith.targets.errors import InputError
 
+from tests.helpers.foreseeing import Foreseeing
 from tests.helpers.ladder import random_image
 
 VOCAB, PLACEHOLDER = 6, 5
@@ -156,20 +157,6 @@ def test_drafts_that_are_always_wrong_become_rare() -> None:
         if proposed:
             drafts.learn(len(proposed), 0)
     assert 1000 / (LONGEST_PAUSE + 1) <= made <= 1000 / LONGEST_PAUSE + 6
-
-
-class Foreseeing(NgramDrafts):
-    """Drafts an answer that is known, with a wrong token after each few right ones."""
-
-    def __init__(self, begin: int, answer: list[int], right: int) -> None:
-        super().__init__()
-        self.begin, self.answer, self.right = begin, answer, right
-
-    def propose(self, history: Any, room: int) -> list[int]:
-        at = len(history) - self.begin
-        drafts = self.answer[at : at + min(room, MOST_DRAFTS)]
-        wrong = [index % (self.right + 1) == self.right for index in range(len(drafts))]
-        return [token ^ 1 if missed else token for token, missed in zip(drafts, wrong, strict=True)]
 
 
 @pytest.mark.parametrize("right", [0, 1, 3, 99])

@@ -1,0 +1,70 @@
+"""What drafts are worth: time a token when all, some or none of them are right, for each number of drafts.
+
+python tests/benchmarks/drafts.py BUNDLE [--threads 2] [--tokens 64] [--most 1 2 4 7]
+
+A first answer without drafts says what is right; then drafts are made of it, with a wrong one behind each few right
+ones. Tokens must be equal each time. The last row is what is made of the text itself, as by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from lensmith.runtimes import Model, user_message
+from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.generation import token_loop
+from lensmith.runtimes.generation.answer import Answer
+from lensmith.runtimes.generation.ngram_drafts import MOST_DRAFTS
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
+
+from tests.helpers.foreseeing import Foreseeing
+
+RIGHT = (0, 1, 4, 99)  # drafts that are right in front of each wrong one
+PROMPT = "Write a list of things. " * 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--most", type=int, nargs="*", default=(1, 2, 4, MOST_DRAFTS))
+    args = parser.parse_args()
+    model = Model(open_bundle(args.bundle), threads=args.threads, context=2048, prefix_bytes=0)
+
+    def answer(draft: bool) -> Answer:
+        options: dict[str, Any] = {"max_new_tokens": args.tokens + 1, "ignore_eos": True, "draft": draft}
+        made = model.generate([user_message(PROMPT)], **options)
+        made.read()
+        return made
+
+    answer(False)  # warms up
+    plain = answer(False)
+    table = Table("drafts a step", "right before a wrong one", "drafted", "right", "ms a token", "speed")
+
+    def add(most: str, right: str, made: Answer) -> None:
+        if made.ids != plain.ids:
+            raise SystemExit(f"the answer with {most} drafts, {right} right, is another")
+        timings, speed = made.timings, plain.timings.decode_ms / made.timings.decode_ms
+        counts = (str(timings.drafted_tokens), str(timings.accepted_tokens))
+        table.add_row(most, right, *counts, f"{timings.decode_ms / args.tokens:.1f}", f"{speed:.2f}x")
+
+    add("none", "", plain)
+    for most in args.most:
+        for right in RIGHT:
+            drafts = Foreseeing(plain.timings.prompt_tokens, plain.ids, right, most)
+            with patch.object(token_loop, "NgramDrafts", lambda _, drafts=drafts: drafts):
+                add(str(most), str(right), answer(True))
+    add("of the text", "", answer(True))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
