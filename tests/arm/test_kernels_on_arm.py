@@ -13,7 +13,7 @@ from tests.arm.emulator import PROCESSORS, emulated, run
 from tests.arm.patience import take_time
 from tests.arm.root import ArmRoot
 from tests.fuzz import driver
-from tests.fuzz.cases import attention, product, right_case
+from tests.fuzz.cases import attention, product, right_case, signed_product
 from tests.fuzz.driver import Case
 from tests.helpers.native import need
 
@@ -64,6 +64,7 @@ def every_case() -> list[Case]:
         for block in (16, 128, 256)
         for rows in (1, 7, 64)
     ]
+    products += [signed_product(inputs, 67, rows) for inputs in (256, 1000) for rows in (1, 7, 64)]
     widths = [attention(draw, heads=2, width=width) for width in (2, 14, 64, 72, 80, 128, 256)]
     return [*products, *widths, *(right_case(draw) for _ in range(60))]
 

@@ -42,6 +42,14 @@ def product(draw: np.random.Generator, **chosen: int) -> Case:
     return Case(f"MatMulInt{bits}", (inputs, outputs, block), (*map(Tensor.of, (x, weights, scales)), *optional))
 
 
+def signed_product(inputs: int, outputs: int, rows: int) -> Case:
+    """A right product of whole rows of signed bytes."""
+    draw = np.random.default_rng(inputs + outputs)
+    weights = draw.integers(-128, 128, (outputs, inputs)).astype(np.int8)
+    x, scales, bias = draw.normal(size=(rows, inputs)), np.ones(outputs, np.float16), np.ones(outputs, np.float32)
+    return Case("MatMulInt8Rows", (), tuple(Tensor.of(part) for part in (x.astype(np.float32), weights, scales, bias)))
+
+
 def attention(draw: np.random.Generator, **chosen: int) -> Case:
     """Right attention over up to three tiles of keys. `chosen`: heads, width, queries, keys."""
     batch = int(draw.integers(1, 3))

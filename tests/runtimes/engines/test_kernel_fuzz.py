@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz.cases import attention, cached, is_right, product, right_case
+from tests.fuzz.cases import attention, cached, is_right, product, right_case, signed_product
 from tests.fuzz.driver import LACKING, Array, Case, Tensor, build, cannot_sanitize, describe, run_cases
 from tests.fuzz.kernels import check, draw_cases
 from tests.helpers.native import need
@@ -54,16 +54,9 @@ def test_products_of_every_length(program: Path, bits: int) -> None:
     check(program, cases)
 
 
-def signed(inputs: int, outputs: int, rows: int) -> Case:
-    draw = np.random.default_rng(inputs + outputs)
-    weights = draw.integers(-128, 128, (outputs, inputs)).astype(np.int8)
-    x, scales, bias = draw.normal(size=(rows, inputs)), np.ones(outputs, np.float16), np.ones(outputs, np.float32)
-    return Case("MatMulInt8Rows", (), tuple(Tensor.of(part) for part in (x.astype(np.float32), weights, scales, bias)))
-
-
 def test_signed_products_of_every_length(program: Path) -> None:
-    cases = [signed(length, 1 + length % 3, 1 + length % 7) for length in (*LENGTHS, 255, 256, 257, 300)]
-    cases += [signed(70, length, 2) for length in LENGTHS]
+    cases = [signed_product(length, 1 + length % 3, 1 + length % 7) for length in (*LENGTHS, 255, 256, 257, 300)]
+    cases += [signed_product(70, length, 2) for length in LENGTHS]
     for case, made in zip(cases, outputs(program, *cases), strict=True):
         x, weights = (tensor.values.astype(np.float64) for tensor in case.inputs[:2] if tensor is not None)
         assert (
@@ -77,7 +70,7 @@ def test_signed_products_of_every_length(program: Path) -> None:
      (1, np.ones((4, 70), np.int8)), (2, np.ones(4, np.float16)), (3, np.ones((5, 1), np.float32))],
 )  # fmt: skip
 def test_signed_products_refuse_sizes(program: Path, index: int, part: Array) -> None:
-    case = signed(70, 5, 3)
+    case = signed_product(70, 5, 3)
     inputs = [Tensor.of(part) if at == index else tensor for at, tensor in enumerate(case.inputs)]
     (outcome,) = run_cases(program, [replace(case, inputs=tuple(inputs))]).outcomes
     assert "MatMulInt8Rows: the input" in outcome.error
