@@ -20,7 +20,7 @@ class Scheme:
     group_size: int = 0
     symmetric: bool = True
     reason: str = ""
-    int8_activations: bool = False  # one group for each row, and activations rounded to 8 bits as one tensor
+    int8_activations: bool = False  # one group for each row, and activations rounded to 8 bits
     float8: bool = False
     many_rows: bool = False  # its inputs are the patches of an image, and never a single token
 

@@ -73,8 +73,7 @@ class TokenLoop:
         history = np.empty(min(length + options.max_new_tokens, capacity + 1), np.int64)
         history[:length] = self.request.prompt.ids
         for index in range(options.max_new_tokens):
-            logits = self._sayable(logits)
-            token = choose(logits, history[: length + index])
+            token = choose(self._sayable(logits), history[: length + index])
             if index == 0:
                 progress.timings.prefill_ms = 1000 * (time.perf_counter() - started)
             progress.timings.new_tokens += 1
@@ -95,16 +94,19 @@ class TokenLoop:
     def _steps(self) -> DraftedSteps:
         decoder, wanted = self.conversation.decoder, self.options.draft
         drafts = (
-            NgramDrafts(self.conversation.prompts.placeholders)
+            NgramDrafts({self.conversation.prompts.image_token_id})
             if (decoder.drafts if wanted is None else wanted)
             else None
         )
         return DraftedSteps(self.conversation, self.request.next_position, self.progress.timings, drafts)
 
     def _sayable(self, logits: Floats) -> Floats:
-        """Logits [vocab] without the tokens that stand for images: a step with one would need the image."""
+        """Logits [vocab] without the token that stands for an image: a step with it would need the image."""
+        placeholder = self.conversation.prompts.image_token_id
+        if not 0 <= placeholder < len(logits):
+            return logits
         scores = logits.copy()
-        scores[[token for token in self.conversation.prompts.placeholders if token < len(logits)]] = -np.inf
+        scores[placeholder] = -np.inf
         return scores
 
     def _note_decoding(self, started: float) -> None:

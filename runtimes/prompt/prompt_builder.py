@@ -136,11 +136,6 @@ class PromptBuilder:
         intervals = tuple(next(gaps) if each else 0.0 for each in of_video) if whole and videos else ()
         return Prompt(np.repeat(ids, repeats), spans, ordered, of_video, intervals)
 
-    @property
-    def placeholders(self) -> list[int]:
-        """The tokens that stand for pieces of images and videos."""
-        return [token for token in (self.image_token_id, self.video_token_id) if token not in (None, NO_TOKEN)]
-
     def for_decoder(self, ids: Ids) -> Ids:
         """Token ids as the decoder's graph takes them: with image placeholders in place of those of videos.
 

@@ -96,7 +96,7 @@ def make(
             patch.setattr(Trial, "of", lambda *_: Trial())
             patch.setattr(exporting, "choose", strongest)
         job, wanted = (
-            prepare(path, Options(**options)),
+            prepare(path, Options(**{"kv_cache": "float", **options})),
             chosen(samples, limit, method=method, seed=seed, only_samples=only_samples),
         )
         calibrated = calibrate(job, wanted, out / "scratch", lambda *_: None)

@@ -163,7 +163,7 @@ def packed_error(
     """The largest error of a bundle of packed weights, next to PyTorch with the values that they stand for."""
     need_torch()
     exact_kernels(patch)
-    pair = compile_pair(source, folder, **options)
+    pair = compile_pair(source, folder, kv_cache="float", **options)
     dequantize_weights(pair)
     return max(pair.worst_error(images, CONVERSATIONS["one image"]).values())
 

@@ -33,7 +33,7 @@ def client(address: str) -> Any:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
 
 
-@pytest.mark.parametrize("messages", [QUESTION, about(png()), about(png(), png(90))], ids=["text", "image", "images"])
+@pytest.mark.parametrize("messages", [QUESTION, about(png()), about(png(), png(110))], ids=["text", "image", "images"])
 def test_tokens_are_those_of_the_model(client: Any, model: Model, messages: list[Any]) -> None:
     wanted = model.generate(messages, max_new_tokens=12, temperature=0)
     text = wanted.read()

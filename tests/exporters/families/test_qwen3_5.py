@@ -286,7 +286,7 @@ def test_weights_without_the_head_they_announce(base: Path, tmp_path: Path) -> N
 
 def test_the_plan_counts_states(base: Path) -> None:
     plan = make_plan(prepare(base, Options()))
-    assert plan.cache_bytes_per_token == 1 * 2 * 2 * 256 * 4  # full layers, key and value, heads, head size, float32
+    assert plan.cache_bytes_per_token == 1 * 2 * 2 * 256 * 2  # full layers, key and value, heads, head size, float16
     convolution, memory = (2 * 2 * 128 + 4 * 128) * 3, 4 * 128 * 128
     assert plan.state_bytes == 3 * (convolution + memory) * 4
 

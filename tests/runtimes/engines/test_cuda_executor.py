@@ -218,7 +218,7 @@ def test_precisions_without_kernels_are_refused(tiny_checkpoint: Path, precision
 def test_plans_count_states_in_16_bits(tmp_path: Path) -> None:
     source = ladder.tiny(tmp_path / "source", "nemotron-4b")
     wide, half, engine = (make_plan(prepare(source, options)) for options in (
-        Options(), Options(target="cuda"), Options("tensorrt", target="rtx-40")))  # fmt: skip
+        Options(kv_cache="float"), Options(target="cuda"), Options("tensorrt", target="rtx-40")))  # fmt: skip
     assert half.cache_bytes_per_token == engine.cache_bytes_per_token == wide.cache_bytes_per_token / 2
     assert wide.state_bytes / 2 < half.state_bytes < wide.state_bytes  # the memory of the delta rule stays in float32
 

@@ -145,7 +145,7 @@ def test_the_same_kernels_notice_every_change(
         ("decoder", "mlp.down_proj.weight.scales", scale(1.2)),
         ("mtp", "fc.weight.scales", scale(1.5)),
         ("vision_encoder", "qkv.weight.scales", scale(1.2)),
-        ("vision_encoder", "merger.linear_fc2.bias", add(0.3)),
+        ("vision_encoder", "merger.linear_fc2.bias", add(0.6)),
     ],
 )
 def test_other_kernels_notice_what_is_more_than_rounding(

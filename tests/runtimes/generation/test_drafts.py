@@ -33,7 +33,7 @@ class Scripted:
 
     def __init__(self, prompt: list[int], capacity: int = 64) -> None:
         self.decoder = SimpleNamespace(capacity=capacity, drafts=True, recurrent=False)
-        self.prompts = SimpleNamespace(placeholders=[PLACEHOLDER])
+        self.prompts = SimpleNamespace(image_token_id=PLACEHOLDER)
         self.ids, self.places, self.steps, self.reused = list(prompt), list(range(len(prompt))), 0, 0
 
     @property

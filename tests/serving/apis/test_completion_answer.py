@@ -9,7 +9,7 @@ import pytest
 from lensmith.runtimes import InputError, Model
 
 openai = pytest.importorskip("openai", reason="needs openai, the client")
-PROMPT = "The colour of the sky is"
+PROMPT = "The sun rises in the"
 SHORT: Any = {"model": "tiny", "temperature": 0, "max_tokens": 10}
 
 
