@@ -38,7 +38,9 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
     lock = threading.Lock()  # the writers of weights call from several threads
     said = time.monotonic()
-    with Progress(*columns, console=target, disable=not target.is_terminal) as bars:
+    bars = Progress(*columns, console=target, disable=not target.is_terminal)
+    # Before rich 15, bars that are off end in an empty line, too.
+    with bars if target.is_terminal else contextlib.nullcontext():
 
         def advance(stage: str, done: int, total: int) -> None:
             nonlocal said
