@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import cycle, islice, takewhile
 
 from ..engines.contract import Ints
 
@@ -18,12 +19,12 @@ class NgramDrafts:
     whose drafts were all wrong none for a while, each time for twice as long.
     """
 
-    def __init__(self, never: Collection[int] = (), most: int = MOST_DRAFTS) -> None:
+    def __init__(self, never: Collection[int] = ()) -> None:
         """`never`: ids that are no drafts, since a step with them needs more than their ids."""
-        self._never, self._most = frozenset(never), most
+        self._never = frozenset(never)
         self._places: dict[tuple[int, ...], int] = {}  # of the token behind the latest place of some tokens
         self._read = 0  # tokens before this one stand in `_places`
-        self._count, self._wait, self._pause = min(FIRST_DRAFTS, most), 0, 1
+        self._count, self._wait, self._pause = FIRST_DRAFTS, 0, 1
 
     def propose(self, history: Ints, room: int) -> list[int]:
         """Up to `room` tokens that may follow `history` [n], which begins as that of the latest call did."""
@@ -34,19 +35,14 @@ class NgramDrafts:
         place = self._place(history)
         if place is None:
             return []
-        drafts: list[int] = []
-        behind = history[place : place + min(self._count, room)].tolist()
-        for index in range(min(self._count, room)):
-            token = behind[index % len(behind)]  # what repeats itself goes on repeating
-            if token in self._never:
-                break
-            drafts.append(token)
-        return drafts
+        count = min(self._count, room)
+        drafts = islice(cycle(history[place : place + count].tolist()), count)  # what repeats itself goes on repeating
+        return list(takewhile(lambda token: token not in self._never, drafts))
 
     def learn(self, drafted: int, accepted: int) -> None:
         """Note how many of the drafts of a step were right."""
         if accepted == drafted:
-            self._count = min(2 * self._count, self._most)
+            self._count = min(2 * self._count, MOST_DRAFTS)
         elif accepted:
             self._count = accepted + 1
         else:

@@ -93,11 +93,8 @@ class TokenLoop:
 
     def _steps(self) -> DraftedSteps:
         decoder, wanted = self.conversation.decoder, self.options.draft
-        drafts = (
-            NgramDrafts({self.conversation.prompts.image_token_id})
-            if (decoder.drafts if wanted is None else wanted)
-            else None
-        )
+        drafting = decoder.drafts if wanted is None else wanted
+        drafts = NgramDrafts({self.conversation.prompts.image_token_id}) if drafting else None
         return DraftedSteps(self.conversation, self.request.next_position, self.progress.timings, drafts)
 
     def _sayable(self, logits: Floats) -> Floats:

@@ -74,6 +74,15 @@ INLINE void score(const Attention *a, const Block *block, int rows, size_t row, 
             scores[r][key] = -INFINITY;
 }
 
+/* Adds those of a tile to the sums of a row, which count by `factor`: in the order of 16 lanes, however many there are. */
+INLINE void add_probabilities(float sum[WORDS], const Floats p[TILE_PARTS], float factor) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < WORD_PARTS; i++) {
+        const Floats first = p[i] + p[i + WORD_PARTS], second = p[i + 2 * WORD_PARTS] + p[i + 3 * WORD_PARTS];
+        store_floats(sum + i * LANES, multiply_add(load_floats(sum + i * LANES), all_floats(factor), first + second));
+    }
+}
+
 /* Probabilities of one row from its scores; returns the factor for what was summed before. */
 INLINE float soften(Block *block, size_t row, const float scores[TILE_KEYS], Narrow out[TILE_KEYS]) {
     const float before = block->largest[row], now = fmaxf(before, largest_of(scores));
@@ -84,12 +93,7 @@ INLINE float soften(Block *block, size_t row, const float scores[TILE_KEYS], Nar
         p[i] = power_of_two(load_floats(scores + i * LANES) - all_floats(now));
         store_narrow(out + i * LANES, p[i]);
     }
-#pragma GCC unroll 4
-    for (size_t i = 0; i < WORD_PARTS; i++) { /* in the order of 16 lanes, however many there are */
-        float *sum = &block->sum[row][i * LANES];
-        const Floats first = p[i] + p[i + WORD_PARTS], second = p[i + 2 * WORD_PARTS] + p[i + 3 * WORD_PARTS];
-        store_floats(sum, multiply_add(load_floats(sum), all_floats(factor), first + second));
-    }
+    add_probabilities(block->sum[row], p, factor);
     block->largest[row] = now;
     return factor;
 }

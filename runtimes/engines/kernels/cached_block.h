@@ -131,12 +131,7 @@ INLINE void cached_soften(CachedBlock *block, size_t row, float largest, float f
         p[i] = exact_power(load_floats(scores + i * LANES) - all_floats(largest));
         store_floats(scores + i * LANES, p[i]);
     }
-#pragma GCC unroll 4
-    for (size_t i = 0; i < WORD_PARTS; i++) { /* in the order of 16 lanes, however many there are */
-        float *sum = &block->sum[row][i * LANES];
-        const Floats first = p[i] + p[i + WORD_PARTS], second = p[i + 2 * WORD_PARTS] + p[i + 3 * WORD_PARTS];
-        store_floats(sum, multiply_add(load_floats(sum), all_floats(factor), first + second));
-    }
+    add_probabilities(block->sum[row], p, factor);
 }
 
 /* Probabilities of some rows; gives the factors for what was summed before. */
