@@ -58,7 +58,7 @@ class DraftedSteps:
         drafts = [] if self._drafts is None or wanted < 1 else self._drafts.propose(history, wanted)
         ids = np.array([history[-1], *drafts], np.int64)
         positions = text_positions(len(ids), self.certain + self._offset)
-        self._rows = self._conversation.run(Step(ids, positions, num_logits=len(ids)))
+        self._rows = self._conversation.run(Step(ids, positions, num_logits=len(ids), undoable=len(drafts)))
         self._ahead, self._row = drafts, 0
         self._timings.drafted_tokens += len(drafts)
 

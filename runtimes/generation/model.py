@@ -245,10 +245,10 @@ class Model(OfOneProcess):
     def _options(self, base: GenerationOptions | None, given: dict[str, Any]) -> GenerationOptions:
         base = GenerationOptions() if base is None else base
         options = with_options(base, given, asdict(self.manifest.generation))
-        if options.draft and self.decoder.recurrent:
+        if options.draft and self.decoder.recurrent and not self.decoder.drafts:
             raise InputError(
-                "draft is true, and this model has recurrent states, which cannot forget tokens that were guessed "
-                "wrong; leave it out"
+                "draft is true, and this model has recurrent states, which in this engine cannot forget tokens that "
+                "were guessed wrong; leave it out"
             )
         return options
 

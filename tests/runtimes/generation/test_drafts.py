@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensmith.exporters.pipeline import Options, export, prepare
+from lensmith.exporters.synth.making import synth
 from lensmith.runtimes import GenerationOptions, Model, load, user_message
 from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.generation import token_loop
@@ -159,13 +162,31 @@ def test_drafts_that_are_always_wrong_become_rare() -> None:
     assert 1000 / (LONGEST_PAUSE + 1) <= made <= 1000 / LONGEST_PAUSE + 6
 
 
+@pytest.fixture(scope="module")
+def bundles(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Makes one of random weights by its architecture and precision, once."""
+    folder = tmp_path_factory.mktemp("drafted")
+
+    @cache
+    def checkpoint(name: str) -> Path:
+        return tiny_checkpoint if name == "qwen3-vl-2b" else synth(name, folder / name, tiny=True)
+
+    @cache
+    def make(name: str, precision: str) -> Path:
+        job = prepare(checkpoint(name), Options(precision=precision))
+        return export(job, folder / f"{name}-{precision}", golden="never").path
+
+    return make
+
+
 @pytest.mark.parametrize("right", [0, 1, 3, 99])
 @pytest.mark.parametrize("precision", ["int4", "fp32"])
+@pytest.mark.parametrize("name", ["qwen3-vl-2b", "tarn-2b"])
 def test_real_answers(
-    tiny_checkpoint: Path, tmp_path: Path, precision: str, right: int, monkeypatch: pytest.MonkeyPatch
+    bundles: Callable[[str, str], Path], name: str, precision: str, right: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tokens, probabilities and the next turn, whatever part of the drafts is right."""
-    bundle = export(prepare(tiny_checkpoint, Options(precision=precision)), tmp_path / "bundle", golden="never").path
+    """Tokens, probabilities and the next turn, whatever part of the drafts is right; with recurrent states, too."""
+    bundle = bundles(name, precision)
     model, other = (load(bundle, threads=1, context=512) for _ in range(2))
     assert isinstance(model, Model)
     assert isinstance(other, Model)
