@@ -29,7 +29,15 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--hub-revision", metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hugging Face hub.")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="FOLDER", help="The adapter of the export.")
-@click.option("--tasks", type=FILE, help="Questions with answers, as JSON lines.")
+@click.option(
+    "--tasks",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Questions with answers: JSON lines, or a benchmark as lmms-eval and VLMEvalKit have it.",
+)
+@click.option(
+    "--benchmark", metavar="NAME", help="Of --tasks, where the names of files do not tell: DocVQA and others."
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Samples of each task.")
 @click.option("--image", type=FILE, help="The image to time; default: a generated photo.")
 @click.option("--html", "page", type=FILE, help="Write a report as one page.")
@@ -59,6 +67,8 @@ def compare(
             check_new_file(file)
     if chosen["limit"] is not None and chosen["tasks"] is None:
         raise InputError("--limit counts the questions of --tasks; name their file with --tasks, or leave it out")
+    if chosen["benchmark"] is not None and chosen["tasks"] is None:
+        raise InputError("--benchmark says what --tasks holds; name its file with --tasks, or leave it out")
     names = tuple(DTYPES[name] for name in dtypes or DTYPES)
     command = shlex.join(["lensmith", *sys.argv[1:]])
     with stages() as progress:

@@ -32,10 +32,10 @@ from ..evidence.reference import DTYPES
 from ..families.families import find_family
 from ..progress import Progress
 from ..reports.records import Report
+from ..tasks.questions import read_questions
 from .cases import (
     benchmark_image,
     builtin_cases,
-    read_tasks,
     spread_over_tasks,
 )
 from .contender import Assignment
@@ -54,7 +54,8 @@ class CompareOptions:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of PyTorch; float32, or else the first, is the reference
     threads: int | None = None  # of every contender; None: one for each core
     repeats: int = 3
-    tasks: Path | None = None  # JSONL of {"task", "images": [paths relative to it], "prompt", "answer"}
+    tasks: Path | None = None  # JSONL of {"task", "images": [paths relative to it], "prompt", "answer"}, or a benchmark
+    benchmark: str | None = None  # which one, where neither the name of its file nor its columns tell
     limit: int | None = None  # samples of each task
     image: Path | None = None  # to time; None: a generated photo
     prompt: str = "Describe this image."
@@ -129,7 +130,11 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
     blind = not bundle.manifest.takes_images
     if blind and options.image:
         raise InputError(f"{bundle.path} takes no images; leave out the image to time")
-    cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
+    cases = (
+        read_questions(options.tasks, folder, options.benchmark, options.limit)
+        if options.tasks
+        else builtin_cases(folder)
+    )
     cases = [case for case in cases if options.tasks or not (blind and case.images)]
     shared: dict[str, Any] = {
         "bundle": str(bundle.path.resolve()),

@@ -33,6 +33,7 @@ from .runners import (
 )
 
 CONTINUATION = 24  # tokens of the reference's own answers, where no answers are given
+LISTS = ("images", "tools", "answers", "options")  # of a case
 SPARE_TOKENS = 8  # that an answer may be longer than the right one
 
 
@@ -60,9 +61,7 @@ class Assignment:
     def read(cls, path: Path) -> Assignment:
         """Read what `write_json(path, asdict(job))` wrote."""
         data = read_json(path)
-        cases = tuple(
-            Case(**{**row, "images": tuple(row["images"]), "tools": tuple(row["tools"])}) for row in data.pop("cases")
-        )
+        cases = tuple(Case(**{**row, **{name: tuple(row[name]) for name in LISTS}}) for row in data.pop("cases"))
         return cls(**{**data, "cases": cases, "traced": tuple(data["traced"])})
 
 
@@ -156,7 +155,7 @@ def _answers(job: Assignment, runner: Runner) -> list[str]:
         if done % 8 == 0:
             _progress("answers", done, len(job.cases))
         expected = runner.tokenizer.encode(case.answer or "", add_special_tokens=False).ids
-        ids = runner.greedy(runner.prepare(case), len(expected) + SPARE_TOKENS)
+        ids = runner.greedy(runner.prepare(case), case.new_tokens or len(expected) + SPARE_TOKENS)
         texts.append(runner.tokenizer.decode(ids, skip_special_tokens=True))
     return texts
 

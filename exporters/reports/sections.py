@@ -161,11 +161,19 @@ def _memories(report: Report) -> ReportSection:
 def _tasks(report: Report, total: TaskScore) -> ReportSection:
     p = mcnemar(total.only_reference, total.only_bundle)
     lead = (
-        "Exact matches of greedy answers on the same samples, with Wilson's 95 % intervals; the interval of the "
+        f"{_counted(report)} of greedy answers on the same samples, with Wilson's 95 % intervals; the interval of the "
         f"difference is paired (Newcombe). McNemar's exact test over all tasks: p = {p:.2g}."
     )
     head = ("task", "samples", report.bundle.name, report.reference, "difference, points", "95 % interval")
     return ReportSection("tasks", "Accuracy by task", lead, head, tuple(map(_task_row, (total, *report.tasks))))
+
+
+def _counted(report: Report) -> str:
+    """How answers count, in words."""
+    if all(task.metric == "exact match" for task in report.tasks):
+        return "Exact matches"
+    named = ", ".join(f"{task.metric} ({task.task})" for task in report.tasks)
+    return f"Scores in per cent by the metric of each task, {named},"
 
 
 def _task_row(score: TaskScore) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import subprocess
@@ -105,6 +106,21 @@ def test_sizes_are_those_of_the_files(report: Report, bundle: Bundle, checkpoint
     parts = {part.name: part for part in report.components}
     assert parts["Decoder matrices"].bundle_bytes == 2 * parts["Decoder matrices"].source_bytes  # from bfloat16
     assert report.ratios["size"] == report.source_bytes / report.bundle_bytes
+
+
+def test_a_benchmark_runs_on_both(bundle: Bundle, checkpoint: Path, tasks: Path, tmp_path: Path) -> None:
+    """Pictures that are in the file itself, and answers that count by degrees."""
+    pytest.importorskip("torch")
+    picture = base64.b64encode((tasks.parent / "a.png").read_bytes()).decode()
+    rows = ["index\timage\tquestion\tanswer", f"0\t{picture}\tWhat?\t['a', 'b']", "1\t0\tWhy?\tc"]
+    (tmp_path / "DocVQA_VAL.tsv").write_text("\n".join(rows), encoding="utf-8")
+    options = CompareOptions(("float32",), 1, 1, tmp_path / "DocVQA_VAL.tsv", decode_steps=1)
+    made = compare(bundle.path, checkpoint, options)
+    (score,) = made.tasks
+    assert (score.task, score.samples, score.metric) == ("DocVQA", 2, "ANLS")
+    assert score.reference_accuracy == score.bundle_accuracy
+    assert made.samples == "2 samples of DocVQA_VAL.tsv with its answers"
+    assert Report.from_json(made.to_json()) == made
 
 
 def test_report_survives_json(report: Report) -> None:
