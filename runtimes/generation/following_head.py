@@ -9,7 +9,7 @@ import numpy as np
 from ..engines.contract import Floats, Ints, Step
 from ..prompt.positions import text_positions
 from ..prompt.requests import Request
-from .drafting import DraftHead
+from .drafting import Choice, DraftHead, likeliest
 
 
 class FollowingHead:
@@ -62,15 +62,15 @@ class FollowingHead:
             self._head.append(Step(ids, positions, num_logits=0, hidden_states=known))
             self._entered(len(ids))
 
-    def guess(self, history: Ints, offset: int, count: int) -> list[int]:
+    def guess(self, history: Ints, offset: int, count: int, choose: Choice = likeliest) -> list[int]:
         """Guess the `count` tokens behind all of a conversation, `history` [n]; none where too little was heard.
 
-        `offset` leads from the places of text to its positions.
+        `offset` leads from the places of text to its positions; `choose` is that of `DraftHead.draft`.
         """
         begin = self._begin + 1
         if not len(self._heard) or begin + len(self._heard) != len(history):
             return []
-        drafts = self._head.draft(history[begin:], begin + offset, self._heard, count)
+        drafts = self._head.draft(history[begin:], begin + offset, self._heard, count, choose)
         self._entered(len(self._heard))
         return drafts
 

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from ..engines.contract import Ints
 from .draft_pace import DraftPace
+from .drafting import Choice, likeliest
 from .following_head import FollowingHead
 
 FIRST_DRAFTS, MOST_DRAFTS = 2, 4  # each takes a step of the head, and the later ones are right more seldom
@@ -16,9 +17,13 @@ LATE = 64  # hidden states that wait for their entries while nothing is guessed
 class MtpDrafts:
     """Multi-token prediction: each draft follows from the hidden state behind the one before it."""
 
-    def __init__(self, head: FollowingHead, offset: int, never: Collection[int] = ()) -> None:
-        """`offset`: from places in the conversation to positions; `never` as of NgramDrafts."""
-        self._head, self._offset, self._never = head, offset, frozenset(never)
+    def __init__(
+        self, head: FollowingHead, offset: int, never: Collection[int] = (), choose: Choice = likeliest
+    ) -> None:
+        """`offset`: from places in the conversation to positions; `never` as of NgramDrafts; `choose` is that of
+        `DraftHead.draft`.
+        """
+        self._head, self._offset, self._never, self._choose = head, offset, frozenset(never), choose
         self._pace = DraftPace(FIRST_DRAFTS, MOST_DRAFTS)
 
     def propose(self, history: Ints, room: int) -> list[int]:
@@ -27,7 +32,7 @@ class MtpDrafts:
             if self._head.waiting >= LATE:
                 self._head.catch_up(history, self._offset)
             return []
-        drafts = self._head.guess(history, self._offset, min(self._pace.count, room))
+        drafts = self._head.guess(history, self._offset, min(self._pace.count, room), self._choose)
         return list(takewhile(lambda token: token not in self._never, drafts))
 
     def learn(self, drafted: int, accepted: int) -> None:

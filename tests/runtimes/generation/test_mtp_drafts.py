@@ -112,7 +112,7 @@ class Wrong:
 
     waiting, asked = 0, 0
 
-    def guess(self, history: Any, offset: int, count: int) -> list[int]:
+    def guess(self, history: Any, offset: int, count: int, choose: Any) -> list[int]:
         self.asked += 1
         return [1] * count
 
