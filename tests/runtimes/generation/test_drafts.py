@@ -18,7 +18,8 @@ from lensmith.runtimes import GenerationOptions, Model, load, user_message
 from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.generation import token_loop
 from lensmith.runtimes.generation.answer import Progress
-from lensmith.runtimes.generation.ngram_drafts import LONGEST_PAUSE, MOST_DRAFTS, NgramDrafts
+from lensmith.runtimes.generation.draft_pace import LONGEST_PAUSE
+from lensmith.runtimes.generation.ngram_drafts import MOST_DRAFTS, NgramDrafts
 from lensmith.runtimes.generation.options import CHOOSING
 from lensmith.runtimes.generation.sampling import SamplingOptions
 from lensmith.runtimes.generation.timings import Timings
@@ -38,6 +39,7 @@ class Scripted:
         self.decoder = SimpleNamespace(capacity=capacity, drafts=True, recurrent=False)
         self.prompts = SimpleNamespace(image_token_id=PLACEHOLDER)
         self.ids, self.places, self.steps, self.reused = list(prompt), list(range(len(prompt))), 0, 0
+        self.head = None
 
     @property
     def length(self) -> int:
@@ -50,6 +52,10 @@ class Scripted:
         if len(ids) % 5:
             return scores
         return np.roll(scores, 1)
+
+    def hear(self, begin: int, count: int) -> None:
+        """The tokens of the latest step that were chosen."""
+        assert self.ids[begin : begin + count]
 
     def prefill(self, *_: Any, **__: Any) -> Any:
         return self.logits(self.ids)[None]
