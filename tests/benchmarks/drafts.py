@@ -60,7 +60,7 @@ def main() -> None:
     for most in args.most:
         for right in RIGHT:
             drafts = Foreseeing(plain.timings.prompt_tokens, plain.ids, right, most)
-            with patch.object(token_loop, "NgramDrafts", lambda _, drafts=drafts: drafts):
+            with patch.object(token_loop, "NgramDrafts", lambda *_, drafts=drafts: drafts):
                 add(str(most), str(right), answer(True))
     add("of the text", "", answer(True))
     Console().print(table)
