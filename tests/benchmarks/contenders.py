@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 from lensmith.exporters.comparing.cases import benchmark_image
-from lensmith.exporters.comparing.comparison import _run
 from lensmith.exporters.comparing.contender import Assignment
+from lensmith.exporters.comparing.job_process import run_job
 from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.pixels import image_spec
@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = benchmark_image(Path(folder), bundle.content["limits"], image_spec(bundle.manifest).factor, ROOM)
         for index, job in enumerate(jobs(args, image)):
-            result = _run(job, Path(folder) / str(index), lambda *_: None)
+            result = run_job(job, Path(folder) / str(index), lambda *_: None)
             found = figures(result, Path(job.checkpoint if job.dtype else job.bundle))
             first = first or found
             cells = [f"{value:.2f} ({value / one:.2f}x)" for value, one in zip(found, first, strict=True)]
