@@ -231,6 +231,8 @@ TESTS: dict[str, str] = {
     "runtimes/prompt/messages.py": "test_messages -k 'not equal_hf'",
     "runtimes/graph_limits/monomials.py": "test_graph_rules test_graph_limits test_graph_bounds",
     "runtimes/generation/drafting.py": "test_mtp",
+    "runtimes/generation/following_head.py": "test_following_head",
+    "runtimes/engines/onnx/state_rows.py": "test_state_rows",
     "runtimes/storage/new_file.py": "test_new_file",
     "runtimes/storage/new_folder.py": "test_bundle",
     "runtimes/engines/onnx/onnx_decoder.py": "test_qwen3_5 -k 'head or drafts or turn'",

@@ -14,6 +14,7 @@ from ..prompt.prompt_builder import PromptBuilder
 from ..prompt.requests import Request
 from ..values import whole
 from .drafting import DraftHead
+from .following_head import FollowingHead
 from .prefill import chunks, worth_saving
 from .prefix_cache import PrefixCache
 from .token_run import TokenRun
@@ -32,6 +33,7 @@ class Conversation:
         self.decoder, self.prompts, self.chunk, self.prefixes = decoder, prompts, chunk, prefixes
         self.states: States = decoder.open_states()
         self.reused = 0  # tokens of the latest prompt that were there already
+        self.head: FollowingHead | None = None  # knows what it can of the tokens in the states
         self.user = threading.current_thread()  # the latest
         self._ids = np.zeros(decoder.capacity, np.int64)  # behind the length of the states without meaning
         self._positions = np.zeros((3, decoder.capacity), np.int64)
@@ -59,7 +61,23 @@ class Conversation:
 
     def rewind(self, length: int) -> int:
         """Forget all tokens behind the first `length`, and more where there is no way back; how many are left."""
-        return self.states.rewind(whole("length", length, 0))
+        reached = self.states.rewind(whole("length", length, 0))
+        if self.head is not None:
+            self.head.rewind(reached)
+        return reached
+
+    def follow(self, graph: Decoder | None) -> FollowingHead | None:
+        """Have a draft head go along from now on, or none."""
+        if graph is None:
+            self.head = None
+        elif self.head is None:
+            self.head = FollowingHead(DraftHead(graph))
+        return self.head
+
+    def hear(self, begin: int, count: int) -> None:
+        """Tell a draft head the first `count` hidden states of the latest step, which are of tokens from `begin` on."""
+        if self.head is not None:
+            self.head.hear(begin, self.hidden_states[:count])
 
     @property
     def tokens(self) -> TokenRun:
@@ -85,6 +103,8 @@ class Conversation:
         if found.length <= own:
             return self.rewind(own)
         known = min(self._shared(prompt), found.length)
+        if self.head is not None:
+            self.head.rewind(known)
         try:
             reached = self.states.adopt(found.parts, found.positions, found.length, known)
         except (ValueError, KeyError) as error:
@@ -139,11 +159,14 @@ class Conversation:
                 request.positions[:, inside],
                 request.features_between(begin, end),
                 num_logits=num_logits if end == len(ids) else 0,
-                num_hidden_states=0 if head is None else end - begin,
+                num_hidden_states=0 if head is None and self.head is None else end - begin,
             )
             logits = self._append(step, fed[inside])
             if head is not None:
                 head.follow(fed, request, end, self.hidden_states)
+            if self.head is not None:
+                self.hear(begin, end - begin)
+                self.head.read(fed, request)
             if end in stops:
                 self.states.save()
                 self.keep()

@@ -53,6 +53,11 @@ from .streaming import TextStream
 from .timings import Timings
 from .token_loop import TokenLoop
 
+WIDE = (
+    "fp32",
+    "fp16",
+)  # precisions whose weights a session holds in memory of its own, instead of mapped from the file
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -286,6 +291,12 @@ class Model(OfOneProcess):
             logits = conversation.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
             return logits.copy()
 
+    def _head(self, options: GenerationOptions) -> Decoder | None:
+        """The graph of the draft head where it drafts: if that is wished, or where it costs little by default."""
+        small = self.kernels and self.manifest.options.precision not in WIDE
+        wanted = self.decoder.drafts and small if options.draft is None else options.draft
+        return self._drafts.get() if wanted and DRAFT_HEAD in self.manifest.graphs else None
+
     def open_draft_head(self) -> DraftHead:
         """A multi-token-prediction head for one conversation; InputError when the bundle has none."""
         return DraftHead(self._drafts.get())
@@ -320,6 +331,7 @@ class Model(OfOneProcess):
                 request = self._intake.encode(chat, progress.timings)
             stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
             with self.conversation(request) as conversation:
+                conversation.follow(self._head(options))
                 loop = TokenLoop(conversation, request, options, progress, guide, self.eos_token_ids)
                 yield from loop.pieces(stream)
             if stream.stopped_by is None and (rest := stream.finish()):
