@@ -101,11 +101,16 @@ def _workload(job: Assignment, result: Result) -> Workload:
 
 def _agreement(jobs: Sequence[Assignment], results: Sequence[Result]) -> Iterator[Agreement]:
     for job, result in zip(jobs[1:], results[1:], strict=True):
-        for where in ("answers", "prompts"):
-            kl = [value for row in result["distributions"] for value in row[where]["kl"]]
-            top1 = [same for row in result["distributions"] for same in row[where]["top1"]]
-            if kl:
-                yield _summary(job.name, where, np.array(kl), float(np.mean(top1)))
+        yield from agreements(job.name, result["distributions"])
+
+
+def agreements(contender: str, distributions: Sequence[Result]) -> Iterator[Agreement]:
+    """How a contender's distributions differ from the reference's, over answers and over prompts."""
+    for where in ("answers", "prompts"):
+        kl = [value for row in distributions for value in row[where]["kl"]]
+        top1 = [same for row in distributions for same in row[where]["top1"]]
+        if kl:
+            yield _summary(contender, where, np.array(kl), float(np.mean(top1)))
 
 
 def _summary(contender: str, where: str, kl: np.ndarray[Any, Any], top1: float) -> Agreement:

@@ -243,6 +243,23 @@ class Report:
             "memory": less(lambda c: c.peak_memory_bytes),
         }
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those of the bundle by the names that --fail-if has; what was not measured is left out."""
+        bundle = self.bundle
+        found = {
+            "size_mb": self.bundle_bytes / 1e6, "load_ms": bundle.load_ms, "image_ms": bundle.image_ms.median,
+            "vision_ms": bundle.vision_ms.median, "prefill_ms": bundle.prefill_ms.median,
+            "first_token_ms": bundle.first_token_ms, "decode_tps": bundle.decode_tokens_per_s.median,
+            "memory_mb": bundle.peak_memory_bytes / 1e6,
+        }  # fmt: skip
+        if (total := self.total) is not None:
+            found |= {"accuracy": 100 * total.bundle_accuracy, "accuracy_drop": -100 * total.difference[0]}
+        for row in self.agreement:
+            if row.contender == bundle.name and row.where == "answers":
+                found |= {"kl": row.kl_mean, "top1": 100 * row.top1}
+        return found
+
     def to_json(self) -> str:
         """The report as JSON text, with the ratios for those who read it without this class."""
         return dump_json({"format": FORMAT, "ratios": self.ratios, **dataclasses.asdict(self)})

@@ -84,7 +84,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "compare": {"revision": None, "tasks": Path("tasks.jsonl")}, "synth": {"name": "qwen3-vl-2b", "path": Path("new")},
     "run": {"image": "a.png", "video": "b.gif"},
 }  # fmt: skip
-ELSEWHERE = {"--json", "--html", "--timings", "--tools"}  # how results are shown, and a list of tools in a file
+ELSEWHERE = {"--json", "--html", "--markdown", "--timings", "--tools"}  # how results are shown, and a file of tools
+ELSEWHERE |= {"--baseline", "--fail-if"}  # of other builds, and of what was measured
 
 
 class Begun(Exception):

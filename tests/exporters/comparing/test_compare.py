@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.comparing import comparison as comparing
+from lensmith.exporters.comparing import job_process
 from lensmith.exporters.comparing.cases import (
     Case,
     benchmark_image,
@@ -200,7 +201,7 @@ def test_bundle_process_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'onnx_ir', 'matplotlib'}"
     code = "import sys, lensmith.exporters.comparing.contender; "
     code += f"found = {heavy} & set(sys.modules); assert not found, found"
-    subprocess.run([sys.executable, "-c", code], check=True, env=comparing._environment())
+    subprocess.run([sys.executable, "-c", code], check=True, env=job_process.job_environment())
 
 
 @pytest.fixture
@@ -212,13 +213,13 @@ def job(bundle: Bundle, checkpoint: Path, tasks: Path, tmp_path: Path) -> Assign
 def test_unusable_input_of_a_contender_is_told(job: Assignment, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, bundle=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"lensmith fp32: .*nowhere is not a bundle"):
-        comparing._run(broken, tmp_path / "run", lambda *_: None)
+        job_process.run_job(broken, tmp_path / "run", lambda *_: None)
 
 
 def test_crash_of_a_contender_is_told(job: Assignment, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, decode_steps=cast(int, "three"))
     with pytest.raises(LensmithError, match="lensmith fp32 ended with exit code 1: TypeError"):
-        comparing._run(broken, tmp_path / "run", lambda *_: None)
+        job_process.run_job(broken, tmp_path / "run", lambda *_: None)
 
 
 def test_other_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_other_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_killed_contender_points_at_memory() -> None:
-    assert "memory" in str(comparing._failure("PyTorch float32", -9, {}, ""))
+    assert "memory" in str(job_process.job_failure("PyTorch float32", -9, {}, ""))
 
 
 def test_bundle_of_another_checkpoint_is_refused(job: Assignment, tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_bundle_of_another_checkpoint_is_refused(job: Assignment, tmp_path: Path
     )
     other = dataclasses.replace(job, traces=str(tmp_path), traced=(0,))
     with pytest.raises(InputError, match="other token ids"):
-        comparing._run(other, tmp_path / "run", lambda *_: None)
+        job_process.run_job(other, tmp_path / "run", lambda *_: None)
 
 
 @pytest.mark.parametrize(
