@@ -62,7 +62,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         self._load()
         self.hidden = int(self._inputs["image_features"].shape[1])
         self.axes = tuple(self._inputs["position_ids"].shape[:-2])  # (3,) with M-RoPE, else ()
-        self.vocab = int(self.session.get_outputs()[0].shape[2])
+        self._width = int(self.session.get_outputs()[0].shape[2])  # of logits
         deepstack = self._inputs.get("deepstack_features")
         self.taps = 0 if deepstack is None else int(deepstack.shape[0])
         self.drafts = not self.recurrent or self._replay is not None
@@ -76,6 +76,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         replay = add_state_rows(model) if self.recurrent else None
         if replay is not None:
             self._replay = StateReplay(self.path, self._open(graph=replay))
+        self.vocab = int(model.graph.output[0].type.tensor_type.shape.dim[2].dim_value)
         narrowed = bool(self._tokens) and narrow(model, self._tokens)
         changed = hidden_states or narrowed or replay is not None
         self.session = self._open(graph=model.SerializeToString() if changed else None)
@@ -127,7 +128,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
     def _room(self, num_logits: int, num_hidden: int) -> dict[str, Floats]:
         """Room for outputs of so many positions; no memory that is not used."""
         made = {
-            "logits": np.empty((1, num_logits, self.vocab), np.float32),
+            "logits": np.empty((1, num_logits, self._width), np.float32),
             HIDDEN: np.empty((1, num_hidden, self.hidden), np.float32),
             DRAFT_HIDDEN: np.empty((1, num_logits, self.hidden), np.float32),
         }

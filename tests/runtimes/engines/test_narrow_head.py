@@ -33,14 +33,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_logits_are_the_same(source: Path, tmp_path: Path, name: str) -> None:
-    """Also where both work on the same states, one after the other."""
+    """Of all tokens that go in, also where both work on the same states, one after the other."""
     path = export(prepare(source, CASES[name]), tmp_path / "bundle", golden="never").path / "mtp.onnx"
     whole, first = (OnnxDecoder(path, capacity=64, threads=1, tokens=tokens) for tokens in (0, TOKENS))
     one, both = whole.open_states(), whole.open_states()
     random = np.random.default_rng(0)
     for count, decoder in ((3, first), (1, whole), (1, first), (2, whole), (1, whole), (1, first)):
         hidden = random.normal(0, 1, (count, whole.hidden)).astype(np.float32)
-        step = Step(random.integers(0, 90, count), text_positions(count, one.length), hidden_states=hidden)
+        step = Step(random.integers(0, whole.vocab, count), text_positions(count, one.length), hidden_states=hidden)
         expected, found = whole.run(one, step).copy(), decoder.run(both, step)
         assert np.array_equal(found, expected[:, : found.shape[1]])
         assert np.array_equal(both.hidden_states, one.hidden_states)
