@@ -232,6 +232,8 @@ TESTS: dict[str, str] = {
     "runtimes/graph_limits/monomials.py": "test_graph_rules test_graph_limits test_graph_bounds",
     "runtimes/generation/drafting.py": "test_mtp",
     "runtimes/generation/following_head.py": "test_following_head",
+    "runtimes/generation/depth_pace.py": "test_depth_pace",
+    "runtimes/engines/onnx/narrow_head.py": "test_narrow_head",
     "runtimes/engines/onnx/state_rows.py": "test_state_rows",
     "runtimes/storage/new_file.py": "test_new_file",
     "runtimes/storage/new_folder.py": "test_bundle",

@@ -66,13 +66,14 @@ class Conversation:
             self.head.rewind(reached)
         return reached
 
-    def follow(self, graph: Decoder | None) -> FollowingHead | None:
-        """Have a draft head go along from now on, or none."""
+    def follow(self, graph: Decoder | None) -> None:
+        """Have a draft head go along from now on, or none; in place of another graph of the same head."""
         if graph is None:
             self.head = None
         elif self.head is None:
             self.head = FollowingHead(DraftHead(graph))
-        return self.head
+        else:
+            self.head.use(graph)
 
     def hear(self, begin: int, count: int) -> None:
         """Tell a draft head the first `count` hidden states of the latest step, which are of tokens from `begin` on."""

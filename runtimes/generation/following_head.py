@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 import numpy as np
 
-from ..engines.contract import Floats, Ints, Step
+from ..engines.contract import Decoder, Floats, Ints, Step
 from ..prompt.positions import text_positions
 from ..prompt.requests import Request
 from .drafting import Choice, DraftHead, likeliest
@@ -25,6 +25,10 @@ class FollowingHead:
         self._places: list[int] = []  # of the tokens that have entries
         self._begin = 0  # the place of the first token of those in `_heard`
         self._heard: Floats = np.zeros((0, head.graph.hidden), np.float32)
+
+    def use(self, graph: Decoder) -> None:
+        """Guess with another graph, over the same states."""
+        self._head.graph = graph
 
     @property
     def waiting(self) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from itertools import takewhile
 
 from ..engines.contract import Ints
-from .draft_pace import DraftPace
+from .depth_pace import DepthPace
 from .drafting import Choice, likeliest
 from .following_head import FollowingHead
 
-FIRST_DRAFTS, MOST_DRAFTS = 2, 4  # each takes a step of the head, and the later ones are right more seldom
+MOST_DRAFTS = 4  # each takes a step of the head, and the later ones are right more seldom
 LATE = 64  # hidden states that wait for their entries while nothing is guessed
 
 
@@ -24,15 +24,16 @@ class MtpDrafts:
         `DraftHead.draft`.
         """
         self._head, self._offset, self._never, self._choose = head, offset, frozenset(never), choose
-        self._pace = DraftPace(FIRST_DRAFTS, MOST_DRAFTS)
+        self._pace = DepthPace(MOST_DRAFTS)
 
     def propose(self, history: Ints, room: int) -> list[int]:
         """Up to `room` tokens that may follow `history` [n], the whole conversation."""
-        if self._pace.pausing():
+        count = min(self._pace.next_count(), room)
+        if not count:
             if self._head.waiting >= LATE:
                 self._head.catch_up(history, self._offset)
             return []
-        drafts = self._head.guess(history, self._offset, min(self._pace.count, room), self._choose)
+        drafts = self._head.guess(history, self._offset, count, self._choose)
         return list(takewhile(lambda token: token not in self._never, drafts))
 
     def learn(self, drafted: int, accepted: int) -> None:

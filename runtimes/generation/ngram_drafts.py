@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import cycle, islice, takewhile
 
 from ..engines.contract import Ints
 from .draft_pace import DraftPace
 
 SIZES = (5, 3)  # tokens that must have stood before, the longer ones first: shorter ones are seldom right
+LONG = SIZES[:1]  # next to a head, which is right more often than what stood behind three tokens
 FIRST_DRAFTS, MOST_DRAFTS = 3, 7  # with the token in front of them, as many rows as a product takes at little more cost
 
 
 class NgramDrafts:
     """Prompt look-up, as of Saxena (2023): no model guesses, the text so far does."""
 
-    def __init__(self, never: Collection[int] = ()) -> None:
+    def __init__(self, never: Collection[int] = (), sizes: Sequence[int] = SIZES) -> None:
         """`never`: ids that are no drafts: a step with them needs more than their ids, or none comes behind them."""
-        self._never = frozenset(never)
+        self._never, self._sizes = frozenset(never), sizes
         self._places: dict[tuple[int, ...], int] = {}  # of the token behind the latest place of some tokens
         self._read = 0  # tokens before this one stand in `_places`
         self._pace = DraftPace(FIRST_DRAFTS, MOST_DRAFTS)
@@ -36,11 +37,11 @@ class NgramDrafts:
         self._pace.learn(drafted, accepted)
 
     def _note(self, history: Ints) -> None:
-        for size in SIZES:
+        for size in self._sizes:
             for end in range(max(self._read, size), len(history)):
                 self._places[tuple(history[end - size : end].tolist())] = end
         self._read = len(history)
 
     def _place(self, history: Ints) -> int | None:
-        ends = (tuple(history[-size:].tolist()) for size in SIZES)
+        ends = (tuple(history[-size:].tolist()) for size in self._sizes)
         return next((self._places[end] for end in ends if end in self._places), None)

@@ -18,7 +18,7 @@ from .drafted_steps import DraftedSteps, DraftSource
 from .guide import Guide
 from .logprobs import token_logprob
 from .mtp_drafts import MtpDrafts
-from .ngram_drafts import NgramDrafts
+from .ngram_drafts import LONG, SIZES, NgramDrafts
 from .options import GenerationOptions
 from .raw_prompt import logprobs_of_prompt
 from .sampling import Sampler
@@ -103,7 +103,7 @@ class TokenLoop:
         conversation, wanted = self.conversation, self.options.draft
         if conversation.decoder.drafts if wanted is None else wanted:
             never = {conversation.prompts.image_token_id, *(() if self.options.ignore_eos else self.eos_token_ids)}
-            yield NgramDrafts(never)
+            yield NgramDrafts(never, SIZES if conversation.head is None else LONG)
             if conversation.head is not None:
                 offset = self.request.next_position - conversation.length
                 yield MtpDrafts(conversation.head, offset, never, sampler.foresee)

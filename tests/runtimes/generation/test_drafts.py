@@ -262,7 +262,7 @@ def test_real_answers(
     plain = other.generate([question], **chosen, draft=False)
     plain.read()
     begin = plain.timings.prompt_tokens
-    monkeypatch.setattr(token_loop, "NgramDrafts", lambda _: Foreseeing(begin, plain.ids, right))
+    monkeypatch.setattr(token_loop, "NgramDrafts", lambda *_: Foreseeing(begin, plain.ids, right))
     drafted = model.generate([question], **chosen)
     drafted.read()
     assert drafted.ids == plain.ids
