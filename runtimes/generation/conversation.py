@@ -15,8 +15,9 @@ from ..prompt.requests import Request
 from ..values import whole
 from .drafting import DraftHead
 from .following_head import FollowingHead
+from .headed_states import HeadedStates
 from .prefill import chunks, worth_saving
-from .prefix_cache import PrefixCache
+from .prefix_cache import Keepable, PrefixCache
 from .token_run import TokenRun
 
 log = logging.getLogger(__name__)
@@ -112,13 +113,23 @@ class Conversation:
             log.warning("what was kept of an earlier prompt does not fit (%s); it is computed again", error)
             self.prefixes.drop(found)
             return self.rewind(0)
+        if self.head is not None:
+            self.head.adopt(found.parts, reached)
         self._ids[:reached], self._positions[:, :reached] = prompt.ids[:reached], prompt.positions[:, :reached]
         return reached
 
     def keep(self) -> None:
         """Let other conversations go on from what the states hold now."""
         if self._told:
-            self.prefixes.keep(self.tokens, self.states)
+            self.prefixes.keep(self.tokens, self._kept())
+
+    def _kept(self) -> Keepable:
+        """The states, with those of a draft head that goes along."""
+        if self.head is None or not self.length:
+            return self.states
+        last = self.length - 1
+        self.head.catch_up(self.ids, int(self._positions[0, last]) - last)
+        return HeadedStates(self.states, self.head)
 
     def prefill(
         self,

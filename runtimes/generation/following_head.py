@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..engines.contract import Decoder, Floats, Ints, Step
+from ..engines.contract import Decoder, Floats, Ints, Kept, KeptTokens, Step
 from ..prompt.positions import text_positions
 from ..prompt.requests import Request
 from .drafting import Choice, DraftHead, likeliest
+
+HEAD = "head."  # in front of the names of its states, where they are kept with those of the decoder
 
 
 class FollowingHead:
     """Entries of a draft head by the places of their tokens in a conversation, and hidden states that have none yet.
 
     The entry of a token knows the hidden state of the one before it. So the latest hidden state waits for a token, and
-    so do those of steps behind which nothing was guessed. Entries are missing for what other conversations computed:
-    guesses are worse then, and never taken for more than guesses.
+    so do those of steps behind which nothing was guessed. Some may be missing where a conversation goes on from what
+    others computed: guesses are worse then, and never taken for more than guesses.
     """
 
     def __init__(self, head: DraftHead) -> None:
@@ -77,6 +80,30 @@ class FollowingHead:
         drafts = self._head.draft(history[begin:], begin + offset, self._heard, count, choose)
         self._entered(len(self._heard))
         return drafts
+
+    def keep(self, begin: int, end: int) -> KeptTokens:
+        """Copies of the entries of tokens from `begin` to `end`, with nothing for the first of all, which has none.
+
+        Empty where entries up to there are missing, or lie on a device.
+        """
+        states, first = self._head.states, max(begin - 1, 0)
+        if states.sharing is not Kept.ROWS or end < 2 or self._places[end - 2 : end - 1] != [end - 1]:
+            return {}
+        rows = {name: array[:, : end - 1 - first] for name, array in states.keep(first).items()}
+        return {HEAD + name: np.pad(array, ((0, 0), (begin == 0, 0), (0, 0))) for name, array in rows.items()}
+
+    def adopt(self, parts: Sequence[tuple[int, KeptTokens]], length: int) -> None:
+        """Go on from what others kept of the first `length` tokens, parts with the places where they begin."""
+        mine = [
+            (max(begin - 1, 0), {name.removeprefix(HEAD): array[:, begin == 0 :] for name, array in kept.items()
+                                 if name.startswith(HEAD)})
+            for begin, kept in parts
+        ]  # fmt: skip
+        if length < 2 or len(self._places) >= length - 1 or not all(kept for _, kept in mine):
+            return
+        positions = np.zeros((3, length - 1), np.int64)  # which a cache of rows does not ask for
+        self._head.states.adopt(mine, positions, length - 1, 0)
+        self._places = list(range(1, length))
 
     def _entered(self, count: int) -> None:
         self._places += range(self._begin + 1, self._begin + 1 + count)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lensmith.runtimes.engines.contract import Step
+from lensmith.runtimes.engines.contract import Kept, Step
 from lensmith.runtimes.generation.drafting import DraftHead
 from lensmith.runtimes.generation.following_head import FollowingHead
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ VOCAB, OFFSET = 500, 100
 
 class Entries:
     """States that are a list of entries: token, position and hidden state."""
+
+    sharing = Kept.ROWS
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, int, float]] = []
@@ -29,6 +31,10 @@ class Entries:
 
     def rewind(self, length: int) -> None:
         del self.entries[length:]
+
+    def keep(self, begin: int) -> dict[str, Any]:
+        """Positions, as rows of one head with one value."""
+        return {"rows": np.array([entry[1] for entry in self.entries[begin:]])[None, :, None]}
 
 
 class Graph:
@@ -145,3 +151,19 @@ def test_nothing_is_guessed_without_what_was_read() -> None:
     head.hear(0, np.zeros((1, 1), np.float32))
     assert head.guess(np.array([4, 5, 6]), 0, 3) == []
     assert head.guess(np.array([4, 5]), 0, 3) == [6, 7, 8]
+
+
+def test_entries_with_a_gap_are_not_kept() -> None:
+    """Nor are they taken from where some have none."""
+    talk = Talk()
+    talk.prompt(6, 6)
+    assert set(talk.head.keep(0, 6)) == {"head.rows"}
+    assert [array.shape for array in talk.head.keep(2, 6).values()] == [(1, 4, 1)]
+    talk.rewind(4)
+    assert talk.head.keep(0, 6) == {}
+    talk.prompt(2, 2)
+    assert talk.head.keep(0, 6) == {}
+    assert talk.head.keep(0, 1) == {}
+    other = Talk()
+    other.head.adopt([(0, {"head.rows": np.zeros((1, 3, 1))}), (3, {"rows": np.zeros((1, 3, 1))})], 6)
+    assert other.head._places == []

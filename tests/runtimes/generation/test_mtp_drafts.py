@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lensmith.runtimes.engines.contract import Decoder
 from lensmith.runtimes.engines.onnx.bound_states import BoundStates
 from lensmith.runtimes.generation.draft_pace import LONGEST_PAUSE
 from lensmith.runtimes.generation.drafting import DraftHead
+from lensmith.runtimes.generation.following_head import HEAD
 from lensmith.runtimes.generation.mtp_drafts import MtpDrafts
 from PIL import Image
 
@@ -84,6 +86,56 @@ def test_the_head_has_read_what_the_decoder_has(bundles: Callable[[str], Path]) 
     for layer, pair in ours.items():
         for kept, expected in zip(pair, theirs[layer], strict=True):
             assert np.abs(kept - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_another_conversation_goes_on_with_the_head(bundles: Callable[[str], Path]) -> None:
+    """The message of the system that was kept has the head's keys and values, too, so that it guesses as before."""
+    model = opened(bundles("int4"))
+    system = {"role": "system", "content": "List the shapes and read all the words. " * 12}
+    talks = [[system, question] for question in islice(questions(), 2)]
+    answers = [model.generate(talk, max_new_tokens=60, draft=True) for talk in talks]
+    for answer in answers:
+        next(iter(answer))
+    reused = answers[1].timings.reused_tokens
+    assert reused > 64
+    (head,) = (each.head for each in model.conversations._used if each.reused == reused)
+    assert head is not None
+    request = model.prepare(talks[1])
+    last = len(request.prompt) - 1
+    assert {*range(1, last + 1)} - {*head._places} == {reused}  # what the decoder said in front of it was not kept
+    whole = model.open_draft_head()
+    opened(bundles("int4"), prefix_bytes=0).prefill(request, head=whole)
+    assert isinstance(head._head.states, BoundStates)
+    for kept, expected in zip(head._head.states.cached(reused - 1)[0], _cached(whole, last)[0], strict=True):
+        assert np.abs(kept - expected[:, : reused - 1]).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_an_answer_that_ends_leaves_its_entries(bundles: Callable[[str], Path], tmp_path: Path) -> None:
+    """All of them, for other conversations and in files."""
+    model = opened(bundles("int4"), cache_folder=tmp_path)
+    question = next(questions())
+    model.generate([question], max_new_tokens=20, draft=True).read()
+    turns = [question, {"role": "assistant", "content": "red circle"}, user_message("Say it once more. " * 20)]
+    model.generate(turns, max_new_tokens=60, draft=True).read()
+    model.flush()
+    with model.conversation() as conversation:
+        tokens, states = conversation.tokens, conversation.states
+    later = opened(bundles("int4"), cache_folder=tmp_path).prefixes.find(tokens, len(tokens), exact=True)
+    assert later.length == len(tokens)
+    kept = [
+        (begin, {name: each for name, each in part.items() if name.startswith(HEAD)}) for begin, part in later.parts
+    ]
+    assert all(len(part) == 2 for _, part in kept)
+    ends = [*(begin for begin, _ in kept[1:]), len(tokens)]
+    for (begin, part), end in zip(kept, ends, strict=True):
+        assert {array.shape[1] for array in part.values()} == {end - begin}
+    assert conversation.head is not None
+    head = conversation.head._head.states
+    assert isinstance(head, BoundStates)
+    whole = [np.concatenate([part[HEAD + name] for _, part in kept], axis=1) for name in head._caches.arrays]
+    for found, expected in zip(whole, head.cached(len(tokens) - 1)[0], strict=True):
+        assert np.array_equal(found[:, 1:], expected)
+    assert states.length == len(tokens)
 
 
 def _cached(head: DraftHead, length: int) -> Any:
