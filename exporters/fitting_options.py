@@ -34,6 +34,12 @@ def check_target(name: str, target: TargetProfile, lowering: Lowering) -> None:
     if lowering.gpu != (target.gpu is not None):
         fitting = [each for each in target_names() if (load_target(each).gpu is not None) == lowering.gpu]
         raise InputError(f"format {name!r} is not for the target {target.name!r}; expected one of {', '.join(fitting)}")
+    gpu = target.gpu
+    if gpu is not None and gpu.has_engines and not gpu.builds_here and target.name not in target_names():
+        raise InputError(
+            f"{target.name} is a file of your own, and its engines are built on the device, where lensmith knows the "
+            "target by its name alone; expected a row of `lensmith targets`, or a flavour that builds here"
+        )
 
 
 def fitted_spec(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from .device import Device
 from .errors import InputError, closest
+
+ENDING = ".toml"
 
 
 @dataclass(frozen=True)
@@ -18,13 +24,7 @@ class GpuTarget:
     # "onnxruntime_plugin", which has no engines in the bundle.
     flavour: str
     capabilities: tuple[str, ...]  # compute capabilities that one engine serves, as "8.9"
-    memory_bytes: int  # of the smallest device of the kind
     context: int  # tokens that the KV cache holds, where the user does not say; each step reads all of it
-
-    @classmethod
-    def from_table(cls, fields: dict[str, Any]) -> GpuTarget:
-        """Of a table of a profile."""
-        return cls(**{**fields, "capabilities": tuple(fields["capabilities"])})
 
     @property
     def builds_here(self) -> bool:
@@ -45,6 +45,7 @@ class TargetProfile:
     description: str
     dialect: str  # which lowering its graphs use
     prefill_chunk: int  # tokens
+    device: Device  # of several, the smallest
     accuracy_level: int = 4  # MatMulNBits: 4 allows int8 activations, 1 keeps float32
     int8_activations: tuple[str, ...] = ()  # roles of 8-bit matrices whose inputs are rounded to 8 bits as one tensor
     cpu_features: tuple[str, ...] = ()  # any of these, in Linux's names; empty: none is needed
@@ -59,18 +60,45 @@ class TargetProfile:
 
 
 def target_names() -> list[str]:
-    """Names of all profiles."""
-    folder = files(__package__) / "profiles"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    """Names of all profiles that lensmith brings."""
+    return sorted(entry.name.removesuffix(ENDING) for entry in (files(__package__) / "profiles").iterdir()
+                  if entry.name.endswith(ENDING))  # fmt: skip
+
+
+def target_text(name: str) -> str:
+    """The file of a profile, by its name or, ending in .toml, by its path; InputError where there is none."""
+    if name.endswith(ENDING):
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "no text"
+            raise InputError(f"the target's file {name} cannot be read ({reason}); check its path") from error
+    known = target_names()
+    if name not in known:
+        close = closest(name, known)
+        hint = f"{close} " if close.startswith("did") else ""
+        raise InputError(f"unknown target {name!r}; {hint}known: {', '.join(known)}, or the path of a file of your own "
+                         "that ends in .toml")  # fmt: skip
+    return (files(__package__) / "profiles" / f"{name}{ENDING}").read_text(encoding="utf-8")
 
 
 def load_target(name: str) -> TargetProfile:
-    """The profile of this name; InputError for an unknown one."""
-    if name not in target_names():
-        raise InputError(f"unknown target {name!r}; {closest(name, target_names())}")
-    text = (files(__package__) / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
-    fields: dict[str, Any] = tomllib.loads(text)
-    for key in ("int8_activations", "cpu_features", "lacks"):
-        fields[key] = tuple(fields.get(key, ()))
-    gpu = fields.pop("gpu", None)
-    return TargetProfile(name=name, **fields, gpu=None if gpu is None else GpuTarget.from_table(gpu))
+    """The profile of this name, or in a user's own file; InputError for an unknown name and a wrong file."""
+    text, stem = target_text(name), Path(name).stem if name.endswith(ENDING) else name
+    try:
+        values = tomllib.loads(text)
+        _refuse_unknown(values, TargetProfile, "")
+        _refuse_unknown(values.get("gpu"), GpuTarget, " of the table gpu")
+        _refuse_unknown(values.get("device"), Device, " of the table device")
+        return msgspec.convert({**values, "name": stem}, TargetProfile)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, InputError) as error:
+        raise InputError(f"the profile of the target {name} is wrong: {error}; compare it with what "
+                         "`lensmith targets cpu` shows") from error  # fmt: skip
+
+
+def _refuse_unknown(table: Any, kind: type[Any], where: str) -> None:
+    """InputError for a key that the fields of a dataclass do not have."""
+    known = {field.name for field in fields(kind)} - {"name"}
+    for key in table if isinstance(table, dict) else ():
+        if key not in known:
+            raise InputError(f"it has the key {key!r}{where}; {closest(key, known)}")

@@ -66,6 +66,7 @@ class Step:
     num_logits: int = 1  # positions at the end that logits are wanted of
     num_hidden_states: int = 0  # the same for hidden states, which are at least as many as logits
     hidden_states: Floats | None = None  # [seq, hidden], for a graph of multi-token prediction
+    undoable: int = 0  # tokens at the end that may be forgotten one by one, not all; more than a cache may allow few
 
 
 KeptTokens: TypeAlias = Mapping[str, NDArray[Any]]

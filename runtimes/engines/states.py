@@ -19,7 +19,7 @@ class EngineStates(ABC):
     """The states of one conversation, which each engine keeps in its own way; see contract.States.
 
     A KV cache keeps every token: forgetting the last ones takes nothing. A recurrent state has a fixed size and all
-    tokens in it: it goes back to a length only where a copy was saved.
+    tokens in it: it goes back to a length only where a copy was saved, or within the latest step if that was asked to.
     """
 
     sharing: ClassVar[Kept | None] = None
@@ -27,13 +27,14 @@ class EngineStates(ABC):
     def __init__(self, *, recurrent: bool) -> None:
         self.recurrent, self.length = recurrent, 0
         self.hidden_states: Floats = np.zeros((0, 0), np.float32)  # of the latest step, where the graph gives them
+        self.undoable = 0  # tokens at the end that are forgotten one by one, as of Step
         self._saved: dict[int, Any] = {}  # by length, the oldest first
         self._torn = False  # a step began and did not end: recurrent states may be ahead of the length
 
     @contextmanager
     def appending(self, tokens: int) -> Iterator[None]:
         """Count `tokens` more behind a step that succeeds; one that fails leaves a length that is certain."""
-        self._torn = True
+        self._torn, self.undoable = True, 0
         try:
             yield
             self.length += tokens
@@ -44,7 +45,7 @@ class EngineStates(ABC):
 
     def reach(self, wanted: int) -> int:
         """The longest length up to `wanted` that `rewind` can go back to."""
-        if not self.recurrent or (wanted >= self.length and not self._torn):
+        if not self.recurrent or (wanted >= self.length - self.undoable and not self._torn):
             return min(wanted, self.length)
         return max((saved for saved in self._saved if saved <= wanted), default=0)
 
@@ -57,6 +58,7 @@ class EngineStates(ABC):
         if reached < self.length or self._torn:
             self._torn = True  # until it is done
             self._restore(reached)
+            self.undoable = 0
         self._saved = {length: copy for length, copy in self._saved.items() if length <= reached}
         self.length, self._torn = reached, False
         return reached
@@ -80,7 +82,7 @@ class EngineStates(ABC):
     def adopt(self, parts: Sequence[tuple[int, KeptTokens]], positions: Ints, wanted: int, known: int) -> int:
         """As States.adopt."""
         self._saved = {length: copy for length, copy in self._saved.items() if length <= known}
-        self.length, self._torn = 0, True  # until it is done
+        self.length, self.undoable, self._torn = 0, 0, True  # until it is done
         self.length = self._adopt(parts, positions, wanted, known)
         self._torn = False
         self.save()
@@ -96,4 +98,7 @@ class EngineStates(ABC):
 
     @abstractmethod
     def _restore(self, length: int) -> None:
-        """Go back to a length: recurrent states become what was saved there, or zeros at the beginning."""
+        """Go back to a length: recurrent states become what was saved there, or zeros at the beginning.
+
+        Behind a step whose tokens may be forgotten, what they were behind each of these.
+        """

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,24 @@ def test_inspect(cli: Cli, tiny_bundle: Path) -> None:
 def test_targets(cli: Cli) -> None:
     assert "cpu" in cli("targets").out
     assert json.loads(cli("targets", "--json").out)[0]["dialect"] == "ort"
+    assert tomllib.loads(cli("targets", "rk3588").out)["device"]["threads"] == 4
+    assert json.loads(cli("targets", "rk3588", "--json").out)["device"]["threads"] == 4
+
+
+def test_targets_of_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"int4": 4e11, "float32": 1e11}
+    monkeypatch.setattr("lensmith.runtimes.measuring.measured_profile.measured_rates", lambda _: (2e10, rates))
+    path = tmp_path / "mine.toml"
+    assert cli("targets", "--measure", "-o", path, "--threads", 3).out.strip() == str(path)
+    found = json.loads(cli("targets", path, "--json").out)
+    assert (found["name"], found["device"]["threads"], found["device"]["operations_per_s"]) == ("mine", 3, rates)
+    assert found["device"]["read_bytes_per_s"] == 2e10
+    for arguments, said in (
+        (("--measure", "-o", path), "add --force"), (("--measure",), "expected -o mine.toml"),
+        (("--measure", "cpu", "-o", path), "not cpu"), (("cpu", "--threads", 2), "--threads is for --measure"),
+    ):  # fmt: skip
+        ran = cli("targets", *arguments)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
 
 
 def test_synth_says_where(cli: Cli, tmp_path: Path) -> None:

@@ -54,8 +54,7 @@ def refuse(options: Options, target: TargetProfile) -> None:
 
 def check(job: Job) -> None:
     """An InputError for a model that the target cannot compute, or hold."""
-    gpu = job.target.gpu
-    assert gpu is not None
+    device = job.target.device
     if no_replay(job) is None:  # for ONNX Runtime
         return
     if "float32" in job.target.lacks and (decoder := job.spec.decoder) is not None and decoder.delta_net is not None:
@@ -64,10 +63,10 @@ def check(job: Job) -> None:
             f"expected one of the targets {', '.join(_targets_with('float32'))}"
         )
     weights, states = device_bytes(job)
-    if weights + states > gpu.memory_bytes:
+    if weights + states > device.memory_bytes:
         raise InputError(
             f"weights take {weights / 1e9:.1f} GB and states of {job.spec.context} tokens {states / 1e9:.1f} GB, but "
-            f"the target {job.target.name} has {gpu.memory_bytes / 1e9:.0f} GB; choose a smaller --precision or "
+            f"the target {job.target.name} has {device.memory_bytes / 1e9:.0f} GB; choose a smaller --precision or "
             "--context, or a larger target"
         )
 

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ....targets.errors import InputError
-from ...graph_limits.onnx_messages import parse_model
+from .editable_graph import END, FLOAT, INT64, add_port, add_whole
 
 LOGITS, NUM_LOGITS = b"logits", b"num_logits"
 HIDDEN, NUM_HIDDEN = b"hidden_states", b"num_hidden_states"
-FLOAT, INT64, END = 1, 7, (1 << 63) - 1  # elements of tensors, and the end of every axis
 
 
-def with_hidden_states(path: Path) -> bytes:
-    """The graph in a file, with the input num_hidden_states and the output hidden_states as docs/bundle-format.md has
-    them: `num_logits` counts from the positions that these give. Its data files are named as they are called where
-    links lead, beside the file itself. Raises InputError for a graph of another form.
+def add_hidden_states(model: Any, path: Path) -> None:
+    """Give a graph, of the file `path`, the input num_hidden_states and the output hidden_states as
+    docs/bundle-format.md has them: `num_logits` counts from the positions that these give.
+
+    Raises InputError for a graph of another form.
     """
-    model = parse_model(path.read_bytes())
     graph = model.graph
     index, name = _head(path, graph)
     for node in graph.node:
@@ -30,23 +29,16 @@ def with_hidden_states(path: Path) -> bytes:
         node.output[:] = [HIDDEN if each == name else each for each in node.output]
     for value in graph.value_info:
         value.name = HIDDEN if value.name == name else value.name
-    for tensor in graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == b"location":
-                entry.value = (path.parent / entry.value.decode()).resolve().name.encode()
-    _port(graph.input, NUM_HIDDEN, INT64, [1])
-    _port(graph.output, HIDDEN, FLOAT, ["batch", "num_hidden_states", "hidden"])
-    begin, end, axis, kept = (b"hidden_states." + part for part in (b"begin", b"end", b"axis", b"kept"))
-    graph.initializer.add(name=end, data_type=INT64, dims=[1], int64_data=[END])
-    graph.initializer.add(name=axis, data_type=INT64, dims=[1], int64_data=[1])
+    add_port(graph.input, NUM_HIDDEN, INT64, [1])
+    add_port(graph.output, HIDDEN, FLOAT, ["batch", "num_hidden_states", "hidden"])
+    begin, kept = b"hidden_states.begin", b"hidden_states.kept"
+    end, axis = add_whole(graph, b"hidden_states.end", END), add_whole(graph, b"hidden_states.axis", 1)
     graph.node[index].input[0] = kept
     rest = [type(node).FromString(node.SerializeToString()) for node in graph.node[index:]]
     del graph.node[index:]
     graph.node.add(op_type=b"Sub", input=[NUM_HIDDEN, NUM_LOGITS], output=[begin])
     graph.node.add(op_type=b"Slice", input=[HIDDEN, begin, end, axis], output=[kept])
     graph.node.extend(rest)
-    data: bytes = model.SerializeToString()
-    return data
 
 
 def _head(path: Path, graph: Any) -> tuple[int, bytes]:
@@ -62,11 +54,3 @@ def _head(path: Path, graph: Any) -> tuple[int, bytes]:
     if norm is None or not norm.op_type.endswith(b"Normalization"):
         raise InputError(f"{path} shows no hidden states in front of its logits; export it again")
     return index, name
-
-
-def _port(ports: Any, name: bytes, kind: int, shape: list[int | str]) -> None:
-    tensor = ports.add(name=name).type.tensor_type
-    tensor.elem_type = kind
-    for size in shape:
-        known = {"dim_value": size} if isinstance(size, int) else {"dim_param": size.encode()}
-        tensor.shape.dim.add(**known)

@@ -13,7 +13,7 @@ from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.storage.scheme import CHANNEL
 from lensmith.runtimes.engines.tensorrt.tensorrt_library import load_library
 from lensmith.targets.errors import InputError
-from lensmith.targets.profile import load_target
+from lensmith.targets.profile import load_target, target_text
 
 from tests.helpers import ladder
 
@@ -23,10 +23,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "zero points": ({"symmetric": False}, "--asymmetric"),
     "whole rows of 4 bits": ({"group_size": CHANNEL}, "--group-size 32, 64 or 128"),
     "8-bit floats beside Ampere": ({"target": "rtx", "precision": "fp8"},
-                                   "rtx has no products with fp8.*targets dgx-spark, jetson-thor, rtx-40, rtx-50$"),
+                                   "rtx has no products with fp8.*targets dgx-spark, jetson-thor, rtx-40, .*rtx-5090$"),
     "8-bit floats in ONNX Runtime": ({"format": "onnx", "target": "cpu", "precision": "fp8"}, "for --format tensorrt"),
     "a target for CPUs": ({"target": "cpu"}, "'tensorrt' is not for the target 'cpu'; expected one of dgx-spark"),
-    "a target for GPUs": ({"format": "onnx"}, "'onnx' is not for the target 'rtx-40'; expected one of cpu"),
+    "a target for GPUs": ({"format": "onnx"}, "'onnx' is not for the target 'rtx-40'; expected one of .*cpu, cpu-any"),
 }  # fmt: skip
 
 
@@ -60,14 +60,23 @@ def test_linear_attention_on_turing(tmp_path: Path) -> None:
 
 
 def test_models_that_do_not_fit(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = load_target("rtx-40").gpu
-    assert gpu is not None
+    device = load_target("rtx-40").device
     job = prepare(tiny_checkpoint, Options(format="tensorrt", target="rtx-40", context=4096))
     weights, states = limits.device_bytes(job)
     plan = make_plan(job)
     assert weights == sum(row.disk_bytes for row in plan.storage)
     assert states == plan.cache_bytes
-    ladder.change_target(monkeypatch, gpu=replace(gpu, memory_bytes=weights + states))
+    ladder.change_target(monkeypatch, device=replace(device, memory_bytes=weights + states, usable_bytes=1))
     prepare(tiny_checkpoint, job.options)
     with pytest.raises(InputError, match=r"states of 4097 tokens.*smaller --precision or --context"):
         prepare(tiny_checkpoint, replace(job.options, context=4097))
+
+
+def test_a_file_of_ones_own_is_unknown_on_the_device(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Where engines are built there; others are built where the file is."""
+    for name in ("jetson-thor", "rtx-40"):
+        (tmp_path / f"my-{name}.toml").write_text(target_text(name))
+    with pytest.raises(InputError, match="my-jetson-thor is a file of your own"):
+        prepare(tiny_checkpoint, Options(format="tensorrt", target=str(tmp_path / "my-jetson-thor.toml")))
+    job = prepare(tiny_checkpoint, Options(format="tensorrt", target=str(tmp_path / "my-rtx-40.toml")))
+    assert job.target.name == "my-rtx-40"

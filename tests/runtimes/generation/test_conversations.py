@@ -27,7 +27,7 @@ from lensmith.runtimes import (
 )
 from lensmith.runtimes.engines import engine_table
 from lensmith.runtimes.engines.contract import Step
-from lensmith.runtimes.engines.onnx.onnx_decoder import _lazy_zeros
+from lensmith.runtimes.engines.onnx.bound_states import _lazy_zeros
 from lensmith.runtimes.engines.onnx.onnx_executor import OnnxExecutor
 from lensmith.runtimes.generation.answer import Progress
 from lensmith.runtimes.generation.conversation_pool import ConversationPool

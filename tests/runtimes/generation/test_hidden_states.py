@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from lensmith.runtimes import HiddenStates, Model, load, user_message
 from lensmith.runtimes.engines.contract import Floats, Step
-from lensmith.runtimes.engines.onnx.hidden_graph import with_hidden_states
+from lensmith.runtimes.engines.onnx.editable_graph import editable
+from lensmith.runtimes.engines.onnx.hidden_graph import add_hidden_states
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.graph_limits.onnx_messages import parse_model
 from lensmith.runtimes.prompt.positions import text_positions
@@ -194,7 +195,7 @@ def test_a_graph_without_a_norm_shows_none(bundles: Callable[..., Path], tmp_pat
         node.op_type = node.op_type.replace(b"Normalization", b"Normalisation")
     (tmp_path / "decoder.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match="shows no hidden states in front of its logits; export it again"):
-        with_hidden_states(tmp_path / "decoder.onnx")
+        add_hidden_states(editable(tmp_path / "decoder.onnx"), tmp_path / "decoder.onnx")
 
 
 def test_a_snapshot_of_the_hub(bundles: Callable[..., Path], tmp_path: Path) -> None:
