@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 from .config_errors import require
@@ -25,6 +26,8 @@ class Tower(Protocol):
     def used_depth(self) -> int: ...  # layers that the features depend on
     @property
     def biased(self) -> bool: ...  # attention adds a bias for each pair of patches
+    @property
+    def patch_shape(self) -> tuple[int, ...]: ...  # of one patch, as the checkpoint has it
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,14 @@ class PatchTransformer:
         return self.hidden // self.heads
 
     @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """Channels, frames and sides of one patch."""
+        return self.channels, self.temporal_patch_size, self.patch_size, self.patch_size
+
+    @property
     def patch_dim(self) -> int:
         """Values of one flattened patch."""
-        return self.channels * self.temporal_patch_size * self.patch_size**2
+        return prod(self.patch_shape)
 
     @property
     def merged_hidden(self) -> int:
@@ -119,9 +127,14 @@ class ClipTowerSpec:
         return self.image_size // self.patch_size
 
     @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """Channels and sides of one patch."""
+        return self.channels, self.patch_size, self.patch_size
+
+    @property
     def patch_dim(self) -> int:
         """Values of one flattened patch."""
-        return self.channels * self.patch_size**2
+        return prod(self.patch_shape)
 
     @property
     def used_depth(self) -> int:

@@ -140,7 +140,8 @@ def _small_bytes(job: Job) -> int:
     texts = (job.checkpoint.chat_template, job.checkpoint.license_text)
     tensors = sum(len(graph.sources) for graph in job.graphs)
     small = sum(len(text.encode()) for text in texts if text) + tensors * MANIFEST_TENSOR_BYTES
-    return small + (job.checkpoint.tokenizer_path.stat().st_size if job.spec.decoder is not None else 0)
+    has_tokenizer = job.spec.decoder is not None and job.tokenizer.is_here
+    return small + (job.checkpoint.tokenizer_path.stat().st_size if has_tokenizer else 0)
 
 
 def _storage(job: Job) -> Iterable[Storage]:
