@@ -1,4 +1,4 @@
-"""A stand-in for a tokenizer that is not here, as in a folder of configurations: it knows the tokens that they number."""
+"""A stand-in for a tokenizer that is not here: it knows the tokens that configurations number."""
 
 from __future__ import annotations
 

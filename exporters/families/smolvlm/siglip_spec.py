@@ -54,6 +54,20 @@ class SiglipSpec:
         return self.image_size // self.patch_size
 
     @property
+    def patches_per_token(self) -> int:
+        """Patches that become one image token."""
+        return self.shuffle**2
+
+    @property
+    def tile_patches(self) -> int:
+        """Patches of a tile."""
+        return self.side**2
+
+    def attended(self, patches: int) -> int:
+        """Pairs of patches in all layers."""
+        return self.depth * patches**2
+
+    @property
     def patch_shape(self) -> tuple[int, ...]:
         """Channels and sides of one patch."""
         return self.channels, self.patch_size, self.patch_size
