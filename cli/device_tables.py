@@ -32,8 +32,10 @@ def print_memory(device: DevicePlan) -> None:
 def print_times(device: DevicePlan) -> None:
     """What is predicted of questions about images of common sizes, and of decoding."""
     screen = console()
-    rows = [(pixels, row.image_tokens, _seconds(row.vision_s), _seconds(row.prefill_s), _seconds(row.first_token_s),
-             size(row.memory_bytes)) for pixels, row in device.images.items()]  # fmt: skip
+    rows: list[tuple[object, ...]] = []
+    for pixels, row in device.images.items():
+        times = map(_seconds, (row.vision_s, row.prefill_s, row.first_token_s))
+        rows.append((pixels, row.image_tokens, *times, size(row.memory_bytes)))
     columns = ["pixels", ">image tokens", ">vision", ">prefill", ">first token", ">memory"]
     if not device.decode_tokens_per_s:  # an encoder alone
         rows, columns = [(*row[:3], row[5]) for row in rows], [*columns[:3], columns[5]]

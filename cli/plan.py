@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..exporters.planning.planned_bundle import Plan
 
 
-@click.command(cls=Once, short_help="Say what the bundle of CHECKPOINT will take and how quickly it answers.")
+@click.command(cls=Once, short_help="Say what the bundle of CHECKPOINT will take; write nothing.")
 @CHOICES
 @click.option(
     "--memory",
@@ -55,7 +55,7 @@ def plan(
         return
     figures = prepared(**choices, wishes=wishes)[1]
     if as_json:
-        print_json({**figures.to_json(), "device": {**asdict(figures.device), "fits": figures.device.fits}})
+        print_json(figures.to_json())
         return
     print_plan(figures)
     _print_device(figures)

@@ -68,7 +68,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain data."""
-        return asdict(self)
+        return {**asdict(self), "device": {**asdict(self.device), "fits": self.device.fits}}
 
 
 def make_plan(job: Job, target: TargetProfile | None = None, wishes: Wishes = ANYTHING) -> Plan:
