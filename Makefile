@@ -35,7 +35,7 @@ $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/ready: $(VENV)/demo-ready
-	$(INSTALL) -e '.[export,torch,report,video,hub,sign,serve,constrain,dev,docs]'
+	$(INSTALL) -e '.[export,torch,report,tasks,video,hub,sign,serve,constrain,dev,docs]'
 	$(INSTALL) llama-cpp-python || echo 'llama.cpp was not built: tests of it are skipped'
 	mkdir -p build/node && cp examples/node/package.json build/node && cd build/node && \
 	  npm install --ignore-scripts --no-audit --no-fund || echo 'no packages from npm: tests of examples/node are skipped'

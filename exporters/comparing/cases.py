@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from ...runtimes.prompt.requests import user_message
 from ...runtimes.storage.reading import read_utf8
 from ...targets.errors import InputError
+from ..tasks.answer_metrics import Expected
 
 MOST_BYTES = 1 << 28  # of a tasks file
 PHOTO = (896, 672)  # width, height of the generated photo: 588 image tokens of 32 x 32 pixels
@@ -48,6 +49,15 @@ class Case:
     # Above 0: the prompt begins a user's message, which the model itself goes on with. Others go on in another way.
     free: int = 0
     given: bool = False  # whether its words are a user's
+    metric: str = "exact match"  # by which an answer counts, see METRICS
+    answers: tuple[str, ...] = ()  # that are right; none: the answer
+    options: tuple[str, ...] = ()  # of a multiple choice, whose answers are letters
+    new_tokens: int | None = None  # most of an answer; None: a few more than the right one has
+
+    @property
+    def expected(self) -> Expected:
+        """What an answer is measured against."""
+        return Expected(self.answers or (self.answer or "",), self.options)
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +13,8 @@ from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.generation.loading import answers
 from ...runtimes.media.pixels import image_spec
-from ...runtimes.storage.files import read_json, write_json
 from ...targets.errors import (
     InputError,
-    LensmithError,
     MissingExtra,
     closest,
 )
@@ -32,15 +25,16 @@ from ..evidence.reference import DTYPES
 from ..families.families import find_family
 from ..progress import Progress
 from ..reports.records import Report
+from ..tasks.questions import read_questions
 from .cases import (
     benchmark_image,
     builtin_cases,
-    read_tasks,
     spread_over_tasks,
 )
 from .contender import Assignment
+from .job_process import run_job
 from .machine import available_cores
-from .tensor_outcomes import Result, assemble, precision_name
+from .tensor_outcomes import assemble, precision_name
 
 TRACED_CASES = 32  # cases that distributions are compared on; each trace takes vocab x text tokens x 4 bytes of disk
 SETTINGS = ("config.json", CONFIG, *FILES)  # that weights depend on
@@ -54,12 +48,14 @@ class CompareOptions:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of PyTorch; float32, or else the first, is the reference
     threads: int | None = None  # of every contender; None: one for each core
     repeats: int = 3
-    tasks: Path | None = None  # JSONL of {"task", "images": [paths relative to it], "prompt", "answer"}
+    tasks: Path | None = None  # JSONL of {"task", "images": [paths relative to it], "prompt", "answer"}, or a benchmark
+    benchmark: str | None = None  # which one, where neither the name of its file nor its columns tell
     limit: int | None = None  # samples of each task
     image: Path | None = None  # to time; None: a generated photo
     prompt: str = "Describe this image."
     decode_steps: int = 32
     command: str = ""  # the command line, for the report
+    baselines: tuple[str, ...] = ()  # other ways to run the checkpoint, see baselines.py
 
     def __post_init__(self) -> None:
         for dtype in self.dtypes:
@@ -98,11 +94,11 @@ def compare(
     find_family(checkpoint)
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         raise MissingExtra("comparing with PyTorch", "torch")
-    _require_source(bundle, checkpoint)
+    require_source(bundle, checkpoint)
     calibration = read_evidence(bundle.content)  # before what takes long
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
         jobs = _jobs(bundle, checkpoint, options, Path(folder))
-        results = [_run(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
+        results = [run_job(job, Path(folder) / str(index), progress) for index, job in enumerate(jobs)]
         traced = len(jobs[0].traced)
         if options.tasks is None:
             samples = f"{traced} built-in questions with generated images, answered by {jobs[0].name}"
@@ -113,7 +109,7 @@ def compare(
         )
 
 
-def _require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
+def require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
     """The weights and the configuration must be those of the export, by hash; other files may have changed."""
     recorded, found = bundle.content["source"]["files"], checkpoint.source_files()
     for name in sorted(recorded.keys() | found.keys()):
@@ -129,7 +125,11 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
     blind = not bundle.manifest.takes_images
     if blind and options.image:
         raise InputError(f"{bundle.path} takes no images; leave out the image to time")
-    cases = read_tasks(options.tasks, options.limit) if options.tasks else builtin_cases(folder)
+    cases = (
+        read_questions(options.tasks, folder, options.benchmark, options.limit)
+        if options.tasks
+        else builtin_cases(folder)
+    )
     cases = [case for case in cases if options.tasks or not (blind and case.images)]
     shared: dict[str, Any] = {
         "bundle": str(bundle.path.resolve()),
@@ -137,7 +137,7 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
         "adapter": str(checkpoint.adapter.resolve()) if checkpoint.adapter else None,
         "threads": options.threads or available_cores(),
         "repeats": options.repeats,
-        "image": "" if blind else str((options.image or _photo(bundle, options, folder)).resolve()),
+        "image": "" if blind else str((options.image or timed_photo(bundle, options, folder)).resolve()),
         "prompt": options.prompt,
         "decode_steps": options.decode_steps,
         "cases": tuple(replace(case, images=tuple(str(Path(i).resolve()) for i in case.images)) for case in cases),
@@ -153,53 +153,7 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
     return [*jobs, Assignment(name, dtype=None, is_reference=False, answers=asked, **shared)]
 
 
-def _photo(bundle: Bundle, options: CompareOptions, folder: Path) -> Path:
+def timed_photo(bundle: Bundle, options: CompareOptions, folder: Path) -> Path:
     limits = bundle.content["limits"]
     room = min(bundle.manifest.limits.context, DEFAULT_CONTEXT) - options.decode_steps - MIN_ROOM
     return benchmark_image(folder, limits, image_spec(bundle.manifest).factor, room)
-
-
-def _run(job: Assignment, folder: Path, progress: Progress) -> Result:
-    """Run one contender in a new process and give its result."""
-    folder.mkdir()
-    write_json(folder / "job.json", asdict(job))
-    command = [sys.executable, "-P", "-m", "lensmith.exporters.comparing.contender", str(folder / "job.json")]
-    with open(folder / "stderr", "w+b") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment())
-        try:
-            for stage, done, total in _progress_lines(process):
-                progress(f"{job.name}: {stage}", done, total)
-        finally:
-            process.kill()  # it has ended unless this one was interrupted
-            code = process.wait()
-    result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
-    if code or "error" in result:
-        raise _failure(job.name, code, result, (folder / "stderr").read_text(encoding="utf-8", errors="replace"))
-    return result
-
-
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-
-
-def _progress_lines(process: subprocess.Popen[str]) -> Iterator[tuple[str, int, int]]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            stage, done, total = json.loads(line)
-        except (ValueError, TypeError):
-            continue  # a library printed to the process's own stdout
-        yield stage, done, total
-    process.wait()
-
-
-def _failure(name: str, code: int, result: Result, errors: str) -> LensmithError:
-    if "error" in result:
-        kind = InputError if code == InputError.exit_code else LensmithError
-        return kind(f"{name}: {result['error']}")
-    if code == -9:
-        return LensmithError(f"{name} was killed by the system, most likely for want of memory; "
-                             "close other programs, or compare fewer dtypes")  # fmt: skip
-    last = errors.strip().splitlines()[-1:] or ["it printed nothing"]
-    return LensmithError(f"{name} ended with exit code {code}: {last[0][:500]}")

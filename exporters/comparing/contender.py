@@ -24,6 +24,8 @@ from ...runtimes.storage.files import read_json, write_json
 from ...targets.errors import InputError, LensmithError
 from .cases import Case
 from .distributions import compare_with, log_softmax, losses
+from .encoder_runners import FeatureRunner, Timed, encoder_runner
+from .machine import pin
 from .runners import (
     BundleRunner,
     PyTorchRunner,
@@ -33,6 +35,7 @@ from .runners import (
 )
 
 CONTINUATION = 24  # tokens of the reference's own answers, where no answers are given
+LISTS = ("images", "tools", "answers", "options")  # of a case
 SPARE_TOKENS = 8  # that an answer may be longer than the right one
 
 
@@ -55,39 +58,80 @@ class Assignment:
     is_reference: bool
     answers: bool  # whether to answer all cases
     adapter: str | None = None  # that is merged into the checkpoint
+    encoder: bool = False  # whether the model encodes images and says nothing
+    quantizer: str | None = None  # of PyTorch's matrices, a row of QUANTIZERS
+    strict: bool = True  # whether other token ids than the reference's are an error, or a note
+    pinned: bool = False  # to as many cores as it has threads
+    files: tuple[str, ...] = ()  # of another program
+    program: str | None = None  # the other program, a row of PROGRAMS in other_program.py
+    interpreter: str | None = None  # the Python that has it
 
     @classmethod
     def read(cls, path: Path) -> Assignment:
         """Read what `write_json(path, asdict(job))` wrote."""
         data = read_json(path)
-        cases = tuple(
-            Case(**{**row, "images": tuple(row["images"]), "tools": tuple(row["tools"])}) for row in data.pop("cases")
-        )
-        return cls(**{**data, "cases": cases, "traced": tuple(data["traced"])})
+        cases = tuple(Case(**{**row, **{name: tuple(row[name]) for name in LISTS}}) for row in data.pop("cases"))
+        return cls(**{**data, "cases": cases, "traced": tuple(data["traced"]), "files": tuple(data["files"])})
 
 
 def run(job: Assignment) -> dict[str, Any]:
     """All measurements of a job: speed first, so that its memory is not that of the measurements behind it."""
+    if job.encoder:
+        encoder = encoder_runner(job.bundle, job.checkpoint, job.dtype, job.threads)
+        return {**_costs(job, encoder), "features": _features(job, encoder)}
     runner = _runner(job)
+    return {
+        **_costs(job, runner),
+        **_told_distributions(job, runner),
+        "answers": _answers(job, runner) if job.answers else [],
+    }
+
+
+def _costs(job: Assignment, runner: Timed) -> dict[str, Any]:
     timings = _times(job, runner)
-    memory = peak_memory_bytes()
     return {
         "engine": runner.engine,
         "load_ms": runner.load_ms,
         "timings": [asdict(timing) for timing in timings],
-        "peak_memory_bytes": memory,
-        "distributions": _distributions(job, runner),
-        "answers": _answers(job, runner) if job.answers else [],
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
 def _runner(job: Assignment) -> Runner:
     if job.dtype is None:
         return BundleRunner(job.bundle, threads=job.threads)
-    return PyTorchRunner(job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads, adapter=job.adapter)
+    quantizer = {"quantizer": job.quantizer} if job.quantizer else {}
+    return PyTorchRunner(
+        job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads, adapter=job.adapter, **quantizer
+    )
 
 
-def _times(job: Assignment, runner: Runner) -> list[Timings]:
+def _features(job: Assignment, runner: FeatureRunner) -> list[float]:
+    """How far the features of each image are from the reference's: the root of the relative mean square error."""
+    errors = []
+    for index in job.traced:
+        path = Path(job.traces) / f"{index}.npy"
+        found = np.concatenate([runner.features(image).ravel() for image in job.cases[index].images])
+        if job.is_reference:
+            np.save(path, found)
+        elif (wanted := np.load(path, allow_pickle=False)).shape != found.shape:
+            raise InputError("the bundles make other numbers of features of the same image; compare those of one model")
+        else:
+            errors.append(float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)))
+    return errors
+
+
+def _told_distributions(job: Assignment, runner: Runner) -> dict[str, Any]:
+    """The distributions, or why there are none, where the others' report goes on without them."""
+    try:
+        return {"distributions": _distributions(job, runner)}
+    except InputError as error:
+        if job.strict:
+            raise
+        return {"distributions": [], "note": str(error)}
+
+
+def _times(job: Assignment, runner: Timed) -> list[Timings]:
     timings = []
     for index in range(job.repeats + 1):
         _progress("speed", index, job.repeats + 1)
@@ -156,7 +200,7 @@ def _answers(job: Assignment, runner: Runner) -> list[str]:
         if done % 8 == 0:
             _progress("answers", done, len(job.cases))
         expected = runner.tokenizer.encode(case.answer or "", add_special_tokens=False).ids
-        ids = runner.greedy(runner.prepare(case), len(expected) + SPARE_TOKENS)
+        ids = runner.greedy(runner.prepare(case), case.new_tokens or len(expected) + SPARE_TOKENS)
         texts.append(runner.tokenizer.decode(ids, skip_special_tokens=True))
     return texts
 
@@ -171,7 +215,10 @@ def main(arguments: Sequence[str]) -> int:
     result: dict[str, Any]
     try:
         with redirect_stdout(sys.stderr):  # what libraries print is no progress
-            result, code = run(Assignment.read(path)), 0
+            job = Assignment.read(path)
+            if job.pinned:
+                pin(job.threads)
+            result, code = run(job), 0
     except LensmithError as error:
         result, code = {"error": str(error)}, error.exit_code
     write_json(path.with_name("result.json"), result)

@@ -33,6 +33,7 @@ from ...runtimes.prompt.requests import (
 from ..evidence.reference import Reference
 from ..evidence.torch_loading import import_torch
 from .cases import Case
+from .torch_quantizers import quantized
 
 
 class Runner(Protocol):
@@ -131,14 +132,17 @@ class PyTorchRunner:
         dtype: str,
         threads: int,
         adapter: str | Path | None = None,
+        quantizer: str | None = None,
     ) -> None:
         import_torch()  # imports are no part of the load time
         bundle = open_bundle(bundle_path)
         started = time.perf_counter()
         self.model = Reference(checkpoint, dtype, threads=threads, adapter=adapter)
         self.prompts = open_prompt(bundle.path, prompt_spec(bundle.manifest))
-        self.load_ms = _since(started)
         self.engine = self.model.name
+        if quantizer is not None:
+            self.engine += f", {quantized(self.model.model, quantizer)}"
+        self.load_ms = _since(started)
         self.images = image_spec(bundle.manifest)
         self.positions = position_spec(bundle.manifest, self.prompts)
         self.tokenizer = self.prompts.tokenizer

@@ -24,6 +24,7 @@ from ..reports.records import (
     Workload,
 )
 from ..storage.sizes import components
+from ..tasks.answer_metrics import score
 from .cases import Case
 from .contender import Assignment
 from .machine import available_cores, environment, load_average
@@ -100,11 +101,16 @@ def _workload(job: Assignment, result: Result) -> Workload:
 
 def _agreement(jobs: Sequence[Assignment], results: Sequence[Result]) -> Iterator[Agreement]:
     for job, result in zip(jobs[1:], results[1:], strict=True):
-        for where in ("answers", "prompts"):
-            kl = [value for row in result["distributions"] for value in row[where]["kl"]]
-            top1 = [same for row in result["distributions"] for same in row[where]["top1"]]
-            if kl:
-                yield _summary(job.name, where, np.array(kl), float(np.mean(top1)))
+        yield from agreements(job.name, result["distributions"])
+
+
+def agreements(contender: str, distributions: Sequence[Result]) -> Iterator[Agreement]:
+    """How a contender's distributions differ from the reference's, over answers and over prompts."""
+    for where in ("answers", "prompts"):
+        kl = [value for row in distributions for value in row[where]["kl"]]
+        top1 = [same for row in distributions for same in row[where]["top1"]]
+        if kl:
+            yield _summary(contender, where, np.array(kl), float(np.mean(top1)))
 
 
 def _summary(contender: str, where: str, kl: np.ndarray[Any, Any], top1: float) -> Agreement:
@@ -120,16 +126,13 @@ def _perplexity(result: Result) -> float:
 
 
 def _scores(cases: Sequence[Case], reference: Sequence[str], bundle: Sequence[str]) -> Iterator[TaskScore]:
-    """Exact matches by task; nothing where no answers were asked for."""
-    outcomes: dict[str, list[tuple[bool, bool]]] = {}
+    """How right the answers were by task; nothing where none were asked for."""
+    outcomes: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for case, *texts in zip(cases, reference, bundle, strict=False):
-        first, second = (text.strip() == (case.answer or "").strip() for text in texts)
-        outcomes.setdefault(case.task, []).append((first, second))
-    for task, pairs in outcomes.items():
-        counts = {pair: pairs.count(pair) for pair in set(pairs)}
-        yield TaskScore(
-            task, len(pairs), counts.get((True, True), 0), counts.get((True, False), 0), counts.get((False, True), 0)
-        )
+        first, second = (score(case.metric, text, case.expected) for text in texts)
+        outcomes.setdefault((case.task, case.metric), []).append((first, second))
+    for (task, metric), pairs in outcomes.items():
+        yield TaskScore.of(task, metric, pairs)
 
 
 def _notes(jobs: Sequence[Assignment]) -> Iterator[str]:

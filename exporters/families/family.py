@@ -38,4 +38,5 @@ class Family(Generic[S]):
     synth: Mapping[str, Architecture] = field(default_factory=dict)  # that can be drawn at random, by name
     record: Recorder[Any] = record  # of golden traces
     modules: Callable[[Checkpoint, S], Any] = empty_model  # in PyTorch, without weights
+    encoder: Callable[[Checkpoint, S, str, int], Any] | None = None  # in PyTorch, of a dtype and threads, if alone
     fit: Callable[[S, Checkpoint], S] = lambda spec, _: spec  # leaves out what the weights lack

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import comb, inf, sqrt
 
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
@@ -15,6 +15,20 @@ def wilson(successes: int, samples: int, z: float = Z95) -> tuple[float, float]:
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * sqrt(share * (1 - share) / samples + spread / (4 * samples))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(total: float, squares: float, samples: int, z: float = Z95) -> tuple[float, float]:
+    """95 % interval of a mean, from the sum of values and of their squares; without limits below two samples."""
+    if samples < 2:
+        return -inf, inf
+    mean = total / samples
+    half = z * sqrt(max(squares - samples * mean**2, 0.0) / (samples - 1) / samples)
+    return mean - half, mean + half
+
+
+def within(interval: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    """An interval cut where values cannot be."""
+    return max(interval[0], low), min(interval[1], high)
 
 
 def paired_difference(both: int, only_first: int, only_second: int, samples: int) -> tuple[float, float]:

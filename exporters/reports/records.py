@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, mul
 from statistics import median
 
 import msgspec
@@ -13,7 +15,7 @@ import msgspec
 from ...runtimes.bundle.calibration_evidence import CalibrationEvidence
 from ...runtimes.storage.files import dump_json
 from ...targets.errors import InputError
-from .intervals import paired_difference, wilson
+from .intervals import mean_interval, paired_difference, wilson, within
 
 FORMAT = "lensmith-report-1"
 
@@ -95,38 +97,92 @@ HISTOGRAM_EDGES = tuple(10 ** (k / 2) for k in range(-16, 3))  # nats; the outer
 
 
 @dataclass(frozen=True)
+class Graded:
+    """Sums over samples whose answers are right by degrees, from 0 to 1."""
+
+    reference: float
+    bundle: float
+    reference_squares: float
+    bundle_squares: float
+    products: float  # of what both got for a sample
+
+
+RIGHT = 0.5  # a degree from which an answer counts as right
+
+
+@dataclass(frozen=True)
 class TaskScore:
-    """Exact matches of greedy answers in one task, on the same samples."""
+    """How right greedy answers were in one task, on the same samples."""
 
     task: str
     samples: int
     both: int  # samples that both answered right
     only_reference: int
     only_bundle: int
+    metric: str = "exact match"
+    graded: Graded | None = None  # None where each answer is right or wrong
+
+    @classmethod
+    def of(cls, task: str, metric: str, pairs: Sequence[tuple[float, float]]) -> TaskScore:
+        """From the degrees, from 0 to 1, of the reference's and the bundle's answers to each sample."""
+        right = [(first >= RIGHT, second >= RIGHT) for first, second in pairs]
+        counts = (right.count((True, True)), right.count((True, False)), right.count((False, True)))
+        graded = None
+        if any(degree not in (0, 1) for pair in pairs for degree in pair):
+            first, second = zip(*pairs, strict=True)
+            graded = Graded(sum(first), sum(second), *(sum(map(mul, *both)) for both in
+                            ((first, first), (second, second), (first, second))))  # fmt: skip
+        return cls(task, len(pairs), *counts, metric, graded)
+
+    @property
+    def sums(self) -> Graded:
+        """Of the degrees, also where each is 0 or 1."""
+        reference, bundle = self.both + self.only_reference, self.both + self.only_bundle
+        return self.graded or Graded(reference, bundle, reference, bundle, self.both)
 
     @property
     def reference_accuracy(self) -> float:
-        return (self.both + self.only_reference) / self.samples
+        return self.sums.reference / self.samples
 
     @property
     def bundle_accuracy(self) -> float:
-        return (self.both + self.only_bundle) / self.samples
+        return self.sums.bundle / self.samples
 
     @property
     def reference_interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
+        """Wilson's 95 % interval; the normal one of degrees."""
+        if self.graded is not None:
+            return within(mean_interval(self.sums.reference, self.sums.reference_squares, self.samples), 0, 1)
         return wilson(self.both + self.only_reference, self.samples)
 
     @property
     def bundle_interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
+        """Wilson's 95 % interval; the normal one of degrees."""
+        if self.graded is not None:
+            return within(mean_interval(self.sums.bundle, self.sums.bundle_squares, self.samples), 0, 1)
         return wilson(self.both + self.only_bundle, self.samples)
 
     @property
     def difference(self) -> tuple[float, float, float]:
         """Bundle minus reference, and its paired 95 % interval."""
-        low, high = paired_difference(self.both, self.only_reference, self.only_bundle, self.samples)
-        return self.bundle_accuracy - self.reference_accuracy, low, high
+        difference = self.bundle_accuracy - self.reference_accuracy
+        if self.graded is not None:
+            sums = self.sums
+            squares = sums.bundle_squares + sums.reference_squares - 2 * sums.products
+            return difference, *within(mean_interval(sums.bundle - sums.reference, squares, self.samples), -1, 1)
+        return difference, *paired_difference(self.both, self.only_reference, self.only_bundle, self.samples)
+
+    def __add__(self, other: TaskScore) -> TaskScore:
+        """Both tasks as one."""
+        graded = None
+        if self.graded or other.graded:
+            graded = Graded(*map(add, dataclasses.astuple(self.sums), dataclasses.astuple(other.sums)))
+        metric = self.metric if self.metric == other.metric else "mean of the metrics"
+        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
+        return dataclasses.replace(self, **counts, metric=metric, graded=graded)
+
+
+COUNTS = ("samples", "both", "only_reference", "only_bundle")
 
 
 @dataclass(frozen=True)
@@ -167,8 +223,7 @@ class Report:
         """All tasks together; None without a tasks file."""
         if not self.tasks:
             return None
-        fields = ("samples", "both", "only_reference", "only_bundle")
-        return TaskScore("all tasks", **{f: sum(getattr(task, f) for task in self.tasks) for f in fields})
+        return dataclasses.replace(reduce(add, self.tasks), task="all tasks")
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -187,6 +242,23 @@ class Report:
             "decode": bundle.decode_tokens_per_s.median / max(c.decode_tokens_per_s.median for c in rivals),
             "memory": less(lambda c: c.peak_memory_bytes),
         }
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those of the bundle by the names that --fail-if has; what was not measured is left out."""
+        bundle = self.bundle
+        found = {
+            "size_mb": self.bundle_bytes / 1e6, "load_ms": bundle.load_ms, "image_ms": bundle.image_ms.median,
+            "vision_ms": bundle.vision_ms.median, "prefill_ms": bundle.prefill_ms.median,
+            "first_token_ms": bundle.first_token_ms, "decode_tps": bundle.decode_tokens_per_s.median,
+            "memory_mb": bundle.peak_memory_bytes / 1e6,
+        }  # fmt: skip
+        if (total := self.total) is not None:
+            found |= {"accuracy": 100 * total.bundle_accuracy, "accuracy_drop": -100 * total.difference[0]}
+        for row in self.agreement:
+            if row.contender == bundle.name and row.where == "answers":
+                found |= {"kl": row.kl_mean, "top1": 100 * row.top1}
+        return found
 
     def to_json(self) -> str:
         """The report as JSON text, with the ratios for those who read it without this class."""

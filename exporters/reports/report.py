@@ -32,9 +32,9 @@ EMPHASIZED = ("total", "all tasks", RATIO, *judgement_rows.EMPHASIZED)
 
 def table(report: Report) -> Group:
     """The figures as tables of rich: `console.print(table(report))`."""
-    parts: list[RenderableType] = [Text(headline(report), style="bold"), *_tables(sections(report))]
+    parts: list[RenderableType] = [Text(headline(report), style="bold"), *section_tables(sections(report))]
     if report.calibration is not None:
-        parts += _tables(list(_calibration(report.calibration))[:1])
+        parts += section_tables(list(_calibration(report.calibration))[:1])
     machine = ", ".join(f"{name} {value}" for name, value in report.environment.items())
     parts += [Text(), *(Text(note, style="dim") for note in (*report.notes, machine))]
     return Group(*parts)
@@ -43,10 +43,10 @@ def table(report: Report) -> Group:
 def calibration_table(evidence: CalibrationEvidence) -> Group:
     """How calibrated weights did, and what they were calibrated on, as tables of rich."""
     shown = [made for made in calibration_sections.sections(evidence) if made.name in ("judgement", "samples")]
-    return Group(Text(calibration_summary.headline(evidence), style="bold"), *_tables(shown))
+    return Group(Text(calibration_summary.headline(evidence), style="bold"), *section_tables(shown))
 
 
-def _tables(shown: Iterable[ReportSection]) -> Iterator[RenderableType]:
+def section_tables(shown: Iterable[ReportSection]) -> Iterator[RenderableType]:
     for section in shown:
         grid = Table(show_header=bool(section.head))
         for index, name in enumerate(section.head or ("", "")):
@@ -62,7 +62,7 @@ def html(report: Report) -> str:
     if report.calibration is not None:
         plots |= calibration_plots.draw(report.calibration)
         shown += _calibration(report.calibration)
-    return _page(
+    return page(
         "report.html.jinja",
         command="lensmith compare",
         report=report,
@@ -75,7 +75,7 @@ def html(report: Report) -> str:
 
 def calibration_html(evidence: CalibrationEvidence, *, model: str, precision: str) -> str:
     """The calibration of a bundle alone as one such page."""
-    return _page(
+    return page(
         "calibration.html.jinja",
         command="lensmith inspect",
         evidence=evidence,
@@ -98,7 +98,8 @@ def _calibration(evidence: CalibrationEvidence) -> Iterator[ReportSection]:
             yield replace(made, title="Calibration", lead=lead)
 
 
-def _page(template: str, **values: Any) -> str:
+def page(template: str, **values: Any) -> str:
+    """A template of the folder `templates` with values, which it escapes."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

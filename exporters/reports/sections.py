@@ -38,6 +38,7 @@ class ReportSection:
     rows: tuple[Row, ...]
     alt: str = ""  # what its plot shows, in words; the title, where empty
     folded: bool = False  # the table gives the figures of the plot, and may be hidden
+    half: bool = False  # two of them have room side by side
 
 
 @dataclass(frozen=True)
@@ -142,30 +143,40 @@ def _first_token(report: Report) -> ReportSection:
 
 
 def _first_token_row(contender: Contender) -> Row:
-    phases = map(_range, (contender.image_ms, contender.vision_ms, contender.prefill_ms))
+    phases = map(spread_text, (contender.image_ms, contender.vision_ms, contender.prefill_ms))
     return contender.name, f"{contender.load_ms:.0f}", *phases, f"{contender.first_token_ms:.0f}"
 
 
 def _decode(report: Report) -> ReportSection:
-    rows = [(contender.name, _range(contender.decode_tokens_per_s)) for contender in report.contenders]
+    rows: list[Row] = [(contender.name, spread_text(contender.decode_tokens_per_s)) for contender in report.contenders]
     lead = f"{report.workload.decode_steps} greedy tokens behind that prompt."
-    return ReportSection("decode", "Decoding", lead, ("", "tokens/s"), (*rows, (RATIO, *_ratios(report, "decode"))))
+    rows.append((RATIO, *_ratios(report, "decode")))
+    return ReportSection("decode", "Decoding", lead, ("", "tokens/s"), tuple(rows), half=True)
 
 
 def _memories(report: Report) -> ReportSection:
-    rows = [(contender.name, megabytes(contender.peak_memory_bytes)) for contender in report.contenders]
+    rows: list[Row] = [(contender.name, megabytes(contender.peak_memory_bytes)) for contender in report.contenders]
     lead = "Most resident memory of each process, libraries included."
-    return ReportSection("memory", "Peak memory", lead, ("", "peak"), (*rows, (RATIO, *_ratios(report, "memory"))))
+    rows.append((RATIO, *_ratios(report, "memory")))
+    return ReportSection("memory", "Peak memory", lead, ("", "peak"), tuple(rows), half=True)
 
 
 def _tasks(report: Report, total: TaskScore) -> ReportSection:
     p = mcnemar(total.only_reference, total.only_bundle)
     lead = (
-        "Exact matches of greedy answers on the same samples, with Wilson's 95 % intervals; the interval of the "
+        f"{_counted(report)} of greedy answers on the same samples, with Wilson's 95 % intervals; the interval of the "
         f"difference is paired (Newcombe). McNemar's exact test over all tasks: p = {p:.2g}."
     )
     head = ("task", "samples", report.bundle.name, report.reference, "difference, points", "95 % interval")
     return ReportSection("tasks", "Accuracy by task", lead, head, tuple(map(_task_row, (total, *report.tasks))))
+
+
+def _counted(report: Report) -> str:
+    """How answers count, in words."""
+    if all(task.metric == "exact match" for task in report.tasks):
+        return "Exact matches"
+    named = ", ".join(f"{task.metric} ({task.task})" for task in report.tasks)
+    return f"Scores in per cent by the metric of each task, {named},"
 
 
 def _task_row(score: TaskScore) -> Row:
@@ -198,7 +209,7 @@ def _ratios(report: Report, *names: str) -> Row:
     return tuple(times(report.ratios[name]) for name in names)
 
 
-def _range(spread: Repeated) -> str:
+def spread_text(spread: Repeated) -> str:
     median, low, high = (f"{v:.0f}" if v >= 100 else f"{v:.1f}" for v in (spread.median, spread.low, spread.high))
     return f"{median} ({low} to {high})"
 

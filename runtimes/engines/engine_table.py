@@ -45,6 +45,7 @@ class Wishes:
     profile: bool = False
     native: bool | None = None
     device: str | None = None  # one of DEVICES; None: what the bundle was made for
+    tokens: int = 0  # a draft head knows the first so many of the vocabulary alone, where it can; 0: all
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _onnx_decoder(opening: Opening, name: str) -> Decoder:
         threads=wishes.threads,
         profile=wishes.profile,
         native=wishes.native,
+        tokens=wishes.tokens,
     )
 
 

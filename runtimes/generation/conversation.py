@@ -14,8 +14,10 @@ from ..prompt.prompt_builder import PromptBuilder
 from ..prompt.requests import Request
 from ..values import whole
 from .drafting import DraftHead
+from .following_head import FollowingHead
+from .headed_states import HeadedStates
 from .prefill import chunks, worth_saving
-from .prefix_cache import PrefixCache
+from .prefix_cache import Keepable, PrefixCache
 from .token_run import TokenRun
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class Conversation:
         self.decoder, self.prompts, self.chunk, self.prefixes = decoder, prompts, chunk, prefixes
         self.states: States = decoder.open_states()
         self.reused = 0  # tokens of the latest prompt that were there already
+        self.head: FollowingHead | None = None  # knows what it can of the tokens in the states
         self.user = threading.current_thread()  # the latest
         self._ids = np.zeros(decoder.capacity, np.int64)  # behind the length of the states without meaning
         self._positions = np.zeros((3, decoder.capacity), np.int64)
@@ -59,7 +62,24 @@ class Conversation:
 
     def rewind(self, length: int) -> int:
         """Forget all tokens behind the first `length`, and more where there is no way back; how many are left."""
-        return self.states.rewind(whole("length", length, 0))
+        reached = self.states.rewind(whole("length", length, 0))
+        if self.head is not None:
+            self.head.rewind(reached)
+        return reached
+
+    def follow(self, graph: Decoder | None) -> None:
+        """Have a draft head go along from now on, or none; in place of another graph of the same head."""
+        if graph is None:
+            self.head = None
+        elif self.head is None:
+            self.head = FollowingHead(DraftHead(graph))
+        else:
+            self.head.use(graph)
+
+    def hear(self, begin: int, count: int) -> None:
+        """Tell a draft head the first `count` hidden states of the latest step, which are of tokens from `begin` on."""
+        if self.head is not None:
+            self.head.hear(begin, self.hidden_states[:count])
 
     @property
     def tokens(self) -> TokenRun:
@@ -85,19 +105,31 @@ class Conversation:
         if found.length <= own:
             return self.rewind(own)
         known = min(self._shared(prompt), found.length)
+        if self.head is not None:
+            self.head.rewind(known)
         try:
             reached = self.states.adopt(found.parts, found.positions, found.length, known)
         except (ValueError, KeyError) as error:
             log.warning("what was kept of an earlier prompt does not fit (%s); it is computed again", error)
             self.prefixes.drop(found)
             return self.rewind(0)
+        if self.head is not None:
+            self.head.adopt(found.parts, reached)
         self._ids[:reached], self._positions[:, :reached] = prompt.ids[:reached], prompt.positions[:, :reached]
         return reached
 
     def keep(self) -> None:
         """Let other conversations go on from what the states hold now."""
         if self._told:
-            self.prefixes.keep(self.tokens, self.states)
+            self.prefixes.keep(self.tokens, self._kept())
+
+    def _kept(self) -> Keepable:
+        """The states, with those of a draft head that goes along."""
+        if self.head is None or not self.length:
+            return self.states
+        last = self.length - 1
+        self.head.catch_up(self.ids, int(self._positions[0, last]) - last)
+        return HeadedStates(self.states, self.head)
 
     def prefill(
         self,
@@ -139,11 +171,14 @@ class Conversation:
                 request.positions[:, inside],
                 request.features_between(begin, end),
                 num_logits=num_logits if end == len(ids) else 0,
-                num_hidden_states=0 if head is None else end - begin,
+                num_hidden_states=0 if head is None and self.head is None else end - begin,
             )
             logits = self._append(step, fed[inside])
             if head is not None:
                 head.follow(fed, request, end, self.hidden_states)
+            if self.head is not None:
+                self.hear(begin, end - begin)
+                self.head.read(fed, request)
             if end in stops:
                 self.states.save()
                 self.keep()

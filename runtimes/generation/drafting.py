@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from ..engines.contract import Decoder, Floats, Ints, States, Step
 from ..prompt.positions import text_positions
 from ..prompt.requests import Request
+
+Choice: TypeAlias = Callable[[Floats, int], int]  # an id from logits [vocab], for the guess with this index
+
+
+def likeliest(logits: Floats, _: int) -> int:
+    """The id with the highest of `logits` [vocab]."""
+    return int(logits.argmax())
 
 
 class DraftHead:
@@ -41,16 +51,18 @@ class DraftHead:
         """
         return self.graph.run(self.states, step)
 
-    def draft(self, ids: Ints, position: int, hidden_states: Floats, count: int) -> list[int]:
+    def draft(
+        self, ids: Ints, position: int, hidden_states: Floats, count: int, choose: Choice = likeliest
+    ) -> list[int]:
         """Append text tokens [seq] from `position` on, as `append` does, and guess the `count` tokens behind them.
 
-        The guesses do not stay in the cache.
+        Each is what `choose` makes of its logits. The guesses do not stay in the cache.
         """
         logits = self.append(Step(ids, text_positions(len(ids), position), hidden_states=hidden_states))
-        length, drafts = self.states.length, [int(logits[-1].argmax())]
-        for behind in range(len(ids), len(ids) + count - 1):
-            last, place = np.array(drafts[-1:], np.int64), text_positions(1, position + behind)
+        length, drafts = self.states.length, [choose(logits[-1], 0)]
+        for ahead in range(1, count):
+            last, place = np.array(drafts[-1:], np.int64), text_positions(1, position + len(ids) + ahead - 1)
             logits = self.append(Step(last, place, hidden_states=self.states.hidden_states))
-            drafts.append(int(logits[-1].argmax()))
+            drafts.append(choose(logits[-1], ahead))
         self.states.rewind(length)
         return drafts

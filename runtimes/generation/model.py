@@ -37,6 +37,7 @@ from ..prompt.variables import check_objects
 from ..values import only, truth, whole
 from .answer import Answer, Progress
 from .answer_forms import open_forms
+from .common_tokens import COMMON, common
 from .constraints import Vocabulary
 from .conversation import Conversation
 from .conversation_pool import CONVERSATIONS, ConversationPool
@@ -52,6 +53,11 @@ from .shelves import Shelves
 from .streaming import TextStream
 from .timings import Timings
 from .token_loop import TokenLoop
+
+WIDE = (
+    "fp32",
+    "fp16",
+)  # precisions whose weights a session holds in memory of its own, instead of mapped from the file
 
 
 @dataclass(frozen=True)
@@ -286,13 +292,29 @@ class Model(OfOneProcess):
             logits = conversation.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
             return logits.copy()
 
+    def _head(self, options: GenerationOptions, request: Request) -> Decoder | None:
+        """The graph of the draft head where it drafts: if that is wished, or where it costs little by default."""
+        small = self.kernels and self.manifest.options.precision not in WIDE
+        wanted = self.decoder.drafts and small if options.draft is None else options.draft
+        if not wanted or DRAFT_HEAD not in self.manifest.graphs:
+            return None
+        special = min(self.prompts.tokenizer.get_added_tokens_decoder(), default=self.manifest.vocab)
+        return (self._narrow_drafts if common(request.prompt.ids, special) else self._drafts).get()
+
     def open_draft_head(self) -> DraftHead:
         """A multi-token-prediction head for one conversation; InputError when the bundle has none."""
         return DraftHead(self._drafts.get())
 
     @cached_property
     def _drafts(self) -> PerProcess[Decoder]:
-        wishes = replace(self._wishes, profile=False)
+        return self._opened_head(0)
+
+    @cached_property
+    def _narrow_drafts(self) -> PerProcess[Decoder]:
+        return self._opened_head(COMMON)
+
+    def _opened_head(self, tokens: int) -> PerProcess[Decoder]:
+        wishes = replace(self._wishes, profile=False, tokens=tokens)
         make = partial(open_decoder, name=DRAFT_HEAD, wishes=wishes)
         return PerProcess(partial(made_of, self.bundle, make), remade_on_cpu(self.bundle, wishes, make))
 
@@ -320,6 +342,7 @@ class Model(OfOneProcess):
                 request = self._intake.encode(chat, progress.timings)
             stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
             with self.conversation(request) as conversation:
+                conversation.follow(self._head(options, request))
                 loop = TokenLoop(conversation, request, options, progress, guide, self.eos_token_ids)
                 yield from loop.pieces(stream)
             if stream.stopped_by is None and (rest := stream.finish()):

@@ -13,15 +13,26 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from ..engines.contract import Ints, Kept, KeptTokens, States
+from ..engines.contract import Ints, Kept, KeptTokens
 from .prefix_shelf import PrefixShelf
 from .token_run import TokenRun
 
 PREFIX_BYTES = 512_000_000  # of a model with 2 billion parameters 4,400 tokens, or 8,000 with a cache in int8
 LEAST_CUT = 16  # tokens: shorter beginnings are kept twice sooner than a segment is cut
+
+
+class Keepable(Protocol):
+    """What is kept of states, as of contract.States."""
+
+    @property
+    def sharing(self) -> Kept | None: ...
+    @property
+    def recurrent(self) -> bool: ...
+    def keep(self, begin: int, /) -> KeptTokens: ...
 
 
 @dataclass(eq=False)
@@ -95,7 +106,7 @@ class PrefixCache:
             self._shrink()
         return found
 
-    def keep(self, tokens: TokenRun, states: States) -> None:
+    def keep(self, tokens: TokenRun, states: Keepable) -> None:
         """Keep what states hold of all their tokens; what these begin with is shared with others that do."""
         if states.sharing is None or not len(tokens) or (not self.most_bytes and self.shelf is None):
             return
@@ -156,7 +167,7 @@ class PrefixCache:
                 self._used[segment] = None
         return segment.states
 
-    def _keep(self, tokens: TokenRun, states: States) -> None:
+    def _keep(self, tokens: TokenRun, states: Keepable) -> None:
         parent = self._covering(tokens, states)
         begin = parent.tokens.end
         if begin < tokens.end:
@@ -184,7 +195,7 @@ class PrefixCache:
                 if common == end:
                     following.append(child)
 
-    def _covering(self, tokens: TokenRun, states: States) -> Segment:
+    def _covering(self, tokens: TokenRun, states: Keepable) -> Segment:
         """The longest segment that ends within the tokens, behind a cut where that makes one."""
         followed = list(self._followed(tokens))
         if states.sharing is Kept.WHOLE:  # a segment holds everything from the beginning on

@@ -5,6 +5,7 @@ Repetition penalty, then, when sampling, temperature, top-k, top-p, min-p (Gener
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -92,6 +93,7 @@ class Sampler:
     def __init__(self, options: SamplingOptions) -> None:
         self.options = options
         self._random = np.random.default_rng(options.seed)
+        self._numbers = deque[float]()  # of the next tokens, from 0 to 1, as far as they were looked at
 
     def __call__(self, logits: Logits, history: TokenIds | Sequence[int] = ()) -> int:
         """The id chosen from `logits` [vocab], given the ids so far (prompt and answer) in `history` [n].
@@ -101,9 +103,27 @@ class Sampler:
         scores = penalize(_checked(logits), history, self.options.repetition_penalty)
         if not self.options.do_sample:
             return int(scores.argmax())
+        number = self._number(0)
+        self._numbers.popleft()
+        return self._drawn(scores, number)
+
+    def foresee(self, logits: Logits, ahead: int) -> int:
+        """The id that would be chosen from guessed `logits` [vocab] for the token that is `ahead` behind the next.
+
+        It is drawn with the random number of that token: where the true logits are near the guessed ones, so are the
+        ranges of numbers that stand for each token, and mostly the same one is chosen in the end.
+        """
+        return self._drawn(logits, self._number(ahead)) if self.options.do_sample else int(logits.argmax())
+
+    def _number(self, ahead: int) -> float:
+        while len(self._numbers) <= ahead:
+            self._numbers.append(self._random.random())
+        return self._numbers[ahead]
+
+    def _drawn(self, scores: Logits, number: float) -> int:
         ids, probabilities = distribution(scores, self.options)
         cumulative = np.cumsum(probabilities, dtype=np.float64)
-        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        drawn = np.searchsorted(cumulative, number * cumulative[-1], side="right")
         return int(ids[min(int(drawn), len(ids) - 1)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +14,11 @@ from ..engines.contract import Floats
 from ..prompt.requests import Request
 from .answer import Progress
 from .conversation import Conversation
-from .drafted_steps import DraftedSteps
+from .drafted_steps import DraftedSteps, DraftSource
 from .guide import Guide
 from .logprobs import token_logprob
-from .ngram_drafts import NgramDrafts
+from .mtp_drafts import MtpDrafts
+from .ngram_drafts import LONG, SIZES, NgramDrafts
 from .options import GenerationOptions
 from .raw_prompt import logprobs_of_prompt
 from .sampling import Sampler
@@ -62,12 +63,15 @@ class TokenLoop:
         if not len(rows):
             self.progress.finish("closed")
             return
-        with closing(self._steps()) as steps:
-            yield from self._decode(rows[-1], steps, started)
+        sampler = Sampler(self.options.sampling)
+        with closing(self._steps(sampler)) as steps:
+            yield from self._decode(rows[-1], steps, sampler, started)
 
-    def _decode(self, logits: Floats, steps: DraftedSteps, started: float) -> Generator[int, None, None]:
+    def _decode(
+        self, logits: Floats, steps: DraftedSteps, sampler: Sampler, started: float
+    ) -> Generator[int, None, None]:
         options, progress, length = self.options, self.progress, len(self.request.prompt)
-        sampler, capacity = Sampler(options.sampling), self.conversation.decoder.capacity
+        capacity = self.conversation.decoder.capacity
         choose = sampler if self.guide is None else partial(self.guide.choose, sampler)
         progress.logprobs = None if options.logprobs is None else []
         history = np.empty(min(length + options.max_new_tokens, capacity + 1), np.int64)
@@ -91,11 +95,18 @@ class TokenLoop:
                 return
             logits = steps.run(history[: length + index + 1], options.max_new_tokens - index - 1)
 
-    def _steps(self) -> DraftedSteps:
-        decoder, wanted = self.conversation.decoder, self.options.draft
-        drafting = decoder.drafts if wanted is None else wanted
-        drafts = NgramDrafts({self.conversation.prompts.image_token_id}) if drafting else None
-        return DraftedSteps(self.conversation, self.request.next_position, self.progress.timings, drafts)
+    def _steps(self, sampler: Sampler) -> DraftedSteps:
+        conversation, position = self.conversation, self.request.next_position
+        return DraftedSteps(conversation, position, self.progress.timings, [*self._sources(sampler)])
+
+    def _sources(self, sampler: Sampler) -> Iterator[DraftSource]:
+        conversation, wanted = self.conversation, self.options.draft
+        if conversation.decoder.drafts if wanted is None else wanted:
+            never = {conversation.prompts.image_token_id, *(() if self.options.ignore_eos else self.eos_token_ids)}
+            yield NgramDrafts(never, SIZES if conversation.head is None else LONG)
+            if conversation.head is not None:
+                offset = self.request.next_position - conversation.length
+                yield MtpDrafts(conversation.head, offset, never, sampler.foresee)
 
     def _sayable(self, logits: Floats) -> Floats:
         """Logits [vocab] without the token that stands for an image: a step with it would need the image."""

@@ -1,15 +1,18 @@
 """What drafts are worth: time a token when all, some or none of them are right, for each number of drafts.
 
-python tests/benchmarks/drafts.py BUNDLE [--threads 2] [--tokens 64] [--most 1 2 4 7]
+python tests/benchmarks/drafts.py BUNDLE [--threads 2] [--tokens 64] [--most 1 2 4 7] [--head 1 2 3 4]
 
 A first answer without drafts says what is right; then drafts are made of it, with a wrong one behind each few right
-ones. Tokens must be equal each time. The last row is what is made of the text itself, as by default.
+ones. Tokens must be equal each time. With --head a draft head takes its time for so many guesses a step, or for as many
+as by default (0), of which then 0, 50, 80 or 100 % are right. The last row is what is made of the text itself, as by
+default.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,14 +21,18 @@ from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.runtimes.generation import token_loop
 from lensmith.runtimes.generation.answer import Answer
+from lensmith.runtimes.generation.drafting import Choice
+from lensmith.runtimes.generation.following_head import FollowingHead
+from lensmith.runtimes.generation.mtp_drafts import MtpDrafts
 from lensmith.runtimes.generation.ngram_drafts import MOST_DRAFTS
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.helpers.foreseeing import Foreseeing
+from tests.helpers.foreseeing import ForcedHead, Foreseeing
 
+SHARES = (0.0, 0.5, 0.8, 1.0)
 RIGHT = (0, 1, 4, 99)  # drafts that are right in front of each wrong one
 PROMPT = "Write a list of things. " * 60
 
@@ -36,6 +43,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--most", type=int, nargs="*", default=(1, 2, 4, MOST_DRAFTS))
+    parser.add_argument("--head", type=int, nargs="*", default=())
     args = parser.parse_args()
     model = Model(open_bundle(args.bundle), threads=args.threads, context=2048, prefix_bytes=0)
 
@@ -60,10 +68,29 @@ def main() -> None:
     for most in args.most:
         for right in RIGHT:
             drafts = Foreseeing(plain.timings.prompt_tokens, plain.ids, right, most)
-            with patch.object(token_loop, "NgramDrafts", lambda _, drafts=drafts: drafts):
+            with patch.object(token_loop, "NgramDrafts", lambda *_, drafts=drafts: drafts):
                 add(str(most), str(right), answer(True))
+    for count in args.head:
+        for share in SHARES:
+            make = partial(forced, plain=plain, share=share, count=count)
+            with (
+                patch.object(token_loop, "NgramDrafts", lambda *_: Foreseeing(0, [], 0)),
+                patch.object(token_loop, "MtpDrafts", make),
+            ):
+                add(f"{count or 'some'} of the head", f"{share:.0%}", answer(True))
     add("of the text", "", answer(True))
     Console().print(table)
+
+
+def forced(
+    head: FollowingHead, offset: int, never: Any, choose: Choice, *, plain: Answer, share: float, count: int
+) -> MtpDrafts:
+    """Drafts of a head, a share of which is right: so many a step, or 0: as many as seem worth their time."""
+    known: Any = ForcedHead(head, plain.timings.prompt_tokens, plain.ids, share)
+    drafts = MtpDrafts(known, offset, never, choose)
+    if count:
+        drafts._pace.next_count = lambda: count  # type: ignore[method-assign]
+    return drafts
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.benchmarks.against_llama_cpp import QUESTION, picture
+from tests.benchmarks.contender_worker import QUESTION, picture
 
 SIDES = ("native", "stock")
 

@@ -24,7 +24,7 @@ from tests.helpers.extras import inside
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.benchmarks.against_llama_cpp import QUESTION, picture
+from tests.benchmarks.contender_worker import QUESTION, picture
 
 
 def profile_of(session: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

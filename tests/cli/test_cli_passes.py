@@ -66,7 +66,8 @@ ROWS: dict[str, dict[str, Row]] = {
     "export": {**BUNDLE, **{name: (value, {**more, "calibrated": True}) for name, (value, more) in CALIBRATION.items()},
                "--golden": ("never", {"golden": "never"}), "--force": FORCE,
                "--with-handler": (None, {"with_handler": True})},
-    "compare": {**HUB, "--limit": (2, {"limit": 2}), "--image": ("a.png", {"image": Path("a.png")}),
+    "compare": {**HUB, "--limit": (2, {"limit": 2}), "--benchmark": ("GQA", {"benchmark": "GQA"}),
+                "--image": ("a.png", {"image": Path("a.png")}),
                 "--repeats": (1, {"repeats": 1}), "--dtype": ("bf16", {"dtypes": ("bfloat16",)}),
                 "--threads": (3, {"threads": 3})},
     "synth": {"--tiny": (None, {"tiny": True}), "--seed": (9, {"seed": 9}), "--force": FORCE},
@@ -86,8 +87,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "compare": {"revision": None, "tasks": Path("tasks.jsonl")}, "synth": {"name": "qwen3-vl-2b", "path": Path("new")},
     "run": {"image": "a.png", "video": "b.gif"},
 }  # fmt: skip
-# How results are shown, a list of tools in a file, and another way to plan.
-ELSEWHERE = {"--json", "--all-targets", "--html", "--timings", "--tools"}
+ELSEWHERE = {"--json", "--html", "--markdown", "--timings", "--tools"}  # how results are shown, and a file of tools
+ELSEWHERE |= {"--baseline", "--fail-if", "--all-targets"}  # of other builds, of what was measured, and of all devices
 
 
 class Begun(Exception):

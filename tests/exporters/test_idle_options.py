@@ -74,6 +74,11 @@ def test_a_limit_of_no_questions_is_refused(cli: Cli, tmp_path: Path) -> None:
     )
 
 
+def test_a_benchmark_of_no_questions_is_refused(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("compare", tmp_path, "--against", TINY / "qwen3_vl", "--benchmark", "GQA")
+    assert_one_sentence(ran, "--benchmark says what --tasks holds", "--tasks")
+
+
 ASKED = {
     "an empty question": (("",), ("the question is empty", "write what to answer")),
     "spaces for a question": (("  ",), ("the question is empty", "write what to answer")),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lensmith.runtimes import Encoder, Model
 
 EXTRAS = ("torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors",
-          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "av", "cryptography",
+          "ml_dtypes", "gguf", "yaml", "llama_cpp", "matplotlib", "psutil", "pyarrow", "av", "cryptography",
           "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "httpx", "openai", "anthropic",
           "llguidance", "ray")  # fmt: skip
 BLOCK = """

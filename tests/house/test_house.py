@@ -236,7 +236,7 @@ def test_the_oldest_versions_are_those_that_are_allowed() -> None:
     oldest, newest = versions("constraints-oldest.txt"), versions("constraints.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    installed = ("export", "torch", "gguf", "report", "video", "hub", "sign", "dev", "docs")
+    installed = ("export", "torch", "gguf", "report", "tasks", "video", "hub", "sign", "dev", "docs")
     wanted = [*project["dependencies"], *(each for name in installed for each in extras[name])]
     for requirement in wanted:
         name, bound = re.sub(r"\[.*?\]", "", requirement).lower().replace("_", "-").split(">=")

@@ -39,15 +39,16 @@ def test_tokens_are_those_of_the_model(client: Any, model: Model, messages: list
     text = wanted.read()
     whole = client.chat.completions.create(messages=messages, **SHORT)
     assert whole.choices[0].message.content == text
-    assert whole.usage.completion_tokens == len(wanted.ids) == 12
-    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage.completion_tokens == len(wanted.ids)
+    reason = "length" if len(wanted.ids) == 12 else "stop"  # random weights end where this processor's sums say so
+    assert whole.choices[0].finish_reason == reason
     assert whole.usage.prompt_tokens == wanted.timings.prompt_tokens
     assert whole.usage.prompt_tokens_details.cached_tokens == wanted.timings.prompt_tokens - 1
     options = {"include_usage": True}
     chunks = list(client.chat.completions.create(messages=messages, stream=True, stream_options=options, **SHORT))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
-    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
-    assert chunks[-1].usage.completion_tokens == 12
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == reason
+    assert chunks[-1].usage.completion_tokens == len(wanted.ids)
     assert not chunks[-1].choices
     assert len({chunk.id for chunk in chunks}) == 1
 

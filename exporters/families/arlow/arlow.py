@@ -7,7 +7,7 @@ from ..family import Family
 from .arlow_synth import SYNTH
 from .description import MODEL_TYPE, PREFIXES, depths, describe, dropped, graphs
 from .processors import sections
-from .traces_of_arlow import modules, record
+from .traces_of_arlow import modules, record, torch_encoder
 
 FAMILY = Family(
     name=MODEL_TYPE,
@@ -22,4 +22,5 @@ FAMILY = Family(
     synth=SYNTH,
     record=record,
     modules=modules,
+    encoder=torch_encoder,
 )

@@ -25,6 +25,13 @@ def modules(_: Checkpoint, spec: ArlowSpec) -> Any:
         return TorchArlow(spec)
 
 
+def torch_encoder(checkpoint: Checkpoint, spec: ArlowSpec, dtype: str, threads: int) -> Any:
+    """The encoder in PyTorch with its weights, see ArlowReference."""
+    from .torch_arlow import ArlowReference  # needs PyTorch
+
+    return ArlowReference(checkpoint, spec, dtype, threads=threads)
+
+
 def record(
     checkpoint: Checkpoint,
     spec: ArlowSpec,

@@ -57,7 +57,7 @@ class BoundStates(EngineStates):
         self._before: Buffers | None = None  # of recurrent states, as they were in front of `_rows`
         self._rows: list[Floats] = []
         self.bound: dict[Any, Any] = {}  # steps of few tokens, used again and again
-        self.room: dict[str, Floats] = {}  # for what these give
+        self.room: dict[Any, dict[str, Floats]] = {}  # for what these give
         super().__init__(recurrent=bool(recurrent))
 
     @property

@@ -19,6 +19,7 @@ from ..states import RECURRENT
 from .bound_states import BoundStates
 from .editable_graph import editable
 from .hidden_graph import add_hidden_states
+from .narrow_head import narrow
 from .sessions import session
 from .state_replay import StateReplay
 from .state_rows import MOST_ROWS, add_state_rows
@@ -51,15 +52,17 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         threads: int | None = None,
         profile: bool = False,
         native: bool | None = None,
+        tokens: int = 0,
     ) -> None:
+        """`tokens`: give logits of the first of the vocabulary alone, where the graph can; 0: of all."""
         super().__init__()
-        self.path, self.capacity = path, capacity
+        self.path, self.capacity, self._tokens = path, capacity, tokens
         self._open = partial(session, path, threads, profile=profile, native=native)
         self._replay: StateReplay | None = None
         self._load()
         self.hidden = int(self._inputs["image_features"].shape[1])
         self.axes = tuple(self._inputs["position_ids"].shape[:-2])  # (3,) with M-RoPE, else ()
-        self.vocab = int(self.session.get_outputs()[0].shape[2])
+        self._width = int(self.session.get_outputs()[0].shape[2])  # of logits
         deepstack = self._inputs.get("deepstack_features")
         self.taps = 0 if deepstack is None else int(deepstack.shape[0])
         self.drafts = not self.recurrent or self._replay is not None
@@ -73,7 +76,9 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         replay = add_state_rows(model) if self.recurrent else None
         if replay is not None:
             self._replay = StateReplay(self.path, self._open(graph=replay))
-        changed = hidden_states or replay is not None
+        self.vocab = int(model.graph.output[0].type.tensor_type.shape.dim[2].dim_value)
+        narrowed = bool(self._tokens) and narrow(model, self._tokens)
+        changed = hidden_states or narrowed or replay is not None
         self.session = self._open(graph=model.SerializeToString() if changed else None)
         self._inputs = {value.name: value for value in self.session.get_inputs()}
         self._outputs = [value.name for value in self.session.get_outputs()]
@@ -112,18 +117,18 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         tokens, num_hidden = len(step.ids), max(step.num_logits, step.num_hidden_states)
         if tokens > MOST_ROWS or step.images is not None or not tokens == num_hidden == step.num_logits:
             return self._bind(states, step, self._room(step.num_logits, num_hidden), keep=keep)
-        name = (states.side, tokens, keep)
+        name = (id(self), states.side, tokens, keep)
         bound: BoundStep | None = states.bound.get(name)
         if bound is None or bound.session is not self.session:
-            states.room = states.room or self._room(MOST_ROWS, MOST_ROWS)
-            room = {output: array[:, :tokens] for output, array in states.room.items()}
+            whole = states.room.setdefault(id(self), self._room(MOST_ROWS, MOST_ROWS))
+            room = {output: array[:, :tokens] for output, array in whole.items()}
             bound = states.bound[name] = self._bind(states, step, room, keep=keep)
         return bound
 
     def _room(self, num_logits: int, num_hidden: int) -> dict[str, Floats]:
         """Room for outputs of so many positions; no memory that is not used."""
         made = {
-            "logits": np.empty((1, num_logits, self.vocab), np.float32),
+            "logits": np.empty((1, num_logits, self._width), np.float32),
             HIDDEN: np.empty((1, num_hidden, self.hidden), np.float32),
             DRAFT_HIDDEN: np.empty((1, num_logits, self.hidden), np.float32),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.comparing import comparison as comparing
+from lensmith.exporters.comparing import job_process
 from lensmith.exporters.comparing.cases import (
     Case,
     benchmark_image,
@@ -107,6 +109,21 @@ def test_sizes_are_those_of_the_files(report: Report, bundle: Bundle, checkpoint
     assert report.ratios["size"] == report.source_bytes / report.bundle_bytes
 
 
+def test_a_benchmark_runs_on_both(bundle: Bundle, checkpoint: Path, tasks: Path, tmp_path: Path) -> None:
+    """Pictures that are in the file itself, and answers that count by degrees."""
+    pytest.importorskip("torch")
+    picture = base64.b64encode((tasks.parent / "a.png").read_bytes()).decode()
+    rows = ["index\timage\tquestion\tanswer", f"0\t{picture}\tWhat?\t['a', 'b']", "1\t0\tWhy?\tc"]
+    (tmp_path / "DocVQA_VAL.tsv").write_text("\n".join(rows), encoding="utf-8")
+    options = CompareOptions(("float32",), 1, 1, tmp_path / "DocVQA_VAL.tsv", decode_steps=1)
+    made = compare(bundle.path, checkpoint, options)
+    (score,) = made.tasks
+    assert (score.task, score.samples, score.metric) == ("DocVQA", 2, "ANLS")
+    assert score.reference_accuracy == score.bundle_accuracy
+    assert made.samples == "2 samples of DocVQA_VAL.tsv with its answers"
+    assert Report.from_json(made.to_json()) == made
+
+
 def test_report_survives_json(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report
 
@@ -184,7 +201,7 @@ def test_bundle_process_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'onnx_ir', 'matplotlib'}"
     code = "import sys, lensmith.exporters.comparing.contender; "
     code += f"found = {heavy} & set(sys.modules); assert not found, found"
-    subprocess.run([sys.executable, "-c", code], check=True, env=comparing._environment())
+    subprocess.run([sys.executable, "-c", code], check=True, env=job_process.job_environment())
 
 
 @pytest.fixture
@@ -196,13 +213,13 @@ def job(bundle: Bundle, checkpoint: Path, tasks: Path, tmp_path: Path) -> Assign
 def test_unusable_input_of_a_contender_is_told(job: Assignment, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, bundle=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"lensmith fp32: .*nowhere is not a bundle"):
-        comparing._run(broken, tmp_path / "run", lambda *_: None)
+        job_process.run_job(broken, tmp_path / "run", lambda *_: None)
 
 
 def test_crash_of_a_contender_is_told(job: Assignment, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, decode_steps=cast(int, "three"))
     with pytest.raises(LensmithError, match="lensmith fp32 ended with exit code 1: TypeError"):
-        comparing._run(broken, tmp_path / "run", lambda *_: None)
+        job_process.run_job(broken, tmp_path / "run", lambda *_: None)
 
 
 def test_other_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -213,7 +230,7 @@ def test_other_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_killed_contender_points_at_memory() -> None:
-    assert "memory" in str(comparing._failure("PyTorch float32", -9, {}, ""))
+    assert "memory" in str(job_process.job_failure("PyTorch float32", -9, {}, ""))
 
 
 def test_bundle_of_another_checkpoint_is_refused(job: Assignment, tmp_path: Path) -> None:
@@ -222,7 +239,7 @@ def test_bundle_of_another_checkpoint_is_refused(job: Assignment, tmp_path: Path
     )
     other = dataclasses.replace(job, traces=str(tmp_path), traced=(0,))
     with pytest.raises(InputError, match="other token ids"):
-        comparing._run(other, tmp_path / "run", lambda *_: None)
+        job_process.run_job(other, tmp_path / "run", lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from lensmith.exporters.checkpoint.folder import open_checkpoint
 from lensmith.exporters.comparing import comparison as comparing
-from lensmith.exporters.comparing import contender, runners
+from lensmith.exporters.comparing import contender, job_process, runners
 from lensmith.exporters.comparing.cases import (
     QUESTIONS,
     Case,
@@ -226,7 +226,7 @@ def test_the_timed_photo_leaves_room(context: int, room: int, bundle: Bundle, mo
     asked: list[Any] = []
     monkeypatch.setattr(comparing, "benchmark_image", lambda *given: asked.append(given))
     limits = {**bundle.content["limits"], "context": context}
-    comparing._photo(replace(bundle, content={**bundle.content, "limits": limits}), CompareOptions(), Path("f"))
+    comparing.timed_photo(replace(bundle, content={**bundle.content, "limits": limits}), CompareOptions(), Path("f"))
     assert asked == [(Path("f"), limits, 16, room)]
 
 
@@ -270,15 +270,15 @@ def test_what_weights_depend_on_is_that_of_the_export(name: str, refused: bool) 
                  SimpleNamespace(path="c", source_files=lambda found=found: found))  # fmt: skip
         if refused:
             with pytest.raises(InputError, match=f"b was not exported from c: {name} differs"):
-                comparing._require_source(*cast(Any, sides))
+                comparing.require_source(*cast(Any, sides))
         else:
-            comparing._require_source(*cast(Any, sides))
+            comparing.require_source(*cast(Any, sides))
 
 
 def test_failures_keep_their_kind() -> None:
     """Exit code 2 is for unusable input."""
     for code, kind in ((2, InputError), (1, LensmithError)):
-        made = comparing._failure("x", code, {"error": "why"}, "")
+        made = job_process.job_failure("x", code, {"error": "why"}, "")
         assert (type(made), str(made)) == (kind, "x: why")
-    assert str(comparing._failure("x", 5, {}, "first\nlast\n")) == "x ended with exit code 5: last"
-    assert str(comparing._failure("x", 9, {}, "")) == "x ended with exit code 9: it printed nothing"
+    assert str(job_process.job_failure("x", 5, {}, "first\nlast\n")) == "x ended with exit code 5: last"
+    assert str(job_process.job_failure("x", 9, {}, "")) == "x ended with exit code 9: it printed nothing"

@@ -27,7 +27,7 @@ from lensmith.exporters.comparing.tensor_outcomes import (
     _scores,
     _workload,
 )
-from lensmith.exporters.reports.records import HISTOGRAM_EDGES
+from lensmith.exporters.reports.records import HISTOGRAM_EDGES, TaskScore
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.prompt.prompt_parts import Prompt
 from lensmith.runtimes.prompt.requests import Request
@@ -101,6 +101,32 @@ def test_scores_by_task_and_by_who_was_right() -> None:
     assert [(s.task, s.samples, s.both, s.only_reference, s.only_bundle) for s in made] == [
         ("a", 4, 1, 2, 1), ("b", 1, 0, 0, 1)]  # fmt: skip
     assert not list(_scores(cases, [], []))
+
+
+def test_degrees_are_averaged_by_task() -> None:
+    """ANLS of 1, 0.75 and 0 against 1, 0 and 0; a half counts as right."""
+    cases = [Case("doc", (), "?", "abcd", metric="ANLS", answers=("abcd",)) for _ in range(3)]
+    cases.append(Case("chart", (), "?", "100", metric="relaxed accuracy"))
+    doc, chart = _scores(cases, ["abcd", "abcx", "x", "99"], ["abcd", "x", "x", "101"])
+    assert (doc.metric, doc.samples, doc.both, doc.only_reference, doc.only_bundle) == ("ANLS", 3, 1, 1, 0)
+    assert (doc.reference_accuracy, doc.bundle_accuracy) == pytest.approx((1.75 / 3, 1 / 3))
+    assert (chart.metric, chart.graded, chart.both) == ("relaxed accuracy", None, 1)
+    both = doc + chart
+    assert (both.metric, both.samples, both.both) == ("mean of the metrics", 4, 2)
+    assert (both.reference_accuracy, both.bundle_accuracy) == pytest.approx((2.75 / 4, 2 / 4))
+
+
+def test_intervals_of_degrees_are_those_of_paired_means() -> None:
+    pairs = [(1.0, 0.75), (0.5, 0.5), (0.0, 0.25), (1.0, 0.0)]
+    made = TaskScore.of("doc", "ANLS", pairs)
+    differences = np.array([second - first for first, second in pairs])
+    half = 1.959964 * differences.std(ddof=1) / 2
+    assert made.difference == pytest.approx((differences.mean(), differences.mean() - half, differences.mean() + half))
+    own = np.array([second for _, second in pairs])
+    margin = 1.959964 * own.std(ddof=1) / 2
+    assert made.bundle_interval == pytest.approx((own.mean() - margin, own.mean() + margin))
+    assert made.reference_interval[1] == 1.0  # no degree is above
+    assert TaskScore.of("doc", "ANLS", [(0.5, 0.75)]).difference[1:] == (-1, 1)
 
 
 @pytest.mark.parametrize(("load", "told"), [(3.0, False), (3.1, True)])

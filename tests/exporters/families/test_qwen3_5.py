@@ -234,7 +234,7 @@ def test_drafts(pair: Pair) -> None:
     messages, reference = CONVERSATIONS["one image"], DraftReference(pair.reference)
     head, request, theirs = pair.model.open_draft_head(), pair.model.prepare(messages), pair.theirs(messages)
     hidden = reference.hidden_states(theirs)
-    logits = pair.model.prefill(request, chunk=50, head=head)
+    logits = pair.model.prefill(request, chunk=50, reuse=False, head=head)  # the head reads all of it
     known = latest(pair.model).hidden_states[-1:]
     assert relative_error(logits, pair.reference.logits(theirs, 1)) < LOGITS
     assert relative_error(known, hidden[0, -1:].numpy()) < LOGITS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +20,10 @@ from lensmith.runtimes import GenerationOptions, Model, load, user_message
 from lensmith.runtimes.engines.contract import Step
 from lensmith.runtimes.generation import token_loop
 from lensmith.runtimes.generation.answer import Progress
-from lensmith.runtimes.generation.ngram_drafts import LONGEST_PAUSE, MOST_DRAFTS, NgramDrafts
+from lensmith.runtimes.generation.draft_pace import LONGEST_PAUSE
+from lensmith.runtimes.generation.ngram_drafts import MOST_DRAFTS, NgramDrafts
 from lensmith.runtimes.generation.options import CHOOSING
-from lensmith.runtimes.generation.sampling import SamplingOptions
+from lensmith.runtimes.generation.sampling import Sampler, SamplingOptions
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.generation.token_loop import TokenLoop
 from lensmith.targets.errors import InputError
@@ -38,6 +41,7 @@ class Scripted:
         self.decoder = SimpleNamespace(capacity=capacity, drafts=True, recurrent=False)
         self.prompts = SimpleNamespace(image_token_id=PLACEHOLDER)
         self.ids, self.places, self.steps, self.reused = list(prompt), list(range(len(prompt))), 0, 0
+        self.head = None
 
     @property
     def length(self) -> int:
@@ -50,6 +54,10 @@ class Scripted:
         if len(ids) % 5:
             return scores
         return np.roll(scores, 1)
+
+    def hear(self, begin: int, count: int) -> None:
+        """The tokens of the latest step that were chosen."""
+        assert self.ids[begin : begin + count]
 
     def prefill(self, *_: Any, **__: Any) -> Any:
         return self.logits(self.ids)[None]
@@ -139,6 +147,63 @@ def test_the_answer_and_the_states_are_those_without(
     assert after.steps == before.steps - drafted.timings.accepted_tokens
 
 
+class Guessing:
+    """Knows the scripted logits, but for some noise, and draws from them as the sampler will."""
+
+    def __init__(self, conversation: Scripted, sampler: Sampler) -> None:
+        self._conversation, self._sampler = conversation, sampler
+
+    def propose(self, history: Any, room: int) -> list[int]:
+        ids, drafts = history.tolist(), list[int]()
+        for ahead in range(min(room, 2)):
+            logits = self._conversation.logits(ids) + np.random.default_rng(len(ids)).normal(0, 0.3, VOCAB)
+            drafts.append(self._sampler.foresee(np.where(np.arange(VOCAB) == PLACEHOLDER, -99, logits), ahead))
+            ids.append(drafts[-1])
+        return drafts
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        pass
+
+
+def exact(ids: list[int], left: int) -> dict[tuple[int, ...], float]:
+    """The probability of each way in which `left` more tokens may follow."""
+    if not left:
+        return {(): 1.0}
+    scores = np.exp(Scripted(ids).logits(ids)[:PLACEHOLDER].astype(np.float64))
+    rest = {token: exact([*ids, token], left - 1) for token in range(PLACEHOLDER)}
+    shares = scores / scores.sum()
+    return {(token, *tail): shares[token] * share for token in rest for tail, share in rest[token].items()}
+
+
+def test_sampled_answers_have_the_distribution_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All answers of four tokens, next to their exact probabilities, with drafts that are sampled themselves."""
+    prompt, count, drafted, accepted = [1, 2, 3], 4000, 0, 0
+
+    def sources(loop: TokenLoop, sampler: Sampler) -> list[Any]:
+        conversation: Any = loop.conversation
+        return [Guessing(conversation, sampler)] if loop.options.draft else []
+
+    monkeypatch.setattr(TokenLoop, "_sources", sources)
+    found = Counter[tuple[int, ...]]()
+    for seed in range(count):
+        options = GenerationOptions(
+            4, sampling=SamplingOptions(temperature=1.0, seed=seed), ignore_eos=True, draft=True
+        )
+        progress, _ = answered(prompt, options)
+        found[tuple(progress.ids)] += 1
+        drafted, accepted = drafted + progress.timings.drafted_tokens, accepted + progress.timings.accepted_tokens
+        if seed % 100 == 0:
+            assert answered(prompt, replace(options, draft=False))[0].ids == progress.ids
+    expected = {ids: count * share for ids, share in exact(prompt, 4).items()}
+    common = [ids for ids, number in expected.items() if number >= 5]
+    others = sum(expected.values()) - sum(expected[ids] for ids in common)
+    rare = count - sum(found[ids] for ids in common)
+    squares = sum((found[ids] - expected[ids]) ** 2 / expected[ids] for ids in common) + (rare - others) ** 2 / others
+    assert len(common) > 90
+    assert squares < len(common) + 4 * (2 * len(common)) ** 0.5  # chi-squared, but for one case in 30,000
+    assert drafted / 2 < accepted < drafted
+
+
 def test_what_repeats_itself_takes_few_steps() -> None:
     drafts = NgramDrafts()
     history = [9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]
@@ -197,7 +262,7 @@ def test_real_answers(
     plain = other.generate([question], **chosen, draft=False)
     plain.read()
     begin = plain.timings.prompt_tokens
-    monkeypatch.setattr(token_loop, "NgramDrafts", lambda _: Foreseeing(begin, plain.ids, right))
+    monkeypatch.setattr(token_loop, "NgramDrafts", lambda *_: Foreseeing(begin, plain.ids, right))
     drafted = model.generate([question], **chosen)
     drafted.read()
     assert drafted.ids == plain.ids

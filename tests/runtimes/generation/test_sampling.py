@@ -211,3 +211,17 @@ def test_overflowed_logits(value: float) -> None:
         Sampler(SamplingOptions())(logits)
     with pytest.raises(InputError, match=r"expected float32 \[vocab\]"):
         Sampler(SamplingOptions())(np.zeros((1, 4), np.float32))
+
+
+def test_a_token_that_was_foreseen_is_chosen() -> None:
+    """From the same logits, however far ahead; looking ahead changes nothing of what is drawn."""
+    rows = np.random.default_rng(0).normal(0, 2, (20, 50)).astype(np.float32)
+    options = SamplingOptions(temperature=0.9, top_k=20, seed=4)
+    sampler, plain = Sampler(options), Sampler(options)
+    for at in range(0, 20, 4):
+        foreseen = [sampler.foresee(rows[at + ahead], ahead) for ahead in (3, 0, 1, 2)]
+        chosen = [sampler(rows[at + ahead]) for ahead in range(4)]
+        assert chosen == [plain(rows[at + ahead]) for ahead in range(4)]
+        assert foreseen == [chosen[ahead] for ahead in (3, 0, 1, 2)]
+    greedy = Sampler(SamplingOptions())
+    assert greedy.foresee(rows[0], 5) == rows[0].argmax()

@@ -44,6 +44,7 @@ def timings(tokens: list[int], patch: pytest.MonkeyPatch) -> Timings:
 
     conversation: Any = SimpleNamespace(
         decoder=SimpleNamespace(capacity=64, drafts=False), length=4, reused=0, keep=lambda: None,
+        hear=lambda begin, count: None,
         prompts=SimpleNamespace(image_token_id=-1),
         prefill=lambda *_, **__: takes(PROMPT_MS), run=lambda _: takes(STEP_MS),
     )  # fmt: skip
