@@ -27,6 +27,7 @@ from .compare import compare
 from .embed import embed
 from .export import export
 from .inspect import inspect
+from .matrix import matrix
 from .plan import plan
 from .run import run as ask
 from .screen import PRINTED, print_json
@@ -47,6 +48,7 @@ WORKERS = (
     "build",
     "synth",
     "compare",
+    "matrix",
     "verify",
 )  # have work to finish, whoever reads their output
 
@@ -69,6 +71,7 @@ for command in (
     chat,
     verify,
     compare,
+    matrix,
     inspect,
     batch,
     embed,

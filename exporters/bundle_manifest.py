@@ -17,7 +17,7 @@ def key_of(job: Job) -> str:
     """A hash of all that the graph files depend on; source files count by name, size and time of change."""
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in job.checkpoint.files]
     keys = [job.calibrated.key, job.policy.kv_cache.digest, job.policy.int8_roles]
-    text = dump_json([stats, job.checkpoint.config, vars(job.options), keys, _tools(job.lowering.tools)])
+    text = dump_json([stats, job.checkpoint.config, vars(job.options), keys, tools(job.lowering.tools)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -33,7 +33,7 @@ def make_manifest(job: Job, folder: Path) -> dict[str, Any]:
         **job.sections,
         "generation": job.checkpoint.generation_config,
         "evidence": {"calibration": job.calibrated.evidence} if job.calibrated.evidence else {},
-        "tools": _tools(job.lowering.tools),
+        "tools": tools(job.lowering.tools),
         "options": {
             **vars(job.options),
             "revision": job.spec.revision,
@@ -59,5 +59,5 @@ def _source(job: Job) -> dict[str, Any]:
     }
 
 
-def _tools(names: tuple[str, ...]) -> dict[str, str]:
+def tools(names: tuple[str, ...]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}

@@ -42,10 +42,10 @@ class Group:
         return not answers(self.bundles[0])
 
 
-def grouped(paths: Sequence[str | Path], checkpoints: Sequence[Checkpoint] = ()) -> list[Group]:
+def grouped(paths: Sequence[str | Path], checkpoints: Sequence[Checkpoint] = (), *, alone: bool = True) -> list[Group]:
     """Bundles by the checkpoint that they were made of, each with its checkpoint where that is among those given.
 
-    InputError for a bundle that is named twice, and for a checkpoint that no bundle was made of.
+    InputError for a bundle that is named twice. A checkpoint that is given `alone` must be that of all bundles.
     """
     bundles = [open_bundle(path) for path in dict.fromkeys(paths)]
     places = [bundle.path.resolve() for bundle in bundles]
@@ -54,7 +54,7 @@ def grouped(paths: Sequence[str | Path], checkpoints: Sequence[Checkpoint] = ())
     groups: dict[str, list[Bundle]] = {}
     for bundle in bundles:
         groups.setdefault(repr(sorted(bundle.content["source"]["files"].items())), []).append(bundle)
-    if len(checkpoints) == 1:  # all bundles must be of it, and the sentence says what differs
+    if alone and len(checkpoints) == 1:  # the sentence says what differs
         for bundle in bundles:
             require_source(bundle, checkpoints[0])
         return [Group(tuple(bundles), checkpoints[0])]

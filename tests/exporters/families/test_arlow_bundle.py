@@ -63,7 +63,6 @@ def test_run_writes_features(cli: Any, bundle: Path, tmp_path: Path) -> None:
             "makes 40 patches and the bundle takes up to 36",
         ),
         (("chat", "{}"), "has no decoder"),
-        (("compare", "{}", "--against", CHECKPOINT), "no answers to compare; lensmith verify"),
         (("plan", CHECKPOINT, "--revision", "C"), "no revision 'C' of arlow; expected A or B"),
         (("plan", CHECKPOINT, "--context", 3), "context 3 holds no image"),
         (("plan", ladder.TRAINED, "--revision", "A"), "qwen3_vl has no revisions"),
