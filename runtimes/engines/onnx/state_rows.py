@@ -36,8 +36,9 @@ def add_state_rows(model: Any) -> bytes | None:
     begin, end, axis = (
         add_whole(graph, ROWS + name, value) for name, value in ((b"begin", -MOST_ROWS), (b"end", END), (b"axis", 1))
     )
-    for index, name in enumerate(cut):
-        graph.node.add(op_type=b"Slice", input=[name, begin, end, axis], output=[_port(index)])
+    for index, name in reversed([*enumerate(cut)]):  # ONNX Runtime takes nodes without followers last one first
+        graph.node.add(name=_port(index), op_type=b"Slice", input=[name, begin, end, axis], output=[_port(index)])
+    for index in range(len(cut)):
         add_port(graph.output, _port(index), FLOAT, [1, "rows", f"width_{index}"])
     data: bytes = replay.SerializeToString()
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,15 @@ def _feed(decoder: OnnxDecoder, count: int) -> dict[str, Any]:
     arrays = decoder._arrays(count, 1, 1, None)
     states = decoder.open_states()
     return {**arrays, **states._caches.arrays, **states._recurrent.arrays}
+
+
+def test_rows_are_cut_where_they_are_made(decoders: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer by layer: a prompt would hold what all layers made until its end."""
+    monkeypatch.chdir(tmp_path)
+    decoder = OnnxDecoder(decoders("int4").path, capacity=64, threads=1, profile=True)
+    append(decoder, decoder.open_states(), [1] * 20)
+    events = json.loads(Path(decoder.session.end_profiling()).read_text())
+    kernels = [(event["name"], event["args"]["op_name"]) for event in events if event.get("cat") == "Node"]
+    recurrent = [at for at, (_, kind) in enumerate(kernels) if kind == "LinearAttention"]
+    cuts = [next(at for at, (name, _) in enumerate(kernels) if name.startswith(f"rows.{index}_")) for index in range(9)]
+    assert [sum(cut < each for cut in cuts) >= 3 * layer for layer, each in enumerate(recurrent)] == [True] * 3
