@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..exporters.formats.gguf import file_types
 from ..exporters.formats.gguf.file_types import FILE_TYPES
@@ -18,6 +20,7 @@ from .option_types import options
 if TYPE_CHECKING:
     from ..exporters.job import Job
     from ..exporters.planning.planned_bundle import Plan
+    from ..targets.profile import TargetProfile
 
 
 FORMATS: dict[str, tuple[str, list[str]]] = {  # the precision by default, and all of them
@@ -60,18 +63,48 @@ def prepared(
     adapter: Path | None,
     group_size: str | None,
     asymmetric: bool,
+    wishes: Mapping[str, Any] | None = None,
     **chosen: Any,
 ) -> tuple[Job, Plan]:
-    """Open the checkpoint and make the plan; every error of the input shows here."""
+    """Open the checkpoint and make the plan; every error of the input shows here.
+
+    `wishes` are those of a plan, which a folder without weights will do for.
+    """
     with needs("export", "compiling a checkpoint"):
         from ..exporters.checkpoint.hub import located, located_adapter
         from ..exporters.pipeline import Options, prepare
+        from ..exporters.planning.device_plan import ANYTHING, Wishes
         from ..exporters.planning.planned_bundle import make_plan
+        from ..targets.profile import load_target
+    outline, target = wishes is not None, None
+    if outline:
+        target = load_target(chosen["target"] or "cpu")
+        chosen = _of_target(chosen, target)
     chosen["precision"] = _precision(**chosen)
     groups = None if group_size is None else GROUP_SIZES[group_size]
     options = Options(group_size=groups, symmetric=False if asymmetric else None, **chosen)
-    job = prepare(located(checkpoint, hub_revision), options, adapter=located_adapter(adapter))
-    return job, make_plan(job)
+    place = located(checkpoint, hub_revision, outline=outline)
+    job = prepare(place, options, adapter=located_adapter(adapter), outline=outline)
+    return job, make_plan(job, target, ANYTHING if wishes is None else Wishes(**wishes))
+
+
+def _of_target(chosen: dict[str, Any], target: TargetProfile) -> dict[str, Any]:
+    """What a plan takes: the target's usual format where none is named, and GGUF for any target that runs it."""
+    context = click.get_current_context()
+    formats = target.device.formats
+    if context.get_parameter_source("format") is ParameterSource.DEFAULT:
+        chosen = {**chosen, "format": formats[0]}
+    if chosen["format"] == "gguf" and "gguf" in formats:
+        chosen = {**chosen, "target": None}
+    return chosen
+
+
+def opened(checkpoint: Path, hub_revision: str | None) -> Job:
+    """The checkpoint as a job of the usual options, to be planned for any target."""
+    with needs("export", "compiling a checkpoint"):
+        from ..exporters.checkpoint.hub import located
+        from ..exporters.pipeline import Options, prepare
+    return prepare(located(checkpoint, hub_revision, outline=True), Options(), outline=True)
 
 
 def _precision(format: str, precision: str | None, **_: Any) -> str:

@@ -66,6 +66,16 @@ def parse_size(_: click.Context, option: click.Parameter, value: str | None) -> 
     return int(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()])
 
 
+def parse_seconds(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """Seconds of a time as people write it: "1.5s", "800ms", "2". A callback of click's options."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", value.strip(), re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f'{value!r} is not a time; expected one like "1.5s" or "800ms"', param=option)
+    return float(found[1]) * (0.001 if (found[2] or "s").lower() == "ms" else 1)
+
+
 class NewFolder(click.Path):
     """The path of a folder to make; an empty one would be the current folder."""
 

@@ -1,13 +1,16 @@
-"""`lensmith plan`: what a bundle will take, before anything is built."""
+"""`lensmith plan`: what a bundle will take and how quickly it will answer, before anything is built."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..targets.errors import InputError
 from .checkpoint_options import CHOICES, prepared
-from .option_types import AS_JSON, Once
+from .device_tables import print_memory, print_targets, print_times, print_verdict
+from .option_types import AS_JSON, AboveZero, Once, parse_seconds, parse_size
 from .screen import console, pairs, print_json, size, table
 from .storage_tables import print_plan
 
@@ -17,17 +20,63 @@ if TYPE_CHECKING:
 
 @click.command(cls=Once, short_help="Say what the bundle of CHECKPOINT will take; write nothing.")
 @CHOICES
+@click.option(
+    "--memory",
+    callback=parse_size,
+    metavar="SIZE",
+    help='Memory that a model may take, as "3.5GB"; default: what the target has to give.',
+)
+@click.option(
+    "--first-token",
+    callback=parse_seconds,
+    metavar="TIME",
+    help='Longest wait for the first token of an answer about the largest image, as "1s" or "800ms".',
+)
+@click.option("--decode", type=AboveZero(), metavar="N", help="Fewest tokens a second behind it.")
+@click.option("--all-targets", is_flag=True, help="One table: the best build for each target.")
 @AS_JSON
-def plan(as_json: bool, **choices: Any) -> None:
-    """Say what the bundle of CHECKPOINT will take on disk and in memory, without writing anything."""
-    figures = prepared(**choices)[1]
+def plan(
+    memory: int | None,
+    first_token: float | None,
+    decode: float | None,
+    all_targets: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Say what the bundle of CHECKPOINT will take on disk and in memory, and how quickly it will answer.
+
+    Nothing is written. CHECKPOINT may be a folder of configurations without weights. With a budget, builds that keep to
+    it are proposed, the best first.
+    """
+    wishes = {"memory_bytes": memory, "first_token_s": first_token, "decode_tokens_per_s": decode,
+              "context": choices["context"], "max_pixels": choices["max_pixels"]}  # fmt: skip
+    if all_targets:
+        _all_targets(wishes, as_json=as_json, **choices)
+        return
+    figures = prepared(**choices, wishes=wishes)[1]
     if as_json:
         print_json(figures.to_json())
         return
     print_plan(figures)
     _print_device(figures)
+    print_memory(figures.device)
+    print_times(figures.device)
+    print_verdict(figures.device, wished=any(value is not None for value in (memory, first_token, decode)))
     for note in figures.notes:
         click.echo(f"\nnote: {note}")
+
+
+def _all_targets(wishes: dict[str, Any], *, as_json: bool, **choices: Any) -> None:
+    from ..exporters.planning.device_plan import Wishes, plan_targets
+    from .checkpoint_options import opened
+
+    if choices["target"] is not None:
+        raise InputError(f"--all-targets is about every target; leave out --target {choices['target']}")
+    found = plan_targets(opened(choices["checkpoint"], choices["hub_revision"]), Wishes(**wishes))
+    if as_json:
+        print_json({name: made if isinstance(made, list) else asdict(made) for name, made in found.items()})
+    else:
+        print_targets(found)
 
 
 def _print_device(plan: Plan) -> None:
@@ -36,16 +85,11 @@ def _print_device(plan: Plan) -> None:
         _print_encoder(plan)
         return
     screen.print(pairs("On the device", {
-        "weights and cache": f"{size(plan.device_memory_bytes)} with {plan.default_context} tokens of context, "
-                             "activations not counted",
         "KV cache": f"{size(plan.cache_bytes_per_token)} for each token that is used",
         "KV cache, whole context": f"{size(plan.cache_bytes)} for {plan.context} tokens",
         **({"recurrent states": f"{size(plan.state_bytes)} for any context"} if plan.state_bytes else {}),
     }))  # fmt: skip
     screen.print()
-    screen.print(table("Image tokens", ["pixels", ">tokens", ">KV cache"], [
-        (pixels, tokens, size(tokens * plan.cache_bytes_per_token)) for pixels, tokens in plan.image_tokens.items()
-    ]))  # fmt: skip
 
 
 def _print_encoder(plan: Plan) -> None:
@@ -59,3 +103,4 @@ def _print_encoder(plan: Plan) -> None:
     screen.print(table("Images", ["pixels", ">image tokens", ">memory of attention"], [
         (pixels, tokens, size(plan.attention_bytes[pixels])) for pixels, tokens in plan.image_tokens.items()
     ]))  # fmt: skip
+    screen.print()

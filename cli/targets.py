@@ -12,7 +12,7 @@ from .option_types import AS_JSON, FORCE, THREADS, Once
 from .screen import console, print_json, size, table
 
 
-@click.command(cls=Once, short_help="List the devices that lensmith knows, show one, or measure this machine.")
+@click.command(cls=Once, short_help="List the devices that bundles are made for.")
 @click.argument("name", required=False)
 @click.option("--measure", is_flag=True, help="Measure how quickly this machine reads and computes; half a minute.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.toml",

@@ -54,6 +54,8 @@ def fitted_spec(
     if wanted is None and target.gpu is not None and spec.decoder is not None:
         wanted = min(spec.context, target.gpu.context)
     spec = spec.limited(wanted)
+    if checkpoint.outline:
+        return checkpoint, spec
     check_depths(checkpoint, family.depths(spec))
     if isinstance(spec, ModelSpec):
         checkpoint, spec = settle_head(checkpoint, spec, family.prefixes)

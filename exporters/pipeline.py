@@ -13,8 +13,9 @@ from ..runtimes.bundle.opening import Bundle, open_bundle
 from ..targets.errors import InputError
 from ..targets.profile import load_target
 from .bundle_manifest import key_of, make_manifest
+from .checkpoint.declared_tensors import declared
 from .checkpoint.folder import open_checkpoint
-from .checkpoint.tokenizer_files import SourceTokenizer
+from .checkpoint.named_tokens import open_source_tokenizer
 from .evidence.golden import Golden
 from .evidence.job_evidence import gather_evidence
 from .families.families import find_family
@@ -38,14 +39,20 @@ Integers = Callable[[Job, Path, Progress], AbstractContextManager[Job]]
 
 
 def prepare(
-    path: str | Path, options: Options, *, kv_scales: KvScales | None = None, adapter: str | Path | None = None
+    path: str | Path,
+    options: Options,
+    *,
+    kv_scales: KvScales | None = None,
+    adapter: str | Path | None = None,
+    outline: bool = False,
 ) -> Job:
     """Open and check a checkpoint and describe its graphs; every input error shows here, before the work starts.
 
     `adapter` is the folder of a peft adapter, which is merged into the weights.
     `kv_scales` are those of an int8 KV cache. A job without them can be planned, and `export` refuses it.
+    `outline` takes a folder of configurations without weights as well, whose job can be planned alone.
     """
-    checkpoint = open_checkpoint(path, adapter)
+    checkpoint = open_checkpoint(path, adapter, outline=outline)
     family, lowering = find_family(checkpoint), find_lowering(options.format)
     given, options = options, with_own_groups(options, checkpoint, lowering).settled()
     target = load_target(options.target)
@@ -64,8 +71,9 @@ def prepare(
     policy = replace(policy, kv_cache=make_kv_cache(options.kv_cache, kv_scales, spec.decoder))
     dialect = lowering.dialect(target, options.precision, spec)
     graphs = family.graphs(spec, policy, dialect, dialect.opsets)
+    checkpoint = declared(checkpoint, graphs, spec) if checkpoint.outline else checkpoint
     weights.check_names(checkpoint, graphs, family.dropped(checkpoint, spec))
-    tokenizer = SourceTokenizer(checkpoint)
+    tokenizer = open_source_tokenizer(checkpoint)
     check_prompt_files(checkpoint, spec)
     sections = lowering.sections(family.sections(checkpoint, tokenizer, spec, options.max_pixels))
     job = Job(checkpoint, family, spec, given, options, target, lowering, policy, graphs, tokenizer, sections)
@@ -98,6 +106,8 @@ def export(
     """
     if with_handler and job.spec.decoder is None:
         raise InputError("--with-handler makes an endpoint that answers, but this model has no decoder; leave it out")
+    if job.checkpoint.outline:
+        raise InputError(f"{job.checkpoint.path} has no weights, which plans alone can do without; download the model")
     with integers(job, check_new_bundle(out, force=force), progress) as chosen:
         if not chosen.policy.kv_cache.complete:
             raise InputError("--kv-cache int8 needs the keys and values of samples to scale it by: add --calibrate mse")

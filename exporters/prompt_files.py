@@ -15,7 +15,8 @@ from .spec import Spec
 def check_prompt_files(checkpoint: Checkpoint, spec: Spec) -> None:
     """InputError for a decoder without a chat template, and for sampling options that cannot be."""
     if spec.decoder is not None:
-        chat_template(checkpoint)
+        if not checkpoint.outline:
+            chat_template(checkpoint)
         SamplingOptions.from_generation_config(checkpoint.generation_config)
 
 

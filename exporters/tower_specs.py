@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 from .config_errors import require
@@ -16,6 +17,8 @@ class Tower(Protocol):
     @property
     def heads(self) -> int: ...
     @property
+    def intermediate(self) -> int: ...  # width of the MLP
+    @property
     def merge_size(self) -> int: ...  # patches a side of one image token
     @property
     def out_hidden(self) -> int: ...
@@ -25,6 +28,13 @@ class Tower(Protocol):
     def used_depth(self) -> int: ...  # layers that the features depend on
     @property
     def biased(self) -> bool: ...  # attention adds a bias for each pair of patches
+    @property
+    def patch_shape(self) -> tuple[int, ...]: ...  # of one patch, as the checkpoint has it
+    @property
+    def patches_per_token(self) -> int: ...  # that become one image token
+    @property
+    def tile_patches(self) -> int | None: ...  # that are encoded at once, of encoders for images of one size
+    def attended(self, patches: int) -> int: ...  # pairs of patches in all layers, of so many at once
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,28 @@ class PatchTransformer:
         return self.hidden // self.heads
 
     @property
+    def patches_per_token(self) -> int:
+        """Patches that become one image token."""
+        return self.merge_size**2
+
+    @property
+    def tile_patches(self) -> None:
+        """None: an image is encoded as a whole."""
+        return None
+
+    def attended(self, patches: int) -> int:
+        """Pairs of patches in all layers: each patch attends to all of its image."""
+        return self.depth * patches**2
+
+    @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """Channels, frames and sides of one patch."""
+        return self.channels, self.temporal_patch_size, self.patch_size, self.patch_size
+
+    @property
     def patch_dim(self) -> int:
         """Values of one flattened patch."""
-        return self.channels * self.temporal_patch_size * self.patch_size**2
+        return prod(self.patch_shape)
 
     @property
     def merged_hidden(self) -> int:
@@ -119,9 +148,28 @@ class ClipTowerSpec:
         return self.image_size // self.patch_size
 
     @property
+    def patches_per_token(self) -> int:
+        """Patches that become one image token."""
+        return 1
+
+    @property
+    def tile_patches(self) -> int:
+        """Patches of an image, with the class token."""
+        return self.side**2 + 1
+
+    def attended(self, patches: int) -> int:
+        """Pairs of patches in all layers that are used."""
+        return self.used_depth * patches**2
+
+    @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """Channels and sides of one patch."""
+        return self.channels, self.patch_size, self.patch_size
+
+    @property
     def patch_dim(self) -> int:
         """Values of one flattened patch."""
-        return self.channels * self.patch_size**2
+        return prod(self.patch_shape)
 
     @property
     def used_depth(self) -> int:

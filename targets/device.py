@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from .errors import InputError, closest
 
 # Kinds of arithmetic, each with what stands in for it where a device names no rate of its own. `attention` are products
-# of queries, keys and values; integers of fewer bits than 8 are weights whose products round activations to 8 bits.
+# of queries, keys and values; integers are weights whose products round activations to 8 bits. `int8_stock` are
+# those of a decoder with 8 bits, which ONNX Runtime's own kernels multiply.
 STAND_INS: Mapping[str, tuple[str, ...]] = {
     "int2": ("int3", "int4", "int8", "float16", "float32"),
     "int3": ("int4", "int8", "float16", "float32"),
     "int4": ("int8", "float16", "float32"),
     "int8": ("float16", "float32"),
+    "int8_stock": ("int8", "float16", "float32"),
     "float16": ("float32",),
     "float32": ("float16",),
     "attention": ("float16", "float32"),

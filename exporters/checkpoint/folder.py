@@ -33,6 +33,7 @@ from .processor_files import (
     processor_class,
     settings,
 )
+from .safetensors_files import holds_weights
 from .source_weights import SourceWeights, open_weights
 from .special_tokens import special_tokens
 
@@ -62,6 +63,7 @@ class Checkpoint:
     files: tuple[Path, ...]  # every file of the folder that counts
     changes: Mapping[str, Any]  # how `tensors` differ from what the files hold, as the manifest says it
     adapter: Path | None = None  # its folder, where one is merged into the weights
+    outline: bool = False  # its weights are not here, which plans can do without
 
     @property
     def nbytes(self) -> int:
@@ -129,16 +131,18 @@ class Checkpoint:
         return hash_in_background(self.files)
 
 
-def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
+def open_checkpoint(path: str | Path, adapter: str | Path | None = None, *, outline: bool = False) -> Checkpoint:
     """Open a checkpoint folder and check it: every header, offset and shard, but no weight is read.
 
     An `adapter`, the folder of one, changes the weights as they are read. A folder that is not a whole safetensors
-    checkpoint, or an adapter that does not fit it, is an InputError.
+    checkpoint, or an adapter that does not fit it, is an InputError. With `outline` a folder may have no weights at
+    all; it has no tensors then, and an adapter changes none.
     """
     layout = find_layout(path)
     folder = layout.model
     config = read_json(folder / "config.json")
-    weights = open_weights(folder, config)
+    outline = outline and not holds_weights(folder)
+    weights = SourceWeights({}, frozenset()) if outline else open_weights(folder, config)
     processor, tokenizer = layout.json(PROCESSOR), json_file(folder / TOKENIZER)
     image_file, video_file = layout.find(*IMAGE_PROCESSOR), layout.find(*VIDEO_PROCESSOR)
     own = conventions_of(config.get("model_type"))
@@ -162,9 +166,10 @@ def open_checkpoint(path: str | Path, adapter: str | Path | None = None) -> Chec
         stored_names={},
         files=_used_files(layout, weights, license_file),
         changes=weights.changes,
+        outline=outline,
     )
     found = found.renamed(canonical_names(weights.tensors, own.names))
-    return found if adapter is None else _adapted(found, Path(adapter))
+    return found if adapter is None or outline else _adapted(found, Path(adapter))
 
 
 def _adapted(base: Checkpoint, folder: Path) -> Checkpoint:

@@ -16,7 +16,8 @@ from ...targets.errors import InputError, MissingExtra
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # How others write a repository with its revision.
 SPELLED = re.compile(rf"(?:(?:https?:/+)?(?:huggingface|hf)\.co/)?({NAME.pattern})(?:(?:@|/tree/)([\w./-]+))?/?")
-WANTED = ("*.json", "*.jinja", "*.safetensors", "*.txt", "README.md", "LICENSE*", "LICENCE*")
+WEIGHTS = "*.safetensors"
+WANTED = ("*.json", "*.jinja", WEIGHTS, "*.txt", "README.md", "LICENSE*", "LICENCE*")
 # The same weights once more, in other formats or halfway through training; and never code or pickles.
 UNWANTED = ("*.bin", "*.pt", "*.pth", "*.py", "consolidated*", "onnx/*", "openvino/*", "original/*")
 TRAINING = ("checkpoint-*/*",)  # beside a finished adapter
@@ -36,14 +37,15 @@ def is_name(path: Path) -> bool:
     return bool(NAME.fullmatch(path.as_posix())) and not path.exists() and not path.parent.exists()
 
 
-def located(path: Path, revision: str | None) -> Path:
+def located(path: Path, revision: str | None, *, outline: bool = False) -> Path:
     """A local path as it is; for a name on the hub the folder in its cache, which is fetched if need be.
 
+    With `outline` weights are not fetched.
     InputError in one sentence for repositories that are not found, gated or out of reach, and for a revision of a local
     folder.
     """
     if is_name(path):
-        return _fetched(path.as_posix(), revision, UNWANTED)
+        return _fetched(path.as_posix(), revision, (*UNWANTED, WEIGHTS) if outline else UNWANTED)
     _refuse_spelled(path, " --hub-revision {}")
     if revision is not None:
         raise InputError(f"--hub-revision {revision} is of a repository on the hub, and {path} is a local path; "

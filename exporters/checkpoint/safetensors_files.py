@@ -101,6 +101,11 @@ class StoredTensor(LazyTensor):
             view = view[got:]
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has files of weights, of any kind."""
+    return any(path.name.endswith((".safetensors", *PICKLES)) for path in folder.iterdir())
+
+
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     """All tensors of the folder, by name in sorted order."""
     if (folder / SINGLE).is_file():

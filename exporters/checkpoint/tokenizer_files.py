@@ -43,6 +43,11 @@ class SourceTokenizer:
 
     checkpoint: Checkpoint
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the checkpoint has one; a folder of configurations alone may have none."""
+        return (self.checkpoint.path / "tokenizer.json").is_file() or not self.checkpoint.outline
+
     @functools.cached_property
     def values(self) -> dict[str, Any]:
         """The content of tokenizer.json with what transformers changes in it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ...targets.errors import InputError, closest
@@ -10,15 +13,43 @@ from ..checkpoint.folder import Checkpoint
 from .contender import Assignment
 from .torch_quantizers import QUANTIZERS, check_quantizer
 
+FILES = {"llama.cpp": ("MODEL.gguf", "MMPROJ.gguf"), "openvino-genai": ("FOLDER",)}  # of each of PROGRAMS
+
 
 def baseline_jobs(
     wishes: Sequence[str], shared: Mapping[str, Any], checkpoint: Checkpoint | None
 ) -> Iterator[Assignment]:
-    """One for each wish, such as "bitsandbytes-nf4"; InputError for one that cannot be."""
+    """One for each wish, such as "bitsandbytes-nf4" or "llama.cpp=MODEL.gguf,MMPROJ.gguf@PYTHON".
+
+    Behind "@" is the Python that has the program, by default this one. InputError for a wish that cannot be.
+    """
     for wish in wishes:
-        if wish not in QUANTIZERS:
-            raise InputError(f"there is no baseline {wish!r}; {closest(wish, QUANTIZERS)}")
-        if checkpoint is None:
-            raise InputError(f"the baseline {wish} runs the checkpoint; name it with --against")
-        check_quantizer(wish)
-        yield Assignment(f"PyTorch {wish}", dtype="bfloat16", quantizer=wish, **shared)
+        name, given, rest = wish.partition("=")
+        if name in FILES:
+            yield _program(name, rest if given else "", shared)
+        elif name in QUANTIZERS and not given:
+            yield _torch(name, shared, checkpoint)
+        else:
+            raise InputError(f"there is no baseline {wish!r}; {closest(name, (*QUANTIZERS, *FILES))}")
+
+
+def _torch(name: str, shared: Mapping[str, Any], checkpoint: Checkpoint | None) -> Assignment:
+    if checkpoint is None:
+        raise InputError(f"the baseline {name} runs the checkpoint; name it with --against")
+    check_quantizer(name)
+    return Assignment(f"PyTorch {name}", dtype="bfloat16", quantizer=name, **shared)
+
+
+def _program(name: str, given: str, shared: Mapping[str, Any]) -> Assignment:
+    files, _, python = given.partition("@")
+    paths = tuple(str(Path(file).resolve()) for file in files.split(",") if file)
+    form = f"{name}={','.join(FILES[name])}"
+    if len(paths) != len(FILES[name]):
+        raise InputError(f"the baseline {name} takes {len(FILES[name])} paths, not {len(paths)}; expected {form}")
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(f"the baseline {name} needs {path}, which is not there; expected {form}")
+    interpreter = shutil.which(python or sys.executable)
+    if interpreter is None:
+        raise InputError(f"the baseline {name} is to run by {python}, which is no program; expected {form}@PYTHON")
+    return Assignment(name, dtype=None, files=paths, program=name, interpreter=interpreter, **shared)

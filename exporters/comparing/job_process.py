@@ -16,14 +16,16 @@ from ..progress import Progress
 from .contender import Assignment
 from .tensor_outcomes import Result
 
+OTHER_PROGRAM = Path(__file__).with_name("other_program.py")
+
 
 def run_job(job: Assignment, folder: Path, progress: Progress) -> Result:
     """Run one contender in a new process and give its result."""
     folder.mkdir()
     write_json(folder / "job.json", asdict(job))
-    command = [sys.executable, "-P", "-m", "lensmith.exporters.comparing.contender", str(folder / "job.json")]
+    command, environment = _command(job, folder / "job.json")
     with open(folder / "stderr", "w+b") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=job_environment())
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         try:
             for stage, done, total in _progress_lines(process):
                 progress(f"{job.name}: {stage}", done, total)
@@ -34,6 +36,14 @@ def run_job(job: Assignment, folder: Path, progress: Progress) -> Result:
     if code or "error" in result:
         raise job_failure(job.name, code, result, (folder / "stderr").read_text(encoding="utf-8", errors="replace"))
     return result
+
+
+def _command(job: Assignment, path: Path) -> tuple[list[str], dict[str, str]]:
+    """What runs a job, and in which environment: another program has a Python of its own."""
+    if job.interpreter is None:
+        return [sys.executable, "-P", "-m", "lensmith.exporters.comparing.contender", str(path)], job_environment()
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return [job.interpreter, str(OTHER_PROGRAM), str(path)], others
 
 
 def job_environment() -> dict[str, str]:

@@ -45,7 +45,12 @@ JSON_CASE, JSON_TOKEN, JSON_ENCODER = 5_700, 14, 11_000
 
 
 def golden_bytes(job: Job) -> int:
-    """Bytes of the folder `golden/` that `--golden auto` makes here, from PyTorch or from the bundle itself."""
+    """Bytes of the folder `golden/` that `--golden auto` makes here, from PyTorch or from the bundle itself.
+
+    0 where a folder of configurations has no tokenizer, without which nothing is known of prompts.
+    """
+    if not job.tokenizer.is_here and job.spec.decoder is not None:
+        return 0
     here = 4 * job.parameters <= AUTO_BYTES and importlib.util.find_spec("torch") is not None
     if job.lowering.no_replay(job) is not None:
         return 0

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
+from ...targets.profile import TargetProfile
 from ..formats.onnx.ort_attention import SCORES
 from ..graphs.blocks import SourceTensor
 from ..graphs.graph_files import Graph
@@ -20,6 +21,7 @@ from ..job import Job
 from ..notes import notes
 from ..spec import Spec
 from ..storage import weights
+from .device_plan import ANYTHING, DevicePlan, Wishes, plan_device
 from .golden_sizes import golden_bytes
 
 IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (1920, 1080), (4032, 3024))  # width, height
@@ -50,6 +52,7 @@ class Plan:
     precision: str
     target: str
     storage: tuple[Storage, ...]
+    component_bytes: dict[str, int]  # of files: a graph with its data, or all tensors of a GGUF file
     bundle_bytes: int  # with golden traces, where `--golden auto` records them here
     golden_bytes: int  # of which these are
     export_memory_bytes: int
@@ -61,19 +64,22 @@ class Plan:
     device_memory_bytes: int  # weights, states and the KV cache of the default context; activations come on top
     image_tokens: dict[str, int]  # by "width x height"
     attention_bytes: dict[str, int]  # by the same, of an encoder without a decoder; empty for others
+    device: DevicePlan  # what it takes there, how long, and what else would fit
     notes: tuple[str, ...]  # what to know before the work, in sentences
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain data."""
-        return asdict(self)
+        return {**asdict(self), "device": {**asdict(self.device), "fits": self.device.fits}}
 
 
-def make_plan(job: Job) -> Plan:
-    """The figures of a prepared job; nothing is read or written."""
+def make_plan(job: Job, target: TargetProfile | None = None, wishes: Wishes = ANYTHING) -> Plan:
+    """The figures of a prepared job; nothing is read or written.
+
+    `target` is the device that runs it, by default the job's; `wishes` are what it must keep to there.
+    """
     storage = tuple(_storage(job))
-    graphs = job.lowering.graphs(job)
-    weight_bytes = sum(_graph_bytes(job, graph) for graph in graphs)
-    weight_bytes += sum(row.disk_bytes for row in storage if row.component not in {graph.name for graph in graphs})
+    parts = _component_bytes(job, storage)
+    weight_bytes = sum(parts.values())
     states, context, traces = _states(job), job.spec.context, golden_bytes(job)
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
@@ -86,6 +92,7 @@ def make_plan(job: Job) -> Plan:
         precision=job.options.precision,
         target=job.target.name,
         storage=storage,
+        component_bytes=parts,
         bundle_bytes=weight_bytes + _small_bytes(job) + traces,
         golden_bytes=traces,
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
@@ -97,8 +104,21 @@ def make_plan(job: Job) -> Plan:
         device_memory_bytes=weight_bytes + state_bytes + token_bytes * default,
         image_tokens=tokens,
         attention_bytes=_attention_bytes(job.spec, tokens),
-        notes=tuple(notes(job)),
+        device=plan_device(job, target or job.target, tokens, wishes),
+        notes=(*notes(job), *_missing(job)),
     )
+
+
+def _missing(job: Job) -> Iterator[str]:
+    """What a folder of configurations leaves open."""
+    if not job.checkpoint.outline:
+        return
+    yield (
+        "there are no weights here: tensors are those that config.json implies, all in one type, and what fine-tuning "
+        "left out is not known"
+    )
+    if job.spec.decoder is not None and not job.tokenizer.is_here:
+        yield "there is no tokenizer.json: the tokenizer and golden traces are not counted"
 
 
 def _states(job: Job) -> list[State]:
@@ -129,6 +149,16 @@ def image_tokens(job: Job) -> dict[str, int]:
     return {f"{width} x {height}": grid_tokens(image_grid(height, width, spec), spec) for width, height in IMAGE_SIZES}
 
 
+def _component_bytes(job: Job, storage: Iterable[Storage]) -> dict[str, int]:
+    """Of graphs with their data files, which are those of the files to the byte, and of tensors in other files."""
+    parts = {graph.name: _graph_bytes(job, graph) for graph in job.lowering.graphs(job)}
+    others = Counter[str]()
+    for row in storage:
+        if row.component not in parts:
+            others[row.component] += row.disk_bytes
+    return {**parts, **others}
+
+
 def _graph_bytes(job: Job, graph: Graph) -> int:
     """Bytes of the two files of a graph."""
     _, size = weights.layout(graph, job.checkpoint)
@@ -140,7 +170,8 @@ def _small_bytes(job: Job) -> int:
     texts = (job.checkpoint.chat_template, job.checkpoint.license_text)
     tensors = sum(len(graph.sources) for graph in job.graphs)
     small = sum(len(text.encode()) for text in texts if text) + tensors * MANIFEST_TENSOR_BYTES
-    return small + (job.checkpoint.tokenizer_path.stat().st_size if job.spec.decoder is not None else 0)
+    has_tokenizer = job.spec.decoder is not None and job.tokenizer.is_here
+    return small + (job.checkpoint.tokenizer_path.stat().st_size if has_tokenizer else 0)
 
 
 def _storage(job: Job) -> Iterable[Storage]:

@@ -53,7 +53,7 @@ def lineup_tiles(lineup: Lineup) -> Iterator[Tile]:
     for name, (sign, label, form) in BEST.items():
         values = [(sign * found[name], who) for who, found in figures.items() if name in found]
         if values:
-            value, who = min(values)
+            value, who = min(values, key=lambda pair: pair[0])
             yield Tile(form(sign * value), label, who)
 
 

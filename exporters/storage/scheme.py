@@ -29,6 +29,11 @@ class Scheme:
         return self.bits <= 8
 
     @property
+    def role(self) -> str:
+        """The role that a policy chose it for; of what no policy chose, the whole reason."""
+        return self.reason.partition(":")[0]
+
+    @property
     def block_size(self) -> int:
         """Inputs of a block as the kernels of products have them, a power of two: a group is one block or several."""
         return largest_group(self.group_size, LARGEST_BLOCKS[self.bits]) or self.group_size

@@ -61,10 +61,11 @@ def _integers(bits: int) -> Callable[[bool], Operator]:
 
 
 PRODUCT = 2 * ROWS * COLUMNS * OUTPUTS
-# By arithmetic: operations of one call, and what is called.
+# By arithmetic (STAND_INS of the targets): operations of one call, and what is called.
 KINDS: Mapping[str, tuple[float, Callable[[bool], Operator]]] = {
     "int4": (PRODUCT, _integers(4)),
     "int8": (PRODUCT, _integers(8)),
+    "int8_stock": (PRODUCT, lambda _: _product(8, ROWS, COLUMNS, OUTPUTS, native=False)),
     "float32": (PRODUCT, _floats),
     "attention": (4 * PATCHES**2 * HEADS * HEAD_WIDTH, _attention),
 }

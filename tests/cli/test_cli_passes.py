@@ -15,6 +15,7 @@ from lensmith.cli.app import lensmith
 from lensmith.exporters.comparing.comparison import CompareOptions
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options
+from lensmith.exporters.planning.device_plan import Wishes
 from lensmith.runtimes.media.image_files import ImageLimits
 
 from tests.paths import TINY
@@ -59,7 +60,9 @@ ANSWER: dict[str, Row] = {
     "--no-draft": (None, {"draft": False}),
 }  # fmt: skip
 ROWS: dict[str, dict[str, Row]] = {
-    "plan": BUNDLE,
+    "plan": {**BUNDLE, "--memory": ("3.5GB", {"memory_bytes": 3_500_000_000}),
+             "--decode": (9, {"decode_tokens_per_s": 9}),
+             "--first-token": ("800ms", {"first_token_s": 0.8})},
     "export": {**BUNDLE, **{name: (value, {**more, "calibrated": True}) for name, (value, more) in CALIBRATION.items()},
                "--golden": ("never", {"golden": "never"}), "--force": FORCE,
                "--with-handler": (None, {"with_handler": True})},
@@ -85,7 +88,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "run": {"image": "a.png", "video": "b.gif"},
 }  # fmt: skip
 ELSEWHERE = {"--json", "--html", "--markdown", "--timings", "--tools"}  # how results are shown, and a file of tools
-ELSEWHERE |= {"--baseline", "--fail-if"}  # of other builds, and of what was measured
+ELSEWHERE |= {"--baseline", "--fail-if", "--all-targets"}  # of other builds, of what was measured, and of all devices
 
 
 class Begun(Exception):
@@ -100,7 +103,7 @@ class Work:
         for place, stand_in in {
             "exporters.checkpoint.hub._fetched": self.fetched,
             "exporters.pipeline.prepare": self.prepare,
-            "exporters.planning.planned_bundle.make_plan": lambda _: SimpleNamespace(to_json=dict),
+            "exporters.planning.planned_bundle.make_plan": self.make_plan,
             "exporters.pipeline.export": self.export,
             "calibration.calibrated_export.calibrated": self.calibrated,
             "exporters.comparing.comparison.compare": self.compare,
@@ -122,7 +125,12 @@ class Work:
         self.chosen |= {"revision": revision} if name == "tiny/open" else {"adapter": name}
         return CHECKPOINT
 
-    def prepare(self, path: Path, options: Options, *, adapter: Path | None) -> SimpleNamespace:
+    def make_plan(self, _: object, target: object, wishes: Wishes) -> SimpleNamespace:
+        of_both = {"context", "max_pixels"}  # of the bundle, too
+        self.note({name: value for name, value in vars(wishes).items() if name not in of_both})
+        return SimpleNamespace(to_json=dict)
+
+    def prepare(self, path: Path, options: Options, *, adapter: Path | None, outline: bool) -> SimpleNamespace:
         assert path == CHECKPOINT
         assert (adapter is not None) == ("adapter" in self.chosen)
         given = {**vars(options), "revision of Arlow": options.revision}

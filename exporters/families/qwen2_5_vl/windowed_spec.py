@@ -28,6 +28,11 @@ class WindowedSpec(PatchTransformer):
         require(not unknown, "fullatt_block_indexes", unknown, f"layers below depth {self.depth}")
         require(self.window > 0, "window_size", self.window, "at least one image token a side")
 
+    def attended(self, patches: int) -> int:
+        """Pairs of patches in all layers: of the whole image in a few, within windows in the others."""
+        near = min(patches, (self.window * self.merge_size) ** 2)
+        return patches * (len(self.full_layers) * patches + (self.depth - len(self.full_layers)) * near)
+
     @property
     def deepstack_layers(self) -> tuple[int, ...]:
         """None: the decoder takes the last states alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 from ...config_errors import require
@@ -53,9 +54,28 @@ class SiglipSpec:
         return self.image_size // self.patch_size
 
     @property
+    def patches_per_token(self) -> int:
+        """Patches that become one image token."""
+        return self.shuffle**2
+
+    @property
+    def tile_patches(self) -> int:
+        """Patches of a tile."""
+        return self.side**2
+
+    def attended(self, patches: int) -> int:
+        """Pairs of patches in all layers."""
+        return self.depth * patches**2
+
+    @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """Channels and sides of one patch."""
+        return self.channels, self.patch_size, self.patch_size
+
+    @property
     def patch_dim(self) -> int:
         """Values of one flattened patch."""
-        return self.channels * self.patch_size**2
+        return prod(self.patch_shape)
 
     @property
     def shuffled(self) -> int:

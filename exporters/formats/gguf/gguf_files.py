@@ -75,7 +75,8 @@ def without_spaced_videos(sections: dict[str, dict[str, Any]]) -> dict[str, dict
 def check(job: Job) -> None:
     """Describe both files and drop them again; InputError for what llama.cpp has no place for."""
     described = files(job)
-    vocabulary.check(job.tokenizer)
+    if job.tokenizer.is_here:
+        vocabulary.check(job.tokenizer)
     wishes = tensor_types(job.options.tensor_types)
     if any(file.quantizer for file in described):
         llama()  # raises MissingExtra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,9 @@ def test_groups_are_by_checkpoint(folder: Path, tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("wish", "checkpoint", "message"),
     [
+        ("llama.cpp", True, "takes 2 paths, not 0; expected llama.cpp=MODEL.gguf,MMPROJ.gguf"),
+        ("openvino-genai=nowhere", False, "needs .*nowhere, which is not there"),
+        ("openvino-genai=.@nowhere", False, "is to run by nowhere, which is no program"),
         ("bitsandbytes-nf5", True, "did you mean 'bitsandbytes-nf4'"),
         ("bitsandbytes-nf4", False, "name it with --against"),
         ("bitsandbytes-nf4", True, "needs bitsandbytes; run: pip install bitsandbytes"),
@@ -209,3 +213,44 @@ def test_unusable_wishes_are_refused(cli: Any, folder: Path, options: tuple[str,
     assert ran.code == 2
     assert message in ran.err
     assert ran.err.count("\n") == 1
+
+
+FAKE = """
+class Figure:
+    def __init__(self, mean): self.mean = mean
+class Figures:
+    def __init__(self, config): self.tokens = config["max_new_tokens"]
+    def get_ttft(self): return Figure(120.0)
+    def get_tpot(self): return Figure(25.0)
+    def get_num_input_tokens(self): return 44
+class Made:
+    def __init__(self, config): self.texts, self.perf_metrics = ["lion"], Figures(config)
+class VLMPipeline:
+    def __init__(self, folder, device, **settings): assert (device, settings) == ("CPU", {"INFERENCE_NUM_THREADS": 1})
+    def generate(self, prompt, images, generation_config):
+        assert images[0].shape[0] == 1 and images[0].shape[3] == 3
+        return Made(generation_config)
+def GenerationConfig(**settings): return settings
+"""
+
+
+def test_another_program_runs_by_its_own_python(folder: Path, tmp_path: Path) -> None:
+    """Here OpenVINO GenAI is a stand-in that always says "lion", 25 ms a token."""
+    (tmp_path / "openvino_genai.py").write_text(FAKE)
+    (tmp_path / "openvino.py").write_text("def Tensor(array): return array")
+    info = tmp_path / "openvino_genai-9.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino-genai\nVersion: 9.1\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    wish = f"openvino-genai={folder}@{python}"
+    options = replace(QUICK, image=folder / "a.png", tasks=folder / "tasks.jsonl", baselines=(wish,))
+    other = by_name(compare_many([folder / "int3"], None, options))["openvino-genai"]
+    assert (other.failure, other.engine, other.is_bundle) == ("", "openvino-genai, openvino-genai 9.1", False)
+    assert other.measured is not None
+    assert other.measured.decode_tokens_per_s is not None
+    assert other.measured.decode_tokens_per_s.median == pytest.approx(40)
+    assert (other.measured.first_token_ms, other.measured.prompt_tokens) == (120, 44)
+    assert [task.mean for task in other.tasks] == [1.0]
+    assert other.agreement is None
