@@ -61,7 +61,7 @@ def plan(
     _print_device(figures)
     print_memory(figures.device)
     print_times(figures.device)
-    print_verdict(figures.device, wished=any(value is not None for value in wishes.values()))
+    print_verdict(figures.device, wished=any(value is not None for value in (memory, first_token, decode)))
     for note in figures.notes:
         click.echo(f"\nnote: {note}")
 

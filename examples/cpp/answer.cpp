@@ -176,6 +176,7 @@ Ids answer(const fs::path& folder, const std::string& picture, const char* kerne
 
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "answer");
   Ort::SessionOptions options;
+  options.AddConfigEntry("session.x64quantprecision", "1");  // products of 8 bits are exact without VNNI, too
   if (kernels) options.RegisterCustomOpsLibrary(fs::path(kernels).c_str());
   // Sessions map the data files beside the graphs by themselves.
   Ort::Session encoder(env, (folder / graphs["vision_encoder"]["file"].get<std::string>()).c_str(), options);

@@ -52,6 +52,7 @@ class Plan:
     precision: str
     target: str
     storage: tuple[Storage, ...]
+    component_bytes: dict[str, int]  # of files: a graph with its data, or all tensors of a GGUF file
     bundle_bytes: int  # with golden traces, where `--golden auto` records them here
     golden_bytes: int  # of which these are
     export_memory_bytes: int
@@ -77,9 +78,8 @@ def make_plan(job: Job, target: TargetProfile | None = None, wishes: Wishes = AN
     `target` is the device that runs it, by default the job's; `wishes` are what it must keep to there.
     """
     storage = tuple(_storage(job))
-    graphs = job.lowering.graphs(job)
-    weight_bytes = sum(_graph_bytes(job, graph) for graph in graphs)
-    weight_bytes += sum(row.disk_bytes for row in storage if row.component not in {graph.name for graph in graphs})
+    parts = _component_bytes(job, storage)
+    weight_bytes = sum(parts.values())
     states, context, traces = _states(job), job.spec.context, golden_bytes(job)
     token_bytes = sum(state.nbytes for state in states if state.grows)
     state_bytes = sum(state.nbytes for state in states if not state.grows)
@@ -92,6 +92,7 @@ def make_plan(job: Job, target: TargetProfile | None = None, wishes: Wishes = AN
         precision=job.options.precision,
         target=job.target.name,
         storage=storage,
+        component_bytes=parts,
         bundle_bytes=weight_bytes + _small_bytes(job) + traces,
         golden_bytes=traces,
         export_memory_bytes=BASE_MEMORY_BYTES + weights.THREADS * BLOCK_COPIES * 4 * weights.BLOCK_ELEMENTS,
@@ -146,6 +147,16 @@ def image_tokens(job: Job) -> dict[str, int]:
         return {}
     spec = image_spec(inputs)
     return {f"{width} x {height}": grid_tokens(image_grid(height, width, spec), spec) for width, height in IMAGE_SIZES}
+
+
+def _component_bytes(job: Job, storage: Iterable[Storage]) -> dict[str, int]:
+    """Of graphs with their data files, which are those of the files to the byte, and of tensors in other files."""
+    parts = {graph.name: _graph_bytes(job, graph) for graph in job.lowering.graphs(job)}
+    others = Counter[str]()
+    for row in storage:
+        if row.component not in parts:
+            others[row.component] += row.disk_bytes
+    return {**parts, **others}
 
 
 def _graph_bytes(job: Job, graph: Graph) -> int:

@@ -41,7 +41,7 @@ from ..media.pixels import image_spec
 from ..media.resize import UInt8, resize_bicubic
 from ..media.sources import ImageSource, opened_source
 from ..process.cores import at_most
-from ..process.cpu import warn_if_lacking
+from ..process.cpu import told_if_lacking
 from ..process.forks import OfOneProcess, PerProcess, computing
 from ..storage.array_files import write_arrays
 from ..storage.new_file import new_file
@@ -88,7 +88,7 @@ class Encoder(OfOneProcess):
         manifest = bundle.manifest
         if manifest.encoder is UNSET:
             raise InputError(f"the bundle {bundle.path} answers questions; load it as a model")
-        warn_if_lacking(manifest.options.cpu_features)
+        told_if_lacking(manifest.options.cpu_features)
         self.bundle, self.manifest = bundle, manifest
         self.image_limits = image_limits or ImageLimits()
         spec = image_spec(manifest)

@@ -25,7 +25,7 @@ from ..media.media_encoder import FEATURE_BYTES, MediaEncoder
 from ..media.pixels import image_spec
 from ..media.sources import ImageSource
 from ..media.spaced_video import video_spec
-from ..process.cpu import warn_if_lacking
+from ..process.cpu import told_if_lacking
 from ..process.forks import OfOneProcess, PerProcess
 from ..process.interrupt import heeding
 from ..prompt.manifest_specs import position_spec, prompt_spec
@@ -103,7 +103,7 @@ class Model(OfOneProcess):
             raise InputError(
                 f"the bundle {bundle.path} has no decoder: it makes features of images and cannot be asked"
             )
-        warn_if_lacking(manifest.options.cpu_features)
+        told_if_lacking(manifest.options.cpu_features)
         self.bundle, self.manifest = bundle, manifest
         self.image_spec = image_spec(manifest).with_pixels(min_pixels=min_pixels, max_pixels=max_pixels)
         self.prompts = open_prompt(bundle.path, prompt_spec(manifest))

@@ -23,14 +23,11 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     return frozenset(word for line in lines for word in line.split())
 
 
-def warn_if_lacking(any_of: Iterable[str], found: frozenset[str] | None = None) -> bool:
-    """Log one sentence when this CPU is known to have none of the features that a bundle was built for."""
+def told_if_lacking(any_of: Iterable[str], found: frozenset[str] | None = None) -> bool:
+    """Log (INFO) that this CPU is known to have none of the features that a bundle's target expects: it is slower."""
     found = cpu_features() if found is None else found
     wanted = list(any_of)
     lacking = bool(found) and bool(wanted) and found.isdisjoint(wanted)
     if lacking:
-        log.warning(
-            "this CPU has none of %s, so 8-bit products may overflow; run lensmith verify, or use --target cpu-any",
-            ", ".join(wanted),
-        )
+        log.info("this CPU has none of %s: 8-bit products are as exact, but slower", ", ".join(wanted))
     return lacking

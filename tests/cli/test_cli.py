@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -65,7 +66,7 @@ def test_plan_follows_its_options(cli: Cli, tiny_checkpoint: Path) -> None:
     ran = cli("plan", tiny_checkpoint, "--context", 4096, "--max-pixels", 262144, "--precision", "fp32")
     assert ran.code == 0
     assert "for 4096 tokens" in ran.out
-    assert "4032 x 3024     234" in ran.out  # 576 x 416 pixels: at most 262144 at this aspect, multiples of 32
+    assert re.search("4032 x 3024 +234 ", ran.out)  # 576 x 416 pixels: at most 262144 at this aspect, multiples of 32
     assert "float32" in ran.out
     assert "int4" not in ran.out
 
@@ -153,6 +154,37 @@ def test_inspect(cli: Cli, tiny_bundle: Path) -> None:
                  "model.language_model.embed_tokens.weight", "switched off by --golden never"):  # fmt: skip
         assert text in ran.out
     assert json.loads(cli("inspect", tiny_bundle, "--json").out)["family"] == "qwen3_vl"
+
+
+def test_plan_proposes_for_a_budget(cli: Cli, tiny_checkpoint: Path) -> None:
+    asked = ("plan", tiny_checkpoint, "--target", "raspberry-pi-5")
+    fits = cli(*asked, "--memory", "1GB", "--first-token", "5s", "--max-pixels", 262144)
+    assert "This build fits raspberry-pi-5 and keeps to the wishes." in fits.out
+    assert re.search("onnx +int8 +128 +262,144", fits.out)
+    never = cli(*asked, "--memory", "1MB", "--json")
+    device = json.loads(never.out)["device"]
+    assert (never.code, device["fits"], device["proposals"]) == (0, False, [])
+    assert "0.00 GB are there" in device["nearest_misses"][0]
+    assert "No build does; the nearest" in cli(*asked, "--memory", "1MB").out
+    for option, value, said in (("--memory", "much", "not a size"), ("--first-token", "soon", "not a time"),
+                                ("--first-token", "0s", "not a time"), ("--decode", 0, "--decode")):  # fmt: skip
+        ran = cli(*asked, option, value)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+
+
+def test_plan_of_all_targets(cli: Cli, tiny_checkpoint: Path) -> None:
+    found = json.loads(cli("plan", tiny_checkpoint, "--all-targets", "--json").out)
+    assert found.keys() == {row["name"] for row in json.loads(cli("targets", "--json").out)}
+    assert found["jetson-thor"]["format"] == "tensorrt"
+    assert "jetson-thor" in cli("plan", tiny_checkpoint, "--all-targets").out
+    assert "leave out --target cpu" in cli("plan", tiny_checkpoint, "--all-targets", "--target", "cpu").err
+
+
+def test_a_plan_takes_the_format_of_its_target(cli: Cli, tiny_checkpoint: Path) -> None:
+    for arguments, target in ((("--target", "jetson-thor"), "jetson-thor"),
+                              (("--target", "rk3588", "--format", "gguf"), "rk3588")):  # fmt: skip
+        assert json.loads(cli("plan", tiny_checkpoint, *arguments, "--json").out)["device"]["target"] == target
+    assert "not for the target" in cli("plan", tiny_checkpoint, "--target", "cpu", "--format", "tensorrt").err
 
 
 def test_targets(cli: Cli) -> None:

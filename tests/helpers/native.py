@@ -48,6 +48,7 @@ def session(name: str, feed: Mapping[str, Array], weights: Mapping[str, Array], 
     model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtime does
     if native:
         wanted_instructions(True)
         options.register_custom_ops_library(str(LIBRARY))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.process.cpu import cpu_features, warn_if_lacking
+from lensmith.runtimes.process.cpu import cpu_features, told_if_lacking
 from lensmith.targets.device import STAND_INS
 from lensmith.targets.errors import InputError
 from lensmith.targets.profile import load_target, target_names, target_text
@@ -129,11 +129,11 @@ def test_features_are_read(tmp_path: Path) -> None:
     assert cpu_features(tmp_path / "absent") == frozenset()
 
 
-def test_a_cpu_without_dot_products_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert warn_if_lacking(["avx_vnni"], frozenset({"avx2"}))
-    assert "--target cpu-any" in caplog.text
-    assert not warn_if_lacking(["avx_vnni"], frozenset({"avx2", "avx_vnni"}))
-    assert not warn_if_lacking(["avx_vnni", "avx512_vnni"], frozenset({"avx2", "avx512_vnni"}))  # one of them is enough
-    assert not warn_if_lacking(["avx_vnni"], frozenset())  # nothing is known
-    assert not warn_if_lacking([], frozenset({"avx2"}))
+def test_a_cpu_without_dot_products_is_told_to_be_slower(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert told_if_lacking(["avx_vnni"], frozenset({"avx2"}))
+    assert "none of avx_vnni: 8-bit products are as exact, but slower" in caplog.text
+    assert not told_if_lacking(["avx_vnni"], frozenset({"avx2", "avx_vnni"}))
+    assert not told_if_lacking(["avx_vnni", "avx512_vnni"], frozenset({"avx2", "avx512_vnni"}))  # one of them is enough
+    assert not told_if_lacking(["avx_vnni"], frozenset())  # nothing is known
+    assert not told_if_lacking([], frozenset({"avx2"}))

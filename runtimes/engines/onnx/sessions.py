@@ -37,6 +37,8 @@ def session(
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # On Arm KleidiAI rounds activations by row and scales to bfloat16: not what a bundle was proven with.
     options.add_session_config_entry("mlas.disable_kleidiai", "1")
+    # Without VNNI, products of 8 bits add pairs in 16 bits, which overflow; so signed weights become unsigned there.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # none: what fails is raised, and said once
     if wanted_kernels(native):
         options.register_custom_ops_library(str(LIBRARY))

@@ -132,6 +132,21 @@ def test_export_records_repository_and_commit(hub: Hub, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(source)
 
 
+def test_a_plan_fetches_no_weights(hub: Hub, tmp_path: Path) -> None:
+    """And what builds the bundle later fetches the rest."""
+    hub.asked.clear()
+    env = environment(hub, tmp_path / "cache")
+    command = [sys.executable, "-m", "lensmith.cli", "plan", "tiny/open", "--target", "raspberry-pi-5", "--json"]
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    plan = json.loads(ran.stdout)
+    assert (plan["architecture"], plan["device"]["fits"]) == ("qwen3_vl", True)
+    assert plan["parameters"] > 1_000_000
+    assert not any(name.endswith(".safetensors") for name in hub.fetched())
+    (whole,) = ask([("tiny/open", None)], tmp_path, env)
+    assert list(Path(whole).glob("*.safetensors"))
+
+
 def test_local_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny" / "open").mkdir(parents=True)

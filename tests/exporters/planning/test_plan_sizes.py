@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.planning import golden_sizes
 from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.synth.making import synth
+from lensmith.runtimes.bundle.opening import Bundle
+from lensmith.runtimes.engines.llamacpp.header import read_gguf
 
 from tests.paths import TINY
 
@@ -24,6 +27,8 @@ BUILDS = {
     "llava cuda": ("llava", Options(target="cuda")),
     "llava gguf": ("llava", Options(format="gguf", precision="f16")),
     "arlow": ("arlow-vision", Options(precision="int8")),
+    "qwen2.5-vl int4": ("qwen2.5-vl-3b", Options(group_size=32)),
+    "smolvlm int8": ("smolvlm2-500m", Options(precision="int8")),
 }
 
 
@@ -36,7 +41,18 @@ def test_plans_are_as_large_as_what_is_built(build: str, tmp_path: Path) -> None
     files = {file.relative_to(bundle.path): file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()}
     traces = sum(size for file, size in files.items() if file.parts[0] == "golden")
     assert plan.bundle_bytes == pytest.approx(sum(files.values()), rel=0.03)
+    assert plan.component_bytes == dict(_components(bundle))
     assert plan.golden_bytes == pytest.approx(traces, rel=0.12)  # JSON, of which a tenth of the smallest is
+
+
+def _components(bundle: Bundle) -> Iterator[tuple[str, int]]:
+    """Bytes of the files of each graph; of a GGUF file those of its tensors."""
+    for entry in bundle.manifest.graphs.values():
+        path = bundle.path / entry.file
+        if path.suffix == ".gguf":
+            yield path.stem, sum(tensor.nbytes for tensor in read_gguf(path).tensors.values())
+        else:
+            yield path.stem, path.stat().st_size + path.with_suffix(".data").stat().st_size
 
 
 def test_without_pytorch_traces_are_those_of_the_bundle_itself(monkeypatch: pytest.MonkeyPatch) -> None:
