@@ -24,10 +24,13 @@ class MtpDrafts:
         `DraftHead.draft`.
         """
         self._head, self._offset, self._never, self._choose = head, offset, frozenset(never), choose
-        self._pace = DepthPace(MOST_DRAFTS)
+        self._pace, self._begun = DepthPace(MOST_DRAFTS), False
 
     def propose(self, history: Ints, room: int) -> list[int]:
         """Up to `room` tokens that may follow `history` [n], the whole conversation."""
+        if not self._begun:  # many answers are one word, and a guess would only foresee their end
+            self._begun = True
+            return []
         count = min(self._pace.next_count(), room)
         if not count:
             if self._head.waiting >= LATE:
