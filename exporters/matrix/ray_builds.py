@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import msgspec
@@ -29,11 +30,12 @@ def ray_builds(address: str, workers: int) -> Builds:
         raise MissingExtra("a matrix on a cluster", "ray") from error
 
     def run(cells: Sequence[CellJob]) -> Iterator[Built]:
-        _connect(ray, address, workers)
-        try:
-            yield from _results(ray, cells)
-        finally:
-            ray.shutdown()
+        with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
+            _connect(ray, address, workers)
+            try:
+                yield from _results(ray, cells)
+            finally:
+                ray.shutdown()
 
     return run
 

@@ -14,15 +14,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lensmith.exporters.job import Job
-from lensmith.exporters.pipeline import Options, export, prepare
-from lensmith.exporters.planning.device_memory import memory_need
-from lensmith.exporters.planning.planned_bundle import make_plan
-from lensmith.exporters.planning.prediction import predict, tokens_per_s
-from lensmith.exporters.planning.variants import variant_of
 from lensmith.runtimes import Encoder, GenerationOptions, Model, user_message
 from lensmith.runtimes.bundle.opening import open_bundle
 from lensmith.runtimes.process.memory import peak_memory_bytes
@@ -33,7 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of it
 
 from tests.benchmarks.contender_worker import QUESTION, picture
 
-STEPS = 16
+if TYPE_CHECKING:
+    from lensmith.exporters.job import Job
+
+STEPS = 16  # exporters are imported where they are needed: what is measured is the runtime alone
 
 
 def measure(bundle: Path, size: tuple[int, int], threads: int) -> dict[str, float]:
@@ -59,6 +57,10 @@ def measure(bundle: Path, size: tuple[int, int], threads: int) -> dict[str, floa
 
 def planned(job: Job, measured: dict[str, float], image_tokens: int) -> dict[str, float]:
     """The same figures, predicted."""
+    from lensmith.exporters.planning.device_memory import memory_need
+    from lensmith.exporters.planning.prediction import predict, tokens_per_s
+    from lensmith.exporters.planning.variants import variant_of
+
     variant = variant_of(job, job.target)
     tokens = int(measured.get("tokens", 0))
     timed = predict(variant, int(measured.get("image tokens", image_tokens)))
@@ -73,7 +75,11 @@ def in_a_process(bundle: Path, size: str, threads: int) -> dict[str, float]:
     return made
 
 
-def rows(args: argparse.Namespace) -> Any:
+def rows(args: argparse.Namespace) -> Iterator[tuple[str, str, str, float, float]]:
+    """Precision, size of the image, figure, planned and measured."""
+    from lensmith.exporters.pipeline import Options, export, prepare
+    from lensmith.exporters.planning.planned_bundle import make_plan
+
     for precision in args.precisions:
         job = prepare(args.checkpoint, Options(precision=precision, target=args.target))
         bundle = args.builds / f"{args.checkpoint.name}-{precision}-{job.target.name}"
