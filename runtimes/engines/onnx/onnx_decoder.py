@@ -120,7 +120,8 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         name = (id(self), states.side, tokens, keep)
         bound: BoundStep | None = states.bound.get(name)
         if bound is None or bound.session is not self.session:
-            whole = states.room.setdefault(id(self), self._room(MOST_ROWS, MOST_ROWS))
+            outputs = (id(self), len(self._outputs))  # of which there are more from the first hidden states on
+            whole = states.room.setdefault(outputs, self._room(MOST_ROWS, MOST_ROWS))
             room = {output: array[:, :tokens] for output, array in whole.items()}
             bound = states.bound[name] = self._bind(states, step, room, keep=keep)
         return bound

@@ -90,6 +90,19 @@ def test_llamacpp_gives_the_same(bundles: Callable[..., Path], model: str) -> No
     np.testing.assert_array_equal(logits, decoder.run(decoder.open_states(), Step(ids, places, num_logits=3)))
 
 
+def test_they_come_behind_steps_without_any(bundles: Callable[..., Path]) -> None:
+    """The graph is changed for them while a conversation goes on."""
+    decoder = opened(bundles("qwen3_vl", "fp32")).decoder
+    found = []
+    for first in (0, 1):
+        states = decoder.open_states()
+        decoder.run(states, Step(np.array([20]), text_positions(1, 0), num_hidden_states=first))
+        decoder.run(states, Step(np.array([21]), text_positions(1, 1), num_hidden_states=1))
+        found.append(states.hidden_states.copy())
+    assert found[0].shape == (1, decoder.hidden)
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_rank_is_a_product_with_rows_of_the_head(bundles: Callable[..., Path]) -> None:
     """As docs/embed.md says of models that answer yes or no."""
     from safetensors.numpy import load_file
