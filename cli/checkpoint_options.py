@@ -99,12 +99,12 @@ def _of_target(chosen: dict[str, Any], target: TargetProfile) -> dict[str, Any]:
     return chosen
 
 
-def opened(checkpoint: Path, hub_revision: str | None) -> Job:
-    """The checkpoint as a job of the usual options, to be planned for any target."""
+def opened(checkpoint: Path, hub_revision: str | None, **of_model: Any) -> Job:
+    """The checkpoint as a job of the usual options but for some, to be planned for any target."""
     with needs("export", "compiling a checkpoint"):
         from ..exporters.checkpoint.hub import located
         from ..exporters.pipeline import Options, prepare
-    return prepare(located(checkpoint, hub_revision, outline=True), Options(), outline=True)
+    return prepare(located(checkpoint, hub_revision, outline=True), Options(**of_model), outline=True)
 
 
 def _precision(format: str, precision: str | None, **_: Any) -> str:

@@ -6,16 +6,20 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..targets.errors import InputError
 from .checkpoint_options import CHOICES, prepared
 from .device_tables import print_memory, print_targets, print_times, print_verdict
-from .option_types import AS_JSON, AboveZero, Once, parse_seconds, parse_size
+from .option_types import AS_JSON, AboveZero, Once, named, parse_seconds, parse_size
 from .screen import console, pairs, print_json, size, table
 from .storage_tables import print_plan
 
 if TYPE_CHECKING:
     from ..exporters.planning.planned_bundle import Plan
+
+OF_MODEL = ("context", "max_pixels", "revision")  # choices that any build of it keeps to
+OF_BUILD = ("adapter", "format", "precision", "group_size", "asymmetric", "kv_cache", "tensor_types")
 
 
 @click.command(cls=Once, short_help="Say what the bundle of CHECKPOINT will take; write nothing.")
@@ -72,11 +76,22 @@ def _all_targets(wishes: dict[str, Any], *, as_json: bool, **choices: Any) -> No
 
     if choices["target"] is not None:
         raise InputError(f"--all-targets is about every target; leave out --target {choices['target']}")
-    found = plan_targets(opened(choices["checkpoint"], choices["hub_revision"]), Wishes(**wishes))
+    _refuse_builds()
+    kept = {name: choices[name] for name in OF_MODEL}
+    found = plan_targets(opened(choices["checkpoint"], choices["hub_revision"], **kept), Wishes(**wishes))
     if as_json:
         print_json({name: made if isinstance(made, list) else asdict(made) for name, made in found.items()})
     else:
         print_targets(found)
+
+
+def _refuse_builds() -> None:
+    """InputError for an option about one build: those of each target are chosen here."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name in OF_BUILD:
+            raise InputError(f"--all-targets chooses the build for each target; leave out {named(option)}")
 
 
 def _print_device(plan: Plan) -> None:

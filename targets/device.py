@@ -20,6 +20,8 @@ STAND_INS: Mapping[str, tuple[str, ...]] = {
     "float32": ("float16",),
     "attention": ("float16", "float32"),
 }
+FORMATS = ("onnx", "gguf", "tensorrt")  # that anything runs
+WIDTHS = (16, 8, 4)  # bits of weights that any target's bundles may have
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,19 @@ class Device:
         counts = (self.memory_bytes, self.usable_bytes, self.read_bytes_per_s, self.threads)
         if not all(count > 0 for count in (*counts, *self.operations_per_s.values())):
             raise InputError("the table device has a rate or a size that is not above zero; expected positive numbers")
+        self._check_builds()
         if self.usable_bytes > self.memory_bytes:
             raise InputError(f"usable_bytes {self.usable_bytes} is more than memory_bytes {self.memory_bytes}")
+
+    def _check_builds(self) -> None:
+        if not self.formats or not self.bits or self.group_size < 1:
+            raise InputError("the table device has no formats, no bits, or a group_size below 1; expected some of each")
+        for name in self.formats:
+            if name not in FORMATS:
+                raise InputError(f"formats has {name!r}; {closest(name, FORMATS)}")
+        for bits in self.bits:
+            if bits not in WIDTHS:
+                raise InputError(f"bits has {bits}; expected some of {', '.join(map(str, WIDTHS))}")
 
     def rate(self, arithmetic: str) -> float:
         """Operations a second in a kind of arithmetic, or in the next that the device names."""

@@ -88,7 +88,7 @@ def _seconds(operator: Operator, threads: int) -> float:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """All memory of this machine and what is available now, or what a control group leaves of it; 0 where unknown."""
+    """All memory of this machine and what is available now; 0 where unknown. Limits of containers are not seen."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         total, free = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))

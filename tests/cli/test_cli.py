@@ -177,7 +177,10 @@ def test_plan_of_all_targets(cli: Cli, tiny_checkpoint: Path) -> None:
     assert found.keys() == {row["name"] for row in json.loads(cli("targets", "--json").out)}
     assert found["jetson-thor"]["format"] == "tensorrt"
     assert "jetson-thor" in cli("plan", tiny_checkpoint, "--all-targets").out
-    assert "leave out --target cpu" in cli("plan", tiny_checkpoint, "--all-targets", "--target", "cpu").err
+    for option, value in (("--target", "cpu"), ("--precision", "int8"), ("--format", "onnx"), ("--group-size", 32)):
+        ran = cli("plan", tiny_checkpoint, "--all-targets", option, value)
+        assert (ran.code, f"leave out {option}" in ran.err) == (2, True), ran.err
+    assert cli("plan", tiny_checkpoint, "--all-targets", "--context", 10**9).code == 2  # more than the model's
 
 
 def test_a_plan_takes_the_format_of_its_target(cli: Cli, tiny_checkpoint: Path) -> None:

@@ -105,6 +105,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     ("threads = 4", "threads = 0", "above zero"), ("threads = 4", "thread = 4", "did you mean 'threads'"),
     ("threads = 4", 'threads = "four"', r"Expected `int`, got `str` - at `\$.device.threads`"),
     ("float32 = 9.2e10", "", "neither float32 nor float16"), ("int8 =", "int9 =", "did you mean 'int8'"),
+    ('formats = ["onnx", "gguf"]', "formats = []", "has no formats"), ("[8, 4]", "[8, 5]", "bits has 5; expected some"),
+    ('"gguf"', '"ggml"', "did you mean 'gguf'"), ("group_size = 128", "group_size = 0", "group_size below 1"),
     ("dialect", "dialekt", "did you mean 'dialect'"), ("[device]", "[device", "Expected ']'"),
 ])  # fmt: skip
 def test_a_file_that_is_wrong(tmp_path: Path, old: str, new: str, said: str) -> None:
