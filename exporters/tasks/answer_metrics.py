@@ -103,10 +103,16 @@ def named_option(answer: str, options: tuple[str, ...]) -> str | None:
 
 
 def vqa_score(answer: str, expected: Expected) -> float:
-    """min(people who gave this answer / 3, 1), averaged over all sets that lack one of them (Antol et al. 2015)."""
+    """min(people who gave this answer / 3, 1), averaged over all sets that lack one of them (Antol et al. 2015).
+
+    Of fewer than four people, all of the others must have given it; of one alone, that one.
+    """
     said = vqa_words(answer)
     agree = [vqa_words(right) == said for right in expected.answers]
-    return sum(min((sum(agree) - own) / HUMANS, 1.0) for own in agree) / len(agree)
+    if len(agree) == 1:
+        return float(agree[0])
+    enough = min(HUMANS, len(agree) - 1)
+    return sum(min((sum(agree) - own) / enough, 1.0) for own in agree) / len(agree)
 
 
 METRICS: Mapping[str, Callable[[str, Expected], float]] = {

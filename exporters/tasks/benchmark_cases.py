@@ -64,13 +64,16 @@ def _pictures(path: Path, folder: Path, wanted: set[str]) -> Iterator[tuple[str,
 
 
 def _key(where: str, row: Row) -> str:
-    return str(row.get("index", where))
+    index = row.get("index")
+    return where if index is None else str(index)
 
 
 def _case(where: str, row: Row, benchmark: Benchmark) -> Case:
     if not isinstance(row.get("question"), str):
         raise InputError(f"{where} has no question; it has {', '.join(map(str, row))[:200]}")
     options = _options(row)
+    if len(options) > len(ascii_uppercase):
+        raise InputError(f"{where} has {len(options)} options; expected at most {len(ascii_uppercase)}, one a letter")
     answers = _answers(where, row, options)
     part = row.get(benchmark.part) if benchmark.part else None
     return Case(

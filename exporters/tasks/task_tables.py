@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ...targets.errors import InputError, MissingExtra
 
 Row = Mapping[str, Any]
 ROWS_AT_ONCE = 16  # of a parquet file, each with its pictures
+MOST_FIELD = (1 << 31) - 1  # signs: a long integer of C, which is short on Windows
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -37,9 +37,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _tab_separated(path: Path) -> Iterator[Row]:
-    before = csv.field_size_limit(sys.maxsize)  # a picture is one field
+    before = csv.field_size_limit(MOST_FIELD)  # a picture is one field
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # tables of Windows begin with a mark
             for row in csv.DictReader(file, dialect="excel-tab"):
                 yield {name: value or None for name, value in row.items()}
     except (csv.Error, UnicodeDecodeError) as error:

@@ -195,3 +195,12 @@ def test_any_answer_gets_a_degree(metric: str, answer: str, right: list[str]) ->
 def test_an_unknown_metric_is_told() -> None:
     with pytest.raises(InputError, match="no metric 'ANLS2'; did you mean 'ANLS'"):
         score("ANLS2", "a", Expected(("a",)))
+
+
+@pytest.mark.parametrize(
+    ("right", "value"), [(("yes",), 1), (("no",), 0), (("yes", "yes"), 1), (("yes", "yes", "yes"), 1),
+                         (("yes", "no"), 0.5), (("yes", "yes", "no"), 2 / 3)]
+)  # fmt: skip
+def test_a_few_people_can_agree(right: tuple[str, ...], value: float) -> None:
+    """Three others cannot, where there are fewer."""
+    assert score("VQA score", "yes", Expected(right)) == pytest.approx(value)

@@ -318,3 +318,19 @@ def test_parquet_without_its_library_names_the_extra(tmp_path: Path, monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtra, match=r"lensmith\[tasks\]"):
         read_questions(tmp_path / "docvqa.parquet", tmp_path)
+
+
+def test_a_table_of_windows_without_indices(tmp_path: Path) -> None:
+    """A mark in front of the first column is none of its name, and rows without an index have their own pictures."""
+    rows = [{"question": f"What is {number}?", "index": "", "answer": "14", "image": base(level)}
+            for number, level in enumerate((40, 80))]  # fmt: skip
+    path = table(tmp_path / "ChartQA.tsv", rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [levels(case) for case in read_questions(path, tmp_path)] == [[40], [80]]
+
+
+def test_more_options_than_letters_are_refused(tmp_path: Path) -> None:
+    row = {"question": "Which?", "options": list(map(str, range(27))), "answer": "1", "image_path": "a.png"}
+    (tmp_path / "ai2d.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=r"row 1 of ai2d.jsonl has 27 options; expected at most 26"):
+        read_questions(tmp_path / "ai2d.jsonl", tmp_path)
