@@ -102,3 +102,5 @@ def _report(
         click.echo(page, err=True)
     if gate is not None:
         gate.check({each.name: entrant_figures(each) for each in lineup.bundles if each.measured})
+    if failed := lineup.failed:
+        raise CheckFailed(f"{len(failed)} could not be measured: {failed[0].name}: {failed[0].failure}")

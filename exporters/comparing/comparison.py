@@ -92,8 +92,7 @@ def compare(
         raise InputError(f"{bundle.path} has no decoder, so there are no answers to compare; lensmith verify says how "
                          "far its features are from PyTorch's")  # fmt: skip
     find_family(checkpoint)
-    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        raise MissingExtra("comparing with PyTorch", "torch")
+    need_torch()
     require_source(bundle, checkpoint)
     calibration = read_evidence(bundle.content)  # before what takes long
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as folder:
@@ -107,6 +106,12 @@ def compare(
         return assemble(
             bundle, checkpoint, jobs, results, samples=samples, command=options.command, calibration=calibration
         )
+
+
+def need_torch() -> None:
+    """Raises MissingExtra where PyTorch or transformers is missing."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        raise MissingExtra("comparing with PyTorch", "torch")
 
 
 def require_source(bundle: Bundle, checkpoint: Checkpoint) -> None:

@@ -94,7 +94,7 @@ def _tasks(job: Assignment, result: Mapping[str, Any]) -> list[TaskResult]:
 
 def _drop(job: Assignment, result: Mapping[str, Any], reference: Mapping[str, Any]) -> Drop | None:
     ours, theirs = _degrees(job, result), _degrees(job, reference)
-    return Drop.of(theirs, ours) if ours and theirs and not job.is_reference else None
+    return Drop.of(theirs, ours) if ours and theirs else None
 
 
 def _size(job: Assignment, bundle: Bundle, checkpoint: Checkpoint | None) -> int:
@@ -112,7 +112,7 @@ def _bytes(path: Path) -> int:
 def _command(bundle: Bundle, group: Group) -> str:
     """What makes the bundle again, as far as its manifest tells."""
     options = bundle.content["options"]
-    source = group.checkpoint.path if group.checkpoint else group.model
+    source = group.checkpoint.path if group.checkpoint else bundle.manifest.source.name
     parts = [f"lensmith export {source} -o {bundle.path.name} --format {options['format']}",
              f"--target {bundle.content['target']} --precision {options['precision']}"]  # fmt: skip
     parts += [f"--max-pixels {options['max_pixels']}"] if options.get("max_pixels") else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.generation.loading import answers
 from ...targets.errors import InputError, LensmithError
 from ..checkpoint.folder import Checkpoint, open_checkpoint
+from ..distinct_names import distinct, shortest_ends
 from ..families.families import find_family
 from ..progress import Progress
-from ..reports.lineup_records import Entrant, Lineup, Measured, noise_of
+from ..reports.lineup_records import Lineup, Measured, noise_of
 from ..tasks.questions import read_questions
 from .baselines import baseline_jobs
 from .cases import Case, builtin_cases, spread_over_tasks
-from .comparison import TRACED_CASES, CompareOptions, require_source, timed_photo
+from .comparison import TRACED_CASES, CompareOptions, need_torch, require_source, timed_photo
 from .contender import Assignment
 from .entrants import Outcome, entrant, measured
 from .job_process import run_job
@@ -31,11 +33,12 @@ class Group:
 
     bundles: tuple[Bundle, ...]
     checkpoint: Checkpoint | None = None
+    label: str = ""  # where another group's checkpoint has the same name
 
     @property
     def model(self) -> str:
         """The name of the checkpoint."""
-        return str(self.bundles[0].manifest.source.name)
+        return self.label or str(self.bundles[0].manifest.source.name)
 
     @property
     def encoder(self) -> bool:
@@ -89,22 +92,26 @@ def compare_many(
 
 def compare_groups(groups: Sequence[Group], options: CompareOptions, progress: Progress = lambda *_: None) -> Lineup:
     """As `compare_many`, of bundles that are open already."""
+    labels = distinct(group.model for group in groups)
+    groups = [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
+    names = iter(shortest_ends([bundle.path.resolve() for group in groups for bundle in group.bundles]))
     with tempfile.TemporaryDirectory(prefix="lensmith-compare-") as name:
-        made = [_Run(group, options, Path(name) / str(index), progress) for index, group in enumerate(groups)]
+        made = [
+            _Run(group, [*islice(names, len(group.bundles))], options, Path(name) / str(index), progress)
+            for index, group in enumerate(groups)
+        ]
         jobs = [run.jobs() for run in made]
         results = [run.outcomes(each) for run, each in zip(made, jobs, strict=True)]
         noise = made[0].noise(jobs[0], results[0])
-    entrants = [
-        entrant(job, result, found[0], run.group, several=len(groups) > 1)
+    rows = [
+        [entrant(job, result, found[0], run.group, several=len(groups) > 1)
+         for job, result in zip(each, found, strict=True)]
         for run, each, found in zip(made, jobs, results, strict=True)
-        for job, result in zip(each, found, strict=True)
-    ]
+    ]  # fmt: skip
     first = jobs[0][0]
     return Lineup(
-        entrants=tuple(sorted(entrants, key=lambda row: not row.is_bundle)),
-        references={
-            run.group.model: _named(entrants, each[0], run.group) for run, each in zip(made, jobs, strict=True)
-        },
+        entrants=tuple(sorted(chain(*rows), key=lambda row: not row.is_bundle)),
+        references={run.group.model: row[0].name for run, row in zip(made, rows, strict=True)},
         noise=noise,
         threads=first.threads,
         repeats=first.repeats,
@@ -116,10 +123,6 @@ def compare_groups(groups: Sequence[Group], options: CompareOptions, progress: P
         command=options.command,
         notes=tuple(dict.fromkeys(_notes(first.threads, results))),
     )
-
-
-def _named(entrants: Sequence[Entrant], job: Assignment, group: Group) -> str:
-    return next(row.name for row in entrants if row.model == group.model and row.name.endswith(job.name))
 
 
 def _samples(job: Assignment, options: CompareOptions) -> str:
@@ -149,11 +152,15 @@ def encodes_alone(path: str | Path) -> bool:
 class _Run:
     """The measurements of one group, in a folder of its own."""
 
-    def __init__(self, group: Group, options: CompareOptions, folder: Path, progress: Progress) -> None:
-        self.group, self.options, self.folder, self.progress = group, options, folder, progress
+    def __init__(
+        self, group: Group, names: Sequence[str], options: CompareOptions, folder: Path, progress: Progress
+    ) -> None:
+        """`names` are those of the bundles."""
+        self.group, self.names, self.options, self.folder, self.progress = group, names, options, folder, progress
         folder.mkdir()
         if group.checkpoint is not None:
             find_family(group.checkpoint)
+            need_torch()
         if len({answers(bundle) for bundle in group.bundles}) > 1:
             raise InputError("some bundles answer and some encode images alone; compare them apart")
 
@@ -166,15 +173,11 @@ class _Run:
             for dtype in sorted(options.dtypes, key=lambda dtype: dtype != options.reference):
                 made.append(Assignment(f"PyTorch {dtype}", dtype=dtype, **shared))
         made += [Assignment(name, dtype=None, **{**shared, "bundle": str(bundle.path.resolve())})
-                 for name, bundle in zip(self._names(), self.group.bundles, strict=True)]  # fmt: skip
+                 for name, bundle in zip(self.names, self.group.bundles, strict=True)]  # fmt: skip
         made += baseline_jobs(options.baselines, shared, self.group.checkpoint)
-        return [replace(job, is_reference=index == 0, answers=tasks) for index, job in enumerate(made)]
-
-    def _names(self) -> list[str]:
-        """The folders' names, with those above where two have the same."""
-        paths = [bundle.path.resolve() for bundle in self.group.bundles]
-        last = [path.name for path in paths]
-        return [path.name if last.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+        names = distinct(job.name for job in made)  # one program may run several files
+        return [replace(job, name=name, is_reference=index == 0, answers=tasks)
+                for index, (job, name) in enumerate(zip(made, names, strict=True))]  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
         options, checkpoint, first = self.options, self.group.checkpoint, self.group.bundles[0]

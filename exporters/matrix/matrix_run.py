@@ -16,10 +16,11 @@ from ..checkpoint.folder import open_checkpoint
 from ..comparing.comparison import CompareOptions
 from ..comparing.job_process import job_environment
 from ..comparing.lineup import compare_groups, grouped
+from ..distinct_names import distinct
 from ..progress import Progress
 from ..reports.lineup_records import Lineup
 from .cell_build import Built, CellJob, build_cell, read_record
-from .matrix_file import Matrix
+from .matrix_file import Cell, Matrix
 
 RECORDS = "cells"  # the folder of what became of each cell, below the matrix's own
 Builds = Callable[[Sequence[CellJob]], Iterator[Built]]  # in any order
@@ -33,13 +34,14 @@ def run_matrix(matrix: Matrix, builds: Builds, progress: Progress = lambda *_: N
     out = Path(matrix.out)
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
     cells = matrix.cells
-    found: dict[str, Built] = {}
+    names = dict(zip(cells, distinct(cell.name for cell in cells), strict=True))  # folders of models may be alike
+    found: dict[Cell, Built] = {}
     for done, built in enumerate(builds([CellJob(cell, matrix.out, matrix.golden) for cell in cells])):
         progress("builds", done, len(cells))
-        write_json(out / RECORDS / f"{built.name}.json", msgspec.to_builtins(built))
-        found[built.name] = built
+        found[built.cell] = named = msgspec.structs.replace(built, name=names[built.cell])
+        write_json(out / RECORDS / f"{named.name}.json", msgspec.to_builtins(named))
     progress("builds", len(cells), len(cells))
-    return [found[cell.name] for cell in cells]
+    return [found[cell] for cell in cells]
 
 
 def local_builds(jobs: int) -> Builds:
@@ -79,7 +81,8 @@ def measure_matrix(
 ) -> Lineup:
     """All bundles of a matrix in one report; those of several cells count once."""
     wishes = matrix.compare
-    checkpoints = [open_checkpoint(model) for model in matrix.models] if wishes.against else []
+    models = dict.fromkeys(each.cell.model for each in built if each.bundle)
+    checkpoints = [open_checkpoint(model) for model in models] if wishes.against else []
     options = CompareOptions(
         dtypes=wishes.dtypes,
         threads=wishes.threads,

@@ -6,6 +6,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from ...targets.errors import CheckFailed, InputError, closest
@@ -21,7 +22,7 @@ OPERATORS: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.NotEq: operator.ne, ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }  # fmt: skip
-MOST_SIGNS, MOST = 1000, 1e300  # of a condition, of a number
+MOST_SIGNS, MOST = 500, 1e300  # of a condition, whose depth Python's own limit bounds; of a number
 EXAMPLE = 'expected comparisons of figures with numbers, such as "decode_tps<10 or accuracy_drop>1"'
 
 
@@ -50,12 +51,17 @@ class Gate:
         return sorted({node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)})
 
     def check(self, figures: Mapping[str, Mapping[str, float]]) -> None:
-        """CheckFailed where it is true of an entrant, by name; InputError where a figure was not measured."""
+        """CheckFailed where it is true of an entrant, by name, or cannot be told, since a figure is not a number.
+
+        InputError where a figure was not measured.
+        """
         for who, found in figures.items():
             for name in self.names:
                 if name not in found:
                     need = f"; it needs {FIGURES[name]}" if FIGURES[name] else ""
                     raise InputError(f"the condition {self.text!r} asks for {name}, which {who} has not{need}")
+                if isnan(found[name]):  # which no comparison is true of
+                    raise CheckFailed(f"--fail-if {self.text!r} asks for {name}, which is not a number of {who}")
         failed = [who for who, found in figures.items() if _value(self.tree, found)]
         if failed:
             said = "; ".join(f"{who} ({self._shown(figures[who])})" for who in failed)

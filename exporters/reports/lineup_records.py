@@ -104,7 +104,7 @@ class Entrant:
     measured: Measured | None = None  # None where it failed
     failure: str = ""
     tasks: tuple[TaskResult, ...] = ()
-    drop: Drop | None = None  # None of the reference, and without tasks
+    drop: Drop | None = None  # None without tasks, and where the reference failed
     agreement: Agreement | None = None  # with the reference's next tokens, over the answers
     feature_error: float | None = None  # of an encoder: the mean relative error of features
     layers: tuple[LayerError, ...] = ()
@@ -171,7 +171,7 @@ def entrant_figures(entrant: Entrant) -> dict[str, float]:
             "decode_tps": decode.median if decode else None, "memory_mb": made.peak_memory_bytes / 1e6,
         }  # fmt: skip
     if (accuracy := entrant.accuracy) is not None:
-        found |= {"accuracy": 100 * accuracy, "accuracy_drop": 100 * entrant.drop.mean if entrant.drop else 0.0}
+        found |= {"accuracy": 100 * accuracy, "accuracy_drop": 100 * entrant.drop.mean if entrant.drop else None}
     if (agreement := entrant.agreement) is not None:
         found |= {"kl": agreement.kl_mean, "top1": 100 * agreement.top1}
     return {name: value for name, value in found.items() if value is not None}

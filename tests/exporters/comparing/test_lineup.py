@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from lensmith.exporters.comparing.comparison import CompareOptions
 from lensmith.exporters.comparing.contender import Assignment
 from lensmith.exporters.comparing.job_process import run_job
 from lensmith.exporters.comparing.layer_errors import layer_errors
-from lensmith.exporters.comparing.lineup import compare_many, encodes_alone, grouped
+from lensmith.exporters.comparing.lineup import Group, compare_groups, compare_many, encodes_alone, grouped
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.reports.lineup_records import Entrant, Lineup
 from lensmith.runtimes.bundle.opening import open_bundle
@@ -72,9 +73,10 @@ def test_rounding_shows_in_distributions_and_layers(against_torch: Lineup) -> No
     assert exact.agreement is not None
     assert rounded.agreement is not None
     assert exact.agreement.kl_max < 1e-5 < rounded.agreement.kl_mean
-    assert (reference.agreement, reference.drop) == (None, None)
+    assert reference.agreement is None
+    assert reference.drop is not None
     assert exact.drop is not None
-    assert exact.drop.mean == 0
+    assert reference.drop.mean == exact.drop.mean == 0
     assert {row.error for row in exact.layers} == {0.0}
     decoder = [row.error for row in rounded.layers if row.stack == "decoder"]
     assert len(decoder) == open_checkpoint(SOURCE).config["text_config"]["num_hidden_layers"]
@@ -123,6 +125,25 @@ def test_without_a_checkpoint_the_first_bundle_is_the_reference(folder: Path, mo
     assert (second.measured, second.failure) == (None, "int3 was killed")
     assert [entrant.name for entrant in made.failed] == ["int3"]
     assert first.layers == second.layers == ()
+
+
+def test_all_entrants_are_told_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders, checkpoints and files of another program that are called the same; all fail here."""
+
+    def failing(job: Assignment, *_: Any) -> Any:
+        raise LensmithError("killed")
+
+    monkeypatch.setattr(lineup, "run_job", failing)
+    for name in ("a", "b"):
+        shutil.copytree(folder / "fp32", tmp_path / name / "fp32")
+    groups = [Group((open_bundle(tmp_path / name / "fp32"),)) for name in ("a", "b")]
+    program = f"llama.cpp={folder / 'a.png'},{folder / 'a.png'}"
+    made = compare_groups(groups, replace(QUICK, baselines=(program, program)))
+    model = "qwen3_vl"
+    programs = [f"{each}: llama.cpp{number}" for each in (model, f"{model} (2)") for number in ("", " (2)")]
+    assert [entrant.name for entrant in made.entrants] == ["a/fp32", "b/fp32", *programs]
+    assert made.references == {model: "a/fp32", f"{model} (2)": "b/fp32"}
+    assert made.entrants[1].command.startswith(f"lensmith export {model} -o")
 
 
 def test_encoders_are_compared_by_their_features(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from lensmith.exporters.matrix import matrix_run
 from lensmith.exporters.matrix.cell_build import Built, CellJob, build_cell, content_key
 from lensmith.exporters.matrix.matrix_file import Cell, read_matrix
 from lensmith.exporters.matrix.matrix_run import local_builds, run_matrix
@@ -149,6 +151,41 @@ def test_the_command_builds_reports_and_fails(cli: Any, models: Path, tmp_path: 
     assert figures["references"].keys() == {"qwen3-vl-2b", "vqwen3-4b"}
     assert all(entrant["measured"] for entrant in figures["entrants"])
     assert "qwen3-vl-2b-cpu-onnx-int4" in (tmp_path / "r.md").read_text()
+
+
+def test_models_of_the_same_name_are_two(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('models = ["a/final", "b/final"]')
+
+    def failing(cells: Sequence[CellJob]) -> Iterator[Built]:
+        return (Built(job.cell.name, job.cell, "failed", failure=job.cell.model) for job in reversed(cells))
+
+    built = run_matrix(read_matrix(tmp_path / "m.toml"), failing)
+    assert [each.name for each in built] == ["final-cpu-onnx-int4", "final-cpu-onnx-int4 (2)"]
+    assert [Path(each.failure).parent.name for each in built] == ["a", "b"]
+    assert len(list((tmp_path / "matrix" / "cells").iterdir())) == 2
+
+
+def test_models_without_bundles_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is missing leaves a report of the others."""
+    (tmp_path / "m.toml").write_text('models = ["there", "absent"]')
+    found, opened, measured = read_matrix(tmp_path / "m.toml"), list[str](), list[str]()
+    states = ((found.cells[0], "bundle"), (found.cells[1], ""))
+    built = [Built(cell.name, cell, "built" if place else "failed", bundle=place) for cell, place in states]
+    monkeypatch.setattr(matrix_run, "open_checkpoint", opened.append)
+    monkeypatch.setattr(matrix_run, "grouped", lambda paths, *_, **__: paths)
+    monkeypatch.setattr(matrix_run, "compare_groups", lambda paths, *_: measured.extend(paths))
+    matrix_run.measure_matrix(found, built, "")
+    assert ([Path(name).name for name in opened], measured) == (["there"], ["bundle"])
+
+
+def test_what_cannot_be_measured_fails(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.toml").write_text('models = ["a"]')
+    (cell,) = read_matrix(tmp_path / "m.toml").cells
+    lost = SimpleNamespace(name="a-int4", failure="it was killed")
+    monkeypatch.setattr(matrix_run, "run_matrix", lambda *_: [Built(cell.name, cell, "built", bundle="bundle")])
+    monkeypatch.setattr(matrix_run, "measure_matrix", lambda *_: SimpleNamespace(failed=[lost], bundles=()))
+    ran = cli("matrix", tmp_path / "m.toml", "--fail-if", "size_mb>1")
+    assert (ran.code, "1 could not be measured: a-int4: it was killed" in ran.err) == (1, True)
 
 
 def test_a_cluster_without_ray_names_the_extra(cli: Any, models: Path, tmp_path: Path) -> None:

@@ -98,3 +98,15 @@ def test_what_was_not_measured_is_told() -> None:
 def test_only_those_that_fail_are_named() -> None:
     with pytest.raises(CheckFailed, match=r"'size_mb > 50' is true of b \(size_mb 60\); c \(size_mb 70\)$"):
         Gate.parse("size_mb > 50").check({name: {"size_mb": size} for name, size in (("a", 50), ("b", 60), ("c", 70))})
+
+
+def test_a_figure_that_is_not_a_number_fails() -> None:
+    """No comparison is true of it, so that a broken build would pass."""
+    with pytest.raises(CheckFailed, match="asks for kl, which is not a number of int4"):
+        Gate.parse("kl > 0.1").check({"int4": {"kl": float("nan")}})
+
+
+def test_the_deepest_condition_is_read() -> None:
+    Gate.parse("kl<" + "-" * 496 + "1").check({"int4": {"kl": 1.0}})
+    with pytest.raises(InputError, match="501 signs, more than 500"):
+        Gate.parse("kl<" + "-" * 497 + "1")
