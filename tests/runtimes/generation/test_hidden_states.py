@@ -100,7 +100,7 @@ def test_they_come_behind_steps_without_any(bundles: Callable[..., Path]) -> Non
         decoder.run(states, Step(np.array([21]), text_positions(1, 1), num_hidden_states=1))
         found.append(states.hidden_states.copy())
     assert found[0].shape == (1, decoder.hidden)
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_rank_is_a_product_with_rows_of_the_head(bundles: Callable[..., Path]) -> None:
