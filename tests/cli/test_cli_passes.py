@@ -107,6 +107,7 @@ class Work:
             "exporters.pipeline.export": self.export,
             "calibration.calibrated_export.calibrated": self.calibrated,
             "exporters.comparing.comparison.compare": self.compare,
+            "exporters.comparing.lineup.encodes_alone": lambda _: False,  # before what it imports has a stand-in
             "exporters.synth.making.synth": self.synth,
             "exporters.formats.tensorrt.finish.build": self.build,
             "runtimes.evidence.verification.verify": self.verify,
