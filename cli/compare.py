@@ -21,7 +21,7 @@ ALONE = ("lensmith compare BUNDLE needs something beside the bundle: --against C
          "a --baseline, or a --fail-if")  # fmt: skip
 
 
-@click.command(cls=Once, short_help="Measure size, memory, speed and accuracy next to PyTorch and to other builds.")
+@click.command(cls=Once, short_help="Measure BUNDLEs beside PyTorch: size, speed, memory, answers.")
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--against",

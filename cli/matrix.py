@@ -18,7 +18,7 @@ from .screen import console, print_json, size, table
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(cls=Once, short_help="Build models for targets in formats and precisions, and compare them all.")
+@click.command(cls=Once, short_help="Build many models for many targets, and compare them.")
 @click.argument("file", type=FILE)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Builds at once.")
 @click.option("--ray", "address", metavar="ADDRESS", help='Build on a Ray cluster; "local" starts one here.')
