@@ -168,6 +168,7 @@ class Whole:
         if graph not in self.sessions:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.log_severity_level = 1, 3
+            options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtime does
             path = str(self.bundle / f"{graph}.onnx")
             self.sessions[graph] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         session = self.sessions[graph]
