@@ -73,8 +73,8 @@ def prepared(
     with needs("export", "compiling a checkpoint"):
         from ..exporters.checkpoint.hub import located, located_adapter
         from ..exporters.pipeline import Options, prepare
-        from ..exporters.planning.device_plan import ANYTHING, Wishes
         from ..exporters.planning.planned_bundle import make_plan
+        from ..exporters.planning.proposals import ANYTHING, Budget
         from ..targets.profile import load_target
     outline, target = wishes is not None, None
     if outline:
@@ -85,7 +85,7 @@ def prepared(
     options = Options(group_size=groups, symmetric=False if asymmetric else None, **chosen)
     place = located(checkpoint, hub_revision, outline=outline)
     job = prepare(place, options, adapter=located_adapter(adapter), outline=outline)
-    return job, make_plan(job, target, ANYTHING if wishes is None else Wishes(**wishes))
+    return job, make_plan(job, target, ANYTHING if wishes is None else Budget(**wishes))
 
 
 def _of_target(chosen: dict[str, Any], target: TargetProfile) -> dict[str, Any]:

@@ -71,14 +71,15 @@ def plan(
 
 
 def _all_targets(wishes: dict[str, Any], *, as_json: bool, **choices: Any) -> None:
-    from ..exporters.planning.device_plan import Wishes, plan_targets
+    from ..exporters.planning.device_plan import plan_targets
+    from ..exporters.planning.proposals import Budget
     from .checkpoint_options import opened
 
     if choices["target"] is not None:
         raise InputError(f"--all-targets is about every target; leave out --target {choices['target']}")
     _refuse_builds()
     kept = {name: choices[name] for name in OF_MODEL}
-    found = plan_targets(opened(choices["checkpoint"], choices["hub_revision"], **kept), Wishes(**wishes))
+    found = plan_targets(opened(choices["checkpoint"], choices["hub_revision"], **kept), Budget(**wishes))
     if as_json:
         print_json({name: made if isinstance(made, list) else asdict(made) for name, made in found.items()})
     else:

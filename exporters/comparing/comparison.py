@@ -25,7 +25,7 @@ from ..evidence.reference import DTYPES
 from ..families.families import find_family
 from ..progress import Progress
 from ..reports.records import Report
-from ..tasks.questions import read_questions
+from ..tasks.question_files import read_questions
 from .cases import (
     benchmark_image,
     builtin_cases,

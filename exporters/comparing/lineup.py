@@ -17,7 +17,7 @@ from ..distinct_names import distinct, shortest_ends
 from ..families.families import find_family
 from ..progress import Progress
 from ..reports.lineup_records import Lineup, Measured, noise_of
-from ..tasks.questions import read_questions
+from ..tasks.question_files import read_questions
 from .baselines import baseline_jobs
 from .cases import Case, builtin_cases, spread_over_tasks
 from .comparison import TRACED_CASES, CompareOptions, need_torch, require_source, timed_photo

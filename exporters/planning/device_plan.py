@@ -27,25 +27,6 @@ LENGTHS = (1024, 8192, 32_768, 262_144)  # tokens of conversations whose pace is
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a user wants of a device; None: whatever it is, and of memory what the device has to give."""
-
-    memory_bytes: int | None = None
-    context: int | None = None
-    max_pixels: int | None = None
-    first_token_s: float | None = None
-    decode_tokens_per_s: float | None = None
-
-    def budget(self, target: TargetProfile) -> Budget:
-        """The same as of a target."""
-        memory = self.memory_bytes or target.device.usable_bytes
-        return Budget(memory, self.context, self.max_pixels, self.first_token_s, self.decode_tokens_per_s)
-
-
-ANYTHING = Wishes()
-
-
-@dataclass(frozen=True)
 class ImageFigures:
     """Of a question about one image."""
 
@@ -77,9 +58,9 @@ class DevicePlan:
         return not self.misses
 
 
-def plan_device(job: Job, target: TargetProfile, image_tokens: Mapping[str, int], wishes: Wishes) -> DevicePlan:
+def plan_device(job: Job, target: TargetProfile, image_tokens: Mapping[str, int], wishes: Budget) -> DevicePlan:
     """The figures of a job on a target that runs it."""
-    variant, budget, matrices = variant_of(job, target), wishes.budget(target), matrices_of(job)
+    variant, budget, matrices = variant_of(job, target), wishes.on(target), matrices_of(job)
     rungs, context = image_rungs(job.sections), _context(job)
     largest = rungs[-1]
     asked = proposal(variant, largest, context)
@@ -88,7 +69,7 @@ def plan_device(job: Job, target: TargetProfile, image_tokens: Mapping[str, int]
     close = None if found else nearest(others, rungs, budget)
     return DevicePlan(
         target=target.name,
-        usable_bytes=round(budget.memory_bytes),
+        usable_bytes=round(wishes.memory_bytes or target.device.usable_bytes),
         memory=memory_need(variant, tokens=context, image_tokens=largest.image_tokens, context=context),
         images={size: _figures(variant, tokens, context) for size, tokens in image_tokens.items()},
         decode_tokens_per_s=_paces(variant),
@@ -125,16 +106,16 @@ def _paces(variant: Variant) -> dict[int, float]:
     return {length: tokens_per_s(variant, length) for length in lengths}
 
 
-def plan_targets(job: Job, wishes: Wishes) -> dict[str, Proposal | list[str]]:
+def plan_targets(job: Job, wishes: Budget) -> dict[str, Proposal | list[str]]:
     """By name of each target the best build there, or what the nearest one misses."""
     whole = matrices_of(job)
     return {name: _best(whole, job, load_target(name), wishes) for name in target_names()}
 
 
-def _best(matrices: Matrices, job: Job, target: TargetProfile, wishes: Wishes) -> Proposal | list[str]:
+def _best(matrices: Matrices, job: Job, target: TargetProfile, wishes: Budget) -> Proposal | list[str]:
     rungs: tuple[Rung, ...] = image_rungs(job.sections)
     choices = [each for each in variants(matrices, job.spec, target) if _runs(each, job)]
-    budget = wishes.budget(target)
+    budget = wishes.on(target)
     found = propose(choices, rungs, budget)
     if found:
         return found[0]

@@ -21,8 +21,9 @@ from ..job import Job
 from ..notes import notes
 from ..spec import Spec
 from ..storage import weights
-from .device_plan import ANYTHING, DevicePlan, Wishes, plan_device
+from .device_plan import DevicePlan, plan_device
 from .golden_sizes import golden_bytes
+from .proposals import ANYTHING, Budget
 
 IMAGE_SIZES = ((224, 224), (448, 448), (640, 480), (896, 672), (1280, 720), (1920, 1080), (4032, 3024))  # width, height
 BASE_MEMORY_BYTES = 190_000_000  # the interpreter, the libraries and the graphs; measured on Linux
@@ -72,7 +73,7 @@ class Plan:
         return {**asdict(self), "device": {**asdict(self.device), "fits": self.device.fits}}
 
 
-def make_plan(job: Job, target: TargetProfile | None = None, wishes: Wishes = ANYTHING) -> Plan:
+def make_plan(job: Job, target: TargetProfile | None = None, wishes: Budget = ANYTHING) -> Plan:
     """The figures of a prepared job; nothing is read or written.
 
     `target` is the device that runs it, by default the job's; `wishes` are what it must keep to there.

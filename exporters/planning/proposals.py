@@ -8,9 +8,10 @@ do not show no precision brings back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ...targets.profile import TargetProfile
 from .device_memory import memory_need
 from .image_rungs import Rung
 from .prediction import QUESTION_TOKENS, predict, tokens_per_s
@@ -23,13 +24,20 @@ LEAST_CONTEXT = 1024
 
 @dataclass(frozen=True)
 class Budget:
-    """What a build must keep to; None: whatever it is."""
+    """What a build must keep to; None: whatever it is, and of memory what the device has to give."""
 
-    memory_bytes: float
+    memory_bytes: float | None = None
     context: int | None = None  # tokens that must fit
     max_pixels: int | None = None  # of images that must be taken as they are
     first_token_s: float | None = None
     decode_tokens_per_s: float | None = None
+
+    def on(self, target: TargetProfile) -> Budget:
+        """The same with the memory of a target where none is said."""
+        return replace(self, memory_bytes=self.memory_bytes or target.device.usable_bytes)
+
+
+ANYTHING = Budget()
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def proposal(variant: Variant, rung: Rung, context: int) -> Proposal:
 def misses(made: Proposal, budget: Budget) -> list[str]:
     """In one sentence each, what of a budget a build does not keep to."""
     said = []
-    if made.memory_bytes > budget.memory_bytes:
+    if budget.memory_bytes is not None and made.memory_bytes > budget.memory_bytes:
         said.append(f"it takes {made.memory_bytes / 1e9:.2f} GB of memory, and {budget.memory_bytes / 1e9:.2f} GB "
                     "are there")  # fmt: skip
     if budget.first_token_s is not None and made.first_token_s > budget.first_token_s:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-import msgspec
-
 from ...runtimes.storage.files import dump_json
-from ...targets.errors import InputError
 from .intervals import mean_interval, wilson, within
-from .records import Agreement, Repeated
+from .records import Agreement, Repeated, read_record
 
 FORMAT = "lensmith-lineup-1"
 
@@ -150,14 +146,7 @@ class Lineup:
     @classmethod
     def from_json(cls, text: str) -> Lineup:
         """Read `to_json`'s text; InputError for anything else."""
-        try:
-            data = json.loads(text)
-            if data.pop("format") != FORMAT:
-                raise ValueError("another format")
-            data.pop("figures")
-            return msgspec.convert(data, cls)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None
+        return read_record(text, cls, FORMAT, "figures")
 
 
 def entrant_figures(entrant: Entrant) -> dict[str, float]:

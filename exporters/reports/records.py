@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add, mul
 from statistics import median
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,7 @@ from ...targets.errors import InputError
 from .intervals import mean_interval, paired_difference, wilson, within
 
 FORMAT = "lensmith-report-1"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -267,11 +269,16 @@ class Report:
     @classmethod
     def from_json(cls, text: str) -> Report:
         """Read `to_json`'s text; InputError for anything else."""
-        try:
-            data = json.loads(text)
-            if data.pop("format") != FORMAT:
-                raise ValueError("another format")
-            data.pop("ratios")
-            return msgspec.convert(data, cls)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None
+        return read_record(text, cls, FORMAT, "ratios")
+
+
+def read_record(text: str, kind: type[T], form: str, derived: str) -> T:
+    """A record from its JSON text of a format, without what is derived from it; InputError for anything else."""
+    try:
+        data = json.loads(text)
+        if data.pop("format") != form:
+            raise ValueError("another format")
+        data.pop(derived)
+        return msgspec.convert(data, kind)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"not a report of lensmith compare ({error!r}); run it again") from None

@@ -15,7 +15,7 @@ from lensmith.cli.app import lensmith
 from lensmith.exporters.comparing.comparison import CompareOptions
 from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options
-from lensmith.exporters.planning.device_plan import Wishes
+from lensmith.exporters.planning.proposals import Budget
 from lensmith.runtimes.media.image_files import ImageLimits
 
 from tests.paths import TINY
@@ -126,7 +126,7 @@ class Work:
         self.chosen |= {"revision": revision} if name == "tiny/open" else {"adapter": name}
         return CHECKPOINT
 
-    def make_plan(self, _: object, target: object, wishes: Wishes) -> SimpleNamespace:
+    def make_plan(self, _: object, target: object, wishes: Budget) -> SimpleNamespace:
         of_both = {"context", "max_pixels"}  # of the bundle, too
         self.note({name: value for name, value in vars(wishes).items() if name not in of_both})
         return SimpleNamespace(to_json=dict)

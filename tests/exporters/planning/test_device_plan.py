@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lensmith.exporters.job import Job
 from lensmith.exporters.pipeline import Options, prepare
 from lensmith.exporters.planning.device_memory import memory_need
-from lensmith.exporters.planning.device_plan import Wishes, plan_device, plan_targets
+from lensmith.exporters.planning.device_plan import plan_device, plan_targets
 from lensmith.exporters.planning.image_rungs import image_rungs
 from lensmith.exporters.planning.matrix_kinds import matrices_of
 from lensmith.exporters.planning.planned_bundle import make_plan
@@ -132,19 +132,19 @@ def test_what_is_proposed_keeps_to_the_budget(budget: Budget, name: str, qwen: J
 
 def test_the_best_comes_first(qwen: Job) -> None:
     """Four bits and more, then larger images, then more bits; fewer bits only where memory leaves no others."""
-    plan = plan_device(qwen, PI, {}, Wishes(first_token_s=5.0))
+    plan = plan_device(qwen, PI, {}, Budget(first_token_s=5.0))
     first, second = plan.proposals[:2]
     assert (first.precision, second.precision) == ("int8", "int4")
     assert first.max_pixels == second.max_pixels == 416 * 416
     assert not any(made.calibrate for made in plan.proposals)
-    small = plan_device(qwen, PI, {}, Wishes(memory_bytes=1_550_000_000, context=1024))
+    small = plan_device(qwen, PI, {}, Budget(memory_bytes=1_550_000_000, context=1024))
     assert {made.precision for made in small.proposals} <= {"int3", "int2", "q3_k_m", "q2_k"}
     assert small.proposals
     assert all(made.calibrate for made in small.proposals)
 
 
 def test_what_does_not_fit_is_said(qwen: Job) -> None:
-    plan = plan_device(qwen, PI, {}, Wishes(memory_bytes=500_000_000, first_token_s=0.01))
+    plan = plan_device(qwen, PI, {}, Budget(memory_bytes=500_000_000, first_token_s=0.01))
     assert not plan.fits
     assert [sentence.split()[0] + " " + sentence.split()[1] for sentence in plan.misses] == ["it takes", "its first"]
     assert not plan.proposals
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_said(qwen: Job) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_on_every_target(name: str, tmp_path: Path) -> None:
     folder, _ = outline(name, tmp_path / "configs")
-    found = plan_targets(prepare(folder, Options(), outline=True), Wishes())
+    found = plan_targets(prepare(folder, Options(), outline=True), Budget())
     assert list(found) == target_names()
     assert all(made if isinstance(made, list) else made.memory_bytes > made.bundle_bytes > 0 for made in found.values())
     assert not isinstance(found["server-avx512"], list)

@@ -14,7 +14,7 @@ import pytest
 from lensmith.exporters.comparing.cases import Case
 from lensmith.exporters.tasks.benchmark_cases import read_benchmark
 from lensmith.exporters.tasks.benchmark_tasks import BENCHMARKS, find_benchmark
-from lensmith.exporters.tasks.questions import read_questions
+from lensmith.exporters.tasks.question_files import read_questions
 from lensmith.targets.errors import InputError, MissingExtra
 from PIL import Image
 
