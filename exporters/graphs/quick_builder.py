@@ -36,7 +36,7 @@ class QuickBuilder(GraphBuilder):
             return args, kwargs
         names, needed, least, most = _shape_of_call(schema)
         if not (least <= len(args) <= most and needed <= kwargs.keys() <= names.keys()):
-            return super()._partition_inputs_attributes(schema, args, kwargs)  # type: ignore[no-any-return]
+            return super()._partition_inputs_attributes(schema, args, kwargs)
         return list(args), {name: kwargs[name] for name in names if name in kwargs}
 
     def _annotate_node(self, node: ir.Node) -> None:
@@ -90,7 +90,7 @@ def _plain(attribute: ir.Attr) -> Hashable | None:
     return (attribute.type, value) if all(isinstance(each, PLAIN) for each in values) else None
 
 
-def _content(value: ir.Value | None) -> Iterator[Hashable]:
+def _content(value: ir.Value | None) -> Iterator[Any]:
     """The type of an input, its shape, and what it holds where it is a small constant."""
     if value is None:
         return
