@@ -13,6 +13,7 @@ from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.generation.loading import answers
 from ...runtimes.media.pixels import image_spec
+from ...runtimes.process.allowance import available_cores
 from ...targets.errors import (
     InputError,
     MissingExtra,
@@ -33,7 +34,6 @@ from .cases import (
 )
 from .contender import Assignment
 from .job_process import run_job
-from .machine import available_cores
 from .tensor_outcomes import assemble, precision_name
 
 TRACED_CASES = 32  # cases that distributions are compared on; each trace takes vocab x text tokens x 4 bytes of disk

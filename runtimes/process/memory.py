@@ -1,4 +1,4 @@
-"""How much memory this process took, on each system."""
+"""How much memory this process took, on each system; imports the standard library alone, as others than lensmith run it."""
 
 from __future__ import annotations
 

@@ -263,6 +263,7 @@ def GenerationConfig(**settings): return settings
 def test_another_program_runs_by_its_own_python(folder: Path, tmp_path: Path) -> None:
     """Here OpenVINO GenAI is a stand-in that always says "lion", 25 ms a token."""
     (tmp_path / "openvino_genai.py").write_text(FAKE)
+    (tmp_path / "resource.py").write_text("raise ImportError('as on Windows')")
     (tmp_path / "openvino.py").write_text("def Tensor(array): return array")
     info = tmp_path / "openvino_genai-9.1.dist-info"
     info.mkdir()
@@ -280,3 +281,4 @@ def test_another_program_runs_by_its_own_python(folder: Path, tmp_path: Path) ->
     assert (other.measured.first_token_ms, other.measured.prompt_tokens) == (120, 44)
     assert [task.mean for task in other.tasks] == [1.0]
     assert other.agreement is None
+    assert 10_000_000 < other.measured.peak_memory_bytes < 1 << 31
