@@ -91,7 +91,8 @@ def read_samples(path: Path) -> list[Case]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers; there is at least one."""
     text = read_utf8(path, MOST_BYTES, "tasks, as JSON lines")
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines, which tears texts at signs that JSON need not escape, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise InputError(f"the tasks file {path} has no samples; expected one JSON object a line")
     return lines

@@ -86,7 +86,7 @@ def test_rounding_shows_in_distributions_and_layers(against_torch: Lineup) -> No
 def test_commands_make_the_bundles_again(against_torch: Lineup) -> None:
     command = by_name(against_torch)["int3"].command
     assert command.startswith(f"lensmith export {SOURCE} -o int3 --format onnx --target cpu --precision int3")
-    assert command.endswith("--max-pixels 65536")
+    assert command.endswith("--kv-cache float16 --max-pixels 65536 --golden never")
     assert by_name(against_torch)["int3"].build == "onnx cpu int3 g128"
 
 
