@@ -8,6 +8,8 @@ import os
 import platform
 from pathlib import Path
 
+from ...runtimes.process.core_limits import available_cores
+
 TOOLS = ("lensmith", "onnxruntime", "torch", "transformers", "numpy")
 
 
@@ -17,13 +19,6 @@ def environment() -> dict[str, str]:
     system = f"{platform.system()} {platform.machine()}"
     cores = f"{available_cores()} available"
     return {"CPU": cpu_name(), "cores": cores, "system": system, "Python": platform.python_version(), **versions}
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def pin(threads: int) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...runtimes.bundle.calibration_evidence import CalibrationEvidence
 from ...runtimes.bundle.opening import Bundle
+from ...runtimes.process.core_limits import available_cores
 from ..checkpoint.folder import Checkpoint
 from ..families.families import find_family
 from ..reports.records import (
@@ -27,7 +28,7 @@ from ..storage.sizes import components
 from ..tasks.answer_metrics import score
 from .cases import Case
 from .contender import Assignment
-from .machine import available_cores, environment, load_average
+from .machine import environment, load_average
 
 Result = dict[str, Any]  # of one contender's process
 

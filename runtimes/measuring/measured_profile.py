@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 
 from ...targets.errors import InputError
 from ...targets.profile import load_target
 from ..engines.native import wanted_instructions
+from ..process.core_limits import available_cores
 from ..process.cpu import cpu_features
 from .machine_rates import measured_rates, memory_bytes
 
@@ -37,7 +37,7 @@ group_size = 128
 
 def measured_profile(threads: int | None) -> str:
     """The text of a TOML file; InputError where the system does not say how much memory it has."""
-    count = threads or available_threads()
+    count = threads or available_cores()
     total, usable = memory_bytes()
     if not total:
         raise InputError("this system does not say how much memory it has; copy what `lensmith targets cpu` shows and "
@@ -65,8 +65,3 @@ def measured_profile(threads: int | None) -> str:
 
 def _quoted(names: tuple[str, ...]) -> str:
     return ", ".join(f'"{name}"' for name in names)
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
