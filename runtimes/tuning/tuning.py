@@ -46,9 +46,10 @@ class Tuning:
     def applied(self, wishes: Wishes) -> Wishes:
         """These wishes, and of the tuning what they leave open."""
         wishes = replace(wishes, chunk=self.chunk)
-        if wishes.threads is not None or self.threads == self.decode_threads:
-            return replace(wishes, threads=wishes.threads or self.threads)
-        return replace(wishes, threads=self.threads, decode_threads=self.decode_threads or 0)
+        if wishes.threads is not None:
+            return wishes
+        few = None if self.decode_threads == self.threads else self.decode_threads or 0
+        return replace(wishes, threads=self.threads, decode_threads=few)
 
 
 USUAL = Tuning()
