@@ -28,6 +28,7 @@ from .graph_ports import (
 )
 from .graph_terms import Port, Value
 from .kv_cache import FLOAT_CACHE
+from .quick_builder import QuickBuilder
 from .state_names import kv_states, layer_states
 from .vit import INDEX_PORTS, VisionEncoder
 from .vit_clip import ClipTower, Projector
@@ -196,12 +197,12 @@ def _head(spec: ModelSpec, policy: Policy, dialect: Dialect, prefixes: Prefixes)
 
 
 def _builder(name: str, inputs: list[Value], opsets: dict[str, int]) -> GraphBuilder:
-    return GraphBuilder(ir.Graph(inputs, [], nodes=[], opset_imports=dict(opsets), name=name))
+    return QuickBuilder(ir.Graph(inputs, [], nodes=[], opset_imports=dict(opsets), name=name))
 
 
 def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
-    # Module scopes: half of the file, and the names already say it. Bodies of loops keep theirs, in which classes are
-    # named: renaming `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
+    # Why shapes of a node are not known. Bodies of loops keep their module scopes, in which classes are named: renaming
+    # `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
     for node in builder.graph:
         node.metadata_props.clear()
     version = IR_VERSIONS[builder.graph.opset_imports[""]]

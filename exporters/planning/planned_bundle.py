@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import onnx_ir as ir
-
 from ...runtimes.bundle.checked_manifest import inputs_of
 from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
@@ -163,7 +161,7 @@ def _component_bytes(job: Job, storage: Iterable[Storage]) -> dict[str, int]:
 def _graph_bytes(job: Job, graph: Graph) -> int:
     """Bytes of the two files of a graph."""
     _, size = weights.layout(graph, job.checkpoint)
-    return size + int(ir.to_proto(weights.with_data(graph, job.checkpoint)).ByteSize())
+    return size + weights.graph_file_bytes(graph, job.checkpoint)
 
 
 def _small_bytes(job: Job) -> int:

@@ -89,8 +89,26 @@ def layout(graph: Graph, checkpoint: Checkpoint) -> tuple[list[Placed], int]:
 def with_data(graph: Graph, checkpoint: Checkpoint) -> ir.Model:
     """A copy of a graph whose initializers lie in its data file; what it borrows lies in that of another graph."""
     model = graph.model.clone()
-    initializers = model.graph.initializers
-    # The initializers of a graph with their offsets, by data file.
+    for name, tensor in _in_files(graph, checkpoint).items():
+        model.graph.initializers[name].const_value = tensor
+    return model
+
+
+def graph_file_bytes(graph: Graph, checkpoint: Checkpoint) -> int:
+    """Bytes of the file of `with_data`, for which the graph itself has the data meanwhile: a copy takes far longer."""
+    tensors, initializers = _in_files(graph, checkpoint), graph.model.graph.initializers
+    before = {name: initializers[name].const_value for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            initializers[name].const_value = tensor
+        return int(ir.to_proto(graph.model).ByteSize())
+    finally:
+        for name, value in before.items():
+            initializers[name].const_value = value
+
+
+def _in_files(graph: Graph, checkpoint: Checkpoint) -> dict[str, ir.ExternalTensor]:
+    """The initializers of a graph that lie in data files, by name."""
     own, _ = layout(graph, checkpoint)
     files = {f"{graph.name}.data": [pair for placed in own for pair in placed.pairs(placed.source)]}
     if graph.lender is not None:
@@ -98,11 +116,12 @@ def with_data(graph: Graph, checkpoint: Checkpoint) -> ir.Model:
         files[f"{graph.lender.name}.data"] = [
             pair for source in graph.borrowed for pair in lent[source.name].pairs(source)
         ]
-    for file, pairs in files.items():
-        for parameter, offset in pairs:
-            if str(parameter.name) in initializers:  # a view of the same bytes is none where no node looks rows up
-                initializers[str(parameter.name)].const_value = in_file(parameter, file, offset)
-    return model
+    return {
+        str(parameter.name): in_file(parameter, file, offset)
+        for file, pairs in files.items()
+        for parameter, offset in pairs
+        if str(parameter.name) in graph.model.graph.initializers  # a view is none where no node looks rows up
+    }
 
 
 def in_file(parameter: ir.Value, file: str, offset: int) -> ir.ExternalTensor:

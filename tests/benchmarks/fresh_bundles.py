@@ -39,6 +39,8 @@ from lensmith.runtimes.evidence.traces import Traces, read_traces
 from lensmith.runtimes.generation.loading import load
 from lensmith.targets.errors import LensmithError
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
+
 from tests.paths import TINY
 
 MODELS = ("qwen3_vl", "qwen3_5", "llava")

@@ -42,10 +42,9 @@ from lensmith.targets.errors import InputError
 from rich.console import Console
 from rich.table import Table
 
-from tests.helpers.extras import load
-
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
+from tests.helpers.extras import load
 from tests.training.widen import widen
 
 NONE, TEXT, IMAGES = "-", "text", "images"

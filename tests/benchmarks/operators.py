@@ -20,11 +20,10 @@ from lensmith.runtimes.engines.onnx.onnx_vision import OnnxVision
 from rich.console import Console
 from rich.table import Table
 
-from tests.helpers.extras import inside
-
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
 from tests.benchmarks.contender_worker import QUESTION, picture
+from tests.helpers.extras import inside
 
 
 def profile_of(session: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

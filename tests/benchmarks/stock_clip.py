@@ -9,6 +9,7 @@ Of each task with pictures the first `--limit` questions are asked. Pixels, prom
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lensmith.runtimes.engines.llamacpp.llama_vision import LlamaVision
 from lensmith.runtimes.media.pixels import image_spec
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
 from tests.helpers.extras import inside
 

@@ -180,6 +180,18 @@ def test_commands_of_pages_exist(page: Path) -> None:
             assert {word.split("=")[0] for word in words[2:] if word.startswith("-")} <= options, words
 
 
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py"))}
+SCRIPTS = [path for path, text in SOURCES.items() if f"python {page_name(path)}" in text]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=page_name)
+def test_scripts_find_their_package(script: Path) -> None:
+    """Run by its path, a script has its own folder on the path of modules and not the root, which it must add."""
+    text = SOURCES[script]
+    found = re.search(r"^(from|import) tests\b", text, re.M)
+    assert found is None or 0 <= text.find("sys.path.insert(0, ") < found.start()
+
+
 def test_pages_name_every_command() -> None:
     from lensmith.cli.app import lensmith
 
