@@ -125,7 +125,16 @@ def check_limits(chosen: Mapping[str, Any], **media: Sequence[str]) -> None:
 CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 
 
-def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, Any]) -> tuple[Model, GenerationOptions]:
+def loading_of(bundle: Bundle, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of loading from those chosen on the command line, with the defaults that were measured on this device."""
+    from ..runtimes.tuning.tuned_files import tuning_of
+
+    return {**{name: chosen[name] for name in LOAD_NAMES}, "tuning": tuning_of(bundle, device=chosen["device"])}
+
+
+def open_model(
+    bundle: Bundle, chosen: Mapping[str, Any], variables: Mapping[str, Any]
+) -> tuple[Model, GenerationOptions]:
     """Load a bundle and make its generation options, each from what was chosen on the command line.
 
     Raises InputError for variables that its chat template does not read.
@@ -134,7 +143,8 @@ def open_model(bundle: Bundle, chosen: dict[str, Any], variables: Mapping[str, A
     from ..runtimes.prompt.variables import checked_variables
 
     # One conversation at a time goes on from itself: copies for others would take memory for nothing.
-    model = Model(bundle, prefix_bytes=0, **{name: chosen.pop(name) for name in LOAD_NAMES})
+    model = Model(bundle, prefix_bytes=0, **loading_of(bundle, chosen))
+    chosen = {name: value for name, value in chosen.items() if name not in LOAD_NAMES}
     checked_variables(variables, model.prompts.template)
     return model, model.default_options(**chosen)
 

@@ -36,6 +36,7 @@ from .sign import keygen, sign
 from .standard_streams import close_streams, open_streams, unicode
 from .synth import synth
 from .targets import targets
+from .tune import tune
 from .verbs import Verbs
 from .verify import verify
 
@@ -50,6 +51,7 @@ WORKERS = (
     "compare",
     "matrix",
     "verify",
+    "tune",
 )  # have work to finish, whoever reads their output
 
 
@@ -73,6 +75,7 @@ for command in (
     compare,
     matrix,
     inspect,
+    tune,
     batch,
     embed,
     serve,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..targets.errors import InputError
-from .answering import LOAD_NAMES, LOADING, SYSTEM, VIDEO, check_limits, system_messages
+from .answering import LOADING, SYSTEM, VIDEO, check_limits, loading_of, system_messages
 from .option_types import AS_JSON, KEYS, Once
 from .screen import console, pairs, print_json
 from .standard_streams import read_text
@@ -59,7 +59,8 @@ def embed(
         raise InputError("expected a TEXT, --image FILE or --video FILE; see: lensmith embed --help")
     check_limits(chosen, images=images, videos=videos)
     check_new_file(out)
-    model = Model(open_bundle(bundle, trusted_keys=keys or None), **{name: chosen[name] for name in LOAD_NAMES})
+    opened = open_bundle(bundle, trusted_keys=keys or None)
+    model = Model(opened, **loading_of(opened, chosen))
     text = read_text() if text == "-" else text or ""
     message = user_message(text, images, videos, fps=fps, num_frames=num_frames)
     found = model.hidden_states([*system_messages(system), message], **variables)

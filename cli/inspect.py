@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
     from ..runtimes.bundle.calibration_evidence import read_evidence
     from ..runtimes.bundle.opening import open_bundle
     from ..runtimes.engines.native import wanted_instructions, wanted_kernels
+    from ..runtimes.tuning.tuned_files import read_tuning
 
     opened = open_bundle(bundle)
     calibration = read_evidence(opened.content)
@@ -53,8 +55,9 @@ def inspect(bundle: Path, tensors: bool, page: Path | None, as_json: bool) -> No
         )
         write_text(page, made)
     if as_json:
+        tuned = read_tuning(opened)
         print_json({"bundle": str(bundle), "kernels": wanted_kernels(), "instructions": wanted_instructions(),
-                    **opened.content})  # fmt: skip
+                    "tuned": tuned and asdict(tuned), **opened.content})  # fmt: skip
     else:
         _print_parts(opened, calibration, tensors=tensors)
     if page is not None:
@@ -93,8 +96,20 @@ def _identity(bundle: Bundle) -> Any:
         "target": manifest.target,
         "options": ", ".join(f"{name} {value}" for name, value in every.items()),
         "kernels here": f"{', '.join(wanted_kernels())} with {instructions}" if instructions else "ONNX Runtime's",
+        "tuned here": _tuned(bundle),
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     })  # fmt: skip
+
+
+def _tuned(bundle: Bundle) -> str:
+    """What `lensmith tune` found on this device, in words."""
+    from ..runtimes.tuning.tuned_files import read_tuning, tuned_elsewhere
+
+    if (tuned := read_tuning(bundle)) is not None:
+        return tuned.words or "the usual defaults were quickest"
+    if tuned_elsewhere(bundle):
+        return "no; for another processor, number of cores or version, which is not used; see: lensmith tune"
+    return "no; see: lensmith tune"
 
 
 def _origin(source: Source) -> Iterator[str]:

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ..targets.errors import InputError
-from .answering import LOAD_NAMES, LOADING, SAMPLING, SYSTEM, VIDEO, check_limits, open_model, stream, system_messages
+from .answering import LOADING, SAMPLING, SYSTEM, VIDEO, check_limits, loading_of, open_model, stream, system_messages
 from .option_types import AS_JSON, KEYS, Once, named
 from .screen import console, pairs, print_json
 from .standard_streams import read_text
@@ -68,7 +68,7 @@ def run(
         if question is not None:
             raise InputError(f"{bundle} has no decoder and takes no question; expected --image FILE -o FEATURES.npz")
         check_encoding(bundle)
-        loading = {name: chosen[name] for name in LOAD_NAMES}
+        loading = loading_of(opened, chosen)
         encode(opened, images, out, videos=videos, fps=fps, num_frames=num_frames, as_json=as_json, **loading)
         return
     if question is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,27 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     from lensmith.exporters.pipeline import Options, export, prepare
 
     return export(prepare(tiny_checkpoint, Options()), tmp_path_factory.mktemp("int4") / "bundle", golden="never").path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_tunings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody's own tunings count in tests."""
+    from lensmith.runtimes.tuning import tuned_files
+
+    folder = tmp_path_factory.mktemp("cache") / "tuned"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuned_files, "tuned_folder", lambda: folder)
+        yield
+
+
+@pytest.fixture
+def tunings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of tunings of one test."""
+    from lensmith.runtimes.tuning import tuned_files
+
+    folder = tmp_path / "cache" / "tuned"
+    monkeypatch.setattr(tuned_files, "tuned_folder", lambda: folder)
+    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from ...runtimes.process.allowance import available_cores
+from ...runtimes.process.core_limits import available_cores
 from .levels import cuts
 
 # Always cut alike, so that a result does not depend on the number of processors. Few enough for one part's temporaries

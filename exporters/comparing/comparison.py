@@ -13,7 +13,7 @@ from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.generation.intake import DEFAULT_CONTEXT
 from ...runtimes.generation.loading import answers
 from ...runtimes.media.pixels import image_spec
-from ...runtimes.process.allowance import available_cores
+from ...runtimes.process.core_limits import available_cores
 from ...targets.errors import (
     InputError,
     MissingExtra,
@@ -141,6 +141,7 @@ def _jobs(bundle: Bundle, checkpoint: Checkpoint, options: CompareOptions, folde
         "checkpoint": str(checkpoint.path.resolve()),
         "adapter": str(checkpoint.adapter.resolve()) if checkpoint.adapter else None,
         "threads": options.threads or available_cores(),
+        "tuned": options.threads is None,
         "repeats": options.repeats,
         "image": "" if blind else str((options.image or timed_photo(bundle, options, folder)).resolve()),
         "prompt": options.prompt,

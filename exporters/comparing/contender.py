@@ -65,6 +65,7 @@ class Assignment:
     files: tuple[str, ...] = ()  # of another program
     program: str | None = None  # the other program, a row of PROGRAMS in other_program.py
     interpreter: str | None = None  # the Python that has it
+    tuned: bool = False  # whether bundles run by what `lensmith tune` found here, as nobody chose the threads
 
     @classmethod
     def read(cls, path: Path) -> Assignment:
@@ -77,7 +78,7 @@ class Assignment:
 def run(job: Assignment) -> dict[str, Any]:
     """All measurements of a job: speed first, so that its memory is not that of the measurements behind it."""
     if job.encoder:
-        encoder = encoder_runner(job.bundle, job.checkpoint, job.dtype, job.threads)
+        encoder = encoder_runner(job.bundle, job.checkpoint, job.dtype, job.threads, tuned=job.tuned)
         return {**_costs(job, encoder), "features": _features(job, encoder)}
     runner = _runner(job)
     return {
@@ -99,7 +100,7 @@ def _costs(job: Assignment, runner: Timed) -> dict[str, Any]:
 
 def _runner(job: Assignment) -> Runner:
     if job.dtype is None:
-        return BundleRunner(job.bundle, threads=job.threads)
+        return BundleRunner(job.bundle, threads=job.threads, tuned=job.tuned)
     quantizer = {"quantizer": job.quantizer} if job.quantizer else {}
     return PyTorchRunner(
         job.checkpoint, job.bundle, dtype=job.dtype, threads=job.threads, adapter=job.adapter, **quantizer

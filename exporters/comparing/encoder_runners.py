@@ -13,6 +13,7 @@ from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.engines.contract import Floats
 from ...runtimes.generation.encoder import Encoder
 from ...runtimes.generation.timings import Timings
+from .tuned_loading import loading_of_bundle, told_tuning
 
 
 class Timed(Protocol):
@@ -35,12 +36,12 @@ class FeatureRunner(Timed, Protocol):
 class BundleEncoder:
     """The bundle on lensmith's runtime."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
-        started = time.perf_counter()
-        self.encoder = Encoder(bundle, threads=threads)
+    def __init__(self, bundle: Bundle, threads: int, *, tuned: bool) -> None:
+        started, loading = time.perf_counter(), loading_of_bundle(bundle, threads, tuned=tuned)
+        self.encoder = Encoder(bundle, **loading)
         self.encoder.vision  # noqa: B018 - opens the graph
         self.load_ms = 1000 * (time.perf_counter() - started)
-        self.engine = f"ONNX Runtime {onnxruntime.__version__}"
+        self.engine = f"ONNX Runtime {onnxruntime.__version__}{told_tuning(loading['tuning'])}"
 
     def time(self, image: str, prompt: str, steps: int) -> Timings:
         made = self.encoder.image(image)
@@ -51,11 +52,13 @@ class BundleEncoder:
         return together(made.features, made.deepstack)
 
 
-def encoder_runner(bundle: str | Path, checkpoint: str, dtype: str | None, threads: int) -> FeatureRunner:
-    """The bundle's, or PyTorch's of a dtype."""
+def encoder_runner(
+    bundle: str | Path, checkpoint: str, dtype: str | None, threads: int, *, tuned: bool = False
+) -> FeatureRunner:
+    """The bundle's, or PyTorch's of a dtype; `tuned` as of BundleRunner."""
     opened = open_bundle(bundle)
     if dtype is None:
-        return BundleEncoder(opened, threads)
+        return BundleEncoder(opened, threads, tuned=tuned)
     from .torch_encoder import TorchEncoder  # which brings the exporters along
 
     return TorchEncoder(opened, checkpoint, dtype, threads)

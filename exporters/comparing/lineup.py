@@ -11,7 +11,7 @@ from typing import Any
 
 from ...runtimes.bundle.opening import Bundle, open_bundle
 from ...runtimes.generation.loading import answers
-from ...runtimes.process.allowance import available_cores
+from ...runtimes.process.core_limits import available_cores
 from ...targets.errors import InputError, LensmithError
 from ..checkpoint.folder import Checkpoint, open_checkpoint
 from ..distinct_names import distinct, shortest_ends
@@ -190,6 +190,7 @@ class _Run:
             "checkpoint": str(checkpoint.path.resolve()) if checkpoint else "",
             "adapter": str(checkpoint.adapter.resolve()) if checkpoint and checkpoint.adapter else None,
             "threads": options.threads or available_cores(),
+            "tuned": options.threads is None,
             "repeats": options.repeats,
             "image": "" if blind else str((options.image or self._photo()).resolve()),
             "prompt": options.prompt,

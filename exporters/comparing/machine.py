@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from ...runtimes.process.allowance import available_cores
+from ...runtimes.process.core_limits import available_cores
 
 TOOLS = ("lensmith", "onnxruntime", "torch", "transformers", "numpy")
 

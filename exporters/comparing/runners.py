@@ -34,6 +34,7 @@ from ..evidence.reference import Reference
 from ..evidence.torch_loading import import_torch
 from .cases import Case
 from .torch_quantizers import quantized
+from .tuned_loading import loading_of_bundle, told_tuning
 
 
 class Runner(Protocol):
@@ -58,13 +59,14 @@ class Runner(Protocol):
 
 
 class BundleRunner:
-    """The bundle on lensmith's runtime."""
+    """The bundle on lensmith's runtime; with `tuned` the defaults that were measured here count over `threads`."""
 
-    def __init__(self, path: str | Path, *, threads: int) -> None:
+    def __init__(self, path: str | Path, *, threads: int, tuned: bool = False) -> None:
         started = time.perf_counter()
-        self.model = Model(open_bundle(path), threads=threads, prefix_bytes=0)
+        bundle = open_bundle(path)
+        self.model = Model(bundle, prefix_bytes=0, **loading_of_bundle(bundle, threads, tuned=tuned))
         self.load_ms = _since(started)
-        self.engine = engine_name(self.model)
+        self.engine = engine_name(self.model) + told_tuning(self.model.tuning)
         self.tokenizer = self.model.prompts.tokenizer
         self.eos_token_ids = tuple(self.model.manifest.asked().eos_token_ids)
 

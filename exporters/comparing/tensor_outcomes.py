@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...runtimes.bundle.calibration_evidence import CalibrationEvidence
 from ...runtimes.bundle.opening import Bundle
-from ...runtimes.process.allowance import available_cores
+from ...runtimes.process.core_limits import available_cores
 from ..checkpoint.folder import Checkpoint
 from ..families.families import find_family
 from ..reports.records import (

@@ -5,6 +5,7 @@ Opening one trusts nothing: names, sizes and hashes are checked first.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from ...targets.errors import InputError, closest
 from ..graph_limits.graph_check import check_graph
 from ..storage.files import (
+    dump_json,
     hash_begin,
     hash_file,
     stays_inside,
@@ -60,6 +62,11 @@ class Bundle:
     def manifest(self) -> Manifest:
         """What the manifest says."""
         return typed(self.content)
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of what the manifest says, by which caches know a bundle wherever it lies."""
+        return hashlib.sha256(dump_json(self.content).encode()).hexdigest()
 
     def again(self) -> Bundle:
         """The same bundle opened and checked once more; an InputError where it was replaced by another one."""

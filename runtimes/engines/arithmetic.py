@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnxruntime as ort
@@ -31,9 +32,22 @@ def arithmetic(
     cpu = processor()
     if cpu is None or on_gpu(bundle, device):
         return None
+    return f"{libraries(bundle, native=native, device=device)}, {cpu}, {threads or os.cpu_count()} threads"
+
+
+def libraries(bundle: Bundle, *, native: bool | None = None, device: str | None = None) -> str:
+    """The engine of a bundle with its version, and lensmith's kernels; arguments as of `load`."""
     engine = _llama_cpp() if LLAMACPP in engines_of(bundle, device) else f"onnxruntime {ort.__version__}"
     kernels = f"kernels {_digest([LIBRARY])}" if wanted_kernels(native) else "no kernels of lensmith"
-    return f"{engine}, {kernels}, {cpu}, {threads or os.cpu_count()} threads"
+    return f"{engine}, {kernels}"
+
+
+def own_version() -> str:
+    """The version of lensmith that is installed; "source" for a copy of its source."""
+    try:
+        return version("lensmith")
+    except PackageNotFoundError:
+        return "source"
 
 
 @functools.cache

@@ -42,6 +42,8 @@ class Wishes:
 
     capacity: int = 0  # tokens
     threads: int | None = None
+    decode_threads: int | None = None  # of steps of a few tokens; None: as many, 0: one for each core
+    chunk: int | None = None  # most tokens of a step of a prompt; None: as the manifest says
     profile: bool = False
     native: bool | None = None
     device: str | None = None  # one of DEVICES; None: what the bundle was made for
@@ -113,6 +115,11 @@ def open_decoder(bundle: Bundle, name: str, wishes: Wishes) -> Decoder:
     return _engine(opening, name).decoder(opening, name)
 
 
+def chunk_of(bundle: Bundle, wishes: Wishes) -> int:
+    """Most tokens of a prompt that are computed at once."""
+    return wishes.chunk or bundle.manifest.options.prefill_chunk
+
+
 def _engine(opening: Opening, name: str) -> Engine:
     return ENGINES[engine_name(opening.bundle.entry(name), opening.wishes.device)]
 
@@ -128,6 +135,7 @@ def _onnx_decoder(opening: Opening, name: str) -> Decoder:
         opening.bundle.graph(name),
         capacity=wishes.capacity,
         threads=wishes.threads,
+        decode_threads=wishes.decode_threads,
         profile=wishes.profile,
         native=wishes.native,
         tokens=wishes.tokens,
@@ -148,7 +156,8 @@ def _llama_vision(opening: Opening) -> Vision:
 
 def _llama_decoder(opening: Opening, _: str) -> Decoder:
     manifest, wishes = opening.bundle.manifest, opening.wishes
-    settings = Settings(wishes.capacity, manifest.options.prefill_chunk, wishes.threads, opening.exact)
+    chunk, threads = manifest.options.prefill_chunk, (wishes.threads, wishes.decode_threads)
+    settings = Settings(wishes.capacity, chunk, *threads, exact=opening.exact)
     image_token = manifest.token_id("image_token", NO_TOKEN)
     return LlamaDecoder(opening.llama, settings, image_token_id=image_token, mrope=manifest.mrope)
 

@@ -45,6 +45,7 @@ from ..process.cpu import told_if_lacking
 from ..process.forks import OfOneProcess, PerProcess, computing
 from ..storage.array_files import write_arrays
 from ..storage.new_file import new_file
+from ..tuning.tuning import USUAL, Tuning
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Encoder(OfOneProcess):
         profile: bool = False,
         native: bool | None = None,
         device: str | None = None,
+        tuning: Tuning = USUAL,
     ) -> None:
         """`context`: most patches of one image or clip; the bias of attention takes 4 bytes for each pair of them."""
         manifest = bundle.manifest
@@ -98,7 +100,8 @@ class Encoder(OfOneProcess):
         self.clip_spec: ClipSpec = clip_spec(manifest.video)
         self.order: PatchOrder = manifest.encoder.patch_order
         self.context = bundle.context(context, "patches")
-        self.threads, wishes = threads, Wishes(threads=threads, profile=profile, native=native, device=device)
+        wishes = tuning.applied(Wishes(threads=threads, profile=profile, native=native, device=device))
+        self.threads = wishes.threads
         check_wishes(bundle, wishes)
         check_limit_objects(image_limits, None)
         make = partial(_open, wishes=wishes)

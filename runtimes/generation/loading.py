@@ -12,6 +12,9 @@ from ..bundle.signature import Key
 from ..media.frames import VideoLimits
 from ..media.image_files import ImageLimits
 from ..media.media_encoder import FEATURE_BYTES
+from ..tuning.tuned_files import tuning_of
+from ..tuning.tuning import USUAL
+from ..values import truth
 from .conversation_pool import CONVERSATIONS
 from .encoder import Encoder
 from .model import Model
@@ -47,6 +50,7 @@ def load(
     cache_bytes: int | None = None,
     native: bool | None = None,
     profile: bool = False,
+    tuned: bool = True,
 ) -> Model | Encoder:
     """Load a bundle folder: a Model that answers, or an Encoder where there is no decoder.
 
@@ -67,6 +71,8 @@ def load(
       said; those of the same bundle, engine and processor are taken. `cache_bytes`: most bytes of all files in it, of
       which the least used go first (by default 2 GB).
     - `native`: whether lensmith's own kernels compute; None means where there are some for this processor.
+    - `tuned`: whether what `lensmith tune` measured for this bundle on this device is the default of `threads` and of
+      drafts; False takes those of any device.
     - `profile`: write ONNX Runtime's profiles into the current folder.
 
     Raises InputError for what is no whole bundle, for options that it cannot obey, and for what none of the keys
@@ -78,7 +84,7 @@ def load(
         max_video_pixels=max_video_pixels, image_limits=image_limits, video_limits=video_limits,
         conversations=conversations, prefix_bytes=prefix_bytes, feature_bytes=feature_bytes,
         cache_folder=cache_folder, cache_bytes=cache_bytes, native=native,
-        profile=profile,
+        profile=profile, tuning=tuning_of(bundle, native=native, device=device) if truth("tuned", tuned) else USUAL,
     )  # fmt: skip
 
 

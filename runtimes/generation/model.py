@@ -16,7 +16,7 @@ from ..bundle.manifest import DECODER, DRAFT_HEAD
 from ..bundle.opening import Bundle
 from ..dialogue.dialogue_parser import DialogueParser
 from ..engines.contract import Decoder, Floats, Ints, OpenedEngines, Vision
-from ..engines.engine_table import Wishes, open_decoder, open_engines
+from ..engines.engine_table import Wishes, chunk_of, open_decoder, open_engines
 from ..engines.native import wanted_kernels
 from ..engines.run_wishes import check_wishes, made_of, remade_on_cpu
 from ..media.frames import VideoLimits, VideoSource, check_limit_objects
@@ -34,6 +34,7 @@ from ..prompt.messages import Messages
 from ..prompt.prompt_builder import PromptBuilder, open_prompt
 from ..prompt.requests import Request, question_message
 from ..prompt.variables import check_objects
+from ..tuning.tuning import USUAL, Tuning
 from ..values import only, truth, whole
 from .answer import Answer, Progress
 from .answer_forms import open_forms
@@ -97,6 +98,7 @@ class Model(OfOneProcess):
         feature_bytes: int = FEATURE_BYTES,
         cache_folder: str | Path | None = None,
         cache_bytes: int | None = None,
+        tuning: Tuning = USUAL,
     ) -> None:
         manifest = bundle.manifest
         if DECODER not in manifest.graphs:
@@ -112,7 +114,8 @@ class Model(OfOneProcess):
         self.eos_token_ids = frozenset(manifest.asked().eos_token_ids)
         capacity = bundle.context(context, "tokens", DEFAULT_CONTEXT)
         self.kernels = wanted_kernels(native)  # lensmith's own; what they lack ONNX Runtime computes
-        self._wishes = Wishes(capacity, threads, profile, native, device)
+        self.tuning = tuning
+        self._wishes = tuning.applied(Wishes(capacity, threads, profile=profile, native=native, device=device))
         check_wishes(bundle, self._wishes)
         check_limit_objects(image_limits, video_limits)
         if not self.image_spec.takes_images and (image_limits or video_limits):
@@ -125,7 +128,7 @@ class Model(OfOneProcess):
             video_spec=self.video_spec,
             image_limits=image_limits or ImageLimits(),
             video_limits=video_limits or VideoLimits(frame=image_limits or ImageLimits()),
-            threads=threads,
+            threads=self._wishes.threads,
             feature_bytes=whole("feature_bytes", feature_bytes, 0),
         )
         make = partial(_open, wishes=self._wishes, media=media, prompts=self.prompts,
@@ -245,8 +248,7 @@ class Model(OfOneProcess):
         draft head.
         """
         request = self.prepare(messages, **chosen)
-        chunk = self.manifest.options.prefill_chunk
-        return run_for_hidden_states(self.decoder, self.prompts, request, chunk)
+        return run_for_hidden_states(self.decoder, self.prompts, request, chunk_of(self.bundle, self._wishes))
 
     def _options(self, base: GenerationOptions | None, given: dict[str, Any]) -> GenerationOptions:
         base = GenerationOptions() if base is None else base
@@ -292,11 +294,15 @@ class Model(OfOneProcess):
             logits = conversation.prefill(request, num_logits=num_logits, chunk=chunk, reuse=reuse, head=head)
             return logits.copy()
 
-    def _head(self, options: GenerationOptions, request: Request) -> Decoder | None:
-        """The graph of the draft head where it drafts: if that is wished, or where it costs little by default."""
-        small = self.kernels and self.manifest.options.precision not in WIDE
-        wanted = self.decoder.drafts and small if options.draft is None else options.draft
-        if not wanted or DRAFT_HEAD not in self.manifest.graphs:
+    @property
+    def weights_are_mapped(self) -> bool:
+        """Whether one more session over the same weights takes hardly any memory."""
+        return bool(self.kernels) and self.manifest.options.precision not in WIDE
+
+    def draft_head(self, request: Request, wished: bool | None = None) -> Decoder | None:
+        """The graph of the draft head where it drafts: if that is wished, or by default where it costs little."""
+        usual = self.decoder.drafts and self.weights_are_mapped and self.tuning.head_drafts != 0
+        if not (usual if wished is None else wished) or DRAFT_HEAD not in self.manifest.graphs:
             return None
         special = min(self.prompts.tokenizer.get_added_tokens_decoder(), default=self.manifest.vocab)
         return (self._narrow_drafts if common(request.prompt.ids, special) else self._drafts).get()
@@ -342,8 +348,8 @@ class Model(OfOneProcess):
                 request = self._intake.encode(chat, progress.timings)
             stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
             with self.conversation(request) as conversation:
-                conversation.follow(self._head(options, request))
-                loop = TokenLoop(conversation, request, options, progress, guide, self.eos_token_ids)
+                conversation.follow(self.draft_head(request, options.draft))
+                loop = TokenLoop(conversation, request, options, progress, guide, self.eos_token_ids, self.tuning)
                 yield from loop.pieces(stream)
             if stream.stopped_by is None and (rest := stream.finish()):
                 yield rest
@@ -361,5 +367,5 @@ def _open(
 ) -> Shared:
     opened, (states, features) = open_engines(bundle, wishes), shelves.open(bundle, wishes)
     prefixes = PrefixCache(prefix_bytes, states)
-    make = partial(Conversation, opened.decoder, prompts, bundle.manifest.options.prefill_chunk, prefixes)
+    make = partial(Conversation, opened.decoder, prompts, chunk_of(bundle, wishes), prefixes)
     return Shared(opened, media(opened.vision, shelf=features), prefixes, ConversationPool(make, conversations))

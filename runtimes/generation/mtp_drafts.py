@@ -18,13 +18,18 @@ class MtpDrafts:
     """Multi-token prediction: each draft follows from the hidden state behind the one before it."""
 
     def __init__(
-        self, head: FollowingHead, offset: int, never: Collection[int] = (), choose: Choice = likeliest
+        self,
+        head: FollowingHead,
+        offset: int,
+        never: Collection[int] = (),
+        choose: Choice = likeliest,
+        most: int = MOST_DRAFTS,
     ) -> None:
-        """`offset`: from places in the conversation to positions; `never` as of NgramDrafts; `choose` is that of
-        `DraftHead.draft`.
+        """`offset`: from places in the conversation to positions; `never` and `most` as of NgramDrafts; `choose` is
+        that of `DraftHead.draft`.
         """
         self._head, self._offset, self._never, self._choose = head, offset, frozenset(never), choose
-        self._pace, self._begun = DepthPace(MOST_DRAFTS), False
+        self._pace, self._begun = DepthPace(most), False
 
     def propose(self, history: Ints, room: int) -> list[int]:
         """Up to `room` tokens that may follow `history` [n], the whole conversation."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ...targets.errors import InputError
 from ..bundle.opening import Bundle
-from ..engines.arithmetic import arithmetic
+from ..engines.arithmetic import arithmetic, own_version
 from ..engines.engine_table import Wishes
 from ..media.feature_shelf import FeatureShelf
 from ..storage.cache_folder import CACHE_BYTES, CacheFolder
-from ..storage.files import dump_json
 from ..values import whole
 from .prefix_shelf import PrefixShelf
 
@@ -43,10 +40,8 @@ class Shelves:
 
 def owner_of(bundle: Bundle, wishes: Wishes) -> str:
     """One line that is another one where states or features would be, too."""
-    digest = hashlib.sha256(dump_json(bundle.content).encode()).hexdigest()
     line = arithmetic(bundle, threads=wishes.threads, native=wishes.native, device=wishes.device)
-    try:
-        ours = version("lensmith")
-    except PackageNotFoundError:  # a copy of its source
-        ours = "source"
-    return f"lensmith {ours}, bundle {digest}, {line or platform.platform()}, device {wishes.device}"
+    where = f"{line or platform.platform()}, device {wishes.device}"
+    if (wishes.decode_threads, wishes.chunk) != (None, None):
+        where += f", {wishes.decode_threads} threads decode, chunks of {wishes.chunk}"
+    return f"lensmith {own_version()}, bundle {bundle.digest}, {where}"

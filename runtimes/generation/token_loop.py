@@ -12,13 +12,16 @@ import numpy as np
 
 from ..engines.contract import Floats
 from ..prompt.requests import Request
+from ..tuning.tuning import USUAL, Tuning, most_drafts
 from .answer import Progress
 from .conversation import Conversation
 from .drafted_steps import DraftedSteps, DraftSource
 from .guide import Guide
 from .logprobs import token_logprob
+from .mtp_drafts import MOST_DRAFTS as MOST_OF_HEAD
 from .mtp_drafts import MtpDrafts
 from .ngram_drafts import LONG, SIZES, NgramDrafts
+from .ngram_drafts import MOST_DRAFTS as MOST_OF_TEXT
 from .options import GenerationOptions
 from .raw_prompt import logprobs_of_prompt
 from .sampling import Sampler
@@ -35,6 +38,7 @@ class TokenLoop:
     progress: Progress
     guide: Guide | None
     eos_token_ids: Collection[int]
+    tuning: Tuning = USUAL
 
     def pieces(self, stream: TextStream) -> Generator[str, None, None]:
         """Pieces of text as a stream cuts them, up to its stop string; what it holds back at the end is left in it."""
@@ -101,12 +105,15 @@ class TokenLoop:
 
     def _sources(self, sampler: Sampler) -> Iterator[DraftSource]:
         conversation, wanted = self.conversation, self.options.draft
-        if conversation.decoder.drafts if wanted is None else wanted:
-            never = {conversation.prompts.image_token_id, *(() if self.options.ignore_eos else self.eos_token_ids)}
-            yield NgramDrafts(never, SIZES if conversation.head is None else LONG)
-            if conversation.head is not None:
-                offset = self.request.next_position - conversation.length
-                yield MtpDrafts(conversation.head, offset, never, sampler.foresee)
+        if not (conversation.decoder.drafts if wanted is None else wanted):
+            return
+        never = {conversation.prompts.image_token_id, *(() if self.options.ignore_eos else self.eos_token_ids)}
+        if most := most_drafts(self.tuning.ngram_drafts, MOST_OF_TEXT, wanted):
+            yield NgramDrafts(never, SIZES if conversation.head is None else LONG, most)
+        if conversation.head is not None:
+            offset = self.request.next_position - conversation.length
+            most = most_drafts(self.tuning.head_drafts, MOST_OF_HEAD, wanted)
+            yield MtpDrafts(conversation.head, offset, never, sampler.foresee, most)
 
     def _sayable(self, logits: Floats) -> Floats:
         """Logits [vocab] without the token that stands for an image: a step with it would need the image."""

@@ -7,8 +7,9 @@ import platform
 from ...targets.errors import InputError
 from ...targets.profile import load_target
 from ..engines.native import wanted_instructions
-from ..process.allowance import available_cores, memory_bytes
+from ..process.core_limits import usable_cores
 from ..process.cpu import cpu_features
+from ..process.memory_limits import memory_bytes
 from .machine_rates import measured_rates
 
 PROFILE = """\
@@ -37,7 +38,7 @@ group_size = 128
 
 def measured_profile(threads: int | None) -> str:
     """The text of a TOML file; InputError where the system does not say how much memory it has."""
-    count = threads or available_cores()
+    count = threads or usable_cores()
     total, usable = memory_bytes()
     if not total:
         raise InputError("this system does not say how much memory it has; copy what `lensmith targets cpu` shows and "

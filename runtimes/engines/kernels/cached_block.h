@@ -7,9 +7,10 @@ typedef struct CachedBlock {
     float out[BLOCK_VALUES] __attribute__((aligned(64))); /* of a range, not yet divided by the sum */
     float sum[BLOCK_ROWS][WORDS] __attribute__((aligned(64)));
     float largest[BLOCK_ROWS];
-    size_t ends[BLOCK_ROWS]; /* keys that a row sees */
-    const uint16_t *values;  /* of the tile */
-    size_t keys_first;       /* of the tile, of all */
+    size_t ends[BLOCK_ROWS];                  /* keys that a row sees */
+    const uint16_t *values;                   /* of the tile */
+    const uint16_t *next_keys;                /* behind it, as they lie */
+    size_t keys_first;                        /* of the tile, of all */
 } CachedBlock;
 
 /* 2^x within 1e-7: as power_of_two, with two terms more. */
@@ -50,21 +51,13 @@ static void cached_append(void *attention, size_t index) {
     append(a->v + from, stride, a->width, a->queries, a->values + to);
 }
 
-/* The tile of keys from `keys`, of which there are `count`, eight by eight. What comes `ahead` of it, and of the values,
- * is fetched meanwhile: so memory gives it fastest. */
-static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t count, const uint16_t *values,
-                      uint16_t *out) {
-    const size_t width = a->width, ahead = TILE_KEYS * width;
-    if (count < TILE_KEYS) memset(out, 0, ahead * sizeof *out);
+/* The tile of keys from `keys`, of which there are `count`, eight by eight. */
+static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t count, uint16_t *out) {
+    const size_t width = a->width;
+    if (count < TILE_KEYS) memset(out, 0, TILE_KEYS * width * sizeof *out);
     for (size_t key = 0; key < count; key += 8)
         for (size_t i = 0; i < width; i += 8) {
-            const size_t next = ahead + key * width + i * 8;
             Eight v[8];
-#pragma GCC unroll 2
-            for (size_t line = 0; line < 2; line++) {
-                __builtin_prefetch(keys + next + line * 32, 0, 2);
-                __builtin_prefetch(values + next + line * 32, 0, 2);
-            }
 #pragma GCC unroll 8
             for (size_t r = 0; r < 8; r++)
                 memcpy(&v[r], keys + smaller(key + r, count - 1) * width + i, sizeof v[r]);
@@ -75,17 +68,27 @@ static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t cou
         }
 }
 
-/* acc[r][v] += x[r][i] times the halves of `vectors` vectors, for `count` i. */
-INLINE void multiply_halves(Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS], int rows, int vectors, const float *x,
-                            size_t stride, const uint16_t *halves, size_t halves_stride, size_t count) {
+/* Fewer rows take more vectors at once, so that registers hold as many sums: each waits for the one before. */
+#define MOST_VECTORS (2 * ATTENTION_VECTORS < TILE_PARTS ? 2 * ATTENTION_VECTORS : TILE_PARTS)
+INLINE int vectors_for(int rows) { return rows > ATTENTION_ROWS / 2 ? ATTENTION_VECTORS : MOST_VECTORS; }
+
+/* acc[r][v] += x[r][i] times the halves of `vectors` vectors, for `count` i. As many halves from `next` on are fetched
+ * meanwhile, one step's behind the other's: read evenly and in order, memory gives them fastest. */
+INLINE void multiply_halves(Floats acc[ATTENTION_ROWS][MOST_VECTORS], int rows, int vectors, const float *x,
+                            size_t stride, const uint16_t *halves, size_t halves_stride, size_t count,
+                            const uint16_t *next) {
+    const size_t together = (size_t)vectors * LANES, line = 64 / sizeof *next; /* of a cache */
     for (size_t i = 0; i < count; i++) {
-        Floats w[ATTENTION_VECTORS];
+        Floats w[MOST_VECTORS];
 #pragma GCC unroll 4
+        for (size_t at = 0; at < together; at += line)
+            __builtin_prefetch(next + i * together + at, 0, 2);
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             w[v] = load_halves(halves + i * halves_stride + (size_t)v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < vectors; v++)
                 acc[r][v] = multiply_add(all_floats(x[(size_t)r * stride + i]), w[v], acc[r][v]);
     }
@@ -94,14 +97,15 @@ INLINE void multiply_halves(Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS], int r
 /* Scores of some rows with the tile; keys that a row does not see have the least. */
 INLINE void cached_scores(const CachedAttention *a, const CachedBlock *block, int rows, size_t row,
                           float scores[ATTENTION_ROWS][TILE_KEYS]) {
-    for (size_t key = 0; key < TILE_KEYS; key += ATTENTION_VECTORS * LANES) {
-        Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS] = {{{0}}};
-        multiply_halves(acc, rows, ATTENTION_VECTORS, block->q + row * a->width, a->width, block->keys + key, TILE_KEYS,
-                        a->width);
+    const int vectors = vectors_for(rows);
+    for (size_t key = 0; key < TILE_KEYS; key += (size_t)vectors * LANES) {
+        Floats acc[ATTENTION_ROWS][MOST_VECTORS] = {{{0}}};
+        multiply_halves(acc, rows, vectors, block->q + row * a->width, a->width, block->keys + key, TILE_KEYS,
+                        a->width, block->next_keys + key * a->width);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < ATTENTION_VECTORS; v++)
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++)
                 store_floats(&scores[r][key + (size_t)v * LANES], acc[r][v]);
     }
     for (int r = 0; r < rows; r++) {
@@ -153,17 +157,18 @@ INLINE void soften_rows(CachedBlock *block, int rows, size_t row, float scores[A
 /* Adds the first `count` values of the tile, weighted, to some vectors of the answers of some rows. */
 INLINE void cached_values(const CachedAttention *a, CachedBlock *block, int rows, int vectors, size_t row,
                           size_t column, const float *p, const float *factors, size_t count) {
-    Floats acc[ATTENTION_ROWS][ATTENTION_VECTORS];
+    Floats acc[ATTENTION_ROWS][MOST_VECTORS];
     float *out = block->out + row * a->width + column;
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             acc[r][v] = all_floats(factors[r]) * load_floats(out + (size_t)r * a->width + (size_t)v * LANES);
-    multiply_halves(acc, rows, vectors, p, TILE_KEYS, block->values + column, a->width, count);
+    multiply_halves(acc, rows, vectors, p, TILE_KEYS, block->values + column, a->width, count,
+                    block->values + (a->width + column) * TILE_KEYS);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             store_floats(out + (size_t)r * a->width + (size_t)v * LANES, acc[r][v]);
 }
@@ -176,9 +181,10 @@ INLINE void cached_rows(const CachedAttention *a, CachedBlock *block, int rows, 
     cached_scores(a, block, rows, row, scores);
     soften_rows(block, rows, row, scores, factors);
     const size_t whole = a->width / LANES, count = smaller(end - block->keys_first, TILE_KEYS);
+    const size_t most = (size_t)vectors_for(rows);
     size_t vector = 0;
-    for (; vector + ATTENTION_VECTORS <= whole; vector += ATTENTION_VECTORS)
-        cached_values(a, block, rows, ATTENTION_VECTORS, row, vector * LANES, scores[0], factors, count);
+    for (; vector + most <= whole; vector += most)
+        cached_values(a, block, rows, (int)most, row, vector * LANES, scores[0], factors, count);
     for (; vector < whole; vector++)
         cached_values(a, block, rows, 1, row, vector * LANES, scores[0], factors, count);
 }
@@ -200,9 +206,11 @@ static void attend_range(const CachedAttention *a, CachedBlock *block, size_t he
     for (size_t row = 0; row < rows; row++)
         block->largest[row] = -FLT_MAX; /* no score is below it, and two of them have a distance */
     for (size_t key = range * RANGE_KEYS; key < last; key += TILE_KEYS) {
+        const uint16_t *keys = a->keys + start + key * a->width;
         block->keys_first = key;
         block->values = a->values + start + key * a->width;
-        turn_keys(a, a->keys + start + key * a->width, smaller(last - key, TILE_KEYS), block->values, block->keys);
+        block->next_keys = keys + TILE_KEYS * a->width;
+        turn_keys(a, keys, smaller(last - key, TILE_KEYS), block->keys);
         cached_tile(a, block, rows);
     }
 }

@@ -34,6 +34,7 @@ class Settings:
     capacity: int  # tokens
     batch: int  # most tokens at once
     threads: int | None = None
+    decode_threads: int | None = None  # of single tokens; None: as many, 0: one for each core
     exact: bool = False  # float32 KV cache, and attention without the approximations of flash attention
 
 
@@ -54,7 +55,8 @@ class LlamaDecoder(EngineDecoder[LlamaStates]):
         settings, options = self.settings, llama().llama_context_default_params()
         options.n_ctx = -(-settings.capacity // CONTEXT_STEP) * CONTEXT_STEP
         options.n_batch = options.n_ubatch = min(settings.batch, options.n_ctx)
-        options.n_threads = options.n_threads_batch = self.model.threads(settings.threads)
+        few = settings.threads if settings.decode_threads is None else settings.decode_threads
+        options.n_threads, options.n_threads_batch = self.model.threads(few), self.model.threads(settings.threads)
         options.offload_kqv = options.op_offload = False
         options.no_perf = True
         options.type_k = options.type_v = F32 if settings.exact else F16

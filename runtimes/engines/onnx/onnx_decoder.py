@@ -50,14 +50,19 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         *,
         capacity: int,
         threads: int | None = None,
+        decode_threads: int | None = None,
         profile: bool = False,
         native: bool | None = None,
         tokens: int = 0,
     ) -> None:
-        """`tokens`: give logits of the first of the vocabulary alone, where the graph can; 0: of all."""
+        """`decode_threads`: of steps of a few tokens; None: as many as for others, 0: one for each core.
+
+        `tokens`: give logits of the first of the vocabulary alone, where the graph can; 0: of all.
+        """
         super().__init__()
         self.path, self.capacity, self._tokens = path, capacity, tokens
-        self._open = partial(session, path, threads, profile=profile, native=native)
+        self._open = partial(session, path, profile=profile, native=native)
+        self._threads, self._few_threads = threads, threads if decode_threads is None else decode_threads or None
         self._replay: StateReplay | None = None
         self._load()
         self.hidden = int(self._inputs["image_features"].shape[1])
@@ -75,11 +80,14 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
             add_hidden_states(model, self.path)
         replay = add_state_rows(model) if self.recurrent else None
         if replay is not None:
-            self._replay = StateReplay(self.path, self._open(graph=replay))
+            self._replay = StateReplay(self.path, self._open(self._few_threads, graph=replay))
         self.vocab = int(model.graph.output[0].type.tensor_type.shape.dim[2].dim_value)
         narrowed = bool(self._tokens) and narrow(model, self._tokens)
         changed = hidden_states or narrowed or replay is not None
-        self.session = self._open(graph=model.SerializeToString() if changed else None)
+        graph = model.SerializeToString() if changed else None
+        self.session = self._few = self._open(self._threads, graph=graph)
+        if self._few_threads != self._threads:  # weights of quantized bundles are mapped, and in memory once
+            self._few = self._open(self._few_threads, graph=graph)
         self._inputs = {value.name: value for value in self.session.get_inputs()}
         self._outputs = [value.name for value in self.session.get_outputs()]
 
@@ -103,7 +111,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         if step.hidden_states is not None:
             bound.arrays["hidden_states"][0] = step.hidden_states
         with refusal_is_input(self.path):
-            self.session.run_with_iobinding(bound.binding)
+            bound.session.run_with_iobinding(bound.binding)
         if keep:
             states.turn([value.numpy() for value in bound.binding.get_outputs()[-len(bound.rows) :]])
         states.undoable = step.undoable
@@ -116,14 +124,15 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         """A step that is bound; those of few tokens, all of them with logits, are used again and again."""
         tokens, num_hidden = len(step.ids), max(step.num_logits, step.num_hidden_states)
         if tokens > MOST_ROWS or step.images is not None or not tokens == num_hidden == step.num_logits:
-            return self._bind(states, step, self._room(step.num_logits, num_hidden), keep=keep)
+            room = self._room(step.num_logits, num_hidden)
+            return self._bind(self.session, states, step, room, keep=keep)
         name = (id(self), states.side, tokens, keep)
         bound: BoundStep | None = states.bound.get(name)
-        if bound is None or bound.session is not self.session:
+        if bound is None or bound.session is not self._few:
             outputs = (id(self), len(self._outputs))  # of which there are more from the first hidden states on
             whole = states.room.setdefault(outputs, self._room(MOST_ROWS, MOST_ROWS))
             room = {output: array[:, :tokens] for output, array in whole.items()}
-            bound = states.bound[name] = self._bind(states, step, room, keep=keep)
+            bound = states.bound[name] = self._bind(self._few, states, step, room, keep=keep)
         return bound
 
     def _room(self, num_logits: int, num_hidden: int) -> dict[str, Floats]:
@@ -135,10 +144,12 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         }
         return {name: array for name, array in made.items() if name in self._outputs}
 
-    def _bind(self, states: BoundStates, step: Step, room: dict[str, Floats], *, keep: bool) -> BoundStep:
+    def _bind(
+        self, session: ort.InferenceSession, states: BoundStates, step: Step, room: dict[str, Floats], *, keep: bool
+    ) -> BoundStep:
         num_hidden = max(step.num_logits, step.num_hidden_states)
         arrays = self._arrays(len(step.ids), step.num_logits, num_hidden, step.images)
-        binding = self.session.io_binding()
+        binding = session.io_binding()
         for name, array in arrays.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name, array in room.items():
@@ -148,7 +159,7 @@ class OnnxDecoder(EngineDecoder[BoundStates]):
         for name in rows:
             binding.bind_output(name)
         hidden = next((array for name, array in room.items() if name != "logits"), None)
-        return BoundStep(self.session, binding, arrays, room["logits"], hidden, rows)
+        return BoundStep(session, binding, arrays, room["logits"], hidden, rows)
 
     def _arrays(
         self, tokens: int, num_logits: int, num_hidden: int, images: ImageFeatures | None

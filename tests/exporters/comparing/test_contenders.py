@@ -32,6 +32,7 @@ from lensmith.runtimes.generation.intake import DEFAULT_CONTEXT
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.storage.files import write_json
+from lensmith.runtimes.tuning.tuning import USUAL
 from lensmith.targets.errors import InputError, LensmithError
 from PIL import Image
 
@@ -155,7 +156,7 @@ def test_contenders_load_what_their_job_says(bundle: Bundle, monkeypatch: pytest
             run(job)
     (theirs, named), (_, ours) = seen
     assert (theirs, named) == (("there", "bfloat16"), {"threads": 3, "adapter": "changes"})
-    assert ours == {"threads": 3, "prefix_bytes": 0}
+    assert ours == {"threads": 3, "prefix_bytes": 0, "tuning": USUAL}
 
 
 def test_memory_is_that_of_the_timed_answers(monkeypatch: pytest.MonkeyPatch) -> None:

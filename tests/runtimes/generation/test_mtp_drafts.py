@@ -149,14 +149,14 @@ def test_when_the_head_drafts(bundles: Callable[[str], Path]) -> None:
     model = opened(bundles("int4"))
 
     def heads(**chosen: Any) -> Decoder | None:
-        return model._head(model.default_options(**chosen), model.prepare([user_message("Hi")]))
+        return model.draft_head(model.prepare([user_message("Hi")]), **chosen)
 
     assert (heads() is None) == (not model.kernels)
-    assert heads(draft=True) is not None
-    assert heads(draft=False) is None
+    assert heads(wished=True) is not None
+    assert heads(wished=False) is None
     without, wide = opened(bundles("int4"), native=False), opened(bundles("fp32"))
     for other in (without, wide):
-        assert other._head(other.default_options(), other.prepare([user_message("Hi")])) is None
+        assert other.draft_head(other.prepare([user_message("Hi")])) is None
 
 
 class Wrong:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from lensmith.runtimes.process.allowance import available_cores, memory_bytes
+from lensmith.runtimes.process.memory_limits import memory_bytes
 
 GB = 1 << 30
 MEMINFO = f"MemTotal: {16 * GB // 1024} kB\nMemFree: 100 kB\nMemAvailable: {12 * GB // 1024} kB\n"
@@ -29,30 +29,24 @@ def _machine(root: Path, groups: str, mounts: str, files: Mapping[str, str]) -> 
     return root
 
 
-@pytest.fixture(autouse=True)
-def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-
-
 def test_a_container_of_the_second_version(tmp_path: Path) -> None:
-    files = {"memory.max": f"{4 * GB}\n", "memory.current": f"{3 * GB}\n", "cpu.max": "250000 100000\n",
+    files = {"memory.max": f"{4 * GB}\n", "memory.current": f"{3 * GB}\n",
              "memory.stat": f"anon {GB}\nfile {2 * GB}\ninactive_file {GB}\nactive_file {GB}\n"}  # fmt: skip
     root = _machine(tmp_path, "0::/\n", V2, files)
     assert memory_bytes(root) == (4 * GB, 2 * GB)  # a page that nobody used lately makes room
-    assert available_cores(root) == 2
 
 
 def test_the_tightest_of_the_groups_around_counts(tmp_path: Path) -> None:
     files = {
         "system.slice/memory.max": f"{2 * GB}\n",
         "system.slice/memory.current": f"{GB // 2}\n",
-        "system.slice/cpu.max": "max 100000\n",
         "system.slice/mine.service/memory.max": "max\n",
-        "system.slice/mine.service/cpu.max": "50000 100000\n",
     }
     root = _machine(tmp_path, "0::/system.slice/mine.service\n", V2, files)
     assert memory_bytes(root) == (2 * GB, 3 * GB // 2)
-    assert available_cores(root) == 1  # half of a core
+    within = {"system.slice/mine.service/memory.max": f"{GB}\n", "system.slice/memory.current": f"{7 * GB // 4}\n"}
+    _machine(tmp_path, "0::/system.slice/mine.service\n", V2, within)
+    assert memory_bytes(root) == (GB, GB // 4)  # of a group that others have nearly filled
 
 
 def test_a_container_of_the_first_version(tmp_path: Path) -> None:
@@ -60,25 +54,21 @@ def test_a_container_of_the_first_version(tmp_path: Path) -> None:
         "memory/memory.limit_in_bytes": f"{GB}\n",
         "memory/memory.usage_in_bytes": f"{GB // 2}\n",
         "memory/memory.stat": f"cache 1\ninactive_file 7\ntotal_inactive_file {GB // 4}\n",
-        "cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "300000\n",
-        "cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000\n",
     }
     groups = "11:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/\n"
     root = _machine(tmp_path, groups, V1, files)
     assert memory_bytes(root) == (GB, 3 * GB // 4)
-    assert available_cores(root) == 3
 
 
 @pytest.mark.parametrize("files", [
     {},
-    {"memory.max": "max\n", "cpu.max": "max 100000\n"},
-    {"memory.max": f"{64 * GB}\n", "memory.current": "1\n", "cpu.max": "6400000 100000\n"},
-    {"memory.max": UNLIMITED, "cpu.max": "-1\n"},
+    {"memory.max": "max\n"},
+    {"memory.max": f"{64 * GB}\n", "memory.current": "1\n"},
+    {"memory.max": UNLIMITED},
 ])  # fmt: skip
 def test_without_limits_it_is_the_machine(tmp_path: Path, files: dict[str, str]) -> None:
     root = _machine(tmp_path, "0::/\n", V2, files)
     assert memory_bytes(root) == (16 * GB, 12 * GB)
-    assert available_cores(root) == 8
 
 
 def test_no_limit_gives_what_the_machine_lacks(tmp_path: Path) -> None:
@@ -91,12 +81,8 @@ def test_no_limit_gives_what_the_machine_lacks(tmp_path: Path) -> None:
 def test_a_system_without_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert memory_bytes(tmp_path) == (4_096_000, 3_072_000)
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert available_cores(tmp_path) == 6
 
 
 def test_this_machine() -> None:
     total, free = memory_bytes()
     assert 0 < free < total
-    assert 1 <= available_cores() <= 8

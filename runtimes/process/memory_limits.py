@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores by affinity and quota, memory by the limits of its container."""
+"""How much memory this process may take: the machine's, or what the limits of its container leave of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
+CONTROLLER = "memory"  # of the first version of control groups
 
 
 @dataclass(frozen=True)
-class Layout:
+class GroupFiles:
     """The files of one version of control groups."""
 
     memory: str
@@ -20,25 +21,18 @@ class Layout:
 
 
 VERSIONS = {
-    "cgroup2": Layout("memory.max", "memory.current", "inactive_file"),
-    "cgroup": Layout("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "cgroup2": GroupFiles("memory.max", "memory.current", "inactive_file"),
+    "cgroup": GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-
-
-def available_cores(root: Path = ROOT) -> int:
-    """Cores that this process may keep busy; a quota is rounded down, as a thread beyond it would make others wait."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for kind, folder in _groups(root, "cpu") if (quota := _quota(kind, folder)) is not None]
-    return max(1, min(allowed, *map(int, quotas))) if quotas else allowed
 
 
 def memory_bytes(root: Path = ROOT) -> tuple[int, int]:
     """All memory that this process may take, and what is available of it now; 0 where unknown."""
     total, free = _machine_memory(root)
-    for kind, folder in _groups(root, "memory"):
+    for kind, folder in _groups(root):
         limit = _number(folder / VERSIONS[kind].memory)
-        if limit is not None and limit < total:
-            total, free = limit, min(free, max(0, limit - _busy(kind, folder)))
+        if limit is not None:
+            total, free = min(total, limit), min(free, max(0, limit - _busy(kind, folder)))
     return total, free
 
 
@@ -55,36 +49,27 @@ def _machine_memory(root: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def _groups(root: Path, controller: str) -> Iterator[tuple[str, Path]]:
+def _groups(root: Path) -> Iterator[tuple[str, Path]]:
     """The control groups of this process with their version, the inmost first: the limits of all of them hold."""
     for line in _text(root / "proc/self/mountinfo").split("\n"):
         before, _, after = line.partition(" - ")
         kind, _, options = (after.split() + [""] * 3)[:3]
-        if kind not in VERSIONS or (kind == "cgroup" and controller not in options.split(",")):
+        if kind not in VERSIONS or (kind == "cgroup" and CONTROLLER not in options.split(",")):
             continue
         mounted, at = before.split()[3:5]  # the group that is seen at a place
-        path, top = _own_path(root, kind, controller), root / at.lstrip("/")
+        path, top = _own_path(root, kind), root / at.lstrip("/")
         inner = path[len(mounted.rstrip("/")) :] if f"{path}/".startswith(f"{mounted.rstrip('/')}/") else ""
         folder = top / inner.strip("/")
         yield from ((kind, each) for each in (folder, *folder.parents) if each == top or top in each.parents)
 
 
-def _own_path(root: Path, kind: str, controller: str) -> str:
+def _own_path(root: Path, kind: str) -> str:
     """Of the group of this process in a hierarchy, as "/docker/123"."""
     for line in _text(root / "proc/self/cgroup").split("\n"):
         number, controllers, path = (line.split(":", 2) + [""] * 3)[:3]
-        if controller in controllers.split(",") if kind == "cgroup" else number == "0":
+        if CONTROLLER in controllers.split(",") if kind == "cgroup" else number == "0":
             return path
     return "/"
-
-
-def _quota(kind: str, folder: Path) -> float | None:
-    """Cores that a group may use on average; None: all."""
-    if kind == "cgroup2":
-        quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
-    else:
-        quota, period = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def _busy(kind: str, folder: Path) -> int:
