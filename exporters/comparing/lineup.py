@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..reports.lineup_records import Lineup, Measured, noise_of
 from ..tasks.question_files import read_questions
 from .baselines import baseline_jobs
-from .cases import Case, builtin_cases, spread_over_tasks
+from .cases import Case, builtin_cases, pictured, spread_over_tasks
 from .comparison import TRACED_CASES, CompareOptions, need_torch, require_source, timed_photo
 from .contender import Assignment
 from .entrants import Outcome, entrant, measured
@@ -211,7 +211,8 @@ class _Run:
             cases = read_questions(options.tasks, self.folder, options.benchmark, options.limit)
         else:
             cases = [case for case in builtin_cases(self.folder) if not (blind and case.images)]
-        cases = [case for case in cases if case.images or not self.group.encoder]
+        if self.group.encoder:
+            cases = pictured(cases, options.tasks, self.group.bundles[0].path)
         return [replace(case, images=tuple(str(Path(image).resolve()) for image in case.images)) for case in cases]
 
     def _photo(self) -> Path:

@@ -165,6 +165,17 @@ def test_encoders_are_compared_by_their_features(tmp_path: Path) -> None:
         assert entrant.measured.vision_ms.median > 0
 
 
+def test_an_encoder_wants_pictures(tmp_path: Path, cli: Any) -> None:
+    """Questions in words alone would measure nothing of it."""
+    export(prepare(arlow.CHECKPOINT, Options(precision="int8", revision="B")), tmp_path / "b", golden="never")
+    row = {"task": "read", "images": [], "prompt": "What?", "answer": "lion"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row))
+    ran = cli("compare", tmp_path / "b", "--fail-if", "size_mb>100", "--tasks", tmp_path / "tasks.jsonl")
+    assert ran.code == 2
+    assert "tasks.jsonl has no question with a picture, and" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 def test_groups_are_by_checkpoint(folder: Path, tiny_bundle: Path) -> None:
     groups = grouped([folder / "fp32", tiny_bundle, folder / "int3"], [open_checkpoint(SOURCE)] * 2)
     assert [[bundle.path.name for bundle in group.bundles] for group in groups] == [
