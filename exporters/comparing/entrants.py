@@ -29,6 +29,7 @@ class Outcome:
 
     result: dict[str, Any]
     failure: str = ""
+    lacks: str = ""  # what the machine has not, in two words
 
 
 def entrant(job: Assignment, outcome: Outcome, reference: Outcome, group: Group, *, several: bool) -> Entrant:
@@ -47,6 +48,7 @@ def entrant(job: Assignment, outcome: Outcome, reference: Outcome, group: Group,
         engine=found.get("engine", ""),
         measured=measured(found) if found else None,
         failure=outcome.failure,
+        lacks=outcome.lacks,
         tasks=tuple(_tasks(job, found)),
         drop=_drop(job, found, reference.result),
         agreement=next((row for row in compared if row.where == "answers"), None),

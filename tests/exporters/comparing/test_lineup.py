@@ -19,6 +19,7 @@ from lensmith.exporters.comparing.contender import Assignment
 from lensmith.exporters.comparing.job_process import run_job
 from lensmith.exporters.comparing.layer_errors import layer_errors
 from lensmith.exporters.comparing.lineup import Group, compare_groups, compare_many, encodes_alone, grouped
+from lensmith.exporters.comparing.machine import has_nvidia_gpu
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.reports.lineup_records import Entrant, Lineup
 from lensmith.runtimes.bundle.opening import open_bundle
@@ -125,6 +126,22 @@ def test_without_a_checkpoint_the_first_bundle_is_the_reference(folder: Path, mo
     assert (second.measured, second.failure) == (None, "int3 was killed")
     assert [entrant.name for entrant in made.failed] == ["int3"]
     assert first.layers == second.layers == ()
+
+
+@pytest.mark.skipif(has_nvidia_gpu(), reason="there is an NVIDIA GPU here")
+def test_what_needs_a_gpu_says_so_beside_the_others(folder: Path, tmp_path: Path, cli: Any) -> None:
+    export(prepare(SOURCE, Options("tensorrt", "fp16", target="jetson-orin-nano")), tmp_path / "orin", golden="never")
+    export(prepare(SOURCE, Options(precision="fp16", target="cuda")), tmp_path / "cuda", golden="never")
+    bundles, page = (tmp_path / "orin", folder / "int3", tmp_path / "cuda"), tmp_path / "r.md"
+    ran = cli("compare", *bundles, "--threads", 1, "--repeats", 1, "--json", tmp_path / "r.json", "--markdown", page)
+    assert ran.code == 1  # since not all were measured
+    assert "2 could not be measured: orin: it needs a GPU of NVIDIA, whose driver is not on this machine: " in ran.err
+    made = by_name(Lineup.from_json((tmp_path / "r.json").read_text()))
+    assert {name: (entrant.lacks, entrant.measured is None) for name, entrant in made.items()} == {
+        "orin": ("a GPU", True), "int3": ("", False), "cuda": ("a GPU", True),
+    }  # fmt: skip
+    assert "lensmith build" in made["orin"].failure
+    assert page.read_text().count("| needs a GPU |") == 2
 
 
 def test_all_entrants_are_told_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
