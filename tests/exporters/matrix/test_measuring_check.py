@@ -61,7 +61,12 @@ def test_nothing_is_built_before_a_mistake_shows(
 ) -> None:
     compare, gate, message = MISTAKES[mistake]
     built: list[Any] = []
-    monkeypatch.setattr(matrix_run, "run_matrix", lambda *given: built.append(given) or [])
+
+    def run(*given: Any) -> list[Any]:
+        built.append(given)
+        return []
+
+    monkeypatch.setattr(matrix_run, "run_matrix", run)
     ran = cli("matrix", write(folder, "absent", compare), "--fail-if", gate)
     assert (ran.code, built) == (2, [])
     assert ran.err.count("\n") == 1
