@@ -68,7 +68,7 @@ def with_importance(job: Job, options: CalibrationOptions, scratch: Path, progre
         model, samples.calibrated, samples.pictures, lambda done, total: progress("importance", done, total)
     )
     about = samples.about(options.seed)
-    evidence = {"method": options.method, "samples": about, "matrices": len(importance)}
+    evidence = {"method": options.method, "asked": options.asked, "samples": about, "matrices": len(importance)}
     calibrated = Calibrated(key=str(about["sha256"]), evidence=evidence, importance=importance)
     return replace(job, calibrated=calibrated)
 
@@ -91,7 +91,10 @@ def calibrate(job: Job, options: CalibrationOptions, scratch: Path, progress: Pr
         found = sensitivities(model, job, samples.calibrated, samples.pictures, progress)
     mixed, made = _fitted(model, job, samples, found, options, scratch, progress)
     schemes = schemes_of(mixed.graphs)
-    evidence = record(made, samples.about(options.seed), schemes, found, roles.measured)
+    evidence = {
+        **record(made, samples.about(options.seed), schemes, found, roles.measured),
+        "asked": options.asked,
+    }
     low = {name: _word(made, name, samples.strange) for name, scheme in schemes.items() if scheme.bits < 8}
     if job.policy.kv_cache.quantized:
         mixed = with_cache_scales(mixed, cache_scales(model, samples.calibrated, samples.pictures))

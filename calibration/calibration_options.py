@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from .samples.own_answers import Wording
 
@@ -22,6 +23,16 @@ class CalibrationOptions:
     answer_tokens: int = Wording.tokens  # of answers that the model gives itself where samples have none; 0: no answers
     answer_temperature: float = Wording.temperature  # 0: greedily
     threads: int | None = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The method, and what differs from the usual and changes bytes: what makes the same weights again.
+
+        Samples are left out, whose name and hash stand elsewhere.
+        """
+        others = [field for field in fields(self) if field.name not in ("samples", "threads")]
+        chosen = {each.name: value for each in others if (value := getattr(self, each.name)) != each.default}
+        return {"method": self.method, **chosen}
 
     @property
     def wording(self) -> Wording:

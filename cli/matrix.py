@@ -45,7 +45,8 @@ def matrix(
     for new in (page, markdown, data):
         if new is not None:
             check_new_file(new)
-    built, found = _built(file, jobs, address)
+    found = _read(file, gate, measured=any((page, markdown, data, gate)))
+    built = _built(found, jobs, address)
     _show(built, as_json)
     if any((page, markdown, data, gate)) and any(each.bundle for each in built):
         _report(found, built, page, markdown, data, gate)
@@ -54,15 +55,26 @@ def matrix(
                           "run the command again to build what is missing")  # fmt: skip
 
 
-def _built(file: Path, jobs: int, address: str | None) -> tuple[list[Any], Any]:
+def _read(file: Path, gate: Any, *, measured: bool) -> Any:
+    """The matrix; with `measured` all that its report needs is checked, so that no build is in vain."""
     with needs("export", "lensmith matrix"):
         from ..exporters.matrix.matrix_file import read_matrix
-        from ..exporters.matrix.matrix_run import local_builds, run_matrix
-        from ..exporters.matrix.ray_builds import ray_builds
+        from ..exporters.matrix.matrix_run import measuring_options
+        from ..exporters.matrix.measuring_check import check_measuring
     found = read_matrix(file)
+    options = measuring_options(found.compare)
+    if measured:
+        check_measuring(found, options, gate)
+    return found
+
+
+def _built(found: Any, jobs: int, address: str | None) -> list[Any]:
+    from ..exporters.matrix.matrix_run import local_builds, run_matrix
+    from ..exporters.matrix.ray_builds import ray_builds
+
     builds = local_builds(jobs) if address is None else ray_builds(address, jobs)
     with stages() as progress:
-        return run_matrix(found, builds, progress), found
+        return run_matrix(found, builds, progress)
 
 
 def _show(built: Sequence[Any], as_json: bool) -> None:

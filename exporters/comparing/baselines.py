@@ -28,23 +28,23 @@ def baseline_jobs(
     Behind "@" is the Python that has the program, by default this one. InputError for a wish that cannot be.
     """
     for wish in wishes:
-        name, given, rest = wish.partition("=")
-        if name in FILES:
-            yield _program(name, rest if given else "", shared)
-        elif name in QUANTIZERS and not given:
-            yield _torch(name, shared, checkpoint)
-        else:
-            raise InputError(f"there is no baseline {wish!r}; {closest(name, (*QUANTIZERS, *FILES))}")
+        yield Assignment(**shared, **baseline_fields(wish, against=checkpoint is not None))
 
 
-def _torch(name: str, shared: Mapping[str, Any], checkpoint: Checkpoint | None) -> Assignment:
-    if checkpoint is None:
-        raise InputError(f"the baseline {name} runs the checkpoint; name it with --against")
-    check_quantizer(name)
-    return Assignment(f"PyTorch {name}", dtype="bfloat16", quantizer=name, **shared)
+def baseline_fields(wish: str, *, against: bool) -> dict[str, Any]:
+    """What an assignment says of a wish alone; `against`: a checkpoint is there."""
+    name, given, rest = wish.partition("=")
+    if name in FILES:
+        return _program(name, rest if given else "")
+    if name in QUANTIZERS and not given:
+        if not against:
+            raise InputError(f"the baseline {name} runs the checkpoint; name it with --against")
+        check_quantizer(name)
+        return {"name": f"PyTorch {name}", "dtype": "bfloat16", "quantizer": name}
+    raise InputError(f"there is no baseline {wish!r}; {closest(name, (*QUANTIZERS, *FILES))}")
 
 
-def _program(name: str, given: str, shared: Mapping[str, Any]) -> Assignment:
+def _program(name: str, given: str) -> dict[str, Any]:
     files, _, python = given.partition("@")
     paths = tuple(str(Path(file).resolve()) for file in files.split(",") if file)
     form = f"{name}={','.join(FILES[name])}"
@@ -56,4 +56,4 @@ def _program(name: str, given: str, shared: Mapping[str, Any]) -> Assignment:
     interpreter = shutil.which(python or sys.executable)
     if interpreter is None:
         raise InputError(f"the baseline {name} is to run by {python}, which is no program; expected {form}@PYTHON")
-    return Assignment(name, dtype=None, files=paths, program=name, interpreter=interpreter, **shared)
+    return {"name": name, "dtype": None, "files": paths, "program": name, "interpreter": interpreter}

@@ -91,7 +91,8 @@ def read_samples(path: Path) -> list[Case]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers; there is at least one."""
     text = read_utf8(path, MOST_BYTES, "tasks, as JSON lines")
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines, which tears texts at signs that JSON need not escape, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise InputError(f"the tasks file {path} has no samples; expected one JSON object a line")
     return lines
@@ -174,3 +175,14 @@ def _clouds(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Any:
     """Smooth noise [height, width, 3] with about `cells` lumps a side."""
     grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
     return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), np.float64)
+
+
+def pictured(cases: Sequence[Case], source: Path | None, encoder: object) -> list[Case]:
+    """The cases with pictures, which an encoder alone has a use for; InputError where a file has none."""
+    found = [case for case in cases if case.images]
+    if source is not None and not found:
+        raise InputError(
+            f"{source} has no question with a picture, and {encoder} encodes pictures alone; name a file of questions "
+            "about pictures, or leave out the tasks"
+        )
+    return found

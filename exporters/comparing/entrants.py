@@ -15,6 +15,7 @@ from ..reports.lineup_records import Drop, Entrant, Measured, TaskResult
 from ..reports.records import Repeated
 from ..tasks.answer_metrics import score
 from .contender import Assignment
+from .export_command import export_command
 from .layer_errors import layer_errors
 from .tensor_outcomes import agreements
 
@@ -28,6 +29,7 @@ class Outcome:
 
     result: dict[str, Any]
     failure: str = ""
+    lacks: str = ""  # what the machine has not, in two words
 
 
 def entrant(job: Assignment, outcome: Outcome, reference: Outcome, group: Group, *, several: bool) -> Entrant:
@@ -46,12 +48,13 @@ def entrant(job: Assignment, outcome: Outcome, reference: Outcome, group: Group,
         engine=found.get("engine", ""),
         measured=measured(found) if found else None,
         failure=outcome.failure,
+        lacks=outcome.lacks,
         tasks=tuple(_tasks(job, found)),
         drop=_drop(job, found, reference.result),
         agreement=next((row for row in compared if row.where == "answers"), None),
         feature_error=float(np.mean(errors)) if errors else None,
         layers=layer_errors(bundle, group.checkpoint) if is_bundle and group.checkpoint and found else (),
-        command=_command(bundle, group) if is_bundle else "",
+        command=export_command(bundle, group.checkpoint) if is_bundle else "",
     )
 
 
@@ -107,15 +110,3 @@ def _size(job: Assignment, bundle: Bundle, checkpoint: Checkpoint | None) -> int
 
 def _bytes(path: Path) -> int:
     return sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
-
-
-def _command(bundle: Bundle, group: Group) -> str:
-    """What makes the bundle again, as far as its manifest tells."""
-    options = bundle.content["options"]
-    source = group.checkpoint.path if group.checkpoint else bundle.manifest.source.name
-    parts = [f"lensmith export {source} -o {bundle.path.name} --format {options['format']}",
-             f"--target {bundle.content['target']} --precision {options['precision']}"]  # fmt: skip
-    parts += [f"--max-pixels {options['max_pixels']}"] if options.get("max_pixels") else []
-    parts += [f"--context {options['context']}"] if options.get("context") else []
-    method = (bundle.content["evidence"].get("calibration") or {}).get("method")
-    return " ".join([*parts, *([f"--calibrate {method}"] if method else [])])

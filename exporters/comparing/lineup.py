@@ -20,12 +20,14 @@ from ..progress import Progress
 from ..reports.lineup_records import Lineup, Measured, noise_of
 from ..tasks.question_files import read_questions
 from .baselines import baseline_jobs
-from .cases import Case, builtin_cases, spread_over_tasks
+from .cases import Case, builtin_cases, pictured, spread_over_tasks
 from .comparison import TRACED_CASES, CompareOptions, need_torch, require_source, timed_photo
 from .contender import Assignment
 from .entrants import Outcome, entrant, measured
 from .job_process import run_job
-from .machine import environment, load_average
+from .machine import environment, has_nvidia_gpu, load_average
+
+GPU_DIALECTS = ("cuda", "tensorrt")  # of graphs that run there alone, or are built there
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ def _notes(threads: int, results: Sequence[Sequence[Outcome]]) -> Iterator[str]:
         yield f"Other programs were running (load average {busy:.1f}): the times are longer than on an idle machine."
 
 
+def _on_gpu(path: str) -> bool:
+    """Whether a bundle is computed on a GPU, or is still to be built there."""
+    return any(graph.dialect in GPU_DIALECTS for graph in open_bundle(path).manifest.graphs.values())
+
+
 def encodes_alone(path: str | Path) -> bool:
     """Whether a path is that of a bundle without a decoder."""
     try:
@@ -211,7 +218,8 @@ class _Run:
             cases = read_questions(options.tasks, self.folder, options.benchmark, options.limit)
         else:
             cases = [case for case in builtin_cases(self.folder) if not (blind and case.images)]
-        cases = [case for case in cases if case.images or not self.group.encoder]
+        if self.group.encoder:
+            cases = pictured(cases, options.tasks, self.group.bundles[0].path)
         return [replace(case, images=tuple(str(Path(image).resolve()) for image in case.images)) for case in cases]
 
     def _photo(self) -> Path:
@@ -232,7 +240,10 @@ class _Run:
         try:
             return Outcome(run_job(job, folder, self.progress))
         except LensmithError as error:
-            return Outcome({}, str(error))
+            why = str(error).removeprefix(f"{job.name}: ")
+            if job.dtype is None and job.program is None and not has_nvidia_gpu() and _on_gpu(job.bundle):
+                return Outcome({}, f"it needs a GPU of NVIDIA, whose driver is not on this machine: {why}", "a GPU")
+            return Outcome({}, why)
 
     def noise(self, jobs: Sequence[Assignment], found: Sequence[Outcome]) -> dict[str, float]:
         """How far apart two processes of one bundle are that does the same, with the spread of all repeats."""

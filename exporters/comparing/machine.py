@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import sys
 from pathlib import Path
 
 from ...runtimes.process.core_limits import available_cores
@@ -25,6 +27,15 @@ def pin(threads: int) -> None:
     """Keep this process, and the threads that it will make, on its first cores, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether NVIDIA's driver can be loaded, without which nothing runs on its GPUs."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def cpu_name() -> str:

@@ -1,7 +1,8 @@
 """Another program as an entrant, run by the Python that has it: `PYTHON other_program.py JOB.json`.
 
-Nothing of lensmith is imported here, since that Python may not have it. A job is that of `contender.py`, the result has
-the same form; the time to the first token is not split, as these programs do not tell.
+Nothing of lensmith is imported here, since that Python may not have it; one of its files is run that imports as little.
+A job is that of `contender.py`, the result has the same form; the time to the first token is not split, as these
+programs do not tell.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import base64
 import importlib.metadata
 import json
 import os
-import resource
+import runpy
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+MEMORY = Path(__file__).parents[2] / "runtimes" / "process" / "memory.py"
 CONTEXT = 8192  # tokens
 MOST_ANSWER = 64  # tokens, where a job does not say
 SPENT = "image_ms", "vision_ms", "image_tokens"  # what these programs do not tell
@@ -158,12 +160,11 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     load_ms = 1000 * (time.perf_counter() - started)
     images = [job["image"]] if job["image"] else []
     runs = [program.timed(job["prompt"], images, job["decode_steps"]) for _ in range(job["repeats"] + 1)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "engine": f"{job['program']}, {program.package} {importlib.metadata.version(program.package)}",
         "load_ms": load_ms,
         "timings": [_timing(run, job["decode_steps"]) for run in runs[1:]],
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": runpy.run_path(str(MEMORY))["peak_memory_bytes"](),
         "answers": [_answer(program, case) for case in job["cases"]] if job["answers"] else [],
     }
 

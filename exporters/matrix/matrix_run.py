@@ -20,7 +20,7 @@ from ..distinct_names import distinct
 from ..progress import Progress
 from ..reports.lineup_records import Lineup
 from .cell_build import Built, CellJob, build_cell, read_record
-from .matrix_file import Cell, Matrix
+from .matrix_file import Cell, Compared, Matrix
 
 RECORDS = "cells"  # the folder of what became of each cell, below the matrix's own
 Builds = Callable[[Sequence[CellJob]], Iterator[Built]]  # in any order
@@ -80,10 +80,17 @@ def measure_matrix(
     matrix: Matrix, built: Sequence[Built], command: str, progress: Progress = lambda *_: None
 ) -> Lineup:
     """All bundles of a matrix in one report; those of several cells count once."""
-    wishes = matrix.compare
     models = dict.fromkeys(each.cell.model for each in built if each.bundle)
-    checkpoints = [open_checkpoint(model) for model in models] if wishes.against else []
-    options = CompareOptions(
+    checkpoints = [open_checkpoint(model) for model in models] if matrix.compare.against else []
+    paths = list(dict.fromkeys(each.bundle for each in built if each.bundle))
+    return compare_groups(
+        grouped(paths, checkpoints, alone=False), measuring_options(matrix.compare, command), progress
+    )
+
+
+def measuring_options(wishes: Compared, command: str = "") -> CompareOptions:
+    """How a matrix is measured, in the terms of compare; InputError for what cannot be."""
+    return CompareOptions(
         dtypes=wishes.dtypes,
         threads=wishes.threads,
         repeats=wishes.repeats,
@@ -94,5 +101,3 @@ def measure_matrix(
         command=command,
         baselines=wishes.baselines,
     )
-    paths = list(dict.fromkeys(each.bundle for each in built if each.bundle))
-    return compare_groups(grouped(paths, checkpoints, alone=False), options, progress)

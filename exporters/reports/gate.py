@@ -11,10 +11,11 @@ from typing import Any
 
 from ...targets.errors import CheckFailed, InputError, closest
 
+QUESTIONS = "--tasks"
 BESIDE = "a reference beside it, as --against gives"
 FIGURES = {  # each with what is needed for it
     "size_mb": "", "load_ms": "", "image_ms": "", "vision_ms": "", "prefill_ms": "", "first_token_ms": "",
-    "decode_tps": "a bundle that answers", "memory_mb": "", "accuracy": "--tasks", "accuracy_drop": "--tasks",
+    "decode_tps": "a bundle that answers", "memory_mb": "", "accuracy": QUESTIONS, "accuracy_drop": QUESTIONS,
     "kl": BESIDE, "top1": BESIDE, "feature_error": f"an encoder, and {BESIDE}",
 }  # fmt: skip
 OPERATORS: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -49,6 +50,13 @@ class Gate:
     def names(self) -> list[str]:
         """The figures that it asks for."""
         return sorted({node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)})
+
+    def require(self, *, tasks: bool) -> None:
+        """InputError for a condition on figures of questions where there are none, before anything is measured."""
+        for name in self.names:
+            if FIGURES[name] == QUESTIONS and not tasks:
+                raise InputError(f"the condition {self.text!r} asks for {name}, which needs {QUESTIONS}: a file of "
+                                 "questions with answers")  # fmt: skip
 
     def check(self, figures: Mapping[str, Mapping[str, float]]) -> None:
         """CheckFailed where it is true of an entrant, by name, or cannot be told, since a figure is not a number.

@@ -99,6 +99,7 @@ class Entrant:
     engine: str = ""
     measured: Measured | None = None  # None where it failed
     failure: str = ""
+    lacks: str = ""  # of the machine, where that is why: "a GPU"
     tasks: tuple[TaskResult, ...] = ()
     drop: Drop | None = None  # None without tasks, and where the reference failed
     agreement: Agreement | None = None  # with the reference's next tokens, over the answers

@@ -113,7 +113,12 @@ def noise_text(lineup: Lineup) -> str:
 def _overview_cells(entrant: Entrant) -> Row:
     made, agreement = entrant.measured, entrant.agreement
     if made is None:
-        return entrant.build, megabytes(entrant.size_bytes), "failed", *[NONE] * 6
+        return (
+            entrant.build,
+            megabytes(entrant.size_bytes),
+            f"needs {entrant.lacks}" if entrant.lacks else "failed",
+            *[NONE] * 6,
+        )
     decode = made.decode_tokens_per_s
     return (
         entrant.build,

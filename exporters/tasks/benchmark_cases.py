@@ -8,12 +8,13 @@ from dataclasses import replace
 from itertools import chain, takewhile
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Any
 
 from ...targets.errors import InputError
 from ..comparing.cases import Case
 from .benchmark_tasks import LETTER, PHRASE, Benchmark, find_benchmark
 from .task_pictures import as_list, other_row, save_pictures
-from .task_tables import Row, read_rows
+from .task_tables import TABS, Row, read_rows
 
 
 def read_benchmark(path: Path, folder: Path, name: str | None = None, limit: int | None = None) -> list[Case]:
@@ -43,6 +44,8 @@ def _questions(path: Path, name: str | None, limit: int | None) -> Iterator[tupl
     if first is None:
         return
     benchmark = find_benchmark(name, path, first[1].keys())
+    if path.suffix.lower() == TABS:  # VLMEvalKit reads any answer there that looks like a list as one
+        benchmark = replace(benchmark, lists=True)
     for where, row in chain((first,), rows):
         case = _case(where, row, benchmark)
         counts[case.task] += 1
@@ -74,7 +77,7 @@ def _case(where: str, row: Row, benchmark: Benchmark) -> Case:
     options = _options(row)
     if len(options) > len(ascii_uppercase):
         raise InputError(f"{where} has {len(options)} options; expected at most {len(ascii_uppercase)}, one a letter")
-    answers = _answers(where, row, options)
+    answers = _answers(where, row, options, lists=benchmark.lists)
     part = row.get(benchmark.part) if benchmark.part else None
     return Case(
         f"{benchmark.name} {part}" if part else benchmark.name,
@@ -96,14 +99,20 @@ def _options(row: Row) -> tuple[str, ...]:
     return tuple(map(str, listed or lettered))
 
 
-def _answers(where: str, row: Row, options: tuple[str, ...]) -> tuple[str, ...]:
-    found = [each.get("answer") if isinstance(each, dict) else each for each in as_list(row.get("answers"))]
-    texts = [str(value) for value in found or as_list(row.get("answer")) if value is not None]
+def _answers(where: str, row: Row, options: tuple[str, ...], *, lists: bool) -> tuple[str, ...]:
+    """The right answers; a text like "[2, 3]" is one of them, or with `lists` two, as its toolkit has it."""
+    several, one = (_values(row.get(name), lists=lists) for name in ("answers", "answer"))
+    found = [each.get("answer") if isinstance(each, dict) else each for each in several]
+    texts = [str(value) for value in found or one if value is not None]
     if not texts:
         raise InputError(
             f"{where} has no answer; take a split whose answers are public, such as the one for validation"
         )
     return tuple(_letter(where, text, options) for text in texts) if options else tuple(texts)
+
+
+def _values(value: Any, *, lists: bool) -> list[Any]:
+    return [value] if isinstance(value, str) and not lists else as_list(value)
 
 
 def _letter(where: str, answer: str, options: tuple[str, ...]) -> str:

@@ -24,6 +24,7 @@ class Benchmark:
     new_tokens: int  # most of an answer
     gap: str = "\n"  # between a question and how to answer it
     part: str | None = None  # the column that says which part of the benchmark a question belongs to
+    lists: bool = False  # several answers stand in one text as Python writes a list, not in tables by tabs alone
 
 
 BENCHMARKS = {
@@ -33,7 +34,7 @@ BENCHMARKS = {
         Benchmark("InfoVQA", "info(graphic)?vqa", "ANLS", frozenset({"answers", "operation/reasoning"}), 128),
         Benchmark("ChartQA", "chartqa", "relaxed accuracy", frozenset({"type", "question", "answer"}), 16, part="type"),
         Benchmark("AI2D", "ai2d", "multiple choice", frozenset({"options", "answer", "image"}), 16),
-        Benchmark("MMMU", "mmmu", "open answer", frozenset({"image_1", "question_type"}), 16, "\n\n"),
+        Benchmark("MMMU", "mmmu", "open answer", frozenset({"image_1", "question_type"}), 16, "\n\n", lists=True),
         Benchmark("VQAv2", "vqav?2", "VQA score", frozenset({"multiple_choice_answer", "answers"}), 16),
         Benchmark("TextVQA", "textvqa", "VQA score", frozenset({"ocr_tokens", "answers"}), 16),
         Benchmark("GQA", "gqa", "accuracy", frozenset({"fullAnswer", "answer"}), 16),

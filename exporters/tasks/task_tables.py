@@ -15,6 +15,7 @@ from typing import Any
 from ...targets.errors import InputError, MissingExtra
 
 Row = Mapping[str, Any]
+TABS = ".tsv"
 ROWS_AT_ONCE = 16  # of a parquet file, each with its pictures
 MOST_FIELD = (1 << 31) - 1  # signs: a long integer of C, which is short on Windows
 
@@ -79,7 +80,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
-    ".tsv": _tab_separated,
+    TABS: _tab_separated,
     ".parquet": _parquet,
     ".jsonl": _json_lines,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -85,17 +84,3 @@ def _seconds(operator: Operator, threads: int) -> float:
             calls += 1
         times.append((time.perf_counter() - started) / calls)
     return statistics.median(times)
-
-
-def memory_bytes() -> tuple[int, int]:
-    """All memory of this machine and what is available now; 0 where unknown. Limits of containers are not seen."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        total, free = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-        return total, free
-    except (OSError, KeyError, ValueError):
-        pass
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return total, total * 3 // 4
-    return 0, 0

@@ -7,9 +7,10 @@ import platform
 from ...targets.errors import InputError
 from ...targets.profile import load_target
 from ..engines.native import wanted_instructions
-from ..process.core_limits import available_cores
+from ..process.core_limits import usable_cores
 from ..process.cpu import cpu_features
-from .machine_rates import measured_rates, memory_bytes
+from ..process.memory_limits import memory_bytes
+from .machine_rates import measured_rates
 
 PROFILE = """\
 # {machine}: measured by `lensmith targets --measure` with {kernels}.
@@ -21,7 +22,7 @@ int8_activations = [{roles}]
 prefill_chunk = {chunk}
 
 [device]
-memory_bytes = {total}  # all of it, as the system says
+memory_bytes = {total}  # all that this process may take: the machine's, or its container's
 usable_bytes = {usable}  # available when this was measured
 read_bytes_per_s = {reading:.3e}  # weights of 4 bits with one row of inputs: what decoding does
 threads = {threads}
@@ -37,7 +38,7 @@ group_size = 128
 
 def measured_profile(threads: int | None) -> str:
     """The text of a TOML file; InputError where the system does not say how much memory it has."""
-    count = threads or available_cores()
+    count = threads or usable_cores()
     total, usable = memory_bytes()
     if not total:
         raise InputError("this system does not say how much memory it has; copy what `lensmith targets cpu` shows and "

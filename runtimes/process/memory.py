@@ -1,4 +1,4 @@
-"""How much memory this process took, on each system."""
+"""How much memory this process took, on each system; the standard library alone, as Pythons without lensmith run it."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from lensmith.exporters.comparing.cases import (
     Case,
     benchmark_image,
     photo,
+    read_samples,
     read_tasks,
     spread_over_tasks,
 )
@@ -270,6 +271,18 @@ def test_unusable_tasks_are_refused(text: str, message: str, tmp_path: Path) -> 
     (tmp_path / "tasks.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_tasks(tmp_path / "tasks.jsonl")
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_signs_that_end_lines_elsewhere_stand_in_texts(sign: str, end: str, tmp_path: Path) -> None:
+    rows = [{"task": "read", "images": [], "prompt": f"one{sign}two {number}", "answer": sign} for number in (1, 2)]
+    text = end.join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "tasks.jsonl").write_bytes(text.encode())
+    for read in (read_tasks, read_samples):
+        assert [(case.prompt, case.answer) for case in read(tmp_path / "tasks.jsonl")] == [
+            (row["prompt"], row["answer"]) for row in rows
+        ]
 
 
 def test_limit_counts_by_task(tasks: Path) -> None:

@@ -19,6 +19,7 @@ from lensmith.exporters.comparing.contender import Assignment
 from lensmith.exporters.comparing.job_process import run_job
 from lensmith.exporters.comparing.layer_errors import layer_errors
 from lensmith.exporters.comparing.lineup import Group, compare_groups, compare_many, encodes_alone, grouped
+from lensmith.exporters.comparing.machine import has_nvidia_gpu
 from lensmith.exporters.pipeline import Options, export, prepare
 from lensmith.exporters.reports.lineup_records import Entrant, Lineup
 from lensmith.runtimes.bundle.opening import open_bundle
@@ -86,7 +87,7 @@ def test_rounding_shows_in_distributions_and_layers(against_torch: Lineup) -> No
 def test_commands_make_the_bundles_again(against_torch: Lineup) -> None:
     command = by_name(against_torch)["int3"].command
     assert command.startswith(f"lensmith export {SOURCE} -o int3 --format onnx --target cpu --precision int3")
-    assert command.endswith("--max-pixels 65536")
+    assert command.endswith("--kv-cache float16 --max-pixels 65536 --golden never")
     assert by_name(against_torch)["int3"].build == "onnx cpu int3 g128"
 
 
@@ -127,6 +128,22 @@ def test_without_a_checkpoint_the_first_bundle_is_the_reference(folder: Path, mo
     assert first.layers == second.layers == ()
 
 
+@pytest.mark.skipif(has_nvidia_gpu(), reason="there is an NVIDIA GPU here")
+def test_what_needs_a_gpu_says_so_beside_the_others(folder: Path, tmp_path: Path, cli: Any) -> None:
+    export(prepare(SOURCE, Options("tensorrt", "fp16", target="jetson-orin-nano")), tmp_path / "orin", golden="never")
+    export(prepare(SOURCE, Options(precision="fp16", target="cuda")), tmp_path / "cuda", golden="never")
+    bundles, page = (tmp_path / "orin", folder / "int3", tmp_path / "cuda"), tmp_path / "r.md"
+    ran = cli("compare", *bundles, "--threads", 1, "--repeats", 1, "--json", tmp_path / "r.json", "--markdown", page)
+    assert ran.code == 1  # since not all were measured
+    assert "2 could not be measured: orin: it needs a GPU of NVIDIA, whose driver is not on this machine: " in ran.err
+    made = by_name(Lineup.from_json((tmp_path / "r.json").read_text()))
+    assert {name: (entrant.lacks, entrant.measured is None) for name, entrant in made.items()} == {
+        "orin": ("a GPU", True), "int3": ("", False), "cuda": ("a GPU", True),
+    }  # fmt: skip
+    assert "lensmith build" in made["orin"].failure
+    assert page.read_text().count("| needs a GPU |") == 2
+
+
 def test_all_entrants_are_told_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders, checkpoints and files of another program that are called the same; all fail here."""
 
@@ -163,6 +180,17 @@ def test_encoders_are_compared_by_their_features(tmp_path: Path) -> None:
         assert entrant.measured is not None
         assert entrant.measured.decode_tokens_per_s is None
         assert entrant.measured.vision_ms.median > 0
+
+
+def test_an_encoder_wants_pictures(tmp_path: Path, cli: Any) -> None:
+    """Questions in words alone would measure nothing of it."""
+    export(prepare(arlow.CHECKPOINT, Options(precision="int8", revision="B")), tmp_path / "b", golden="never")
+    row = {"task": "read", "images": [], "prompt": "What?", "answer": "lion"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row))
+    ran = cli("compare", tmp_path / "b", "--fail-if", "size_mb>100", "--tasks", tmp_path / "tasks.jsonl")
+    assert ran.code == 2
+    assert "tasks.jsonl has no question with a picture, and" in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_groups_are_by_checkpoint(folder: Path, tiny_bundle: Path) -> None:
@@ -264,6 +292,7 @@ def GenerationConfig(**settings): return settings
 def test_another_program_runs_by_its_own_python(folder: Path, tmp_path: Path) -> None:
     """Here OpenVINO GenAI is a stand-in that always says "lion", 25 ms a token."""
     (tmp_path / "openvino_genai.py").write_text(FAKE)
+    (tmp_path / "resource.py").write_text("raise ImportError('as on Windows')")
     (tmp_path / "openvino.py").write_text("def Tensor(array): return array")
     info = tmp_path / "openvino_genai-9.1.dist-info"
     info.mkdir()
@@ -281,3 +310,4 @@ def test_another_program_runs_by_its_own_python(folder: Path, tmp_path: Path) ->
     assert (other.measured.first_token_ms, other.measured.prompt_tokens) == (120, 44)
     assert [task.mean for task in other.tasks] == [1.0]
     assert other.agreement is None
+    assert 10_000_000 < other.measured.peak_memory_bytes < 1 << 31

@@ -179,7 +179,7 @@ def test_models_without_bundles_are_not_measured(tmp_path: Path, monkeypatch: py
 
 
 def test_what_cannot_be_measured_fails(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "m.toml").write_text('models = ["a"]')
+    (tmp_path / "m.toml").write_text('models = ["a"]\n[compare]\nagainst = false')
     (cell,) = read_matrix(tmp_path / "m.toml").cells
     lost = SimpleNamespace(name="a-int4", failure="it was killed")
     monkeypatch.setattr(matrix_run, "run_matrix", lambda *_: [Built(cell.name, cell, "built", bundle="bundle")])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from lensmith.exporters.comparing.cases import Case
+from lensmith.exporters.tasks.answer_metrics import Expected, score
 from lensmith.exporters.tasks.benchmark_cases import read_benchmark
 from lensmith.exporters.tasks.benchmark_tasks import BENCHMARKS, find_benchmark
 from lensmith.exporters.tasks.question_files import read_questions
@@ -87,6 +88,23 @@ def test_chartqa_of_lmms_eval_by_part(tmp_path: Path) -> None:
         ("ChartQA augmented_test", [2]),
     ]
     assert {case.metric for case in cases} == {"relaxed accuracy"}
+
+
+def test_answers_that_look_like_lists_are_what_the_toolkit_makes_of_them(tmp_path: Path) -> None:
+    """lmms-eval compares ChartQA's text as it stands; VLMEvalKit takes such a cell of a table for a list of answers."""
+    row = {"type": "human_test", "question": "Which two?", "answer": "[2, 3]"}
+    (whole,) = read_questions(parquet(tmp_path / "test.parquet", [{**row, "image": image(1)}]), tmp_path)
+    assert whole.answers == ("[2, 3]",)
+    expected = Expected(whole.answers)
+    assert [score(whole.metric, answer, expected) for answer in ("[2, 3]", "2", "3")] == [1, 0, 0]
+    cells = {"index": 0, "question": "Which two?", "answer": "[2, 3]", "image": base(1)}
+    (either,) = read_questions(table(tmp_path / "ChartQA_TEST.tsv", [cells]), tmp_path)
+    assert either.answers == ("2", "3")
+    lines = tmp_path / "mine.jsonl"
+    (tmp_path / "a.png").write_bytes(picture(1))
+    lines.write_text(json.dumps({"question": "?", "answers": ["[2, 3]", "[3, 2]"], "image": "a.png"}))
+    (listed,) = read_questions(lines, tmp_path, "ChartQA")
+    assert listed.answers == ("[2, 3]", "[3, 2]")
 
 
 def test_ai2d_of_lmms_eval(tmp_path: Path) -> None:

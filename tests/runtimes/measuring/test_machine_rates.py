@@ -65,8 +65,3 @@ def test_rates_are_operations_by_seconds(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rates == {name: 2 * operations for name, (operations, _) in machine_rates.KINDS.items()}
     assert {threads for _, threads in seen} == {3}
     assert [operator.inputs.get("x", (1, 1))[1] for operator, _ in seen][-1] == 1  # a token alone
-
-
-def test_memory_is_that_of_the_system() -> None:
-    total, free = machine_rates.memory_bytes()
-    assert 0 < free < total
