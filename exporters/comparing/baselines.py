@@ -13,7 +13,11 @@ from ..checkpoint.folder import Checkpoint
 from .contender import Assignment
 from .torch_quantizers import QUANTIZERS, check_quantizer
 
-FILES = {"llama.cpp": ("MODEL.gguf", "MMPROJ.gguf"), "openvino-genai": ("FOLDER",)}  # of each of PROGRAMS
+FILES = {  # of each of PROGRAMS
+    "llama.cpp": ("MODEL.gguf", "MMPROJ.gguf"),
+    "openvino-genai": ("FOLDER",),
+    "onnxruntime-genai": ("FOLDER",),
+}
 
 
 def baseline_jobs(

@@ -29,14 +29,14 @@ class LlamaCpp:
 
     package = "llama-cpp-python"
 
-    def __init__(self, files: list[str], threads: int) -> None:
+    def __init__(self, files: list[str], threads: int, context: int = CONTEXT) -> None:
         from llama_cpp import Llama
         from llama_cpp.llama_chat_format import MTMDChatHandler
 
         model, mmproj = files
         handler = MTMDChatHandler(clip_model_path=mmproj, verbose=False, use_gpu=False)
-        self.model: Any = Llama(model, chat_handler=handler, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads,
-                           n_gpu_layers=0, verbose=False)  # fmt: skip
+        self.model: Any = Llama(model, chat_handler=handler, n_ctx=context, n_threads=threads, n_threads_batch=threads,
+                                n_gpu_layers=0, verbose=False)  # fmt: skip
 
     def answer(self, prompt: str, images: list[str], tokens: int) -> tuple[str, int]:
         """The greedy answer, and the tokens of the prompt."""
@@ -62,7 +62,7 @@ class OpenVino:
 
     package = "openvino-genai"
 
-    def __init__(self, files: list[str], threads: int) -> None:
+    def __init__(self, files: list[str], threads: int, context: int = CONTEXT) -> None:
         import openvino_genai
 
         self.genai = openvino_genai
@@ -91,10 +91,60 @@ class OpenVino:
         """As of llama.cpp; each run has a picture of its own, since known ones come from a cache of prefixes."""
         self.runs += 1
         found = self._run(prompt, images, self.runs % 256, max_new_tokens=steps + 1, ignore_eos=True).perf_metrics
+        if found.get_num_generated_tokens() != steps + 1:
+            raise ValueError(f"it made {found.get_num_generated_tokens()} tokens, not {steps + 1}")
         return found.get_ttft().mean, found.get_tpot().mean * steps, found.get_num_input_tokens()
 
 
-PROGRAMS: Mapping[str, Callable[[list[str], int], Any]] = {"llama.cpp": LlamaCpp, "openvino-genai": OpenVino}
+class OnnxRuntimeGenAi:
+    """onnxruntime-genai: the folder that its builder made of a decoder, which takes text alone."""
+
+    package = "onnxruntime-genai"
+
+    def __init__(self, files: list[str], threads: int, context: int = CONTEXT) -> None:
+        import onnxruntime_genai
+
+        self.genai, self.context = onnxruntime_genai, context
+        config = onnxruntime_genai.Config(files[0])
+        decoder = {"session_options": {"intra_op_num_threads": threads, "inter_op_num_threads": 1}}
+        config.overlay(json.dumps({"model": {"decoder": decoder}}))
+        self.model = onnxruntime_genai.Model(config)
+        self.tokenizer: Any = onnxruntime_genai.Tokenizer(self.model)
+
+    def _begin(self, prompt: str, images: list[str], **lengths: int) -> tuple[Any, Any]:
+        """The ids of a prompt, and what makes its answer of the given lengths."""
+        if images:
+            raise ValueError("it takes no images: its builder makes the decoder of this model alone")
+        messages = json.dumps([{"role": "user", "content": prompt}])
+        ids = self.tokenizer.encode(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+        options = self.genai.GeneratorParams(self.model)
+        longest = {name: min(len(ids) + length, self.context) for name, length in lengths.items()}
+        options.set_search_options(do_sample=False, **longest)
+        return ids, self.genai.Generator(self.model, options)
+
+    def answer(self, prompt: str, images: list[str], tokens: int) -> tuple[str, int]:
+        """The greedy answer, and the tokens of the prompt."""
+        ids, generator = self._begin(prompt, images, max_length=tokens)
+        generator.append_tokens(ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        return str(self.tokenizer.decode(generator.get_sequence(0)[len(ids) :])), len(ids)
+
+    def timed(self, prompt: str, images: list[str], steps: int) -> tuple[float, float, int]:
+        """As of llama.cpp; nothing is kept from one run to the next."""
+        ids, generator = self._begin(prompt, images, max_length=steps + 1, min_length=steps + 1)
+        started = time.perf_counter()
+        generator.append_tokens(ids)
+        generator.generate_next_token()
+        first = time.perf_counter()
+        for _ in range(steps):
+            generator.generate_next_token()
+        return 1000 * (first - started), 1000 * (time.perf_counter() - first), len(ids)
+
+
+PROGRAMS: Mapping[str, Callable[..., Any]] = {
+    "llama.cpp": LlamaCpp, "openvino-genai": OpenVino, "onnxruntime-genai": OnnxRuntimeGenAi
+}  # fmt: skip
 
 
 def _link(image: str) -> str:

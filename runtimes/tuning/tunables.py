@@ -12,7 +12,7 @@ from ..generation.mtp_drafts import MOST_DRAFTS as MOST_OF_HEAD
 from ..generation.ngram_drafts import MOST_DRAFTS as MOST_OF_TEXT
 from ..process.core_limits import usable_cores
 from ..prompt.messages import Messages
-from .bench import Bench
+from .bench import BRIEF, Bench
 from .rehearsals import Guesses, nothing, of_head, of_text
 from .tuning import Tuning
 
@@ -83,7 +83,7 @@ TUNABLES = (
     Tunable("chunk", lambda _: {FIRST: ("chunk",)}, _chunks, lambda bench: chunk_of(bench.bundle, Wishes()),
             lambda bench: bench.long_question, lacks=_no_answers),
     Tunable("ngram_drafts", lambda _: {FURTHER: ("ngram_drafts",)}, lambda _: (0, 1, 2, 4), lambda _: MOST_OF_TEXT,
-            lambda bench: bench.question, of_text, _no_drafts),
+            lambda _: BRIEF, of_text, _no_drafts),
     Tunable("head_drafts", lambda _: {FURTHER: ("head_drafts",)}, lambda _: (0, 1, 2, 3), lambda _: MOST_OF_HEAD,
-            lambda bench: bench.question, of_head, _no_head),
+            lambda _: BRIEF, of_head, _no_head),
 )  # fmt: skip

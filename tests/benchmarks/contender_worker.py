@@ -9,14 +9,16 @@ prefixes answers; the first one warms up and does not count. Nothing of lensmith
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
-import io
+import importlib.util
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,59 +58,39 @@ def lensmith(job: dict[str, Any], bundle: str) -> Ask:
     return ask
 
 
-def openvino(job: dict[str, Any], folder: str) -> Ask:
-    import openvino_genai as genai
-    from openvino import Tensor
-
-    pipeline = genai.VLMPipeline(folder, "CPU", INFERENCE_NUM_THREADS=job["threads"])
-    settings = genai.GenerationConfig(max_new_tokens=job["steps"] + 1, ignore_eos=True, do_sample=False)
+def peer(job: dict[str, Any], *paths: str, program: str) -> Ask:
+    """One of PROGRAMS, which `lensmith compare` runs, too."""
+    opened = PROGRAMS[program](list(paths), job["threads"], job["context"])
 
     def ask(prompt: str, image: Image.Image | None) -> tuple[float, float, int]:
-        images = [Tensor(np.asarray(image)[None])] if image else []
-        found = pipeline.generate(prompt, images=images, generation_config=settings).perf_metrics
-        if found.get_num_generated_tokens() != job["steps"] + 1:
-            raise SystemExit(f"OpenVINO made {found.get_num_generated_tokens()} tokens")
-        return found.get_ttft().mean / 1000, 1000 / found.get_tpot().mean, found.get_num_input_tokens()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "picture.png"
+            if image:
+                image.save(file)
+            first_ms, decode_ms, tokens = opened.timed(prompt, [str(file)] if image else [], job["steps"])
+        return first_ms / 1000, 1000 * job["steps"] / decode_ms, tokens
 
     return ask
 
 
-def llamacpp(job: dict[str, Any], model: str, mmproj: str) -> Ask:
-    from llama_cpp import Llama
-    from llama_cpp.llama_chat_format import MTMDChatHandler
-
-    handler = MTMDChatHandler(clip_model_path=mmproj, verbose=False, use_gpu=False)
-    llama = Llama(model, chat_handler=handler, n_ctx=job["context"], n_batch=512, n_threads=job["threads"],
-                  n_threads_batch=job["threads"], n_gpu_layers=0, verbose=False)  # fmt: skip
-
-    def ask(prompt: str, image: Image.Image | None) -> tuple[float, float, int]:
-        content: Any = [{"type": "text", "text": prompt}]
-        if image:
-            content.insert(0, {"type": "image_url", "image_url": {"url": data_link(image)}})
-        started = time.perf_counter()
-        messages: Any = [{"role": "user", "content": content}]
-        made: Any = llama.create_chat_completion(messages, max_tokens=1, temperature=0)
-        first = time.perf_counter() - started
-        started = time.perf_counter()
-        for token in range(100, 100 + job["steps"]):  # single steps behind what the context holds
-            llama.eval([token])
-        return first, job["steps"] / (time.perf_counter() - started), made["usage"]["prompt_tokens"]
-
-    return ask
+def programs() -> dict[str, Any]:
+    """PROGRAMS, from its file: a peer's Python has nothing of lensmith."""
+    file = Path(__file__).parents[2] / "exporters" / "comparing" / "other_program.py"
+    spec = importlib.util.spec_from_file_location("other_program", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.PROGRAMS)
 
 
-def data_link(image: Image.Image) -> str:
-    """The picture as PNG in a link, which is what llama.cpp's handler takes."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-# The function that opens a contender, and the package whose version its figures are of.
+PROGRAMS = programs()
+# What opens a contender, and the package whose version its figures are of.
 CONTENDERS: dict[str, tuple[Callable[..., Ask], str]] = {
     "lensmith": (lensmith, "lensmith"),
-    "openvino": (openvino, "openvino-genai"),
-    "llamacpp": (llamacpp, "llama-cpp-python"),
+    "openvino": (partial(peer, program="openvino-genai"), "openvino-genai"),
+    "llamacpp": (partial(peer, program="llama.cpp"), "llama-cpp-python"),
+    "genai": (partial(peer, program="onnxruntime-genai"), "onnxruntime-genai"),
 }
 
 

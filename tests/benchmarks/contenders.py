@@ -1,10 +1,10 @@
 """Speed, memory and size of bundles of one checkpoint next to each other and to other runtimes, in one run.
 
-    python tests/benchmarks/contenders.py BUNDLE ... --peers openvino=FOLDER llamacpp=MODEL.gguf,MMPROJ.gguf
+    python tests/benchmarks/contenders.py BUNDLE ... --peers openvino=FOLDER llamacpp=MODEL,MMPROJ genai=FOLDER
         [--pythons openvino=PYTHON] [--size 896 672] [--words 7000 28000] [--threads 2] [--repeats 3]
 
 Each contender has a process of its own (peers in their own environment, named by its Python), one after another, and
-answers about the same pictures of a size, then reads the same words. docs/figures.md says how peers are made. Printed
+answers about the same pictures of a size, then reads the same words. docs/compare.md says how peers are made. Printed
 are medians with the least and the most, and ratios to the first bundle: `=` where the ranges of the two overlap, since
 such a difference may be noise. The read bandwidth is measured before and behind.
 """
@@ -30,6 +30,7 @@ from tests.benchmarks.bandwidth import bandwidth
 
 WORKER = Path(__file__).with_name("contender_worker.py")
 COLUMNS = ("size GB", "load s", "peak GB", "first token s", "decode tokens/s")
+TEXT_ALONE = ("genai",)  # kinds that read no pictures
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def compared(title: str, rows: list[Contender], job: dict[str, Any]) -> Table:
     """All contenders at one task."""
     table, first = Table("contender", *COLUMNS, "prompt tokens", "of", title=title, box=None), None
     for contender in rows:
+        if "size" in job and contender.kind in TEXT_ALONE:
+            table.add_row(contender.name, *[""] * len(COLUMNS), "", "takes no pictures")
+            continue
         result = run(contender, job)
         figures = result["figures"]
         first = first or figures
@@ -102,7 +106,7 @@ def main() -> None:
     """Prints a table a task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+")
-    parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PATH[,PATH]", help="openvino, llamacpp")
+    parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PATH[,PATH]", help="openvino, llamacpp, genai")
     parser.add_argument("--pythons", nargs="*", default=[], metavar="NAME=PYTHON", help="of peers' environments")
     parser.add_argument("--size", type=int, nargs="*", default=[896, 672], help="width and height; none: no picture")
     parser.add_argument("--words", type=int, nargs="*", default=[], help="to read, each number a task of its own")
