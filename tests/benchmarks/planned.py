@@ -4,10 +4,10 @@ lensmith targets --measure -o mine.toml --threads 2
 python tests/benchmarks/planned.py CHECKPOINT... --target mine.toml [--precisions int4 int8 fp32] [--sizes 448x448]
 python tests/benchmarks/planned.py --systems --target mine.toml [--layers 4]
 
-The last makes five systems of full widths with few layers, one after another, and removes each behind its figures: about
-10 GB of disk. Bundles of checkpoints that are named are built into --builds where they are not there yet, and stay. Each
-figure is of a process of its own, behind one warm run; a machine that does other work besides gives times that mean
-nothing.
+The last makes five systems of full widths with few layers, one after another, and removes each behind its figures:
+about 10 GB of disk. Bundles of checkpoints that are named are built into --builds where they are not there yet, and
+stay. Each figure is of a process of its own, behind one warm run; a machine that does other work besides gives times
+that mean nothing.
 """
 
 from __future__ import annotations

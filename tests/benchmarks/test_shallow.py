@@ -26,10 +26,9 @@ def test_a_cut_configuration_is_a_model(name: str, tmp_path: Path, monkeypatch: 
 
 
 def test_what_has_fewer_layers_stays() -> None:
-    found = shallow.cut(
-        {"depth": 2, "text_config": {"layer_types": ["a", "b"], "num_hidden_layers": 9, "hidden": 5}}, 3
-    )
-    assert found == {"depth": 2, "text_config": {"layer_types": ["a", "b"], "num_hidden_layers": 3}}
+    text = {"layer_types": ["a", "b"], "num_hidden_layers": 9, "hidden": 5}
+    found = shallow.cut({"depth": 2, "text_config": text}, 3)
+    assert found == {"depth": 2, "text_config": {**text, "num_hidden_layers": 3}}
 
 
 def test_a_row_says_how_far_off_a_plan_is() -> None:
