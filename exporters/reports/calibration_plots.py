@@ -23,6 +23,7 @@ from ...runtimes.bundle.calibration_evidence import (
 from .svg import (
     COLOURS,
     INK,
+    is_narrow,
     legend,
     log_axis,
 )
@@ -32,6 +33,7 @@ LABELS = 18  # numbers of layers that have room side by side
 CELL = 0.19  # inches of height of a row of the heat map
 TITLE = 1.3  # rows of room for the name of a stack
 LONG_CELL, SHORT_CELL = 14, 48  # most layers whose cells have room for bits and group, or for the bits alone
+NARROW = 0.4  # as many cells have room for words in a plot for phones
 GROUP_SHADES = (0.22, 0.62)  # opacities of the largest groups and of the smallest, the most exact; text stays legible
 BITS_COLOURS = {2: "other", 3: "image", 4: "ours", 8: "vision"}
 STACK_COLOURS = {DECODER: "ours", "vision encoder": "vision", "DeepStack mergers": "image", "draft head": "other"}
@@ -129,7 +131,7 @@ def _heat(
         where = place(row.name)
         assert where is not None
         classes[row.bits or 0, row.group_size or 0].append((layer, kinds.index(where.kind)))
-    handles = {}
+    handles, share = {}, NARROW if is_narrow(axes.figure) else 1
     for (bits, group), places in classes.items():
         x, y = zip(*places, strict=True)
         colour = COLOURS[BITS_COLOURS.get(bits, "rival")]
@@ -137,8 +139,8 @@ def _heat(
             x, 0.9, bottom=[row - 0.45 for row in y], width=0.94, color=colour, alpha=shades[bits, group], linewidth=0
         )
         for at in places:
-            text = f"{bits} / {group}" if deepest < LONG_CELL else str(bits)
-            if deepest < SHORT_CELL:
+            text = f"{bits} / {group}" if deepest < LONG_CELL * share else str(bits)
+            if deepest < SHORT_CELL * share:
                 axes.text(*at, text, ha="center", va="center_baseline", fontsize=7.5)
     short = short_kinds(kinds)
     axes.set_yticks(range(len(kinds)), [short[kind] for kind in kinds])
@@ -181,11 +183,11 @@ def _sensitivity(figure: Any, evidence: CalibrationEvidence) -> None:
     axes, names = figure.subplots(), list(found)
     inside = [int(name) for name in names if name.isdigit()]
     outside = [name for name in names if not name.isdigit()]
-    gap = max(1.0, len(inside) / 14)
+    gap = max(1.0, len(inside) / (5 if is_narrow(figure) else 14))
     left = {name: (index - len(outside)) * gap for index, name in enumerate(outside)}
     axes.bar([*left.values(), *inside], list(found.values()), width=0.7, color=COLOURS["ours"])
     deepest = max(inside, default=0)
-    shown = range(0, deepest + 1, _step(deepest))
+    shown = range(0, deepest + 1, _step(axes, deepest))
     axes.set_xticks([*left.values(), *shown], [*(name.replace(" ", "\n") for name in left), *map(str, shown)])
     axes.set_xlim(-0.6 * (gap if left else 1.0) - len(left) * gap, deepest + 0.6)
     axes.set_xlabel("layer of the decoder")
@@ -195,14 +197,14 @@ def _sensitivity(figure: Any, evidence: CalibrationEvidence) -> None:
 
 def _layers(axes: Any, deepest: int, label: str) -> None:
     """Numbers of layers that never touch each other."""
-    shown = range(0, deepest + 1, _step(deepest))
+    shown = range(0, deepest + 1, _step(axes, deepest))
     axes.set_xticks(shown, list(map(str, shown)), color=INK)
     axes.set_xlim(-0.6, deepest + 0.6)
     axes.set_xlabel(label)
 
 
-def _step(deepest: int) -> int:
-    return math.ceil((deepest + 1) / LABELS)
+def _step(axes: Any, deepest: int) -> int:
+    return math.ceil((deepest + 1) / (LABELS * NARROW if is_narrow(axes.figure) else LABELS))
 
 
 PLOTS: Mapping[str, Plot] = {"drift": _drift, "bits": _bits, "outliers": _outliers, "sensitivity": _sensitivity}

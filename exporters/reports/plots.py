@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from .records import (
@@ -14,6 +15,7 @@ from .svg import (
     COLOURS,
     HALF,
     INK,
+    is_narrow,
     legend,
     power,
 )
@@ -23,6 +25,7 @@ from .units import megabytes, milliseconds
 BAR, HEAD = 0.36, 0.75  # inches of height for a bar, and for all that is around them
 PHASES = (("image", "image processing"), ("vision", "vision encoder"), ("prefill", "prefill"))
 KL_TICKS = range(-8, 2, 2)  # powers of ten
+MOST_SIGNS = 28  # of a name beside a plot of half a page
 LABEL_GAP = 0.01  # of the axis, between a bar and its label
 
 Plot = Callable[[Any, Report], None]
@@ -69,7 +72,7 @@ def _first_token(figure: Any, report: Report) -> None:
 def _decode(figure: Any, report: Report) -> None:
     spreads = [contender.decode_tokens_per_s for contender in report.contenders]
     axes = _contender_bars(figure, report, [spread.median for spread in spreads], spreads)
-    axes.set_xlabel("tokens/s, with the range of all repeats")
+    axes.set_xlabel("tokens/s, all repeats as lines")
 
 
 def _memory(figure: Any, report: Report) -> None:
@@ -98,7 +101,7 @@ def _tasks(figure: Any, report: Report) -> None:
     if report.total is None:
         return
     scores = [report.total, *report.tasks]
-    figure.set_figheight(2.7)
+    figure.set_figheight(3.3 if is_narrow(figure) else 2.7)
     axes = figure.subplots()
     sides = (("bundle", report.bundle.name, -0.19), ("reference", report.reference, 0.19))
     for side, name, shift in sides:
@@ -112,7 +115,9 @@ def _tasks(figure: Any, report: Report) -> None:
             below.append(max(0.0, 100 * (share - low)))
             above.append(max(0.0, 100 * (high - share)))
         axes.errorbar(places, shares, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    axes.set_xticks(range(len(scores)), [score.task for score in scores])
+    axes.set_xticks(
+        range(len(scores)), [_short(score.task) for score in scores], rotation=90 if is_narrow(figure) else 0
+    )
     axes.set_ylim(0, 104)
     axes.set_ylabel("right answers, %")
     axes.grid(axis="y")
@@ -133,19 +138,26 @@ def _kl(figure: Any, report: Report) -> None:
             colour = colour_of(report, row.contender)
             axes.stairs(shares, HISTOGRAM_EDGES, fill=ours, color=colour, linewidth=1.6, label=row.contender)
         axes.set_xscale("log")
-        axes.set_xticks([10.0**exponent for exponent in KL_TICKS], [power(exponent) for exponent in KL_TICKS])
+        ticks = KL_TICKS[:: 2 if is_narrow(figure) else 1]
+        axes.set_xticks([10.0**exponent for exponent in ticks], [power(exponent) for exponent in ticks])
         axes.minorticks_off()
-        axes.set_title({"answers": "tokens of the answers", "prompts": "text of prompts with images"}[where])
+        title = {"answers": "tokens of the answers", "prompts": "text of prompts with images"}[where]
+        axes.set_title(fill(title, 18) if is_narrow(figure) else title)
         axes.set_xlabel("KL divergence, nats")
         axes.grid(axis="y")
     figure.axes[0].set_ylabel("positions, %")
     _legend(figure, figure.axes[0], columns=3)
 
 
+def _short(name: str) -> str:
+    """As much of a name as stands beside a plot of half a page; its table has the whole."""
+    return name if len(name) <= MOST_SIGNS else f"{name[: MOST_SIGNS - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def _bars(figure: Any, names: Sequence[str], head: float = HEAD) -> Any:
     figure.set_figheight(head + BAR * len(names))
     axes = figure.subplots()
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [_short(name) for name in names] if is_narrow(figure) else names)
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.margins(x=0)

@@ -30,9 +30,10 @@ STYLE = {
     "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
     "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0, "axes.titlesize": 9,
 }  # fmt: skip
-WIDTH, HALF = 8.4, 3.85  # inches of the two widths that the page has, in scale
+WIDTH, HALF = 8.4, 3.85  # inches of the two widths that the page has, in scale; a phone has the second alone
 NAMESPACE = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+LONG = 12  # signs of a name of which not many stand side by side
 PLAIN = (1e-4, 1e5)  # numbers that are written without a power of ten
 
 
@@ -45,10 +46,23 @@ def draw(plots: Mapping[str, Callable[[Any, Subject], None]], subject: Subject) 
     drawn = {}
     for name, plot in plots.items():
         with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-            figure = figures.Figure(figsize=(WIDTH, 2), layout="constrained")
-            plot(figure, subject)
-            drawn[name] = _svg(figure, name) if figure.axes else ""
+            drawn[name] = _drawn(figures, name, plot, subject)
     return drawn
+
+
+def _drawn(figures: Any, name: str, plot: Callable[[Any, Subject], None], subject: Subject) -> str:
+    """One plot, and where it is as wide as the page once more for phones, whose page shows that alone."""
+    figure, phone = (figures.Figure(figsize=(width, 2), layout="constrained") for width in (WIDTH, HALF))
+    plot(figure, subject)
+    if not figure.axes or is_narrow(figure):
+        return _svg(figure, name) if figure.axes else ""
+    plot(phone, subject)
+    return f'<div class="wide">{_svg(figure, name)}</div><div class="narrow">{_svg(phone, f"{name}-narrow")}</div>'
+
+
+def is_narrow(figure: Any) -> bool:
+    """Whether a plot has the room of half a page, or of a phone."""
+    return bool(figure.get_figwidth() < WIDTH)
 
 
 def _matplotlib() -> tuple[Any, Any]:
@@ -87,7 +101,8 @@ def _svg(figure: Any, name: str) -> str:
 
 
 def legend(figure: Any, handles: Mapping[str, Any], *, columns: int) -> None:
-    """The names of what is drawn, above all axes."""
+    """The names of what is drawn, above all axes; in fewer columns where there is less room."""
+    columns = max(1, columns // 2) if is_narrow(figure) and any(len(name) > LONG for name in handles) else columns
     figure.legend(
         handles.values(), handles.keys(), loc="outside upper left", ncols=columns, handlelength=1, handleheight=1,
         borderpad=0,

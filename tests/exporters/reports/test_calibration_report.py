@@ -27,7 +27,7 @@ from lensmith.exporters.reports.report import (
     table,
 )
 from lensmith.exporters.reports.sections import ReportSection
-from lensmith.exporters.reports.svg import STYLE, WIDTH
+from lensmith.exporters.reports.svg import HALF, STYLE, WIDTH
 from lensmith.runtimes.bundle.calibration_evidence import (
     CALIBRATED,
     NEAREST,
@@ -275,12 +275,12 @@ def test_page_is_whole_and_refers_to_nothing(shape: dict[str, Any]) -> None:
     evidence = found(**shape)
     page, shown = page_of(evidence), list(sections(evidence))
     assert page.count("<section ") == len(shown)
-    assert page.count("<svg ") == 3 + bool(evidence.sensitivity)
+    assert page.count("<svg ") == 2 * (3 + bool(evidence.sensitivity))  # each once more for phones
     assert refers_to_nothing(page)
     assert "#0000" not in page  # every colour became a variable
     assert page_of(evidence) == page
     alts = re.findall(r'<figure role="img" aria-label="([^"]+)"', page)
-    assert len(alts) == page.count("<svg ")
+    assert 2 * len(alts) == page.count("<svg ")
     assert not {section.title for section in shown} & set(alts)  # each says what its plot shows
 
 
@@ -288,7 +288,7 @@ def test_page_of_a_comparison_has_the_calibration() -> None:
     pytest.importorskip("matplotlib")
     report = make_report()
     page = html(dataclasses.replace(report, calibration=found(mixed=True)))
-    assert page.count("<svg ") == 6 + 4
+    assert page.count("<svg ") == 6 + 4 + 2 * 4
     assert all(f'<section id="{name}"' in page for name in SUBJECTS)
     assert refers_to_nothing(page)
     assert "Calibration" not in html(report)
@@ -345,7 +345,7 @@ def test_evidence_of_an_importance_matrix_counts_its_matrices() -> None:
     assert evidence is not None
     assert rows_of(named(evidence)["samples"])["matrices measured"] == ("20",)
     assert named(evidence)["bits"].rows == (("4 bits, groups of 256", "1"),)
-    assert page_of(evidence).count("<svg ") == 1
+    assert page_of(evidence).count("<svg ") == 2
 
 
 def test_page_escapes_every_name() -> None:
@@ -359,14 +359,15 @@ def test_page_escapes_every_name() -> None:
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.parametrize("width", [WIDTH, HALF])
 @pytest.mark.parametrize("plot", calibration_plots.PLOTS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_labels_never_overlap(shape: dict[str, Any], plot: str) -> None:
+def test_labels_never_overlap(shape: dict[str, Any], plot: str, width: float) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     figures: Any = importlib.import_module("matplotlib.figure")
     text_type = importlib.import_module("matplotlib.text").Text
     with matplotlib.rc_context(STYLE):
-        figure = figures.Figure(figsize=(WIDTH, 2), layout="constrained")
+        figure = figures.Figure(figsize=(width, 2), layout="constrained")
         calibration_plots.PLOTS[plot](figure, found(**shape))
         if not figure.axes:
             assert plot == "sensitivity"
@@ -377,8 +378,8 @@ def test_labels_never_overlap(shape: dict[str, Any], plot: str) -> None:
         boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text not in unseen]
     overlaps = [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if _overlap(one, other)]
     assert not overlaps
-    width, height = figure.bbox.width, figure.bbox.height
-    assert not [name for name, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
+    right, top = figure.bbox.width, figure.bbox.height
+    assert not [name for name, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > right or box.y1 > top]
 
 
 def _unseen(figure: Any) -> Iterator[Any]:

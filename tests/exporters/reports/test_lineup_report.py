@@ -24,9 +24,12 @@ from lensmith.exporters.reports.lineup_records import (
 from lensmith.exporters.reports.lineup_report import lineup_html, lineup_markdown, lineup_table
 from lensmith.exporters.reports.lineup_sections import frontier, lineup_headline, lineup_sections
 from lensmith.exporters.reports.records import HISTOGRAM_EDGES, Agreement, Repeated
+from lensmith.exporters.reports.report import html
 from lensmith.targets.errors import InputError
 from rich.console import Console
 
+from tests.exporters.reports.test_calibration_report import found
+from tests.exporters.reports.test_report import make_report
 from tests.helpers import chromium
 
 HOSTILE = "<script>alert(1)</script> | *a* [b](c) `d`"
@@ -173,9 +176,13 @@ def test_page_is_whole_and_refers_to_nothing() -> None:
 
 
 @pytest.mark.skipif(chromium.program() is None, reason="needs a Chromium")
-def test_nothing_scrolls_sideways_on_a_phone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["many", "one"])
+def test_nothing_scrolls_sideways_on_a_phone(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    (tmp_path / "report.html").write_text(lineup_html(full("a-name-that-is-long-" * 4)), encoding="utf-8")
+    name = "a-name-that-is-long-" * 4
+    single = dataclasses.replace(make_report(name), calibration=found(36, mixed=True))
+    text = lineup_html(full(name)) if kind == "many" else html(single)
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
     wider = "[...document.querySelectorAll('*')].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && "
     wider += "getComputedStyle(e).overflowX !== 'visible').map(e => e.tagName + ' ' + e.className)"
     with chromium.page(tmp_path / "profile") as page:

@@ -177,7 +177,8 @@ def test_headline_says_better_and_worse() -> None:
 def test_page_is_whole_and_refers_to_nothing() -> None:
     pytest.importorskip("matplotlib")
     page = html(make_report())
-    assert page.count("<svg ") == 6
+    assert page.count("<svg ") == 6 + 4  # those of the whole width once more for phones
+    assert page.count('<div class="wide">') == page.count('<div class="narrow">') == 4
     assert page.count("<section ") == len(list(sections(make_report()))) + 1
     outside = re.sub(r'xmlns(:xlink)?="http://www\.w3\.org/[^"]*"', "", page)
     assert "http://" not in outside
@@ -199,7 +200,7 @@ def test_page_escapes_every_name() -> None:
 def test_page_without_tasks_and_distributions() -> None:
     pytest.importorskip("matplotlib")
     report = dataclasses.replace(make_report(), tasks=(), agreement=())
-    assert html(report).count("<svg ") == 4
+    assert html(report).count("<svg ") == 4 + 2
 
 
 def test_page_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
