@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +125,11 @@ def _sentences(found: Findings) -> list[str]:
     if any(trial.setting.endswith("drafts") for trial in found.trials):
         said.append("Speeds with drafts are those of an answer of which seven of ten drafts are right.")
     if found.left_out:
-        reasons = "; ".join(f"{WORDS[name]}: {reason}" for name, reason in found.left_out.items())
-        said.append(f"Not tuned: {reasons}.")
+        reasons = defaultdict[str, list[str]](list)
+        for name, reason in found.left_out.items():
+            reasons[reason].append(WORDS[name])
+        parts = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        said.append(f"Not tuned: {'; '.join(parts)}.")
     return said
 
 
