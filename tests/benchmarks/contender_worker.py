@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import resource
+import runpy
 import sys
 import tempfile
 import time
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+MEMORY = Path(__file__).parents[2] / "runtimes" / "process" / "memory.py"  # a peer's Python has nothing of lensmith
 QUESTION = "Describe this picture in detail."
 WORDS = "the old house stood near a river and many people came by with their green boats every day to fish"
 
@@ -115,7 +116,7 @@ def main() -> None:
     ask = opener(job, *paths)
     loaded = time.perf_counter() - started
     firsts, speeds, prompts = zip(*measured(job, ask), strict=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = runpy.run_path(str(MEMORY))["peak_memory_bytes"]() / 1e9
     figures = {"load s": [loaded], "peak GB": [peak], "first token s": firsts, "decode tokens/s": speeds}
     version = importlib.metadata.version(package)
     print(json.dumps({"figures": figures, "prompt_tokens": prompts[-1], "version": f"{package} {version}"}))

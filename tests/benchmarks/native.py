@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from lensmith.runtimes import GenerationOptions, Model, user_message
 from lensmith.runtimes.bundle.opening import open_bundle
+from lensmith.runtimes.process.memory import peak_memory_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         "first token, s": statistics.median(run.first_token_ms for run in warm) / 1000,
         "first token when cold, s": runs[0].first_token_ms / 1000,
         "decoding, tokens/s": statistics.median(run.tokens_per_s for run in warm),
-        "peak memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak memory, GB": peak_memory_bytes() / 1e9,
     }
 
 
