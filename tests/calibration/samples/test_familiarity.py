@@ -108,8 +108,9 @@ def test_foreign_samples_end_in_a_warning_and_in_rounding_to_nearest(
     low = {row["reason"].partition(", ")[2] for row in manifest["precision"].values() if row["bits"] == 4}
     assert low == {"rounded to nearest, as the samples are foreign to the model"}
     assert cli(*common, "-o", tmp_path / "plain").code == 0
-    for path in (tmp_path / "plain").glob("*.data"):
-        assert path.read_bytes() == (tmp_path / "foreign" / path.name).read_bytes()
+    plain, foreign = ((tmp_path / name / "decoder.data").read_bytes() for name in ("plain", "foreign"))
+    assert plain == foreign  # of the vision encoder, activations of 8 bits are still kept or not by what pictures say
+    assert all("rounded to nearest" in row["reason"] for row in manifest["precision"].values() if row["bits"] == 8)
     report = cli("compare", "--help")
     assert report.code == 0
 

@@ -64,6 +64,7 @@ def _square() -> ir.Graph:
     return ir.Graph([given], [], nodes=[], opset_imports={"": 21}, name="chain")
 
 
+@pytest.mark.skipif(not hasattr(GraphBuilder, "_infer_shapes"), reason="this version of onnxscript has no such step")
 def test_onnx_is_asked_once_for_nodes_that_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     infer = onnx.shape_inference.infer_node_outputs

@@ -69,7 +69,7 @@ def by_others(model: Model) -> None:
         context.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize(("kind", "scene"), CASES, indirect=["kind"])
+@pytest.mark.parametrize(("kind", "scene"), CASES, indirect=["kind"], scope="module")
 def test_another_conversation_goes_on(scene: str, warm: Model, cold: Model) -> None:
     """As far as the two have the same tokens and pictures; recurrent states from where a copy was made."""
     first, second = SCENES[scene]
