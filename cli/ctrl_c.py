@@ -8,7 +8,8 @@ import threading
 import time
 from types import FrameType
 
-RETRY_S, MOST_S = 0.05, 30.0  # how soon to look again whether the import is over, and how long to wait for that
+RETRY_S = 0.005  # how soon to look again whether the import is over; less than the shortest answer takes
+MOST_S = 30.0  # how long to wait for that
 
 
 def wait_for_imports() -> None:
