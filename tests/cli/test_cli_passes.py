@@ -17,6 +17,7 @@ from lensmith.exporters.formats.lowering import find_lowering
 from lensmith.exporters.pipeline import Options
 from lensmith.exporters.planning.proposals import Budget
 from lensmith.runtimes.media.image_files import ImageLimits
+from lensmith.runtimes.tuning.tuning import USUAL
 
 from tests.paths import TINY
 
@@ -187,6 +188,7 @@ class Work:
 
     def model(self, bundle: str, *, prefix_bytes: int, **loading: Any) -> SimpleNamespace:
         assert (bundle, prefix_bytes) == ("opened", 0)  # no command asks for copies: each has one conversation
+        assert loading.pop("tuning") == USUAL  # nothing was measured of this bundle
         self.note(loading)
         return SimpleNamespace(
             prompts=SimpleNamespace(template=None), default_options=self.options, generate=self.answer

@@ -151,14 +151,14 @@ def test_a_failed_step_leaves_nothing_to_reuse(pair: Pair, monkeypatch: pytest.M
     """States are a step ahead when the interrupt comes behind it."""
     model, request = pair.model, random_text(40)
     expected = model.prefill(request, reuse=False).copy()
-    real = inside(model.decoder).session
+    real = inside(model.decoder)._few  # what steps of a few tokens run in
 
     def interrupted(binding: Any) -> None:
         real.run_with_iobinding(binding)
         raise KeyboardInterrupt
 
     session = SimpleNamespace(run_with_iobinding=interrupted, io_binding=real.io_binding)
-    monkeypatch.setattr(model.decoder, "session", session)
+    monkeypatch.setattr(model.decoder, "_few", session)
     with pytest.raises(KeyboardInterrupt):
         latest(model).run(Step(np.array([3]), text_positions(1, 40)))
     monkeypatch.undo()
