@@ -94,15 +94,13 @@ def _overview(lineup: Lineup) -> ReportSection:
     rows: list[Row] = [(_name(lineup, entrant), *_overview_cells(entrant)) for entrant in lineup.entrants]
     if any(entrant.feature_error is not None for entrant in lineup.entrants):
         head = ("", "build", "size", "features after", "peak memory", "error of features")
-        rows = [(*row[:4], row[5], _error(each)) for row, each in zip(rows, lineup.entrants, strict=True)]
-    return ReportSection("overview", "All builds", _overview_lead(lineup), head, tuple(rows))
-
-
-def _overview_lead(lineup: Lineup) -> str:
-    return (
+        errors = [NONE if each.feature_error is None else nats(each.feature_error) for each in lineup.entrants]
+        rows = [(*row[:4], row[5], error) for row, error in zip(rows, errors, strict=True)]
+    lead = (
         f"Medians of {lineup.repeats} warm runs with {lineup.threads} threads. Measured on {lineup.samples}. "
         f"The machine's noise, by which two processes of one bundle differ: {noise_text(lineup)}."
     )
+    return ReportSection("overview", "All builds", lead, head, tuple(rows))
 
 
 def noise_text(lineup: Lineup) -> str:
@@ -131,10 +129,6 @@ def _overview_cells(entrant: Entrant) -> Row:
         NONE if agreement is None else nats(agreement.kl_mean),
         NONE if agreement is None else percent(agreement.top1),
     )
-
-
-def _error(entrant: Entrant) -> str:
-    return NONE if entrant.feature_error is None else nats(entrant.feature_error)
 
 
 def _ratios(lineup: Lineup) -> ReportSection:
