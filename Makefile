@@ -1,4 +1,5 @@
 # make test         everything that must pass before a change goes in
+# make test-slow    the tests that it leaves out, a few that take most of a minute each and have quicker siblings
 # make demo         the main job on a small trained model: export, ask, verify, compare with PyTorch
 # make docs         the documentation as pages in build/site, strictly
 # make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own
@@ -25,7 +26,7 @@ KERNELS = runtimes/engines/kernels/kernels.so
 
 INSTALL = $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS)
 
-.PHONY: setup test test-oldest test-arm lint lint-platforms demo docs wheels clean
+.PHONY: setup test test-slow test-oldest test-arm lint lint-platforms demo docs wheels clean
 
 # Two stamps: what the demo needs, and what the tests need beside it. llama.cpp comes as source and takes minutes.
 $(VENV)/demo-ready: pyproject.toml $(CONSTRAINTS)
@@ -58,14 +59,17 @@ lint-platforms: setup
 
 # -rs: what was skipped, and why.
 test: lint $(KERNELS)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs -m 'not slow' $(TESTS)
+
+test-slow: setup $(KERNELS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -rs -m slow $(TESTS)
 
 test-oldest:
 	$(MAKE) $(OLDEST)/ready $(KERNELS) VENV=$(OLDEST) CONSTRAINTS=constraints-oldest.txt
 	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile -rs $(TESTS)
 
 test-arm: setup $(KERNELS)
-	LENSMITH_ARM_TESTS=1 $(BIN)/python -m pytest -rs tests/arm
+	LENSMITH_ARM_TESTS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -rs tests/arm
 
 docs: setup
 	$(BIN)/mkdocs build --strict

@@ -99,7 +99,7 @@ def tasks(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
         width, height = args.size
         yield f"a picture of {width} x {height}", {**common, "size": args.size, "context": 4096}
     for words in args.words:
-        yield f"{words} words", {**common, "words": words, "context": words + words // 8 + 256}
+        yield f"{words} words", {**common, "words": words, "context": words + words // 2 + 256}
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ INLINE Ints pair_sums(Ints a, Ints b) {
 }
 #define QUAD_SUMS(a, b, c, d) pair_sums(pair_sums(a, b), pair_sums(c, d))
 
-#define TILE_ROWS 3 /* times TILE_VECTORS are the sums in registers */
-#define TILE_VECTORS 4
+#define TILE_ROWS 6 /* times TILE_VECTORS are the sums in registers */
+#define TILE_VECTORS 2
 #define ATTENTION_ROWS 4
 #define ATTENTION_VECTORS 2
