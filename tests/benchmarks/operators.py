@@ -53,7 +53,7 @@ def inside_of(runs: list[dict[str, Any]], operators: list[dict[str, Any]]) -> li
 def rate_of_products(operators: list[dict[str, Any]], runs: list[dict[str, Any]]) -> float:
     """GB/s of weights and scales that products read, the median of these runs."""
     products = [e for e in operators if e["args"]["op_name"].startswith("MatMul")]
-    rates = []
+    rates: list[float] = []
     for run in runs:
         part = inside_of([run], products)
         rates.append(sum(int(e["args"]["parameter_size"]) for e in part) / sum(e["dur"] for e in part) / 1000)

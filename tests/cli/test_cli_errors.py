@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lensmith.runtimes.prompt.template import ChatTemplate
 
 from tests.helpers.extras import Ran, run_without
 
@@ -170,7 +171,10 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("case", TEMPLATES)
-def test_hostile_template(cli: Cli, tiny_checkpoint: Path, tmp_path: Path, case: str) -> None:
+def test_hostile_template(
+    cli: Cli, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr(ChatTemplate.__init__, "__kwdefaults__", {"max_seconds": 0.3})  # of each of several renderings
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     (folder / "chat_template.jinja").write_text(TEMPLATES[case])
     exported = cli("export", folder, "-o", tmp_path / "bundle", "--golden", "never")
