@@ -42,7 +42,7 @@ def parse_image_size(_: click.Context, option: click.Parameter, value: str | Non
 @click.command(cls=Once, short_help="Measure what is quickest for BUNDLE on this device.")
 @BUNDLE
 @click.option("--image-size", "size", metavar="WxH", callback=parse_image_size,
-              help="Of the image that is asked about; default: 896x672, or what fits in the context.")  # fmt: skip
+              help="Of the image that is asked about; default: 448x336, or what fits in the context.")  # fmt: skip
 @click.option("--new-tokens", "tokens", type=click.IntRange(8, 4096), default=32, show_default=True, metavar="N",
               help="Length of each answer.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(3, 100), default=4, show_default=True, metavar="N",

@@ -26,7 +26,8 @@ from .rehearsals import Guesses
 from .tuning import Tuning
 
 CONTEXT = 4096  # tokens, or the bundle's limit
-SIZES = ((896, 672), (448, 336), (224, 168))  # width, height: of the first whose tokens fit in the context
+# Width and height: of the first whose tokens fit in the context. Larger ones take minutes.
+SIZES = ((448, 336), (224, 168))
 QUESTION, WORDS = "Describe this image.", "one two three four five six seven eight "
 BRIEF: Messages = [user_message(WORDS)]  # where the speed behind the first token is all that counts
 
@@ -112,7 +113,7 @@ class Bench:
         """Ask a question with nothing kept of earlier ones; None: encode the image."""
         self.open(tuning)
         if isinstance(self._opened, Encoder):
-            made = self._opened.image(picture(self._size or SIZES[1]))
+            made = self._opened.image(picture(self._size or SIZES[0]))
             return Run((made.image_ms + made.vision_ms) / 1000)
         return _answer(self.model(tuning), messages or self.question, self.tokens, guesses, answer, most)
 
