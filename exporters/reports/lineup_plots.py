@@ -48,7 +48,8 @@ def _first_token(figure: Any, lineup: Lineup) -> None:
     rows = [(each, each.measured) for each in lineup.entrants if each.measured is not None]
     if not rows:
         return
-    axes, left = _bars(figure, lineup, [each for each, _ in rows], HEAD), [0.0] * len(rows)
+    axes = _bars(figure, lineup, [each for each, _ in rows], HEAD, figure.get_figwidth())
+    left = [0.0] * len(rows)
     handles = {}
     for name, label, colour, hatch in PHASES:
         values = [getattr(made, name).median for _, made in rows]
@@ -109,8 +110,8 @@ def _colour(entrant: Entrant) -> str:
     return COLOURS["ours" if entrant.is_bundle else "rival"]
 
 
-def _bars(figure: Any, lineup: Lineup, entrants: Sequence[Entrant], head: float = 0.5) -> Any:
-    figure.set_size_inches(HALF, head + BAR * len(entrants))
+def _bars(figure: Any, lineup: Lineup, entrants: Sequence[Entrant], head: float = 0.5, width: float = HALF) -> Any:
+    figure.set_size_inches(width, head + BAR * len(entrants))
     axes = figure.subplots()
     axes.set_yticks(range(len(entrants)), [str(numbered(lineup)[each.name]) for each in entrants])
     axes.invert_yaxis()

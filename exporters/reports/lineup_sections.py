@@ -61,14 +61,14 @@ def lineup_sections(lineup: Lineup) -> Iterator[ReportSection]:
     """All subjects in the order of the page."""
     yield _overview(lineup)
     yield _ratios(lineup)
-    yield _pareto(lineup)
     yield _latency(lineup)
+    yield _pareto(lineup)
     yield _decode(lineup)
     yield _memory(lineup)
-    if any(entrant.tasks for entrant in lineup.entrants):
-        yield _tasks(lineup)
     if any(entrant.layers for entrant in lineup.entrants):
         yield _layers(lineup)
+    if any(entrant.tasks for entrant in lineup.entrants):
+        yield _tasks(lineup)
     if lineup.failed:
         rows = tuple((_name(lineup, entrant), entrant.failure) for entrant in lineup.failed)
         yield ReportSection("failed", "Failed", "What could not be measured.", ("", "why"), rows)
@@ -184,7 +184,7 @@ def _latency(lineup: Lineup) -> ReportSection:
     rows = [_latency_row(lineup, each, each.measured) for each in lineup.entrants if each.measured is not None]
     lead = f"{lineup.image}, in ms: medians (least to greatest)."
     head = ("", "load", "image processing", "vision encoder", "prefill", "first token")
-    return ReportSection("first_token", "Time to first token", lead, head, tuple(rows), folded=True, half=True)
+    return ReportSection("first_token", "Time to first token", lead, head, tuple(rows), folded=True)
 
 
 def _latency_row(lineup: Lineup, entrant: Entrant, made: Measured) -> Row:

@@ -161,13 +161,13 @@ def test_encoders_have_errors_of_features() -> None:
     assert overview.rows[1][-1] == "0.0123"
     assert "its features first" in lineup_headline(shown)
     pytest.importorskip("matplotlib")
-    assert lineup_html(shown).count("<svg ") == 2  # time and memory
+    assert lineup_html(shown).count("<svg ") == 3  # time, also for phones, and memory
 
 
 def test_page_is_whole_and_refers_to_nothing() -> None:
     pytest.importorskip("matplotlib")
     page = lineup_html(full(HOSTILE))
-    assert page.count("<svg ") == 5
+    assert page.count("<svg ") == 6  # five plots, and that of latencies once more for phones
     assert "<script" not in page
     outside = re.sub(r'xmlns(:xlink)?="http://www\.w3\.org/[^"]*"', "", page)
     assert "http" not in outside
@@ -177,19 +177,21 @@ def test_page_is_whole_and_refers_to_nothing() -> None:
 
 @pytest.mark.skipif(chromium.program() is None, reason="needs a Chromium")
 @pytest.mark.parametrize("kind", ["many", "one"])
-def test_nothing_scrolls_sideways_on_a_phone(kind: str, tmp_path: Path) -> None:
+def test_nothing_scrolls_sideways(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     name = "a-name-that-is-long-" * 4
     single = dataclasses.replace(make_report(name), calibration=found(36, mixed=True))
     text = lineup_html(full(name)) if kind == "many" else html(single)
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    wider = "[...document.querySelectorAll('*')].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && "
+    opened = "document.querySelectorAll('details').forEach(e => e.open = true)"
+    wider = "[...document.querySelectorAll('%s *')].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && "
     wider += "getComputedStyle(e).overflowX !== 'visible').map(e => e.tagName + ' ' + e.className)"
     with chromium.page(tmp_path / "profile") as page:
         for width, phone in ((390, True), (1280, False)):
             page.resize(width, 900, phone=phone)
             page.open((tmp_path / "report.html").as_uri())
             assert page.see("document.documentElement.scrollWidth") <= width
-            assert not phone or page.see(wider) == []
+            page.see(opened)
+            assert page.see(wider % ("body" if phone else ".half")) == []
         assert {address.partition(":")[0] for address in page.requests} <= {"file", "data"}
         assert page.problems == []
