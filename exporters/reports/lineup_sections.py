@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from .lineup_records import Entrant, Lineup, Measured, compared, entrant_figures
+from .lineup_records import Entrant, Lineup, compared, entrant_figures
 from .sections import ReportSection, Row, Tile, spread_text
 from .units import megabytes, milliseconds, nats, percent, points, times
 
@@ -181,15 +181,19 @@ def _pareto(lineup: Lineup) -> ReportSection:
 
 
 def _latency(lineup: Lineup) -> ReportSection:
-    rows = [_latency_row(lineup, each, each.measured) for each in lineup.entrants if each.measured is not None]
+    rows = [
+        (
+            _name(lineup, each),
+            f"{made.load_ms:.0f}",
+            *map(spread_text, (made.image_ms, made.vision_ms, made.prefill_ms)),
+            f"{made.first_token_ms:.0f}",
+        )
+        for each in lineup.entrants
+        if (made := each.measured) is not None
+    ]
     lead = f"{lineup.image}, in ms: medians (least to greatest)."
     head = ("", "load", "image processing", "vision encoder", "prefill", "first token")
     return ReportSection("first_token", "Time to first token", lead, head, tuple(rows), folded=True)
-
-
-def _latency_row(lineup: Lineup, entrant: Entrant, made: Measured) -> Row:
-    phases = map(spread_text, (made.image_ms, made.vision_ms, made.prefill_ms))
-    return _name(lineup, entrant), f"{made.load_ms:.0f}", *phases, f"{made.first_token_ms:.0f}"
 
 
 def _decode(lineup: Lineup) -> ReportSection:

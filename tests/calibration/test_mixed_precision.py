@@ -133,10 +133,7 @@ def run(cli: Cli, path: Path, out: Path, *arguments: object) -> dict[str, Any]:
     return manifest
 
 
-NEMOTRON = "nemotron untied without MTP"
-
-
-@pytest.mark.parametrize("family", ["llava", pytest.param(NEMOTRON, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["llava", pytest.param("nemotron untied without MTP", marks=pytest.mark.slow)])
 def test_a_bundle_is_never_above_its_budget(
     cli: Cli, benches: Callable[[str], Bench], family: str, tmp_path: Path
 ) -> None:
