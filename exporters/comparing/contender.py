@@ -18,6 +18,7 @@ import numpy as np
 
 from ...runtimes.engines.contract import Ints
 from ...runtimes.generation.timings import Timings
+from ...runtimes.process.lifeline import end_with_parent
 from ...runtimes.process.memory import peak_memory_bytes
 from ...runtimes.prompt.requests import Request
 from ...runtimes.storage.files import read_json, write_json
@@ -212,6 +213,7 @@ def _progress(stage: str, done: int, total: int) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a job file; an error of lensmith goes into the result and gives its exit code."""
+    end_with_parent()
     path = Path(arguments[0])
     result: dict[str, Any]
     try:

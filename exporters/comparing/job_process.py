@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from ...runtimes.process.lifeline import lifeline
 from ...runtimes.storage.files import read_json, write_json
 from ...targets.errors import InputError, LensmithError
 from ..progress import Progress
@@ -24,8 +25,10 @@ def run_job(job: Assignment, folder: Path, progress: Progress) -> Result:
     folder.mkdir()
     write_json(folder / "job.json", asdict(job))
     command, environment = _command(job, folder / "job.json")
-    with open(folder / "stderr", "w+b") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    with open(folder / "stderr", "w+b") as errors, lifeline() as line:
+        process = subprocess.Popen(
+            command, stdin=line, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
         try:
             for stage, done, total in _progress_lines(process):
                 progress(f"{job.name}: {stage}", done, total)

@@ -17,6 +17,7 @@ import msgspec
 
 from ...runtimes.bundle.manifest import MANIFEST
 from ...runtimes.bundle.opening import open_bundle
+from ...runtimes.process.lifeline import end_with_parent
 from ...runtimes.storage.files import dump_json, read_json, write_json
 from ...targets.errors import InputError, LensmithError
 from ..bundle_manifest import tools
@@ -91,6 +92,7 @@ def _record(job: CellJob, state: Literal["built", "kept"], key: str, place: Path
 
 def main(arguments: Sequence[str]) -> int:
     """Build the cell of a job file and write its record beside it."""
+    end_with_parent()
     path = Path(arguments[0])
     found = build_cell(read_record(path, CellJob))
     write_json(path.with_name("built.json"), msgspec.to_builtins(found))

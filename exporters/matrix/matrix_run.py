@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...runtimes.process.lifeline import lifeline
 from ...runtimes.storage.files import write_json
 from ..checkpoint.folder import open_checkpoint
 from ..comparing.comparison import CompareOptions
@@ -66,7 +67,10 @@ def build_apart(job: CellJob) -> Built:
         path = Path(folder) / "job.json"
         write_json(path, msgspec.to_builtins(job))
         command = [sys.executable, "-P", "-m", build_cell.__module__, str(path)]
-        ran = subprocess.run(command, capture_output=True, text=True, errors="replace", env=job_environment())
+        with lifeline() as line:
+            ran = subprocess.run(
+                command, stdin=line, capture_output=True, text=True, errors="replace", env=job_environment()
+            )
         record = path.with_name("built.json")
         if ran.returncode == 0 and record.is_file():
             built: Built = read_record(record, Built)

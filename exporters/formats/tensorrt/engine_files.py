@@ -15,6 +15,7 @@ from typing import Any
 
 from ....runtimes.bundle.bundle_writer import BundleWriter
 from ....runtimes.engines.tensorrt.tensorrt_library import load_library
+from ....runtimes.process.lifeline import lifeline
 from ....targets.errors import LensmithError
 from ....targets.profile import GpuTarget
 from ...progress import Progress
@@ -76,9 +77,12 @@ def run(request: BuildRequest, progress: Progress = lambda *_: None) -> dict[str
         path.write_text(json.dumps(asdict(request)), encoding="utf-8")
         command = [sys.executable, "-m", WORKER, str(path)]
         settings = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings
-        ) as child:
+        with (
+            lifeline() as held,
+            subprocess.Popen(
+                command, stdin=held, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings
+            ) as child,
+        ):
             assert child.stdout is not None
             assert child.stderr is not None
             last: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ....runtimes.engines.tensorrt.tensorrt_library import load_library
+from ....runtimes.process.lifeline import end_with_parent
 from ....runtimes.process.memory import peak_memory_bytes
 from .kernels import read_kernels
 from .profiles import Profile
@@ -192,6 +193,7 @@ def tell(line: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    end_with_parent()
     request = BuildRequest(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
         tell({"built": build(request)})
