@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -145,17 +144,21 @@ def _asked(model: Model, pictures: Mapping[str, int | None], conversations: Mapp
     limit = model.manifest.limits.context
     files = {name: model.bundle.file(name) for name in pictures}
     nothing: Floats = np.zeros((1, 1), np.float32)
-    cases: list[CaseTrace] = []
+    cases, reasons = list[CaseTrace](), list[str]()
     for name, about in conversations.items():
         messages = within(about, pictures)
-        with suppress(InputError):  # of a prompt that is too long
+        try:
             request = model.prepare([with_sources(message, files) for message in messages])
-            ids = [int(token) for token in request.prompt.ids]
-            if len(ids) + STEPS <= limit:
-                cases.append(CaseTrace(name, messages, ids, nothing[0], ids[:STEPS], tops_of(nothing)))
-                if all(len(image.features) <= FEW for image in request.images):
-                    return (*cases,)
-    raise InputError(f"a context of {limit} tokens holds none of its short conversations")
+        except InputError as error:  # of a prompt that is too long, or of a template that has no way to say it
+            reasons.append(str(error))
+            continue
+        ids = [int(token) for token in request.prompt.ids]
+        if len(ids) + STEPS <= limit:
+            cases.append(CaseTrace(name, messages, ids, nothing[0], ids[:STEPS], tops_of(nothing)))
+            if all(len(image.features) <= FEW for image in request.images):
+                return (*cases,)
+    why = f": {reasons[-1]}" if reasons else ""
+    raise InputError(f"none of its short conversations can be asked in a context of {limit} tokens{why}")
 
 
 def _once(vision: Vision) -> Vision:

@@ -178,7 +178,7 @@ def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkey
         return str(evidence["reason"])
 
     assert "never" in reason("never", "never")
-    assert "context of 12 tokens holds none of its" in reason("short", "auto", context=12)
+    assert "can be asked in a context of 12 tokens" in reason("short", "auto", context=12)
     with pytest.raises(InputError, match=r"^a context of 40 tokens holds no golden trace; use a larger one$"):
         build(source, tmp_path / "always", "always", context=40)
     monkeypatch.setattr(module, "AUTO_BYTES", 1_000_000)
@@ -190,6 +190,14 @@ def test_without_traces_the_reason_is_given(source: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(module, "import_torch", missing)
     assert "lensmith[torch]" in reason("missing", "auto", own=True)
+
+
+def test_a_template_that_fails_is_the_reason(source: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(source, checkpoint)
+    (checkpoint / "chat_template.jinja").write_text("{{ raise_exception('not today') }}")
+    evidence = open_bundle(build(checkpoint, tmp_path / "out", "auto")).content["evidence"]["golden"]
+    assert evidence["reason"].count("not today") == 2  # of PyTorch's traces and of the bundle's own
 
 
 def test_wrong_weights_fail_an_export_without_pytorch(
