@@ -1,5 +1,5 @@
 # make test         everything that must pass before a change goes in
-# make test-slow    the tests that it leaves out, a few that take most of a minute each and have quicker siblings
+# make test-slow    the tests that it leaves out: those of tests/slow.txt, which take long and have quicker siblings
 # make demo         the main job on a small trained model: export, ask, verify, compare with PyTorch
 # make docs         the documentation as pages in build/site, strictly
 # make test-oldest  the tests with the oldest versions that pyproject.toml allows, in a folder of its own

@@ -12,12 +12,20 @@ import pytest
 from hypothesis import Phase, settings
 
 from tests.helpers.extras import Ran
+from tests.helpers.slow import slow_tests
 
 if TYPE_CHECKING:
     from tests.helpers.layered import Bench
 
 pytest.register_assert_rewrite("tests.helpers.ladder")
 settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate], database=None)  # no shrinking
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = tuple(slow_tests())
+    for item in items:
+        if item.nodeid.startswith(slow):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

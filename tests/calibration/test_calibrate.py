@@ -258,7 +258,7 @@ def test_better_than_nearest(trained: Made) -> None:
     assert mean_kl(trained.evidence, "calibrated") < 0.6 * mean_kl(trained.evidence, "nearest")
 
 
-@pytest.mark.parametrize("name", ["llava", pytest.param("qwen3_5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["llava", "qwen3_5"])
 def test_better_than_nearest_in_other_families(name: str, tmp_path: Path) -> None:
     """On nine questions, of which three are held out: measured are 0.60 and 0.61 for qwen3_5, by the processor."""
     job = calibrate(prepare(TINY / name, Options()), chosen(QUESTIONS, 9, method="descent"), tmp_path, lambda *_: None)
@@ -305,7 +305,7 @@ def content(folder: Path) -> dict[str, FileRecord]:
     return {path.name: hash_file(path) for path in folder.iterdir() if path.name != "lensmith.json"}
 
 
-@pytest.fixture(params=["mse", pytest.param("awq", marks=pytest.mark.slow)])
+@pytest.fixture(params=["mse", "awq"])
 def job_and_options(request: pytest.FixtureRequest, benches: Callable[[str], Bench], tmp_path: Path) -> Any:
     return benches("tarn").job, chosen(write_samples(tmp_path / "samples"), 8, method=request.param)
 
@@ -383,7 +383,7 @@ def with_foreign(judged: Judgement, kl: float) -> Judgement:
     return replace(judged, groups={**dict.fromkeys(GROUPS, 0.0), "foreign kinds": kl})
 
 
-@pytest.mark.parametrize("method", ["descent", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["descent", "auto"])
 def test_searched_scales_take_the_place_of_a_method_that_is_worse_somewhere(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

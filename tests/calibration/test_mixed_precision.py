@@ -133,7 +133,7 @@ def run(cli: Cli, path: Path, out: Path, *arguments: object) -> dict[str, Any]:
     return manifest
 
 
-@pytest.mark.parametrize("family", ["llava", pytest.param("nemotron untied without MTP", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["llava", "nemotron untied without MTP"])
 def test_a_bundle_is_never_above_its_budget(
     cli: Cli, benches: Callable[[str], Bench], family: str, tmp_path: Path
 ) -> None:
@@ -183,7 +183,6 @@ def test_the_divergence_that_was_asked_for_is_kept_as_measured(
     assert size_of(plain) < size_of(mixed)
 
 
-@pytest.mark.slow
 def test_the_floor_is_measured_and_named(cli: Cli, benches: Callable[[str], Bench], tmp_path: Path) -> None:
     """With everything at 8 bits, the token table, too; what is asked beyond it is refused with this figure."""
     bench = benches("llava")

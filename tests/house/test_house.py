@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.extras import EXTRAS, run_without
+from tests.helpers.slow import slow_tests
 from tests.paths import ROOT
 
 FOLDERS = ("cli", "exporters", "runtimes", "serving", "calibration", "targets")
@@ -35,6 +36,13 @@ BASE_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "matplotl
 START_MODULES = 650  # behind `import lensmith.runtimes`; they are about 500, and PyTorch alone has twice as many
 COMPILED = "runtimes/engines/kernels/kernels."
 LIGHT = ("runtimes", "targets", "exporters.reports", "cli")  # what a device imports
+
+
+@pytest.mark.parametrize("row", slow_tests())
+def test_slow_tests_exist(row: str) -> None:
+    path, _, name = row.partition("::")
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert not name or f"def {name.partition('[')[0]}(" in source
 
 
 def module_name(path: Path) -> str:

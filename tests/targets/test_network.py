@@ -65,7 +65,6 @@ def test_silent_command(tiny_checkpoint: Path, tiny_bundle: Path, picture: Path,
     assert_silent(watched(observers()[0], tmp_path, *arguments), tmp_path)
 
 
-@pytest.mark.slow
 def test_silent_with_pytorch(tiny_checkpoint: Path, picture: Path, tmp_path: Path) -> None:
     """Golden traces and a comparison load the checkpoint with transformers; verify replays them."""
     pytest.importorskip("transformers")

@@ -106,7 +106,7 @@ def test_model_answers_heldout_questions(cases: dict[str, list[Case]]) -> None:
         assert measure(answerer, group[:10])[task] >= 0.8, task
 
 
-@pytest.mark.parametrize("model", [pytest.param("qwen3_5", marks=pytest.mark.slow), "llava"])
+@pytest.mark.parametrize("model", ["qwen3_5", "llava"])
 def test_model_answers_long_heldout_questions(model: str, long_cases: dict[str, list[Case]]) -> None:
     answerer = Answerer(TINY / model)
     sample = [case for task, group in long_cases.items() for case in group[: 3 if task in long_tasks.LONG_TASKS else 6]]

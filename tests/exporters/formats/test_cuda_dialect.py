@@ -157,7 +157,7 @@ def test_int8_cache(bases: dict[str, Path], tmp_path: Path) -> None:
     assert relative_error(model.prefill(request), plain.prefill(request)) < 5e-2
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", pytest.param("qwen3_5", marks=pytest.mark.slow), "llava"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "llava"])
 def test_golden_traces(name: str, tmp_path: Path) -> None:
     """Images, videos and conversations of the export, and again what it recorded."""
     ladder.need_torch()

@@ -148,7 +148,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", pytest.param("qwen3_5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
 def test_golden_traces(name: str, tmp_path: Path) -> None:
     """Images, videos and conversations of the export, as exactly as in the ort dialect."""
     ladder.need_torch()
