@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder, nn
 
 from ..formats.functions import add_functions
+from ..formats.onnx.joined_products import join_products
 from ..spec import ClipModelSpec, ModelSpec, QwenModelSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, SourceTensor, sources
@@ -205,6 +206,7 @@ def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
     # `Decoder`, `Layer` or Arlow's `Attention` and `Block` changes the bytes of bundles.
     for node in builder.graph:
         node.metadata_props.clear()
+    join_products(builder.graph)
     version = IR_VERSIONS[builder.graph.opset_imports[""]]
     model = ir.Model(
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)

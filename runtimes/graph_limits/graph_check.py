@@ -147,22 +147,33 @@ def _check_attribute(kind: str, attribute: Any, inside: str) -> None:
 
 
 # Attributes that kernels multiply with and divide by, and the most that is sensible.
-COUNTS = {"num_heads": 1 << 14, "kv_num_heads": 1 << 14, "q_num_heads": 1 << 14, "K": 1 << 26, "N": 1 << 26,
-          "block_size": 1 << 26, "bits": 16, "num_scan_inputs": 64, "q_num_groups": 1 << 14}  # fmt: skip
+SIZES = ("N", "N1", "N2", "N3", "N4")  # of the outputs of a product, and of some of one input
+COUNTS = {
+    **dict.fromkeys(("num_heads", "kv_num_heads", "q_num_heads", "q_num_groups"), 1 << 14),
+    **dict.fromkeys(("K", "block_size", *SIZES), 1 << 26),
+    "bits": 16,
+    "num_scan_inputs": 64,
+}
 
 
 def _check_product(node: Any, weights: Mapping[str, list[int]]) -> None:
-    """The sizes in the attributes of a product are those of its weights [N, blocks, bytes of a block]."""
+    """The sizes in the attributes of a product, or of some, are those of its weights [N, blocks, bytes of a block]."""
     sizes = {_text(attribute.name): attribute.i for attribute in node.attribute}
-    dims = weights.get(_text(node.input[1])) if len(node.input) > 1 else None
-    if not {"K", "N", "block_size"} <= sizes.keys() or dims is None:
+    outputs = [name for name in SIZES if name in sizes]
+    if not {"K", "block_size"} <= sizes.keys():
         return
-    inputs, outputs, block = sizes["K"], sizes["N"], sizes["block_size"]
+    for name, given in zip(outputs, node.input[1::2], strict=False):
+        dims = weights.get(_text(given))
+        if dims is not None:
+            _check_weights(_text(node.op_type), name, sizes, dims)
+
+
+def _check_weights(kind: str, name: str, sizes: Mapping[str, int], dims: list[int]) -> None:
+    inputs, outputs, block = sizes["K"], sizes[name], sizes["block_size"]
     fits = len(dims) >= 2 and dims[0] == outputs and dims[1] == -(-inputs // max(block, 1))
-    kind = _text(node.op_type)
     _require(
-        fits or kind not in ("MatMulNBits", "MatMulInt4", "MatMulInt8"),
-        f"{kind} says N {outputs}, K {inputs}, blocks of {block}; its weights {dims}",
+        fits or not kind.endswith(("MatMulNBits", "MatMulInt4", "MatMulInt8")),
+        f"{kind} says {name} {outputs}, K {inputs}, blocks of {block}; its weights {dims}",
     )
 
 

@@ -21,10 +21,11 @@ LENSMITH = """
     AttentionBf16 CachedAttention EnterCache MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8 MatMulInt8Rows PutRows
     SplitQuarters UnpackInt2 UnpackInt3
 """
+JOINED = tuple(f"{count}MatMulInt{bits}" for count in ("Two", "Three", "Four") for bits in (2, 3, 4, 8))
 OPERATORS = {
     "": frozenset(ONNX.split()),
     "com.microsoft": frozenset(MICROSOFT.split()),
-    "lensmith": frozenset(LENSMITH.split()),
+    "lensmith": frozenset((*LENSMITH.split(), *JOINED)),
     "trt": frozenset({"TRT_Attention"}),
 }
 OWN = ("lensmith", "trt")  # domains whose operators have functions in the file

@@ -12,6 +12,7 @@ from .graph_calls import (
     spread,
     stretch,
 )
+from .graph_operators import JOINED
 from .graph_values import Known, Refused
 from .monomials import (
     ONE,
@@ -42,6 +43,17 @@ def _packed_matmul(call: Call) -> Made:
         raise Refused(f"its {call.kind} has no sizes")
     made = (*x.dims[:-1], Size(outputs))
     return Made([Known(made)], times(product(made), Size(columns)))
+
+
+def _joined_matmuls(call: Call) -> Made:
+    """Some products of one input."""
+    x, columns = call.at(0), call.number("K")
+    outputs = [call.number(f"N{place}") for place in range(1, len(call.outputs) + 1)]
+    if not x.dims or min(outputs) < 1 or columns < 1:
+        raise Refused(f"its {call.kind} has no sizes")
+    made = [(*x.dims[:-1], Size(count)) for count in outputs]
+    all_of_them = product((*x.dims[:-1], Size(sum(outputs))))
+    return Made([Known(dims) for dims in made], times(all_of_them, Size(columns)))
 
 
 def _signed_matmul(call: Call) -> Made:
@@ -107,6 +119,7 @@ def _gather_quantized(call: Call) -> Made:
 PRODUCTS: Mapping[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "Gemm", "MatMul", "DynamicQuantizeMatMul"), _matmul),
     **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4", "MatMulInt8"), _packed_matmul),
+    **dict.fromkeys(JOINED, _joined_matmuls),
     "MatMulInt8Rows": _signed_matmul,
     **dict.fromkeys(("Attention", "AttentionBf16", "MultiHeadAttention"), _attention),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,17 @@ TYPES = {
     "AttentionBf16": (np.float32, np.float32, np.float32),
     "CachedAttention": (np.float32, np.float32, np.float32, np.float16, np.float16, np.int32),
 }
-MOST = 2**31 - 1
+JOINED = {2: "Two", 3: "Three", 4: "Four"}  # products of one input
+MOST, MOST_INPUTS = 2**31 - 1, 17
 BLOCKS = dict.fromkeys((2, 3, 4), (16, 32, 64, 128)) | {8: (16, 32, 64, 128, 256)}
 EXTREMES = (0, -1, 1, 2, 3, 17, MOST, MOST + 1, -MOST, 2**32, 2**62, 2**63 - 1, -(2**63), 2**61 + 8)
 
 
 def product(draw: np.random.Generator, **chosen: int) -> Case:
-    """A right product; lengths are seldom multiples of a vector. `chosen`: inputs, outputs, rows, bits, block."""
+    """A right product; lengths are seldom multiples of a vector.
+
+    `chosen`: inputs, outputs, rows, bits, block, and zeros: whether there are zero points.
+    """
     bits = chosen.get("bits") or int(draw.choice([2, 3, 4, 8]))
     block = chosen.get("block") or int(draw.choice(BLOCKS[bits]))
     inputs = chosen.get("inputs") or int(draw.integers(1, 300))
@@ -36,10 +41,22 @@ def product(draw: np.random.Generator, **chosen: int) -> Case:
     scales = draw.normal(0, 0.1, (outputs, blocks)).astype(np.float16)
     zeros = draw.integers(0, 256, (outputs, (blocks + 1) // 2), np.uint8)
     bias = draw.normal(size=outputs).astype(np.float32)
-    optional = [Tensor.of(part) if draw.integers(2) else None for part in (zeros, bias)]
+    given = (chosen.get("zeros", draw.integers(2)), draw.integers(2))
+    optional = [Tensor.of(part) if wanted else None for part, wanted in zip((zeros, bias), given, strict=True)]
     if bits == 8:
         optional[0] = None  # which these weights have not
     return Case(f"MatMulInt{bits}", (inputs, outputs, block), (*map(Tensor.of, (x, weights, scales)), *optional))
+
+
+def joined_product(draw: np.random.Generator, **chosen: int) -> Case:
+    """Right products of one input. `chosen` as of `product`, and count."""
+    count, first = chosen.pop("count", 0) or int(draw.integers(2, 5)), product(draw, **chosen)
+    inputs, _, block = first.attributes
+    bits, zeros = int(first.operator[-1]), int(first.inputs[3] is not None)
+    parts = [first, *(product(draw, inputs=inputs, block=block, bits=bits, zeros=zeros) for _ in range(count - 1))]
+    needed, optional = ([each for part in parts for each in part.inputs[which]] for which in (slice(1, 3), slice(3, 5)))
+    attributes = (inputs, *(part.attributes[1] for part in parts), block)
+    return Case(JOINED[count] + first.operator, attributes, (first.inputs[0], *needed, *optional))
 
 
 def signed_product(inputs: int, outputs: int, rows: int) -> Case:
@@ -81,7 +98,7 @@ def cached(draw: np.random.Generator, **chosen: int) -> Case:
 
 
 def right_case(draw: np.random.Generator) -> Case:
-    return (attention, cached, product, product)[draw.integers(4)](draw)
+    return (attention, cached, product, product, joined_product)[draw.integers(5)](draw)
 
 
 def wrong_case(draw: np.random.Generator) -> Case:
@@ -96,19 +113,22 @@ def is_right(case: Case) -> bool:
     """Whether the contract of its operator holds."""
     if any(tensor is not None and len(tensor.dims) > 4 for tensor in case.inputs):
         return False
-    return RIGHT.get(case.operator, _right_product)(case)
+    return RIGHT.get(case.operator, _right_products)(case)
 
 
-def expected_dims(case: Case) -> tuple[int, ...]:
-    """The shape of what a right case gives."""
+def expected_dims(case: Case) -> tuple[tuple[int, ...], ...]:
+    """The shapes of what a right case gives."""
     assert case.inputs[0] is not None
     dims = case.inputs[0].dims
-    return (*dims[:-1], case.attributes[1]) if case.operator.startswith("MatMulInt") else dims
+    return tuple((*dims[:-1], size) for size in case.attributes[1:-1]) if "MatMulInt" in case.operator else (dims,)
 
 
 def expected(case: Case) -> tuple[Array, Array]:
     """What a right case gives, flat, and by how much each value may differ."""
-    return {"AttentionBf16": _attend, "CachedAttention": _attend_cached}.get(case.operator, _multiply)(case)
+    if case.operator in RIGHT:
+        return {"AttentionBf16": _attend, "CachedAttention": _attend_cached}[case.operator](case)
+    made, bounds = zip(*map(_multiply, products(case)), strict=True)
+    return np.concatenate(made), np.concatenate(bounds)
 
 
 def has_finite_values(case: Case) -> bool:
@@ -117,13 +137,36 @@ def has_finite_values(case: Case) -> bool:
     return all((np.abs(part) < 100).all() for part in present if np.issubdtype(part.dtype, np.floating))
 
 
+def _count(case: Case) -> int:
+    """How many products a case has."""
+    return next((count for count, name in JOINED.items() if case.operator.startswith(name)), 1)
+
+
+def products(case: Case) -> list[Case]:
+    """Each of the products of one input as a case of its own."""
+    count, (inputs, *outputs, block) = _count(case), case.attributes
+    given = [*case.inputs, *(None,) * (1 + 4 * count - len(case.inputs))]
+    needed, optional = given[1 : 1 + 2 * count], given[1 + 2 * count :]
+    name = case.operator.removeprefix(JOINED.get(count, ""))
+    return [
+        Case(name, (inputs, size, block), (given[0], *needed[2 * i : 2 * i + 2], *optional[2 * i : 2 * i + 2]))
+        for i, size in enumerate(outputs)
+    ]
+
+
+def _right_products(case: Case) -> bool:
+    count, each = _count(case), products(case)
+    alike = len({part.inputs[3] is None for part in each}) == 1
+    return alike and 1 + 2 * count <= len(case.inputs) <= 1 + 4 * count and all(map(_right_product, each))
+
+
 def _right_product(case: Case) -> bool:
     inputs, outputs, block = case.attributes
     if not (1 <= inputs <= MOST and 1 <= outputs <= MOST and block in BLOCKS[int(case.operator[-1])]):
         return False
     if case.operator == "MatMulInt8" and len(case.inputs) > 3 and case.inputs[3] is not None:
         return False
-    if not 3 <= len(case.inputs) <= 5 or None in case.inputs[:3]:
+    if None in case.inputs[:3]:
         return False
     blocks = -(-inputs // block)
     sizes = (blocks * block * int(case.operator[-1]) // 8, blocks, (blocks + 1) // 2, 1)
@@ -262,12 +305,19 @@ def _some_input(case: Case, draw: np.random.Generator) -> int:
 
 def _refill(case: Case, index: int, dims: tuple[int, ...], draw: np.random.Generator) -> Case:
     """An input with other dimensions, and with as many values as they say."""
-    kind = TYPES[case.operator.rstrip("2348")]
-    size, dtype = math.prod(dims), kind[min(index, len(kind) - 1)]
+    size, dtype = math.prod(dims), _type_of(case, index)
     if size > 2**20:
         return case
     values = draw.integers(0, 256, size, np.uint8) if dtype is np.uint8 else draw.normal(size=size).astype(dtype)
     return _with_input(case, index, Tensor(dims, values))
+
+
+def _type_of(case: Case, index: int) -> Any:
+    if case.operator in RIGHT:
+        kinds = TYPES[case.operator]
+        return kinds[min(index, len(kinds) - 1)]
+    count, kinds = _count(case), TYPES["MatMulInt"]
+    return kinds[0] if not index else kinds[(1 if index <= 2 * count else 3) + (index - 1) % 2]
 
 
 def change_attribute(case: Case, draw: np.random.Generator) -> Case:
@@ -318,7 +368,7 @@ def lose_input(case: Case, draw: np.random.Generator) -> Case:
 
 def add_input(case: Case, draw: np.random.Generator) -> Case:
     given = [tensor for tensor in case.inputs if tensor is not None]
-    return replace(case, inputs=(*case.inputs, *given[:1])) if len(case.inputs) < 7 else case
+    return replace(case, inputs=(*case.inputs, *given[:1])) if len(case.inputs) <= MOST_INPUTS else case
 
 
 def exchange_inputs(case: Case, draw: np.random.Generator) -> Case:

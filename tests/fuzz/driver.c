@@ -44,7 +44,7 @@ static void read_and_write_bytes(void) {}
 extern const char *lensmith_choose(const char *name);
 extern OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
 
-enum { MOST_INPUTS = 8, MOST_RANK = 8, SLOTS = 300, OPERATORS = 8 };
+enum { MOST_INPUTS = MAX_INPUTS + 1, MOST_RANK = 8, MOST_NAME = 32, SLOTS = 300, OPERATORS = 32 };
 static const size_t MOST_BYTES = (size_t)1 << 28;
 
 struct OrtStatus {
@@ -277,16 +277,26 @@ static void read_input(OrtKernelContext *context, size_t index) {
 
 static void write_number(int64_t value) { fwrite(&value, sizeof value, 1, stdout); }
 
-static void answer(const OrtStatus *status, const OrtValue *made) {
+static void write_output(const OrtValue *made) {
+    write_number((int64_t)made->rank);
+    fwrite(made->dims, sizeof *made->dims, made->rank, stdout);
+    write_number((int64_t)made->bytes);
+    fwrite(made->data, 1, made->bytes, stdout);
+}
+
+/* An error, or how many outputs are float, and these. */
+static void answer(const OrtStatus *status, const OrtKernelContext *context) {
+    size_t count = 0;
     write_number(status ? status->code : 0);
     if (status) {
         write_number((int64_t)strlen(status->message));
         fputs(status->message, stdout);
     } else {
-        write_number((int64_t)made->rank);
-        fwrite(made->dims, sizeof *made->dims, made->rank, stdout);
-        write_number((int64_t)made->bytes);
-        fwrite(made->data, 1, made->bytes, stdout);
+        while (count < MAX_OUTPUTS && context->element_bytes[count] == sizeof(float))
+            count++;
+        write_number((int64_t)count);
+        for (size_t i = 0; i < count; i++)
+            write_output(&context->outputs[i]);
     }
     fflush(stdout);
 }
@@ -321,7 +331,7 @@ static void one_case(const char *name) {
     for (size_t i = 0; i < op->GetOutputTypeCount(op); i++)
         context.element_bytes[i] = op->GetOutputType(op, i) == TYPE_FLOAT ? 4 : 2;
     OrtStatus *status = run(op, &info, &context);
-    answer(status, &context.outputs[0]);
+    answer(status, &context);
     free(status);
     for (size_t i = 0; i < context.count; i++)
         if (context.present[i]) unmap(&context.inputs[i]);
@@ -336,7 +346,7 @@ static void one_case(const char *name) {
 /* The argument, if there is one, names the instruction set. */
 int main(int count, char **arguments) {
     const OrtApiBase base = {get_api, NULL};
-    char name[16];
+    char name[MOST_NAME];
     read_and_write_bytes();
     if (count > 1 && !lensmith_choose(arguments[1])) {
         fprintf(stderr, "this processor lacks %s\n", arguments[1]);

@@ -24,7 +24,7 @@ FLAGS = ("-std=gnu11", "-g", *hatch_build.SAME_BITS, f"-I{hatch_build.FOLDER}")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # AVX-VNNI's products are tried in AVX-512's encoding: more processors have that.
 OTHER_FLAGS = {"avxvnni.c": [*hatch_build.AVX2, "-mavx512vl", "-mavx512vnni"]}
-ATTRIBUTES = 3
+ATTRIBUTES, NAME = 6, 32  # of a case
 LACKING = 3  # the exit code where the processor lacks an instruction set
 
 
@@ -51,10 +51,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: an output, or what the error says."""
+    """What came of a case: outputs, or what the error says."""
 
-    output: Array | None = None  # flat: numpy has no empty arrays of huge dimensions
-    dims: tuple[int, ...] = ()
+    output: Array | None = None  # all of them, flat: numpy has no empty arrays of huge dimensions
+    dims: tuple[tuple[int, ...], ...] = ()
     error: str = ""
 
 
@@ -134,7 +134,7 @@ def _numbers(*values: int) -> bytes:
 
 def encode(case: Case) -> bytes:
     attributes = (*case.attributes, *(0,) * (ATTRIBUTES - len(case.attributes)))
-    parts = [case.operator.encode().ljust(16, b"\0"), _numbers(*attributes, len(case.inputs))]
+    parts = [case.operator.encode().ljust(NAME, b"\0"), _numbers(*attributes, len(case.inputs))]
     for tensor in case.inputs:
         if tensor is None:
             parts.append(_numbers(0))
@@ -158,10 +158,13 @@ def _decode(data: bytes) -> Iterator[Outcome]:
             at += size
             yield Outcome(error=data[at - size : at].decode())
         else:
-            dims = tuple(number() for _ in range(number()))
-            size = number()
-            at += size
-            yield Outcome(np.frombuffer(data[at - size : at], np.float32), dims)
+            dims, parts = [], []
+            for _ in range(number()):
+                dims.append(tuple(number() for _ in range(number())))
+                size = number()
+                at += size
+                parts.append(np.frombuffer(data[at - size : at], np.float32))
+            yield Outcome(np.concatenate(parts), tuple(dims))
 
 
 def describe(case: Case) -> Mapping[str, Any]:

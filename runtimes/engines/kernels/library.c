@@ -4,10 +4,16 @@
 #include "instruction_set.h"
 #include "operator.h"
 
-extern Operator matmul_int8_rows, matmul_int8, matmul_int4, matmul_int3, matmul_int2, attention_bf16, cached_attention;
+#define MATMULS(ROW, BITS) ROW(matmul_int##BITS) ROW(two_matmul_int##BITS) ROW(three_matmul_int##BITS) ROW(four_matmul_int##BITS)
+#define ALL(ROW)                                                                                                       \
+    ROW(matmul_int8_rows) MATMULS(ROW, 8) MATMULS(ROW, 4) MATMULS(ROW, 3) MATMULS(ROW, 2) ROW(attention_bf16)          \
+    ROW(cached_attention)
+#define DECLARED(name) extern Operator name;
+#define LISTED(name) &name,
 
-static Operator *const OPERATORS[] = {&matmul_int8_rows, &matmul_int8,    &matmul_int4,     &matmul_int3,
-                                      &matmul_int2,      &attention_bf16, &cached_attention};
+ALL(DECLARED)
+
+static Operator *const OPERATORS[] = {ALL(LISTED)};
 enum { OPERATOR_COUNT = sizeof OPERATORS / sizeof *OPERATORS };
 
 /* The name of the operator at `index`, NULL behind the last. */

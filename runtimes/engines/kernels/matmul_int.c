@@ -1,19 +1,26 @@
-/* The operators MatMulInt8, 4, 3 and 2: check their tensors and run the part for few or for many rows. */
+/* The operators MatMulInt8, 4, 3 and 2, and two to four of them at once: check their tensors and run the part for few or for many rows. */
 #include "matmul_int.h"
 #include "instruction_set.h"
 #include "operator.h"
 
 enum { SIGNED_BLOCK = 2 * CHUNK }; /* of activations */
 
-static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, const Product *p) {
+/* Products of the same x. Their inputs are x, weights and scales of each, then zero points and bias of each. */
+typedef struct Joined {
+    Product parts[MAX_OUTPUTS];
+    size_t count, columns; /* of outputs in a task */
+    void (*task)(void *product, size_t index);
+} Joined;
+
+static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, size_t needed, size_t optional, const Product *p) {
     const Tensor *x = &in[0];
     if (!x->rank || x->dims[x->rank - 1] != (int64_t)p->k)
         return expect_shape(kernel, in, 0, 2, (int64_t[]){ANY, (int64_t)p->k});
     if (p->bits == 8 && p->zeros) return invalid(kernel, "weights of 8 bits have no zero_points");
-    TRY(expect_rows(kernel, in, 1, p->n, row_bytes(p, p->bits)));
-    TRY(expect_rows(kernel, in, 2, p->n, p->blocks));
-    TRY(expect_rows(kernel, in, 3, p->n, zero_bytes(p)));
-    return expect_rows(kernel, in, 4, p->n, 1);
+    TRY(expect_rows(kernel, in, needed, p->n, row_bytes(p, p->bits)));
+    TRY(expect_rows(kernel, in, needed + 1, p->n, p->blocks));
+    TRY(expect_rows(kernel, in, optional, p->n, zero_bytes(p)));
+    return expect_rows(kernel, in, optional + 1, p->n, 1);
 }
 
 /* Their sizes are those of the weights. */
@@ -32,76 +39,130 @@ static OrtStatus *describe_signed(const Kernel *kernel, const Tensor *in, Produc
     return NULL;
 }
 
-static OrtStatus *describe(const Kernel *kernel, const Tensor *in, Product *p) {
-    const size_t k = (size_t)kernel->attributes[0], block = (size_t)kernel->attributes[2];
+/* The product at `index` of those that are joined. */
+static OrtStatus *describe(const Kernel *kernel, const Tensor *in, size_t index, Product *p) {
+    const size_t k = (size_t)kernel->attributes[0], block = (size_t)kernel->attributes[1 + kernel->operator->outputs];
+    const size_t needed = 1 + 2 * index, optional = kernel->operator->required + 2 * index;
     if (block & (block - 1)) return invalid(kernel, "block_size is %zu, expected a power of two", block);
-    *p = (Product){.x = in[0].data, .weights = in[1].data, .scales = in[2].data, .zeros = in[3].data};
-    p->bias = in[4].data, p->n = (size_t)kernel->attributes[1], p->k = k, p->block = block;
+    *p = (Product){.x = in[0].data, .weights = in[needed].data, .scales = in[needed + 1].data};
+    p->zeros = in[optional].data, p->bias = in[optional + 1].data;
+    p->n = (size_t)kernel->attributes[1 + index], p->k = k, p->block = block;
     p->bits = kernel->operator->bits, p->middle = 1 << (p->bits - 1);
     p->m = elements(&in[0]) / k;
     p->blocks = divide_up(k, block);
     p->chunks = divide_up(p->blocks * block, CHUNK);
-    return check_sizes(kernel, in, p);
+    return check_sizes(kernel, in, needed, optional, p);
+}
+
+static OrtStatus *describe_all(const Kernel *kernel, const Tensor *in, Joined *all) {
+    all->count = kernel->operator->outputs;
+    if (!kernel->operator->bits) return describe_signed(kernel, in, &all->parts[0]);
+    for (size_t i = 0; i < all->count; i++) {
+        TRY(describe(kernel, in, i, &all->parts[i]));
+        if (!all->parts[i].zeros != !all->parts[0].zeros) /* the sums of rounded values hold the middle or not */
+            return invalid(kernel, "some products have zero_points and some have none, expected all or none");
+    }
+    return NULL;
+}
+
+static OrtStatus *make_outputs(const Kernel *kernel, OrtKernelContext *context, const Tensor *x, Joined *all) {
+    for (size_t i = 0; i < all->count; i++) {
+        Tensor out = *x;
+        out.dims[out.rank - 1] = (int64_t)all->parts[i].n;
+        TRY(make_output(kernel, context, i, &out));
+        all->parts[i].y = out.data;
+    }
+    return NULL;
 }
 
 static size_t scratch_bytes(const Product *p) {
     return room_for(p->m * p->chunks * CHUNK) + 2 * room_for(p->m * row_blocks(p) * sizeof(float));
 }
 
-static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Product *p, Scratch *scratch) {
-    const InstructionSet *set = instructions();
+/* x is rounded once for all. */
+static void share_rounded(Joined *all, Scratch *scratch) {
+    Product *p = &all->parts[0];
     p->rounded = take(scratch, p->m * p->chunks * CHUNK);
     p->row_scales = take(scratch, p->m * row_blocks(p) * sizeof(float));
     p->row_sums = take(scratch, p->m * row_blocks(p) * sizeof(int32_t));
-    if (p->m > FEW_ROWS || p->bits == 8) {
-        TRY(parallel_for(kernel, context, p->m, set->round_row, p));
-        return parallel_for(kernel, context, divide_up(p->n, PANEL_COLUMNS), set->panel, p);
+    for (size_t i = 1; i < all->count; i++) {
+        Product *other = &all->parts[i];
+        other->rounded = p->rounded, other->row_scales = p->row_scales, other->row_sums = p->row_sums;
     }
-    for (size_t row = 0; row < p->m; row++)
+}
+
+static size_t tasks(const Joined *all, size_t index) { return divide_up(all->parts[index].n, all->columns); }
+
+static void task_of_all(void *joined, size_t index) {
+    Joined *all = joined;
+    size_t i = 0;
+    for (; index >= tasks(all, i); i++)
+        index -= tasks(all, i);
+    all->task(&all->parts[i], index);
+}
+
+static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Joined *all) {
+    const InstructionSet *set = instructions();
+    Product *p = &all->parts[0];
+    const int few = p->m <= FEW_ROWS && p->bits != 8;
+    all->task = few ? set->few_rows : set->panel, all->columns = few ? FEW_ROWS_COLUMNS : PANEL_COLUMNS;
+    if (!few) TRY(parallel_for(kernel, context, p->m, set->round_row, p));
+    for (size_t row = 0; few && row < p->m; row++)
         set->round_row(p, row); /* handing it to threads would take longer */
-    return parallel_for(kernel, context, divide_up(p->n, FEW_ROWS_COLUMNS), set->few_rows, p);
+    size_t count = 0;
+    for (size_t i = 0; i < all->count; i++)
+        count += tasks(all, i);
+    return parallel_for(kernel, context, count, task_of_all, all);
 }
 
 static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
-    Tensor in[MAX_INPUTS], out;
-    Product p;
+    Tensor in[MAX_INPUTS];
+    Joined all;
     Scratch scratch;
     TRY(get_inputs(kernel, context, in));
-    TRY(kernel->operator->bits ? describe(kernel, in, &p) : describe_signed(kernel, in, &p));
-    out = in[0];
-    out.dims[out.rank - 1] = (int64_t)p.n;
-    TRY(make_output(kernel, context, 0, &out));
-    if (!p.m) return NULL;
-    p.y = out.data;
-    TRY(open_scratch(kernel, context, scratch_bytes(&p), &scratch));
-    OrtStatus *status = run(kernel, context, &p, &scratch);
+    TRY(describe_all(kernel, in, &all));
+    TRY(make_outputs(kernel, context, &in[0], &all));
+    if (!all.parts[0].m) return NULL;
+    TRY(open_scratch(kernel, context, scratch_bytes(&all.parts[0]), &scratch));
+    share_rounded(&all, &scratch);
+    OrtStatus *status = run(kernel, context, &all);
     close_scratch(kernel, &scratch);
     return status;
 }
 
 enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its bytes fit into 64 bits */
 
-#define MATMUL_INT(BITS, BLOCK)                                                                                         \
-    Operator matmul_int##BITS = {                                                                                      \
-        .name = "MatMulInt" #BITS,                                                                                     \
+#define NEEDED(I) {"B" I, TYPE_UINT8}, {"scales" I, TYPE_FLOAT16}
+#define OPTIONAL_OF(I) {"zero_points" I, TYPE_UINT8}, {"bias" I, TYPE_FLOAT}
+#define SIZE(I) {"N" I, 1, MOST}
+#define TWO(PART) PART("1"), PART("2")
+#define THREE(PART) TWO(PART), PART("3")
+#define FOUR(PART) THREE(PART), PART("4")
+#define ONE(PART) PART("")
+
+#define MATMULS(SYMBOL, NAME, BITS, BLOCK, COUNT, EACH)                                                                \
+    Operator SYMBOL = {                                                                                                \
+        .name = NAME,                                                                                                  \
         .compute = compute,                                                                                            \
-        .required = 3,                                                                                                 \
-        .inputs = 5,                                                                                                   \
-        .outputs = 1,                                                                                                  \
-        .named = {{"A", TYPE_FLOAT},                                                                                   \
-                  {"B", TYPE_UINT8},                                                                                   \
-                  {"scales", TYPE_FLOAT16},                                                                            \
-                  {"zero_points", TYPE_UINT8},                                                                         \
-                  {"bias", TYPE_FLOAT}},                                                                               \
-        .made = {TYPE_FLOAT},                                                                                          \
-        .attributes = {{"K", 1, MOST}, {"N", 1, MOST}, {"block_size", 16, BLOCK}},                                     \
+        .required = 1 + 2 * COUNT,                                                                                     \
+        .inputs = 1 + 4 * COUNT,                                                                                       \
+        .outputs = COUNT,                                                                                              \
+        .named = {{"A", TYPE_FLOAT}, EACH(NEEDED), EACH(OPTIONAL_OF)},                                                 \
+        .made = {TYPE_FLOAT, TYPE_FLOAT, TYPE_FLOAT, TYPE_FLOAT},                                                      \
+        .attributes = {{"K", 1, MOST}, EACH(SIZE), {"block_size", 16, BLOCK}},                                         \
         .bits = BITS,                                                                                                  \
     }
 
-MATMUL_INT(8, 2 * CHUNK);
-MATMUL_INT(4, CHUNK);
-MATMUL_INT(3, CHUNK);
-MATMUL_INT(2, CHUNK);
+#define MATMULS_OF(BITS, BLOCK)                                                                                        \
+    MATMULS(matmul_int##BITS, "MatMulInt" #BITS, BITS, BLOCK, 1, ONE);                                                 \
+    MATMULS(two_matmul_int##BITS, "TwoMatMulInt" #BITS, BITS, BLOCK, 2, TWO);                                          \
+    MATMULS(three_matmul_int##BITS, "ThreeMatMulInt" #BITS, BITS, BLOCK, 3, THREE);                                    \
+    MATMULS(four_matmul_int##BITS, "FourMatMulInt" #BITS, BITS, BLOCK, 4, FOUR)
+
+MATMULS_OF(8, 2 * CHUNK);
+MATMULS_OF(4, CHUNK);
+MATMULS_OF(3, CHUNK);
+MATMULS_OF(2, CHUNK);
 
 Operator matmul_int8_rows = {
     .name = "MatMulInt8Rows",

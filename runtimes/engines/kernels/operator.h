@@ -4,7 +4,7 @@
 
 #include "ort.h"
 
-enum { MAX_INPUTS = 6, MAX_OUTPUTS = 3, MAX_ATTRIBUTES = 3, MAX_RANK = 4 };
+enum { MAX_INPUTS = 17, MAX_OUTPUTS = 4, MAX_ATTRIBUTES = 6, MAX_RANK = 4 };
 
 typedef struct Kernel Kernel;
 

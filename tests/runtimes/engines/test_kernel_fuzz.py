@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz.cases import attention, cached, is_right, product, right_case, signed_product
+from tests.fuzz.cases import attention, cached, is_right, joined_product, product, products, right_case, signed_product
 from tests.fuzz.driver import LACKING, Array, Case, Tensor, build, cannot_sanitize, describe, run_cases
 from tests.fuzz.kernels import check, draw_cases
 from tests.helpers.native import need
@@ -34,7 +34,7 @@ def outputs(program: Path, *cases: Case) -> list[Array]:
     """What right cases give."""
     run = run_cases(program, cases)
     assert run.crash is None, run.crash
-    made = [outcome.output.reshape(outcome.dims) for outcome in run.outcomes if outcome.output is not None]
+    made = [outcome.output.reshape(outcome.dims[0]) for outcome in run.outcomes if outcome.output is not None]
     assert len(made) == len(cases)
     return made
 
@@ -52,6 +52,17 @@ def test_products_of_every_length(program: Path, bits: int) -> None:
     cases += [product(draw, bits=bits, rows=rows) for rows in range(1, 15)]
     cases += [product(draw, bits=bits, block=block, rows=rows) for block in (16, 32, 64, 128) for rows in (1, 2, 3)]
     check(program, cases)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_joined_products_give_what_each_gives(program: Path, count: int) -> None:
+    draw = np.random.default_rng(count)
+    cases = [joined_product(draw, count=count, rows=rows, bits=bits) for rows in (0, 1, 3, 9) for bits in (2, 3, 4, 8)]
+    check(program, cases)
+    alone = [run_cases(program, products(case)).outcomes for case in cases]
+    for outcome, each in zip(run_cases(program, cases).outcomes, alone, strict=True):
+        assert outcome.output is not None
+        assert outcome.output.tobytes() == b"".join(made.output.tobytes() for made in each if made.output is not None)
 
 
 def test_signed_products_of_every_length(program: Path) -> None:

@@ -240,6 +240,7 @@ CASES: dict[str, tuple[Callable[[Any], None], str]] = {
     "parts": (added(node("Split", ["one"], ["y", "z", "w"], num_outputs=2)), "num_outputs 2 and 3 outputs"),
     "no heads": (attribute("kv_num_heads", 0), "'kv_num_heads' of CachedAttention is 0"),
     "rows of a product": (attribute("N", 1 << 25), "its weights"),
+    "rows of the second of some products": (attribute("N2", 1 << 25), "says N2 33554432"),
     "block": (attribute("block_size", 0), "'block_size' of"),
     "weights elsewhere": (external(location="../secret"), "'../secret', which is not one of"),
     "weights behind the end": (external(offset="999999999"), "behind the end of"),

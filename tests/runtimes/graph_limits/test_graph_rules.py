@@ -265,6 +265,17 @@ def test_products_of_packed_weights_say_their_width(kind: str) -> None:
     assert work.total(scale) == 2 * 3 * 5 * 8 + 2 * 3 * 5  # and the values that are written
 
 
+def test_products_of_one_input_say_their_widths() -> None:
+    weights: list[Array | None] = [np.ones(shape, np.uint8) for shape in ((5, 1, 4), (5, 1), (7, 1, 4), (7, 1))]
+    node = Node("TwoMatMulInt4", [np.ones((2, 3, 8), np.float32), *weights], {"N1": 5, "N2": 7, "K": 8}, 2)
+    graph, scale = parse_model(graph_of(node).SerializeToString()).graph, Scale({}, 1)
+    values: Values = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    work = Walk({}, scale).run(graph.node, values)
+    known = [values[b"y0"], values[b"y1"]]
+    assert [[scale.value(size) for size in value.dims] for value in known if value] == [[2, 3, 5], [2, 3, 7]]
+    assert work.total(scale) == 2 * 3 * 12 * 8 + 2 * 3 * 12
+
+
 F = np.ones((2, 3), np.float32)
 WRONG: dict[str, tuple[Node, str]] = {
     "an axis twice": (Node("Transpose", [F], {"perm": [0, 0]}), "a Transpose by"),
