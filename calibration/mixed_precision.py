@@ -23,7 +23,7 @@ from .layerwise.sensitivity import (
     options_of,
 )
 
-EVIDENCE_BYTES = 700  # of the manifest, for each matrix
+EVIDENCE_BYTES = 800  # of the manifest, for each matrix
 
 
 def sensitivities(

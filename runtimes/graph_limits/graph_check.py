@@ -64,7 +64,7 @@ def _check_model(model: Any, entry: GraphEntry) -> None:
     _check_ports(model.graph, entry)
     weights = {_text(tensor.name): list(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type.startswith(b"MatMul"):
+        if b"MatMul" in node.op_type:
             _check_product(node, weights)
 
 
