@@ -79,7 +79,7 @@ def measured(result: Mapping[str, Any]) -> Measured:
     return Measured(
         result["load_ms"], spread("image_ms"), spread("vision_ms"), spread("prefill_ms"),
         Repeated.of(speeds) if speeds else None, result["peak_memory_bytes"], rows[0]["prompt_tokens"],
-        rows[0]["image_tokens"],
+        rows[0]["image_tokens"], result.get("in_parts", True),
     )  # fmt: skip
 
 

@@ -164,6 +164,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "engine": f"{job['program']}, {program.package} {importlib.metadata.version(program.package)}",
         "load_ms": load_ms,
+        "in_parts": False,
         "timings": [_timing(run, job["decode_steps"]) for run in runs[1:]],
         "peak_memory_bytes": runpy.run_path(str(MEMORY))["peak_memory_bytes"](),
         "answers": [_answer(program, case) for case in job["cases"]] if job["answers"] else [],

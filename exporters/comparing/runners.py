@@ -119,7 +119,7 @@ def engine_name(model: Model) -> str:
     """The libraries that compute a bundle, with their versions."""
     if model.manifest.options.format == "gguf":
         return f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}"
-    own = f" + {', '.join(model.kernels)} with {wanted_instructions(True)}" if model.kernels else ""
+    own = f" + lensmith's kernels for {wanted_instructions(True)}" if model.kernels else ""
     return f"ONNX Runtime {onnxruntime.__version__}{own}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .lineup_records import Entrant, Lineup
+from .lineup_records import Entrant, Lineup, Measured
 from .lineup_sections import frontier, numbered, quality
 from .svg import COLOURS, HALF, INK, legend, log_axis
 from .svg import draw as draw_all
@@ -14,6 +14,7 @@ from .units import megabytes, milliseconds
 BAR, HEAD = 0.26, 0.7  # inches of height for a bar, and for all that is around them
 PHASES = (("image_ms", "image", "image", "//"), ("vision_ms", "vision encoder", "vision", ""),
           ("prefill_ms", "prefill", "prefill", ".."))  # fmt: skip
+WHOLE = ("first_token_ms", "all of it", "rival", "")
 MARKS, LINES = "osD^vPX*", ("-", "--", ":", "-.")
 ROOM = 0.3  # of the axis, for the label behind a bar
 
@@ -39,6 +40,7 @@ def _pareto(figure: Any, lineup: Lineup) -> None:
     log_axis(axes.xaxis, min(sizes), max(sizes))
     spread = max(max(values) - min(values), 5.0)
     axes.set_ylim(min(values) - 0.2 * spread, max(values) + 0.2 * spread)
+    axes.set_yticks([tick for tick in axes.get_yticks() if max(0, axes.get_ylim()[0]) <= tick <= 100])
     axes.set_xlabel("MB")
     axes.set_ylabel("%")
     axes.grid()
@@ -51,15 +53,24 @@ def _first_token(figure: Any, lineup: Lineup) -> None:
     axes = _bars(figure, lineup, [each for each, _ in rows], HEAD, figure.get_figwidth())
     left = [0.0] * len(rows)
     handles = {}
-    for name, label, colour, hatch in PHASES:
-        values = [getattr(made, name).median for _, made in rows]
+    parts = [*PHASES, WHOLE] if any(not made.in_parts for _, made in rows) else PHASES
+    for name, label, colour, hatch in parts:
+        values = [_spent(made, name) for _, made in rows]
         bars = axes.barh(range(len(rows)), values, left=left, color=COLOURS[colour], hatch=hatch, edgecolor=INK,
                          linewidth=0.4, height=0.66)  # fmt: skip
         handles[label] = bars
         left = [start + value for start, value in zip(left, values, strict=True)]
     _labels(axes, left, [milliseconds(end) for end in left])
     axes.set_xlabel("ms")
-    legend(figure, handles, columns=3)
+    legend(figure, handles, columns=4)
+
+
+def _spent(made: Measured, part: str) -> float:
+    """Milliseconds of a part, or of the whole where parts are not told; 0 of the other."""
+    if made.in_parts != (part != WHOLE[0]):
+        return 0.0
+    spent: float = getattr(made, part).median if made.in_parts else made.first_token_ms
+    return spent
 
 
 def _decode(figure: Any, lineup: Lineup) -> None:

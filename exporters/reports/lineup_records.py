@@ -73,6 +73,7 @@ class Measured:
     peak_memory_bytes: int
     prompt_tokens: int
     image_tokens: int
+    in_parts: bool = True  # else all until the first token is in `prefill_ms`
 
     @property
     def first_token_ms(self) -> float:

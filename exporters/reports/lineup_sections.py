@@ -185,13 +185,15 @@ def _latency(lineup: Lineup) -> ReportSection:
         (
             _name(lineup, each),
             f"{made.load_ms:.0f}",
-            *map(spread_text, (made.image_ms, made.vision_ms, made.prefill_ms)),
+            *(spread_text(part) if made.in_parts else "-" for part in (made.image_ms, made.vision_ms, made.prefill_ms)),
             f"{made.first_token_ms:.0f}",
         )
         for each in lineup.entrants
         if (made := each.measured) is not None
     ]
     lead = f"{lineup.image}, in ms: medians (least to greatest)."
+    if any(each.measured is not None and not each.measured.in_parts for each in lineup.entrants):
+        lead += " Other programs do not tell the parts."
     head = ("", "load", "image processing", "vision encoder", "prefill", "first token")
     return ReportSection("first_token", "Time to first token", lead, head, tuple(rows), folded=True)
 

@@ -34,6 +34,7 @@ WIDTH, HALF = 8.4, 3.85  # inches of the two widths that the page has, in scale;
 NAMESPACE = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 LONG = 12  # signs of a name of which not many stand side by side
+STEPS = ((2.5, (1, 1.5, 2, 3, 4, 6, 8)), (200, (1, 2, 5)), (math.inf, (1,)))  # of a logarithmic axis that is so wide
 PLAIN = (1e-4, 1e5)  # numbers that are written without a power of ten
 
 
@@ -117,7 +118,7 @@ def power(exponent: int) -> str:
 def log_axis(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis of matplotlib around values from `low` to `high` above 0, with few and readable numbers."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low / 1.3, high * 1.3)})
-    steps = (1, 2, 5) if high / low < 200 else (1,)
+    steps = next(steps for most, steps in STEPS if high / low < most)
     exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
     shown = [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3]

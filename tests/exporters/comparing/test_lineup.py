@@ -308,6 +308,7 @@ def test_another_program_runs_by_its_own_python(folder: Path, tmp_path: Path) ->
     assert other.measured.decode_tokens_per_s is not None
     assert other.measured.decode_tokens_per_s.median == pytest.approx(40)
     assert (other.measured.first_token_ms, other.measured.prompt_tokens) == (120, 44)
+    assert not other.measured.in_parts
     assert [task.mean for task in other.tasks] == [1.0]
     assert other.agreement is None
     assert 10_000_000 < other.measured.peak_memory_bytes < 1 << 31

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lensmith.exporters.reports.lineup_plots import draw_lineup
 from lensmith.exporters.reports.lineup_records import (
     Drop,
     Entrant,
@@ -139,6 +140,20 @@ def test_tables_say_what_was_found() -> None:
     assert lineup_headline(full()).startswith("2 bundles: int4 is the smallest with 3.00 MB")
     assert lineup_headline(full()).endswith("1 of 4 failed.")
     assert lineup_headline(lineup(entrant("x", 1, measured=None, failure="no"))) == "No bundle could be measured."
+
+
+def test_parts_of_the_first_token_are_only_those_that_are_told() -> None:
+    whole = dataclasses.replace(
+        measured(1.0), in_parts=False, image_ms=Repeated(0, 0, 0), vision_ms=Repeated(0, 0, 0), prefill_ms=spread(305)
+    )
+    made = lineup(entrant("ours", 10), entrant("theirs", 10, is_bundle=False, measured=whole))
+    (section,) = [each for each in lineup_sections(made) if each.name == "first_token"]
+    told = ("5.0 (4.5 to 5.5)", "200 (180 to 220)", "100 (90.0 to 110)", "305")
+    assert [row[2:] for row in section.rows] == [told, ("-", "-", "-", "305")]
+    assert "do not tell" in section.lead
+    drawn = draw_lineup(made)["first_token"]
+    assert "all of it" in drawn
+    assert "all of it" not in draw_lineup(lineup(entrant("ours", 10)))["first_token"]
 
 
 def test_markdown_is_tables_that_nothing_breaks() -> None:
