@@ -2,10 +2,10 @@
 
 python tests/benchmarks/drafts.py BUNDLE [--threads 2] [--tokens 64] [--most 1 2 4 7] [--head 1 2 3 4]
 
-A first answer without drafts says what is right; then drafts are made of it, with a wrong one behind each few right
-ones. Tokens must be equal each time. With --head a draft head takes its time for so many guesses a step, or for as many
-as by default (0), of which then 0, 50, 80 or 100 % are right. The last row is what is made of the text itself, as by
-default.
+A first answer without drafts says what is right; then so many drafts a step are made of it, of which 0, 50, 80 or 100 %
+are right by chance; behind a wrong one all are lost. Tokens must be equal each time. With --head a draft head takes its
+time for so many guesses a step, or for as many as by default (0). The last row is what is made of the text itself, as
+by default.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script is not part of its package
 
-from tests.helpers.foreseeing import ForcedHead, Foreseeing
+from tests.helpers.foreseeing import ByChance, ForcedHead, Foreseeing
 
 SHARES = (0.0, 0.5, 0.8, 1.0)
-RIGHT = (0, 1, 4, 99)  # drafts that are right in front of each wrong one
 PROMPT = "Write a list of things. " * 60
 
 
@@ -55,7 +54,7 @@ def main() -> None:
 
     answer(False)  # warms up
     plain = answer(False)
-    table = Table("drafts a step", "right before a wrong one", "drafted", "right", "ms a token", "speed")
+    table = Table("drafts a step", "right by chance", "drafted", "right", "ms a token", "speed")
 
     def add(most: str, right: str, made: Answer) -> None:
         if made.ids != plain.ids:
@@ -66,10 +65,10 @@ def main() -> None:
 
     add("none", "", plain)
     for most in args.most:
-        for right in RIGHT:
-            drafts = Foreseeing(plain.timings.prompt_tokens, plain.ids, right, most)
+        for share in SHARES:
+            drafts = ByChance(plain.timings.prompt_tokens, plain.ids, share, most)
             with patch.object(token_loop, "NgramDrafts", lambda *_, drafts=drafts: drafts):
-                add(str(most), str(right), answer(True))
+                add(str(most), f"{share:.0%}", answer(True))
     for count in args.head:
         for share in SHARES:
             make = partial(forced, plain=plain, share=share, count=count)

@@ -23,6 +23,19 @@ class Foreseeing(NgramDrafts):
         return [token ^ 1 if missed else token for token, missed in zip(drafts, wrong, strict=True)]
 
 
+class ByChance(NgramDrafts):
+    """So many drafts of the `answer` behind a prompt of `begin` tokens, each of them right by chance."""
+
+    def __init__(self, begin: int, answer: list[int], share: float, most: int) -> None:
+        super().__init__()
+        self._begin, self._answer, self._share, self._at_once = begin, answer, share, most
+        self._random = np.random.default_rng(0)
+
+    def propose(self, history: Ints, room: int) -> list[int]:
+        at = len(history) - self._begin
+        return _some_right(self._random, self._answer[at : at + min(room, self._at_once)], self._share)
+
+
 class ForcedHead:
     """A draft head that takes its time, and whose guesses are then right by chance: each with the same share."""
 
@@ -44,5 +57,9 @@ class ForcedHead:
         """As of FollowingHead, but for what is guessed."""
         at = len(history) - self._begin
         made = self._head.guess(history, offset, count, choose)
-        right = self._random.random(len(made)) < self._share
-        return [token if hit else token ^ 1 for token, hit in zip(self._answer[at : at + count], right, strict=False)]
+        return _some_right(self._random, self._answer[at : at + len(made)], self._share)
+
+
+def _some_right(random: np.random.Generator, tokens: list[int], share: float) -> list[int]:
+    right = random.random(len(tokens)) < share
+    return [token if hit else token ^ 1 for token, hit in zip(tokens, right, strict=True)]
