@@ -1,4 +1,5 @@
-/* The operators MatMulInt8, 4, 3 and 2, and two to four of them at once: check their tensors and run the part for few or for many rows. */
+/* The operators MatMulInt8, 4, 3 and 2, and two to four of them at once: check their tensors and run the part for few or
+ * for many rows. */
 #include "matmul_int.h"
 #include "instruction_set.h"
 #include "operator.h"
@@ -12,7 +13,8 @@ typedef struct Joined {
     void (*task)(void *product, size_t index);
 } Joined;
 
-static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, size_t needed, size_t optional, const Product *p) {
+static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, size_t needed, size_t optional,
+                              const Product *p) {
     const Tensor *x = &in[0];
     if (!x->rank || x->dims[x->rank - 1] != (int64_t)p->k)
         return expect_shape(kernel, in, 0, 2, (int64_t[]){ANY, (int64_t)p->k});
