@@ -13,7 +13,7 @@ from ...targets.errors import InputError, closest
 from ..spec import DecoderSpec
 
 KINDS = ("float", "float16", "int8")  # float: in the type of activations
-HALF_WIDTHS = range(16, 257, 16)  # of heads, in a cache of float16
+HALF_WIDTHS = range(16, 257, 16)  # of heads, in a cache that lensmith's own operators attend over
 Scales = tuple[NDArray[np.float32], NDArray[np.float32]]  # of keys and of values, [kv_heads, head_dim] each
 KvScales = Mapping[int, Scales]  # by decoder layer, see `channel_scales` in calibration/solvers/kv_scales.py
 

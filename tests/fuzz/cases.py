@@ -18,6 +18,7 @@ TYPES = {
     "MatMulInt": (np.float32, np.uint8, np.float16, np.uint8, np.float32),
     "AttentionBf16": (np.float32, np.float32, np.float32),
     "CachedAttention": (np.float32, np.float32, np.float32, np.float16, np.float16, np.int32),
+    "CachedAttentionInt8": (*(np.float32,) * 3, np.int8, np.int8, np.int32, np.float32, np.float32),
 }
 JOINED = {2: "Two", 3: "Three", 4: "Four"}  # products of one input
 MOST, MOST_INPUTS = 2**31 - 1, 17
@@ -79,7 +80,7 @@ def attention(draw: np.random.Generator, **chosen: int) -> Case:
 
 
 def cached(draw: np.random.Generator, **chosen: int) -> Case:
-    """Right attention over a cache, seldom of more than a range. `chosen`: group, width, queries, past."""
+    """Right attention over a cache, seldom of more than a range. `chosen`: group, width, queries, past, and bytes."""
     batch, kv_heads = (int(size) for size in draw.integers(1, 3, 2))
     group = chosen.get("group") or int(draw.integers(1, 5))
     width = chosen.get("width") or 16 * int(draw.integers(1, 17) if draw.integers(4) == 0 else draw.integers(1, 4))
@@ -90,11 +91,15 @@ def cached(draw: np.random.Generator, **chosen: int) -> Case:
         (batch, queries, heads * width) for heads in (kv_heads * group, kv_heads, kv_heads)
     ]
     shapes += [(batch, kv_heads, capacity, width)] * 2
-    parts = [
-        draw.normal(size=shape).astype(kind) for shape, kind in zip(shapes, TYPES["CachedAttention"], strict=False)
-    ]
-    inputs = (*map(Tensor.of, parts), Tensor.of(np.array(past, np.int32)))
-    return Case("CachedAttention", (kv_heads * group, kv_heads), inputs)
+    heads, lengths = (kv_heads * group, kv_heads), Tensor.of(np.array(past, np.int32))
+    if not chosen.get("bytes", int(draw.integers(2))):
+        kinds = TYPES["CachedAttention"]
+        parts = [draw.normal(size=shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=False)]
+        return Case("CachedAttention", heads, (*map(Tensor.of, parts), lengths))
+    new: list[Array] = [draw.normal(size=shape).astype(np.float32) for shape in shapes[:3]]
+    kept: list[Array] = [draw.integers(-128, 128, shape).astype(np.int8) for shape in shapes[3:]]
+    scales = [draw.uniform(0.01, 0.03, (1, kv_heads, 1, width)).astype(np.float32) for _ in range(2)]
+    return Case("CachedAttentionInt8", heads, (*map(Tensor.of, new + kept), lengths, *map(Tensor.of, scales)))
 
 
 def right_case(draw: np.random.Generator) -> Case:
@@ -126,7 +131,7 @@ def expected_dims(case: Case) -> tuple[tuple[int, ...], ...]:
 def expected(case: Case) -> tuple[Array, Array]:
     """What a right case gives, flat, and by how much each value may differ."""
     if case.operator in RIGHT:
-        return {"AttentionBf16": _attend, "CachedAttention": _attend_cached}[case.operator](case)
+        return (_attend if case.operator == "AttentionBf16" else _attend_cached)(case)
     made, bounds = zip(*map(_multiply, products(case)), strict=True)
     return np.concatenate(made), np.concatenate(bounds)
 
@@ -196,11 +201,13 @@ def _right_attention(case: Case) -> bool:
 
 def _right_cached(case: Case) -> bool:
     heads, kv_heads = case.attributes
-    shapes = [tensor.dims for tensor in case.inputs if tensor is not None]
-    if not (1 <= kv_heads <= 1 << 14 and 1 <= heads <= 1 << 14) or heads % kv_heads or len(shapes) != 6:
+    shapes, count = [tensor.dims for tensor in case.inputs if tensor is not None], len(TYPES[case.operator])
+    if not (1 <= kv_heads <= 1 << 14 and 1 <= heads <= 1 << 14) or heads % kv_heads:
         return False
-    q, k, v, key, value, past = shapes
-    if len(case.inputs) != 6 or [len(shape) for shape in shapes] != [3, 3, 3, 4, 4, 1] or key != value:
+    if not len(shapes) == len(case.inputs) == count or [len(shape) for shape in shapes[:6]] != [3, 3, 3, 4, 4, 1]:
+        return False
+    q, k, v, key, value, past, *scales = shapes
+    if key != value or any(shape != (1, kv_heads, 1, key[3]) for shape in scales):
         return False
     batch, width, own = key[0], key[3], (q[0], q[1], kv_heads * key[3])
     alike = q[0] == batch and q[2] == heads * width and k == v == own and key[1] == kv_heads and past == (batch,)
@@ -211,7 +218,10 @@ def _right_cached(case: Case) -> bool:
     return not math.prod(q) or all(0 <= length <= key[2] - q[1] for length in lengths.values.tolist())
 
 
-RIGHT: dict[str, Callable[[Case], bool]] = {"AttentionBf16": _right_attention, "CachedAttention": _right_cached}
+RIGHT: dict[str, Callable[[Case], bool]] = {
+    "AttentionBf16": _right_attention,
+    **dict.fromkeys(("CachedAttention", "CachedAttentionInt8"), _right_cached),
+}
 
 
 def _levels(packed: Array, bits: int) -> Array:
@@ -273,7 +283,8 @@ def _attend(case: Case) -> tuple[Array, Array]:
 
 def _attend_cached(case: Case) -> tuple[Array, Array]:
     heads, kv_heads = case.attributes
-    q, k, v, keys, values, past = (tensor.values for tensor in case.inputs if tensor is not None)
+    q, k, v, keys, values, past, *scales = (tensor.values for tensor in case.inputs if tensor is not None)
+    steps: list[Array | None] = [*scales] or [None, None]
     (batch, queries, _), width = q.shape, keys.shape[3]
     out = np.zeros((batch, queries, heads, width))
     for row in range(batch):
@@ -282,9 +293,11 @@ def _attend_cached(case: Case) -> tuple[Array, Array]:
         for head in range(heads):
             own = head // (heads // kv_heads)
             seen = []
-            for cache, new in ((keys, k), (values, v)):
-                fresh = new[row].reshape(queries, kv_heads, width)[:, own].astype(np.float16)
-                seen.append(np.concatenate([cache[row, own, : past[row]], fresh]).astype(np.float64))
+            for cache, new, step in ((keys, k, steps[0]), (values, v, steps[1])):
+                fresh = new[row].reshape(queries, kv_heads, width)[:, own]
+                each = 1.0 if step is None else step[0, own, 0]
+                rounded = fresh.astype(np.float16) if step is None else np.clip(np.rint(fresh / each), -128, 127)
+                seen.append(np.concatenate([cache[row, own, : past[row]], rounded]).astype(np.float64) * each)
             scores = q[row].reshape(queries, heads, width)[:, head].astype(np.float64) @ seen[0].T / math.sqrt(width)
             scores[hidden] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -316,6 +316,8 @@ static OrtStatus *run(const OrtCustomOp *op, const OrtKernelInfo *info, OrtKerne
     return status;
 }
 
+static size_t element_bytes(enum ElementType type) { return type == TYPE_FLOAT ? 4 : type == TYPE_FLOAT16 ? 2 : 1; }
+
 static void one_case(const char *name) {
     const OrtCustomOp *op = find(name);
     static OrtKernelContext context;
@@ -329,7 +331,7 @@ static void one_case(const char *name) {
     for (size_t i = 0; i < context.count; i++)
         read_input(&context, i);
     for (size_t i = 0; i < op->GetOutputTypeCount(op); i++)
-        context.element_bytes[i] = op->GetOutputType(op, i) == TYPE_FLOAT ? 4 : 2;
+        context.element_bytes[i] = element_bytes(op->GetOutputType(op, i));
     OrtStatus *status = run(op, &info, &context);
     answer(status, &context);
     free(status);

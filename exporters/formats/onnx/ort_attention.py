@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ...graphs.dialect import Cache
 from ...graphs.graph_terms import Op, Value
+from ...graphs.kv_cache import HALF_WIDTHS
 from .native_operators import DOMAIN
 
 MS = "com.microsoft"
@@ -58,13 +59,17 @@ def cached_attention(
     """Causal attention over the cache and the new tokens: output, present key, present value.
 
     Writes into the cache itself when past and present are bound to one buffer. With scales, keys and values are
-    rounded to int8 as they enter it, and this step reads what was rounded; so it is with float16 below float32, which
-    an operator of lensmith takes.
+    rounded to int8 as they enter it, and this step reads what was rounded; so it is with float16. Of both, operators of
+    lensmith take care where all else is float32.
     """
-    if cache.scales is None and cache.key.dtype == ir.DataType.FLOAT16 != wide:
-        out = op.CachedAttention(
-            *qkv, cache.key, cache.value, cache.past, num_heads=heads, kv_num_heads=kv_heads, _domain=DOMAIN, _outputs=3
-        )
+    sizes = {"num_heads": heads, "kv_num_heads": kv_heads}
+    narrow = wide == ir.DataType.FLOAT != cache.key.dtype
+    if narrow and cache.scales is None:
+        out = op.CachedAttention(*qkv, cache.key, cache.value, cache.past, **sizes, _domain=DOMAIN, _outputs=3)
+        return out[0], out[1], out[2]
+    if narrow and cache.scales is not None and cache.key.shape[3] in HALF_WIDTHS:
+        states = (cache.key, cache.value, cache.past)
+        out = op.CachedAttentionInt8(*qkv, *states, *cache.scales, **sizes, _domain=DOMAIN, _outputs=3)
         return out[0], out[1], out[2]
     scales: tuple[Value | None, ...] = ()
     options: dict[str, Any] = {}
@@ -78,8 +83,7 @@ def cached_attention(
         cache.last,
         cache.total,
         *scales,
-        num_heads=heads,
-        kv_num_heads=kv_heads,
+        **sizes,
         **options,
         _domain=MS,
         _outputs=3,

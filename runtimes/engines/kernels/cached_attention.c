@@ -1,4 +1,5 @@
-/* The operator CachedAttention: causal attention of new tokens over a cache of float16, which they enter first. */
+/* The operators CachedAttention and CachedAttentionInt8: causal attention of new tokens over a cache of float16 or int8,
+ * which they enter first. */
 #include "cached_attention.h"
 #include "instruction_set.h"
 #include "operator.h"
@@ -6,7 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, PAST_LENGTHS };
+enum { QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, PAST_LENGTHS, KEY_SCALES, VALUE_SCALES };
 
 static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in) {
     const int64_t heads = kernel->attributes[0], kv_heads = kernel->attributes[1];
@@ -20,6 +21,8 @@ static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in) {
     TRY(expect_shape(kernel, in, QUERY, 3, (int64_t[]){batch, ANY, heads * width}));
     TRY(expect_shape(kernel, in, KEY, 3, (int64_t[]){batch, q[1], kv_heads * width}));
     TRY(expect_shape(kernel, in, VALUE, 3, (int64_t[]){batch, q[1], kv_heads * width}));
+    TRY(expect_shape(kernel, in, KEY_SCALES, 4, (int64_t[]){1, kv_heads, 1, width}));
+    TRY(expect_shape(kernel, in, VALUE_SCALES, 4, (int64_t[]){1, kv_heads, 1, width}));
     return expect_shape(kernel, in, PAST_LENGTHS, 1, (int64_t[]){batch});
 }
 
@@ -40,6 +43,7 @@ static OrtStatus *describe(const Kernel *kernel, const Tensor *in, CachedAttenti
     size_t longest;
     TRY(check_sizes(kernel, in));
     *a = (CachedAttention){.q = in[QUERY].data, .k = in[KEY].data, .v = in[VALUE].data, .past = in[PAST_LENGTHS].data};
+    a->key_scales = in[KEY_SCALES].data, a->value_scales = in[VALUE_SCALES].data;
     a->kv_heads = (size_t)kernel->attributes[1], a->group = (size_t)kernel->attributes[0] / a->kv_heads;
     a->batch = (size_t)in[PAST_KEY].dims[0], a->capacity = (size_t)in[PAST_KEY].dims[2];
     a->width = (size_t)in[PAST_KEY].dims[3], a->queries = (size_t)in[QUERY].dims[1];
@@ -52,11 +56,11 @@ static OrtStatus *describe(const Kernel *kernel, const Tensor *in, CachedAttenti
 }
 
 /* Present caches are the past ones where the caller bound both to one buffer, and copies elsewhere. */
-static OrtStatus *present(const Kernel *kernel, OrtKernelContext *context, const Tensor *in, size_t index,
-                          uint16_t **data) {
+static OrtStatus *present(const Kernel *kernel, OrtKernelContext *context, const Tensor *in, size_t index, size_t each,
+                          char **data) {
     Tensor out = in[index];
     TRY(make_output(kernel, context, index - PAST_KEY + 1, &out));
-    const size_t bytes = elements(&out) * sizeof **data;
+    const size_t bytes = elements(&out) * each;
     if (bytes && out.data != in[index].data) memcpy(out.data, in[index].data, bytes);
     *data = out.data;
     return NULL;
@@ -95,11 +99,16 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     TRY(describe(kernel, in, &a));
     out = in[QUERY];
     TRY(make_output(kernel, context, 0, &out));
-    TRY(present(kernel, context, in, PAST_KEY, &a.keys));
-    TRY(present(kernel, context, in, PAST_VALUE, &a.values));
+    TRY(present(kernel, context, in, PAST_KEY, cached_bytes(&a), &a.keys));
+    TRY(present(kernel, context, in, PAST_VALUE, cached_bytes(&a), &a.values));
     a.out = out.data;
     return elements(&out) ? run(kernel, context, &a) : NULL;
 }
+
+#define CACHED_ATTENTION(TYPE)                                                                                         \
+    {"query", TYPE_FLOAT}, {"key", TYPE_FLOAT}, {"value", TYPE_FLOAT}, {"past_key", TYPE}, {"past_value", TYPE},       \
+        {"past_lengths", TYPE_INT32}
+#define HEADS {{"num_heads", 1, 1 << 14}, {"kv_num_heads", 1, 1 << 14}}
 
 Operator cached_attention = {
     .name = "CachedAttention",
@@ -107,12 +116,18 @@ Operator cached_attention = {
     .required = 6,
     .inputs = 6,
     .outputs = 3,
-    .named = {{"query", TYPE_FLOAT},
-              {"key", TYPE_FLOAT},
-              {"value", TYPE_FLOAT},
-              {"past_key", TYPE_FLOAT16},
-              {"past_value", TYPE_FLOAT16},
-              {"past_lengths", TYPE_INT32}},
+    .named = {CACHED_ATTENTION(TYPE_FLOAT16)},
     .made = {TYPE_FLOAT, TYPE_FLOAT16, TYPE_FLOAT16},
-    .attributes = {{"num_heads", 1, 1 << 14}, {"kv_num_heads", 1, 1 << 14}},
+    .attributes = HEADS,
+};
+
+Operator cached_attention_int8 = {
+    .name = "CachedAttentionInt8",
+    .compute = compute,
+    .required = 8,
+    .inputs = 8,
+    .outputs = 3,
+    .named = {CACHED_ATTENTION(TYPE_INT8), {"key_scales", TYPE_FLOAT}, {"value_scales", TYPE_FLOAT}},
+    .made = {TYPE_FLOAT, TYPE_INT8, TYPE_INT8},
+    .attributes = HEADS,
 };

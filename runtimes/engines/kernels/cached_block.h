@@ -2,14 +2,14 @@
 
 /* Rows, and what is known of their answers so far; keys are of one tile, those of a value of the width side by side. */
 typedef struct CachedBlock {
-    uint16_t keys[MAX_WIDTH * TILE_KEYS] __attribute__((aligned(64)));
+    uint16_t keys[MAX_WIDTH * TILE_KEYS] __attribute__((aligned(64))); /* halves, or bytes as words */
     float q[BLOCK_VALUES] __attribute__((aligned(64)));   /* scaled for powers of two */
     float out[BLOCK_VALUES] __attribute__((aligned(64))); /* of a range, not yet divided by the sum */
     float sum[BLOCK_ROWS][WORDS] __attribute__((aligned(64)));
     float largest[BLOCK_ROWS];
     size_t ends[BLOCK_ROWS];                  /* keys that a row sees */
-    const uint16_t *values;                   /* of the tile */
-    const uint16_t *next_keys;                /* behind it, as they lie */
+    const char *values;                       /* of the tile */
+    const char *next_keys;                    /* behind it, as they lie */
     size_t keys_first;                        /* of the tile, of all */
 } CachedBlock;
 
@@ -30,16 +30,47 @@ INLINE Floats exact_power(Floats x) {
     return (Floats)((Ints)(y * (Floats)((exponent + 127) << 23)) & ~below);
 }
 
-/* New keys or values of one head in float16, those that are too large as the largest. */
-static void append(const float *from, size_t stride, size_t width, size_t count, uint16_t *to) {
-    const Floats most = all_floats(65504.0f);
+/* What keys and values are widened from. */
+enum Cached { HALVES, SIGNED_WORDS, SIGNED_BYTES };
+
+typedef VECTOR(int16_t, VECTOR_BYTES / 2) SignedWords;
+typedef VECTOR(int8_t, VECTOR_BYTES / 4) SignedBytes;
+typedef VECTOR(int8_t, 8) EightBytes;
+typedef VECTOR(int16_t, 16) EightWords;
+
+INLINE Floats load_cached(enum Cached kind, const void *from, size_t at) {
+    SignedWords words;
+    SignedBytes bytes;
+    if (kind == HALVES) return load_halves((const uint16_t *)from + at);
+    if (kind == SIGNED_WORDS) {
+        memcpy(&words, (const int16_t *)from + at, sizeof words);
+        return to_floats(__builtin_convertvector(words, Ints));
+    }
+    memcpy(&bytes, (const int8_t *)from + at, sizeof bytes);
+    return to_floats(__builtin_convertvector(bytes, Ints));
+}
+
+INLINE Floats within(Floats v, float least, float most) {
+    const Ints above = v > all_floats(most), below = v < all_floats(least);
+    return (Floats)(((Ints)v & ~(above | below)) | ((Ints)all_floats(most) & above) | ((Ints)all_floats(least) & below));
+}
+
+/* New keys or values of one head in int8, by the scale of each channel. */
+static void append_bytes(const float *from, size_t stride, size_t width, size_t count, const float *scales, int8_t *to) {
+    const Floats rounder = all_floats(ROUNDER);
     for (size_t row = 0; row < count; row++, from += stride, to += width)
         for (size_t i = 0; i < width; i += LANES) {
-            Floats v = load_floats(from + i);
-            const Ints above = v > most, below = v < -most;
-            v = (Floats)(((Ints)v & ~(above | below)) | ((Ints)most & above) | ((Ints)-most & below));
-            store_halves(to + i, v);
+            const Floats steps = within(load_floats(from + i) / load_floats(scales + i), -128.0f, 127.0f);
+            const SignedBytes bytes = __builtin_convertvector((Ints)(steps + rounder) - (Ints)rounder, SignedBytes);
+            memcpy(to + i, &bytes, sizeof bytes);
         }
+}
+
+/* New keys or values of one head in float16, those that are too large as the largest. */
+static void append(const float *from, size_t stride, size_t width, size_t count, uint16_t *to) {
+    for (size_t row = 0; row < count; row++, from += stride, to += width)
+        for (size_t i = 0; i < width; i += LANES)
+            store_halves(to + i, within(load_floats(from + i), -65504.0f, 65504.0f));
 }
 
 static void cached_append(void *attention, size_t index) {
@@ -47,12 +78,29 @@ static void cached_append(void *attention, size_t index) {
     const size_t row = index / a->kv_heads, head = index % a->kv_heads, stride = a->kv_heads * a->width;
     const size_t from = (row * a->queries * a->kv_heads + head) * a->width;
     const size_t to = (index * a->capacity + (size_t)a->past[row]) * a->width;
-    append(a->k + from, stride, a->width, a->queries, a->keys + to);
-    append(a->v + from, stride, a->width, a->queries, a->values + to);
+    if (a->key_scales) {
+        const float *k = a->key_scales + head * a->width, *v = a->value_scales + head * a->width;
+        append_bytes(a->k + from, stride, a->width, a->queries, k, (int8_t *)a->keys + to);
+        append_bytes(a->v + from, stride, a->width, a->queries, v, (int8_t *)a->values + to);
+        return;
+    }
+    append(a->k + from, stride, a->width, a->queries, (uint16_t *)a->keys + to);
+    append(a->v + from, stride, a->width, a->queries, (uint16_t *)a->values + to);
+}
+
+INLINE Eight load_eight(enum Cached kind, const char *from, size_t at) {
+    Eight halves;
+    EightBytes bytes;
+    if (kind == HALVES) {
+        memcpy(&halves, from + 2 * at, sizeof halves);
+        return halves;
+    }
+    memcpy(&bytes, from + at, sizeof bytes);
+    return (Eight)__builtin_convertvector(bytes, EightWords);
 }
 
 /* The tile of keys from `keys`, of which there are `count`, eight by eight. */
-static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t count, uint16_t *out) {
+INLINE void turn_keys(const CachedAttention *a, enum Cached kind, const char *keys, size_t count, uint16_t *out) {
     const size_t width = a->width;
     if (count < TILE_KEYS) memset(out, 0, TILE_KEYS * width * sizeof *out);
     for (size_t key = 0; key < count; key += 8)
@@ -60,7 +108,7 @@ static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t cou
             Eight v[8];
 #pragma GCC unroll 8
             for (size_t r = 0; r < 8; r++)
-                memcpy(&v[r], keys + smaller(key + r, count - 1) * width + i, sizeof v[r]);
+                v[r] = load_eight(kind, keys, smaller(key + r, count - 1) * width + i);
             transpose_eight(v);
 #pragma GCC unroll 8
             for (size_t r = 0; r < 8; r++)
@@ -72,20 +120,20 @@ static void turn_keys(const CachedAttention *a, const uint16_t *keys, size_t cou
 #define MOST_VECTORS (2 * ATTENTION_VECTORS < TILE_PARTS ? 2 * ATTENTION_VECTORS : TILE_PARTS)
 INLINE int vectors_for(int rows) { return rows > ATTENTION_ROWS / 2 ? ATTENTION_VECTORS : MOST_VECTORS; }
 
-/* acc[r][v] += x[r][i] times the halves of `vectors` vectors, for `count` i. As many halves from `next` on are fetched
- * meanwhile, one step's behind the other's: read evenly and in order, memory gives them fastest. */
-INLINE void multiply_halves(Floats acc[ATTENTION_ROWS][MOST_VECTORS], int rows, int vectors, const float *x,
-                            size_t stride, const uint16_t *halves, size_t halves_stride, size_t count,
-                            const uint16_t *next) {
-    const size_t together = (size_t)vectors * LANES, line = 64 / sizeof *next; /* of a cache */
+/* acc[r][v] += x[r][i] times `vectors` vectors of the cache, for `count` i. As many of its values, of `each` bytes, are
+ * fetched from `next` on meanwhile, one step's behind the other's: read evenly and in order, memory gives them fastest. */
+INLINE void multiply_cached(Floats acc[ATTENTION_ROWS][MOST_VECTORS], int rows, int vectors, const float *x,
+                            size_t stride, enum Cached kind, const void *cached, size_t cached_stride, size_t count,
+                            const char *next, size_t each) {
+    const size_t together = (size_t)vectors * LANES, line = 64; /* of a processor's cache */
     for (size_t i = 0; i < count; i++) {
         Floats w[MOST_VECTORS];
 #pragma GCC unroll 4
-        for (size_t at = 0; at < together; at += line)
-            __builtin_prefetch(next + i * together + at, 0, 2);
+        for (size_t at = 0; at < together * each; at += line)
+            __builtin_prefetch(next + i * together * each + at, 0, 2);
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
-            w[v] = load_halves(halves + i * halves_stride + (size_t)v * LANES);
+            w[v] = load_cached(kind, cached, i * cached_stride + (size_t)v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -95,13 +143,15 @@ INLINE void multiply_halves(Floats acc[ATTENTION_ROWS][MOST_VECTORS], int rows, 
 }
 
 /* Scores of some rows with the tile; keys that a row does not see have the least. */
-INLINE void cached_scores(const CachedAttention *a, const CachedBlock *block, int rows, size_t row,
+INLINE void cached_scores(const CachedAttention *a, const CachedBlock *block, enum Cached kind, int rows, size_t row,
                           float scores[ATTENTION_ROWS][TILE_KEYS]) {
     const int vectors = vectors_for(rows);
     for (size_t key = 0; key < TILE_KEYS; key += (size_t)vectors * LANES) {
         Floats acc[ATTENTION_ROWS][MOST_VECTORS] = {{{0}}};
-        multiply_halves(acc, rows, vectors, block->q + row * a->width, a->width, block->keys + key, TILE_KEYS,
-                        a->width, block->next_keys + key * a->width);
+        const enum Cached turned = kind == HALVES ? HALVES : SIGNED_WORDS;
+        const size_t each = kind == HALVES ? 2 : 1;
+        multiply_cached(acc, rows, vectors, block->q + row * a->width, a->width, turned, block->keys + key, TILE_KEYS,
+                        a->width, block->next_keys + key * a->width * each, each);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -155,8 +205,8 @@ INLINE void soften_rows(CachedBlock *block, int rows, size_t row, float scores[A
 }
 
 /* Adds the first `count` values of the tile, weighted, to some vectors of the answers of some rows. */
-INLINE void cached_values(const CachedAttention *a, CachedBlock *block, int rows, int vectors, size_t row,
-                          size_t column, const float *p, const float *factors, size_t count) {
+INLINE void cached_values(const CachedAttention *a, CachedBlock *block, enum Cached kind, int rows, int vectors,
+                          size_t row, size_t column, const float *p, const float *factors, size_t count) {
     Floats acc[ATTENTION_ROWS][MOST_VECTORS];
     float *out = block->out + row * a->width + column;
 #pragma GCC unroll 6
@@ -164,8 +214,9 @@ INLINE void cached_values(const CachedAttention *a, CachedBlock *block, int rows
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             acc[r][v] = all_floats(factors[r]) * load_floats(out + (size_t)r * a->width + (size_t)v * LANES);
-    multiply_halves(acc, rows, vectors, p, TILE_KEYS, block->values + column, a->width, count,
-                    block->values + (a->width + column) * TILE_KEYS);
+    const size_t each = kind == HALVES ? 2 : 1;
+    multiply_cached(acc, rows, vectors, p, TILE_KEYS, kind, block->values + column * each, a->width, count,
+                    block->values + (a->width + column) * TILE_KEYS * each, each);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -174,45 +225,53 @@ INLINE void cached_values(const CachedAttention *a, CachedBlock *block, int rows
 }
 
 /* Some rows and the tile; of them, the last one sees most. */
-INLINE void cached_rows(const CachedAttention *a, CachedBlock *block, int rows, size_t row) {
+INLINE void cached_rows(const CachedAttention *a, CachedBlock *block, enum Cached kind, int rows, size_t row) {
     float scores[ATTENTION_ROWS][TILE_KEYS] __attribute__((aligned(64))), factors[LANES];
     const size_t end = block->ends[row + (size_t)rows - 1];
     if (end <= block->keys_first) return;
-    cached_scores(a, block, rows, row, scores);
+    cached_scores(a, block, kind, rows, row, scores);
     soften_rows(block, rows, row, scores, factors);
     const size_t whole = a->width / LANES, count = smaller(end - block->keys_first, TILE_KEYS);
     const size_t most = (size_t)vectors_for(rows);
     size_t vector = 0;
     for (; vector + most <= whole; vector += most)
-        cached_values(a, block, rows, (int)most, row, vector * LANES, scores[0], factors, count);
+        cached_values(a, block, kind, rows, (int)most, row, vector * LANES, scores[0], factors, count);
     for (; vector < whole; vector++)
-        cached_values(a, block, rows, 1, row, vector * LANES, scores[0], factors, count);
+        cached_values(a, block, kind, rows, 1, row, vector * LANES, scores[0], factors, count);
 }
 
-static void cached_tile(const CachedAttention *a, CachedBlock *block, size_t rows) {
+INLINE void cached_tile(const CachedAttention *a, CachedBlock *block, enum Cached kind, size_t rows) {
     size_t row = 0;
     for (; row + ATTENTION_ROWS <= rows; row += ATTENTION_ROWS)
-        cached_rows(a, block, ATTENTION_ROWS, row);
+        cached_rows(a, block, kind, ATTENTION_ROWS, row);
     for (; row + 2 <= rows; row += 2)
-        cached_rows(a, block, 2, row);
-    if (row < rows) cached_rows(a, block, 1, row);
+        cached_rows(a, block, kind, 2, row);
+    if (row < rows) cached_rows(a, block, kind, 1, row);
 }
 
 /* The rows of a block over the keys of one range; `head` counts through the batch, too. */
-static void attend_range(const CachedAttention *a, CachedBlock *block, size_t head, size_t rows, size_t range) {
-    const size_t start = head * a->capacity * a->width, last = smaller(block->ends[rows - 1], (range + 1) * RANGE_KEYS);
+INLINE void attend_kind(const CachedAttention *a, CachedBlock *block, enum Cached kind, size_t head, size_t rows,
+                        size_t range) {
+    const size_t each = kind == HALVES ? 2 : 1, start = head * a->capacity, last = smaller(block->ends[rows - 1], (range + 1) * RANGE_KEYS);
     memset(block->out, 0, rows * a->width * sizeof *block->out);
     memset(block->sum, 0, rows * sizeof *block->sum);
     for (size_t row = 0; row < rows; row++)
         block->largest[row] = -FLT_MAX; /* no score is below it, and two of them have a distance */
     for (size_t key = range * RANGE_KEYS; key < last; key += TILE_KEYS) {
-        const uint16_t *keys = a->keys + start + key * a->width;
+        const size_t at = (start + key) * a->width * each;
         block->keys_first = key;
-        block->values = a->values + start + key * a->width;
-        block->next_keys = keys + TILE_KEYS * a->width;
-        turn_keys(a, keys, smaller(last - key, TILE_KEYS), block->keys);
-        cached_tile(a, block, rows);
+        block->values = a->values + at;
+        block->next_keys = a->keys + at + TILE_KEYS * a->width * each;
+        turn_keys(a, kind, a->keys + at, smaller(last - key, TILE_KEYS), block->keys);
+        cached_tile(a, block, kind, rows);
     }
+}
+
+static void attend_range(const CachedAttention *a, CachedBlock *block, size_t head, size_t rows, size_t range) {
+    if (a->key_scales)
+        attend_kind(a, block, SIGNED_BYTES, head, rows, range);
+    else
+        attend_kind(a, block, HALVES, head, rows, range);
 }
 
 /* Where a row's queries and answers stand. */
@@ -223,11 +282,14 @@ INLINE size_t answer_start(const CachedAttention *a, size_t head, size_t row) {
 
 static void load_rows(const CachedAttention *a, CachedBlock *block, size_t head, size_t first, size_t rows) {
     const Floats scale = all_floats(1.44269504f / sqrtf((float)a->width)); /* log2(e), for powers of two */
+    const float *steps = a->key_scales ? a->key_scales + head % a->kv_heads * a->width : NULL;
     for (size_t row = 0; row < rows; row++) {
         const float *q = a->q + answer_start(a, head, first + row);
         block->ends[row] = (size_t)a->past[head / a->kv_heads] + (first + row) / a->group + 1;
-        for (size_t i = 0; i < a->width; i += LANES)
-            store_floats(block->q + row * a->width + i, scale * load_floats(q + i));
+        for (size_t i = 0; i < a->width; i += LANES) {
+            const Floats scaled = scale * load_floats(q + i);
+            store_floats(block->q + row * a->width + i, steps ? scaled * load_floats(steps + i) : scaled);
+        }
     }
 }
 
@@ -253,10 +315,14 @@ INLINE void merge(Merged *to, const float *out, float sum, float largest, size_t
         store_floats(to->out + i, multiply_add(load_floats(to->out + i), kept, load_floats(out + i) * added));
 }
 
-INLINE void store_merged(const Merged *merged, float *out, size_t width) {
+INLINE void store_merged(const CachedAttention *a, const Merged *merged, size_t head, size_t row) {
     const Floats inverse = all_floats(1.0f / merged->sum);
-    for (size_t i = 0; i < width; i += LANES)
-        store_floats(out + i, inverse * load_floats(merged->out + i));
+    const float *steps = a->value_scales ? a->value_scales + head % a->kv_heads * a->width : NULL;
+    float *out = a->out + answer_start(a, head, row);
+    for (size_t i = 0; i < a->width; i += LANES) {
+        const Floats made = inverse * load_floats(merged->out + i);
+        store_floats(out + i, steps ? made * load_floats(steps + i) : made);
+    }
 }
 
 /* All rows over one range, for cached_merge: of each row the answer, its sum and the largest score. */
@@ -282,7 +348,7 @@ static void cached_merge(void *attention, size_t head) {
         begin_merged(&merged, a->width);
         for (size_t range = 0; range < a->ranges; range++, from += partial_size(a))
             merge(&merged, from, from[a->width], from[a->width + 1], a->width);
-        store_merged(&merged, a->out + answer_start(a, head, row), a->width);
+        store_merged(a, &merged, head, row);
     }
 }
 
@@ -302,5 +368,5 @@ static void cached_block(void *attention, size_t index) {
             merge(&merged[row], block.out + row * a->width, sum_of(block.sum[row]), block.largest[row], a->width);
     }
     for (size_t row = 0; row < rows; row++)
-        store_merged(&merged[row], a->out + answer_start(a, head, first + row), a->width);
+        store_merged(a, &merged[row], head, first + row);
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +96,13 @@ def test_attention_of_every_length(program: Path) -> None:
     check(program, [*cases, attention(draw, width=254), attention(draw, width=256)])
 
 
-def test_cached_attention_of_every_length(program: Path) -> None:
-    draw = np.random.default_rng(0)
-    cases = [cached(draw, past=length, width=16) for length in (*range(8), 63, 64, 65, 511, 512, 513, 1100)]
-    cases += [cached(draw, queries=length, past=100, width=16) for length in (*range(1, 20), 95, 96, 97, 130)]
-    cases += [cached(draw, width=width, queries=3) for width in range(16, 257, 16)]
-    check(program, [*cases, *(cached(draw, group=group) for group in range(1, 9))])
+@pytest.mark.parametrize("kept", [0, 1], ids=["float16", "int8"])
+def test_cached_attention_of_every_length(program: Path, kept: int) -> None:
+    draw, make = np.random.default_rng(0), partial(cached, bytes=kept)
+    cases = [make(draw, past=length, width=16) for length in (*range(8), 63, 64, 65, 511, 512, 513, 1100)]
+    cases += [make(draw, queries=length, past=100, width=16) for length in (*range(1, 20), 95, 96, 97, 130)]
+    cases += [make(draw, width=width, queries=3) for width in range(16, 257, 16)]
+    check(program, [*cases, *(make(draw, group=group) for group in range(1, 9))])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])  # few and many
