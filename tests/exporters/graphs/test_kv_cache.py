@@ -26,6 +26,7 @@ from lensmith.calibration.solvers.kv_scales import (
     rotary_magnitudes,
 )
 from lensmith.exporters.bundle_manifest import key_of
+from lensmith.exporters.formats.functions import add_functions
 from lensmith.exporters.formats.onnx.ort import OPSETS, OrtDialect
 from lensmith.exporters.graphs.dialect import Cache
 from lensmith.exporters.graphs.graph_files import IR_VERSIONS
@@ -39,6 +40,7 @@ from lensmith.exporters.planning.planned_bundle import make_plan
 from lensmith.exporters.spec import ModelSpec
 from lensmith.runtimes import user_message
 from lensmith.runtimes.engines.contract import ImageFeatures, Step
+from lensmith.runtimes.engines.native import LIBRARY, wanted_instructions
 from lensmith.runtimes.evidence.replay import relative_error
 from lensmith.runtimes.evidence.verification import verify
 from lensmith.runtimes.generation.model import Model
@@ -134,24 +136,30 @@ def test_options_of_scales_reach_keys_and_values() -> None:
     assert all((some[:, 3] < 0.5 * whole[:, 3]).all() for some, whole in zip(less, plain, strict=True))
 
 
-def attention_session(scales: Scales) -> ort.InferenceSession:
+def attention_session(scales: Scales, *, native: bool) -> ort.InferenceSession:
     """One attention operator of the dialect over an int8 cache."""
     shape = [1, KV_HEADS, CAPACITY, WIDTH]
     q, k, v = (value(name, ir.DataType.FLOAT, [1, "seq", heads * WIDTH])
                for name, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)))  # fmt: skip
     past = [value(f"past_{name}", ir.DataType.INT8, shape) for name in ("key", "value")]
-    last, total = value("last", ir.DataType.INT32, [1]), value("total", ir.DataType.INT32, [])
-    inputs = [q, k, v, *past, last, total]
+    lengths = value("lengths", ir.DataType.INT32, [1])
+    inputs = [q, k, v, *past, lengths]
     builder = GraphBuilder(ir.Graph(inputs, [], nodes=[], opset_imports=dict(OPSETS), name="g"))
     stored = [builder.op.initializer(ir.tensor(s[None, :, None]), name=f"s{i}") for i, s in enumerate(scales)]
-    cache = Cache(past[0], past[1], last, total, (stored[0], stored[1]))
+    cache = Cache(past[0], past[1], None, None, (stored[0], stored[1]), lengths)
     y, *present = OrtDialect().cached_attention(builder.op, q, k, v, cache, HEADS, KV_HEADS)
     y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
     for name, out in zip(("key", "value"), present, strict=True):
         out.name, out.type, out.shape = name, ir.TensorType(ir.DataType.INT8), ir.Shape(shape)
     builder.graph.outputs.extend([y, *present])
-    made = ir.to_proto(ir.Model(builder.graph, ir_version=IR_VERSIONS[21])).SerializeToString()
-    return ort.InferenceSession(made, providers=["CPUExecutionProvider"])
+    functions = add_functions(builder.graph)
+    made = ir.to_proto(ir.Model(builder.graph, ir_version=IR_VERSIONS[21], functions=functions)).SerializeToString()
+    options = ort.SessionOptions()
+    if native:
+        need("CachedAttentionInt8")
+        wanted_instructions(True)
+        options.register_custom_ops_library(str(LIBRARY))
+    return ort.InferenceSession(made, options, providers=["CPUExecutionProvider"])
 
 
 def value(name: str, kind: ir.DataType, shape: list[Any]) -> ir.Value:
@@ -170,16 +178,16 @@ def attend(q: Array, keys: Array, values: Array, past: int) -> Array:
     return out
 
 
+@pytest.mark.parametrize("native", [True, False], ids=["kernel", "function"])
 @pytest.mark.parametrize(("past", "new"), [(0, 1), (0, 7), (9, 1), (30, 10)])
-def test_attention_reads_what_it_rounded(past: int, new: int) -> None:
+def test_attention_reads_what_it_rounded(past: int, new: int, *, native: bool) -> None:
     draw = np.random.default_rng(past + new)
     kept: list[Array] = [draw.integers(-128, 128, (1, KV_HEADS, CAPACITY, WIDTH)).astype(np.int8) for _ in range(2)]
     q, *fresh = (draw.normal(size=(1, new, h * WIDTH)).astype(np.float32) for h in (HEADS, KV_HEADS, KV_HEADS))
     scales = channel_scales(magnitudes(values(1))), channel_scales(magnitudes(values(2)))
-    session = attention_session(scales)
+    session = attention_session(scales, native=native)
     binding = session.io_binding()
-    feed = {"q": q, "k": fresh[0], "v": fresh[1], "last": np.array([past + new - 1], np.int32),
-            "total": np.array(past + new, np.int32)}  # fmt: skip
+    feed = {"q": q, "k": fresh[0], "v": fresh[1], "lengths": np.array([past], np.int32)}
     for name, array in feed.items():
         binding.bind_cpu_input(name, array)
     binding.bind_output("y")

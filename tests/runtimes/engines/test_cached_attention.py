@@ -1,8 +1,8 @@
-"""Attention over a cache of float16: next to float64, the same bits however it is cut, and what it writes."""
+"""Attention over a cache of float16 or int8: next to float64, the same bits however it is cut, and what it writes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from tests.fuzz.driver import Case, Tensor
 from tests.helpers.native import Array, need
 from tests.runtimes.engines.test_instruction_sets import bits, sets_here
 
-NAME = "CachedAttention"
-INPUTS = {"query": 1, "key": 1, "value": 1, "past_key": 10, "past_value": 10, "past_lengths": 6}
-OUTPUTS = {"output": 1, "present_key": 10, "present_value": 10}
+NEW = ("query", "key", "value")
+CACHES = ("past_key", "past_value")
+SCALES = ("key_scales", "value_scales")
+FLOAT, INT8, INT32, FLOAT16 = 1, 3, 6, 10  # types of ONNX
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,48 @@ class Attention:
     queries: int
     past: tuple[int, ...]
     capacity: int
+    int8: bool = False  # else float16
+
+    @property
+    def name(self) -> str:
+        return "CachedAttentionInt8" if self.int8 else "CachedAttention"
 
     def inputs(self) -> dict[str, Array]:
         draw, batch = np.random.default_rng(self.queries + self.width), len(self.past)
         shapes: list[tuple[int, ...]] = [
             (batch, self.queries, heads * self.width) for heads in (self.heads, self.kv_heads, self.kv_heads)
         ]
-        shapes += [(batch, self.kv_heads, self.capacity, self.width)] * 2
-        made = {name: draw.normal(size=shape).astype(np.float32) for name, shape in zip(INPUTS, shapes, strict=False)}
-        for name in ("past_key", "past_value"):
-            made[name] = made[name].astype(np.float16)
-        return made | {"past_lengths": np.array(self.past, np.int32)}
+        kept = (batch, self.kv_heads, self.capacity, self.width)
+        made: dict[str, Array] = {
+            name: draw.normal(size=shape).astype(np.float32) for name, shape in zip(NEW, shapes, strict=True)
+        }
+        for name in CACHES:
+            made[name] = draw.integers(-128, 128, kept).astype(np.int8) if self.int8 else draw.normal(size=kept)
+            made[name] = made[name].astype(np.int8 if self.int8 else np.float16)
+        made["past_lengths"] = np.array(self.past, np.int32)
+        for name in SCALES if self.int8 else ():
+            made[name] = draw.uniform(0.01, 0.03, (1, self.kv_heads, 1, self.width)).astype(np.float32)
+        return made
+
+    def kept(self, feed: dict[str, Array], index: int) -> Array:
+        """The new keys (0) or values (1) as the cache holds them, [batch, kv_heads, queries, width]."""
+        rows = feed[NEW[1 + index]].reshape(-1, self.queries, self.kv_heads, self.width).transpose(0, 2, 1, 3)
+        if not self.int8:
+            return rows.astype(np.float16)
+        return np.clip(np.rint(rows / feed[SCALES[index]]), -128, 127).astype(np.int8)
 
     def session(self, *, native: bool = True, threads: int = 2) -> ort.InferenceSession:
-        node = helper.make_node(NAME, [*INPUTS], [*OUTPUTS], domain=DOMAIN, num_heads=self.heads,
+        cached = INT8 if self.int8 else FLOAT16
+        given = dict.fromkeys(NEW, FLOAT) | dict.fromkeys(CACHES, cached) | {"past_lengths": INT32}
+        given |= dict.fromkeys(SCALES, FLOAT) if self.int8 else {}
+        made = {"output": FLOAT, "present_key": cached, "present_value": cached}
+        node = helper.make_node(self.name, [*given], [*made], domain=DOMAIN, num_heads=self.heads,
                            kv_num_heads=self.kv_heads)  # fmt: skip
         inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
-                 for named in (INPUTS, OUTPUTS))  # fmt: skip
+                 for named in (given, made))  # fmt: skip
         opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1),
                                                                                 (DOMAIN, 1))]  # fmt: skip
-        functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, NAME)])]
+        functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, self.name)])]
         graph = helper.make_graph([node], "g", inputs, outputs)
         model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
         options = ort.SessionOptions()
@@ -68,7 +91,7 @@ class Attention:
         return made
 
     def expected(self, feed: dict[str, Array]) -> Array:
-        case = Case(NAME, (self.heads, self.kv_heads), tuple(map(Tensor.of, feed.values())))
+        case = Case(self.name, (self.heads, self.kv_heads), tuple(map(Tensor.of, feed.values())))
         return expected(case)[0].reshape(feed["query"].shape)
 
 
@@ -83,11 +106,13 @@ SOME = [
     Attention(12, 4, 128, 2, (513,), 520),
     Attention(5, 1, 16, 1, (900,), 901),
 ]
+SOME += [replace(case, int8=True) for case in SOME]
 
 
 @pytest.fixture(autouse=True)
 def kernel() -> None:
-    need(NAME)
+    need("CachedAttention")
+    need("CachedAttentionInt8")
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
@@ -98,11 +123,10 @@ def test_it_is_what_float64_says_in_the_kernel_and_in_the_function(case: Attenti
         output, *present = case.run(feed, native=native)
         np.testing.assert_allclose(output, wanted, rtol=0, atol=5e-6)
         past = case.past[0]
-        for made, cache, new in zip(present, ("past_key", "past_value"), ("key", "value"), strict=True):
-            kept = feed[cache].copy()
-            rows = feed[new].reshape(case.queries, case.kv_heads, case.width).transpose(1, 0, 2)
-            kept[0, :, past : past + case.queries] = rows.astype(np.float16)
-            np.testing.assert_array_equal(made, kept)
+        for index, (made, cache) in enumerate(zip(present, CACHES, strict=True)):
+            kept, end = feed[cache].copy(), past + case.queries
+            kept[0, :, past:end] = case.kept(feed, index)[0]
+            np.testing.assert_array_equal(made[:, :, :end], kept[:, :, :end])  # behind them nothing counts
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
@@ -120,27 +144,30 @@ def test_a_row_of_many_is_the_row_alone(case: Attention) -> None:
     """What makes answers the same however a prompt is cut, and drafted tokens those of single steps."""
     feed, session = case.inputs(), case.session()
     together = case.run(feed)[0]
-    caches = {"past_key": feed["past_key"], "past_value": feed["past_value"]}
+    caches = {name: feed[name] for name in CACHES}
+    scales = {name: feed[name] for name in SCALES if name in feed}
     for start, end in ((0, 1), (1, case.queries // 2 + 1), (case.queries // 2 + 1, case.queries)):
-        some = {name: feed[name][:, start:end] for name in ("query", "key", "value")}
-        some |= {**caches, "past_lengths": feed["past_lengths"] + start}
+        some = {name: feed[name][:, start:end] for name in NEW}
+        some |= {**caches, **scales, "past_lengths": feed["past_lengths"] + start}
         if start < end:
             output, *kept = session.run(None, some)
             caches = dict(zip(caches, kept, strict=True))
             np.testing.assert_array_equal(bits(output), bits(np.ascontiguousarray(together[:, start:end])))
 
 
-def test_rows_of_a_batch_have_lengths_of_their_own() -> None:
-    case = Attention(4, 2, 32, 9, (600, 17, 0), 700)
+@pytest.mark.parametrize("int8", [False, True])
+def test_rows_of_a_batch_have_lengths_of_their_own(int8: bool) -> None:
+    case = Attention(4, 2, 32, 9, (600, 17, 0), 700, int8)
     feed = case.inputs()
     np.testing.assert_allclose(case.run(feed)[0], case.expected(feed), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("native", [True, False])
-def test_caches_change_in_place(native: bool) -> None:
-    case = Attention(4, 2, 64, 3, (20,), 40)
+def test_caches_change_in_place(native: bool, int8: bool) -> None:
+    case = Attention(4, 2, 64, 3, (20,), 40, int8)
     feed, binding = case.inputs(), (session := case.session(native=native)).io_binding()
-    caches = {name: feed.pop(name) for name in ("past_key", "past_value")}
+    caches = {name: feed.pop(name) for name in CACHES}
     before = {name: cache.copy() for name, cache in caches.items()}
     buffers = {name: ort.OrtValue.ortvalue_from_numpy(cache) for name, cache in caches.items()}
     binding.bind_output("output")
