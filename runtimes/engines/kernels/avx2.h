@@ -8,6 +8,13 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm256
 INLINE Floats load_halves(const uint16_t *from) { return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)); }
 INLINE void store_halves(uint16_t *to, Floats v) { _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT)); }
 
+INLINE Floats load_int16(const int16_t *from) {
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+INLINE Floats load_int8(const int8_t *from) {
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+}
+
 /* Bytes as halves of words. */
 INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from)); }
 

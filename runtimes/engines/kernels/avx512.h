@@ -18,6 +18,13 @@ INLINE void store_halves(uint16_t *to, Floats v) {
     _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+INLINE Floats load_int16(const int16_t *from) {
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)from)));
+}
+INLINE Floats load_int8(const int8_t *from) {
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
 /* Bytes as halves of words. */
 INLINE Halves widen_bytes(const uint8_t *from) { return (Halves)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)from)); }
 

@@ -3,6 +3,7 @@
 /* Rows, and what is known of their answers so far; keys are of one tile, those of a value of the width side by side. */
 typedef struct CachedBlock {
     uint16_t keys[MAX_WIDTH * TILE_KEYS] __attribute__((aligned(64))); /* halves, or bytes as words */
+    uint16_t widened[TILE_KEYS * MAX_WIDTH] __attribute__((aligned(64))); /* values of bytes, as halves */
     float q[BLOCK_VALUES] __attribute__((aligned(64)));   /* scaled for powers of two */
     float out[BLOCK_VALUES] __attribute__((aligned(64))); /* of a range, not yet divided by the sum */
     float sum[BLOCK_ROWS][WORDS] __attribute__((aligned(64)));
@@ -30,24 +31,16 @@ INLINE Floats exact_power(Floats x) {
     return (Floats)((Ints)(y * (Floats)((exponent + 127) << 23)) & ~below);
 }
 
+enum { FEW_CACHED_ROWS = 16 }; /* up to so many, bytes are widened where they are multiplied */
+
 /* What keys and values are widened from. */
 enum Cached { HALVES, SIGNED_WORDS, SIGNED_BYTES };
 
-typedef VECTOR(int16_t, VECTOR_BYTES / 2) SignedWords;
 typedef VECTOR(int8_t, VECTOR_BYTES / 4) SignedBytes;
-typedef VECTOR(int8_t, 8) EightBytes;
-typedef VECTOR(int16_t, 16) EightWords;
 
 INLINE Floats load_cached(enum Cached kind, const void *from, size_t at) {
-    SignedWords words;
-    SignedBytes bytes;
     if (kind == HALVES) return load_halves((const uint16_t *)from + at);
-    if (kind == SIGNED_WORDS) {
-        memcpy(&words, (const int16_t *)from + at, sizeof words);
-        return to_floats(__builtin_convertvector(words, Ints));
-    }
-    memcpy(&bytes, (const int8_t *)from + at, sizeof bytes);
-    return to_floats(__builtin_convertvector(bytes, Ints));
+    return kind == SIGNED_WORDS ? load_int16((const int16_t *)from + at) : load_int8((const int8_t *)from + at);
 }
 
 INLINE Floats within(Floats v, float least, float most) {
@@ -90,13 +83,9 @@ static void cached_append(void *attention, size_t index) {
 
 INLINE Eight load_eight(enum Cached kind, const char *from, size_t at) {
     Eight halves;
-    EightBytes bytes;
-    if (kind == HALVES) {
-        memcpy(&halves, from + 2 * at, sizeof halves);
-        return halves;
-    }
-    memcpy(&bytes, from + at, sizeof bytes);
-    return (Eight)__builtin_convertvector(bytes, EightWords);
+    if (kind != HALVES) return widen_eight((const int8_t *)from + at);
+    memcpy(&halves, from + 2 * at, sizeof halves);
+    return halves;
 }
 
 /* The tile of keys from `keys`, of which there are `count`, eight by eight. */
@@ -249,6 +238,16 @@ INLINE void cached_tile(const CachedAttention *a, CachedBlock *block, enum Cache
     if (row < rows) cached_rows(a, block, kind, 1, row);
 }
 
+/* What was widened from bytes as halves, which hold them exactly: for many rows, once instead of for each few. */
+static void widen_tile(const CachedAttention *a, CachedBlock *block, size_t count) {
+    int16_t *words = (int16_t *)block->keys;
+    for (size_t i = 0; i < TILE_KEYS * a->width; i += LANES)
+        store_halves(block->keys + i, load_int16(words + i));
+    for (size_t i = 0; i < count * a->width; i += LANES)
+        store_halves(block->widened + i, load_int8((const int8_t *)block->values + i));
+    block->values = (const char *)block->widened;
+}
+
 /* The rows of a block over the keys of one range; `head` counts through the batch, too. */
 INLINE void attend_kind(const CachedAttention *a, CachedBlock *block, enum Cached kind, size_t head, size_t rows,
                         size_t range) {
@@ -262,8 +261,14 @@ INLINE void attend_kind(const CachedAttention *a, CachedBlock *block, enum Cache
         block->keys_first = key;
         block->values = a->values + at;
         block->next_keys = a->keys + at + TILE_KEYS * a->width * each;
-        turn_keys(a, kind, a->keys + at, smaller(last - key, TILE_KEYS), block->keys);
-        cached_tile(a, block, kind, rows);
+        const size_t count = smaller(last - key, TILE_KEYS);
+        turn_keys(a, kind, a->keys + at, count, block->keys);
+        if (kind == HALVES || rows <= FEW_CACHED_ROWS) {
+            cached_tile(a, block, kind, rows);
+        } else {
+            widen_tile(a, block, count);
+            cached_tile(a, block, HALVES, rows);
+        }
     }
 }
 

@@ -35,6 +35,15 @@ INLINE void store_eight_halves(float *to, Eight halves) {
 INLINE Floats load_halves(const uint16_t *from) { return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
 INLINE void store_halves(uint16_t *to, Floats v) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
 
+INLINE Floats load_int16(const int16_t *from) { return (Floats)vcvtq_f32_s32(vmovl_s16(vld1_s16(from))); }
+INLINE Floats load_int8(const int8_t *from) {
+    uint32_t four;
+    memcpy(&four, from, sizeof four);
+    return (Floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four))))));
+}
+
+INLINE Eight widen_eight(const int8_t *from) { return (Eight)vmovl_s8(vld1_s8(from)); }
+
 #define QUAD_SUMS(a, b, c, d)                                                                                          \
     (Ints) vpaddq_s32(vpaddq_s32((int32x4_t)(a), (int32x4_t)(b)), vpaddq_s32((int32x4_t)(c), (int32x4_t)(d)))
 

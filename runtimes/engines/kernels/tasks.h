@@ -5,7 +5,7 @@
  * - Narrow, store_narrow, dot_pair: sums of products of pairs of bfloat16,
  * - SIGNED_WEIGHTS, if those of 8 bits are multiplied as such, and DOT_BYTES where their sums are no Partial,
  * - multiply_add, with one rounding, and moves: widen_bytes, repeat_bytes, store_eight_halves, load_halves,
- *   store_halves,
+ *   store_halves, load_int16, load_int8, widen_eight,
  * - TILE_ROWS, TILE_VECTORS, ATTENTION_ROWS, ATTENTION_VECTORS: how many sums its registers hold. */
 #include "cpu.h"
 #include "instruction_set.h"

@@ -3,6 +3,8 @@
 
 INLINE void store_eight_halves(float *to, Eight halves) { _mm256_storeu_ps(to, _mm256_cvtph_ps((__m128i)halves)); }
 
+INLINE Eight widen_eight(const int8_t *from) { return (Eight)_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)from)); }
+
 /* The inputs of a row that are loaded at once, to be multiplied a word after the other. */
 typedef Ints Inputs;
 enum { INPUT_WORDS = 1 };
