@@ -1,8 +1,10 @@
 /* The parts of causal attention over a cache of keys and values in float16 or int8, head by head.
  *
  * Everything else is float32. An int8 times the scale of its channel is the value: scales of keys are taken into the
- * queries, those of values into the answers, so that what the cache holds is only widened. Keys are taken in tiles of TILE_KEYS and these in ranges of RANGE_KEYS, both counted from
- * the first key of all: so an answer depends neither on how many rows there are nor on how many threads. */
+ * queries, those of values into the answers, so that what the cache holds is only widened.
+ *
+ * Keys are taken in tiles of TILE_KEYS and these in ranges of RANGE_KEYS, both counted from the first key of all: so an
+ * answer depends neither on how many rows there are nor on how many threads. */
 #ifndef LENSMITH_CACHED_ATTENTION_H
 #define LENSMITH_CACHED_ATTENTION_H
 
