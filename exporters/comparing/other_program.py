@@ -13,13 +13,13 @@ import json
 import os
 import runpy
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 MEMORY = Path(__file__).parents[2] / "runtimes" / "process" / "memory.py"
+LIFELINE = MEMORY.with_name("lifeline.py")
 CONTEXT = 8192  # tokens
 MOST_ANSWER = 64  # tokens, where a job does not say
 SPENT = "image_ms", "vision_ms", "image_tokens"  # what these programs do not tell
@@ -188,16 +188,10 @@ def _answer(program: Any, case: Mapping[str, Any]) -> str:
     return text
 
 
-def end_with_parent() -> None:
-    """Standard input ends where the process does that started this one; as lensmith's runtimes/process/lifeline.py."""
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
-
-
 def main() -> None:
     """Runs a job file; what goes wrong is the result's error."""
     sys.path.pop(0)  # lensmith's own folder
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    runpy.run_path(str(LIFELINE))["end_with_parent"]()
     path = Path(sys.argv[1])
     try:
         result = measure(json.loads(path.read_text(encoding="utf-8")))

@@ -67,10 +67,9 @@ def _first_token(figure: Any, lineup: Lineup) -> None:
 
 def _spent(made: Measured, part: str) -> float:
     """Milliseconds of a part, or of the whole where parts are not told; 0 of the other."""
-    if made.in_parts != (part != WHOLE[0]):
-        return 0.0
-    spent: float = getattr(made, part).median if made.in_parts else made.first_token_ms
-    return spent
+    if part == WHOLE[0]:
+        return 0.0 if made.in_parts else made.first_token_ms
+    return float(getattr(made, part).median) if made.in_parts else 0.0
 
 
 def _decode(figure: Any, lineup: Lineup) -> None:

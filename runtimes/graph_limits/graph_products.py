@@ -37,21 +37,12 @@ def _matmul(call: Call) -> Made:
 
 
 def _packed_matmul(call: Call) -> Made:
-    """A product whose attributes say how wide it is."""
-    x, outputs, columns = call.at(0), call.number("N"), call.number("K")
-    if not x.dims or outputs < 1 or columns < 1:
-        raise Refused(f"its {call.kind} has no sizes")
-    made = (*x.dims[:-1], Size(outputs))
-    return Made([Known(made)], times(product(made), Size(columns)))
-
-
-def _joined_matmuls(call: Call) -> Made:
-    """Some products of one input."""
-    x, columns = call.at(0), call.number("K")
-    outputs = [call.number(f"N{place}") for place in range(1, len(call.outputs) + 1)]
+    """A product whose attributes say how wide it is, or some of one input."""
+    x, columns, count = call.at(0), call.number("K"), len(call.outputs)
+    outputs = [call.number(name) for name in (["N"] if count == 1 else [f"N{i}" for i in range(1, count + 1)])]
     if not x.dims or min(outputs) < 1 or columns < 1:
         raise Refused(f"its {call.kind} has no sizes")
-    made = [(*x.dims[:-1], Size(count)) for count in outputs]
+    made = [(*x.dims[:-1], Size(size)) for size in outputs]
     all_of_them = product((*x.dims[:-1], Size(sum(outputs))))
     return Made([Known(dims) for dims in made], times(all_of_them, Size(columns)))
 
@@ -118,8 +109,7 @@ def _gather_quantized(call: Call) -> Made:
 
 PRODUCTS: Mapping[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "Gemm", "MatMul", "DynamicQuantizeMatMul"), _matmul),
-    **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4", "MatMulInt8"), _packed_matmul),
-    **dict.fromkeys(JOINED, _joined_matmuls),
+    **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4", "MatMulInt8", *JOINED), _packed_matmul),
     "MatMulInt8Rows": _signed_matmul,
     **dict.fromkeys(("Attention", "AttentionBf16", "MultiHeadAttention"), _attention),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),

@@ -36,6 +36,8 @@ enum { FEW_CACHED_ROWS = 16 }; /* up to so many, bytes are widened where they ar
 /* What keys and values are widened from. */
 enum Cached { HALVES, SIGNED_WORDS, SIGNED_BYTES };
 
+INLINE size_t bytes_of(enum Cached kind) { return kind == SIGNED_BYTES ? 1 : 2; }
+
 typedef VECTOR(int8_t, VECTOR_BYTES / 4) SignedBytes;
 
 INLINE Floats load_cached(enum Cached kind, const void *from, size_t at) {
@@ -138,7 +140,7 @@ INLINE void cached_scores(const CachedAttention *a, const CachedBlock *block, en
     for (size_t key = 0; key < TILE_KEYS; key += (size_t)vectors * LANES) {
         Floats acc[ATTENTION_ROWS][MOST_VECTORS] = {{{0}}};
         const enum Cached turned = kind == HALVES ? HALVES : SIGNED_WORDS;
-        const size_t each = kind == HALVES ? 2 : 1;
+        const size_t each = bytes_of(kind);
         multiply_cached(acc, rows, vectors, block->q + row * a->width, a->width, turned, block->keys + key, TILE_KEYS,
                         a->width, block->next_keys + key * a->width * each, each);
 #pragma GCC unroll 6
@@ -203,7 +205,7 @@ INLINE void cached_values(const CachedAttention *a, CachedBlock *block, enum Cac
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             acc[r][v] = all_floats(factors[r]) * load_floats(out + (size_t)r * a->width + (size_t)v * LANES);
-    const size_t each = kind == HALVES ? 2 : 1;
+    const size_t each = bytes_of(kind);
     multiply_cached(acc, rows, vectors, p, TILE_KEYS, kind, block->values + column * each, a->width, count,
                     block->values + (a->width + column) * TILE_KEYS * each, each);
 #pragma GCC unroll 6
@@ -251,7 +253,8 @@ static void widen_tile(const CachedAttention *a, CachedBlock *block, size_t coun
 /* The rows of a block over the keys of one range; `head` counts through the batch, too. */
 INLINE void attend_kind(const CachedAttention *a, CachedBlock *block, enum Cached kind, size_t head, size_t rows,
                         size_t range) {
-    const size_t each = kind == HALVES ? 2 : 1, start = head * a->capacity, last = smaller(block->ends[rows - 1], (range + 1) * RANGE_KEYS);
+    const size_t each = bytes_of(kind), start = head * a->capacity;
+    const size_t last = smaller(block->ends[rows - 1], (range + 1) * RANGE_KEYS);
     memset(block->out, 0, rows * a->width * sizeof *block->out);
     memset(block->sum, 0, rows * sizeof *block->sum);
     for (size_t row = 0; row < rows; row++)

@@ -126,7 +126,9 @@ def test_it_is_what_float64_says_in_the_kernel_and_in_the_function(case: Attenti
         for index, (made, cache) in enumerate(zip(present, CACHES, strict=True)):
             kept, end = feed[cache].copy(), past + case.queries
             kept[0, :, past:end] = case.kept(feed, index)[0]
-            np.testing.assert_array_equal(made[:, :, :end], kept[:, :, :end])  # behind them nothing counts
+            if case.int8 and not native:  # ONNX Runtime's attention clears what lies behind
+                kept[:, :, end:] = made[:, :, end:]
+            np.testing.assert_array_equal(made, kept)
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
