@@ -15,7 +15,7 @@ from ...targets.errors import InputError
 from ..bundle.graph_entries import GraphEntry
 from ..bundle.manifest import Manifest
 from .graph_bounds import DeclaredGraph, check_bounds
-from .graph_operators import OPERATORS, OWN
+from .graph_operators import FUSED, OPERATORS, OWN, Prologue
 from .graph_values import Refused
 from .onnx_messages import parse_model
 
@@ -162,7 +162,8 @@ def _check_product(node: Any, weights: Mapping[str, list[int]]) -> None:
     outputs = [name for name in SIZES if name in sizes]
     if not {"K", "block_size"} <= sizes.keys():
         return
-    for name, given in zip(outputs, node.input[1::2], strict=False):
+    prologue, _ = FUSED.get(_text(node.op_type), (Prologue(), ""))
+    for name, given in zip(outputs, node.input[1 + prologue.inputs :: 2], strict=False):
         dims = weights.get(_text(given))
         if dims is not None:
             _check_weights(_text(node.op_type), name, sizes, dims)

@@ -5,6 +5,19 @@ Each of them has a rule, which bounds the size of its results; see graph_work.py
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class Prologue(NamedTuple):
+    """What a product does to its input before it is rounded: how many inputs that takes, and whether it adds one.
+
+    A sum is an output behind those of the products.
+    """
+
+    inputs: int = 0
+    adds: bool = False
+
+
 ONNX = """
     Add Attention BitShift BitwiseAnd BitwiseOr BitwiseXor Cast CastLike Concat Constant Cos CumSum DequantizeLinear Div
     Equal Exp Expand Floor Gather Gelu Gemm Identity LayerNormalization LessOrEqual Loop MatMul Max Min Mul Neg NonZero
@@ -18,14 +31,27 @@ MICROSOFT = """
     SkipSimplifiedLayerNormalization
 """
 LENSMITH = """
-    AttentionBf16 CachedAttention CachedAttentionInt8 EnterCache MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8
-    MatMulInt8Rows PutRows SplitQuarters UnpackInt2 UnpackInt3
+    AttentionBf16 CachedAttention CachedAttentionInt8 EnterCache PutRows SplitQuarters UnpackInt2 UnpackInt3
 """
-JOINED = tuple(f"{count}MatMulInt{bits}" for count in ("Two", "Three", "Four") for bits in (2, 3, 4, 8))
+PACKED = tuple(f"MatMulInt{bits}" for bits in (2, 3, 4, 8))
+JOINED = tuple(f"{count}{name}" for count in ("Two", "Three", "Four") for name in PACKED)
+PRODUCTS = (*PACKED, *JOINED, "MatMulInt8Rows")
+PROLOGUES = {
+    "SkipRmsNorm": Prologue(2, adds=True),
+    "SkipLayerNorm": Prologue(3, adds=True),
+    **dict.fromkeys(("Gelu", "FastGelu", "QuickGelu"), Prologue()),
+    **dict.fromkeys(("GatedQuickGelu", "GatedSigmoid"), Prologue(1)),
+}
+FUSED = {  # with its prologue and the product; what only norms have is some products of one input
+    name + product: (prologue, product)
+    for name, prologue in PROLOGUES.items()
+    for product in PRODUCTS
+    if prologue.adds or product not in JOINED
+}
 OPERATORS = {
     "": frozenset(ONNX.split()),
     "com.microsoft": frozenset(MICROSOFT.split()),
-    "lensmith": frozenset((*LENSMITH.split(), *JOINED)),
+    "lensmith": frozenset((*LENSMITH.split(), *PRODUCTS, *FUSED)),
     "trt": frozenset({"TRT_Attention"}),
 }
 OWN = ("lensmith", "trt")  # domains whose operators have functions in the file

@@ -12,7 +12,7 @@ from .graph_calls import (
     spread,
     stretch,
 )
-from .graph_operators import JOINED
+from .graph_operators import FUSED, JOINED, PACKED, Prologue
 from .graph_values import Known, Refused
 from .monomials import (
     ONE,
@@ -54,6 +54,16 @@ def _signed_matmul(call: Call) -> Made:
         raise Refused(f"its {call.kind} has no sizes")
     made = (*x.dims[:-1], weights.dims[0])
     return Made([Known(made)], times(product(made), weights.dims[1]))
+
+
+def _with_prologue(rule: Rule, prologue: Prologue) -> Rule:
+    def made(call: Call) -> Made:
+        x, outputs = call.at(0), call.outputs[:-1] if prologue.adds else call.outputs
+        alone = call._replace(given=[x, *call.given[1 + prologue.inputs :]], outputs=outputs)
+        results, work = rule(alone)
+        return Made([*results, Known(x.dims)] if prologue.adds else results, work)
+
+    return made
 
 
 def _attention(call: Call) -> Made:
@@ -107,10 +117,11 @@ def _gather_quantized(call: Call) -> Made:
     return result((*index.dims, *x.dims[1:-1], times(x.dims[-1], Size(packed))))
 
 
+_PRODUCTS: Mapping[str, Rule] = {**dict.fromkeys((*PACKED, *JOINED), _packed_matmul), "MatMulInt8Rows": _signed_matmul}
 PRODUCTS: Mapping[str, Rule] = {
     **dict.fromkeys(("FusedMatMul", "Gemm", "MatMul", "DynamicQuantizeMatMul"), _matmul),
-    **dict.fromkeys(("MatMulNBits", "MatMulInt2", "MatMulInt3", "MatMulInt4", "MatMulInt8", *JOINED), _packed_matmul),
-    "MatMulInt8Rows": _signed_matmul,
+    "MatMulNBits": _packed_matmul, **_PRODUCTS,
+    **{name: _with_prologue(_PRODUCTS[product], prologue) for name, (prologue, product) in FUSED.items()},
     **dict.fromkeys(("Attention", "AttentionBf16", "MultiHeadAttention"), _attention),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip_norm),
     "GatherBlockQuantized": _gather_quantized, "GroupQueryAttention": _cached_attention,

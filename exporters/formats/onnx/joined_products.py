@@ -7,7 +7,8 @@ from collections import defaultdict
 import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 
-from .native_operators import DOMAIN, JOINABLE, JOINED
+from .native_operators import DOMAIN
+from .product_functions import JOINABLE, JOINED
 
 Key = tuple[object, ...]
 

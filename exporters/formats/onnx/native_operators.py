@@ -6,30 +6,9 @@ in the node's place. So one graph file runs everywhere, and stands for the same 
 
 from __future__ import annotations
 
+from .product_functions import product_functions
+
 DOMAIN, VERSION = "lensmith", 1
-BLOCK_SIZES = dict.fromkeys((4, 3, 2), (16, 32, 64, 128)) | {8: (16, 32, 64, 128, 256)}  # of MatMulInt*, by bits
-JOINABLE = tuple(f"MatMulInt{bits}" for bits in BLOCK_SIZES)
-JOINED = {2: "Two", 3: "Three", 4: "Four"}  # how many of one input: what the operator's name begins with
-
-
-def _joined(operator: str, count: int) -> str:
-    places = range(1, count + 1)
-    sizes, outputs = (", ".join(f"{letter}{i}" for i in places) for letter in "NY")
-    needed = ", ".join(f"B{i}, scales{i}" for i in places)
-    optional = ", ".join(f"zero_points{i}, bias{i}" for i in places)
-    products = "".join(
-        f"""
-            Y{i} = lensmith.{operator} <K: int = @K, block_size: int = @block_size, N: int = @N{i}>
-                (A, B{i}, scales{i}, zero_points{i}, bias{i})"""
-        for i in places
-    )
-    return f"""
-        <opset_import: ["" : 21, "lensmith" : 1], domain: "lensmith">
-        {JOINED[count]}{operator} <K, block_size, {sizes}> (A, {needed}, {optional}) => ({outputs}) {{{products}
-        }}
-    """
-
-
 FUNCTIONS = {
     # Scales stay float16, so that the kernel reads all of the weights where the file is mapped.
     **{
@@ -147,8 +126,7 @@ FUNCTIONS = {
     """
         for bits in (2, 3)
     },
-    # The kernel rounds activations once for all.
-    **{JOINED[count] + operator: _joined(operator, count) for operator in JOINABLE for count in JOINED},
+    **product_functions(),
     "AttentionBf16": """
         <opset_import: ["" : 21, "com.microsoft" : 1], domain: "lensmith">
         AttentionBf16 <num_heads> (query, key, value) => (output) {

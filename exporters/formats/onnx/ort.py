@@ -12,8 +12,9 @@ from ...graphs.dialect import Angles, Cache, Ports
 from ...graphs.graph_terms import Op, Value
 from ...graphs.matrices import Matrix, Table
 from ...storage.scheme import Scheme
-from .native_operators import BLOCK_SIZES, DOMAIN
+from .native_operators import DOMAIN
 from .ort_attention import MS, biased_attention, cached_attention
+from .product_functions import BLOCK_SIZES
 
 OPSETS = {"": 21, MS: 1}
 

@@ -14,23 +14,6 @@ typedef struct CachedBlock {
     size_t keys_first;                        /* of the tile, of all */
 } CachedBlock;
 
-/* 2^x within 1e-7: as power_of_two, with two terms more. */
-INLINE Floats exact_power(Floats x) {
-    const Floats rounder = all_floats(ROUNDER), least = all_floats(-126.0f);
-    const Ints below = x < least;
-    const Floats bounded = (Floats)(((Ints)x & ~below) | ((Ints)least & below)), shifted = bounded + rounder;
-    const Floats fraction = bounded - (shifted - rounder);
-    const Ints exponent = (Ints)shifted - (Ints)rounder;
-    Floats y = all_floats(1.5370705e-4f);
-    y = multiply_add(y, fraction, all_floats(1.3399848e-3f));
-    y = multiply_add(y, fraction, all_floats(9.6183736e-3f));
-    y = multiply_add(y, fraction, all_floats(5.550329e-2f));
-    y = multiply_add(y, fraction, all_floats(2.4022648e-1f));
-    y = multiply_add(y, fraction, all_floats(6.9314718e-1f));
-    y = multiply_add(y, fraction, all_floats(1.0f));
-    return (Floats)((Ints)(y * (Floats)((exponent + 127) << 23)) & ~below);
-}
-
 enum { FEW_CACHED_ROWS = 16 }; /* up to so many, bytes are widened where they are multiplied */
 
 /* What keys and values are widened from. */
@@ -43,11 +26,6 @@ typedef VECTOR(int8_t, VECTOR_BYTES / 4) SignedBytes;
 INLINE Floats load_cached(enum Cached kind, const void *from, size_t at) {
     if (kind == HALVES) return load_halves((const uint16_t *)from + at);
     return kind == SIGNED_WORDS ? load_int16((const int16_t *)from + at) : load_int8((const int8_t *)from + at);
-}
-
-INLINE Floats within(Floats v, float least, float most) {
-    const Ints above = v > all_floats(most), below = v < all_floats(least);
-    return (Floats)(((Ints)v & ~(above | below)) | ((Ints)all_floats(most) & above) | ((Ints)all_floats(least) & below));
 }
 
 /* New keys or values of one head in int8, by the scale of each channel. */

@@ -2,23 +2,22 @@
  *
  * What is not registered, ONNX Runtime replaces by the function of the same name in the graph file. */
 #include "instruction_set.h"
-#include "operator.h"
+#include "product_operators.h"
 
-#define MATMULS(ROW, BITS)                                                                                             \
-    ROW(matmul_int##BITS) ROW(two_matmul_int##BITS) ROW(three_matmul_int##BITS) ROW(four_matmul_int##BITS)
-#define ALL(ROW)                                                                                                       \
-    ROW(matmul_int8_rows) MATMULS(ROW, 8) MATMULS(ROW, 4) MATMULS(ROW, 3) MATMULS(ROW, 2) ROW(attention_bf16)          \
-    ROW(cached_attention) ROW(cached_attention_int8)
-#define DECLARED(name) extern Operator name;
-#define LISTED(name) &name,
+extern Operator attention_bf16, cached_attention, cached_attention_int8;
 
-ALL(DECLARED)
+static Operator *const OTHERS[] = {&attention_bf16, &cached_attention, &cached_attention_int8};
+enum { OTHER_COUNT = sizeof OTHERS / sizeof *OTHERS };
 
-static Operator *const OPERATORS[] = {ALL(LISTED)};
-enum { OPERATOR_COUNT = sizeof OPERATORS / sizeof *OPERATORS };
+static Operator *operator_at(size_t index) {
+    return index < OTHER_COUNT ? OTHERS[index] : product_operator(index - OTHER_COUNT);
+}
 
 /* The name of the operator at `index`, NULL behind the last. */
-EXPORT const char *lensmith_operator(size_t index) { return index < OPERATOR_COUNT ? OPERATORS[index]->name : NULL; }
+EXPORT const char *lensmith_operator(size_t index) {
+    const Operator *operator = operator_at(index);
+    return operator? operator->name : NULL;
+}
 
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     static OrtCustomOpDomain *domain; /* sessions share it, and it must outlive them */
@@ -26,9 +25,10 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
     if (!domain) {
         OrtCustomOpDomain *made;
         TRY(ORT(api, CreateCustomOpDomain)("lensmith", &made));
-        for (size_t i = 0; i < OPERATOR_COUNT; i++) {
-            complete_definition(OPERATORS[i]);
-            if (instructions()) TRY(ORT(api, CustomOpDomain_Add)(made, &OPERATORS[i]->definition));
+        Operator *each;
+        for (size_t i = 0; (each = operator_at(i)); i++) {
+            complete_definition(each);
+            if (instructions()) TRY(ORT(api, CustomOpDomain_Add)(made, &each->definition));
         }
         domain = made;
     }

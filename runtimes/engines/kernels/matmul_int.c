@@ -1,14 +1,14 @@
-/* The operators MatMulInt8, 4, 3 and 2, and two to four of them at once: check their tensors and run the part for few or
- * for many rows. */
+/* Products of the same input with packed weights: check their tensors and run the part for few or for many rows. */
 #include "matmul_int.h"
 #include "instruction_set.h"
-#include "operator.h"
+#include "product_operators.h"
 
 enum { SIGNED_BLOCK = 2 * CHUNK }; /* of activations */
 
-/* Products of the same x. Their inputs are x, weights and scales of each, then zero points and bias of each. */
+/* Products of the same x. Their inputs are x, those of its prologue, weights and scales of each, then zero points and
+ * bias of each. */
 typedef struct Joined {
-    Product parts[MAX_OUTPUTS];
+    Product parts[MAX_PRODUCTS];
     size_t count, columns; /* of outputs in a task */
     void (*task)(void *product, size_t index);
 } Joined;
@@ -25,15 +25,19 @@ static OrtStatus *check_sizes(const Kernel *kernel, const Tensor *in, size_t nee
     return expect_rows(kernel, in, optional + 1, p->n, 1);
 }
 
+/* Where the weights are among the inputs. */
+static size_t first_weights(const Operator *operator) { return operator->required - 2 * operator->products; }
+
 /* Their sizes are those of the weights. */
 static OrtStatus *describe_signed(const Kernel *kernel, const Tensor *in, Product *p) {
-    const int64_t n = in[1].dims[0], k = in[1].dims[1];
-    TRY(expect_shape(kernel, in, 1, 2, (int64_t[]){ANY, ANY}));
+    const size_t weights = first_weights(kernel->operator), scales = weights + 1, bias = weights + 2;
+    const int64_t n = in[weights].dims[0], k = in[weights].dims[1];
+    TRY(expect_shape(kernel, in, weights, 2, (int64_t[]){ANY, ANY}));
     if (n < 1 || n > INT32_MAX || k < 1 || k > INT32_MAX) return invalid(kernel, "the input B has no elements");
     if (!in[0].rank || in[0].dims[in[0].rank - 1] != k) return expect_shape(kernel, in, 0, 2, (int64_t[]){ANY, k});
-    TRY(expect_shape(kernel, in, 2, 1, &n));
-    TRY(expect_shape(kernel, in, 3, 1, &n));
-    *p = (Product){.x = in[0].data, .weights = in[1].data, .scales = in[2].data, .bias = in[3].data};
+    TRY(expect_shape(kernel, in, scales, 1, &n));
+    TRY(expect_shape(kernel, in, bias, 1, &n));
+    *p = (Product){.x = in[0].data, .weights = in[weights].data, .scales = in[scales].data, .bias = in[bias].data};
     p->n = (size_t)n, p->k = (size_t)k, p->block = SIGNED_BLOCK, p->bits = 8, p->middle = 128, p->is_signed = 1;
     p->m = elements(&in[0]) / p->k;
     p->blocks = divide_up(p->k, SIGNED_BLOCK);
@@ -43,8 +47,8 @@ static OrtStatus *describe_signed(const Kernel *kernel, const Tensor *in, Produc
 
 /* The product at `index` of those that are joined. */
 static OrtStatus *describe(const Kernel *kernel, const Tensor *in, size_t index, Product *p) {
-    const size_t k = (size_t)kernel->attributes[0], block = (size_t)kernel->attributes[1 + kernel->operator->outputs];
-    const size_t needed = 1 + 2 * index, optional = kernel->operator->required + 2 * index;
+    const size_t k = (size_t)kernel->attributes[0], block = (size_t)kernel->attributes[1 + kernel->operator->products];
+    const size_t needed = first_weights(kernel->operator) + 2 * index, optional = kernel->operator->required + 2 * index;
     if (block & (block - 1)) return invalid(kernel, "block_size is %zu, expected a power of two", block);
     *p = (Product){.x = in[0].data, .weights = in[needed].data, .scales = in[needed + 1].data};
     p->zeros = in[optional].data, p->bias = in[optional + 1].data;
@@ -56,15 +60,29 @@ static OrtStatus *describe(const Kernel *kernel, const Tensor *in, size_t index,
     return check_sizes(kernel, in, needed, optional, p);
 }
 
+/* Its inputs are of one shape with x, and behind that a row. */
+static OrtStatus *describe_prologue(const Kernel *kernel, const Tensor *in, Product *p) {
+    const size_t end = first_weights(kernel->operator);
+    const int64_t k = (int64_t)p->k;
+    p->before = (Prologue){.kind = kernel->operator->prologue, .number = kernel->floats[0]};
+    if (end > 1) TRY(expect_shape(kernel, in, 1, in[0].rank, in[0].dims));
+    for (size_t i = 2; i < end; i++)
+        TRY(expect_shape(kernel, in, i, 1, &k));
+    if (end > 1) p->before.other = in[1].data;
+    if (end > 2) p->before.weight = in[2].data;
+    if (end > 3) p->before.bias = in[3].data;
+    return NULL;
+}
+
 static OrtStatus *describe_all(const Kernel *kernel, const Tensor *in, Joined *all) {
-    all->count = kernel->operator->outputs;
-    if (!kernel->operator->bits) return describe_signed(kernel, in, &all->parts[0]);
-    for (size_t i = 0; i < all->count; i++) {
+    all->count = kernel->operator->products;
+    if (!kernel->operator->bits) TRY(describe_signed(kernel, in, &all->parts[0]));
+    for (size_t i = 0; i < all->count && kernel->operator->bits; i++) {
         TRY(describe(kernel, in, i, &all->parts[i]));
         if (!all->parts[i].zeros != !all->parts[0].zeros) /* the sums of rounded values hold the middle or not */
             return invalid(kernel, "some products have zero_points and some have none, expected all or none");
     }
-    return NULL;
+    return describe_prologue(kernel, in, &all->parts[0]);
 }
 
 static OrtStatus *make_outputs(const Kernel *kernel, OrtKernelContext *context, const Tensor *x, Joined *all) {
@@ -74,6 +92,10 @@ static OrtStatus *make_outputs(const Kernel *kernel, OrtKernelContext *context, 
         TRY(make_output(kernel, context, i, &out));
         all->parts[i].y = out.data;
     }
+    if (kernel->operator->outputs == all->count) return NULL;
+    Tensor sum = *x;
+    TRY(make_output(kernel, context, all->count, &sum));
+    all->parts[0].before.sum = sum.data;
     return NULL;
 }
 
@@ -107,17 +129,18 @@ static OrtStatus *run(const Kernel *kernel, OrtKernelContext *context, Joined *a
     const InstructionSet *set = instructions();
     Product *p = &all->parts[0];
     const int few = p->m <= FEW_ROWS && p->bits != 8;
+    const int alone = few && (p->m == 1 || !p->before.kind); /* handing it to threads would take longer */
     all->task = few ? set->few_rows : set->panel, all->columns = few ? FEW_ROWS_COLUMNS : PANEL_COLUMNS;
-    if (!few) TRY(parallel_for(kernel, context, p->m, set->round_row, p));
-    for (size_t row = 0; few && row < p->m; row++)
-        set->round_row(p, row); /* handing it to threads would take longer */
+    if (!alone) TRY(parallel_for(kernel, context, p->m, set->round_row, p));
+    for (size_t row = 0; alone && row < p->m; row++)
+        set->round_row(p, row);
     size_t count = 0;
     for (size_t i = 0; i < all->count; i++)
         count += tasks(all, i);
     return parallel_for(kernel, context, count, task_of_all, all);
 }
 
-static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
+OrtStatus *multiply(const Kernel *kernel, OrtKernelContext *context) {
     Tensor in[MAX_INPUTS];
     Joined all;
     Scratch scratch;
@@ -131,47 +154,3 @@ static OrtStatus *compute(const Kernel *kernel, OrtKernelContext *context) {
     close_scratch(kernel, &scratch);
     return status;
 }
-
-enum { MOST = INT32_MAX }; /* of inputs and of outputs: their product and its bytes fit into 64 bits */
-
-#define NEEDED(I) {"B" I, TYPE_UINT8}, {"scales" I, TYPE_FLOAT16}
-#define OPTIONAL_OF(I) {"zero_points" I, TYPE_UINT8}, {"bias" I, TYPE_FLOAT}
-#define SIZE(I) {"N" I, 1, MOST}
-#define TWO(PART) PART("1"), PART("2")
-#define THREE(PART) TWO(PART), PART("3")
-#define FOUR(PART) THREE(PART), PART("4")
-#define ONE(PART) PART("")
-
-#define MATMULS(SYMBOL, NAME, BITS, BLOCK, COUNT, EACH)                                                                \
-    Operator SYMBOL = {                                                                                                \
-        .name = NAME,                                                                                                  \
-        .compute = compute,                                                                                            \
-        .required = 1 + 2 * COUNT,                                                                                     \
-        .inputs = 1 + 4 * COUNT,                                                                                       \
-        .outputs = COUNT,                                                                                              \
-        .named = {{"A", TYPE_FLOAT}, EACH(NEEDED), EACH(OPTIONAL_OF)},                                                 \
-        .made = {TYPE_FLOAT, TYPE_FLOAT, TYPE_FLOAT, TYPE_FLOAT},                                                      \
-        .attributes = {{"K", 1, MOST}, EACH(SIZE), {"block_size", 16, BLOCK}},                                         \
-        .bits = BITS,                                                                                                  \
-    }
-
-#define MATMULS_OF(BITS, BLOCK)                                                                                        \
-    MATMULS(matmul_int##BITS, "MatMulInt" #BITS, BITS, BLOCK, 1, ONE);                                                 \
-    MATMULS(two_matmul_int##BITS, "TwoMatMulInt" #BITS, BITS, BLOCK, 2, TWO);                                          \
-    MATMULS(three_matmul_int##BITS, "ThreeMatMulInt" #BITS, BITS, BLOCK, 3, THREE);                                    \
-    MATMULS(four_matmul_int##BITS, "FourMatMulInt" #BITS, BITS, BLOCK, 4, FOUR)
-
-MATMULS_OF(8, 2 * CHUNK);
-MATMULS_OF(4, CHUNK);
-MATMULS_OF(3, CHUNK);
-MATMULS_OF(2, CHUNK);
-
-Operator matmul_int8_rows = {
-    .name = "MatMulInt8Rows",
-    .compute = compute,
-    .required = 3,
-    .inputs = 4,
-    .outputs = 1,
-    .named = {{"A", TYPE_FLOAT}, {"B", TYPE_INT8}, {"scales", TYPE_FLOAT16}, {"bias", TYPE_FLOAT}},
-    .made = {TYPE_FLOAT},
-};

@@ -19,6 +19,8 @@
 #ifndef LENSMITH_MATMUL_INT_H
 #define LENSMITH_MATMUL_INT_H
 
+#include "prologue.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +40,7 @@ typedef struct Product {
     int is_signed;          /* weights */
     int bits, middle;       /* 2, 3, 4 or 8; half of the levels that these can have */
     size_t blocks, chunks;  /* in a row, rounded up */
+    Prologue before;        /* of x */
 
     int8_t *rounded;    /* [m, chunks * CHUNK], zeros behind the last input */
     float *row_scales;  /* [m, chunks * blocks in a chunk] */

@@ -4,7 +4,7 @@
 
 #include "ort.h"
 
-enum { MAX_INPUTS = 17, MAX_OUTPUTS = 4, MAX_ATTRIBUTES = 6, MAX_FLOATS = 2, MAX_RANK = 4 };
+enum { MAX_INPUTS = 20, MAX_OUTPUTS = 5, MAX_ATTRIBUTES = 6, MAX_FLOATS = 2, MAX_RANK = 4 };
 
 typedef struct Kernel Kernel;
 
@@ -36,7 +36,9 @@ typedef struct Operator {
     enum ElementType made[MAX_OUTPUTS];
     Attribute attributes[MAX_ATTRIBUTES];
     FloatAttribute floats[MAX_FLOATS];
-    int bits; /* of the weights, for operators that differ in nothing else */
+    char spelled[40];   /* the name, where it is put together */
+    int bits, prologue; /* of products: those of weights, 0 where they are signed; what is done to their input */
+    size_t products;    /* of one input */
 } Operator;
 
 /* One node of a graph: its operator and the values of its attributes. */

@@ -3,9 +3,6 @@
 /* Blocks of nothing but values below this count as zeros: the inverse of their scale would overflow. */
 static const float SMALLEST = 1e-30f;
 
-/* Added to a float of magnitude below 2^22, it leaves the nearest integer (ties to even) in the low bits. */
-static const float ROUNDER = 12582912.0f;
-
 static int32_t bits_of(float value) {
     int32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -51,13 +48,14 @@ INLINE int32_t start_of(const Product *p, int32_t sum) {
     return p->zeros ? sum : p->middle * sum + RAISED;
 }
 
-static void round_chunk(const Product *p, size_t row, size_t c) {
+static void round_chunk(const Product *p, size_t row, Statistics known, size_t c) {
     const size_t blocks = row_blocks(p), in_chunk = chunk_blocks(p);
+    float room[MAX_BLOCK];
     int8_t in_order[CHUNK], *out = p->rounded + (row * p->chunks + c) * CHUNK;
     for (size_t b = 0; b < in_chunk; b++) {
         const size_t at = row * blocks + c * in_chunk + b, start = c * CHUNK + b * p->block;
         const size_t count = start < p->k ? smaller(p->block, p->k - start) : 0;
-        const float *x = p->x + row * p->k + (count ? start : 0);
+        const float *x = input_block(p, row, known, count ? start : 0, count, room);
         p->row_sums[at] = start_of(p, round_block(x, count, p->block, in_order + b * p->block, &p->row_scales[at]));
     }
     for (size_t i = 0; i < CHUNK / 2; i++) {
@@ -66,11 +64,12 @@ static void round_chunk(const Product *p, size_t row, size_t c) {
     }
 }
 
-static void round_in_order(const Product *p, size_t row) {
+static void round_in_order(const Product *p, size_t row, Statistics known) {
+    float room[MAX_BLOCK];
     for (size_t b = 0; b < row_blocks(p); b++) {
         const size_t at = row * row_blocks(p) + b, start = b * p->block;
         const size_t count = start < p->k ? smaller(p->block, p->k - start) : 0;
-        const float *x = p->x + row * p->k + (count ? start : 0);
+        const float *x = input_block(p, row, known, count ? start : 0, count, room);
         int8_t *out = p->rounded + row * p->chunks * CHUNK + start;
         p->row_sums[at] = start_of(p, round_block(x, count, p->block, out, &p->row_scales[at]));
     }
@@ -78,9 +77,10 @@ static void round_in_order(const Product *p, size_t row) {
 
 static void round_row(void *product, size_t row) {
     const Product *p = product;
+    const Statistics known = begin_row(p, row);
     if (p->bits == 8)
-        round_in_order(p, row);
+        round_in_order(p, row, known);
     else
         for (size_t c = 0; c < p->chunks; c++)
-            round_chunk(p, row, c);
+            round_chunk(p, row, known, c);
 }

@@ -21,6 +21,10 @@
 
 #include "scales.h"
 
+#include "exponential.h"
+
+#include "prologue_block.h"
+
 #include "round_int8.h"
 
 #include "chunk.h"

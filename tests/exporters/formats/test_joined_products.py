@@ -10,7 +10,8 @@ import onnxruntime as ort
 import pytest
 from lensmith.exporters.formats.functions import add_functions
 from lensmith.exporters.formats.onnx.joined_products import join_products
-from lensmith.exporters.formats.onnx.native_operators import DOMAIN, JOINED
+from lensmith.exporters.formats.onnx.native_operators import DOMAIN
+from lensmith.exporters.formats.onnx.product_functions import JOINED
 from lensmith.runtimes.engines.native import LIBRARY, wanted_instructions
 from numpy.typing import NDArray
 
