@@ -13,6 +13,15 @@ from typing import Any
 import numpy as np
 
 from tests.fuzz.driver import Array, Case, Tensor
+from tests.fuzz.prologue_cases import (
+    NORMS,
+    TAKEN,
+    is_right_prologue,
+    prepared,
+    prologue_of,
+    with_prologue,
+    without_prologue,
+)
 
 TYPES = {
     "MatMulInt": (np.float32, np.uint8, np.float16, np.uint8, np.float32),
@@ -21,7 +30,7 @@ TYPES = {
     "CachedAttentionInt8": (*(np.float32,) * 3, np.int8, np.int8, np.int32, np.float32, np.float32),
 }
 JOINED = {2: "Two", 3: "Three", 4: "Four"}  # products of one input
-MOST, MOST_INPUTS = 2**31 - 1, 17
+MOST, MOST_INPUTS = 2**31 - 1, 20
 BLOCKS = dict.fromkeys((2, 3, 4), (16, 32, 64, 128)) | {8: (16, 32, 64, 128, 256)}
 EXTREMES = (0, -1, 1, 2, 3, 17, MOST, MOST + 1, -MOST, 2**32, 2**62, 2**63 - 1, -(2**63), 2**61 + 8)
 
@@ -58,6 +67,13 @@ def joined_product(draw: np.random.Generator, **chosen: int) -> Case:
     needed, optional = ([each for part in parts for each in part.inputs[which]] for which in (slice(1, 3), slice(3, 5)))
     attributes = (inputs, *(part.attributes[1] for part in parts), block)
     return Case(JOINED[count] + first.operator, attributes, (first.inputs[0], *needed, *optional))
+
+
+def fused_product(draw: np.random.Generator, **chosen: int) -> Case:
+    """A right product, or some where norms allow it, behind a prologue. `chosen` as of `joined_product`."""
+    name = str(draw.choice(list(TAKEN)))
+    joined = name in NORMS and draw.integers(2)
+    return with_prologue(draw, name, (joined_product if joined else product)(draw, **chosen))
 
 
 def signed_product(inputs: int, outputs: int, rows: int) -> Case:
@@ -103,7 +119,7 @@ def cached(draw: np.random.Generator, **chosen: int) -> Case:
 
 
 def right_case(draw: np.random.Generator) -> Case:
-    return (attention, cached, product, product, joined_product)[draw.integers(5)](draw)
+    return (attention, cached, product, product, joined_product, fused_product)[draw.integers(6)](draw)
 
 
 def wrong_case(draw: np.random.Generator) -> Case:
@@ -125,15 +141,33 @@ def expected_dims(case: Case) -> tuple[tuple[int, ...], ...]:
     """The shapes of what a right case gives."""
     assert case.inputs[0] is not None
     dims = case.inputs[0].dims
-    return tuple((*dims[:-1], size) for size in case.attributes[1:-1]) if "MatMulInt" in case.operator else (dims,)
+    if "MatMulInt" not in case.operator:
+        return (dims,)
+    made = tuple((*dims[:-1], size) for size in case.attributes[1:-1])
+    return (*made, dims) if prologue_of(case) in NORMS else made
 
 
 def expected(case: Case) -> tuple[Array, Array]:
     """What a right case gives, flat, and by how much each value may differ."""
     if case.operator in RIGHT:
         return (_attend if case.operator == "AttentionBf16" else _attend_cached)(case)
+    if prologue_of(case):
+        return _behind_prologue(case)
     made, bounds = zip(*map(_multiply, products(case)), strict=True)
     return np.concatenate(made), np.concatenate(bounds)
+
+
+def _behind_prologue(case: Case) -> tuple[Array, Array]:
+    """A few inputs that lie between two levels may be rounded to the other one."""
+    plain, total = prepared(case)
+    (made, bounds), rows = expected(plain), math.prod(case.inputs[0].dims[:-1]) if case.inputs[0] else 0
+    x, matrices = plain.inputs[0], [_matrix(part) for part in products(plain)]
+    assert x is not None
+    levels = 3 * np.abs(x.values).max(initial=0) / 127
+    flips = [np.tile(np.abs(matrix).max(axis=1), rows) * levels for matrix in matrices]
+    sums = [] if total is None else [total.ravel()]
+    made = np.concatenate([made, *sums])
+    return made, np.concatenate([bounds + np.concatenate(flips), *(np.zeros(part.size) for part in sums)])
 
 
 def has_finite_values(case: Case) -> bool:
@@ -160,6 +194,9 @@ def products(case: Case) -> list[Case]:
 
 
 def _right_products(case: Case) -> bool:
+    if not is_right_prologue(case):
+        return False
+    case = without_prologue(case)
     count, each = _count(case), products(case)
     alike = len({part.inputs[3] is None for part in each}) == 1
     return alike and 1 + 2 * count <= len(case.inputs) <= 1 + 4 * count and all(map(_right_product, each))
@@ -236,19 +273,27 @@ def _levels(packed: Array, bits: int) -> Array:
     return whole
 
 
+def _matrix(case: Case) -> Array:
+    """The weights of a product [outputs, inputs], with zeros behind the inputs."""
+    _, outputs, block = case.attributes
+    packed, scales, zeros = (None if tensor is None else tensor.values for tensor in (*case.inputs, None)[1:4])
+    assert packed is not None
+    assert scales is not None
+    bits = int(case.operator[-1])
+    levels = _levels(packed.reshape(outputs, -1), bits).reshape(outputs, -1, block).astype(np.float64)
+    points: Array = np.full(levels.shape[:2], 2 ** (bits - 1))
+    if zeros is not None:
+        points = _levels(zeros.reshape(outputs, -1), 4)[:, : levels.shape[1]].astype(int) + 2 ** (bits - 1) - 8
+    scaled: Array = (levels - points[..., None]) * scales.reshape(*levels.shape[:2], 1).astype(np.float64)
+    return scaled.reshape(outputs, -1)
+
+
 def _multiply(case: Case) -> tuple[Array, Array]:
     inputs, outputs, block = case.attributes
-    given = [None if tensor is None else tensor.values for tensor in case.inputs]
-    x, packed, scales = (part for part in given[:3] if part is not None)
-    zeros, bias = (*given[3:], None, None)[:2]
-    bits, blocks = int(case.operator[-1]), -(-inputs // block)
-    levels = _levels(packed.reshape(outputs, -1), bits).reshape(outputs, blocks, block).astype(np.float64)
-    points: Array = np.full((outputs, blocks), 2 ** (bits - 1))
-    if zeros is not None:
-        points = _levels(zeros.reshape(outputs, -1), 4)[:, :blocks].astype(int) + 2 ** (bits - 1) - 8
-    matrix = ((levels - points[..., None]) * scales.reshape(outputs, blocks, 1).astype(np.float64)).reshape(outputs, -1)
-    rounded = _round_blocks(x.reshape(-1, inputs), block)
-    added = np.zeros(outputs) if bias is None else bias.reshape(-1)
+    x, bias = case.inputs[0], (*case.inputs, None, None)[4]
+    assert x is not None
+    rounded, matrix = _round_blocks(x.values.reshape(-1, inputs), block), _matrix(case)
+    added = np.zeros(outputs) if bias is None else bias.values.reshape(-1)
     out = rounded @ matrix.T + added
     lengths = np.linalg.norm(rounded, axis=1)[:, None] * np.linalg.norm(matrix, axis=1) + np.abs(added)
     return out.ravel(), 1e-5 * lengths.ravel() + 1e-6
@@ -283,7 +328,7 @@ def _attend(case: Case) -> tuple[Array, Array]:
 
 def _attend_cached(case: Case) -> tuple[Array, Array]:
     heads, kv_heads = case.attributes
-    q, k, v, keys, values, past, *scales = (tensor.values for tensor in case.inputs if tensor is not None)
+    q, k, v, keys, values, past, *scales = (tensor.shaped for tensor in case.inputs if tensor is not None)
     steps: list[Array | None] = [*scales] or [None, None]
     (batch, queries, _), width = q.shape, keys.shape[3]
     out = np.zeros((batch, queries, heads, width))
@@ -329,7 +374,10 @@ def _type_of(case: Case, index: int) -> Any:
     if case.operator in RIGHT:
         kinds = TYPES[case.operator]
         return kinds[min(index, len(kinds) - 1)]
-    count, kinds = _count(case), TYPES["MatMulInt"]
+    count, kinds, taken = _count(without_prologue(case)), TYPES["MatMulInt"], TAKEN.get(prologue_of(case), 0)
+    if 1 <= index <= taken:
+        return kinds[0]
+    index -= taken if index else 0
     return kinds[0] if not index else kinds[(1 if index <= 2 * count else 3) + (index - 1) % 2]
 
 
@@ -340,6 +388,12 @@ def change_attribute(case: Case, draw: np.random.Generator) -> Case:
     chosen = int(draw.choice(near)) if draw.integers(2) else EXTREMES[draw.integers(len(EXTREMES))]
     chosen = max(-(2**63), min(2**63 - 1, chosen))
     return replace(case, attributes=(*case.attributes[:index], chosen, *case.attributes[index + 1 :]))
+
+
+def change_float(case: Case, draw: np.random.Generator) -> Case:
+    if not case.floats:
+        return case
+    return replace(case, floats=(float(draw.choice([-1, -1e-6, 0, 0.5, 2, 99, 101, 1e38, np.inf, np.nan])),))
 
 
 def change_dimension(case: Case, draw: np.random.Generator) -> Case:
@@ -405,5 +459,5 @@ def extreme_values(case: Case, draw: np.random.Generator) -> Case:
     return _with_input(case, index, Tensor(tensor.dims, values))
 
 
-CHANGES: tuple[Change, ...] = (change_attribute, change_dimension, change_rank, empty_of_huge_dimensions, lose_input,
-                               add_input, exchange_inputs, extreme_values)  # fmt: skip
+CHANGES: tuple[Change, ...] = (change_attribute, change_float, change_dimension, change_rank, empty_of_huge_dimensions,
+                               lose_input, add_input, exchange_inputs, extreme_values)  # fmt: skip

@@ -44,7 +44,7 @@ static void read_and_write_bytes(void) {}
 extern const char *lensmith_choose(const char *name);
 extern OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
 
-enum { MOST_INPUTS = MAX_INPUTS + 1, MOST_RANK = 8, MOST_NAME = 32, SLOTS = 300, OPERATORS = 32 };
+enum { MOST_INPUTS = MAX_INPUTS + 1, MOST_RANK = 8, MOST_NAME = 32, SLOTS = 300, OPERATORS = 128 };
 static const size_t MOST_BYTES = (size_t)1 << 28;
 
 struct OrtStatus {

@@ -35,6 +35,10 @@ class Tensor:
     dims: tuple[int, ...]
     values: Array
 
+    @property
+    def shaped(self) -> Array:
+        return self.values.reshape(self.dims)
+
     @staticmethod
     def of(values: Array) -> Tensor:
         return Tensor(values.shape, values)

@@ -33,16 +33,20 @@ def need(name: str) -> None:
 
 def session(name: str, feed: Mapping[str, Array], weights: Mapping[str, Array], *, native: bool = True,
             threads: int = 2, **attributes: Any) -> Callable[[], Array]:  # fmt: skip
-    """One operator as a graph with its function; inputs are named in order, "_..." for one that is missing."""
+    """One operator as a graph with its function: its first output.
+
+    Inputs are named in order, "_..." for one that is missing.
+    """
     order = [*feed, *weights]
-    node = helper.make_node(name, [key if not key.startswith("_") else "" for key in order], ["Y"], domain=DOMAIN)
+    outputs = onnx.parser.parse_function(FUNCTIONS[DOMAIN, name]).output
+    node = helper.make_node(name, [key if not key.startswith("_") else "" for key in order], outputs, domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
     inputs = [
         helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
         for key, value in feed.items()
     ]
     stored = [numpy_helper.from_array(value, key) for key, value in weights.items() if not key.startswith("_")]
-    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", 1, None)], stored)
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info(outputs[0], 1, None)], stored)
     opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
     functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, name)])]
     model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)

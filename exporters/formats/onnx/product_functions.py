@@ -39,7 +39,9 @@ PROLOGUES = {
     "FastGelu": Prologue("X = com.microsoft.FastGelu (A)"),
     "QuickGelu": Prologue("X = com.microsoft.QuickGelu <alpha: float = @alpha> (A)", number="alpha"),
     "GatedQuickGelu": Prologue(
-        "open = com.microsoft.QuickGelu <alpha: float = @alpha> (gate)\n            X = Mul (A, open)", ("gate",), "alpha"
+        "open = com.microsoft.QuickGelu <alpha: float = @alpha> (gate)\n            X = Mul (A, open)",
+        ("gate",),
+        "alpha",
     ),
     "GatedSigmoid": Prologue("open = Sigmoid (gate)\n            X = Mul (A, open)", ("gate",)),
 }
@@ -110,10 +112,9 @@ def _joined(operator: str, count: int) -> str:
         inputs = ", ".join(name + place for name in ("B", "scales", "zero_points", "bias"))
         sizes = f"K: int = @K, block_size: int = @block_size, N: int = @N{place}"
         nodes.append(f"Y{place} = lensmith.{operator} <{sizes}> (A, {inputs})")
-    inputs = ("A", *all_of_them.weights, *all_of_them.optional)
-    return _function(
-        JOINED[count] + operator, all_of_them.sizes, inputs, all_of_them.outputs, "\n            ".join(nodes)
-    )
+    given = ("A", *all_of_them.weights, *all_of_them.optional)
+    body = "\n            ".join(nodes)
+    return _function(JOINED[count] + operator, all_of_them.sizes, given, all_of_them.outputs, body)
 
 
 def _with_prologue(name: str, operator: str, signature: Signature) -> str:

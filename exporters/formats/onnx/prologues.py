@@ -12,6 +12,7 @@ from .ort_attention import MS
 
 NORMS = {"SkipSimplifiedLayerNormalization": "SkipRmsNorm", "SkipLayerNormalization": "SkipLayerNorm"}
 ACTIVATIONS = ("Gelu", "FastGelu", "QuickGelu")
+NUMBERS = ("epsilon", "alpha")
 GATES = {(MS, "QuickGelu"): "GatedQuickGelu", ("", "Sigmoid"): "GatedSigmoid"}  # of a value that it is multiplied by
 
 
@@ -55,9 +56,10 @@ def _has_one_use(value: ir.Value) -> bool:
 
 def _norm(x: ir.Value, maker: ir.Node) -> Found | None:
     """Where the mean and the inverse deviation are not asked for, and no bias is added."""
-    name, unused = NORMS[maker.op_type], (value for value in maker.outputs[1:3])
+    name, unused = NORMS[maker.op_type], maker.outputs[1:3]
     fits = x is maker.outputs[0] and len(maker.inputs) == 3 + (name == "SkipLayerNorm")
-    return Found(name, tuple(maker.inputs), (maker,)) if fits and not any(value.uses() for value in unused) else None
+    fits = fits and not any(value.uses() or value.is_graph_output() for value in unused)
+    return Found(name, tuple(maker.inputs), (maker,)) if fits else None
 
 
 def _gated(product: ir.Node) -> Found | None:
@@ -73,12 +75,13 @@ def _gated(product: ir.Node) -> Found | None:
 def _fuse(graph: ir.Graph, node: ir.Node, found: Found) -> None:
     """In the place of what made its input: everything that reads the sum of a norm stands behind that."""
     *_, last = found.nodes
-    numbers = {key: value for part in found.nodes for key, value in part.attributes.items() if key in ("epsilon", "alpha")}
+    attributes = {key: part.attributes[key].value for part in found.nodes for key in NUMBERS if key in part.attributes}
+    attributes |= {key: value.value for key, value in node.attributes.items()}
     sums = [last.outputs[3]] if found.name in NORMS.values() else []
     made = ir.node(
         found.name + node.op_type,
         [*found.inputs, *node.inputs[1:]],
-        {key: value.value for key, value in [*node.attributes.items(), *numbers.items()]},
+        attributes,
         domain=DOMAIN,
         num_outputs=len(node.outputs) + len(sums),
         name=node.name,

@@ -25,9 +25,9 @@ INLINE Floats within(Floats v, float least, float most) {
     return (Floats)(((Ints)v & ~(above | below)) | ((Ints)all_floats(most) & above) | ((Ints)all_floats(least) & below));
 }
 
-/* x times the sigmoid of z. */
+/* x times the sigmoid of z. Of 128 the power is infinite, and nothing is left of x. */
 INLINE Floats times_sigmoid(Floats x, Floats z) {
-    const Floats power = exact_power(within(z * all_floats(-1.44269504f), -126.0f, 126.0f));
+    const Floats power = exact_power(within(z * all_floats(-1.44269504f), -126.0f, 128.0f));
     return x / (all_floats(1.0f) + power);
 }
 

@@ -22,9 +22,16 @@ INPUTS = 96
 
 
 def product(
-    graph: ir.Graph, outputs: int, *, bits: int = 4, block: int = 32, zeros: bool = True, bias: bool = True
+    graph: ir.Graph,
+    outputs: int,
+    *,
+    x: ir.Value | None = None,
+    bits: int = 4,
+    block: int = 32,
+    zeros: bool = True,
+    bias: bool = True,
 ) -> None:
-    """One more product of the graph's first input, and an output of it."""
+    """One more product of x, or of the graph's first input, and an output of it."""
     place, blocks = len(graph.outputs), INPUTS // block
     draw = np.random.default_rng(place)
 
@@ -41,7 +48,7 @@ def product(
         weight("bias", draw.normal(size=outputs).astype(np.float32)) if bias else None,
     ]
     attributes = {"K": INPUTS, "N": outputs, "block_size": block}
-    node = ir.node(f"MatMulInt{bits}", [graph.inputs[0], *given], attributes, domain=DOMAIN)
+    node = ir.node(f"MatMulInt{bits}", [x or graph.inputs[0], *given], attributes, domain=DOMAIN)
     node.outputs[0].name, node.outputs[0].type = f"y{place}", ir.TensorType(ir.DataType.FLOAT)
     graph.append(node)
     graph.outputs.append(node.outputs[0])

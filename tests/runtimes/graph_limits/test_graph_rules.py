@@ -276,6 +276,29 @@ def test_products_of_one_input_say_their_widths() -> None:
     assert work.total(scale) == 2 * 3 * 12 * 8 + 2 * 3 * 12
 
 
+def test_products_behind_a_norm_say_their_widths_and_its_sum() -> None:
+    weights: list[Array | None] = [np.ones(shape, np.uint8) for shape in ((5, 1, 4), (5, 1), (7, 1, 4), (7, 1))]
+    x, row = np.ones((2, 3, 8), np.float32), np.ones(8, np.float32)
+    node = Node("SkipRmsNormTwoMatMulInt4", [x, x, row, *weights], {"N1": 5, "N2": 7, "K": 8}, 3)
+    graph, scale = parse_model(graph_of(node).SerializeToString()).graph, Scale({}, 1)
+    values: Values = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    work = Walk({}, scale).run(graph.node, values)
+    known = [values[name] for name in (b"y0", b"y1", b"y2")]
+    assert [[scale.value(size) for size in value.dims] for value in known if value] == [[2, 3, 5], [2, 3, 7], [2, 3, 8]]
+    assert work.total(scale) == 2 * 3 * 12 * 8 + 2 * 3 * (12 + 8)
+
+
+def test_signed_weights_behind_a_gate() -> None:
+    x = np.ones((2, 3, 8), np.float32)
+    node = Node("GatedSigmoidMatMulInt8Rows", [x, x, np.ones((5, 8), np.int8), np.ones(5, np.float16)])
+    graph, scale = parse_model(graph_of(node).SerializeToString()).graph, Scale({}, 1)
+    values: Values = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    Walk({}, scale).run(graph.node, values)
+    known = values[b"y0"]
+    assert known is not None
+    assert [scale.value(size) for size in known.dims] == [2, 3, 5]
+
+
 F = np.ones((2, 3), np.float32)
 WRONG: dict[str, tuple[Node, str]] = {
     "an axis twice": (Node("Transpose", [F], {"perm": [0, 0]}), "a Transpose by"),
