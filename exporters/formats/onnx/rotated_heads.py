@@ -46,12 +46,12 @@ class Heads(NamedTuple):
 
 
 def rotate_heads(graph: ir.Graph) -> None:
-    """Replace what norms and rotates queries and keys on their way from lensmith's own products to attention."""
+    """Replace what norms and rotates queries and keys on their way to attention, where graphs are not exact anyway."""
     for node in graph:
         if node.op_type not in ATTENTION:
             continue
         query, key = (_heads(value) for value in node.inputs[:2])
-        if query and key and _is_own(key.product) and (query.turns, query.alike) == (key.turns, key.alike):
+        if query and key and _is_rounded(key.product) and (query.turns, query.alike) == (key.turns, key.alike):
             _rotate(graph, query, key)
 
 
@@ -60,16 +60,20 @@ def _heads(rotated: ir.Value | None) -> Heads | None:
     value = rotated
     for kind in ROTATED:
         node = None if value is None else value.producer()
-        if value is None or node is None or node.op_type != kind or len(value.uses()) > 1:
+        if value is None or node is None or node.op_type != kind or len(value.uses()) > 1 or value.is_graph_output():
             return None
         nodes.append(node)
         value = node.inputs[0]
     return Heads(tuple(nodes))
 
 
-def _is_own(value: ir.Value | None) -> bool:
+def _is_rounded(value: ir.Value | None) -> bool:
+    """Whether it is a product of activations that were rounded to int8."""
     node = None if value is None else value.producer()
-    return node is not None and node.domain == DOMAIN
+    if node is None:
+        return False
+    level = node.attributes.get("accuracy_level")
+    return node.domain == DOMAIN or (level is not None and level.as_int() == 4)
 
 
 def _rotate(graph: ir.Graph, query: Heads, key: Heads) -> None:
