@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -48,8 +48,6 @@ FEATURE_BYTES = 256_000_000  # of the latest images: about 7,800 tokens of a mod
 class MediaEncoder:
     """Opens, cuts and encodes images and videos; the same pixels are encoded once while they are among the latest."""
 
-    ahead: ClassVar[bool] = True  # whether the next is read while one is encoded
-
     def __init__(
         self,
         vision: Vision,
@@ -68,6 +66,7 @@ class MediaEncoder:
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits, self.threads = image_limits, video_limits, threads
         self.most_bytes, self.shelf = feature_bytes, shelf
+        self.ahead = threads != 1  # whether the next is read while one is encoded, in a thread more than the engine's
         self._lock, self._turn = threading.Lock(), threading.Lock()  # of the features; of the engine, image by image
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._seen = SeenSources()
@@ -105,8 +104,8 @@ class MediaEncoder:
         for medium in (*images, *videos):
             media.setdefault(medium.key, medium)  # what is there twice is read once
         made: dict[Hashable, list[EncodedImage]] = {key: [] for key in media}
-        several = self.ahead and self.threads != 1 and sum(medium.pieces for medium in media.values()) > 1
-        reading: Reading = one_ahead if several else closing
+        several = sum(medium.pieces for medium in media.values()) > 1
+        reading: Reading = one_ahead if several and self.ahead else closing
         with at_most(self.threads), reading(self._read(media, made)) as pieces:
             self._encode(media, pieces, made, timings)
         encoded = [image for medium in images for image in made[medium.key]]
