@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lensmith.runtimes import Model, user_message
 from lensmith.runtimes.engines.contract import ImageFeatures
 from lensmith.runtimes.generation.timings import Timings
+from lensmith.runtimes.media import image_files, pixels
 from lensmith.runtimes.media import medium as planning
 from lensmith.runtimes.media.frames import VideoLimits
 from lensmith.runtimes.media.image_files import ImageLimits
@@ -24,6 +25,7 @@ from lensmith.runtimes.media.media_encoder import MediaEncoder
 from lensmith.runtimes.media.video import VideoSpec
 from lensmith.runtimes.process import look_ahead
 from lensmith.runtimes.process.interrupt import Interrupt, Interrupted, heeding
+from lensmith.runtimes.prompt.requests import EncodedImage
 from lensmith.targets.errors import InputError
 from PIL import ExifTags, Image
 
@@ -98,7 +100,7 @@ def test_features_are_those_of_reading_in_turn(turns: list[list[int]], threads: 
         calls[-1].append(patches.tobytes())
         return vision(patches, grid)
 
-    made = []
+    made = list[list[EncodedImage]]()
     for media in (encoder(threads, engine=counted), encoder(1, ahead=False, engine=counted)):
         media.most_bytes = kept
         calls.append([])
@@ -155,7 +157,7 @@ class Watched:
         self.decoded, self.threads, self.most = 0, set[str](), 0
         self.prepared, self.encoded = threading.Semaphore(0), 0
         self._pixels: list[tuple[int, weakref.ref[Any]]] = []
-        decode, preprocess = planning.decode_image, planning.preprocess
+        decode, preprocess = image_files.decode_image, pixels.preprocess
 
         def decoded(*arguments: Any) -> Any:
             self.threads.add(threading.current_thread().name)
@@ -274,7 +276,7 @@ def test_timings_are_what_the_answer_waited(
     ahead: bool, image_s: int, vision_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that a reading moves by one second and an encoding by ten: what is read beside counts once."""
-    clock, left, preprocess = [0.0], [3], planning.preprocess
+    clock, left, preprocess = [0.0], [3], pixels.preprocess
     read = threading.Semaphore(0)
 
     def reading(*arguments: Any) -> Any:

@@ -94,7 +94,11 @@ def test_waiting_ends_with_the_callers_work() -> None:
             if number < 0:
                 yield number
 
-    stopper = threading.Thread(target=lambda: making.wait(SECONDS) and interrupt.stop())
+    def stop() -> None:
+        making.wait(SECONDS)
+        interrupt.stop()
+
+    stopper = threading.Thread(target=stop)
     stopper.start()
     with heeding(interrupt), pytest.raises(Interrupted), one_ahead(made()) as ahead:
         next(ahead)
