@@ -63,6 +63,8 @@ struct OrtTensorTypeAndShapeInfo {
 struct OrtKernelInfo {
     const char *names[MAX_ATTRIBUTES];
     int64_t values[MAX_ATTRIBUTES];
+    const char *float_names[MAX_FLOATS];
+    float floats[MAX_FLOATS];
 };
 struct OrtKernelContext {
     size_t count;
@@ -162,6 +164,15 @@ static OrtStatus *attribute(const OrtKernelInfo *info, const char *name, int64_t
     return create_status(ORT_INVALID_ARGUMENT, "no such attribute");
 }
 
+static OrtStatus *float_attribute(const OrtKernelInfo *info, const char *name, float *out) {
+    for (size_t i = 0; i < MAX_FLOATS; i++)
+        if (info->float_names[i] && !strcmp(info->float_names[i], name)) {
+            *out = info->floats[i];
+            return NULL;
+        }
+    return create_status(ORT_INVALID_ARGUMENT, "no such float attribute");
+}
+
 static OrtStatus *input_count(const OrtKernelContext *context, size_t *out) {
     *out = context->count;
     return NULL;
@@ -243,6 +254,7 @@ static void *const API[SLOTS] = {
     SLOT(GetDimensions, dims_of),
     SLOT(GetTensorTypeAndShape, open_info),
     SLOT(CreateCpuMemoryInfo, open_memory_info),
+    SLOT(KernelInfoGetAttribute_float, float_attribute),
     SLOT(KernelInfoGetAttribute_int64, attribute),
     SLOT(KernelContext_GetInputCount, input_count),
     SLOT(KernelContext_GetInput, input),
@@ -260,6 +272,12 @@ static int read_bytes(void *out, size_t bytes) { return fread(out, 1, bytes, std
 
 static int64_t read_number(void) {
     int64_t value;
+    if (!read_bytes(&value, sizeof value)) exit(4);
+    return value;
+}
+
+static float read_float(void) {
+    float value;
     if (!read_bytes(&value, sizeof value)) exit(4);
     return value;
 }
@@ -326,6 +344,10 @@ static void one_case(const char *name) {
     for (size_t i = 0; i < MAX_ATTRIBUTES; i++) {
         info.names[i] = ((const Operator *)op)->attributes[i].name;
         info.values[i] = read_number();
+    }
+    for (size_t i = 0; i < MAX_FLOATS; i++) {
+        info.float_names[i] = ((const Operator *)op)->floats[i].name;
+        info.floats[i] = read_float();
     }
     context.count = (size_t)read_number();
     for (size_t i = 0; i < context.count; i++)

@@ -24,7 +24,7 @@ FLAGS = ("-std=gnu11", "-g", *hatch_build.SAME_BITS, f"-I{hatch_build.FOLDER}")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # AVX-VNNI's products are tried in AVX-512's encoding: more processors have that.
 OTHER_FLAGS = {"avxvnni.c": [*hatch_build.AVX2, "-mavx512vl", "-mavx512vnni"]}
-ATTRIBUTES, NAME = 6, 32  # of a case
+ATTRIBUTES, FLOATS, NAME = 6, 2, 32  # of a case
 LACKING = 3  # the exit code where the processor lacks an instruction set
 
 
@@ -47,6 +47,7 @@ class Case:
     operator: str
     attributes: tuple[int, ...]
     inputs: tuple[Tensor | None, ...]
+    floats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ def _numbers(*values: int) -> bytes:
 
 def encode(case: Case) -> bytes:
     attributes = (*case.attributes, *(0,) * (ATTRIBUTES - len(case.attributes)))
-    parts = [case.operator.encode().ljust(NAME, b"\0"), _numbers(*attributes, len(case.inputs))]
+    floats = (*case.floats, *(0.0,) * (FLOATS - len(case.floats)))
+    parts = [case.operator.encode().ljust(NAME, b"\0"), _numbers(*attributes), struct.pack(f"<{FLOATS}f", *floats)]
+    parts.append(_numbers(len(case.inputs)))
     for tensor in case.inputs:
         if tensor is None:
             parts.append(_numbers(0))
@@ -170,4 +173,4 @@ def _decode(data: bytes) -> Iterator[Outcome]:
 def describe(case: Case) -> Mapping[str, Any]:
     """A case without its values, to be read."""
     shapes = [None if tensor is None else list(tensor.dims) for tensor in case.inputs]
-    return {"operator": case.operator, "attributes": case.attributes, "shapes": shapes}
+    return {"operator": case.operator, "attributes": (*case.attributes, *case.floats), "shapes": shapes}

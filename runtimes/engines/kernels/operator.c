@@ -49,10 +49,20 @@ static OrtStatus *read_attribute(Kernel *kernel, const OrtKernelInfo *info, size
                    attribute->least, attribute->most);
 }
 
+static OrtStatus *read_float(Kernel *kernel, const OrtKernelInfo *info, size_t index) {
+    const FloatAttribute *attribute = &kernel->operator->floats[index];
+    float *value = &kernel->floats[index];
+    TRY(ORT(kernel->api, KernelInfoGetAttribute_float)(info, attribute->name, value));
+    if (*value >= attribute->least && *value <= attribute->most) return NULL; /* which no NaN is */
+    return invalid(kernel, "%s is %g, expected %g to %g", attribute->name, *value, attribute->least, attribute->most);
+}
+
 static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
     Kernel made = {.operator = as_operator(op), .api = api};
     for (size_t i = 0; i < MAX_ATTRIBUTES && made.operator->attributes[i].name; i++)
         TRY(read_attribute(&made, info, i));
+    for (size_t i = 0; i < MAX_FLOATS && made.operator->floats[i].name; i++)
+        TRY(read_float(&made, info, i));
     TRY(ORT(api, CreateCpuMemoryInfo)(ORT_ARENA, ORT_MEMORY_DEFAULT, &made.memory));
     Kernel *kernel = malloc(sizeof *kernel);
     if (!kernel) return ORT(api, CreateStatus)(ORT_RUNTIME_EXCEPTION, "out of memory");

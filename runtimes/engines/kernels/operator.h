@@ -4,7 +4,7 @@
 
 #include "ort.h"
 
-enum { MAX_INPUTS = 17, MAX_OUTPUTS = 4, MAX_ATTRIBUTES = 6, MAX_RANK = 4 };
+enum { MAX_INPUTS = 17, MAX_OUTPUTS = 4, MAX_ATTRIBUTES = 6, MAX_FLOATS = 2, MAX_RANK = 4 };
 
 typedef struct Kernel Kernel;
 
@@ -13,6 +13,12 @@ typedef struct Attribute {
     const char *name; /* NULL behind the last of an operator */
     int64_t least, most;
 } Attribute;
+
+/* The same of a float. */
+typedef struct FloatAttribute {
+    const char *name;
+    float least, most;
+} FloatAttribute;
 
 typedef struct Input {
     const char *name;
@@ -29,6 +35,7 @@ typedef struct Operator {
     Input named[MAX_INPUTS];
     enum ElementType made[MAX_OUTPUTS];
     Attribute attributes[MAX_ATTRIBUTES];
+    FloatAttribute floats[MAX_FLOATS];
     int bits; /* of the weights, for operators that differ in nothing else */
 } Operator;
 
@@ -38,6 +45,7 @@ struct Kernel {
     const OrtApi *api;
     OrtMemoryInfo *memory;
     int64_t attributes[MAX_ATTRIBUTES];
+    float floats[MAX_FLOATS];
 };
 
 typedef struct Tensor {

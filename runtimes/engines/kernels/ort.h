@@ -71,6 +71,7 @@ _Static_assert(sizeof(OrtCustomOp) == 26 * sizeof(void *), "the layout of OrtCus
     ROW(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t count))           \
     ROW(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *value, OrtTensorTypeAndShapeInfo **out))              \
     ROW(69, OrtStatus *, CreateCpuMemoryInfo, (enum Memory allocator, enum Memory kind, OrtMemoryInfo **out))          \
+    ROW(85, OrtStatus *, KernelInfoGetAttribute_float, (const OrtKernelInfo *info, const char *name, float *out))      \
     ROW(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *info, const char *name, int64_t *out))    \
     ROW(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *context, size_t *out))                  \
     ROW(90, OrtStatus *, KernelContext_GetInput,                                                                       \
