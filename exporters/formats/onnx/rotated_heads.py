@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
@@ -13,7 +13,8 @@ ATTENTION = ("CachedAttention", "CachedAttentionInt8", "GroupQueryAttention")
 ROTATED = ("RotaryEmbedding", "Reshape", "SimplifiedLayerNormalization", "Reshape")  # from the last one on
 
 
-class Heads(NamedTuple):
+@dataclass(frozen=True)
+class Heads:
     """Queries or keys: the nodes that norm and rotate them, the last one first."""
 
     nodes: tuple[ir.Node, ...]

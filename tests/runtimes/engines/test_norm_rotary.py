@@ -47,8 +47,9 @@ class Heads:
         return dict(zip(GIVEN, (query, key, *weights, positions, *tables), strict=True))
 
     def session(self, *, native: bool = True, threads: int = 2) -> ort.InferenceSession:
-        attributes = {"num_heads": self.heads, "kv_num_heads": self.kv_heads, "rotary_embedding_dim": self.turned}
-        node = helper.make_node("NormRotary", [*GIVEN], MADE, domain=DOMAIN, epsilon=self.epsilon, **attributes)
+        node = helper.make_node("NormRotary", [*GIVEN], MADE, domain=DOMAIN, num_heads=self.heads,
+                           kv_num_heads=self.kv_heads, rotary_embedding_dim=self.turned,
+                           epsilon=self.epsilon)  # fmt: skip
         inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
                  for named in (GIVEN, dict.fromkeys(MADE, 1)))  # fmt: skip
         opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1),
