@@ -16,7 +16,8 @@ from ...runtimes.media.clips import clip_spec, plan_clip
 from ...runtimes.media.frames import VideoLimits
 from ...runtimes.media.image_files import ImageLimits
 from ...runtimes.media.images import Grid
-from ...runtimes.media.media_encoder import MediaEncoder, layout_of
+from ...runtimes.media.media_encoder import MediaEncoder
+from ...runtimes.media.medium import layout_of
 from ...runtimes.media.no_images import refuse
 from ...runtimes.media.pixels import grid_tokens, image_grid, image_spec
 from ...runtimes.media.spaced_video import video_spec

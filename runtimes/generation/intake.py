@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from ..engines.contract import Decoder
-from ..media.media_encoder import MediaEncoder, Medium, layout_of
+from ..media.media_encoder import MediaEncoder
+from ..media.medium import Medium, layout_of
 from ..media.wishes import MEDIA_LIMITS
 from ..prompt.messages import SAMPLING as FRAMES
 from ..prompt.messages import Messages, another_conversation

@@ -194,7 +194,8 @@ class Model(OfOneProcess):
         min_pixels, max_pixels and max_video_pixels for this call; continue_final_message; tool_choice ("auto", "none",
         "required" or a tool) and parallel_tool_calls as of OpenAI's interface; and the variables of the chat template
         (tools, enable_thinking, ...). Images are encoded and the prompt is processed when the first piece is asked for;
-        files of videos are read then, too. Raises InputError for unusable images or messages and for whatever would not
+        pixels of files that look whole, and files of videos, are read then, too, so that damage within is an InputError
+        of the first piece. Raises InputError for unusable images or messages and for whatever would not
         be obeyed, and ContextFull, one of these, for prompts over the context.
         """
         progress = Progress(Timings())
@@ -346,6 +347,7 @@ class Model(OfOneProcess):
         with progress.ending():
             with heeding(progress.interrupt):
                 request = self._intake.encode(chat, progress.timings)
+            del chat  # with the files of its images
             stream = TextStream(self.prompts.tokenizer, options.stop, self.prompts.tags)
             with self.conversation(request) as conversation:
                 conversation.follow(self.draft_head(request, options.draft))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 class Timings:
     """Where the time of one answer went, in milliseconds, and how many tokens it had.
 
-    `image_ms` is decoding, resizing and cutting, `vision_ms` encoding, `prefill_ms` the prompt and its first token,
-    `decode_ms` all tokens behind it, an end token among them, without what the reader of the answer does meanwhile.
+    `image_ms` is what the answer waited for images and frames to be decoded, resized and cut, of which most is done
+    while others are encoded; `vision_ms` is encoding, `prefill_ms` the prompt and its first token, `decode_ms` all
+    tokens behind it, an end token among them, without what the reader of the answer does meanwhile.
     `reused_tokens` of the `prompt_tokens` were still in the cache from an earlier turn. Of the `drafted_tokens`, which
     were guessed ahead, `accepted_tokens` were right and took no step of their own.
     """
 
-    image_ms: float = 0.0  # decoding, resizing and cutting images and frames of videos
+    image_ms: float = 0.0  # waiting for images and frames of videos to be decoded, resized and cut
     vision_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0

@@ -31,7 +31,8 @@ MICROSOFT = """
     SkipSimplifiedLayerNormalization
 """
 LENSMITH = """
-    AttentionBf16 CachedAttention CachedAttentionInt8 EnterCache PutRows SplitQuarters UnpackInt2 UnpackInt3
+    AttentionBf16 CachedAttention CachedAttentionInt8 EnterCache NormRotary NormRotaryHeads PutRows SplitQuarters
+    UnpackInt2 UnpackInt3
 """
 PACKED = tuple(f"MatMulInt{bits}" for bits in (2, 3, 4, 8))
 JOINED = tuple(f"{count}{name}" for count in ("Two", "Three", "Four") for name in PACKED)

@@ -17,6 +17,7 @@ from ...targets.errors import InputError
 from ..storage.reading import read_limited
 from ..values import whole
 from .picture_formats import decoded, identify
+from .picture_headers import upright_size
 from .resize import UInt8
 from .sources import ImageSource, opened_source
 
@@ -65,12 +66,26 @@ def decode_image(name: str, content: bytes | Image.Image, limits: ImageLimits) -
     if isinstance(content, Image.Image):
         check_header(content, name, limits)
         return decoded(name, lambda: onto_white(content.copy()))
-    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
-    image = decoded(name, lambda: identify(content))
-    check_header(image, name, limits)
+    image = _identified(name, content, limits)
     whole = decoded(name, lambda: onto_white(_upright(image)))
     check_header(whole, name, limits)  # icons and others find out their size only now
     return whole
+
+
+def header_size(name: str, content: bytes, limits: ImageLimits) -> tuple[int, int] | None:
+    """Width and height of what `decode_image` gives, without decoding; None where only that tells them.
+
+    Raises InputError for what is no picture or over a limit.
+    """
+    image = _identified(name, content, limits)
+    return decoded(name, lambda: upright_size(image, content))
+
+
+def _identified(name: str, content: bytes, limits: ImageLimits) -> Image.Image:
+    _require(len(content) > 0, f"{name} is empty (0 bytes); expected an image file")
+    image = decoded(name, lambda: identify(content))
+    check_header(image, name, limits)
+    return image
 
 
 def check_header(image: Image.Image, name: str, limits: ImageLimits) -> None:

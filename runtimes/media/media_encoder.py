@@ -10,10 +10,10 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -24,49 +24,25 @@ from ..generation.timings import Timings
 from ..process.cores import at_most
 from ..process.forks import computing
 from ..process.interrupt import in_turn
+from ..process.look_ahead import one_ahead
 from ..prompt.messages import Messages, find_media
 from ..prompt.prompt_parts import VideoLayout
 from ..prompt.requests import EncodedImage, EncodedVideo
-from ..values import finite, whole
 from .feature_shelf import FeatureShelf
-from .frames import Clip, VideoLimits, open_clip
+from .frames import VideoLimits, open_clip
 from .image_files import ImageLimits, decode_image, read_image
 from .images import Grid, Patches
+from .medium import Medium, Picture, layout_of
 from .no_images import refuse
-from .pixels import PixelSpec, image_grid, preprocess
-from .seen import (
-    Identity,
-    Seen,
-    SeenSources,
-    identify_video,
-)
-from .video import (
-    UNKNOWN_RATE,
-    Indices,
-    VideoSpec,
-    check_number,
-    video_grid,
-    video_patches,
-)
-from .wishes import (
-    check_limits,
-    frame_range,
-    image_wishes,
-    video_wishes,
-    wished_size,
-)
+from .pixels import PixelSpec
+from .seen import Identity, Seen, SeenSources, identify_video
+from .video import VideoSpec, video_grid, video_patches
+from .wishes import check_limits, image_wishes, sample_clip, video_wishes, wished_size
+
+Pieces: TypeAlias = Generator[tuple[Hashable, Patches], None, None]
+Reading: TypeAlias = Callable[[Pieces], AbstractContextManager[Iterator[tuple[Hashable, Patches]]]]
 
 FEATURE_BYTES = 256_000_000  # of the latest images: about 7,800 tokens of a model with 2 billion parameters
-
-
-@dataclass(frozen=True)
-class Medium:
-    """An image or a video that is opened but not cut into patches yet."""
-
-    grid: Grid  # of the image, or of each temporal patch of the video
-    patches: Callable[[], Iterator[Patches]]
-    layout: VideoLayout | None = None  # of a video
-    identity: Identity | None = None  # of the source, known without decoding it
 
 
 class MediaEncoder:
@@ -90,6 +66,7 @@ class MediaEncoder:
         self.vision, self.image_spec, self.video_spec = vision, image_spec, video_spec
         self.image_limits, self.video_limits, self.threads = image_limits, video_limits, threads
         self.most_bytes, self.shelf = feature_bytes, shelf
+        self.ahead = threads != 1  # whether the next is read while one is encoded, in a thread more than the engine's
         self._lock, self._turn = threading.Lock(), threading.Lock()  # of the features; of the engine, image by image
         self._features: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._seen = SeenSources()
@@ -99,7 +76,8 @@ class MediaEncoder:
     ) -> tuple[list[Medium], list[Medium]]:
         """The images and the videos of a conversation; InputError for unusable ones, before anything is encoded.
 
-        `limits` are those of MEDIA_LIMITS, for media whose parts have none of their own.
+        Images are known by their headers, where these suffice and the file looks whole: damage within is an InputError
+        of `encode`. `limits` are those of MEDIA_LIMITS, for media whose parts have none of their own.
         """
         started, limits = time.perf_counter(), limits or {}
         pictures, clips = find_media(messages, "image"), find_media(messages, "video")
@@ -107,7 +85,10 @@ class MediaEncoder:
             raise InputError(f"{given[0]} has no effect on a model that takes no images; leave it out")
         check_limits(limits, images=len(pictures), videos=len(clips))
         with at_most(self.threads):
-            images = [self._open_image(source, part, limits) for source, part in pictures]
+            images = [
+                self._open_image(source, part, limits, first=index == 0)
+                for index, (source, part) in enumerate(pictures)
+            ]
             videos = [self._open_video(source, part, limits) for source, part in clips]
         timings.image_ms += 1000 * (time.perf_counter() - started)
         return images, videos
@@ -115,10 +96,20 @@ class MediaEncoder:
     def encode(
         self, images: Sequence[Medium], videos: Sequence[Medium], timings: Timings
     ) -> tuple[list[EncodedImage], list[EncodedVideo]]:
-        """Features of images, and of all temporal patches of videos; Interrupted between two of them, or within."""
-        with at_most(self.threads):
-            encoded = [image for medium in images for image in self._encode(medium, timings)]
-            return encoded, [EncodedVideo(layout_of(medium), self._encode(medium, timings)) for medium in videos]
+        """Features of images, and of all temporal patches of videos; Interrupted between two of them, or within.
+
+        The next is read while one is encoded, unless the caller asked for one thread.
+        """
+        media: dict[Hashable, Medium] = {}
+        for medium in (*images, *videos):
+            media.setdefault(medium.key, medium)  # what is there twice is read once
+        made: dict[Hashable, list[EncodedImage]] = {key: [] for key in media}
+        several = sum(medium.pieces for medium in media.values()) > 1
+        reading: Reading = one_ahead if several and self.ahead else closing
+        with at_most(self.threads), reading(self._read(media, made)) as pieces:
+            self._encode(media, pieces, made, timings)
+        encoded = [image for medium in images for image in made[medium.key]]
+        return encoded, [EncodedVideo(layout_of(medium), tuple(made[medium.key])) for medium in videos]
 
     def cut(self, source: Any, *, video: bool = False, max_pixels: int | None = None) -> tuple[Patches, Grid]:
         """All patches of an image or a video and their grid (t, h, w), without encoding them.
@@ -127,7 +118,7 @@ class MediaEncoder:
         """
         with at_most(self.threads):
             if not video:
-                medium = self._open_image(source, {}, {"max_pixels": max_pixels})
+                medium = self._open_image(source, {}, {"max_pixels": max_pixels}, first=True)
                 return next(medium.patches()), medium.grid
             medium = self._open_video(source, {}, {})
             return np.concatenate(list(medium.patches())), layout_of(medium).grid
@@ -146,7 +137,7 @@ class MediaEncoder:
             self._features.clear()
         self._seen.clear()
 
-    def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any]) -> Medium:
+    def _open_image(self, source: Any, part: Mapping[str, Any], wishes: Mapping[str, Any], *, first: bool) -> Medium:
         """An image by its bytes, or its pixels; it is decoded only where its features are not at hand."""
         if not self.image_spec.takes_images:
             refuse()
@@ -157,12 +148,10 @@ class MediaEncoder:
             identity: Identity = (content.size, hashlib.sha256(content.tobytes()).digest(), spec)
         else:
             identity = (hashlib.sha256(content).digest(), spec)
+        picture = Picture(name, content, spec, limits)
         if (seen := self._seen.get(identity) or self._recalled(identity)) is not None:
-            pixels = partial(decode_image, name, content, limits)
-            return Medium(seen.grid, lambda: iter([preprocess(pixels(), spec)[0]]), identity=identity)
-        image = content if isinstance(content, Image.Image) else decode_image(name, content, limits)
-        grid = image_grid(image.height, image.width, spec)
-        return Medium(grid, lambda: iter([preprocess(image, spec)[0]]), identity=identity)
+            return Medium(seen.grid, partial(picture.patches, seen.grid, []), identity=identity)
+        return picture.planned(identity, first=first)
 
     def _open_video(self, source: Any, part: Mapping[str, Any], limits: Mapping[str, Any]) -> Medium:
         if not self.image_spec.takes_images:
@@ -212,22 +201,38 @@ class MediaEncoder:
         self._seen.add(identity, seen)
         return seen
 
-    def _encode(self, medium: Medium, timings: Timings) -> tuple[EncodedImage, ...]:
-        if (kept := self._at_hand(medium)) is not None:
-            return kept
-        encoded = []
+    def _read(self, media: Mapping[Hashable, Medium], made: dict[Hashable, list[EncodedImage]]) -> Pieces:
+        """The patches of media whose features are not at hand; those of the others are put into `made`."""
+        for key, medium in media.items():
+            if (kept := self._at_hand(medium)) is not None:
+                made[key] = [*kept]
+                continue
+            for patches in medium.patches():
+                yield key, patches
+
+    def _encode(
+        self,
+        media: Mapping[Hashable, Medium],
+        pieces: Iterator[tuple[Hashable, Patches]],
+        made: Mapping[Hashable, list[EncodedImage]],
+        timings: Timings,
+    ) -> None:
         started = time.perf_counter()
-        for patches in medium.patches():
-            prepared = time.perf_counter()
+        for key, patches in pieces:
+            medium, encoded, prepared = media[key], made[key], time.perf_counter()
             encoded.append(self._features_of(patches, medium.grid))
+            del patches  # in front of the one behind the next, which is read from here on
             timings.image_ms += 1000 * (prepared - started)
             started = time.perf_counter()
             timings.vision_ms += 1000 * (started - prepared)
+            if len(encoded) == medium.pieces:
+                self._remember(medium, encoded)
+
+    def _remember(self, medium: Medium, encoded: Sequence[EncodedImage]) -> None:
         seen = Seen(medium.grid, medium.layout, tuple(image.key for image in encoded))
         self._seen.add(medium.identity, seen)
         if self.shelf is not None and medium.identity is not None:
             self.shelf.put(medium.identity, seen, encoded)
-        return tuple(encoded)
 
     def _features_of(self, patches: Patches, grid: Grid) -> EncodedImage:
         key = hashlib.sha256(patches.data).digest() + bytes(str(grid), "ascii")
@@ -247,39 +252,3 @@ class MediaEncoder:
             if key in self._features:
                 self._features.move_to_end(key)
             return self._features.get(key)
-
-
-def layout_of(medium: Medium) -> VideoLayout:
-    """The layout of a medium that is a video."""
-    assert medium.layout is not None
-    return medium.layout
-
-
-def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:
-    """Indices of the frames to take, and the seconds of each temporal patch.
-
-    A part of type video may wish for `fps` within `min_frames` and `max_frames`, for `num_frames` or, as qwen-vl-utils
-    writes it, for an even `nframes`; name the `frame_rate` of the video; and begin and end at `video_start` and
-    `video_end`, in seconds. A list of frames is taken whole without a wish, as HF does with `do_sample_frames=False`.
-    """
-    step = spec.patches.temporal_patch_size
-    fps, given_rate = (finite(f"{key} of a video", part[key]) if key in part else None for key in ("fps", "frame_rate"))
-    known_rate = given_rate or clip.rate
-    first, total = frame_range(clip.total, known_rate, clip.times if given_rate is None else None, part)
-    # How many frames a part asks for by number.
-    given = {key: whole(f"{key} of a video", part[key], 1) for key in ("num_frames", "nframes") if key in part}
-    if len(given) > 1:
-        raise InputError("a video is asked for num_frames and for nframes; give one of the two")
-    if (wanted := given.get("nframes")) is not None and (wanted % step or wanted > total):
-        raise InputError(f"nframes of a video is {wanted}; expected a multiple of {step} up to its {total} frames "
-                         "(num_frames takes any number)")  # fmt: skip
-    num_frames = next(iter(given.values()), None)
-    bounds = [key for key in ("min_frames", "max_frames") if key in part]
-    if bounds and (num_frames is not None or (clip.chosen and fps is None)):
-        raise InputError(f"{bounds[0]} of a video has no effect without fps; give fps with it, or leave it out")
-    rate = known_rate or UNKNOWN_RATE
-    if clip.chosen and fps is None and num_frames is None:
-        indices = np.arange(check_number(total, spec)) + first
-    else:
-        indices = spec.sample(total, rate, fps=fps, num_frames=num_frames) + first
-    return indices, spec.seconds(indices, total, rate, clip.times if given_rate is None else None)

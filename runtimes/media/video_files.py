@@ -14,6 +14,7 @@ from PIL import Image
 
 from ...targets.errors import InputError, MissingExtra
 from ..process.cores import allowed
+from ..process.interrupt import check
 from .frames import Clip, VideoLimits, check_total
 from .video import Indices
 
@@ -52,11 +53,12 @@ def _check_whole(name: str, source: str | os.PathLike[str] | bytes, limits: Vide
 def _frames(
     name: str, source: str | os.PathLike[str] | bytes, limits: VideoLimits, indices: Indices
 ) -> Iterator[Image.Image]:
-    """Decode from the beginning up to the last of `indices`; those that are not taken are not converted."""
+    """Decode from the beginning up to the last of `indices`, converting those alone. Heeds an interrupt."""
     wanted = iter(indices.tolist())
     index = next(wanted, None)
     with _stream(name, source, limits) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
+            check()
             if number == index:
                 image = _upright(frame)
             while number == index:

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ...targets.errors import InputError
 from ..values import finite, number, whole
+from .frames import Clip
 from .pixels import PixelSpec
 from .sizing import Size, check_area, grown, shrunk, whole_tokens
-from .video import VideoSpec, check_frames
+from .video import UNKNOWN_RATE, Indices, VideoSpec, check_frames, check_number
 
 OF_IMAGES, OF_VIDEOS = ("min_pixels", "max_pixels"), ("max_video_pixels",)
 MEDIA_LIMITS = (*OF_IMAGES, *OF_VIDEOS)  # of a whole call
@@ -113,6 +116,36 @@ def frame_range(
         raise InputError(f"the video has {total / rate:.2f} seconds and fewer than two frames from video_start "
                          f"{start:g} to video_end {end:g}; widen the range")  # fmt: skip
     return first, last - first + 1
+
+
+def sample_clip(clip: Clip, part: Mapping[str, Any], spec: VideoSpec) -> tuple[Indices, tuple[float, ...]]:
+    """Indices of the frames to take, and the seconds of each temporal patch.
+
+    A part of type video may wish for `fps` within `min_frames` and `max_frames`, for `num_frames` or, as qwen-vl-utils
+    writes it, for an even `nframes`; name the `frame_rate` of the video; and begin and end at `video_start` and
+    `video_end`, in seconds. A list of frames is taken whole without a wish, as HF does with `do_sample_frames=False`.
+    """
+    step = spec.patches.temporal_patch_size
+    fps, given_rate = (finite(f"{key} of a video", part[key]) if key in part else None for key in ("fps", "frame_rate"))
+    known_rate = given_rate or clip.rate
+    first, total = frame_range(clip.total, known_rate, clip.times if given_rate is None else None, part)
+    # How many frames a part asks for by number.
+    given = {key: whole(f"{key} of a video", part[key], 1) for key in ("num_frames", "nframes") if key in part}
+    if len(given) > 1:
+        raise InputError("a video is asked for num_frames and for nframes; give one of the two")
+    if (wanted := given.get("nframes")) is not None and (wanted % step or wanted > total):
+        raise InputError(f"nframes of a video is {wanted}; expected a multiple of {step} up to its {total} frames "
+                         "(num_frames takes any number)")  # fmt: skip
+    num_frames = next(iter(given.values()), None)
+    bounds = [key for key in ("min_frames", "max_frames") if key in part]
+    if bounds and (num_frames is not None or (clip.chosen and fps is None)):
+        raise InputError(f"{bounds[0]} of a video has no effect without fps; give fps with it, or leave it out")
+    rate = known_rate or UNKNOWN_RATE
+    if clip.chosen and fps is None and num_frames is None:
+        indices = np.arange(check_number(total, spec)) + first
+    else:
+        indices = spec.sample(total, rate, fps=fps, num_frames=num_frames) + first
+    return indices, spec.seconds(indices, total, rate, clip.times if given_rate is None else None)
 
 
 def _resized(part: Mapping[str, Any], limits: Mapping[str, Any]) -> Size | None:

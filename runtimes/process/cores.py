@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from itertools import pairwise
 
 _allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
+_busy: ContextVar[Callable[[], bool]] = ContextVar("busy", default=lambda: False)
 
 
 @contextmanager
@@ -22,6 +23,16 @@ def at_most(threads: int | None) -> Iterator[None]:
         _allowed.reset(token)
 
 
+@contextmanager
+def giving_way(busy: Callable[[], bool]) -> Iterator[None]:
+    """What the caller does meanwhile takes its thread alone as long as others are `busy`."""
+    token = _busy.set(busy)
+    try:
+        yield
+    finally:
+        _busy.reset(token)
+
+
 def allowed() -> int | None:
     """The bound that holds for the caller."""
     return _allowed.get()
@@ -29,7 +40,8 @@ def allowed() -> int | None:
 
 def spread(work: Callable[[slice], None], length: int, least: int) -> None:
     """Do `work` on parts of range(length), none shorter than `least`, in as many threads as the caller may use."""
-    parts = min(allowed() or os.cpu_count() or 1, length // max(1, least))
+    threads = 1 if _busy.get()() else allowed() or os.cpu_count() or 1
+    parts = min(threads, length // max(1, least))
     if parts < 2:
         return work(slice(0, length))
     bounds = [length * part // parts for part in range(parts + 1)]

@@ -38,7 +38,7 @@ from lensmith.runtimes.generation.hidden_states import run_for_hidden_states
 from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
-from lensmith.runtimes.media.media_encoder import Medium
+from lensmith.runtimes.media.medium import Medium
 from lensmith.runtimes.media.pixels import preprocess
 from lensmith.runtimes.prompt.positions import text_positions
 from lensmith.runtimes.prompt.requests import (

@@ -4,9 +4,9 @@
 #include "instruction_set.h"
 #include "product_operators.h"
 
-extern Operator attention_bf16, cached_attention, cached_attention_int8;
+extern Operator attention_bf16, cached_attention, cached_attention_int8, norm_rotary;
 
-static Operator *const OTHERS[] = {&attention_bf16, &cached_attention, &cached_attention_int8};
+static Operator *const OTHERS[] = {&attention_bf16, &cached_attention, &cached_attention_int8, &norm_rotary};
 enum { OTHER_COUNT = sizeof OTHERS / sizeof *OTHERS };
 
 static Operator *operator_at(size_t index) {
@@ -16,7 +16,7 @@ static Operator *operator_at(size_t index) {
 /* The name of the operator at `index`, NULL behind the last. */
 EXPORT const char *lensmith_operator(size_t index) {
     const Operator *operator = operator_at(index);
-    return operator? operator->name : NULL;
+    return operator ? operator->name : NULL;
 }
 
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {

@@ -37,6 +37,8 @@
 
 #include "cached_block.h"
 
+#include "norm_rotary_row.h"
+
 #define TASKS(named, features)                                                                                         \
     {.name = named,                                                                                                    \
      .needs = features,                                                                                                \
@@ -48,4 +50,5 @@
      .cached_append = cached_append,                                                                                   \
      .cached_range = cached_range,                                                                                     \
      .cached_merge = cached_merge,                                                                                     \
-     .cached_block = cached_block}
+     .cached_block = cached_block,                                                                                     \
+     .norm_rotary_row = norm_rotary_row}

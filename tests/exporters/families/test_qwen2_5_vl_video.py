@@ -16,7 +16,7 @@ from lensmith.runtimes.generation.model import Model
 from lensmith.runtimes.generation.options import GenerationOptions
 from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.images import ImageSpec
-from lensmith.runtimes.media.media_encoder import Medium
+from lensmith.runtimes.media.medium import Medium
 from lensmith.runtimes.media.spaced_video import DEFAULTS, SpacedVideoSpec
 from lensmith.runtimes.prompt.requests import user_message
 from lensmith.targets.errors import InputError

@@ -20,9 +20,10 @@ PICTURES = [random_image(64, 64 + 32 * index) for index in range(3)]
 QUESTION = [user_message("What are these?", PICTURES)]
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny_bundle: Path) -> Model:
-    return load(tiny_bundle, threads=1, context=1024, min_pixels=1024)
+@pytest.fixture(scope="module", params=[1, 2])
+def loaded(tiny_bundle: Path, request: pytest.FixtureRequest) -> Model:
+    """With two threads images are read one ahead."""
+    return load(tiny_bundle, threads=request.param, context=1024, min_pixels=1024)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def nothing_is_encoded(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError
 
     monkeypatch.setattr(model.media, "vision", refused)
-    monkeypatch.setattr("lensmith.runtimes.media.media_encoder.decode_image", refused)
+    monkeypatch.setattr("lensmith.runtimes.media.medium.decode_image", refused)
 
 
 @pytest.mark.parametrize(("family", "precision"), KINDS)

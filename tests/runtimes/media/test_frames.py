@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from lensmith.runtimes.media.frames import Clip, VideoLimits, open_clip
 from lensmith.runtimes.media.image_files import ImageLimits
-from lensmith.runtimes.media.media_encoder import sample_clip
 from lensmith.runtimes.media.video import VideoSpec
+from lensmith.runtimes.media.wishes import sample_clip
 from lensmith.runtimes.process.cores import at_most
 from lensmith.targets.errors import InputError
 from PIL import Image

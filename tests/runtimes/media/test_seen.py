@@ -40,7 +40,7 @@ class Counted:
             self.clips += 1
             return opened(*arguments)
 
-        monkeypatch.setattr("lensmith.runtimes.media.media_encoder.decode_image", counted_decode)
+        monkeypatch.setattr("lensmith.runtimes.media.medium.decode_image", counted_decode)
         monkeypatch.setattr("lensmith.runtimes.media.media_encoder.open_clip", counted_clip)
         self.media = MediaEncoder(self.vision, SPEC, VideoSpec(SPEC), ImageLimits(), VideoLimits())
 

@@ -16,7 +16,8 @@ from lensmith.runtimes.generation.timings import Timings
 from lensmith.runtimes.media.frames import VideoLimits
 from lensmith.runtimes.media.image_files import ImageLimits
 from lensmith.runtimes.media.images import ImageSpec
-from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium
+from lensmith.runtimes.media.media_encoder import MediaEncoder
+from lensmith.runtimes.media.medium import Medium
 from lensmith.runtimes.media.spaced_video import video_spec
 from lensmith.runtimes.media.video import (
     VideoSpec,

@@ -15,7 +15,8 @@ from lensmith.runtimes.media.crops import CropSpec
 from lensmith.runtimes.media.frames import Clip, VideoLimits
 from lensmith.runtimes.media.image_files import ImageLimits
 from lensmith.runtimes.media.images import ImageSpec
-from lensmith.runtimes.media.media_encoder import MediaEncoder, Medium, sample_clip
+from lensmith.runtimes.media.media_encoder import MediaEncoder
+from lensmith.runtimes.media.medium import Medium
 from lensmith.runtimes.media.pixels import PixelSpec
 from lensmith.runtimes.media.sizing import grown, shrunk
 from lensmith.runtimes.media.video import VideoSpec
@@ -23,6 +24,7 @@ from lensmith.runtimes.media.wishes import (
     check_limits,
     frame_range,
     image_wishes,
+    sample_clip,
     wished_size,
 )
 from lensmith.targets.errors import InputError
