@@ -74,34 +74,34 @@ INLINE Floats apply(enum PrologueKind kind, const Prologue *before, Statistics r
     }
 }
 
-INLINE void apply_all(enum PrologueKind kind, const Product *p, Statistics row, const float *x, const float *other,
-                      size_t at, size_t count, float *out) {
+INLINE const float *apply_all(enum PrologueKind kind, const Product *p, Statistics known, const float *x, size_t row,
+                              size_t start, size_t count, float *out) {
+    const int gated = kind == GATED_QUICK_GELU || kind == GATED_SIGMOID;
+    const float *gate = gated ? p->before.other + row * p->k + start : NULL;
     for (size_t i = 0; i < count; i += LANES) {
         const Floats none = all_floats(0.0f), value = load_padded(x + i, count - i, none);
-        const Floats gate = other ? load_padded(other + i, count - i, none) : none;
-        store_floats(out + i, apply(kind, &p->before, row, at + i, count - i, value, gate));
+        const Floats other = gated ? load_padded(gate + i, count - i, none) : none;
+        store_floats(out + i, apply(kind, &p->before, known, start + i, count - i, value, other));
     }
+    return out;
 }
 
 /* The `count` inputs of a row from `start`: as they lie, or in `room`. */
 static const float *input_block(const Product *p, size_t row, Statistics known, size_t start, size_t count,
                                 float room[MAX_BLOCK]) {
-    const Prologue *before = &p->before;
-    const size_t at = row * p->k + start;
-    const float *x = (before->sum ? before->sum : p->x) + at, *gate = before->other + at;
-    switch (before->kind) {
-#define APPLIED(KIND, OTHER)                                                                                           \
+    const float *x = (p->before.sum ? p->before.sum : p->x) + row * p->k + start;
+    switch (p->before.kind) {
+#define CASE(KIND)                                                                                                     \
     case KIND:                                                                                                         \
-        apply_all(KIND, p, known, x, OTHER, start, count, room);                                                       \
-        return room;
-        APPLIED(SKIP_RMS_NORM, NULL)
-        APPLIED(SKIP_LAYER_NORM, NULL)
-        APPLIED(GELU, NULL)
-        APPLIED(FAST_GELU, NULL)
-        APPLIED(QUICK_GELU, NULL)
-        APPLIED(GATED_QUICK_GELU, gate)
-        APPLIED(GATED_SIGMOID, gate)
-#undef APPLIED
+        return apply_all(KIND, p, known, x, row, start, count, room);
+        CASE(SKIP_RMS_NORM)
+        CASE(SKIP_LAYER_NORM)
+        CASE(GELU)
+        CASE(FAST_GELU)
+        CASE(QUICK_GELU)
+        CASE(GATED_QUICK_GELU)
+        CASE(GATED_SIGMOID)
+#undef CASE
     default:
         return x;
     }
