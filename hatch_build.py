@@ -32,7 +32,8 @@ FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", *SAME_BITS, "-fvisibi
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"]
 # Files that run on every processor and ask what this one can do, then those of each instruction set with its flags.
-COMMON = ("library.c", "operator.c", "cpu.c", "instruction_set.c", "matmul_int.c", "attention.c", "cached_attention.c")
+COMMON = ("library.c", "operator.c", "cpu.c", "instruction_set.c", "matmul_int.c", "attention.c", "cached_attention.c",
+          "norm_rotary.c")  # fmt: skip
 INSTRUCTION_SETS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "avx2.c": AVX2,

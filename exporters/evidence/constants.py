@@ -75,7 +75,8 @@ def _of_onnx(path: Path) -> Constants:
     model = ir.load(path)
     parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     nodes = [node for part in parts for node in part.all_nodes()]
-    epsilons = {_float(node.attributes["epsilon"].as_float()) for node in nodes if "epsilon" in node.attributes}
+    said = [node.attributes["epsilon"] for node in nodes if "epsilon" in node.attributes]
+    epsilons = {_float(each.as_float()) for each in said if not each.is_ref()}  # a function takes those of its nodes
     tables = [value.const_value for name, value in model.graph.initializers.items() if name.endswith(FREQUENCIES)]
     turns = [_rows(table.numpy()) for table in tables if table is not None]
     return Constants(frozenset(epsilons), turns[0] if turns else None)

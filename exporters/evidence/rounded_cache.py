@@ -17,13 +17,14 @@ from ...targets.errors import CheckFailed
 from ..graphs.kv_cache import KvScales
 from .nudging import DECODER
 
-KEY, PAST_KEY, KEY_SCALES = 1, 3, 12  # inputs of GroupQueryAttention; those of values are one further
+KEY, PAST_KEY = 1, 3  # inputs of attention; those of values are one further
+KEY_SCALES = {"GroupQueryAttention": 12, "CachedAttentionInt8": 6}
 
 
 def check_scales(scales: KvScales, folder: Path) -> None:
     """Raises CheckFailed where the decoder in a folder does not have the scales of each layer's keys and values."""
     for layer, node in _attention(ir.load(folder / f"{DECODER}.onnx")):
-        stored = [_constant(value) for value in node.inputs[KEY_SCALES:]]
+        stored = [_constant(value) for value in node.inputs[KEY_SCALES[node.op_type] :]]
         if len(stored) != 2 or not all(
             found is not None and np.array_equal(found, wanted[None, :, None])
             for found, wanted in zip(stored, scales[layer], strict=True)
@@ -67,7 +68,7 @@ def _to_int8(model: ir.Model, node: ir.Node, place: int, steps: NDArray[np.float
 def _attention(model: ir.Model) -> Iterator[tuple[int, ir.Node]]:
     """The nodes that have a cache, with their layers."""
     for node in [*model.graph]:
-        if node.op_type == "GroupQueryAttention":
+        if node.op_type in KEY_SCALES:
             past = node.inputs[PAST_KEY]
             assert past is not None  # "past_key_values.3.key"
             yield int(str(past.name).split(".")[1]), node

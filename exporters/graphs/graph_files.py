@@ -12,6 +12,7 @@ from onnxscript import GraphBuilder, nn
 
 from ..formats.functions import add_functions
 from ..formats.onnx.joined_products import join_products
+from ..formats.onnx.rotated_heads import rotate_heads
 from ..spec import ClipModelSpec, ModelSpec, QwenModelSpec
 from ..storage.scheme import Policy
 from .blocks import Linear, SourceTensor, sources
@@ -207,6 +208,7 @@ def _graph(builder: GraphBuilder, used: tuple[SourceTensor, ...]) -> Graph:
     for node in builder.graph:
         node.metadata_props.clear()
     join_products(builder.graph)
+    rotate_heads(builder.graph)
     version = IR_VERSIONS[builder.graph.opset_imports[""]]
     model = ir.Model(
         builder.graph, ir_version=version, producer_name="lensmith", functions=add_functions(builder.graph)

@@ -19,7 +19,7 @@ MICROSOFT = """
 """
 LENSMITH = """
     AttentionBf16 CachedAttention CachedAttentionInt8 EnterCache MatMulInt2 MatMulInt3 MatMulInt4 MatMulInt8
-    MatMulInt8Rows PutRows SplitQuarters UnpackInt2 UnpackInt3
+    MatMulInt8Rows NormRotary NormRotaryHeads PutRows SplitQuarters UnpackInt2 UnpackInt3
 """
 JOINED = tuple(f"{count}MatMulInt{bits}" for count in ("Two", "Three", "Four") for bits in (2, 3, 4, 8))
 OPERATORS = {

@@ -19,6 +19,7 @@ TYPES = {
     "AttentionBf16": (np.float32, np.float32, np.float32),
     "CachedAttention": (np.float32, np.float32, np.float32, np.float16, np.float16, np.int32),
     "CachedAttentionInt8": (*(np.float32,) * 3, np.int8, np.int8, np.int32, np.float32, np.float32),
+    "NormRotary": (*(np.float32,) * 4, np.int64, np.float32, np.float32),
 }
 JOINED = {2: "Two", 3: "Three", 4: "Four"}  # products of one input
 MOST, MOST_INPUTS = 2**31 - 1, 17
@@ -102,8 +103,23 @@ def cached(draw: np.random.Generator, **chosen: int) -> Case:
     return Case("CachedAttentionInt8", heads, (*map(Tensor.of, new + kept), lengths, *map(Tensor.of, scales)))
 
 
+def rotary(draw: np.random.Generator, **chosen: int) -> Case:
+    """Right heads to norm and to turn. `chosen`: rows, and width with turned, of which 0 are all."""
+    batch, heads, kv_heads = (int(size) for size in draw.integers(1, 5, 3))
+    rows = chosen.get("rows") or int(draw.integers(1, 20))
+    width = chosen.get("width") or 2 * int(draw.integers(1, 80))
+    turned = chosen.get("turned", 2 * int(draw.integers(0, width // 2 + 1)))
+    known, pairs = int(draw.integers(1, 40)), (turned or width) // 2
+    shapes: list[tuple[int, ...]] = [(batch, rows, heads * width), (batch, rows, kv_heads * width), (width,), (width,)]
+    parts: list[Array] = [draw.normal(size=shape).astype(np.float32) for shape in shapes]
+    parts += [draw.integers(0, known, (batch, rows))]
+    parts += [draw.uniform(-1, 1, (known, pairs)).astype(np.float32) for _ in range(2)]
+    epsilon = float(draw.choice([1e-6, 1e-5, 0.3]))
+    return Case("NormRotary", (heads, kv_heads, turned), tuple(map(Tensor.of, parts)), (epsilon,))
+
+
 def right_case(draw: np.random.Generator) -> Case:
-    return (attention, cached, product, product, joined_product)[draw.integers(5)](draw)
+    return (attention, cached, product, product, joined_product, rotary)[draw.integers(6)](draw)
 
 
 def wrong_case(draw: np.random.Generator) -> Case:
@@ -125,13 +141,15 @@ def expected_dims(case: Case) -> tuple[tuple[int, ...], ...]:
     """The shapes of what a right case gives."""
     assert case.inputs[0] is not None
     dims = case.inputs[0].dims
+    if case.operator == "NormRotary":
+        return tuple(tensor.dims for tensor in case.inputs[:2] if tensor is not None)
     return tuple((*dims[:-1], size) for size in case.attributes[1:-1]) if "MatMulInt" in case.operator else (dims,)
 
 
 def expected(case: Case) -> tuple[Array, Array]:
     """What a right case gives, flat, and by how much each value may differ."""
-    if case.operator in RIGHT:
-        return (_attend if case.operator == "AttentionBf16" else _attend_cached)(case)
+    if case.operator in EXPECTED:
+        return EXPECTED[case.operator](case)
     made, bounds = zip(*map(_multiply, products(case)), strict=True)
     return np.concatenate(made), np.concatenate(bounds)
 
@@ -218,9 +236,27 @@ def _right_cached(case: Case) -> bool:
     return not math.prod(q) or all(0 <= length <= key[2] - q[1] for length in lengths.values.tolist())
 
 
+def _right_rotary(case: Case) -> bool:
+    heads, kv_heads, turned = case.attributes
+    shapes = [tensor.dims for tensor in case.inputs if tensor is not None]
+    if not len(shapes) == len(case.inputs) == 7 or [len(shape) for shape in shapes] != [3, 3, 1, 1, 2, 2, 2]:
+        return False
+    if not (1 <= heads <= 1 << 14 and 1 <= kv_heads <= 1 << 14 and 0 <= turned <= 1 << 14 and 0 <= case.floats[0] <= 1):
+        return False
+    q, k, q_weight, k_weight, positions, cos, sin = shapes
+    width, turned = q_weight[0], turned or q_weight[0]
+    alike = q == (*positions, heads * width) and k == (*positions, kv_heads * width) and k_weight == q_weight
+    if not alike or not 1 <= turned <= width or turned % 2 or not cos == sin == (cos[0], turned // 2):
+        return False
+    given = case.inputs[4]
+    assert given is not None
+    return all(0 <= position < cos[0] for position in given.values.ravel().tolist())
+
+
 RIGHT: dict[str, Callable[[Case], bool]] = {
     "AttentionBf16": _right_attention,
     **dict.fromkeys(("CachedAttention", "CachedAttentionInt8"), _right_cached),
+    "NormRotary": _right_rotary,
 }
 
 
@@ -286,7 +322,7 @@ def _attend_cached(case: Case) -> tuple[Array, Array]:
     q, k, v, keys, values, past, *scales = (tensor.values for tensor in case.inputs if tensor is not None)
     steps: list[Array | None] = [*scales] or [None, None]
     (batch, queries, _), width = q.shape, keys.shape[3]
-    out = np.zeros((batch, queries, heads, width))
+    out, bound = np.zeros((batch, queries, heads, width)), np.zeros((batch, queries, heads, width))
     for row in range(batch):
         end = past[row] + queries
         hidden = np.arange(end) > past[row] + np.arange(queries)[:, None]
@@ -299,11 +335,37 @@ def _attend_cached(case: Case) -> tuple[Array, Array]:
                 rounded = fresh.astype(np.float16) if step is None else np.clip(np.rint(fresh / each), -128, 127)
                 seen.append(np.concatenate([cache[row, own, : past[row]], rounded]).astype(np.float64) * each)
             scores = q[row].reshape(queries, heads, width)[:, head].astype(np.float64) @ seen[0].T / math.sqrt(width)
+            # Of values up to 8 and of scores that are sums of terms up to 80, which is more than both usually are
+            terms = (np.abs(q[row].reshape(queries, heads, width)[:, head]) @ np.abs(seen[0]).T).max() / math.sqrt(
+                width
+            )
+            bound[row, :, head] = 2e-5 * max(1, terms / 80) * max(1, np.abs(seen[1]).max() / 8)
             scores[hidden] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             out[row, :, head] = weights / weights.sum(axis=1, keepdims=True) @ seen[1]
-    return out.ravel(), np.full(out.size, 2e-5)
+    return out.ravel(), bound.ravel()
 
+
+def _norm_and_turn(case: Case) -> tuple[Array, Array]:
+    q, k, q_weight, k_weight, positions, cos, sin = (t.values.astype(np.float64) for t in case.inputs if t is not None)
+    cos, sin = (table[positions.astype(int)][:, :, None] for table in (cos, sin))
+    pairs, made = cos.shape[-1], []
+    for x, weight in ((q, q_weight), (k, k_weight)):
+        split = x.reshape(*positions.shape, -1, len(weight))
+        normed = split / np.sqrt((split**2).mean(axis=-1, keepdims=True) + case.floats[0]) * weight
+        one, other, rest = np.split(normed, [pairs, 2 * pairs], axis=-1)
+        made.append(np.concatenate([one * cos - other * sin, other * cos + one * sin, rest], axis=-1).ravel())
+        terms = (abs(one * cos) + abs(other * sin), abs(other * cos) + abs(one * sin), abs(rest))
+        made.append(np.concatenate(terms, axis=-1).ravel())
+    # A tenth of the bound is what the roundings of one number come to, the rest those of up to 30 sums of squares.
+    return np.concatenate(made[::2]), 4e-6 * np.concatenate(made[1::2]) + 1e-30
+
+
+EXPECTED: dict[str, Callable[[Case], tuple[Array, Array]]] = {
+    "AttentionBf16": _attend,
+    **dict.fromkeys(("CachedAttention", "CachedAttentionInt8"), _attend_cached),
+    "NormRotary": _norm_and_turn,
+}
 
 Change = Callable[[Case, np.random.Generator], Case]
 
@@ -322,7 +384,7 @@ def _refill(case: Case, index: int, dims: tuple[int, ...], draw: np.random.Gener
     if size > 2**20:
         return case
     values = draw.integers(0, 256, size, np.uint8) if dtype is np.uint8 else draw.normal(size=size).astype(dtype)
-    return _with_input(case, index, Tensor(dims, values))
+    return _with_input(case, index, Tensor(dims, values.reshape(dims) if size else values))
 
 
 def _type_of(case: Case, index: int) -> Any:
@@ -340,6 +402,12 @@ def change_attribute(case: Case, draw: np.random.Generator) -> Case:
     chosen = int(draw.choice(near)) if draw.integers(2) else EXTREMES[draw.integers(len(EXTREMES))]
     chosen = max(-(2**63), min(2**63 - 1, chosen))
     return replace(case, attributes=(*case.attributes[:index], chosen, *case.attributes[index + 1 :]))
+
+
+def change_float(case: Case, draw: np.random.Generator) -> Case:
+    index = int(draw.integers(max(len(case.floats), 1)))
+    chosen = float(draw.choice([1.0, 1e-12, -1e-9, 1.5, np.inf, -np.inf, np.nan]))
+    return replace(case, floats=(*case.floats[:index], chosen, *case.floats[index + 1 :])) if case.floats else case
 
 
 def change_dimension(case: Case, draw: np.random.Generator) -> Case:
@@ -405,5 +473,5 @@ def extreme_values(case: Case, draw: np.random.Generator) -> Case:
     return _with_input(case, index, Tensor(tensor.dims, values))
 
 
-CHANGES: tuple[Change, ...] = (change_attribute, change_dimension, change_rank, empty_of_huge_dimensions, lose_input,
-                               add_input, exchange_inputs, extreme_values)  # fmt: skip
+CHANGES: tuple[Change, ...] = (change_attribute, change_float, change_dimension, change_rank, empty_of_huge_dimensions,
+                               lose_input, add_input, exchange_inputs, extreme_values)  # fmt: skip

@@ -205,6 +205,39 @@ FUNCTIONS = {
                 (query, key, value, past_key, past_value, last, total, "", "", "", "", "", key_scales, value_scales)
         }
     """,
+    # The kernel goes through each token's heads once.
+    "NormRotary": """
+        <opset_import: ["" : 21, "lensmith" : 1], domain: "lensmith">
+        NormRotary <num_heads, kv_num_heads, rotary_embedding_dim, epsilon>
+                (query, key, query_weight, key_weight, positions, cos, sin) => (rotated_query, rotated_key) {
+            rotated_query = lensmith.NormRotaryHeads <num_heads: int = @num_heads,
+                rotary_embedding_dim: int = @rotary_embedding_dim, epsilon: float = @epsilon>
+                (query, query_weight, positions, cos, sin)
+            rotated_key = lensmith.NormRotaryHeads <num_heads: int = @kv_num_heads,
+                rotary_embedding_dim: int = @rotary_embedding_dim, epsilon: float = @epsilon>
+                (key, key_weight, positions, cos, sin)
+        }
+    """,
+    # RMS norm of each head of [batch, seq, heads * width], and the rotation of its first values.
+    "NormRotaryHeads": """
+        <opset_import: ["" : 21, "com.microsoft" : 1], domain: "lensmith">
+        NormRotaryHeads <num_heads, rotary_embedding_dim, epsilon> (X, weight, positions, cos, sin) => (Y) {
+            same = Constant <value = int64[2] {0, 0}> ()
+            any = Constant <value = int64[1] {-1}> ()
+            count = Constant <value_int: int = @num_heads> ()
+            heads = Reshape (count, any)
+            width = Shape (weight)
+            all_widths = Mul (heads, width)
+            split = Concat <axis: int = 0> (same, heads, width)
+            whole = Concat <axis: int = 0> (same, all_widths)
+            each = Reshape (X, split)
+            normed = SimplifiedLayerNormalization <axis: int = -1, epsilon: float = @epsilon, stash_type: int = 1>
+                (each, weight)
+            together = Reshape (normed, whole)
+            Y = com.microsoft.RotaryEmbedding <interleaved: int = 0, num_heads: int = @num_heads,
+                rotary_embedding_dim: int = @rotary_embedding_dim> (together, positions, cos, sin)
+        }
+    """,
     # [batch, seq, heads * width] as float16 [batch, heads, seq, width], and as it came but rounded so.
     "EnterCache": """
         <opset_import: ["" : 21], domain: "lensmith">

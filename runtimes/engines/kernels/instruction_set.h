@@ -18,6 +18,7 @@ typedef struct InstructionSet {
     Task *query_block;
     Task *cached_append;     /* of a CachedAttention: see cached_attention.h */
     Task *cached_range, *cached_merge, *cached_block;
+    Task *norm_rotary_row;   /* of a NormRotary: see norm_rotary.h */
 } InstructionSet;
 
 const InstructionSet *instructions(void); /* NULL where this processor has none of them */

@@ -8,7 +8,7 @@
     ROW(matmul_int##BITS) ROW(two_matmul_int##BITS) ROW(three_matmul_int##BITS) ROW(four_matmul_int##BITS)
 #define ALL(ROW)                                                                                                       \
     ROW(matmul_int8_rows) MATMULS(ROW, 8) MATMULS(ROW, 4) MATMULS(ROW, 3) MATMULS(ROW, 2) ROW(attention_bf16)          \
-    ROW(cached_attention) ROW(cached_attention_int8)
+    ROW(cached_attention) ROW(cached_attention_int8) ROW(norm_rotary)
 #define DECLARED(name) extern Operator name;
 #define LISTED(name) &name,
 

@@ -31,7 +31,7 @@ typedef struct OrtAllocator {
     void (*Free)(struct OrtAllocator *allocator, void *memory);
 } OrtAllocator;
 
-enum ElementType { TYPE_FLOAT = 1, TYPE_UINT8 = 2, TYPE_INT8 = 3, TYPE_INT32 = 6, TYPE_FLOAT16 = 10 };
+enum ElementType { TYPE_FLOAT = 1, TYPE_UINT8 = 2, TYPE_INT8 = 3, TYPE_INT32 = 6, TYPE_INT64 = 7, TYPE_FLOAT16 = 10 };
 enum Characteristic { REQUIRED = 0, OPTIONAL = 1 };
 enum ErrorCode { ORT_INVALID_ARGUMENT = 2, ORT_RUNTIME_EXCEPTION = 6 };
 enum Memory { ORT_ARENA = 1, ORT_MEMORY_DEFAULT = 0 };

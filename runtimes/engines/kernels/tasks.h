@@ -33,6 +33,8 @@
 
 #include "cached_block.h"
 
+#include "norm_rotary_row.h"
+
 #define TASKS(named, features)                                                                                         \
     {.name = named,                                                                                                    \
      .needs = features,                                                                                                \
@@ -44,4 +46,5 @@
      .cached_append = cached_append,                                                                                   \
      .cached_range = cached_range,                                                                                     \
      .cached_merge = cached_merge,                                                                                     \
-     .cached_block = cached_block}
+     .cached_block = cached_block,                                                                                     \
+     .norm_rotary_row = norm_rotary_row}

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz.cases import attention, cached, is_right, joined_product, product, products, right_case, signed_product
+from tests.fuzz.cases import (
+    attention,
+    cached,
+    is_right,
+    joined_product,
+    product,
+    products,
+    right_case,
+    rotary,
+    signed_product,
+)
 from tests.fuzz.driver import LACKING, Array, Case, Tensor, build, cannot_sanitize, describe, run_cases
 from tests.fuzz.kernels import check, draw_cases
 from tests.helpers.native import need
@@ -103,6 +113,13 @@ def test_cached_attention_of_every_length(program: Path, kept: int) -> None:
     cases += [make(draw, queries=length, past=100, width=16) for length in (*range(1, 20), 95, 96, 97, 130)]
     cases += [make(draw, width=width, queries=3) for width in range(16, 257, 16)]
     check(program, [*cases, *(make(draw, group=group) for group in range(1, 9))])
+
+
+def test_heads_of_every_width(program: Path) -> None:
+    draw = np.random.default_rng(0)
+    cases = [rotary(draw, width=width, turned=0) for width in range(2, 140, 2)]
+    cases += [rotary(draw, width=width, turned=2 * (width // 4) or 2) for width in range(2, 140)]
+    check(program, [*cases, *(rotary(draw, rows=rows) for rows in range(1, 12))])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])  # few and many
