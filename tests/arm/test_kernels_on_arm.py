@@ -50,7 +50,7 @@ def results(ran: driver.Run, count: int) -> list[bytes]:
 
 
 def every_case() -> list[Case]:
-    """Each width and block with all numbers of rows, attention of several widths, heads to rotate, and random shapes."""
+    """Each width and block with all numbers of rows, attention of several widths, heads to turn, and random shapes."""
     draw = np.random.default_rng(16)
     products = [
         product(draw, inputs=inputs, outputs=outputs, bits=bits, block=block, rows=rows)
