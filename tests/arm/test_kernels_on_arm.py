@@ -13,7 +13,7 @@ from tests.arm.emulator import PROCESSORS, emulated, run
 from tests.arm.patience import take_time
 from tests.arm.root import ArmRoot
 from tests.fuzz import driver
-from tests.fuzz.cases import attention, product, right_case, signed_product
+from tests.fuzz.cases import attention, product, right_case, rotary, signed_product
 from tests.fuzz.driver import Case
 from tests.helpers.native import need
 
@@ -50,7 +50,7 @@ def results(ran: driver.Run, count: int) -> list[bytes]:
 
 
 def every_case() -> list[Case]:
-    """Each width and block with all numbers of rows, attention of several widths, and random shapes."""
+    """Each width and block with all numbers of rows, attention of several widths, heads to turn, and random shapes."""
     draw = np.random.default_rng(16)
     products = [
         product(draw, inputs=inputs, outputs=outputs, bits=bits, block=block, rows=rows)
@@ -66,6 +66,7 @@ def every_case() -> list[Case]:
     ]
     products += [signed_product(inputs, 67, rows) for inputs in (256, 1000) for rows in (1, 7, 64)]
     widths = [attention(draw, heads=2, width=width) for width in (2, 14, 64, 72, 80, 128, 256)]
+    widths += [rotary(draw, width=width) for width in (20, 64, 80, 128, 256)]
     return [*products, *widths, *(right_case(draw) for _ in range(60))]
 
 
