@@ -10,7 +10,7 @@ typedef struct CachedBlock {
     float largest[BLOCK_ROWS];
     size_t ends[BLOCK_ROWS];                  /* keys that a row sees */
     const char *values;                       /* of the tile */
-    const char *next_keys;                    /* behind it, as they lie */
+    const char *next_values;                  /* of the tile behind it */
     size_t keys_first;                        /* of the tile, of all */
 } CachedBlock;
 
@@ -68,17 +68,26 @@ INLINE Eight load_eight(enum Cached kind, const char *from, size_t at) {
     return halves;
 }
 
-/* The tile of keys from `keys`, of which there are `count`, eight by eight. */
+/* A part of as many keys as there are groups, eight apart; behind the end the last one again. */
+INLINE Columns load_columns(enum Cached kind, const char *keys, size_t width, size_t key, size_t count, size_t at) {
+    const Eight first = load_eight(kind, keys, smaller(key, count - 1) * width + at);
+    return join_groups(first, load_eight(kind, keys, smaller(key + 8, count - 1) * width + at));
+}
+
+/* The tile of keys from `keys`, of which there are `count`, some by some, while those of the next tile are fetched. */
 INLINE void turn_keys(const CachedAttention *a, enum Cached kind, const char *keys, size_t count, uint16_t *out) {
-    const size_t width = a->width;
+    const size_t width = a->width, each = bytes_of(kind);
+    const char *next = keys + TILE_KEYS * width * each;
     if (count < TILE_KEYS) memset(out, 0, TILE_KEYS * width * sizeof *out);
-    for (size_t key = 0; key < count; key += 8)
+    for (size_t key = 0; key < count; key += 8 * GROUPS)
         for (size_t i = 0; i < width; i += 8) {
-            Eight v[8];
+            Columns v[8];
+            for (size_t at = 0; at < 64 * GROUPS * each; at += 64)
+                __builtin_prefetch(next + (key * width + 8 * GROUPS * i) * each + at, 0, 2);
 #pragma GCC unroll 8
             for (size_t r = 0; r < 8; r++)
-                v[r] = load_eight(kind, keys, smaller(key + r, count - 1) * width + i);
-            transpose_eight(v);
+                v[r] = load_columns(kind, keys, width, key + r, count, i);
+            transpose_groups(v);
 #pragma GCC unroll 8
             for (size_t r = 0; r < 8; r++)
                 memcpy(out + (i + r) * TILE_KEYS + key, &v[r], sizeof v[r]);
@@ -89,17 +98,14 @@ INLINE void turn_keys(const CachedAttention *a, enum Cached kind, const char *ke
 #define MOST_VECTORS (2 * ATTENTION_VECTORS < TILE_PARTS ? 2 * ATTENTION_VECTORS : TILE_PARTS)
 INLINE int vectors_for(int rows) { return rows > ATTENTION_ROWS / 2 ? ATTENTION_VECTORS : MOST_VECTORS; }
 
-/* acc[r][v] += x[r][i] times `vectors` vectors of the cache, for `count` i. As many of its values, of `each` bytes, are
- * fetched from `next` on meanwhile, one step's behind the other's: read evenly and in order, memory gives them fastest. */
+/* acc[r][v] += x[r][i] times `vectors` vectors of the cache, for `count` i. In each step, `step` bytes are fetched from
+ * `next` on: read evenly and in order, memory gives them fastest. */
 INLINE void multiply_cached(Floats acc[ATTENTION_ROWS][MOST_VECTORS], int rows, int vectors, const float *x,
                             size_t stride, enum Cached kind, const void *cached, size_t cached_stride, size_t count,
-                            const char *next, size_t each) {
-    const size_t together = (size_t)vectors * LANES, line = 64; /* of a processor's cache */
+                            const char *next, size_t step) {
     for (size_t i = 0; i < count; i++) {
+        __builtin_prefetch(next + i * step, 0, 2);
         Floats w[MOST_VECTORS];
-#pragma GCC unroll 4
-        for (size_t at = 0; at < together * each; at += line)
-            __builtin_prefetch(next + i * together * each + at, 0, 2);
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
             w[v] = load_cached(kind, cached, i * cached_stride + (size_t)v * LANES);
@@ -119,8 +125,9 @@ INLINE void cached_scores(const CachedAttention *a, const CachedBlock *block, en
         Floats acc[ATTENTION_ROWS][MOST_VECTORS] = {{{0}}};
         const enum Cached turned = kind == HALVES ? HALVES : SIGNED_WORDS;
         const size_t each = bytes_of(kind);
+        const size_t step = (size_t)vectors * LANES * each / 2;
         multiply_cached(acc, rows, vectors, block->q + row * a->width, a->width, turned, block->keys + key, TILE_KEYS,
-                        a->width, block->next_keys + key * a->width * each, each);
+                        a->width, block->next_values + key * a->width * each / 2, step);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -184,8 +191,9 @@ INLINE void cached_values(const CachedAttention *a, CachedBlock *block, enum Cac
         for (int v = 0; v < vectors; v++)
             acc[r][v] = all_floats(factors[r]) * load_floats(out + (size_t)r * a->width + (size_t)v * LANES);
     const size_t each = bytes_of(kind);
+    const size_t tile = TILE_KEYS * a->width * each, step = (size_t)vectors * LANES * each / 2;
     multiply_cached(acc, rows, vectors, p, TILE_KEYS, kind, block->values + column * each, a->width, count,
-                    block->values + (a->width + column) * TILE_KEYS * each, each);
+                    block->next_values + tile / 2 + column * TILE_KEYS * each / 2, step);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -241,7 +249,7 @@ INLINE void attend_kind(const CachedAttention *a, CachedBlock *block, enum Cache
         const size_t at = (start + key) * a->width * each;
         block->keys_first = key;
         block->values = a->values + at;
-        block->next_keys = a->keys + at + TILE_KEYS * a->width * each;
+        block->next_values = a->values + at + TILE_KEYS * a->width * each;
         const size_t count = smaller(last - key, TILE_KEYS);
         turn_keys(a, kind, a->keys + at, count, block->keys);
         if (kind == HALVES || rows <= FEW_CACHED_ROWS) {

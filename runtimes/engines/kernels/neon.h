@@ -42,6 +42,8 @@ INLINE Floats load_int8(const int8_t *from) {
     return (Floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four))))));
 }
 
+#define join_groups(first, second) (first)
+
 INLINE Eight widen_eight(const int8_t *from) { return (Eight)vmovl_s8(vld1_s8(from)); }
 
 #define QUAD_SUMS(a, b, c, d)                                                                                          \

@@ -102,19 +102,33 @@ INLINE void transpose(Ints v[LANES]) {
     }
 }
 
-INLINE void transpose_eight(Eight v[8]) {
-#pragma GCC unroll 3
-    for (int round = 0; round < 3; round++) {
-        Eight t[8];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            t[2 * i] = zip_first_eight(v[i], v[i + 4]);
-            t[2 * i + 1] = zip_second_eight(v[i], v[i + 4]);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++)
-            v[i] = t[i];
-    }
+/* Halves of eight rows of as many as lie in GROUPS times 16 bytes: each 16 bytes are transposed for themselves. */
+#if VECTOR_BYTES >= 32
+enum { GROUPS = 2 };
+typedef VECTOR(uint16_t, 32) Columns;
+INLINE Columns zip_first_halves(Columns a, Columns b) {
+    return SHUFFLE(Columns, Columns, a, b, 0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27);
 }
+INLINE Columns zip_second_halves(Columns a, Columns b) {
+    return SHUFFLE(Columns, Columns, a, b, 4, 20, 5, 21, 6, 22, 7, 23, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#else
+enum { GROUPS = 1 };
+typedef Eight Columns;
+#define zip_first_halves zip_first_eight
+#define zip_second_halves zip_second_eight
+#endif
+
+#define TRANSPOSE(TYPE, FIRST, SECOND, v)                                                                              \
+    _Pragma("GCC unroll 3") for (int round = 0; round < 3; round++) {                                                  \
+        TYPE t[8];                                                                                                     \
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {                                                          \
+            t[2 * i] = FIRST(v[i], v[i + 4]);                                                                          \
+            t[2 * i + 1] = SECOND(v[i], v[i + 4]);                                                                     \
+        }                                                                                                              \
+        _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) v[i] = t[i];                                               \
+    }
+INLINE void transpose_eight(Eight v[8]) { TRANSPOSE(Eight, zip_first_eight, zip_second_eight, v) }
+INLINE void transpose_groups(Columns v[8]) { TRANSPOSE(Columns, zip_first_halves, zip_second_halves, v) }
 
 #endif
