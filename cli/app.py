@@ -139,7 +139,7 @@ def _report(error: BaseException, *, as_json: bool = False) -> int:
 
 def _sentence(error: BaseException) -> tuple[str, int]:
     if any(isinstance(each, KeyboardInterrupt | click.Abort) for each in _chain(error)):  # libraries may rename it
-        return "stopped; an export that is run again continues with the graphs it had finished", INTERRUPTED
+        return "stopped; exports, builds and batches continue where they were when they are run again", INTERRUPTED
     if isinstance(error, LensmithError):
         return str(error), error.exit_code
     if isinstance(error, click.ClickException):

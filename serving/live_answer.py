@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Beginning:
-    """An answer whose prompt is checked and whose images are encoded, and its events, which are still to be made."""
+    """An answer whose prompt is checked, and its events, which are still to be made."""
 
     answer: Answer
     events: Iterator[Event]
@@ -64,7 +65,7 @@ class LiveAnswer:
     _entered: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Wait for a place and for the first prompt. Raises Refusal, and what the runtime says of the prompt."""
+        """Wait for a place and for the first event. Raises Refusal, and what the runtime says of a prompt or picture."""
         loop = asyncio.get_running_loop()
         self._entered = loop.create_future()
         self._holding = asyncio.create_task(self._hold(loop, self._entered))
@@ -116,14 +117,20 @@ class LiveAnswer:
                     break
                 beginning = begin()
                 self._now = beginning.answer
-                put(Begun(beginning.answer))
                 if self._stopped:
                     beginning.answer.close()
-                for event in beginning.events:
-                    put(Made(event, len(beginning.answer.ids)))
+                self._pass_on(beginning, put)
             put(END)
         except Exception as error:  # the reader's, whoever that is
             put(error)
+
+    def _pass_on(self, beginning: Beginning, put: Callable[[Any], None]) -> None:
+        """An answer has begun with its first event: what is wrong before that, in a picture, has a status of its own."""
+        events = iter(beginning.events)
+        first = [*islice(events, 1)]
+        put(Begun(beginning.answer))
+        for event in chain(first, events):
+            put(Made(event, len(beginning.answer.ids)))
 
     async def _next(self) -> Any:
         item = self._first.pop() if self._first else await asyncio.wait_for(self._items.get(), self._left())

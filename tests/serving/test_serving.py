@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
@@ -240,6 +241,19 @@ def test_bodies_that_are_no_request(address: str, body: bytes) -> None:
     assert response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_damage_within_a_picture_has_a_status(client: Any, *, stream: bool) -> None:
+    """It is found when the picture is read, behind one that is right and is encoded by then."""
+    whole = png()
+    header, _, data = whole.partition(",")
+    damaged = bytearray(base64.b64decode(data))
+    start = damaged.find(b"IDAT") + 8
+    damaged[start : start + 20] = bytes(20)
+    broken = f"{header},{base64.b64encode(damaged).decode()}"
+    with pytest.raises(openai.BadRequestError, match="not a readable image"):
+        client.chat.completions.create(messages=about(whole, broken), stream=stream, **SHORT)
+
+
 def test_what_a_first_call_by_hand_may_lack(address: str) -> None:
     """curl says application/x-www-form-urlencoded of itself, quotes and paths are mistyped, and GET is its default."""
     path = "/v1/chat/completions"
@@ -387,17 +401,25 @@ def test_whoever_leaves_without_reading_frees_the_place(
     assert wait_for(lambda: running(address) == 0)
 
 
-def test_deadline(slow_model: Model) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_deadline_in_front_of_the_first_token(slow_model: Model, *, stream: bool) -> None:
     with served({"tiny": slow_model}, deadline=0.3) as address:
         for path, body in LONG_OF.items():
-            late = httpx.post(f"{address}{path}", json={**body, "stream": False}, timeout=20)
+            late = httpx.post(f"{address}{path}", json={**body, "stream": stream}, timeout=20)
             assert late.status_code == 504
             error = late.json()["error"]
             assert "not done at its deadline" in error["message"]
             assert error["type" if path == "/v1/messages" else "code"] in ("timeout_error", "deadline_exceeded")
-            streamed = httpx.post(f"{address}{path}", json=body, timeout=20).text.split("\n\n")
-            last = streamed[-3 if "[DONE]" in streamed[-2] else -2]
-            assert "not done at its deadline" in last
+            assert wait_for(lambda: running(address) == 0)
+
+
+def test_deadline_of_what_is_streamed(slow_model: Model) -> None:
+    with served({"tiny": slow_model}, deadline=4) as address:
+        for path, body in LONG_OF.items():
+            late = httpx.post(f"{address}{path}", json=body, timeout=20)
+            assert late.status_code == 200
+            events = late.text.split("\n\n")
+            assert "not done at its deadline" in events[-3 if "[DONE]" in events[-2] else -2]
             assert wait_for(lambda: running(address) == 0)
 
 
