@@ -65,7 +65,7 @@ class LiveAnswer:
     _entered: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Wait for a place and for the first event. Raises Refusal, and what the runtime says of a prompt or picture."""
+        """Wait for a place and for the first event. Raises Refusal, and what the runtime says of the prompt."""
         loop = asyncio.get_running_loop()
         self._entered = loop.create_future()
         self._holding = asyncio.create_task(self._hold(loop, self._entered))
@@ -125,7 +125,7 @@ class LiveAnswer:
             put(error)
 
     def _pass_on(self, beginning: Beginning, put: Callable[[Any], None]) -> None:
-        """An answer has begun with its first event: what is wrong before that, in a picture, has a status of its own."""
+        """An answer has begun with its first event: what is wrong before, in a picture, has a status of its own."""
         events = iter(beginning.events)
         first = [*islice(events, 1)]
         put(Begun(beginning.answer))
