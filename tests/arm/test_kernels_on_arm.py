@@ -15,6 +15,7 @@ from tests.arm.root import ArmRoot
 from tests.fuzz import driver
 from tests.fuzz.cases import attention, product, right_case, rotary, signed_product
 from tests.fuzz.driver import Case
+from tests.fuzz.prologue_cases import TAKEN, with_prologue
 from tests.helpers.native import need
 
 # The sets of each processor, the quickest first
@@ -63,6 +64,11 @@ def every_case() -> list[Case]:
         product(draw, inputs=1000, outputs=67, bits=8, block=block, rows=rows)
         for block in (16, 128, 256)
         for rows in (1, 7, 64)
+    ]
+    products += [
+        with_prologue(draw, name, product(draw, inputs=1000, outputs=67, bits=4, rows=rows))
+        for name in TAKEN
+        for rows in (1, 9)
     ]
     products += [signed_product(inputs, 67, rows) for inputs in (256, 1000) for rows in (1, 7, 64)]
     widths = [attention(draw, heads=2, width=width) for width in (2, 14, 64, 72, 80, 128, 256)]

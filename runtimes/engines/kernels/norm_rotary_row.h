@@ -1,25 +1,6 @@
 /* The heads of one row, normed and turned: element by element, but for the sum of squares. */
 #include "norm_rotary.h"
 
-INLINE void add_squares(Floats sums[WORDS / LANES], const float *x) {
-#pragma GCC unroll 4
-    for (size_t v = 0; v < WORDS / LANES; v++)
-        sums[v] = multiply_add(load_floats(x + v * LANES), load_floats(x + v * LANES), sums[v]);
-}
-
-/* WORDS sums side by side; the end of a head is filled up with zeros. */
-INLINE float sum_of_squares(const float *x, size_t width) {
-    Floats sums[WORDS / LANES] = {{0}};
-    float rest[WORDS] = {0}, parts[WORDS];
-    size_t i = 0;
-    for (; i + WORDS <= width; i += WORDS)
-        add_squares(sums, x + i);
-    memcpy(rest, x + i, (width - i) * sizeof *x);
-    add_squares(sums, rest);
-    memcpy(parts, sums, sizeof parts);
-    return sum_of(parts);
-}
-
 /* Loops that any compiler vectorizes. */
 static void norm_and_turn(const float *restrict x, const float *restrict weight, float scale, const float *restrict cosine,
                           const float *restrict sine, size_t turned, size_t width, float *restrict out) {
@@ -36,7 +17,7 @@ INLINE void norm_rotary_heads(const NormRotary *n, const Heads *heads, size_t ro
     const size_t at = (size_t)n->positions[row] * n->turned;
     for (size_t head = row * heads->count; head < (row + 1) * heads->count; head++) {
         const float *x = heads->x + head * n->width;
-        const float scale = 1.0f / sqrtf(sum_of_squares(x, n->width) / (float)n->width + n->epsilon);
+        const float scale = 1.0f / sqrtf(sum_of_row(x, n->width, 0.0f, 1) / (float)n->width + n->epsilon);
         norm_and_turn(x, heads->weight, scale, n->cosine + at, n->sine + at, n->turned, n->width,
                       heads->out + head * n->width);
     }
