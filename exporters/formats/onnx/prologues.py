@@ -13,6 +13,7 @@ from .ort_attention import MS
 NORMS = {"SkipSimplifiedLayerNormalization": "SkipRmsNorm", "SkipLayerNormalization": "SkipLayerNorm"}
 ACTIVATIONS = ("Gelu", "FastGelu", "QuickGelu")
 NUMBERS = ("epsilon", "alpha")
+LOGITS = "logits"  # the input of what makes them stays, since runtimes show it as hidden states
 GATES = {(MS, "QuickGelu"): "GatedQuickGelu", ("", "Sigmoid"): "GatedSigmoid"}  # of a value that it is multiplied by
 
 
@@ -30,7 +31,7 @@ def fuse_prologues(graph: ir.Graph) -> None:
     Only where weights are initializers as they are, which no order of nodes concerns.
     """
     for node in list(graph):
-        if node.domain == DOMAIN and node.inputs and (found := _find(node.inputs[0])) is not None:
+        if node.domain == DOMAIN and node.outputs[0].name != LOGITS and (found := _find(node.inputs[0])) is not None:
             name = found.name + node.op_type
             if name in FUNCTIONS and _reads_initializers(node):
                 _fuse(graph, node, found)

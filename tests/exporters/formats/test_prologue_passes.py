@@ -103,6 +103,12 @@ def test_norm_that_is_an_output_stays() -> None:
     assert fused(graph) == {"SkipSimplifiedLayerNormalization": 1, "MatMulInt4": 1}
 
 
+def test_norm_in_front_of_logits_stays() -> None:
+    graph = graph_of(norm, 1)
+    graph[1].outputs[0].name = "logits"
+    assert fused(graph) == {"SkipSimplifiedLayerNormalization": 1, "MatMulInt4": 1}
+
+
 def test_norm_whose_deviation_is_asked_for_stays() -> None:
     graph = graph_of(norm, 1)
     deviation = graph[0].outputs[2]
