@@ -119,7 +119,7 @@ def test_a_fresh_bundle_passes_elsewhere(int4: Path, elsewhere: None) -> None:
         ("decoder", "mlp.down_proj.weight.values", move(1), None),
         ("decoder", "mlp.down_proj.weight.values", move(8192), False),
         ("decoder", "mlp.down_proj.weight.scales", scale(1.001, 1), False),
-        ("decoder", "layernorm.weight", scale(1.0001, 1), None),
+        ("decoder", "layernorm.weight", scale(1.01, 1), None),  # less may turn no rounding of its channel
         ("mtp", "mlp.down_proj.weight.scales", scale(1.001, 1), None),
         ("mtp", "fc.weight.values", move(1), False),
         ("vision_encoder", "qkv.weight.scales", scale(1.001, 1), None),
