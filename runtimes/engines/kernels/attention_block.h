@@ -146,10 +146,7 @@ static void load_queries(const Attention *a, Block *block, const float *q, size_
 static float sum_of(const float parts[WORDS]) {
     float sums[WORDS];
     memcpy(sums, parts, sizeof sums);
-    for (size_t half = WORDS / 2; half; half /= 2)
-        for (size_t i = 0; i < half; i++)
-            sums[i] += sums[i + half];
-    return sums[0];
+    return add_by_halves(sums, WORDS);
 }
 
 static void store_answers(const Attention *a, const Block *block, float *out, size_t count) {

@@ -14,13 +14,12 @@ INLINE Floats load_padded(const float *from, size_t count, Floats others) {
     return others;
 }
 
-static float add_by_halves(const Floats sums[PARTIAL_SUMS / LANES]) {
-    float sum[PARTIAL_SUMS];
-    memcpy(sum, sums, sizeof sum);
-    for (size_t half = PARTIAL_SUMS / 2; half; half /= 2)
+/* The sum of as many as a power of two, in their place. */
+static float add_by_halves(float *sums, size_t count) {
+    for (size_t half = count / 2; half; half /= 2)
         for (size_t i = 0; i < half; i++)
-            sum[i] += sum[i + half];
-    return sum[0];
+            sums[i] += sums[i + half];
+    return sums[0];
 }
 
 /* Of x less the mean, or of its squares. */
@@ -34,7 +33,9 @@ INLINE float sum_of_row(const float *x, size_t count, float mean, int squares) {
             const Floats far = load_padded(x + at, count - at, all_floats(mean)) - all_floats(mean);
             sums[v] = squares ? multiply_add(far, far, sums[v]) : sums[v] + far;
         }
-    return add_by_halves(sums);
+    float parts[PARTIAL_SUMS];
+    memcpy(parts, sums, sizeof parts);
+    return add_by_halves(parts, PARTIAL_SUMS);
 }
 
 /* Adds what is to be added, which norms look at. */
