@@ -75,3 +75,22 @@ def product_parts(inputs: int = 96, outputs: int = 5, block: int = 32) -> dict[s
         "zero_points": np.full((outputs, (blocks + 1) // 2), 0x88, np.uint8),
         "bias": np.zeros(outputs, np.float32),
     }
+
+
+def open_session(
+    node: onnx.NodeProto, given: Mapping[str, int], made: Mapping[str, int], *, native: bool, threads: int
+) -> ort.InferenceSession:
+    """A graph of one operator of lensmith with its function; inputs and outputs by name with their types."""
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()] for named in (given, made)
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
+    functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, node.op_type)])]
+    graph = helper.make_graph([node], "g", inputs, outputs)
+    model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    if native:
+        wanted_instructions()
+        options.register_custom_ops_library(str(LIBRARY))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -6,17 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx.parser
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.formats.functions import FUNCTIONS, with_dependencies
 from lensmith.exporters.formats.onnx.native_operators import DOMAIN
-from lensmith.runtimes.engines.native import LIBRARY, wanted_instructions
 from onnx import helper
 
 from tests.fuzz.cases import expected
 from tests.fuzz.driver import Case, Tensor
-from tests.helpers.native import Array, need
+from tests.helpers.native import Array, need, open_session
 from tests.runtimes.engines.test_instruction_sets import bits, sets_here
 
 NEW = ("query", "key", "value")
@@ -72,19 +69,7 @@ class Attention:
         made = {"output": FLOAT, "present_key": cached, "present_value": cached}
         node = helper.make_node(self.name, [*given], [*made], domain=DOMAIN, num_heads=self.heads,
                            kv_num_heads=self.kv_heads)  # fmt: skip
-        inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
-                 for named in (given, made))  # fmt: skip
-        opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1),
-                                                                                (DOMAIN, 1))]  # fmt: skip
-        functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in with_dependencies([(DOMAIN, self.name)])]
-        graph = helper.make_graph([node], "g", inputs, outputs)
-        model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        if native:
-            wanted_instructions()
-            options.register_custom_ops_library(str(LIBRARY))
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(node, given, made, native=native, threads=threads)
 
     def run(self, feed: dict[str, Array], **options: Any) -> list[Array]:
         made: list[Array] = self.session(**options).run(None, feed)

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx.parser
 import onnxruntime as ort
 import pytest
-from lensmith.exporters.formats.functions import FUNCTIONS, with_dependencies
 from lensmith.exporters.formats.onnx.native_operators import DOMAIN
-from lensmith.runtimes.engines.native import LIBRARY, wanted_instructions
 from onnx import helper
 
 from tests.fuzz.cases import expected
 from tests.fuzz.driver import Case, Tensor
-from tests.helpers.native import Array, need
+from tests.helpers.native import Array, need, open_session
 from tests.runtimes.engines.test_instruction_sets import bits, sets_here
 
 GIVEN = {"query": 1, "key": 1, "query_weight": 1, "key_weight": 1, "positions": 7, "cos": 1, "sin": 1}  # types of ONNX
@@ -50,20 +47,7 @@ class Heads:
         node = helper.make_node("NormRotary", [*GIVEN], MADE, domain=DOMAIN, num_heads=self.heads,
                            kv_num_heads=self.kv_heads, rotary_embedding_dim=self.turned,
                            epsilon=self.epsilon)  # fmt: skip
-        inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name, kind in named.items()]
-                 for named in (GIVEN, dict.fromkeys(MADE, 1)))  # fmt: skip
-        opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1),
-                                                                                (DOMAIN, 1))]  # fmt: skip
-        names = with_dependencies([(DOMAIN, "NormRotary")])
-        functions = [onnx.parser.parse_function(FUNCTIONS[used]) for used in names]
-        graph = helper.make_graph([node], "g", inputs, outputs)
-        model = helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        if native:
-            wanted_instructions()
-            options.register_custom_ops_library(str(LIBRARY))
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(node, GIVEN, dict.fromkeys(MADE, 1), native=native, threads=threads)
 
     def run(self, feed: dict[str, Array], **options: Any) -> list[Array]:
         made: list[Array] = self.session(**options).run(None, feed)
